@@ -1,0 +1,2 @@
+//! ESP (RFC 4303), sans-IO.
+#![forbid(unsafe_code)]

@@ -1,0 +1,2 @@
+//! The gateway daemon and its CLI.
+fn main() {}
