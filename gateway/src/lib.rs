@@ -1,0 +1,2 @@
+//! The gateway daemon as a library, so that tests and the CLI drive the same parts.
+pub mod config;
