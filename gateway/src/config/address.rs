@@ -11,6 +11,12 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub struct Prefix(ipnet::Ipv4Net);
 
 impl Prefix {
+    /// `0.0.0.0/0`.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self(ipnet::Ipv4Net::default())
+    }
+
     /// Network address.
     #[must_use]
     pub fn network(self) -> Ipv4Addr {

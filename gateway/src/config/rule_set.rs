@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 use toml::Spanned;
 
@@ -83,11 +84,13 @@ pub struct RuleModel {
     pub comment: String,
 }
 
-/// An IP protocol other than zero.
+/// An IP protocol.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Protocol(pub u8);
 
 impl Protocol {
+    /// No condition; the packet path's own word for it, no rule file can write it.
+    pub const ANY: Self = Self(0);
     /// ICMP.
     pub const ICMP: Self = Self(1);
     /// TCP.
@@ -179,8 +182,6 @@ impl FromStr for PortRange {
 }
 
 serde_as_word!(Protocol, PortRange);
-use serde::de::Error as _;
-use serde::{Deserializer, Serializer};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
