@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::limit;
+use gateway_ike::pki::identity::{Identity, IdentityError, IdentityPattern};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -93,7 +94,7 @@ pub struct Ike {
     /// PEM files: CAs that sites' certificates must chain to.
     pub ca: Vec<PathBuf>,
     /// The gateway's identity (IDr): FQDN or distinguished name, as in its certificate.
-    pub identity: String,
+    pub identity: Identity,
     /// IKE proposals, best first.
     pub proposals: Vec<IkeProposal>,
     /// ESP proposals, best first.
@@ -159,7 +160,7 @@ pub struct SiteConfig {
     /// Name in rules, tables and logs.
     pub name: String,
     /// Identity (IDi) that its certificate must carry: FQDN or distinguished name.
-    pub identity: String,
+    pub identity: Identity,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that the site may have behind its router (remote traffic selectors).
@@ -172,7 +173,7 @@ pub struct SiteConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AnySite {
     /// Pattern of the identity: `*.clinic.example`, where `*` stands for one label.
-    pub pattern: String,
+    pub pattern: IdentityPattern,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that such a site may have behind its router.
@@ -279,7 +280,7 @@ mod file {
         pub(super) certificate: PathBuf,
         pub(super) private_key: PathBuf,
         pub(super) ca: List<PathBuf>,
-        pub(super) identity: String,
+        pub(super) identity: Spanned<String>,
         pub(super) proposals: Option<Spanned<Vec<IkeProposal>>>,
         pub(super) esp_proposals: Option<Spanned<Vec<EspProposal>>>,
         #[serde(default = "rekey_ike_after_s")]
@@ -466,7 +467,7 @@ impl NatPool {
 struct Names {
     groups: Vec<String>,
     sites: HashSet<String>,
-    identities: HashSet<String>,
+    identities: HashSet<Identity>,
     fixed: HashMap<Ipv4Addr, String>,
 }
 
@@ -562,12 +563,7 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         }
         value.into_inner()
     };
-    if ike.identity.trim().is_empty() {
-        checker.fault_anywhere(
-            "[ike] identity is empty",
-            "write the FQDN or distinguished name of the certificate",
-        );
-    }
+    let identity = identity(checker, &ike.identity);
     let ca: Vec<_> = ike.ca.0.into_iter().map(|path| folder.join(path)).collect();
     if ca.is_empty() {
         checker.fault_anywhere(
@@ -579,7 +575,7 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         certificate: folder.join(ike.certificate),
         private_key: folder.join(ike.private_key),
         ca,
-        identity: ike.identity,
+        identity,
         proposals: proposals(checker, ike.proposals, &IKE_PROPOSALS),
         esp_proposals: proposals(checker, ike.esp_proposals, &ESP_PROPOSALS),
         rekey_ike_after_s: in_range(checker, ike.rekey_ike_after_s, "rekey_ike_after_s", 60, 604_800),
@@ -593,6 +589,14 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
         cookie_above: ike.cookie_above,
     }
+}
+
+/// The identity in a text; on a fault an opaque one that never gets further than this check.
+fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
+    text.get_ref().parse().unwrap_or_else(|error| {
+        checker.fault(text.span(), format!("{error}"), "write what the certificate says: its DNS name or its subject");
+        Identity::KeyId(Vec::new())
+    })
 }
 
 fn proposals<T: std::str::FromStr>(
@@ -701,24 +705,14 @@ fn sites(
                 "give each site its own name",
             );
         }
-        let identity = site.identity.get_ref();
-        if identity.trim().is_empty() {
-            checker.fault(
-                site.identity.span(),
-                "identity is empty",
-                "write the FQDN or distinguished name of its certificate",
-            );
-        } else if !names.identities.insert(identity.to_ascii_lowercase()) {
+        let identity = identity(checker, &site.identity);
+        if !names.identities.insert(identity.clone()) {
             let message = format!("identity \"{identity}\" belongs to another site already");
-            checker.fault(
-                site.identity.span(),
-                message,
-                "give each site a certificate of its own",
-            );
+            checker.fault(site.identity.span(), message, "give each site a certificate of its own");
         }
         networks(checker, &site.networks);
         let groups = names.group_bits(checker, site.groups);
-        let (name, identity) = (site.name.into_inner(), site.identity.into_inner());
+        let name = site.name.into_inner();
         SiteConfig {
             name,
             identity,
@@ -805,28 +799,22 @@ fn any_sites(
     pools: &[NatPool],
 ) -> Vec<AnySite> {
     let checked = |any: file::Any| {
-        let pattern = any.pattern.get_ref();
-        let suffix = pattern.strip_prefix("*.").unwrap_or_default();
-        if suffix.is_empty() || suffix.contains(['*', ' ', '=']) {
-            let message = format!("\"{pattern}\" is no pattern of site names");
-            checker.fault(
-                any.pattern.span(),
-                message,
-                "write it like \"*.clinic.example\": * stands for one label",
-            );
-        }
+        let pattern = any.pattern.get_ref().parse().map_err(|error: IdentityError| {
+            let remedy = "write it like \"*.clinic.example\": * stands for one label";
+            checker.fault(any.pattern.span(), format!("{error}"), remedy);
+        });
         pool_exists(checker, &any.nat_pool, pools);
         networks(checker, &any.networks);
         let groups = names.group_bits(checker, any.groups);
-        AnySite {
-            pattern: any.pattern.into_inner(),
+        Some(AnySite {
+            pattern: pattern.ok()?,
             groups,
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
-        }
+        })
     };
-    list.into_iter().map(checked).collect()
+    list.into_iter().filter_map(checked).collect()
 }
 
 fn timeouts(checker: &mut Checker<'_>, timeouts: Option<Spanned<Timeouts>>) -> Timeouts {
