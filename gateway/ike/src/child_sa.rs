@@ -4,7 +4,15 @@ use std::net::SocketAddr;
 
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{ids::{ChildId, IkeSaId}, proposal::EspSuite, traffic_selector::TrafficSelector};
+use crate::{
+    context::Context,
+    ids::{ChildId, IkeSaId},
+    ike_sa::{Core, Established},
+    keys::{KeyError, Secret, derive_child},
+    output::{Event, Output},
+    proposal::{EspChoice, EspSuite},
+    traffic_selector::TrafficSelector,
+};
 
 /// Keys of one direction of an ESP SA; wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -88,4 +96,80 @@ pub(crate) enum Phase {
     Replaced,
     /// Our DELETE is under way or waits for its turn.
     Deleting,
+}
+
+/// A negotiation that came to an agreement.
+pub(crate) struct NewChild<'a> {
+    pub(crate) choice: EspChoice,
+    pub(crate) spi_in: u32,
+    /// Of the key exchange, with perfect forward secrecy.
+    pub(crate) shared: Option<Secret>,
+    /// Of initiator and responder of the exchange.
+    pub(crate) nonces: (&'a [u8], &'a [u8]),
+    /// We are the initiator of the exchange.
+    pub(crate) initiated: bool,
+    pub(crate) ts_local: Vec<TrafficSelector>,
+    pub(crate) ts_remote: Vec<TrafficSelector>,
+    pub(crate) outbound_active: bool,
+    pub(crate) replaces: Option<ChildId>,
+}
+
+/// Derives the keys, has the data plane install the pair, and remembers it.
+pub(crate) fn install(
+    ctx: &mut Context<'_>,
+    core: &Core,
+    established: &mut Established,
+    new: NewChild<'_>,
+) -> Result<ChildId, KeyError> {
+    let shared = new.shared.as_ref().map(|secret| secret.as_slice());
+    let suite = new.choice.suite;
+    let (initiator, responder) = derive_child(established.prf, &established.sk_d, shared, new.nonces, suite)?;
+    let (keys_out, keys_in) = if new.initiated { (initiator, responder) } else { (responder, initiator) };
+    let child = ctx.allocator.child();
+    ctx.outputs.push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
+        child,
+        ike_sa: core.id,
+        site: established.policy.site,
+        spi_in: new.spi_in,
+        spi_out: new.choice.peer_spi,
+        suite,
+        keys_in,
+        keys_out,
+        esn: new.choice.esn,
+        udp_encap: core.nat.any(),
+        local: core.path.local,
+        remote: core.path.remote,
+        ts_local: new.ts_local.clone(),
+        ts_remote: new.ts_remote.clone(),
+        outbound_active: new.outbound_active,
+        replaces: new.replaces,
+    })));
+    ctx.event(match new.replaces {
+        Some(old) => Event::ChildSaRekeyed { old, new: child, pfs: shared.is_some() },
+        None => Event::ChildSaEstablished {
+            child,
+            ike_sa: core.id,
+            site: established.policy.site,
+            algorithms: suite.to_string(),
+            ts_local: new.ts_local.clone(),
+            ts_remote: new.ts_remote.clone(),
+        },
+    });
+    let lifetime_s = ctx.config.child_lifetime_s;
+    let expire_ms = lifetime_s.saturating_mul(1100);
+    established.children.push(ChildSa {
+        id: child,
+        spi_in: new.spi_in,
+        spi_out: new.choice.peer_spi,
+        suite,
+        esn: new.choice.esn,
+        ts_local: new.ts_local,
+        ts_remote: new.ts_remote,
+        rekey_at_ms: ctx.jittered_deadline(lifetime_s),
+        expire_at_ms: ctx.now.mono_ms.saturating_add(expire_ms),
+        outbound_active: new.outbound_active,
+        replaces: new.replaces,
+        phase: Phase::Live,
+    });
+    Ok(child)
 }

@@ -3,7 +3,11 @@
 use std::net::SocketAddr;
 
 use crate::{
-    pki::{Credential, Identity, TrustAnchors, VerifiedPeer},
+    pki::{
+        credential::Credential,
+        identity::Identity,
+        trust::{TrustAnchors, VerifiedPeer},
+    },
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
     retransmit::RetransmitPolicy,
     traffic_selector::TrafficSelector,
@@ -18,10 +22,20 @@ pub struct Time {
     pub unix_s: u64,
 }
 
+/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
+/// identity, and it signed the exchange with the certificate's key.
+#[derive(Debug, Clone)]
+pub struct AuthenticatedPeer {
+    /// Who the peer says it is (IDi or IDr).
+    pub identity: Identity,
+    /// Its certificate.
+    pub verified: VerifiedPeer,
+}
+
 /// Decides who may connect, and as which site, once certificate and signature were verified.
 pub trait Authorizer {
     /// The policy of the peer, or `None` to refuse it.
-    fn authorize(&self, peer: &VerifiedPeer) -> Option<SitePolicy>;
+    fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
 }
 
 /// What one site may do.

@@ -24,3 +24,14 @@ pub struct Counters {
     /// Requests that we sent again.
     pub retransmitted: u64,
 }
+
+impl Counters {
+    pub(crate) fn dropped(&mut self, why: crate::channel::Dropped) {
+        use crate::channel::Dropped;
+        match why {
+            Dropped::Malformed => self.malformed += 1,
+            Dropped::BadIntegrity => self.bad_integrity += 1,
+            Dropped::Unexpected => self.unexpected += 1,
+        }
+    }
+}
