@@ -104,3 +104,77 @@ fn mac(key: &hmac::Key, parts: &[&[u8]]) -> hmac::Tag {
     parts.iter().for_each(|part| context.update(part));
     context.sign()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::testing::{hex, sha256};
+    use proptest::prelude::*;
+
+    const ALL: [PrfAlgorithm; 3] = [
+        PrfAlgorithm::HmacSha256,
+        PrfAlgorithm::HmacSha384,
+        PrfAlgorithm::HmacSha512,
+    ];
+
+    #[test]
+    fn ids_are_those_of_the_registry() {
+        assert_eq!(ALL.map(PrfAlgorithm::id), [5, 6, 7]);
+        assert_eq!(ALL.map(|prf| PrfAlgorithm::from_id(prf.id())), ALL.map(Some));
+        // 2 is PRF_HMAC_SHA1.
+        assert_eq!([0, 2, 4, 8].map(PrfAlgorithm::from_id), [None; 4]);
+    }
+
+    /// RFC 4868 section 2.7.2.1, test case PRF-2 (RFC 4231, test case 2), in parts.
+    #[test]
+    fn prf_is_hmac_over_the_concatenated_parts() {
+        let out = PrfAlgorithm::HmacSha256.prf(b"Jefe", &[b"what do ya want ", b"", b"for nothing?"]);
+        assert_eq!(
+            hex(&out),
+            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
+        );
+    }
+
+    /// tests/data/vectors.py.
+    #[test]
+    fn prf_plus_agrees_with_python() {
+        let hashes = [
+            "72cec65bb519cc4c1014295a13b543d49129b799f36470bd1ddab275e8da9d97",
+            "a2d995aaafd67b784770dead2e1cb982bd877139c746fdbb47eaf5759bbf4a28",
+            "741d03b209e70267ee4486543bb354e9db2a2054f85b1620c749e043824fd070",
+        ];
+        for (prf, expected) in ALL.into_iter().zip(hashes) {
+            let out = prf
+                .prf_plus(b"key material", &[b"seed one", b"seed two"], 200)
+                .unwrap();
+            assert_eq!(sha256(&out), expected, "{prf:?}");
+        }
+    }
+
+    /// RFC 7296 section 2.13: the counter is one octet, so 255 blocks are the limit.
+    #[test]
+    fn prf_plus_stops_at_its_counter() {
+        for prf in ALL {
+            let limit = 255 * prf.output_len();
+            assert_eq!(prf.prf_plus(b"k", &[b"s"], limit).unwrap().len(), limit);
+            assert_eq!(
+                prf.prf_plus(b"k", &[b"s"], limit + 1),
+                Err(PrfPlusTooLong {
+                    asked: limit + 1,
+                    limit
+                })
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_shorter_stream_is_a_prefix(len in 0usize..300, longer in 0usize..300, key: Vec<u8>, seed: Vec<u8>) {
+            let prf = PrfAlgorithm::HmacSha256;
+            let whole = prf.prf_plus(&key, &[&seed], len + longer).unwrap();
+            let part = prf.prf_plus(&key, &[&seed], len).unwrap();
+            prop_assert_eq!(part.len(), len);
+            prop_assert_eq!(&whole[..len], &part[..]);
+        }
+    }
+}
