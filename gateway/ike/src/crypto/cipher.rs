@@ -241,7 +241,7 @@ const BLOCK_LEN: usize = 16;
 /// Keys of one direction of an IKE SA, as the algorithms want them.
 enum Keys {
     Aead {
-        key: aead::LessSafeKey,
+        key: Box<aead::LessSafeKey>,
         salt: [u8; SALT_LEN],
     },
     Cbc {
@@ -278,7 +278,7 @@ impl Keys {
             let (key, salt) = encr.split_last_chunk::<SALT_LEN>().ok_or(wrong_key)?;
             let key = aead::UnboundKey::new(algorithm, key).map_err(|_| wrong_key)?;
             Ok(Self::Aead {
-                key: aead::LessSafeKey::new(key),
+                key: Box::new(aead::LessSafeKey::new(key)),
                 salt: *salt,
             })
         };

@@ -209,15 +209,10 @@ struct Exponent(U320);
 impl Exponent {
     fn generate(random: &mut dyn Random) -> Self {
         let mut bytes = Zeroizing::new([0u8; 40]);
-        loop {
-            random.fill(&mut bytes[..]);
-            let exponent = U320::from_be_slice(&bytes[..]);
-            // Exponents 0 and 1 would send 1 or g in the clear; a generator that draws them is broken, but
-            // a scripted one in a test is allowed to.
-            if exponent > U320::ONE {
-                return Self(exponent);
-            }
-        }
+        random.fill(&mut bytes[..]);
+        // The highest bit is set: whatever the generator, the exponent has its full length.
+        bytes[0] |= 0x80;
+        Self(U320::from_be_slice(&bytes[..]))
     }
 
     /// base ^ self mod p, in time that depends on neither.
@@ -290,7 +285,7 @@ mod tests {
         let public_b = modp(&mut b()).public();
         assert_eq!(
             sha256(&modp(&mut a()).public()),
-            "3ae26e14ac54744ba175a8b2c76205eebfc4fdb8314c4c40ae2ea47b3c0e28a3"
+            "5d42b02cc7ccd3d51a5c4f8b7a4dd6bd0f90c22b9c75640f268f635c8fea2e15"
         );
         assert_eq!(
             sha256(&public_b),
@@ -299,7 +294,7 @@ mod tests {
         let shared = modp(&mut a()).agree(&public_b).unwrap();
         assert_eq!(
             sha256(&shared),
-            "5c3bc4fae477507a72f5eedb180baac55f0237e41ac3f40be3fe47236281bc22"
+            "28ddc87e1ef1b324014653932b7e6a23ec0cdbc74a7bc200ff6cef95c2fab51c"
         );
     }
 
@@ -307,12 +302,12 @@ mod tests {
     #[test]
     fn group_14_keeps_leading_zeros_of_the_secret() {
         let mut peer = [0; 256];
-        peer[255] = 44;
+        peer[254..].copy_from_slice(&296u16.to_be_bytes());
         let shared = modp(&mut a()).agree(&peer).unwrap();
         assert_eq!((shared.len(), shared[0]), (256, 0));
         assert_eq!(
             sha256(&shared),
-            "3d08987bbf8254a50741c6dc5e85dc0d8955f6d131ec2df548ce562efffd318e"
+            "2b7a4f00387b9d65887024efd2dcd49db39545f1e30e67fd38484aa40c81fed7"
         );
     }
 
@@ -395,15 +390,14 @@ mod tests {
     #[ignore = "a measurement, told by --nocapture"]
     fn modexp_time() {
         let peer = modp(&mut b()).public();
-        for (name, rounds) in [("group 14: generate and agree", 50)] {
-            let start = std::time::Instant::now();
-            for _ in 0..rounds {
-                modp(&mut a()).agree(&peer).unwrap();
-            }
-            println!(
-                "{name}: {:.3} ms",
-                start.elapsed().as_secs_f64() * 1e3 / f64::from(rounds)
-            );
+        let start = std::time::Instant::now();
+        for _ in 0..200 {
+            modp(&mut a()).agree(&peer).unwrap();
         }
+        // Each round raises twice: g to our exponent, the peer's value to it.
+        println!(
+            "one modexp of group 14: {:.3} ms",
+            start.elapsed().as_secs_f64() * 1e3 / 400.0
+        );
     }
 }

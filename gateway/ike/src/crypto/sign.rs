@@ -217,8 +217,8 @@ enum Pair {
     /// The same key twice: `ring` binds the form of the signature to the key.
     Ecdsa {
         kind: KeyKind,
-        fixed: EcdsaKeyPair,
-        asn1: EcdsaKeyPair,
+        fixed: Box<EcdsaKeyPair>,
+        asn1: Box<EcdsaKeyPair>,
     },
     Ed25519(Ed25519KeyPair),
 }
@@ -402,7 +402,11 @@ impl Pair {
         let load = |kind, fixed, asn1| {
             let fixed = EcdsaKeyPair::from_pkcs8(fixed, pkcs8, &random)?;
             let asn1 = EcdsaKeyPair::from_pkcs8(asn1, pkcs8, &random)?;
-            Ok(Self::Ecdsa { kind, fixed, asn1 })
+            Ok(Self::Ecdsa {
+                kind,
+                fixed: Box::new(fixed),
+                asn1: Box::new(asn1),
+            })
         };
         load(
             KeyKind::EcdsaP256,

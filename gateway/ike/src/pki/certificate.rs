@@ -4,6 +4,9 @@ use super::name::DistinguishedName;
 use crate::crypto::sign::{KeyError, PublicKey};
 use ring::digest;
 use std::net::IpAddr;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
 /// The longest certificate that is looked at, in bytes: what a peer sends is bounded before it is parsed.
@@ -71,6 +74,16 @@ impl Certificate {
             may_sign_certificates: true,
         };
         for extension in parsed.extensions() {
+            let read = [
+                OID_X509_EXT_SUBJECT_ALT_NAME,
+                OID_X509_EXT_KEY_USAGE,
+                OID_X509_EXT_BASIC_CONSTRAINTS,
+            ];
+            // Others that nobody can read are for path validation to judge: it refuses critical ones.
+            let unreadable = matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
+            if unreadable && read.contains(&extension.oid) {
+                return Err(malformed("unreadable extension"));
+            }
             certificate.read_extension(extension.parsed_extension())?;
         }
         Ok(certificate)
@@ -109,7 +122,6 @@ impl Certificate {
                 self.is_authority = constraints.ca;
                 Ok(())
             }
-            ParsedExtension::ParseError { .. } => Err(CertificateError::Malformed("unreadable extension")),
             _ => Ok(()),
         }
     }

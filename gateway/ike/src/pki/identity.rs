@@ -223,15 +223,22 @@ impl FromStr for Identity {
         match text.split_once('@') {
             Some(("", _) | (_, "")) => Err(bad()),
             Some(_) => Ok(Self::Email(text.to_owned())),
-            None if text
-                .bytes()
-                .all(|byte| byte.is_ascii_alphanumeric() || b"-._".contains(&byte)) =>
-            {
-                Ok(Self::Fqdn(text.to_owned()))
-            }
+            None if is_host_name(text) => Ok(Self::Fqdn(text.to_owned())),
             None => Err(bad()),
         }
     }
+}
+
+/// Labels of letters, digits, hyphens and underscores. The last is no number: `192.0.2.300` is a mistyped address.
+fn is_host_name(text: &str) -> bool {
+    let is_label = |label: &str| {
+        !label.is_empty()
+            && label
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.split('.').all(is_label) && !last.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// Which identities a configuration line admits: any, one, or a pattern.
@@ -298,10 +305,12 @@ impl FromStr for IdentityPattern {
         }
         if text.contains('*') {
             let whole_labels = text.split('.').all(|label| label == "*" || !label.contains('*'));
-            // The rest must be a host name too: read it with a letter for each asterisk.
-            return match text.replace('*', "x").parse()? {
-                Identity::Fqdn(_) if whole_labels => Ok(Self(Pattern::Host(text.to_owned()))),
-                _ => Err(bad()),
+            // Read with a letter for each asterisk it must be a host name. One at the end admits every domain.
+            let fits = whole_labels && !text.ends_with('*') && is_host_name(&text.replace('*', "x"));
+            return if fits {
+                Ok(Self(Pattern::Host(text.to_owned())))
+            } else {
+                Err(bad())
             };
         }
         text.parse().map(|identity| Self(Pattern::Exactly(identity)))

@@ -246,7 +246,7 @@ impl Value {
             | Tag::VisibleString => std::str::from_utf8(value.data).ok().map(str::to_owned),
             // Latin-1 is what implementations put there, whatever T.61 says.
             Tag::TeletexString => Some(value.data.iter().map(|byte| char::from(*byte)).collect()),
-            Tag::BmpString if value.data.len() % 2 == 0 => {
+            Tag::BmpString if value.data.len().is_multiple_of(2) => {
                 let units = value
                     .data
                     .chunks_exact(2)

@@ -143,7 +143,7 @@ pub enum ChainError {
         wrong: &'static str,
     },
     /// On a revocation list.
-    #[error("a certificate in the chain of {subject} (serial {serial}) is revoked")]
+    #[error("the certificate of {subject} (serial {serial}) or one of its issuers is revoked")]
     Revoked {
         /// The peer's subject.
         subject: String,
@@ -320,6 +320,10 @@ impl TrustAnchors {
         unix_s: u64,
     ) -> Result<DistinguishedName, ChainError> {
         let explain = |error| self.explain(error, peer, others, unix_s);
+        if self.crls.is_empty() && self.policy == RevocationPolicy::Always {
+            // webpki checks revocation only where it has a list at all.
+            return Err(explain(webpki::Error::UnknownRevocationStatus));
+        }
         let leaf_der = CertificateDer::from(peer.der());
         let leaf = EndEntityCert::try_from(&leaf_der).map_err(explain)?;
         // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it.

@@ -7,6 +7,7 @@
 #   ec-ca (P-256) -- ec-leaf    site1.lab.test   also ec-revoked; ec.crl lists it
 #   other-ca: the name of rsa-ca with another key -- other-leaf
 #   expired-ca (2020 to 2021) -- orphan-leaf
+#   swan-ca -- swan-leaf    a.lab.test
 set -eu
 rsa() { openssl genrsa -traditional -out "$1.key" 2048 2>/dev/null; }
 ec() { openssl ecparam -name "${2:-prime256v1}" -genkey -out "$1.key" 2>/dev/null; }
@@ -60,5 +61,13 @@ openssl dgst -sha256 -sign ec-leaf.key -out ec-sha256.sig message
 openssl pkeyutl -sign -rawin -in message -inkey ed25519.key -out ed25519.sig
 # A certificate signed with RSASSA-PSS: its AlgorithmIdentifier is openssl's.
 openssl req -new -x509 -key rsa-leaf.key -subj /CN=pss -sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:48 -sigopt rsa_mgf1_md:sha384 -outform der -out pss.der
+# strongSwan's own tool, package strongswan-pki. It lives off its configuration's plugin list.
+echo 'pki { load = random pem pkcs1 x509 pubkey openssl }' > tmp.conf; export STRONGSWAN_CONF=tmp.conf
+pki --self --ca --in rsa-ca.key --type rsa --digest sha256 --dn "O=Lab, CN=Swan CA" --dateform %Y-%m-%d --not-before 2026-01-01 --not-after 2046-01-01 \
+    --outform pem > swan-ca.crt
+pki --pub --in rsa-leaf.key --type rsa | pki --issue --cacert swan-ca.crt --cakey rsa-ca.key --digest sha256 --dn "O=Lab, CN=a.lab.test" --san a.lab.test \
+    --dateform %Y-%m-%d --not-before 2026-01-01 --not-after 2046-01-01 --outform pem > swan-leaf.crt
+# What CERTREQ names the authorities by.
+for c in ec-ca rsa-ca; do openssl x509 -in $c.crt -noout -pubkey | openssl pkey -pubin -outform der | sha1sum | cut -c1-40; done > authorities.sha1
 rm -f tmp.* index.txt* serial* crlnumber* 1*.pem message ku-leaf.key eku-leaf.key ike-leaf.key expired-leaf.key future-leaf.key other-leaf.key orphan-leaf.key ec-revoked.key \
     rsa-ca.key rsa-mid.key other-ca.key expired-ca.key ec-ca.key

@@ -24,14 +24,16 @@ def pi_times_2_to(bits):
     return 4 * (4 * arctan_inverse(5) - arctan_inverse(239)) >> 64
 
 P = 2**2048 - 2**1984 - 1 + 2**64 * (pi_times_2_to(1918) + 124476)
-A = int.from_bytes(bytes(range(1, 41)), "big")
+# The highest of 320 bits is always set.
+A = int.from_bytes(bytes(range(1, 41)), "big") | 1 << 319
 B = int.from_bytes(bytes((255 - 7 * i) % 256 for i in range(40)), "big")
 sha256 = lambda value: hashlib.sha256(value.to_bytes(256, "big")).hexdigest()
 print("modp p", sha256(P))
 print("modp public a", sha256(pow(2, A, P)))
 print("modp public b", sha256(pow(2, B, P)))
 print("modp shared", sha256(pow(pow(2, A, P), B, P)))
-print("modp shared of a and 44, which starts with a zero byte", sha256(pow(44, A, P)))
+PEER = next(peer for peer in range(2, 10000) if pow(peer, A, P) >> 2040 == 0)
+print(f"modp shared of a and {PEER}, which starts with a zero byte", sha256(pow(PEER, A, P)))
 
 
 def prf_plus(name, key, seed, length):
