@@ -103,6 +103,11 @@ impl InboundSa {
         self.window.highest()
     }
 
+    /// Counts everything up to `highest` as received; see [`ReplayWindow::resume_at`].
+    pub fn resume_at(&mut self, highest: u64) {
+        self.window.resume_at(highest);
+    }
+
     /// What was passed on so far; dummy and refused packets are not in it.
     pub fn counters(&self) -> Counters {
         self.counters

@@ -100,3 +100,60 @@ fn ports(protocol: u8, payload: &[u8]) -> (Option<u16>, Option<u16>) {
         _ => (None, None),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packet(protocol: u8, flags_offset: u16, payload: &[u8]) -> Vec<u8> {
+        let mut packet = vec![0x45, 0xb8, 0, 20 + payload.len() as u8, 0, 7];
+        packet.extend_from_slice(&flags_offset.to_be_bytes());
+        packet.extend_from_slice(&[64, protocol, 0, 0, 192, 168, 1, 10, 10, 1, 0, 80]);
+        packet.extend_from_slice(payload);
+        packet
+    }
+
+    #[test]
+    fn ports_are_read_from_first_fragments_only() {
+        let ports = |protocol, flags_offset| {
+            let flow = InnerIpv4::parse(&packet(protocol, flags_offset, &[0x9c, 0x40, 1, 0xbb]))
+                .unwrap()
+                .flow;
+            (flow.source_port, flow.destination_port)
+        };
+        for protocol in [6, 17, 33, 132, 136] {
+            assert_eq!(ports(protocol, 0), (Some(40000), Some(443)));
+        }
+        assert_eq!(ports(6, 0x2000), (Some(40000), Some(443)), "first fragment");
+        assert_eq!(ports(6, 0x2001), (None, None), "later fragment");
+        assert_eq!(ports(6, 0x0001), (None, None), "last fragment");
+        assert_eq!(ports(1, 0), (Some(0x9c40), None), "ICMP type and code");
+        assert_eq!(ports(47, 0), (None, None), "no ports");
+    }
+
+    #[test]
+    fn a_port_behind_the_packets_end_is_not_read() {
+        let mut bytes = packet(6, 0, &[0x9c, 0x40]);
+        bytes.extend_from_slice(&[1, 0xbb]);
+        let inner = InnerIpv4::parse(&bytes).unwrap();
+        assert_eq!(inner.total_len, 22);
+        assert_eq!(
+            (inner.flow.source_port, inner.flow.destination_port),
+            (Some(40000), None)
+        );
+    }
+
+    #[test]
+    fn unsound_headers_are_refused() {
+        let good = packet(17, 0x4000, &[0; 8]);
+        assert!(InnerIpv4::parse(&good).unwrap().dont_fragment);
+        for (at, value) in [(0, 0x65), (0, 0x44), (0, 0x48), (3, 19), (3, 29), (2, 1)] {
+            let mut bad = good.clone();
+            bad[at] = value;
+            assert_eq!(InnerIpv4::parse(&bad), None, "octet {at} = {value:#x}");
+        }
+        for length in 0..good.len() {
+            assert_eq!(InnerIpv4::parse(&good[..length]), None, "cut to {length}");
+        }
+    }
+}

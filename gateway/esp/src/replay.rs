@@ -49,6 +49,15 @@ impl ReplayWindow {
         })
     }
 
+    /// Counts everything up to `highest` as received: for an SA taken over from another receiver, whose window
+    /// is lost. Packets in flight across the change are lost too; none is accepted twice. Never moves back.
+    pub fn resume_at(&mut self, highest: u64) {
+        if highest > self.highest {
+            self.highest = highest;
+            self.bits.fill(u64::MAX);
+        }
+    }
+
     /// The highest sequence number accepted so far; 0 before the first.
     pub fn highest(&self) -> u64 {
         self.highest

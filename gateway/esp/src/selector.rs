@@ -153,3 +153,124 @@ fn matches(sources: &[TrafficSelector], destinations: &[TrafficSelector], flow: 
             .iter()
             .any(|selector| selector.contains(flow.protocol, flow.destination, receiver))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SITE: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
+    const CENTER: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 80);
+
+    fn flow(protocol: u8, source_port: Option<u16>, destination_port: Option<u16>) -> Flow {
+        Flow {
+            protocol,
+            source: SITE,
+            destination: CENTER,
+            source_port,
+            destination_port,
+        }
+    }
+
+    fn https_only() -> Selectors {
+        let server = TrafficSelector {
+            protocol: 6,
+            ports: PortRange::Between(443, 443),
+            first: CENTER,
+            last: CENTER,
+        };
+        let site = TrafficSelector::addresses(Ipv4Addr::new(192, 168, 1, 0), Ipv4Addr::new(192, 168, 1, 255));
+        Selectors::new([server], [site])
+    }
+
+    #[test]
+    fn addresses_protocol_and_ports_all_count() {
+        let selectors = https_only();
+        let good = flow(6, Some(40000), Some(443));
+        assert!(selectors.admits_inbound(&good));
+        assert!(!selectors.admits_inbound(&Flow { protocol: 17, ..good }));
+        assert!(!selectors.admits_inbound(&Flow {
+            destination_port: Some(444),
+            ..good
+        }));
+        assert!(!selectors.admits_inbound(&Flow {
+            source: Ipv4Addr::new(192, 168, 2, 0),
+            ..good
+        }));
+        assert!(!selectors.admits_inbound(&Flow {
+            destination: Ipv4Addr::new(10, 1, 0, 81),
+            ..good
+        }));
+    }
+
+    #[test]
+    fn direction_counts() {
+        let selectors = https_only();
+        let back = Flow {
+            protocol: 6,
+            source: CENTER,
+            destination: SITE,
+            source_port: Some(443),
+            destination_port: Some(40000),
+        };
+        assert!(selectors.admits_outbound(&back));
+        assert!(!selectors.admits_inbound(&back));
+        assert!(!selectors.admits_outbound(&flow(6, Some(40000), Some(443))));
+    }
+
+    /// RFC 4301 section 4.4.1.1: ANY takes in OPAQUE; a range of ports needs a port.
+    #[test]
+    fn a_fragment_matches_any_and_opaque_but_no_port() {
+        let fragment = flow(6, None, None);
+        assert!(!https_only().admits_inbound(&fragment));
+        assert!(Selectors::any().admits_inbound(&fragment));
+        let opaque = TrafficSelector {
+            ports: PortRange::Opaque,
+            ..TrafficSelector::ANY
+        };
+        let selectors = Selectors::new([opaque], [opaque]);
+        assert!(selectors.admits_inbound(&fragment));
+        assert!(!selectors.admits_inbound(&flow(6, Some(40000), Some(443))));
+    }
+
+    #[test]
+    fn icmp_type_and_code_are_the_senders() {
+        let echo = TrafficSelector {
+            protocol: 1,
+            ports: PortRange::Between(0x0800, 0x0800),
+            ..TrafficSelector::ANY
+        };
+        let selectors = Selectors::new([TrafficSelector::ANY], [echo]);
+        assert!(selectors.admits_inbound(&flow(1, Some(0x0800), None)));
+        assert!(!selectors.admits_inbound(&flow(1, Some(0x0500), None)));
+        assert!(selectors.admits_outbound(&flow(1, Some(0x0000), None)));
+    }
+
+    #[test]
+    fn one_of_several_selectors_is_enough() {
+        let one = |last| {
+            TrafficSelector::addresses(Ipv4Addr::new(10, last, 0, 0), Ipv4Addr::new(10, last, 255, 255))
+        };
+        let selectors = Selectors::new([one(9), one(1)], [TrafficSelector::ANY]);
+        assert!(selectors.admits_inbound(&flow(17, Some(1), Some(2))));
+        let selectors = Selectors::new([one(9), one(2)], [TrafficSelector::ANY]);
+        assert!(!selectors.admits_inbound(&flow(17, Some(1), Some(2))));
+    }
+
+    #[test]
+    fn the_wire_form_of_any_and_opaque() {
+        assert_eq!(PortRange::from_wire(0, 65535), PortRange::Any);
+        assert_eq!(PortRange::from_wire(65535, 0), PortRange::Opaque);
+        assert_eq!(PortRange::from_wire(80, 443), PortRange::Between(80, 443));
+    }
+
+    #[test]
+    fn empty_sets_and_ranges_are_refused() {
+        assert_eq!(
+            Selectors::new([], [TrafficSelector::ANY]).validate(),
+            Err(ConfigError::NoSelectors)
+        );
+        let backwards = TrafficSelector::addresses(CENTER, Ipv4Addr::UNSPECIFIED);
+        let selectors = Selectors::new([TrafficSelector::ANY], [backwards]);
+        assert_eq!(selectors.validate(), Err(ConfigError::EmptySelector));
+    }
+}

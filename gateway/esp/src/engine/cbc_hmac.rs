@@ -98,3 +98,49 @@ impl<C> Drop for CbcHmac<C> {
         core::hint::black_box(&mut self.mac);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 4868 section 2.7.2.1, AUTH256-1 to AUTH256-4: the data is what an ESP packet would have as header,
+    /// IV and text.
+    #[test]
+    fn hmac_sha256_128_known_answers() {
+        let counting: [u8; 32] = core::array::from_fn(|i| i as u8 + 1);
+        let jefe: [u8; 32] = core::array::from_fn(|i| b"Jefe"[i % 4]);
+        let cases: [([u8; 32], &[u8], u128); 4] = [
+            ([0x0b; 32], b"Hi There", 0x198a607eb44bfbc69903a0f1cf2bbdc5),
+            (
+                jefe,
+                b"what do ya want for nothing?",
+                0x167f928588c5cc2eef8e3093caa0e87c,
+            ),
+            ([0xaa; 32], &[0xdd; 50], 0xcdcb1220d1ecccea91e53aba3092f962),
+            (counting, &[0xcd; 50], 0x372efcf9b40b35c2115b1346903d2ef4),
+        ];
+        for (key, data, want) in cases {
+            let engine = CbcHmac::<aes::Aes128>::new(Suite::AesCbc128HmacSha256_128, &[0; 16], &key).unwrap();
+            let (header, rest) = data.split_first_chunk().unwrap();
+            let (iv, text) = rest.split_at(rest.len().min(16));
+            assert_eq!(engine.icv(header, iv, text, None), Some(want.to_be_bytes()));
+        }
+    }
+
+    /// RFC 4303 section 2.2.1: the high half is authenticated as if it followed the ciphertext.
+    #[test]
+    fn the_high_half_is_authenticated_behind_the_text() {
+        let engine = CbcHmac::<aes::Aes256>::new(Suite::AesCbc256HmacSha256_128, &[7; 32], &[9; 32]).unwrap();
+        let (header, iv, text) = ([1; 8], [2; 16], [3; 32]);
+        let mut longer = text.to_vec();
+        longer.extend_from_slice(&0x0102_0304_u32.to_be_bytes());
+        assert_eq!(
+            engine.icv(&header, &iv, &text, Some(0x0102_0304)),
+            engine.icv(&header, &iv, &longer, None)
+        );
+        assert_ne!(
+            engine.icv(&header, &iv, &text, Some(0)),
+            engine.icv(&header, &iv, &text, None)
+        );
+    }
+}

@@ -63,9 +63,15 @@ impl Engine for RingAead {
 }
 
 impl Drop for RingAead {
+    fn drop(&mut self) {
+        self.wipe();
+    }
+}
+
+impl RingAead {
     /// ring does not zeroize. Assigning an all-zero key writes its schedule over the old one; `black_box`
     /// keeps the compiler from leaving out stores that nobody reads again.
-    fn drop(&mut self) {
+    fn wipe(&mut self) {
         let algorithm = self.key.algorithm();
         let zeros = [0; 32];
         if let Some(key) = zeros
@@ -110,5 +116,38 @@ impl AsRef<[u8]> for AssociatedData {
     #[inline]
     fn as_ref(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or(&self.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ring::aead::{AES_128_GCM, AES_256_GCM, CHACHA20_POLY1305};
+
+    fn sealed(engine: &RingAead) -> [u8; 64] {
+        let mut esp = [0x5a; 64];
+        engine
+            .seal(Job {
+                esp: &mut esp,
+                sequence_high: None,
+            })
+            .unwrap();
+        esp
+    }
+
+    #[test]
+    fn a_wiped_engine_has_the_all_zero_key() {
+        for (suite, algorithm) in [
+            (Suite::AesGcm16_128, &AES_128_GCM),
+            (Suite::AesGcm16_256, &AES_256_GCM),
+            (Suite::ChaCha20Poly1305, &CHACHA20_POLY1305),
+        ] {
+            let length = suite.encryption_key_len();
+            let zero = RingAead::new(suite, algorithm, &vec![0; length]).unwrap();
+            let mut engine = RingAead::new(suite, algorithm, &vec![0x77; length]).unwrap();
+            assert_ne!(sealed(&engine), sealed(&zero));
+            engine.wipe();
+            assert_eq!(sealed(&engine), sealed(&zero), "{suite}");
+        }
     }
 }

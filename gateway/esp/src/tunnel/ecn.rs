@@ -43,3 +43,68 @@ pub(crate) fn set_ipv4_tos(packet: &mut [u8], tos: u8) -> Option<()> {
     store(packet, 0, new.to_be_bytes())?;
     store(packet, CHECKSUM, (!(sum as u16)).to_be_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// RFC 6040 section 4.2, figure 4, row by row: outer Not-ECT, ECT(0), ECT(1), CE.
+    #[test]
+    fn decapsulation_follows_the_table() {
+        const OUTER: [u8; 4] = [NOT_ECT, ECT_0, ECT_1, CE];
+        const TABLE: [(u8, [Option<u8>; 4]); 4] = [
+            (NOT_ECT, [Some(NOT_ECT), Some(NOT_ECT), Some(NOT_ECT), None]),
+            (ECT_0, [Some(ECT_0), Some(ECT_0), Some(ECT_1), Some(CE)]),
+            (ECT_1, [Some(ECT_1), Some(ECT_1), Some(ECT_1), Some(CE)]),
+            (CE, [Some(CE), Some(CE), Some(CE), Some(CE)]),
+        ];
+        for (inner, row) in TABLE {
+            for (outer, want) in OUTER.into_iter().zip(row) {
+                // The inner DSCP stays, whatever the outer one is.
+                let (inner_dscp, outer_dscp) = (0b1011_1000, 0b0010_1000);
+                let want = want.map(|ecn| inner_dscp | ecn);
+                assert_eq!(
+                    decapsulate(inner_dscp | inner, outer_dscp | outer),
+                    want,
+                    "{inner:02b} {outer:02b}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn encapsulation_copies_the_whole_octet() {
+        for tos in 0..=u8::MAX {
+            assert_eq!(encapsulate(tos), tos);
+        }
+    }
+
+    /// Against a checksum over the whole header.
+    #[test]
+    fn the_checksum_is_mended_for_every_change() {
+        let full = |header: &[u8]| {
+            let sum: u32 = header
+                .chunks(2)
+                .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+                .sum();
+            (sum % 0xffff, sum != 0)
+        };
+        for old in 0..=u8::MAX {
+            for new in [0, 1, 2, 3, old ^ 3, old ^ 1, 0xff] {
+                let mut header = [0; 20];
+                header[..10].copy_from_slice(&[0x45, old, 0, 84, 0xa6, 0xf2, 0, 0, 64, 1]);
+                header[12..].copy_from_slice(&[192, 168, 1, 2, 10, 0, 0, old]);
+                let sum: u32 = header
+                    .chunks(2)
+                    .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
+                    .sum();
+                let checksum = !(((sum & 0xffff) + (sum >> 16)) as u16);
+                header[10..12].copy_from_slice(&checksum.to_be_bytes());
+                assert_eq!(full(&header), (0, true));
+                set_ipv4_tos(&mut header, new).unwrap();
+                assert_eq!(header[1], new);
+                assert_eq!(full(&header), (0, true), "{old:#x} to {new:#x}");
+            }
+        }
+    }
+}
