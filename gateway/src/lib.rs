@@ -6,5 +6,6 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod core;
+pub mod dataplane;
 pub mod runtime;
 pub mod store;

@@ -1,1 +1,3 @@
-//! Tests that need more than one crate.
+//! What the tests that need more than one crate share.
+
+pub mod kernel;

@@ -112,7 +112,8 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) 
     loop {
         let mut line = Vec::new();
         let limit = LINE_MAX as u64 + 1;
-        let read = (&mut reader).take(limit).read_until(b'\n', &mut line);
+        let mut limited = (&mut reader).take(limit);
+        let read = limited.read_until(b'\n', &mut line);
         let length = tokio::time::timeout(Duration::from_secs(IDLE_S), read).await??;
         if length == 0 {
             return Ok(());

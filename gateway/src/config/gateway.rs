@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::limit;
+use gateway_ike::proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals};
 use gateway_ike::pki::identity::{Identity, IdentityError, IdentityPattern};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
@@ -11,7 +12,6 @@ use toml::Spanned;
 use super::address::{AddressRange, Prefix};
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
 use super::list::List;
-use super::proposal::{EspProposal, IkeProposal};
 
 /// The checked configuration.
 #[derive(Clone, Debug)]
@@ -281,8 +281,8 @@ mod file {
         pub(super) private_key: PathBuf,
         pub(super) ca: List<PathBuf>,
         pub(super) identity: Spanned<String>,
-        pub(super) proposals: Option<Spanned<Vec<IkeProposal>>>,
-        pub(super) esp_proposals: Option<Spanned<Vec<EspProposal>>>,
+        pub(super) proposals: Option<List<IkeProposal>>,
+        pub(super) esp_proposals: Option<List<EspProposal>>,
         #[serde(default = "rekey_ike_after_s")]
         pub(super) rekey_ike_after_s: Spanned<u64>,
         #[serde(default = "rekey_child_after_s")]
@@ -353,19 +353,6 @@ mod file {
 
 /// Socket of daemon and CLI unless the file or `--socket` names another.
 pub const DEFAULT_SOCKET: &str = "/run/gateway/gateway.sock";
-
-const IKE_PROPOSALS: [&str; 4] = [
-    "aes256gcm16-prfsha256-x25519",
-    "aes256gcm16-prfsha256-ecp256",
-    "aes256-sha256-ecp256",
-    "aes256-sha256-modp2048",
-];
-const ESP_PROPOSALS: [&str; 4] = [
-    "aes256gcm16-x25519",
-    "aes256gcm16-ecp256",
-    "aes256gcm16-modp2048",
-    "aes256-sha256-modp2048",
-];
 
 impl Config {
     /// Reads and checks a file; relative paths in it start from its folder.
@@ -576,8 +563,8 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         private_key: folder.join(ike.private_key),
         ca,
         identity,
-        proposals: proposals(checker, ike.proposals, &IKE_PROPOSALS),
-        esp_proposals: proposals(checker, ike.esp_proposals, &ESP_PROPOSALS),
+        proposals: given_or(ike.proposals, default_ike_proposals),
+        esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
         rekey_ike_after_s: in_range(checker, ike.rekey_ike_after_s, "rekey_ike_after_s", 60, 604_800),
         rekey_child_after_s: in_range(
             checker,
@@ -599,23 +586,9 @@ fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
     })
 }
 
-fn proposals<T: std::str::FromStr>(
-    checker: &mut Checker<'_>,
-    given: Option<Spanned<Vec<T>>>,
-    default: &[&str],
-) -> Vec<T> {
-    match given {
-        Some(list) if list.get_ref().is_empty() => {
-            checker.fault(
-                list.span(),
-                "no proposal",
-                "name at least one, or leave the key out for the default",
-            );
-            Vec::new()
-        }
-        Some(list) => list.into_inner(),
-        None => default.iter().filter_map(|word| word.parse().ok()).collect(),
-    }
+/// The list of the file, or the default if the key is left out or says "any".
+fn given_or<T>(given: Option<List<T>>, default: fn() -> Vec<T>) -> Vec<T> {
+    given.filter(|list| !list.is_any()).map_or_else(default, |list| list.0)
 }
 
 fn center(checker: &mut Checker<'_>, center: Spanned<Center>) -> Center {

@@ -6,7 +6,6 @@ mod address;
 mod diagnostic;
 mod gateway;
 mod list;
-mod proposal;
 mod rule_set;
 
 pub use address::{AddressRange, Prefix};
@@ -16,5 +15,4 @@ pub use gateway::{
     SiteConfig, Timeouts, XdpMode,
 };
 pub use list::List;
-pub use proposal::{DhGroup, Encryption, EspProposal, IkeProposal, Integrity, Prf};
 pub use rule_set::{Action, PortRange, Protocol, RuleModel, RuleSetFile, SourceRule};

@@ -2,4 +2,5 @@
 pub mod policy;
 pub mod pools;
 
+pub mod sadb;
 pub mod sites;
