@@ -20,7 +20,10 @@ pub struct StoreError {
 
 impl StoreError {
     fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
-        move |error| Self { path: path.to_owned(), error }
+        move |error| Self {
+            path: path.to_owned(),
+            error,
+        }
     }
 }
 
@@ -34,7 +37,9 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     fs::rename(&temporary, path).map_err(StoreError::at(path))?;
     // The rename itself is durable once the folder is.
     let folder = path.parent().unwrap_or(Path::new("."));
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(StoreError::at(folder))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(StoreError::at(folder))
 }
 
 /// The bytes of a file, or `None` if there is none.
@@ -64,7 +69,9 @@ pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), StoreErro
 /// As [`read`], and if the file is no such JSON: what it held is not guessed.
 pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
     let Some(text) = read(path)? else { return Ok(None) };
-    serde_json::from_str(&text).map(Some).map_err(|error| StoreError::at(path)(error.into()))
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| StoreError::at(path)(error.into()))
 }
 
 fn temporary(path: &Path) -> PathBuf {
@@ -74,7 +81,12 @@ fn temporary(path: &Path) -> PathBuf {
 }
 
 fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -112,6 +124,9 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("state.json");
         replace(&path, b"1").expect("write");
-        assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).expect("file").permissions().mode() & 0o777,
+            0o600
+        );
     }
 }

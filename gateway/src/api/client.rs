@@ -52,10 +52,18 @@ impl Client {
     /// # Errors
     /// [`ClientError::Unreachable`].
     pub fn connect(path: &Path) -> Result<Self, ClientError> {
-        let unreachable = |error| ClientError::Unreachable { path: path.to_owned(), error };
+        let unreachable = |error| ClientError::Unreachable {
+            path: path.to_owned(),
+            error,
+        };
         let stream = UnixStream::connect(path).map_err(unreachable)?;
-        stream.set_read_timeout(Some(Duration::from_secs(ANSWER_S))).map_err(unreachable)?;
-        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
+        stream
+            .set_read_timeout(Some(Duration::from_secs(ANSWER_S)))
+            .map_err(unreachable)?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+            path: path.to_owned(),
+        })
     }
 
     /// Asks, and waits for the view.
@@ -66,7 +74,10 @@ impl Client {
         let mut line = serde_json::to_vec(&Envelope::new(request))?;
         line.push(b'\n');
         let answer = self.exchange(&line);
-        let answer = answer.map_err(|error| ClientError::Unreachable { path: self.path.clone(), error })?;
+        let answer = answer.map_err(|error| ClientError::Unreachable {
+            path: self.path.clone(),
+            error,
+        })?;
         match serde_json::from_slice::<Envelope<Reply>>(&answer)?.message {
             Reply::Ok(view) => Ok(view),
             Reply::Error(words) => Err(ClientError::Refused(words)),

@@ -20,7 +20,10 @@ pub struct Envelope<T> {
 impl<T> Envelope<T> {
     /// In this version.
     pub fn new(message: T) -> Self {
-        Self { version: VERSION, message }
+        Self {
+            version: VERSION,
+            message,
+        }
     }
 }
 
@@ -94,11 +97,23 @@ mod tests {
 
     #[test]
     fn lines_are_as_documented() {
-        let request = Envelope::new(Request::SaRekey { site: "a".into(), ike: true });
+        let request = Envelope::new(Request::SaRekey {
+            site: "a".into(),
+            ike: true,
+        });
         let line = serde_json::to_string(&request).expect("JSON");
-        assert_eq!(line, r#"{"version":1,"request":"sa_rekey","site":"a","ike":true}"#);
-        assert_eq!(serde_json::from_str::<Envelope<Request>>(&line).expect("JSON"), request);
+        assert_eq!(
+            line,
+            r#"{"version":1,"request":"sa_rekey","site":"a","ike":true}"#
+        );
+        assert_eq!(
+            serde_json::from_str::<Envelope<Request>>(&line).expect("JSON"),
+            request
+        );
         let reply = Envelope::new(Reply::Error("no".into()));
-        assert_eq!(serde_json::to_string(&reply).expect("JSON"), r#"{"version":1,"error":"no"}"#);
+        assert_eq!(
+            serde_json::to_string(&reply).expect("JSON"),
+            r#"{"version":1,"error":"no"}"#
+        );
     }
 }

@@ -49,14 +49,20 @@ impl Server {
         let listener = UnixListener::bind(&beside)?;
         std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&beside, path)?;
-        Ok(Self { listener, path: path.to_owned(), allowed_uid })
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            allowed_uid,
+        })
     }
 
     /// Serves until the controller is gone.
     pub async fn run(self, calls: mpsc::Sender<Call>) {
         let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
-            let Ok(permit) = connections.clone().acquire_owned().await else { return };
+            let Ok(permit) = connections.clone().acquire_owned().await else {
+                return;
+            };
             let stream = tokio::select! {
                 () = calls.closed() => return,
                 accepted = self.listener.accept() => match accepted {
@@ -91,12 +97,18 @@ fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
         Ok(metadata) if !metadata.file_type().is_socket() => {
-            return Err(io::Error::new(io::ErrorKind::AlreadyExists, "is there and is no socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "is there and is no socket",
+            ));
         }
         Ok(_) => {}
     }
     match std::os::unix::net::UnixStream::connect(path) {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another gateway listens there")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another gateway listens there",
+        )),
         Err(_) => std::fs::remove_file(path),
     }
 }
@@ -106,7 +118,13 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) 
     let (reader, mut writer) = stream.into_split();
     if uid != allowed_uid {
         tracing::warn!(uid, "API refused to a user other than root");
-        return send(&mut writer, Reply::Error(format!("only uid {allowed_uid} may use this socket, not uid {uid}"))).await;
+        return send(
+            &mut writer,
+            Reply::Error(format!(
+                "only uid {allowed_uid} may use this socket, not uid {uid}"
+            )),
+        )
+        .await;
     }
     let mut reader = BufReader::new(reader);
     loop {
@@ -119,7 +137,11 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) 
             return Ok(());
         }
         if length > LINE_MAX {
-            return send(&mut writer, Reply::Error(format!("a request may be {LINE_MAX} bytes long"))).await;
+            return send(
+                &mut writer,
+                Reply::Error(format!("a request may be {LINE_MAX} bytes long")),
+            )
+            .await;
         }
         let reply = match parse(&line) {
             Ok(request) => ask(&calls, request).await,
@@ -138,9 +160,13 @@ fn parse(line: &[u8]) -> Result<Request, String> {
     // The version comes first: a request of another version need not parse.
     let version = serde_json::from_slice::<Version>(line).map_err(fault)?.version;
     if version != VERSION {
-        return Err(format!("this daemon speaks API version {VERSION}, the client {version}: use the same release"));
+        return Err(format!(
+            "this daemon speaks API version {VERSION}, the client {version}: use the same release"
+        ));
     }
-    serde_json::from_slice::<Envelope<Request>>(line).map(|envelope| envelope.message).map_err(fault)
+    serde_json::from_slice::<Envelope<Request>>(line)
+        .map(|envelope| envelope.message)
+        .map_err(fault)
 }
 
 async fn ask(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
@@ -182,7 +208,9 @@ mod tests {
 
     async fn call(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
         let path = path.to_owned();
-        tokio::task::spawn_blocking(move || Client::connect(&path)?.call(&request)).await.expect("no panic")
+        tokio::task::spawn_blocking(move || Client::connect(&path)?.call(&request))
+            .await
+            .expect("no panic")
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -192,7 +220,10 @@ mod tests {
         let _controller = serving(&path, own_uid()).await;
         let mode = std::fs::metadata(&path).expect("socket").permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        assert_eq!(call(&path, Request::Drops).await.expect("answer")["request"], "drops");
+        assert_eq!(
+            call(&path, Request::Drops).await.expect("answer")["request"],
+            "drops"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -201,7 +232,10 @@ mod tests {
         let path = folder.path().join("gateway.sock");
         let _controller = serving(&path, own_uid() + 1).await;
         let refusal = call(&path, Request::Drops).await.expect_err("refused");
-        assert!(matches!(&refusal, ClientError::Refused(words) if words.contains("may use this socket")), "{refusal}");
+        assert!(
+            matches!(&refusal, ClientError::Refused(words) if words.contains("may use this socket")),
+            "{refusal}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -220,7 +254,11 @@ mod tests {
     fn another_version_is_refused_by_name() {
         let fault = parse(br#"{"version":7,"request":"unheard_of"}"#).expect_err("version");
         assert!(fault.contains("API version 1, the client 7"), "{fault}");
-        assert!(parse(br#"{"version":1,"request":"unheard_of"}"#).expect_err("request").contains("unheard_of"));
+        assert!(
+            parse(br#"{"version":1,"request":"unheard_of"}"#)
+                .expect_err("request")
+                .contains("unheard_of")
+        );
         assert!(parse(b"\xff").is_err());
     }
 }

@@ -9,7 +9,14 @@ pub(super) fn run(common: &Common) -> anyhow::Result<()> {
             println!("no packet was dropped");
             return;
         }
-        let row = |drop: Drop| vec![drop.number.to_string(), drop.reason, drop.packets.to_string(), drop.words];
+        let row = |drop: Drop| {
+            vec![
+                drop.number.to_string(),
+                drop.reason,
+                drop.packets.to_string(),
+                drop.words,
+            ]
+        };
         let rows: Vec<_> = drops.into_iter().map(row).collect();
         table::print(&[">NUMBER", "REASON", ">PACKETS", "MEANING"], &rows);
     })

@@ -35,7 +35,18 @@ fn show(Flows { total, flows }: Flows) {
             ]
         })
         .collect();
-    let head = ["SITE", "PROTO", "SOURCE", "TRANSLATED", "DESTINATION", "STATE", "RULE", ">OUT", ">IN", ">IDLE"];
+    let head = [
+        "SITE",
+        "PROTO",
+        "SOURCE",
+        "TRANSLATED",
+        "DESTINATION",
+        "STATE",
+        "RULE",
+        ">OUT",
+        ">IN",
+        ">IDLE",
+    ];
     table::print(&head, &rows);
     if shown < total {
         println!("{shown} of {total}; --limit shows more");

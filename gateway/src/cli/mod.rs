@@ -25,7 +25,10 @@ const UNREACHABLE: u8 = 3;
 
 /// VPN connection-center gateway: IKEv2/IPsec, stateful filter and NAPT in XDP.
 #[derive(Parser)]
-#[command(version, after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers.")]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers."
+)]
 struct Arguments {
     #[command(flatten)]
     common: Common,

@@ -16,9 +16,17 @@ pub(super) fn run(common: &Common, verb: Verb) -> anyhow::Result<()> {
     common.ask(&Request::NatList { site, limit }, show)
 }
 
-fn show(Mappings { total, mappings, sites }: Mappings) {
-    let rows: Vec<_> =
-        sites.into_iter().map(|site| vec![site.site, site.nat_address.to_string(), site.groups.join(", ")]).collect();
+fn show(
+    Mappings {
+        total,
+        mappings,
+        sites,
+    }: Mappings,
+) {
+    let rows: Vec<_> = sites
+        .into_iter()
+        .map(|site| vec![site.site, site.nat_address.to_string(), site.groups.join(", ")])
+        .collect();
     table::print(&["SITE", "TRANSLATED TO", "GROUPS"], &rows);
     println!();
     let shown = mappings.len();

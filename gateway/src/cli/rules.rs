@@ -47,13 +47,22 @@ fn check(common: &Common, file: &Path, config: Option<&Path>) -> anyhow::Result<
         None => None,
     };
     if common.json {
-        println!("{:#}", serde_json::json!({ "rules": rules, "compiled": compiled }));
+        println!(
+            "{:#}",
+            serde_json::json!({ "rules": rules, "compiled": compiled })
+        );
         return Ok(());
     }
     match compiled {
-        Some(compiled) => println!("{}: {rules} rules, {compiled} compiled, nothing wrong", file.display()),
+        Some(compiled) => println!(
+            "{}: {rules} rules, {compiled} compiled, nothing wrong",
+            file.display()
+        ),
         None => {
-            println!("{}: {rules} rules, nothing wrong (--config gateway.toml checks sites and groups too)", file.display());
+            println!(
+                "{}: {rules} rules, nothing wrong (--config gateway.toml checks sites and groups too)",
+                file.display()
+            );
         }
     }
     Ok(())
@@ -62,13 +71,17 @@ fn check(common: &Common, file: &Path, config: Option<&Path>) -> anyhow::Result<
 /// Number of compiled rules. Sites that an `[[any_site]]` admitted are known if the state folder is there.
 fn compile(parsed: RuleSetFile, config: &Path) -> anyhow::Result<usize> {
     let config = Config::load(config)?;
-    let assignments: Option<Assignments> = crate::store::read_json(&crate::runtime::assignments_path(&config))?;
+    let assignments: Option<Assignments> =
+        crate::store::read_json(&crate::runtime::assignments_path(&config))?;
     let sites = Sites::new(&config, assignments.unwrap_or_default())?;
     Ok(policy::compile(parsed, &sites)?.rules.len())
 }
 
 fn load(common: &Common, file: &Path) -> anyhow::Result<()> {
-    let request = Request::RulesLoad { file: file.display().to_string(), text: read(file)? };
+    let request = Request::RulesLoad {
+        file: file.display().to_string(),
+        text: read(file)?,
+    };
     common.ask(&request, |Loaded { rules }: Loaded| {
         let (generation, count, compiled) = (rules.generation, rules.rules, rules.compiled);
         println!("generation {generation} is in force: {count} rules, {compiled} compiled");
@@ -81,9 +94,27 @@ fn read(file: &Path) -> anyhow::Result<String> {
 
 fn show(set: RuleSet) {
     let active = set.active;
-    println!("generation {}: {} ({})", active.generation, active.name, active.file);
-    let rows: Vec<_> = set.rules.into_iter().enumerate().map(|(index, rule)| row(index, rule)).collect();
-    let head = [">#", "NAME", "ACTION", "WHO", "SOURCE", "DESTINATION", "PROTO", "PORTS", ">HITS"];
+    println!(
+        "generation {}: {} ({})",
+        active.generation, active.name, active.file
+    );
+    let rows: Vec<_> = set
+        .rules
+        .into_iter()
+        .enumerate()
+        .map(|(index, rule)| row(index, rule))
+        .collect();
+    let head = [
+        ">#",
+        "NAME",
+        "ACTION",
+        "WHO",
+        "SOURCE",
+        "DESTINATION",
+        "PROTO",
+        "PORTS",
+        ">HITS",
+    ];
     table::print(&head, &rows);
     println!("what no rule allows is denied");
 }
@@ -93,13 +124,21 @@ fn row(index: usize, Rule { rule, hits }: Rule) -> Vec<String> {
     let who: Vec<_> = rule.sites.0.iter().cloned().chain(groups).collect();
     let ports = match rule.source_ports.is_any() {
         true => words(&rule.destination_ports),
-        false => format!("{} > {}", words(&rule.source_ports), words(&rule.destination_ports)),
+        false => format!(
+            "{} > {}",
+            words(&rule.source_ports),
+            words(&rule.destination_ports)
+        ),
     };
     vec![
         (index + 1).to_string(),
         rule.name,
         format!("{:?}", rule.action).to_lowercase(),
-        if who.is_empty() { "any".to_owned() } else { who.join(",") },
+        if who.is_empty() {
+            "any".to_owned()
+        } else {
+            who.join(",")
+        },
         words(&rule.source),
         words(&rule.destination),
         words(&rule.protocol),

@@ -43,13 +43,39 @@ fn show(list: Vec<IkeSa>) {
         println!("no SA");
     }
     for ike in list {
-        let site = if ike.site.is_empty() { "(not authenticated)" } else { &ike.site };
-        println!("{site}  {} {} {}, {}", ike.id, ike.state, table::duration(ike.age_s), ike.algorithms);
-        println!("  {} === {}{}", ike.local, ike.remote, if ike.nat { " (NAT on the way: ESP in UDP)" } else { "" });
+        let site = if ike.site.is_empty() {
+            "(not authenticated)"
+        } else {
+            &ike.site
+        };
+        println!(
+            "{site}  {} {} {}, {}",
+            ike.id,
+            ike.state,
+            table::duration(ike.age_s),
+            ike.algorithms
+        );
+        println!(
+            "  {} === {}{}",
+            ike.local,
+            ike.remote,
+            if ike.nat {
+                " (NAT on the way: ESP in UDP)"
+            } else {
+                ""
+            }
+        );
         for child in ike.children {
             let esn = if child.esn { ", 64-bit ESN" } else { "" };
-            println!("  {}  in {} out {}  {}{esn}", child.id, child.spi_in, child.spi_out, child.algorithms);
-            println!("    {} === {}", child.ts_local.join(", "), child.ts_remote.join(", "));
+            println!(
+                "  {}  in {} out {}  {}{esn}",
+                child.id, child.spi_in, child.spi_out, child.algorithms
+            );
+            println!(
+                "    {} === {}",
+                child.ts_local.join(", "),
+                child.ts_remote.join(", ")
+            );
             println!(
                 "    in {} packets, {}; out {} packets, {}",
                 child.packets_in,

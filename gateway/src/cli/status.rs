@@ -8,21 +8,41 @@ pub(super) fn run(common: &Common) -> anyhow::Result<()> {
 }
 
 fn show(status: Status) {
-    let Status { name, version, abi, pid, uptime_s, .. } = &status;
+    let Status {
+        name,
+        version,
+        abi,
+        pid,
+        uptime_s,
+        ..
+    } = &status;
     let rules = match &status.rules {
         Some(rules) => format!(
             "generation {}: {} ({}), {} rules, {} compiled",
             rules.generation,
-            if rules.name.is_empty() { "unnamed" } else { &rules.name },
+            if rules.name.is_empty() {
+                "unnamed"
+            } else {
+                &rules.name
+            },
             rules.file,
             rules.rules,
             rules.compiled
         ),
         None => "none loaded: every new connection is denied".to_owned(),
     };
-    println!("gateway     {name}, version {version}, ABI {abi}, pid {pid}, up {}", table::duration(*uptime_s));
-    println!("sites       {} up of {} known", status.sites_up, status.sites_known);
-    println!("SAs         {} IKE, {} Child, on {} workers", status.ike_sas, status.child_sas, status.workers);
+    println!(
+        "gateway     {name}, version {version}, ABI {abi}, pid {pid}, up {}",
+        table::duration(*uptime_s)
+    );
+    println!(
+        "sites       {} up of {} known",
+        status.sites_up, status.sites_known
+    );
+    println!(
+        "SAs         {} IKE, {} Child, on {} workers",
+        status.ike_sas, status.child_sas, status.workers
+    );
     println!("rules       {rules}");
     println!("flows       {}", status.flows);
     println!("mappings    {}", status.mappings);
@@ -31,7 +51,14 @@ fn show(status: Status) {
     let rows: Vec<_> = status
         .interfaces
         .into_iter()
-        .map(|interface| vec![interface.name, interface.role, interface.xdp, interface.queues.to_string()])
+        .map(|interface| {
+            vec![
+                interface.name,
+                interface.role,
+                interface.xdp,
+                interface.queues.to_string(),
+            ]
+        })
         .collect();
     table::print(&["INTERFACE", "ROLE", "XDP", ">QUEUES"], &rows);
     println!();

@@ -6,9 +6,17 @@ pub(super) fn print(head: &[&str], rows: &[Vec<String>]) {
 }
 
 fn render(head: &[&str], rows: &[Vec<String>]) -> String {
-    let names: Vec<_> = head.iter().map(|name| name.trim_start_matches('>').to_owned()).collect();
+    let names: Vec<_> = head
+        .iter()
+        .map(|name| name.trim_start_matches('>').to_owned())
+        .collect();
     let lines = || std::iter::once(&names).chain(rows);
-    let width = |column: usize| lines().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max();
+    let width = |column: usize| {
+        lines()
+            .filter_map(|row| row.get(column))
+            .map(|cell| cell.chars().count())
+            .max()
+    };
     let mut text = String::new();
     for row in lines() {
         let mut line = String::new();
@@ -36,7 +44,11 @@ pub(super) fn bytes(count: u64) -> String {
         }
         (value, unit) = (value / 1024.0, next);
     }
-    if unit == "B" { format!("{count} B") } else { format!("{value:.1} {unit}") }
+    if unit == "B" {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {unit}")
+    }
 }
 
 /// Seconds in two units: `3m05s`, `2h04m`, `5d03h`.
@@ -55,13 +67,25 @@ mod tests {
 
     #[test]
     fn columns_line_up() {
-        let rows = [vec!["a".into(), "1".into(), "x".into()], vec!["long".into(), "100".into(), String::new()]];
-        assert_eq!(render(&["SITE", ">N", "Y"], &rows), "SITE    N  Y\na       1  x\nlong  100\n");
+        let rows = [
+            vec!["a".into(), "1".into(), "x".into()],
+            vec!["long".into(), "100".into(), String::new()],
+        ];
+        assert_eq!(
+            render(&["SITE", ">N", "Y"], &rows),
+            "SITE    N  Y\na       1  x\nlong  100\n"
+        );
     }
 
     #[test]
     fn units() {
-        assert_eq!([bytes(1023), bytes(1536), bytes(10 << 20)], ["1023 B", "1.5 KiB", "10.0 MiB"]);
-        assert_eq!([duration(59), duration(185), duration(7440), duration(90000)], ["59s", "3m05s", "2h04m", "1d01h"]);
+        assert_eq!(
+            [bytes(1023), bytes(1536), bytes(10 << 20)],
+            ["1023 B", "1.5 KiB", "10.0 MiB"]
+        );
+        assert_eq!(
+            [duration(59), duration(185), duration(7440), duration(90000)],
+            ["59s", "3m05s", "2h04m", "1d01h"]
+        );
     }
 }

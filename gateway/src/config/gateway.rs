@@ -4,8 +4,8 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::limit;
-use gateway_ike::proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals};
 use gateway_ike::pki::identity::{Identity, IdentityError, IdentityPattern};
+use gateway_ike::proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -581,14 +581,20 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
 /// The identity in a text; on a fault an opaque one that never gets further than this check.
 fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
     text.get_ref().parse().unwrap_or_else(|error| {
-        checker.fault(text.span(), format!("{error}"), "write what the certificate says: its DNS name or its subject");
+        checker.fault(
+            text.span(),
+            format!("{error}"),
+            "write what the certificate says: its DNS name or its subject",
+        );
         Identity::KeyId(Vec::new())
     })
 }
 
 /// The list of the file, or the default if the key is left out or says "any".
 fn given_or<T>(given: Option<List<T>>, default: fn() -> Vec<T>) -> Vec<T> {
-    given.filter(|list| !list.is_any()).map_or_else(default, |list| list.0)
+    given
+        .filter(|list| !list.is_any())
+        .map_or_else(default, |list| list.0)
 }
 
 fn center(checker: &mut Checker<'_>, center: Spanned<Center>) -> Center {
@@ -681,7 +687,11 @@ fn sites(
         let identity = identity(checker, &site.identity);
         if !names.identities.insert(identity.clone()) {
             let message = format!("identity \"{identity}\" belongs to another site already");
-            checker.fault(site.identity.span(), message, "give each site a certificate of its own");
+            checker.fault(
+                site.identity.span(),
+                message,
+                "give each site a certificate of its own",
+            );
         }
         networks(checker, &site.networks);
         let groups = names.group_bits(checker, site.groups);

@@ -6,7 +6,9 @@
 use gateway_common::abi::limit::RULES_MAX;
 use gateway_common::abi::rule::{Rule, action, flag};
 
-use crate::config::{Action, Checker, Diagnostics, List, PortRange, Prefix, Protocol, RuleModel, RuleSetFile, SourceRule};
+use crate::config::{
+    Action, Checker, Diagnostics, List, PortRange, Prefix, Protocol, RuleModel, RuleSetFile, SourceRule,
+};
 
 /// Names that rules may use.
 pub trait Directory {
@@ -43,10 +45,19 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
                 rule.model.name,
                 RULES_MAX as usize - rules.len()
             );
-            checker.fault(rule.span.clone(), message, "use prefixes, ranges and groups in place of long lists");
+            checker.fault(
+                rule.span.clone(),
+                message,
+                "use prefixes, ranges and groups in place of long lists",
+            );
             break;
         }
-        expand(&rule.model, u32::try_from(index).unwrap_or(u32::MAX), &subjects, &mut rules);
+        expand(
+            &rule.model,
+            u32::try_from(index).unwrap_or(u32::MAX),
+            &subjects,
+            &mut rules,
+        );
     }
     let clean = checker.finish(());
     clean.map(|()| Compiled { rules, source })
@@ -59,7 +70,12 @@ struct Subject {
     groups: u64,
 }
 
-fn subjects(checker: &mut Checker<'_>, text: &str, rule: &SourceRule, directory: &dyn Directory) -> Vec<Subject> {
+fn subjects(
+    checker: &mut Checker<'_>,
+    text: &str,
+    rule: &SourceRule,
+    directory: &dyn Directory,
+) -> Vec<Subject> {
     let model = &rule.model;
     if model.sites.is_any() && model.groups.is_any() {
         return vec![Subject { site: 0, groups: 0 }];
@@ -80,9 +96,15 @@ fn subjects(checker: &mut Checker<'_>, text: &str, rule: &SourceRule, directory:
         match directory.group(name) {
             Some(bit) => groups |= bit,
             None => {
-                let known: Vec<_> = directory.group_names().iter().map(|name| format!("\"{name}\"")).collect();
+                let known: Vec<_> = directory
+                    .group_names()
+                    .iter()
+                    .map(|name| format!("\"{name}\""))
+                    .collect();
                 let remedy = match known.is_empty() {
-                    true => "gateway.toml puts no site into a group: add groups = [...] to a [[site]]".to_owned(),
+                    true => {
+                        "gateway.toml puts no site into a group: add groups = [...] to a [[site]]".to_owned()
+                    }
                     false => format!("use one of {}", known.join(", ")),
                 };
                 let message = format!("rule \"{}\": no site is in a group \"{name}\"", model.name);
@@ -105,7 +127,11 @@ fn conditions(model: &RuleModel) -> u64 {
         model.source_ports.0.len(),
         model.destination_ports.0.len(),
     ];
-    lengths.iter().fold(1, |product, length| product.saturating_mul((*length).max(1) as u64).min(u64::from(u32::MAX)))
+    lengths.iter().fold(1, |product, length| {
+        product
+            .saturating_mul((*length).max(1) as u64)
+            .min(u64::from(u32::MAX))
+    })
 }
 
 /// The words of a list, or `any` if it sets no condition.

@@ -39,7 +39,9 @@ pub enum Wanted<'a> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AssignError {
     /// All addresses are taken.
-    #[error("NAT pool \"{pool}\" is exhausted: all {size} addresses belong to other sites; add addresses to the pool")]
+    #[error(
+        "NAT pool \"{pool}\" is exhausted: all {size} addresses belong to other sites; add addresses to the pool"
+    )]
     PoolExhausted {
         /// Its name.
         pool: String,
@@ -68,7 +70,9 @@ impl Assignments {
 
     /// All, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&str, Assignment)> {
-        self.names.iter().map(|(name, assignment)| (name.as_str(), *assignment))
+        self.names
+            .iter()
+            .map(|(name, assignment)| (name.as_str(), *assignment))
     }
 
     /// Gives a name what it had, or what it may have. Changes nothing on an error.
@@ -121,7 +125,10 @@ impl Assignments {
     }
 
     fn holder(&self, address: Ipv4Addr) -> Option<String> {
-        self.names.iter().find(|(_, held)| held.nat_address == address).map(|(name, _)| name.clone())
+        self.names
+            .iter()
+            .find(|(_, held)| held.nat_address == address)
+            .map(|(name, _)| name.clone())
     }
 
     fn free_address(&self, pool: &NatPool, fixed: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
@@ -132,7 +139,10 @@ impl Assignments {
 
     fn orphan(&self, pool: &NatPool, around: &Surroundings<'_>) -> Option<(String, Ipv4Addr)> {
         let usable = |address| pool.contains(address) && !around.fixed.contains(&address);
-        let found = self.names.iter().find(|(name, held)| usable(held.nat_address) && (around.is_orphan)(name));
+        let found = self
+            .names
+            .iter()
+            .find(|(name, held)| usable(held.nat_address) && (around.is_orphan)(name));
         found.map(|(name, held)| (name.clone(), held.nat_address))
     }
 
@@ -147,12 +157,30 @@ mod tests {
     use super::*;
 
     fn pool(addresses: &str) -> NatPool {
-        NatPool { name: "sites".into(), addresses: vec![addresses.parse().expect("range")] }
+        NatPool {
+            name: "sites".into(),
+            addresses: vec![addresses.parse().expect("range")],
+        }
     }
 
-    fn assign(all: &mut Assignments, name: &str, wanted: Wanted<'_>, fixed: &[&str]) -> Result<Assignment, AssignError> {
-        let fixed = fixed.iter().map(|address| address.parse().expect("address")).collect();
-        all.assign(name, wanted, &Surroundings { fixed: &fixed, is_orphan: &|name| name.starts_with("gone") })
+    fn assign(
+        all: &mut Assignments,
+        name: &str,
+        wanted: Wanted<'_>,
+        fixed: &[&str],
+    ) -> Result<Assignment, AssignError> {
+        let fixed = fixed
+            .iter()
+            .map(|address| address.parse().expect("address"))
+            .collect();
+        all.assign(
+            name,
+            wanted,
+            &Surroundings {
+                fixed: &fixed,
+                is_orphan: &|name| name.starts_with("gone"),
+            },
+        )
     }
 
     #[test]
@@ -171,7 +199,13 @@ mod tests {
         assign(&mut all, "x", Wanted::Pool(&pool("10.0.0.0/30")), &[]).expect("free");
         let before = assign(&mut all, "a", Wanted::Pool(&pool("10.0.0.0/30")), &[]).expect("free");
         let after = assign(&mut all, "a", Wanted::Pool(&pool("10.9.0.0/30")), &[]).expect("free");
-        assert_eq!(after, Assignment { site: before.site, nat_address: Ipv4Addr::new(10, 9, 0, 0) });
+        assert_eq!(
+            after,
+            Assignment {
+                site: before.site,
+                nat_address: Ipv4Addr::new(10, 9, 0, 0)
+            }
+        );
     }
 
     #[test]
@@ -180,7 +214,13 @@ mod tests {
         assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
         let before = all.clone();
         let error = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect_err("exhausted");
-        assert_eq!(error, AssignError::PoolExhausted { pool: "sites".into(), size: 1 });
+        assert_eq!(
+            error,
+            AssignError::PoolExhausted {
+                pool: "sites".into(),
+                size: 1
+            }
+        );
         assert_eq!(all, before);
     }
 

@@ -24,14 +24,22 @@ pub struct Sadb<H> {
 
 impl<H> Default for Sadb<H> {
     fn default() -> Self {
-        Self { children: BTreeMap::new() }
+        Self {
+            children: BTreeMap::new(),
+        }
     }
 }
 
 impl<H: Copy> Sadb<H> {
     /// Notes that both directions are installed.
     pub fn insert(&mut self, child: ChildId, site: u32, handle: H) {
-        let installed = Installed { handle, site, packets_in_seen: 0, inbound: true, outbound: true };
+        let installed = Installed {
+            handle,
+            site,
+            packets_in_seen: 0,
+            inbound: true,
+            outbound: true,
+        };
         self.children.insert(child, installed);
     }
 
@@ -56,13 +64,18 @@ impl<H: Copy> Sadb<H> {
 
     /// All that are installed, for updates of what was seen.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = (ChildId, &mut Installed<H>)> {
-        self.children.iter_mut().map(|(child, installed)| (*child, installed))
+        self.children
+            .iter_mut()
+            .map(|(child, installed)| (*child, installed))
     }
 
     /// Number of Child SAs that packets to a site can take.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.children.values().filter(|installed| installed.outbound).count()
+        self.children
+            .values()
+            .filter(|installed| installed.outbound)
+            .count()
     }
 
     /// Whether there is none.
@@ -90,7 +103,11 @@ mod tests {
         sadb.insert(ChildId(2), 7, 'b');
         assert_eq!((sadb.len(), sadb.sites_up()), (2, 1));
         assert_eq!(sadb.remove(ChildId(1), Direction::Outbound), Some('a'));
-        assert_eq!((sadb.len(), sadb.handle(ChildId(1))), (1, Some('a')), "inbound lingers");
+        assert_eq!(
+            (sadb.len(), sadb.handle(ChildId(1))),
+            (1, Some('a')),
+            "inbound lingers"
+        );
         assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), Some('a'));
         assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), None);
         assert_eq!(sadb.remove(ChildId(2), Direction::Both), Some('b'));

@@ -68,7 +68,12 @@ impl Sites {
             NatSource::Pool(_) => None,
         });
         let fixed = fixed.collect();
-        let mut sites = Self { config: config.clone(), fixed, assignments, known: BTreeMap::new() };
+        let mut sites = Self {
+            config: config.clone(),
+            fixed,
+            assignments,
+            known: BTreeMap::new(),
+        };
         sites.admit_configured()?;
         sites.admit_earlier();
         Ok(sites)
@@ -77,8 +82,10 @@ impl Sites {
     fn admit_configured(&mut self) -> Result<(), AssignError> {
         let config = self.config.clone();
         // Fixed addresses first: whoever else held one moves.
-        let (fixed, pooled): (Vec<_>, Vec<_>) =
-            config.sites.iter().partition(|site| matches!(site.nat, NatSource::Fixed(_)));
+        let (fixed, pooled): (Vec<_>, Vec<_>) = config
+            .sites
+            .iter()
+            .partition(|site| matches!(site.nat, NatSource::Fixed(_)));
         for site in fixed.into_iter().chain(pooled) {
             let assignment = self.assign(&site.name, &site.nat)?;
             let entry = SiteEntry {
@@ -100,7 +107,9 @@ impl Sites {
             if self.configured(&name).is_some() {
                 continue;
             }
-            let Ok(identity) = name.parse::<Identity>() else { continue };
+            let Ok(identity) = name.parse::<Identity>() else {
+                continue;
+            };
             // A refusal (a lowered max, a smaller pool) is met again, and told, when the site connects.
             if let Err(refusal) = self.admit(&identity) {
                 tracing::warn!(site = name, %refusal, "a site known from earlier is not admitted now");
@@ -124,7 +133,11 @@ impl Sites {
         if let Some(known) = self.by_name(&name) {
             return Ok(known.clone());
         }
-        let found = self.config.any_sites.iter().position(|any| any.pattern.admits(identity));
+        let found = self
+            .config
+            .any_sites
+            .iter()
+            .position(|any| any.pattern.admits(identity));
         let index = found.ok_or_else(|| Refusal::Unknown(name.clone()))?;
         self.admit_by_pattern(name, index)
     }
@@ -133,9 +146,16 @@ impl Sites {
         let Some(any) = self.config.any_sites.get(index).cloned() else {
             return Err(Refusal::Unknown(name));
         };
-        let so_far = self.known.values().filter(|entry| entry.any_site == Some(index)).count();
+        let so_far = self
+            .known
+            .values()
+            .filter(|entry| entry.any_site == Some(index))
+            .count();
         if so_far >= any.max as usize {
-            return Err(Refusal::TooMany { pattern: any.pattern.to_string(), max: any.max });
+            return Err(Refusal::TooMany {
+                pattern: any.pattern.to_string(),
+                max: any.max,
+            });
         }
         let assignment = self.assign(&name, &NatSource::Pool(any.nat_pool))?;
         let entry = SiteEntry {
@@ -155,16 +175,28 @@ impl Sites {
             NatSource::Fixed(address) => Wanted::Fixed(*address),
             NatSource::Pool(pool) => Wanted::Pool(self.config.pool(pool).ok_or_else(|| {
                 // The configuration's check found the pool; an empty one stands in for the impossible.
-                AssignError::PoolExhausted { pool: pool.clone(), size: 0 }
+                AssignError::PoolExhausted {
+                    pool: pool.clone(),
+                    size: 0,
+                }
             })?),
         };
         let (config, known) = (&self.config, &self.known);
         let is_orphan = |name: &str| {
             known.values().all(|entry| entry.name != name)
                 && config.sites.iter().all(|site| site.name != name)
-                && !name.parse().is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
+                && !name
+                    .parse()
+                    .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
         };
-        self.assignments.assign(name, wanted, &Surroundings { fixed: &self.fixed, is_orphan: &is_orphan })
+        self.assignments.assign(
+            name,
+            wanted,
+            &Surroundings {
+                fixed: &self.fixed,
+                is_orphan: &is_orphan,
+            },
+        )
     }
 
     fn configured(&self, name: &str) -> Option<usize> {
@@ -250,15 +282,22 @@ mod tests {
         let clinic = sites.admit(&identity("b.clinic.example")).expect("admitted");
         sites.admit(&identity("a.clinic.example")).expect("admitted");
         let stored = serde_json::to_string(sites.assignments()).expect("JSON");
-        let mut sites = Sites::new(&config(), serde_json::from_str(&stored).expect("JSON")).expect("pools suffice");
-        assert_eq!(sites.site("a.clinic.example"), Some(3), "known before it connects again");
+        let mut sites =
+            Sites::new(&config(), serde_json::from_str(&stored).expect("JSON")).expect("pools suffice");
+        assert_eq!(
+            sites.site("a.clinic.example"),
+            Some(3),
+            "known before it connects again"
+        );
         assert_eq!(sites.admit(&identity("B.Clinic.example")), Ok(clinic));
     }
 
     #[test]
     fn refusals_name_their_reason() {
         let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
-        let stranger = sites.admit(&identity("x.y.clinic.example")).expect_err("two labels");
+        let stranger = sites
+            .admit(&identity("x.y.clinic.example"))
+            .expect_err("two labels");
         assert_eq!(stranger, Refusal::Unknown("x.y.clinic.example".into()));
         sites.admit(&identity("a.clinic.example")).expect("admitted");
         sites.admit(&identity("b.clinic.example")).expect("admitted");
@@ -269,7 +308,9 @@ mod tests {
     #[test]
     fn a_configured_site_has_its_fixed_address() {
         let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
-        let hospital = sites.admit(&identity("hospital-a.hospital.example")).expect("configured");
+        let hospital = sites
+            .admit(&identity("hospital-a.hospital.example"))
+            .expect("configured");
         assert_eq!(hospital.nat_address, Ipv4Addr::new(10, 201, 0, 1));
         assert_eq!(sites.group_names_of(&hospital), ["hospitals"]);
     }

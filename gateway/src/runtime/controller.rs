@@ -46,12 +46,26 @@ impl<E: Engine> Controller<E> {
     /// # Errors
     /// If the state folder cannot be written or the data plane refuses sites or rules.
     pub async fn new(prepared: Prepared, engine: E, sockets: Sockets) -> anyhow::Result<Self> {
-        let Prepared { config, credential, trust, sites, rules } = prepared;
+        let Prepared {
+            config,
+            credential,
+            trust,
+            sites,
+            rules,
+        } = prepared;
         let store = assignments_path(&config);
         store::replace_json(&store, sites.assignments())?;
         let sites = SharedSites::new(sites);
-        let authorizer = SiteAuthorizer { sites: sites.clone(), store };
-        let mut ike = EndpointConfig::new(credential, config.ike.identity.clone(), trust, Box::new(authorizer));
+        let authorizer = SiteAuthorizer {
+            sites: sites.clone(),
+            store,
+        };
+        let mut ike = EndpointConfig::new(
+            credential,
+            config.ike.identity.clone(),
+            trust,
+            Box::new(authorizer),
+        );
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
@@ -61,13 +75,27 @@ impl<E: Engine> Controller<E> {
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
         let sadb = Sadb::default();
         let clock = Clock::start();
-        let mut controller =
-            Self { config, engine, endpoint, sites, sadb, rules: None, clock, sockets, sites_loaded: 0 };
+        let mut controller = Self {
+            config,
+            engine,
+            endpoint,
+            sites,
+            sadb,
+            rules: None,
+            clock,
+            sockets,
+            sites_loaded: 0,
+        };
         controller.load_sites()?;
         match rules {
             Some(compiled) => {
                 let active = controller.activate(compiled)?;
-                tracing::info!(generation = active.generation, file = active.file, rules = active.rules, "rules in force");
+                tracing::info!(
+                    generation = active.generation,
+                    file = active.file,
+                    rules = active.rules,
+                    "rules in force"
+                );
             }
             None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
         }
@@ -109,12 +137,24 @@ impl<E: Engine> Controller<E> {
 
     fn deadline(&self) -> tokio::time::Instant {
         const IDLE_MS: u64 = 3_600_000;
-        let next = self.endpoint.poll_timeout().map(|(at, _): (u64, TimeoutReason)| at);
-        self.clock.instant(next.unwrap_or_else(|| self.clock.now().mono_ms + IDLE_MS))
+        let next = self
+            .endpoint
+            .poll_timeout()
+            .map(|(at, _): (u64, TimeoutReason)| at);
+        self.clock
+            .instant(next.unwrap_or_else(|| self.clock.now().mono_ms + IDLE_MS))
     }
 
-    async fn handle_datagram(&mut self, Datagram { local, remote, payload }: &Datagram) {
-        self.endpoint.handle_datagram(self.clock.now(), *local, *remote, payload);
+    async fn handle_datagram(
+        &mut self,
+        Datagram {
+            local,
+            remote,
+            payload,
+        }: &Datagram,
+    ) {
+        self.endpoint
+            .handle_datagram(self.clock.now(), *local, *remote, payload);
         self.drain().await;
     }
 
@@ -137,7 +177,10 @@ impl<E: Engine> Controller<E> {
         }
         let happened = self.engine.take_events();
         if !happened.is_empty() {
-            let rules = self.rules.as_ref().map(|(generation, compiled)| (*generation, compiled));
+            let rules = self
+                .rules
+                .as_ref()
+                .map(|(generation, compiled)| (*generation, compiled));
             events::log(&happened, &self.sites.get(), rules);
         }
     }
@@ -146,7 +189,11 @@ impl<E: Engine> Controller<E> {
     async fn tell_traffic(&mut self) {
         let now = self.clock.now();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = self.engine.traffic(installed.handle).unwrap_or_default().packets_in;
+            let packets = self
+                .engine
+                .traffic(installed.handle)
+                .unwrap_or_default()
+                .packets_in;
             if packets != installed.packets_in_seen {
                 installed.packets_in_seen = packets;
                 self.endpoint.handle_child_traffic(now, child);
@@ -159,7 +206,11 @@ impl<E: Engine> Controller<E> {
     async fn drain(&mut self) {
         while let Some(output) = self.endpoint.poll_output() {
             match output {
-                Output::Transmit { local, remote, payload } => self.sockets.send(local, remote, &payload).await,
+                Output::Transmit {
+                    local,
+                    remote,
+                    payload,
+                } => self.sockets.send(local, remote, &payload).await,
                 Output::InstallChildSa(install) => self.install(&install).await,
                 Output::ActivateOutbound(child) => {
                     if let Some(handle) = self.sadb.handle(child) {
@@ -186,7 +237,8 @@ impl<E: Engine> Controller<E> {
             Err(error) => {
                 // The peer is told of an SA that is not there: take it back at once rather than lose its packets.
                 tracing::error!(child = %install.child, error = format!("{error:#}"), "SA not installed, it is closed");
-                self.endpoint.handle_command(self.clock.now(), Command::CloseChild(install.child));
+                self.endpoint
+                    .handle_command(self.clock.now(), Command::CloseChild(install.child));
             }
         }
     }
@@ -196,7 +248,14 @@ impl<E: Engine> Controller<E> {
         let sites = self.sites.get();
         let of_entry = |entry: &crate::core::sites::SiteEntry| {
             let nat_address = entry.nat_address.octets();
-            (entry.site, Site { groups: entry.groups, nat_address, pad: [0; 4] })
+            (
+                entry.site,
+                Site {
+                    groups: entry.groups,
+                    nat_address,
+                    pad: [0; 4],
+                },
+            )
         };
         let list: Vec<_> = sites.iter().map(of_entry).collect();
         // Sites are only ever added while the daemon runs.
@@ -214,7 +273,10 @@ impl<E: Engine> Controller<E> {
         self.drain().await;
         while self.endpoint.ike_sas().next().is_some() {
             let left = until.saturating_duration_since(tokio::time::Instant::now());
-            let next = self.deadline().min(until).saturating_duration_since(tokio::time::Instant::now());
+            let next = self
+                .deadline()
+                .min(until)
+                .saturating_duration_since(tokio::time::Instant::now());
             if left.is_zero() {
                 tracing::warn!("some peers did not acknowledge the DELETE in time");
                 return;

@@ -39,7 +39,10 @@ pub struct Tables {
 }
 
 /// The data plane.
-#[expect(async_fn_in_trait, reason = "the controller runs on one task and is generic over its engine")]
+#[expect(
+    async_fn_in_trait,
+    reason = "the controller runs on one task and is generic over its engine"
+)]
 pub trait Engine {
     /// Its name of an installed Child SA.
     type Handle: Copy;

@@ -33,7 +33,9 @@ fn log_one(event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
         kind::FLOW_CREATED => {
             tracing::info!(target: "gateway::packets", site, rule, source, destination, protocol, "allowed");
         }
-        kind::NO_SA => tracing::info!(target: "gateway::packets", site, destination, "site has no SA for a packet to it"),
+        kind::NO_SA => {
+            tracing::info!(target: "gateway::packets", site, destination, "site has no SA for a packet to it")
+        }
         kind::NEXT_HOP_MISSING => {
             tracing::info!(target: "gateway::packets", destination, "next hop to the center is not resolved");
         }
@@ -48,7 +50,10 @@ pub(super) fn rule_name(generation: u32, rule: u32, rules: Option<(u32, &Compile
     }
     let found = rules.filter(|(active, _)| *active == generation);
     let found = found.and_then(|(_, compiled)| compiled.source.rules.get(rule as usize));
-    found.map_or_else(|| format!("#{} of generation {generation}", rule + 1), |rule| rule.model.name.clone())
+    found.map_or_else(
+        || format!("#{} of generation {generation}", rule + 1),
+        |rule| rule.model.name.clone(),
+    )
 }
 
 fn endpoint(address: [u8; 4], port: [u8; 2]) -> String {

@@ -30,4 +30,6 @@ const DATAGRAMS_MAX: usize = 1024;
 const CALLS_MAX: usize = 16;
 
 /// x
-pub fn run(_: Prepared) -> anyhow::Result<()> { Ok(()) }
+pub fn run(_: Prepared) -> anyhow::Result<()> {
+    Ok(())
+}

@@ -55,7 +55,13 @@ pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let assignments: Option<Assignments> = store::read_json(&assignments_path(&config))?;
     let sites = Sites::new(&config, assignments.unwrap_or_default())?;
     let rules = first_rules(&config, &sites)?;
-    Ok(Prepared { config, credential, trust, sites, rules })
+    Ok(Prepared {
+        config,
+        credential,
+        trust,
+        sites,
+        rules,
+    })
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -68,7 +74,10 @@ fn credential(config: &Config) -> anyhow::Result<Credential> {
         .with_context(|| format!("{} and {}", certificate.display(), key.display()))?;
     if !credential.proves(&config.ike.identity) {
         let (path, identity) = (certificate.display(), &config.ike.identity);
-        bail!("{path}: the certificate does not speak for [ike] identity {identity}; it does for {}", credential.default_identity());
+        bail!(
+            "{path}: the certificate does not speak for [ike] identity {identity}; it does for {}",
+            credential.default_identity()
+        );
     }
     Ok(credential)
 }
@@ -95,8 +104,11 @@ fn first_rules(config: &Config, sites: &Sites) -> anyhow::Result<Option<Compiled
         })?;
         return Ok(Some(compiled));
     }
-    let Some(file) = &config.rules_file else { return Ok(None) };
-    let text = std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let Some(file) = &config.rules_file else {
+        return Ok(None);
+    };
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
     Ok(Some(compile(&file.display().to_string(), &text, sites)?))
 }
 
@@ -109,5 +121,9 @@ pub(super) fn compile(file: &str, text: &str, sites: &Sites) -> anyhow::Result<C
 pub(super) fn make_state_dir(config: &Config) -> anyhow::Result<()> {
     let folder = &config.state_dir;
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(folder).with_context(|| folder.display().to_string())
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| folder.display().to_string())
 }

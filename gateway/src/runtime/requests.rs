@@ -27,8 +27,12 @@ impl<E: Engine> Controller<E> {
             Request::SaList => Ok(Reply::view(&self.sa_list())),
             Request::SaRekey { site, ike } => self.sa_rekey(&site, ike).map(|view| Reply::view(&view)),
             Request::SaClose { site } => self.sa_close(&site).map(|view| Reply::view(&view)),
-            Request::FlowsList { site, limit } => self.flows(site.as_deref(), limit).map(|view| Reply::view(&view)),
-            Request::NatList { site, limit } => self.nat(site.as_deref(), limit).map(|view| Reply::view(&view)),
+            Request::FlowsList { site, limit } => {
+                self.flows(site.as_deref(), limit).map(|view| Reply::view(&view))
+            }
+            Request::NatList { site, limit } => {
+                self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
+            }
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text } => self.rules_load(file, text).map(|view| Reply::view(&view)),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
@@ -59,12 +63,18 @@ impl<E: Engine> Controller<E> {
     }
 
     fn active_rules(&self) -> Option<view::ActiveRules> {
-        self.rules.as_ref().map(|(generation, compiled)| active(*generation, compiled))
+        self.rules
+            .as_ref()
+            .map(|(generation, compiled)| active(*generation, compiled))
     }
 
     fn sa_list(&self) -> Vec<view::IkeSa> {
         let child = |child: gateway_ike::ChildSaInfo| {
-            let traffic = self.sadb.handle(child.id).and_then(|handle| self.engine.traffic(handle)).unwrap_or_default();
+            let traffic = self
+                .sadb
+                .handle(child.id)
+                .and_then(|handle| self.engine.traffic(handle))
+                .unwrap_or_default();
             view::ChildSa {
                 id: child.id.to_string(),
                 spi_in: format!("{:08x}", child.spi_in),
@@ -128,7 +138,9 @@ impl<E: Engine> Controller<E> {
         for ike in &found {
             self.endpoint.handle_command(now, Command::Close(ike.id));
         }
-        Ok(view::Commanded { sas: found.iter().map(|ike| ike.id.to_string()).collect() })
+        Ok(view::Commanded {
+            sas: found.iter().map(|ike| ike.id.to_string()).collect(),
+        })
     }
 
     fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
@@ -138,13 +150,20 @@ impl<E: Engine> Controller<E> {
         all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
         all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s), *key));
         let total = all.len();
-        let flows = all.iter().take(limit).map(|(key, flow)| self.flow(&sites, key, flow)).collect();
+        let flows = all
+            .iter()
+            .take(limit)
+            .map(|(key, flow)| self.flow(&sites, key, flow))
+            .collect();
         Ok(view::Flows { total, flows })
     }
 
     fn flow(&self, sites: &Sites, key: &FlowKey, flow: &Flow) -> view::Flow {
         let now_s = self.engine.now_s();
-        let rules = self.rules.as_ref().map(|(generation, compiled)| (*generation, compiled));
+        let rules = self
+            .rules
+            .as_ref()
+            .map(|(generation, compiled)| (*generation, compiled));
         view::Flow {
             site: site_name(sites, key.site),
             protocol: Protocol(key.protocol).to_string(),
@@ -183,10 +202,16 @@ impl<E: Engine> Controller<E> {
         };
         let address = |entry: &crate::core::sites::SiteEntry| view::SiteAddress {
             site: entry.name.clone(),
-            groups: sites.group_names_of(entry).into_iter().map(str::to_owned).collect(),
+            groups: sites
+                .group_names_of(entry)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
             nat_address: entry.nat_address,
         };
-        let entries = sites.iter().filter(|entry| wanted.is_none_or(|site| entry.site == site));
+        let entries = sites
+            .iter()
+            .filter(|entry| wanted.is_none_or(|site| entry.site == site));
         Ok(view::Mappings {
             total: all.len(),
             mappings: all.iter().take(limit).map(mapping).collect(),
@@ -200,7 +225,9 @@ impl<E: Engine> Controller<E> {
             view::Drop {
                 number,
                 reason: reason.map_or("unknown", |reason| reason.name()).to_owned(),
-                words: reason.map_or("of a newer release", |reason| reason.words()).to_owned(),
+                words: reason
+                    .map_or("of a newer release", |reason| reason.words())
+                    .to_owned(),
                 packets,
             }
         };
@@ -212,10 +239,16 @@ impl<E: Engine> Controller<E> {
         let path = rules_path(&self.config);
         let before = store::read(&path)?;
         // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
-        store::replace_json(&path, &StoredRules { file, text }).context("the rule set cannot be stored, nothing is changed")?;
+        store::replace_json(&path, &StoredRules { file, text })
+            .context("the rule set cannot be stored, nothing is changed")?;
         match self.activate(compiled) {
             Ok(rules) => {
-                tracing::info!(generation = rules.generation, file = rules.file, rules = rules.rules, "rules in force");
+                tracing::info!(
+                    generation = rules.generation,
+                    file = rules.file,
+                    rules = rules.rules,
+                    "rules in force"
+                );
                 Ok(view::Loaded { rules })
             }
             Err(error) => {
@@ -230,7 +263,10 @@ impl<E: Engine> Controller<E> {
 
     /// Puts a compiled rule set in force as the next generation.
     pub(super) fn activate(&mut self, compiled: Compiled) -> anyhow::Result<view::ActiveRules> {
-        let generation = self.rules.as_ref().map_or(1, |(generation, _)| generation.wrapping_add(1).max(1));
+        let generation = self
+            .rules
+            .as_ref()
+            .map_or(1, |(generation, _)| generation.wrapping_add(1).max(1));
         self.engine.load_rules(generation, &compiled.rules)?;
         let view = active(generation, &compiled);
         self.rules = Some((generation, compiled));
@@ -242,7 +278,10 @@ impl<E: Engine> Controller<E> {
         let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
         let count = u32::try_from(compiled.source.rules.len())?;
         let hits = self.engine.rule_hits(count)?;
-        let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule { rule: rule.model.clone(), hits };
+        let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
+            rule: rule.model.clone(),
+            hits,
+        };
         let hits = hits.into_iter().chain(std::iter::repeat(0));
         Ok(view::RuleSet {
             active: active(*generation, compiled),
@@ -267,7 +306,9 @@ fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {
 }
 
 fn site_name(sites: &Sites, number: u32) -> String {
-    sites.get(number).map_or_else(|| format!("site {number}"), |entry| entry.name.clone())
+    sites
+        .get(number)
+        .map_or_else(|| format!("site {number}"), |entry| entry.name.clone())
 }
 
 fn state_word(number: u8) -> &'static str {

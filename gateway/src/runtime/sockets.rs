@@ -42,15 +42,24 @@ impl Sockets {
     /// If a WAN interface has no address, or a port is taken.
     pub fn bind(config: &Config, datagrams: &mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
         let mut sockets = Self::default();
-        for interface in config.interfaces.iter().filter(|interface| interface.role == Role::Wan) {
+        for interface in config
+            .interfaces
+            .iter()
+            .filter(|interface| interface.role == Role::Wan)
+        {
             let addresses = addresses(&interface.name)?;
             if addresses.is_empty() {
-                bail!("interface {} has no address that a peer could reach; give it one", interface.name);
+                bail!(
+                    "interface {} has no address that a peer could reach; give it one",
+                    interface.name
+                );
             }
             for address in addresses {
                 for port in [IKE_PORT, IKE_NAT_PORT] {
                     let local = SocketAddr::new(address, port);
-                    sockets.open(local, datagrams).with_context(|| format!("UDP {local} on {}", interface.name))?;
+                    sockets
+                        .open(local, datagrams)
+                        .with_context(|| format!("UDP {local} on {}", interface.name))?;
                 }
             }
         }
@@ -128,6 +137,10 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: mpsc::Sen
         };
         let payload = buffer.get(..length).unwrap_or_default().to_vec();
         // A full queue drops, as a full socket buffer does: a flood must not take memory.
-        let _ = datagrams.try_send(Datagram { local, remote, payload });
+        let _ = datagrams.try_send(Datagram {
+            local,
+            remote,
+            payload,
+        });
     }
 }
