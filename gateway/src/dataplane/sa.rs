@@ -88,7 +88,7 @@ pub struct SaInstall {
 
 /// Live counters of an SA pair. The owning worker writes, anybody reads.
 #[derive(Debug, Default)]
-pub struct SaCounters {
+pub(crate) struct SaCounters {
     pub(crate) packets_in: AtomicU64,
     pub(crate) bytes_in: AtomicU64,
     pub(crate) last_in_s: AtomicU64,

@@ -10,7 +10,7 @@ use nix::ifaddrs::getifaddrs;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::sys::prctl;
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
@@ -37,8 +37,18 @@ pub(crate) fn harden() -> Result<(), DataplaneError> {
     };
     prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
     setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))?;
+    lift_memlock().map_err(call("raise the limit of locked memory"))
+}
+
+/// No limit, or as much as this process may have; whether that is enough shows when frame memory is registered.
+fn lift_memlock() -> nix::Result<()> {
     let unlimited = nix::libc::RLIM_INFINITY;
-    setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).map_err(call("lift the limit of locked memory"))
+    if setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).is_ok() {
+        return Ok(());
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    tracing::warn!(octets = hard, "locked memory stays limited: CAP_SYS_RESOURCE is missing");
+    setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
 }
 
 /// The kernel must not forward between our interfaces: what XDP passes is for this host alone.
