@@ -551,3 +551,113 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
     assert!(!stats.contains("handed=0 "), "both workers own an SA, one queue gets the packets: {stats}");
     gateway.stop();
 }
+
+#[test]
+fn a_killed_gateway_lets_nothing_pass_and_its_successor_takes_over() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    assert!(peer.echo(6000, "before").is_some());
+    gateway.kill();
+    assert_eq!(lab.programs_attached(), 3, "wan, core and clear stay attached");
+    assert_eq!(peer.echo(6000, "during"), None);
+    let clear = lab.within("site", || {
+        let socket = UdpSocket::bind((PEER, 0)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        sh(&format!("ip -n {} route add {SERVER} via {GATEWAY}", lab.namespace("site")));
+        socket.send_to(b"in the clear", (SERVER, ECHO_PORT)).unwrap();
+        socket.recv(&mut [0; 64]).is_ok()
+    });
+    assert!(!clear, "the kernel must not forward");
+    let successor = lab.start_gateway();
+    assert_eq!(lab.programs_attached(), 3);
+    // The successor has the same static SAs and knows nothing of the sequence numbers used, so the peer goes on.
+    let mut fresh = Peer::new(&lab, 1);
+    assert!(fresh.echo(6001, "after").is_some());
+    successor.stop();
+    assert_eq!(lab.programs_attached(), 0, "a clean stop detaches");
+    let forwarding = sh(&format!(
+        "ip netns exec {} cat /proc/sys/net/ipv4/conf/wan0/forwarding /proc/sys/net/ipv4/conf/core0/forwarding",
+        lab.namespace("gw")
+    ));
+    assert_eq!(forwarding, "0\n0\n");
+}
+
+#[test]
+fn forged_replayed_and_unknown_packets_are_dropped_and_counted() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    let esp = peer.seal(5000, b"once");
+    peer.send(&esp);
+    assert!(peer.receive(Duration::from_secs(2)).is_some());
+    peer.send(&esp);
+    let mut forged = peer.seal(5000, b"forged");
+    *forged.last_mut().unwrap() ^= 1;
+    peer.send(&forged);
+    let mut unknown = peer.seal(5000, b"unknown");
+    unknown[0] ^= 0x40;
+    peer.send(&unknown);
+    assert_eq!(peer.receive(Duration::from_millis(600)), None);
+    let stats = gateway.stats();
+    for drop in ["esp_replay=1", "esp_authentication=1", "unknown_spi=1"] {
+        assert!(stats.contains(drop), "{drop}: {stats}");
+    }
+    assert!(stats.contains("in=1 out=1 unauthentic=1 replayed=1"), "{stats}");
+    assert!(stats.contains("FirstInbound"), "{stats}");
+    gateway.stop();
+}
+
+#[test]
+fn an_answer_too_big_for_the_tunnel_comes_in_fragments() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    // The server fits 1500 octets to its link; the tunnel carries some 50 fewer, and DF is off.
+    sh(&format!(
+        "ip netns exec {} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_no_pmtu_disc'",
+        lab.namespace("srv")
+    ));
+    let gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    let esp = peer.seal(5000, &[b'x'; 1405]);
+    peer.send(&esp);
+    // The answer repeats the payload behind the address it saw, and so exceeds the inner MTU of 1,438.
+    let first = peer.receive_packet(Duration::from_secs(2)).expect("first fragment");
+    let second = peer.receive_packet(Duration::from_secs(2)).expect("second fragment");
+    assert_eq!(first[6] & 0x20, 0x20, "more fragments");
+    assert_eq!(second[6] & 0x20, 0, "the last");
+    let offset = usize::from(u16::from_be_bytes([second[6], second[7]]) & 0x1fff) * 8;
+    assert_eq!(offset, first.len() - 20);
+    let payload = [&first[28..], &second[20..]].concat();
+    assert!(payload.ends_with(&[b'x'; 1405]));
+    gateway.stop();
+}
+
+#[test]
+fn expiry_empties_flows_and_mappings() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    for source_port in 5000..5010 {
+        assert!(peer.echo(source_port, "hello").is_some());
+    }
+    assert_eq!(gateway.ask("expire", "EXPIRED").trim(), "EXPIRED (10, 10)");
+    assert!(gateway.stats().contains("flows=0 mappings=0"));
+    assert!(peer.echo(5000, "again").is_some(), "the port is free for a new flow");
+    gateway.stop();
+}
