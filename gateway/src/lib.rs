@@ -7,5 +7,6 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod dataplane;
+pub mod nexthop;
 pub mod runtime;
 pub mod store;

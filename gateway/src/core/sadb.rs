@@ -30,7 +30,7 @@ impl<H> Default for Sadb<H> {
     }
 }
 
-impl<H: Copy> Sadb<H> {
+impl<H: Copy + PartialEq> Sadb<H> {
     /// Notes that both directions are installed.
     pub fn insert(&mut self, child: ChildId, site: u32, handle: H) {
         let installed = Installed {
@@ -47,6 +47,12 @@ impl<H: Copy> Sadb<H> {
     #[must_use]
     pub fn handle(&self, child: ChildId) -> Option<H> {
         self.children.get(&child).map(|installed| installed.handle)
+    }
+
+    /// What IKE calls a Child SA.
+    #[must_use]
+    pub fn child(&self, handle: H) -> Option<ChildId> {
+        self.children.iter().find(|(_, installed)| installed.handle == handle).map(|(child, _)| *child)
     }
 
     /// Notes that one or both directions go, and says what the data plane calls the SA. It is forgotten with its last
