@@ -132,3 +132,10 @@ pub(crate) fn check_spi(spi: u32) -> Result<(), ConfigError> {
         Ok(())
     }
 }
+
+/// Workers are threads: an SA is made in one and used in another.
+const _: () = {
+    const fn is_send<T: Send>() {}
+    is_send::<InboundSa>();
+    is_send::<crate::OutboundSa>();
+};
