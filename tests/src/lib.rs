@@ -1,1 +1,5 @@
-//! Tests that need more than one crate.
+//! What the tests that need more than one crate share.
+
+pub mod frames;
+pub mod kernel;
+pub mod vectors;
