@@ -1,0 +1,5 @@
+//! Every chore of the project, as a library, so that the network tests drive the same lab as the demo.
+
+pub mod cmd;
+pub mod lab;
+pub mod paths;
