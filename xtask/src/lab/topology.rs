@@ -271,7 +271,7 @@ pub(super) fn cables(options: &Options) -> Vec<[Port; 2]> {
 
 /// Routes beyond the connected ones, and addresses on loopback, as arguments of `ip`.
 pub(super) fn routes(options: &Options) -> Vec<(Node, &'static str)> {
-    vec![
+    let mut routes = vec![
         (Node::Site1Term, "route add default via 192.168.1.1"),
         (Node::Site2Term, "route add default via 192.168.1.1"),
         (
@@ -286,5 +286,10 @@ pub(super) fn routes(options: &Options) -> Vec<(Node, &'static str)> {
         (Node::Gateway, "route add 10.101.0.0/16 via 10.100.0.10"),
         (Node::Center, "addr add 10.101.0.10/32 dev lo"),
         (Node::Center, "route add default via 10.100.0.1"),
-    ]
+    ];
+    if options.kernel_forwards_in_gateway {
+        // strongSwan takes a traffic selector only where it finds an address of its own in it.
+        routes.push((Node::Gateway, "addr add 10.101.0.1/32 dev lo"));
+    }
+    routes
 }

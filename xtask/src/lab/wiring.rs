@@ -109,7 +109,7 @@ fn offloads(node: Node, interface: &str) -> Result<()> {
 }
 
 fn masquerade() -> Result<()> {
-    let rules = "table ip nat { chain out { type nat hook postrouting priority srcnat; oifname \"out\" masquerade; } }\n";
+    let rules = "table ip nat {\nchain out {\ntype nat hook postrouting priority srcnat\noifname \"out\" masquerade\n}\n}\n";
     cmd::feed(Node::Nat.command("nft").args(["-f", "-"]), rules)?;
     Ok(())
 }
