@@ -3,3 +3,4 @@
 pub mod cmd;
 pub mod lab;
 pub mod paths;
+pub mod traffic;

@@ -3,9 +3,11 @@
 //! [`Lab::up`] builds what `topology` draws; dropping the [`Lab`], a signal, or `cargo xtask lab down` takes it away.
 
 pub mod center;
+pub mod gateway;
 pub mod pki;
 pub mod state;
 pub mod strongswan;
+pub mod tap;
 pub mod topology;
 
 mod netns;
@@ -20,6 +22,7 @@ use nix::unistd::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use gateway::Gateway;
 use pki::{Auth, Pki};
 use strongswan::{Connection, StrongSwan};
 use topology::{Node, Options, STATE, Site};
@@ -84,6 +87,14 @@ impl Lab {
     /// Starts a site's strongSwan with a connection of the caller's.
     pub fn start_site_with(&self, site: Site, connection: &Connection) -> Result<StrongSwan> {
         StrongSwan::start(site.router(), &self.pki, connection)
+    }
+
+    /// Starts the gateway under test and waits until it answers.
+    ///
+    /// # Errors
+    /// When it is not built or does not start, with what it printed.
+    pub fn start_gateway(&self, config: &gateway::Config) -> Result<Gateway> {
+        Gateway::start(&self.pki, config)
     }
 
     /// Starts strongSwan in the gateway's place, for one site: it has no way to tell equal LANs apart.
