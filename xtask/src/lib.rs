@@ -3,4 +3,6 @@
 pub mod cmd;
 pub mod lab;
 pub mod paths;
+pub mod setup;
+pub mod test;
 pub mod traffic;

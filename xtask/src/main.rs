@@ -8,6 +8,8 @@ use clap::{Args, Parser, Subcommand};
 use xtask::lab::pki::Auth;
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
+use xtask::test::Part;
+use xtask::{setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every chore of the project")]
@@ -18,6 +20,20 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Chore {
+    /// Install what this machine lacks
+    Setup {
+        /// Only say what is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Run every test, or one part; the last line is the sum
+    Test {
+        /// The part to run alone
+        #[arg(value_enum)]
+        part: Option<Part>,
+    },
+    /// Check dependencies against deny.toml (installs cargo-deny, which compiles for some minutes)
+    Deny,
     /// The network of namespaces that demo and tests run in
     #[command(subcommand)]
     Lab(LabVerb),
@@ -63,6 +79,10 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
+        Chore::Setup { check: true } => setup::check(),
+        Chore::Setup { check: false } => setup::ensure(),
+        Chore::Test { part } => test::run(*part),
+        Chore::Deny => setup::deny(),
         Chore::Lab(verb) => run_lab(verb),
     }
 }
