@@ -1,5 +1,6 @@
 //! The gateway under test: its files, its process, its CLI.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -158,6 +159,23 @@ impl Gateway {
         serde_json::from_str(&printed).with_context(|| format!("gateway {}: {printed}", args.join(" ")))
     }
 
+    /// Packets dropped so far, by the reason's name.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let answer = self.json(&["drops"])?;
+        named_counts(&answer, "reason").with_context(|| format!("gateway drops: {answer}"))
+    }
+
+    /// Flows and packets that a rule has decided so far.
+    pub fn rule_hits(&self, rule: &str) -> Result<u64> {
+        let answer = self.json(&["rules", "show"])?;
+        let counts =
+            named_counts(&answer, "name").with_context(|| format!("gateway rules show: {answer}"))?;
+        counts
+            .get(rule)
+            .copied()
+            .with_context(|| format!("no rule {rule} in {answer}"))
+    }
+
     /// Runs a CLI verb that may fail.
     pub fn try_cli(&self, args: &[&str]) -> Result<Output> {
         let mut command = self.command(args);
@@ -203,6 +221,17 @@ impl Gateway {
         }
         Ok(())
     }
+}
+
+/// Reads a list of objects that each have a name under `key` and a count under `packets` or `hits`.
+fn named_counts(answer: &Value, key: &str) -> Option<BTreeMap<String, u64>> {
+    let list = answer
+        .as_array()
+        .or_else(|| answer.as_object()?.values().find_map(Value::as_array))?;
+    let count = |entry: &Value| entry.get("packets").or_else(|| entry.get("hits"))?.as_u64();
+    list.iter()
+        .map(|entry| Some((entry.get(key)?.as_str()?.to_owned(), count(entry)?)))
+        .collect()
 }
 
 fn socket() -> PathBuf {
