@@ -1,0 +1,101 @@
+//! Bytes that cross the border between kernel and user space.
+//!
+//! Every type is `repr(C)` with explicit padding, has no `bool`, `Option`, enum or `usize`, and its size is asserted.
+//! Fields that hold packet data are byte arrays in network order; all others are native integers (the map never
+//! leaves the machine). Any change of layout or meaning raises [`ABI_VERSION`].
+
+pub mod event;
+pub mod flow;
+pub mod interface;
+pub mod nat;
+pub mod next_hop;
+pub mod rule;
+pub mod sa;
+pub mod site;
+pub mod stats;
+
+/// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
+pub const ABI_VERSION: u32 = 1;
+
+/// Asserts the size and alignment of an ABI type at compile time, and that it may be copied as bytes.
+#[macro_export]
+macro_rules! abi_assert {
+    ($type:ty, size = $size:expr, align = $align:expr) => {
+        const _: () = {
+            assert!(
+                core::mem::size_of::<$type>() == $size,
+                concat!(stringify!($type), ": size changed, raise ABI_VERSION")
+            );
+            assert!(
+                core::mem::align_of::<$type>() == $align,
+                concat!(stringify!($type), ": alignment changed, raise ABI_VERSION")
+            );
+        };
+    };
+}
+
+/// Names of the maps, as the loader finds them.
+pub mod map {
+    /// `Array<u32>[1]`: [`super::ABI_VERSION`] of the object that made the map set.
+    pub const ABI: &str = "ABI";
+    /// `HashMap<u32 ifindex, Interface>`: role and addresses of each attached interface.
+    pub const INTERFACES: &str = "INTERFACES";
+    /// `HashMap<[u8; 4] spi, SaInbound>`.
+    pub const SA_INBOUND: &str = "SA_INBOUND";
+    /// `LpmTrie<SaOutboundKey, SaOutbound>`: (site, inner destination) to outbound SA.
+    pub const SA_OUTBOUND: &str = "SA_OUTBOUND";
+    /// `XskMap`: slot = `Interface::xsk_base + rx_queue_index`.
+    pub const XSKS: &str = "XSKS";
+    /// `HashMap<u32 site, Site>`.
+    pub const SITES: &str = "SITES";
+    /// `HashMap<FlowKey, Flow>`.
+    pub const FLOWS: &str = "FLOWS";
+    /// `HashMap<InsideKey, Mapping>`: endpoint-independent NAT mapping, from the inside.
+    pub const MAPPINGS: &str = "MAPPINGS";
+    /// `HashMap<OutsideKey, InsideKey>`: the same mapping seen from the outside; its insertion claims the port.
+    pub const MAPPINGS_REVERSE: &str = "MAPPINGS_REVERSE";
+    /// `ArrayOfMaps[1]` of `Array<Rule>[RULES_MAX + 1]`: the active rule generation; element 0 is its header.
+    pub const RULE_SETS: &str = "RULE_SETS";
+    /// `LpmTrie<[u8; 4] destination, NextHop>` for the core side.
+    pub const NEXT_HOPS: &str = "NEXT_HOPS";
+    /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
+    pub const EGRESS: &str = "EGRESS";
+    /// `PerCpuArray<u64>` indexed by [`crate::drop::DropReason`].
+    pub const DROPS: &str = "DROPS";
+    /// `PerCpuArray<Counter>` indexed by [`super::stats::Path`].
+    pub const PATHS: &str = "PATHS";
+    /// `PerCpuArray<Counter>` indexed by rule index within the active generation.
+    pub const RULE_HITS: &str = "RULE_HITS";
+    /// `RingBuf` of [`super::event::Event`].
+    pub const EVENTS: &str = "EVENTS";
+    /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`.
+    pub const IKE_RATE: &str = "IKE_RATE";
+    /// `Array<Settings>[1]`.
+    pub const SETTINGS: &str = "SETTINGS";
+}
+
+/// Limits shared by loader, packet core and configuration.
+pub mod limit {
+    /// Rules of one compiled generation (a rule with lists is compiled to their product).
+    pub const RULES_MAX: u32 = 1024;
+    /// Flows in the table.
+    pub const FLOWS_MAX: u32 = 1_048_576;
+    /// NAT mappings in the table.
+    pub const MAPPINGS_MAX: u32 = 1_048_576;
+    /// Inbound SAs.
+    pub const SAS_MAX: u32 = 131_072;
+    /// Sites.
+    pub const SITES_MAX: u32 = 65_536;
+    /// Receive queues of one interface.
+    pub const QUEUES_MAX: u32 = 64;
+    /// Interfaces with a role.
+    pub const INTERFACES_MAX: u32 = 16;
+    /// Slots of the XSK map.
+    pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
+    /// Next hops and routes on the core side.
+    pub const NEXT_HOPS_MAX: u32 = 16_384;
+    /// Site groups; a site's groups are a bitmap in a `u64`.
+    pub const GROUPS_MAX: u32 = 64;
+    /// Attempts to find a free port before a new flow is refused.
+    pub const PORT_TRIES: u32 = 32;
+}

@@ -1,0 +1,18 @@
+//! Next hops on the core side, written by the controller from routes and neighbours.
+
+use crate::abi_assert;
+
+/// Where a packet leaves to; value of the longest-prefix look-up by destination.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Egress interface.
+    pub ifindex: u32,
+    /// 1: resolved; 0: the neighbour is not known (yet), packets are dropped and an event asks for it.
+    pub resolved: u32,
+    /// MAC address of the neighbour.
+    pub destination_mac: [u8; 6],
+    /// MAC address of the egress interface.
+    pub source_mac: [u8; 6],
+}
+abi_assert!(NextHop, size = 20, align = 4);

@@ -1,0 +1,56 @@
+//! Counters.
+
+use crate::abi_assert;
+
+/// Packets and bytes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counter {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes of the frame.
+    pub bytes: u64,
+}
+abi_assert!(Counter, size = 16, align = 8);
+
+/// Index of the `PATHS` map: what happened to a packet that was not dropped.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Path {
+    /// `wan`: ESP handed to a worker.
+    WanEsp = 0,
+    /// `wan`: IKE passed to user space.
+    WanIke = 1,
+    /// `wan`: ARP, neighbour discovery, PMTU ICMP passed to the kernel.
+    WanPassed = 2,
+    /// `clear`: forwarded to the core.
+    ClearForwarded = 3,
+    /// `core`: handed to a worker.
+    CoreForwarded = 4,
+    /// `core`: ARP and what the kernel needs passed.
+    CorePassed = 5,
+    /// `core`: answered with ICMP "fragmentation needed".
+    CoreTooBig = 6,
+    /// New flows.
+    FlowsCreated = 7,
+    /// New mappings.
+    MappingsCreated = 8,
+}
+
+/// Number of [`Path`] counters.
+pub const PATHS: u32 = 9;
+
+impl Path {
+    /// All, in the order of their numbers, with their names in CLI and metrics.
+    pub const ALL: [(Path, &'static str); PATHS as usize] = [
+        (Path::WanEsp, "wan_esp"),
+        (Path::WanIke, "wan_ike"),
+        (Path::WanPassed, "wan_passed"),
+        (Path::ClearForwarded, "clear_forwarded"),
+        (Path::CoreForwarded, "core_forwarded"),
+        (Path::CorePassed, "core_passed"),
+        (Path::CoreTooBig, "core_too_big"),
+        (Path::FlowsCreated, "flows_created"),
+        (Path::MappingsCreated, "mappings_created"),
+    ];
+}
