@@ -9,7 +9,7 @@ use xtask::lab::pki::Auth;
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
 use xtask::test::Part;
-use xtask::{setup, test};
+use xtask::{bench, demo, setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every chore of the project")]
@@ -25,6 +25,14 @@ enum Chore {
         /// Only say what is missing
         #[arg(long)]
         check: bool,
+    },
+    /// Show what the gateway does, step by step
+    Demo,
+    /// Measure, each figure beside what it compares with
+    Bench {
+        /// Seconds instead of minutes: shows that it works, not how fast
+        #[arg(long)]
+        short: bool,
     },
     /// Run every test, or one part; the last line is the sum
     Test {
@@ -81,6 +89,8 @@ fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
         Chore::Setup { check: true } => setup::check(),
         Chore::Setup { check: false } => setup::ensure(),
+        Chore::Demo => demo::run(),
+        Chore::Bench { short } => bench::run(*short),
         Chore::Test { part } => test::run(*part),
         Chore::Deny => setup::deny(),
         Chore::Lab(verb) => run_lab(verb),

@@ -17,7 +17,7 @@ use super::strongswan::IdKind;
 use super::topology::{
     CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
 };
-use crate::{cmd, paths};
+use crate::cmd;
 
 const START_S: u64 = 20;
 /// Site 1's address after translation, given by name; site 2's comes from [`NAT_POOL`].
@@ -136,8 +136,7 @@ pub struct Gateway {
 }
 
 impl Gateway {
-    pub(super) fn start(pki: &Pki, config: &Config) -> Result<Self> {
-        let program = paths::built_program("gateway")?;
+    pub(super) fn start(program: PathBuf, pki: &Pki, config: &Config) -> Result<Self> {
         let file = state::path("gateway.toml");
         fs::write(&file, config.to_toml(pki))?;
         fs::write(state::path("rules.toml"), &config.rules)?;

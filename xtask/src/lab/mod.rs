@@ -14,6 +14,7 @@ mod netns;
 mod wiring;
 
 use std::fs::{self, File};
+use std::path::PathBuf;
 use std::sync::Once;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +23,7 @@ use nix::unistd::geteuid;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
+use crate::paths;
 use gateway::Gateway;
 use pki::{Auth, Pki};
 use strongswan::{Connection, StrongSwan};
@@ -94,7 +96,15 @@ impl Lab {
     /// # Errors
     /// When it is not built or does not start, with what it printed.
     pub fn start_gateway(&self, config: &gateway::Config) -> Result<Gateway> {
-        Gateway::start(&self.pki, config)
+        self.start_gateway_program(paths::built_program("gateway")?, config)
+    }
+
+    /// Starts this build of the gateway.
+    ///
+    /// # Errors
+    /// When it does not start, with what it printed.
+    pub fn start_gateway_program(&self, program: PathBuf, config: &gateway::Config) -> Result<Gateway> {
+        Gateway::start(program, &self.pki, config)
     }
 
     /// Starts strongSwan in the gateway's place, for one site: it has no way to tell equal LANs apart.

@@ -10,6 +10,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
 
 use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
@@ -261,6 +262,14 @@ impl StrongSwan {
         self.node
     }
 
+    /// Does `work` while charon is stopped in its tracks and takes no processor time.
+    pub fn while_paused<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP);
+        let done = work();
+        self.process.signal(Signal::SIGCONT);
+        done
+    }
+
     /// Ends charon; it tells its peers.
     pub fn stop(self) {
         self.process.end();
@@ -268,7 +277,7 @@ impl StrongSwan {
 
     /// Ends charon on the spot; its peers are told nothing.
     pub fn kill(self) {
-        self.process.signal(nix::sys::signal::Signal::SIGKILL);
+        self.process.signal(Signal::SIGKILL);
         self.process.wait(Duration::from_secs(START_S));
     }
 

@@ -1,5 +1,6 @@
 //! A packet socket on one interface of the lab: what passes there, byte by byte, and a way to put frames on the wire.
 
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,12 +9,14 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::{
-    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, bind, recv, sendto, setsockopt,
-    socket, sockopt,
+    AddressFamily, ControlMessage, LinkAddr, MsgFlags, MultiHeaders, SockFlag, SockProtocol, SockType, bind,
+    recv, sendmmsg, sendto, setsockopt, socket, sockopt,
 };
 
 use super::topology::Node;
 
+/// Frames handed to the kernel in one call.
+const BATCH: usize = 64;
 const FRAME_MAX: usize = 2048;
 /// Room for what passes between two looks at the tap, bytes.
 const BUFFER: usize = 64 << 20;
@@ -79,6 +82,35 @@ impl Tap {
             }
             sleep(Duration::from_millis(10));
         }
+    }
+
+    /// Puts many frames on the wire, in their order, as fast as they go.
+    pub fn send_all(&self, frames: &[Vec<u8>]) -> Result<()> {
+        let mut headers = MultiHeaders::preallocate(BATCH, None);
+        let to = [Some(self.interface); BATCH];
+        for batch in frames.chunks(BATCH) {
+            let mut left = batch;
+            while !left.is_empty() {
+                let slices: Vec<_> = left.iter().map(|frame| [IoSlice::new(frame)]).collect();
+                let to = to.get(..left.len()).unwrap_or_default();
+                let no_control: [ControlMessage; 0] = [];
+                let flags = MsgFlags::empty();
+                let sent = match sendmmsg(
+                    self.socket.as_raw_fd(),
+                    &mut headers,
+                    &slices,
+                    to,
+                    no_control,
+                    flags,
+                ) {
+                    Ok(results) => results.count(),
+                    Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::EINTR) => 0,
+                    Err(errno) => return Err(errno).context("sending frames"),
+                };
+                left = left.get(sent..).unwrap_or_default();
+            }
+        }
+        Ok(())
     }
 
     /// Puts a frame on the wire, as it is.
