@@ -79,7 +79,7 @@ fn admit<T: Tables>(
     let site = tables.site(key.site).ok_or(DropReason::UnknownSite)?;
     let progress = filter::open(inner)?;
     let judgement = tables
-        .judge(&Tuple::new(key, &site))
+        .judge(&Tuple::new(key, site))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.rule, inner.length());
     if judgement.action != action::ALLOW {
