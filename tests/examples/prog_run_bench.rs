@@ -51,7 +51,10 @@ fn main() -> Result<()> {
                 sum += run.duration_ns;
             }
             if round > 0 {
-                samples.entry(case.name).or_default().push(sum / u128::from(runs.max(1)));
+                samples
+                    .entry(case.name)
+                    .or_default()
+                    .push(sum / u128::from(runs.max(1)));
             }
         }
     }
@@ -69,8 +72,10 @@ fn main() -> Result<()> {
 
 fn print(medians: &[(&str, u128)], json: bool) {
     if json {
-        let object: serde_json::Map<String, serde_json::Value> =
-            medians.iter().map(|(name, ns)| ((*name).to_owned(), (*ns as u64).into())).collect();
+        let object: serde_json::Map<String, serde_json::Value> = medians
+            .iter()
+            .map(|(name, ns)| ((*name).to_owned(), (*ns as u64).into()))
+            .collect();
         println!("{}", serde_json::json!({ "unit": "ns/packet", "median": object }));
         return;
     }
@@ -106,17 +111,40 @@ fn bench_world(now_s: u32) -> HostTables {
         state: state::TCP_ESTABLISHED,
         fins: 0,
     };
-    tables.flows.borrow_mut().insert(key, std::rc::Rc::new(std::cell::Cell::new(flow)));
-    let inside = InsideKey { site: world::SITE, address: world::TERMINAL, port, protocol: 6, pad: 0 };
-    let outside = OutsideKey { address: world::TERMINAL, port, protocol: 6, pad: 0 };
+    tables
+        .flows
+        .borrow_mut()
+        .insert(key, std::rc::Rc::new(std::cell::Cell::new(flow)));
+    let inside = InsideKey {
+        site: world::SITE,
+        address: world::TERMINAL,
+        port,
+        protocol: 6,
+        pad: 0,
+    };
+    let outside = OutsideKey {
+        address: world::TERMINAL,
+        port,
+        protocol: 6,
+        pad: 0,
+    };
     tables.reverse.borrow_mut().insert(outside, inside);
     let link = LinkHeader::new(world::SITE, 0);
-    let mut hop = Ethernet { destination: [0; 6], source: [0; 6], ether_type: [0; 2] };
+    let mut hop = Ethernet {
+        destination: [0; 6],
+        source: [0; 6],
+        ether_type: [0; 2],
+    };
     hop.as_mut_bytes().copy_from_slice(link.as_bytes());
     for (_, _, next_hop) in &mut tables.next_hops {
         (next_hop.destination_mac, next_hop.source_mac) = (hop.destination, hop.source);
     }
-    tables.rules = Some((1, (0..16).map(|rule| world::allow(rule, world::FORBIDDEN, 17, 9)).collect()));
+    tables.rules = Some((
+        1,
+        (0..16)
+            .map(|rule| world::allow(rule, world::FORBIDDEN, 17, 9))
+            .collect(),
+    ));
     tables
 }
 
@@ -129,15 +157,50 @@ fn cases() -> Vec<Case> {
     let out = Clear::tcp(terminal, server, ACK).ttl(255).data(46);
     let back = Clear::tcp(server, terminal, ACK).ttl(255).data(46);
     let esp = [&world::SPI[..], &[0; 72]].concat();
-    let esp = ethernet(world::MAC, world::MAC_HOP, 0x0800, &ipv4(50, world::ROUTER, world::GATEWAY, &esp));
+    let esp = ethernet(
+        world::MAC,
+        world::MAC_HOP,
+        0x0800,
+        &ipv4(50, world::ROUTER, world::GATEWAY, &esp),
+    );
     let syn = Clear::tcp(terminal, (world::SERVER, 80), SYN).linked(world::SITE, 0);
     let out = out.linked(world::SITE, 0);
     let core = back.ethernet(world::MAC, world::MAC_HOP);
     vec![
-        Case { name: "pass", program: "pass", frame: esp.clone(), repeat: REPEAT, code: PASS },
-        Case { name: "wan esp", program: "wan", frame: esp, repeat: REPEAT, code: REDIRECT },
-        Case { name: "clear established", program: "clear", frame: out, repeat: REPEAT_FORWARDED, code: REDIRECT },
-        Case { name: "core established", program: "core", frame: core, repeat: REPEAT_FORWARDED, code: REDIRECT },
-        Case { name: "clear miss, 16 rules", program: "clear", frame: syn, repeat: REPEAT, code: DROP },
+        Case {
+            name: "pass",
+            program: "pass",
+            frame: esp.clone(),
+            repeat: REPEAT,
+            code: PASS,
+        },
+        Case {
+            name: "wan esp",
+            program: "wan",
+            frame: esp,
+            repeat: REPEAT,
+            code: REDIRECT,
+        },
+        Case {
+            name: "clear established",
+            program: "clear",
+            frame: out,
+            repeat: REPEAT_FORWARDED,
+            code: REDIRECT,
+        },
+        Case {
+            name: "core established",
+            program: "core",
+            frame: core,
+            repeat: REPEAT_FORWARDED,
+            code: REDIRECT,
+        },
+        Case {
+            name: "clear miss, 16 rules",
+            program: "clear",
+            frame: syn,
+            repeat: REPEAT,
+            code: DROP,
+        },
     ]
 }

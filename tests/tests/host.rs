@@ -62,3 +62,52 @@ fn descriptions_are_unique() {
     descriptions.dedup();
     assert_eq!(descriptions.len(), vectors.len());
 }
+
+/// Who is told what: a denial with its rule, a logged flow, an absent SA and an absent next hop.
+#[test]
+fn events_name_the_flow_and_the_rule() {
+    use gateway_common::abi::event::{RULE_DEFAULT, kind};
+    use gateway_common::packet::tcp::flag::SYN;
+    use gateway_tests::frames::Clear;
+    use gateway_tests::vectors::Program;
+    use gateway_tests::vectors::world::{
+        self, FORBIDDEN, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL,
+    };
+
+    let mut tables = world::world(NOW_S);
+    let run = |tables: &_, clear: &Clear| {
+        let _ = Program::Clear.run(&clear.linked(SITE, SA_INDEX), tables);
+    };
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (FORBIDDEN, 443), SYN));
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (SERVER, 22), SYN));
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (SERVER, 443), SYN));
+    run(&tables, &Clear::udp((TERMINAL, 2001), (NAME_SERVER, 53)));
+    tables.sa_outbound.clear();
+    let answer = Clear::udp((NAME_SERVER, 53), (NAT, 2001)).ethernet(world::MAC, world::MAC_HOP);
+    let _ = Program::Core.run(&answer, &tables);
+    tables.next_hops.clear();
+    run(&tables, &Clear::udp((TERMINAL, 2001), (NAME_SERVER, 53)));
+
+    let events = tables.events.borrow();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.kind, event.rule, event.destination))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (kind::DENIED, 3, FORBIDDEN),
+            (kind::DENIED, RULE_DEFAULT, SERVER),
+            (kind::FLOW_CREATED, 1, NAME_SERVER),
+            (kind::NO_SA, 0, NAME_SERVER),
+            (kind::NEXT_HOP_MISSING, 0, NAME_SERVER),
+        ]
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event.site == SITE && event.source == TERMINAL)
+    );
+    assert_eq!(events[0].generation, world::GENERATION);
+    assert_eq!(events[1].destination_port, 22u16.to_be_bytes());
+}

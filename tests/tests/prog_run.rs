@@ -156,6 +156,28 @@ fn all_rules_are_asked() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A redirect whose target is gone is a drop, and counts as nothing else.
+#[test]
+fn a_missing_target_is_a_drop() -> anyhow::Result<()> {
+    use gateway_tests::frames::Clear;
+    use vectors::world::{self, NAME_SERVER, SA_INDEX, SITE, TERMINAL};
+
+    let mut kernel = Kernel::load()?;
+    let mut tables = world::world(u32::try_from(monotonic().as_secs())?);
+    for (_, _, hop) in &mut tables.next_hops {
+        hop.ifindex = 999_999;
+    }
+    kernel.fill(&tables)?;
+    let query = Clear::udp((TERMINAL, 2000), (NAME_SERVER, 53)).linked(SITE, SA_INDEX);
+    assert_eq!(kernel.run("clear", &query)?.code, XDP_DROP);
+    assert_eq!(
+        kernel.drops()?,
+        BTreeMap::from([(DropReason::NextHopUnresolved, 1)])
+    );
+    assert_eq!(kernel.paths()?.get(&(Path::ClearForwarded as u32)), None);
+    Ok(())
+}
+
 /// Without a rule set, without a socket and without an egress interface, packets are dropped.
 #[test]
 fn an_empty_map_set_fails_closed() -> anyhow::Result<()> {

@@ -36,7 +36,6 @@ impl Program {
     }
 
     /// Runs the packet core as the shell does.
-    #[must_use]
     pub fn run(self, frame: &[u8], tables: &HostTables) -> (Outcome, Vec<u8>) {
         let mut buffer = Buffer::new(frame);
         let outcome = match self {
@@ -77,7 +76,6 @@ impl Expect {
     }
 
     /// The packet core's outcome that this is.
-    #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
             Self::Drop(reason) => Err(*reason),

@@ -388,5 +388,28 @@ fn worlds(now_s: u32) -> Vec<Vector> {
         frame: other,
         expect: Expect::Pass(Path::WanIke),
     });
-    vec![no_interface, no_worker, rate]
+    let ike6 = |last: u8| {
+        let mut source = ROUTER6;
+        source[15] = last;
+        frame6(&ipv6(17, source, GATEWAY6, &udp(500, 500, &[1; 40])))
+    };
+    let mut rate6 = Vector {
+        description: "all addresses of one IPv6 /64 are one source".to_owned(),
+        world: world::world(now_s),
+        steps: vec![],
+    };
+    for last in 1..=world::IKE_PER_S as u8 {
+        let expect = Expect::Pass(Path::WanIke);
+        rate6.steps.push(Step {
+            program: Program::Wan,
+            frame: ike6(last),
+            expect,
+        });
+    }
+    rate6.steps.push(Step {
+        program: Program::Wan,
+        frame: ike6(99),
+        expect: drop(IkeRateLimit),
+    });
+    vec![no_interface, no_worker, rate, rate6]
 }
