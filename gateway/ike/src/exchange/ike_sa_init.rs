@@ -143,7 +143,7 @@ fn accept(
         sk_d: keys.sk_d,
         sk_pi: keys.sk_pi,
         sk_pr: keys.sk_pr,
-        peer_hashes: peer_hashes(message),
+        peer_hashes: peer_hashes(ctx, message),
         deadline_ms,
     };
     Ok(IkeSa {
@@ -159,8 +159,11 @@ pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
 
 /// What both sides say they can do: hashes for signatures (RFC 7427 section 4), fragments (RFC 7383).
 fn extensions(ctx: &Context<'_>, fragmentation: bool) -> Vec<Payload> {
-    let hashes: Vec<u8> = HashAlgorithm::ALL.iter().flat_map(|hash| hash.id().to_be_bytes()).collect();
-    let mut payloads = vec![Payload::Notify(Notify::new(kind::SIGNATURE_HASH_ALGORITHMS, hashes))];
+    let mut payloads = Vec::new();
+    if ctx.config.digital_signatures {
+        let hashes: Vec<u8> = HashAlgorithm::ALL.iter().flat_map(|hash| hash.id().to_be_bytes()).collect();
+        payloads.push(Payload::Notify(Notify::new(kind::SIGNATURE_HASH_ALGORITHMS, hashes)));
+    }
     if fragmentation && ctx.config.fragment_size.is_some() {
         payloads.push(Payload::Notify(Notify::new(kind::IKEV2_FRAGMENTATION_SUPPORTED, [])));
     }
@@ -174,8 +177,9 @@ fn message_max(ctx: &Context<'_>, message: &Message) -> usize {
     }
 }
 
-fn peer_hashes(message: &Message) -> Vec<HashAlgorithm> {
-    let listed = message.notify(kind::SIGNATURE_HASH_ALGORITHMS);
+/// RFC 7427 section 3: method 14 is used only when both sides announced it.
+fn peer_hashes(ctx: &Context<'_>, message: &Message) -> Vec<HashAlgorithm> {
+    let listed = message.notify(kind::SIGNATURE_HASH_ALGORITHMS).filter(|_| ctx.config.digital_signatures);
     let numbers = listed.map(|notify| notify.data.as_chunks::<2>().0).unwrap_or_default();
     numbers.iter().filter_map(|bytes| HashAlgorithm::from_id(u16::from_be_bytes(*bytes))).collect()
 }
@@ -373,7 +377,7 @@ impl ExpectInitResponse {
             sk_d: keys.sk_d,
             sk_pi: keys.sk_pi,
             sk_pr: keys.sk_pr,
-            peer_hashes: peer_hashes(message),
+            peer_hashes: peer_hashes(ctx, message),
             deadline_ms: u64::MAX,
         };
         let core = Core { id, path, nat, channel, suite };
