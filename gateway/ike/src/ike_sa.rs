@@ -55,6 +55,17 @@ pub(crate) enum State {
     },
 }
 
+impl State {
+    /// A request that only makes sense with the Child SAs, which this IKE SA may yet be given.
+    fn awaits_adoption(&self, message: &Result<Message, crate::wire::WireError>) -> bool {
+        let Self::Established(established) = self else { return false };
+        let about_children = message.as_ref().is_ok_and(|message| {
+            message.sa().is_some() || message.0.iter().any(|one| matches!(one, Payload::Delete(Delete::Esp(_))))
+        });
+        established.redundant && about_children
+    }
+}
+
 /// The state of an IKE SA that has come to its end.
 pub(crate) fn closed(ctx: &Context<'_>) -> State {
     State::Closed { until_ms: ctx.now.mono_ms.saturating_add(CLOSED_KEPT_MS) }
@@ -165,6 +176,12 @@ impl IkeSa {
             (State::ExpectAuthRequest(awaited), Exchange::IkeAuth) => {
                 let (payloads, state) = awaited.handle(core, ctx, message);
                 (state, Some(payloads))
+            }
+            // The peer has decided which of two IKE SAs made at once stands, we have not yet: its request
+            // stays unanswered until the Child SAs are here. It will come again.
+            (state @ State::Established(_), _) if state.awaits_adoption(&message) => {
+                ctx.counters.unexpected += 1;
+                (state, None)
             }
             (State::Established(established), exchange) => {
                 let (payloads, state) = established.handle_request(core, ctx, exchange, message);

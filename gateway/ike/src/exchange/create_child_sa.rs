@@ -145,6 +145,23 @@ impl Established {
         }
     }
 
+    /// The peer deletes what its exchange made, because it already knows that it lost against ours.
+    pub(super) fn withdraw_collision(&mut self, id: ChildId) {
+        if let Some(Pending::Child(own)) = self.outstanding.as_mut().map(|outstanding| &mut outstanding.pending)
+            && own.collision.take_if(|theirs| theirs.child == id).is_some()
+        {
+            self.lost_by_peer(id);
+        }
+    }
+
+    /// What the peer's exchange made is not to be used; the peer deletes it.
+    fn lost_by_peer(&mut self, id: ChildId) {
+        if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
+            child.phase = Phase::Replaced;
+            child.replaces = None;
+        }
+    }
+
     /// A Child SA that took over lives on; the one before is to be deleted by us.
     fn delete_later(&mut self, id: ChildId) {
         if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
@@ -256,6 +273,9 @@ impl ExpectChildResponse {
             // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
             established.delete_later(id);
         } else if let Some(old) = self.replaces {
+            if let Some(theirs) = &self.collision {
+                established.lost_by_peer(theirs.child);
+            }
             established.delete_later(old);
         }
         Ok(())

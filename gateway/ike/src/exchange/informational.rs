@@ -45,6 +45,7 @@ fn delete_by_peer(established: &mut Established, core: &Core, ctx: &mut Context<
     // RFC 7296 section 1.4.1: when both sides delete it at once, neither answers with it.
     let crossing = matches!(&established.outstanding, Some(outstanding)
         if matches!(outstanding.pending, Pending::DeleteChild(own) if own == id));
+    established.withdraw_collision(id);
     forget_child(established, core, ctx, id);
     (!crossing).then_some(spi_in)
 }
