@@ -46,8 +46,21 @@ fn selectors(text: &str) -> Result<Vec<TrafficSelector>, Error> {
 }
 
 fn config(arguments: &[String]) -> Result<(EndpointConfig, IpAddr), Error> {
-    let [local, chain, key, authorities, identity, ts_local, ts_remote, rest @ ..] = arguments else {
-        return Err("usage: endpoint LOCAL_IP CHAIN KEY CA IDENTITY TS_LOCAL TS_REMOTE [REMOTE_IP REMOTE_IDENTITY]".into());
+    let [
+        local,
+        chain,
+        key,
+        authorities,
+        identity,
+        ts_local,
+        ts_remote,
+        rest @ ..,
+    ] = arguments
+    else {
+        return Err(
+            "usage: endpoint LOCAL_IP CHAIN KEY CA IDENTITY TS_LOCAL TS_REMOTE [REMOTE_IP REMOTE_IDENTITY]"
+                .into(),
+        );
     };
     let local: IpAddr = local.parse()?;
     let policy = SitePolicy {
@@ -91,9 +104,14 @@ fn listen(address: SocketAddr, inputs: Sender<Input>) -> Result<UdpSocket, Error
 }
 
 fn run_command(endpoint: &mut Endpoint, now: Time, line: &str) {
-    let last = endpoint.ike_sas().filter(|info| info.state == "established").last();
+    let last = endpoint
+        .ike_sas()
+        .filter(|info| info.state == "established")
+        .last();
     let command = match (line, last) {
-        ("initiate", _) => Command::Initiate { connection: "peer".to_owned() },
+        ("initiate", _) => Command::Initiate {
+            connection: "peer".to_owned(),
+        },
         ("close", _) => Command::CloseAll,
         ("rekey-ike", Some(info)) => Command::RekeyIke(info.id),
         ("rekey-child", Some(info)) => match info.children.last() {
@@ -127,10 +145,17 @@ fn main() -> Result<(), Error> {
     let started = Instant::now();
     loop {
         let mono_ms = u64::try_from(started.elapsed().as_millis())?;
-        let wait_ms = endpoint.poll_timeout().map_or(60_000, |(due, _)| due.saturating_sub(mono_ms));
+        let wait_ms = endpoint
+            .poll_timeout()
+            .map_or(60_000, |(due, _)| due.saturating_sub(mono_ms));
         let input = inputs.recv_timeout(Duration::from_millis(wait_ms));
-        let unix_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
-        let now = Time { mono_ms: u64::try_from(started.elapsed().as_millis())?, unix_s };
+        let unix_s = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)?
+            .as_secs();
+        let now = Time {
+            mono_ms: u64::try_from(started.elapsed().as_millis())?,
+            unix_s,
+        };
         match input {
             Ok(Input::Datagram(to, from, payload)) => endpoint.handle_datagram(now, to, from, &payload),
             Ok(Input::Line(line)) => run_command(&mut endpoint, now, &line),
@@ -139,7 +164,11 @@ fn main() -> Result<(), Error> {
         }
         while let Some(output) = endpoint.poll_output() {
             match output {
-                Output::Transmit { local, remote, payload } => {
+                Output::Transmit {
+                    local,
+                    remote,
+                    payload,
+                } => {
                     let socket = if local.port() == 4500 { &nat } else { &ike };
                     socket.send_to(&payload, remote)?;
                 }

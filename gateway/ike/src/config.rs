@@ -141,6 +141,7 @@ impl EndpointConfig {
 
     /// Octets of an IKE message that fit [`Self::fragment_size`] behind IPv6, UDP and non-ESP marker.
     pub(crate) fn message_max(&self) -> usize {
-        self.fragment_size.map_or(usize::MAX, |size| size.saturating_sub(40 + 8 + 4))
+        self.fragment_size
+            .map_or(usize::MAX, |size| size.saturating_sub(40 + 8 + 4))
     }
 }

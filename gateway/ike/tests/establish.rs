@@ -17,7 +17,10 @@ fn brings_up_a_tunnel_with_narrowed_selectors() {
     assert!(!child.udp_encap);
     assert!(child.esn, "both accept extended sequence numbers");
     assert_eq!(child.suite, EspSuite::AesGcm16 { key_bits: 256 });
-    assert_eq!((child.keys_in.encryption.len(), child.keys_in.integrity.len()), (36, 0));
+    assert_eq!(
+        (child.keys_in.encryption.len(), child.keys_in.integrity.len()),
+        (36, 0)
+    );
     let info = sim.endpoints[CENTER].ike_sas().next().unwrap();
     assert_eq!(info.peer, "site1.lab.test");
     assert_eq!(info.site, Some((7, "clinic".to_owned())));
@@ -57,7 +60,13 @@ fn every_ike_proposal_and_method_of_authentication() {
 
 #[test]
 fn every_esp_proposal_and_kind_of_rekey() {
-    let suites = ["aes256gcm16", "aes128gcm16", "chacha20poly1305", "aes256-sha256", "aes128-sha256"];
+    let suites = [
+        "aes256gcm16",
+        "aes128gcm16",
+        "chacha20poly1305",
+        "aes256-sha256",
+        "aes128-sha256",
+    ];
     let groups = ["", "-x25519", "-ecp256", "-modp2048", "-modp2048-modpnone"];
     for suite in suites {
         for group in groups {
@@ -79,7 +88,11 @@ fn every_esp_proposal_and_kind_of_rekey() {
                 let sa = &sim.planes[SITE].children[&after].sa;
                 assert_eq!(sa.esn, !esn.is_empty(), "{text}");
                 let pfs = !group.is_empty();
-                let rekeyed = Event::ChildSaRekeyed { old: before, new: after, pfs };
+                let rekeyed = Event::ChildSaRekeyed {
+                    old: before,
+                    new: after,
+                    pfs,
+                };
                 assert!(sim.events[SITE].contains(&rekeyed), "{text}: {}", sim.words(SITE));
             }
         }
@@ -163,15 +176,32 @@ fn another_child_sa_and_its_end() {
     let mut sim = connected(site_config(), center_config(), 8);
     let ike_sa = sim.only_ike_sa(SITE);
     let (ts_local, ts_remote) = (vec![net("192.168.1.7/32")], vec![net("10.1.9.0/24")]);
-    sim.command(SITE, Command::CreateChild { ike_sa, ts_local, ts_remote: ts_remote.clone() });
+    sim.command(
+        SITE,
+        Command::CreateChild {
+            ike_sa,
+            ts_local,
+            ts_remote: ts_remote.clone(),
+        },
+    );
     sim.run_ms(500);
     sim.assert_agreement();
-    let second = sim.planes[SITE].children.values().find(|one| one.sa.ts_remote == ts_remote).unwrap().sa.child;
+    let second = sim.planes[SITE]
+        .children
+        .values()
+        .find(|one| one.sa.ts_remote == ts_remote)
+        .unwrap()
+        .sa
+        .child;
     sim.command(SITE, Command::CloseChild(second));
     sim.run_ms(500);
     sim.assert_agreement();
     assert_eq!(sim.planes[CENTER].children.len(), 1);
-    assert!(sim.events[CENTER].iter().any(|event| matches!(event, Event::ChildSaClosed { .. })));
+    assert!(
+        sim.events[CENTER]
+            .iter()
+            .any(|event| matches!(event, Event::ChildSaClosed { .. }))
+    );
 }
 
 #[test]
@@ -188,10 +218,20 @@ fn closing_removes_everything_on_both_sides() {
             Event::Closed { reason, .. } => Some(reason.clone()),
             _ => None,
         };
-        assert_eq!(sim.events[side].iter().find_map(reason), Some(CloseReason::Requested));
-        assert_eq!(sim.events[1 - side].iter().find_map(reason), Some(CloseReason::DeletedByPeer));
+        assert_eq!(
+            sim.events[side].iter().find_map(reason),
+            Some(CloseReason::Requested)
+        );
+        assert_eq!(
+            sim.events[1 - side].iter().find_map(reason),
+            Some(CloseReason::DeletedByPeer)
+        );
         sim.run_ms(100_000);
-        assert_eq!(sim.endpoints.each_ref().map(|endpoint| endpoint.poll_timeout()), [None, None], "all is forgotten");
+        assert_eq!(
+            sim.endpoints.each_ref().map(|endpoint| endpoint.poll_timeout()),
+            [None, None],
+            "all is forgotten"
+        );
     }
 }
 
@@ -222,9 +262,16 @@ fn fragments_in_both_directions() {
     site.fragment_size = Some(400);
     center.fragment_size = Some(400);
     let sim = connected(site, center, 11);
-    let auth = sim.sent.iter().filter(|datagram| datagram.payload[18] == 35).collect::<Vec<_>>();
+    let auth = sim
+        .sent
+        .iter()
+        .filter(|datagram| datagram.payload[18] == 35)
+        .collect::<Vec<_>>();
     assert!(auth.len() > 6, "{} datagrams of IKE_AUTH", auth.len());
-    assert!(auth.iter().all(|datagram| datagram.payload.len() <= 400 - 52 && datagram.payload[16] == 53));
+    assert!(
+        auth.iter()
+            .all(|datagram| datagram.payload.len() <= 400 - 52 && datagram.payload[16] == 53)
+    );
     // Without the peer's consent nothing is fragmented.
     let (mut site, mut center) = (site_config(), center_config());
     site.fragment_size = None;
@@ -238,8 +285,17 @@ fn another_group_than_the_first_guess() {
     let (site, mut center) = (site_config(), center_config());
     center.ike_proposals = vec!["aes256-sha256-modp2048".parse().unwrap()];
     let sim = connected(site, center, 13);
-    assert_eq!(sim.endpoints[CENTER].ike_sas().next().unwrap().algorithms, "aes256-sha256-modp2048");
-    assert_eq!(sim.sent.iter().filter(|datagram| datagram.payload[18] == 34).count(), 4);
+    assert_eq!(
+        sim.endpoints[CENTER].ike_sas().next().unwrap().algorithms,
+        "aes256-sha256-modp2048"
+    );
+    assert_eq!(
+        sim.sent
+            .iter()
+            .filter(|datagram| datagram.payload[18] == 34)
+            .count(),
+        4
+    );
 }
 
 #[test]
@@ -247,7 +303,10 @@ fn another_group_than_the_first_guess_when_rekeying() {
     let (mut site, mut center) = (site_config(), center_config());
     site.esp_proposals = vec!["aes256gcm16-x25519-ecp256-modp2048".parse().unwrap()];
     center.esp_proposals = vec!["aes256gcm16-modp2048".parse().unwrap()];
-    site.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap(), "aes256-sha256-ecp256".parse().unwrap()];
+    site.ike_proposals = vec![
+        "aes256gcm16-prfsha256-x25519".parse().unwrap(),
+        "aes256-sha256-ecp256".parse().unwrap(),
+    ];
     let mut sim = connected(site, center, 14);
     let before = sim.only_child(SITE);
     sim.command(SITE, Command::RekeyChild(before));
@@ -263,7 +322,14 @@ fn a_distinguished_name_as_identity() {
     (site.local_identity, center.local_identity) = (dn(&site), dn(&center));
     site.connections[0].remote_identity = "C=JP, O=Lab, CN=gw.lab.test".parse().unwrap();
     let sim = connected(site, center, 15);
-    assert!(sim.endpoints[CENTER].ike_sas().next().unwrap().peer.contains("CN=site1.lab.test"));
+    assert!(
+        sim.endpoints[CENTER]
+            .ike_sas()
+            .next()
+            .unwrap()
+            .peer
+            .contains("CN=site1.lab.test")
+    );
 }
 
 /// RFC 7296 section 2.4: the peer lost its state, comes back and says so.
@@ -315,7 +381,12 @@ fn lifetimes_rekey_by_themselves() {
     assert_ne!(sim.only_ike_sa(SITE), ike_sa);
     assert_ne!(sim.only_child(SITE), child);
     let closed = |event: &Event| matches!(event, Event::Closed { .. } | Event::ChildSaClosed { .. });
-    assert!(!sim.events.iter().flatten().any(closed), "{}\n{}", sim.words(SITE), sim.words(CENTER));
+    assert!(
+        !sim.events.iter().flatten().any(closed),
+        "{}\n{}",
+        sim.words(SITE),
+        sim.words(CENTER)
+    );
     let rekeys = |event: &&Event| matches!(event, Event::ChildSaRekeyed { .. });
     assert!(sim.events[SITE].iter().filter(rekeys).count() >= 12);
 }
@@ -327,6 +398,9 @@ fn the_group_sent_is_preferred() {
         .map(|text| text.parse::<IkeProposal>().unwrap())
         .into();
     let sim = connected(site, center_config(), 20);
-    assert_eq!(sim.endpoints[CENTER].ike_sas().next().unwrap().algorithms, "aes256-sha256-modp2048");
+    assert_eq!(
+        sim.endpoints[CENTER].ike_sas().next().unwrap().algorithms,
+        "aes256-sha256-modp2048"
+    );
     assert_eq!(DhGroup::Modp2048.id(), 14);
 }

@@ -12,8 +12,15 @@ use proptest::prelude::*;
 /// Everything of both sides that must not change.
 fn standing(sim: &Sim) -> (Vec<IkeSaInfo>, Vec<String>) {
     let all = sim.endpoints.iter().flat_map(|endpoint| endpoint.ike_sas());
-    let infos = all.filter(|info| info.state == "established").map(|info| IkeSaInfo { age_s: 0, ..info }).collect();
-    let planes = sim.planes.iter().map(|plane| format!("{:?} {:?}", plane.children, plane.sending_on)).collect();
+    let infos = all
+        .filter(|info| info.state == "established")
+        .map(|info| IkeSaInfo { age_s: 0, ..info })
+        .collect();
+    let planes = sim
+        .planes
+        .iter()
+        .map(|plane| format!("{:?} {:?}", plane.children, plane.sending_on))
+        .collect();
     (infos, planes)
 }
 
@@ -125,7 +132,9 @@ fn fragment_bombs() {
     sim.initiate();
     let mut bombs = 0;
     for _ in 0..200 {
-        let Some((_, datagram)) = sim.in_flight.pop_first() else { break };
+        let Some((_, datagram)) = sim.in_flight.pop_first() else {
+            break;
+        };
         if datagram.payload[16] == payload_type::SKF {
             for number in 0..=255u8 {
                 let mut forged = datagram.clone();
@@ -167,7 +176,11 @@ fn garbage_answers_to_the_first_request() {
         let mut payload = Vec::new();
         header.emit(28 + 40, &mut payload);
         payload.extend_from_slice(&[fill; 40]);
-        sim.deliver(&Datagram { from: center_address(), to: site_address(), payload });
+        sim.deliver(&Datagram {
+            from: center_address(),
+            to: site_address(),
+            payload,
+        });
     }
     sim.run_ms(500);
     sim.assert_agreement();

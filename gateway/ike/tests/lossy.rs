@@ -22,7 +22,11 @@ fn sim(seed: u64, link: Link) -> Sim {
     sim
 }
 
-const HARD: Link = Link { loss: 25, duplicates: 15, delay_ms: 400 };
+const HARD: Link = Link {
+    loss: 25,
+    duplicates: 15,
+    delay_ms: 400,
+};
 
 /// Runs on while traffic flows, and checks at every step that it arrives.
 fn run_with_traffic(sim: &mut Sim, duration_ms: u64) {
@@ -37,15 +41,36 @@ fn run_with_traffic(sim: &mut Sim, duration_ms: u64) {
 }
 
 fn settled(sim: &mut Sim, seed: u64) {
-    sim.link = Link { delay_ms: 20, ..Link::default() };
+    sim.link = Link {
+        delay_ms: 20,
+        ..Link::default()
+    };
     run_with_traffic(sim, 60_000);
     sim.assert_agreement();
     for side in [SITE, CENTER] {
-        assert!(sim.planes[side].sending_on.is_some(), "seed {seed}, side {side}:\n{}", sim.words(side));
-        assert_eq!(sim.endpoints[side].ike_sas().count(), 1, "seed {seed}, side {side}:\n{}", sim.words(side));
-        assert_eq!(sim.planes[side].children.len(), 1, "seed {seed}, side {side}:\n{}", sim.words(side));
+        assert!(
+            sim.planes[side].sending_on.is_some(),
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+        assert_eq!(
+            sim.endpoints[side].ike_sas().count(),
+            1,
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+        assert_eq!(
+            sim.planes[side].children.len(),
+            1,
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
         let closed = |event: &Event| matches!(event, Event::Closed { .. } | Event::ChildSaClosed { .. });
-        assert!(!sim.events[side].iter().any(closed), "seed {seed}, side {side}:\n{}", sim.words(side));
+        assert!(
+            !sim.events[side].iter().any(closed),
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
     }
 }
 
@@ -76,7 +101,11 @@ fn one_side_rekeys() {
             run_with_traffic(&mut sim, 60_000);
         }
         settled(&mut sim, seed);
-        assert!(sim.events[SITE].iter().any(|event| matches!(event, Event::IkeSaRekeyed { .. })));
+        assert!(
+            sim.events[SITE]
+                .iter()
+                .any(|event| matches!(event, Event::IkeSaRekeyed { .. }))
+        );
     }
 }
 
@@ -85,7 +114,17 @@ fn one_side_rekeys() {
 fn both_sides_rekey_at_once() {
     let mut collisions = 0;
     for seed in 0..300 {
-        let mut sim = sim(seed, if seed % 3 == 0 { Link { delay_ms: 100, ..Link::default() } } else { HARD });
+        let mut sim = sim(
+            seed,
+            if seed % 3 == 0 {
+                Link {
+                    delay_ms: 100,
+                    ..Link::default()
+                }
+            } else {
+                HARD
+            },
+        );
         sim.initiate();
         run_with_traffic(&mut sim, 60_000);
         for _ in 0..3 {
@@ -105,14 +144,23 @@ fn both_sides_rekey_at_once() {
         collisions += sim.events[SITE].iter().filter(installed).count() - 1;
         settled(&mut sim, seed);
     }
-    assert!(collisions > 10, "only {collisions} Child SAs lost against another: nothing was tested");
+    assert!(
+        collisions > 10,
+        "only {collisions} Child SAs lost against another: nothing was tested"
+    );
 }
 
 /// Whatever was sent is sent again, in any order: nothing comes of it.
 #[test]
 fn replays_change_nothing() {
     for seed in 0..30 {
-        let mut sim = sim(seed, Link { delay_ms: 20, ..Link::default() });
+        let mut sim = sim(
+            seed,
+            Link {
+                delay_ms: 20,
+                ..Link::default()
+            },
+        );
         sim.initiate();
         run_with_traffic(&mut sim, 5_000);
         sim.command(SITE, Command::RekeyChild(sim.planes[SITE].sending_on.unwrap()));
@@ -120,7 +168,9 @@ fn replays_change_nothing() {
         let standing = |sim: &Sim| {
             let all = sim.endpoints.iter().flat_map(|endpoint| endpoint.ike_sas());
             let standing = all.filter(|info| info.state != "half-open");
-            standing.map(|info| gateway_ike::IkeSaInfo { age_s: 0, ..info }).collect::<Vec<_>>()
+            standing
+                .map(|info| gateway_ike::IkeSaInfo { age_s: 0, ..info })
+                .collect::<Vec<_>>()
         };
         let before = standing(&sim);
         let old = sim.sent.clone();

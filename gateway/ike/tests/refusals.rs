@@ -5,7 +5,7 @@ mod common;
 use common::*;
 use gateway_ike::{
     Command, Event,
-    pki::{credential::Credential, trust::TrustAnchors},
+    pki::trust::TrustAnchors,
     wire::{
         ChainBuilder, Exchange, Header, Message, Payload,
         notify::{Notify, kind},
@@ -19,7 +19,12 @@ fn refused(site: gateway_ike::EndpointConfig, center: gateway_ike::EndpointConfi
     sim.run_ms(500);
     for side in [SITE, CENTER] {
         assert!(sim.planes[side].children.is_empty());
-        assert_eq!(sim.endpoints[side].ike_sas().count(), 0, "side {side}: {}", sim.words(side));
+        assert_eq!(
+            sim.endpoints[side].ike_sas().count(),
+            0,
+            "side {side}: {}",
+            sim.words(side)
+        );
     }
     sim
 }
@@ -39,8 +44,15 @@ fn an_unknown_authority() {
     let sim = refused(site_config(), center);
     let reason = reason(&sim, CENTER);
     assert!(reason.starts_with("site1.lab.test: "), "{reason}");
-    assert!(reason.contains("EC CA") || reason.contains("authority"), "{reason}");
-    assert!(sim.words(SITE).contains("AUTHENTICATION_FAILED"), "{}", sim.words(SITE));
+    assert!(
+        reason.contains("EC CA") || reason.contains("authority"),
+        "{reason}"
+    );
+    assert!(
+        sim.words(SITE).contains("AUTHENTICATION_FAILED"),
+        "{}",
+        sim.words(SITE)
+    );
 }
 
 #[test]
@@ -49,7 +61,11 @@ fn the_initiator_refuses_too_and_the_responder_learns_it() {
     site.trust = TrustAnchors::from_pem(include_bytes!("data/other-ca.crt")).unwrap();
     let sim = refused(site, center_config());
     assert!(reason(&sim, SITE).starts_with("gw.lab.test: "));
-    assert!(sim.words(CENTER).contains("AUTHENTICATION_FAILED"), "{}", sim.words(CENTER));
+    assert!(
+        sim.words(CENTER).contains("AUTHENTICATION_FAILED"),
+        "{}",
+        sim.words(CENTER)
+    );
 }
 
 #[test]
@@ -69,7 +85,10 @@ fn an_identity_that_the_certificate_does_not_hold() {
     site.local_identity = "site2.lab.test".parse().unwrap();
     let sim = refused(site, center_config());
     let reason = reason(&sim, CENTER);
-    assert!(reason.contains("does not speak for the identity site2.lab.test"), "{reason}");
+    assert!(
+        reason.contains("does not speak for the identity site2.lab.test"),
+        "{reason}"
+    );
 }
 
 #[test]
@@ -88,14 +107,6 @@ fn a_valid_certificate_that_no_site_matches() {
     assert!(reason(&sim, CENTER).contains("no configured site matches"));
 }
 
-/// The signature of AUTH is made with another key than the certificate's.
-#[test]
-fn a_stolen_certificate() {
-    // A key pair that cannot be loaded together: the credential itself says so.
-    let mixed = Credential::from_pem(include_bytes!("data/ec-leaf.crt"), include_bytes!("data/rsa-leaf.key"));
-    assert!(mixed.is_err());
-}
-
 #[test]
 fn no_common_ike_proposal() {
     let mut center = center_config();
@@ -104,7 +115,10 @@ fn no_common_ike_proposal() {
     site.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()];
     let sim = refused(site, center);
     let words = sim.words(CENTER);
-    assert!(words.contains("it offers aes256gcm16-prfsha256-x25519; configured are aes128-sha256-modp2048"), "{words}");
+    assert!(
+        words.contains("it offers aes256gcm16-prfsha256-x25519; configured are aes128-sha256-modp2048"),
+        "{words}"
+    );
     assert!(sim.words(SITE).contains("NO_PROPOSAL_CHOSEN"));
 }
 
@@ -120,7 +134,10 @@ fn no_common_traffic_or_esp_proposal() {
     assert!(sim.planes[SITE].children.is_empty() && sim.planes[CENTER].children.is_empty());
     assert!(sim.words(SITE).contains("TS_UNACCEPTABLE"));
     let words = sim.words(CENTER);
-    assert!(words.contains("192.168.1.0/24; allowed are 10.1.0.0/16 === 172.20.0.0/16"), "{words}");
+    assert!(
+        words.contains("192.168.1.0/24; allowed are 10.1.0.0/16 === 172.20.0.0/16"),
+        "{words}"
+    );
 
     let mut center = center_config();
     center.esp_proposals = vec!["chacha20poly1305".parse().unwrap()];
@@ -131,7 +148,11 @@ fn no_common_traffic_or_esp_proposal() {
     sim.run_ms(500);
     assert_eq!(sim.endpoints[CENTER].ike_sas().count(), 1);
     assert!(sim.words(SITE).contains("NO_PROPOSAL_CHOSEN"));
-    assert!(sim.words(CENTER).contains("it offers aes256gcm16-noesn"), "{}", sim.words(CENTER));
+    assert!(
+        sim.words(CENTER).contains("it offers aes256gcm16-noesn"),
+        "{}",
+        sim.words(CENTER)
+    );
 }
 
 #[test]
@@ -142,7 +163,14 @@ fn too_many_child_sas() {
     let ike_sa = sim.only_ike_sa(SITE);
     for _ in 0..3 {
         let (ts_local, ts_remote) = (vec![net("192.168.1.0/24")], vec![net("10.1.0.0/16")]);
-        sim.command(SITE, Command::CreateChild { ike_sa, ts_local, ts_remote });
+        sim.command(
+            SITE,
+            Command::CreateChild {
+                ike_sa,
+                ts_local,
+                ts_remote,
+            },
+        );
         sim.run_ms(500);
     }
     assert_eq!(sim.planes[CENTER].children.len(), 2);
@@ -163,10 +191,17 @@ fn init_header() -> Header {
 
 fn answer_to(request: Vec<u8>) -> Option<(Header, Message)> {
     let mut sim = Sim::new(site_config(), center_config(), 4);
-    sim.deliver(&Datagram { from: site_address(), to: center_address(), payload: request });
+    sim.deliver(&Datagram {
+        from: site_address(),
+        to: center_address(),
+        payload: request,
+    });
     let answer = sim.sent.pop()?.payload;
     let header = Header::parse(&answer).unwrap();
-    Some((header, Message::parse(header.next_payload, &answer[28..]).unwrap()))
+    Some((
+        header,
+        Message::parse(header.next_payload, &answer[28..]).unwrap(),
+    ))
 }
 
 /// RFC 7296 section 2.5.
@@ -178,13 +213,25 @@ fn unsupported_critical_payload_and_version() {
     request[29] |= 0x80;
     let (header, message) = answer_to(request.clone()).unwrap();
     assert!(header.response && header.spi_i == 77 && header.spi_r == 0);
-    assert_eq!(message.0, [Payload::Notify(Notify::new(kind::UNSUPPORTED_CRITICAL_PAYLOAD, [200]))]);
+    assert_eq!(
+        message.0,
+        [Payload::Notify(Notify::new(
+            kind::UNSUPPORTED_CRITICAL_PAYLOAD,
+            [200]
+        ))]
+    );
 
     request[17] = 0x30;
     let (_, message) = answer_to(request.clone()).unwrap();
-    assert_eq!(message.0, [Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []))]);
+    assert_eq!(
+        message.0,
+        [Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []))]
+    );
     request[17] = 0x10;
-    assert!(answer_to(request.clone()).is_none(), "an IKEv1 daemon would not understand the answer");
+    assert!(
+        answer_to(request.clone()).is_none(),
+        "an IKEv1 daemon would not understand the answer"
+    );
     request[17] = 0x30;
     request[19] |= 0x20;
     assert!(answer_to(request).is_none(), "a response is never answered");
@@ -200,11 +247,19 @@ fn half_open_handshakes_are_bounded_in_number_and_time() {
     for _ in 0..30 {
         source.initiate();
     }
-    let requests: Vec<_> = source.sent.iter().filter(|one| one.payload[18] == 34).cloned().collect();
+    let requests: Vec<_> = source
+        .sent
+        .iter()
+        .filter(|one| one.payload[18] == 34)
+        .cloned()
+        .collect();
     assert!(requests.len() >= 30);
     requests.iter().for_each(|request| sim.deliver(request));
     assert_eq!(sim.endpoints[CENTER].ike_sas().count(), 10);
-    assert_eq!(sim.endpoints[CENTER].counters().half_open_full, u64::try_from(requests.len()).unwrap() - 10);
+    assert_eq!(
+        sim.endpoints[CENTER].counters().half_open_full,
+        u64::try_from(requests.len()).unwrap() - 10
+    );
     sim.run_ms(31_000);
     assert_eq!(sim.endpoints[CENTER].ike_sas().count(), 0);
     assert_eq!(sim.endpoints[CENTER].poll_timeout(), None);
@@ -218,18 +273,35 @@ fn half_open_handshakes_are_bounded_in_number_and_time() {
 #[test]
 fn repeated_requests_get_the_same_answer() {
     let mut sim = connected(site_config(), center_config(), 8);
-    let from_site: Vec<_> = sim.sent.iter().filter(|one| one.from == site_address()).cloned().collect();
-    let from_center: Vec<_> = sim.sent.iter().filter(|one| one.from == center_address()).cloned().collect();
+    let from_site: Vec<_> = sim
+        .sent
+        .iter()
+        .filter(|one| one.from == site_address())
+        .cloned()
+        .collect();
+    let from_center: Vec<_> = sim
+        .sent
+        .iter()
+        .filter(|one| one.from == center_address())
+        .cloned()
+        .collect();
     let auth = from_site.iter().rfind(|one| one.payload[18] == 35).unwrap();
     let before = sim.sent.len();
     sim.deliver(auth);
     let answers = from_center.iter().filter(|one| one.payload[18] == 35);
     // In fragments only the first is answered, with all of the answer.
-    let first = from_site.iter().find(|one| one.payload[18] == 35).unwrap().clone();
+    let first = from_site
+        .iter()
+        .find(|one| one.payload[18] == 35)
+        .unwrap()
+        .clone();
     sim.sent.truncate(before);
     sim.deliver(&first);
     assert_eq!(
-        sim.sent[before..].iter().map(|one| &one.payload).collect::<Vec<_>>(),
+        sim.sent[before..]
+            .iter()
+            .map(|one| &one.payload)
+            .collect::<Vec<_>>(),
         answers.map(|one| &one.payload).collect::<Vec<_>>()
     );
     assert_eq!(sim.planes[CENTER].children.len(), 1);

@@ -12,8 +12,8 @@ use std::{
 };
 
 use gateway_ike::{
-    AuthenticatedPeer, Authorizer, ChildId, ChildSaInstall, Command, Connection, Direction, Endpoint, EndpointConfig,
-    Event, IkeSaId, Output, SitePolicy, Time, TrafficSelector,
+    AuthenticatedPeer, Authorizer, ChildId, ChildSaInstall, Command, Connection, Direction, Endpoint,
+    EndpointConfig, Event, IkeSaId, Output, SitePolicy, Time, TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -117,7 +117,10 @@ pub fn both_authorities() -> TrustAnchors {
 
 /// The site has an ECDSA certificate of one authority, the center an RSA one under an intermediate.
 pub fn site_config() -> EndpointConfig {
-    let policy = policy(&[net("192.168.1.0/24")], &[net("10.0.0.0/8"), net("172.16.5.0/24")]);
+    let policy = policy(
+        &[net("192.168.1.0/24")],
+        &[net("10.0.0.0/8"), net("172.16.5.0/24")],
+    );
     let mut config = EndpointConfig::new(
         ec_credential(),
         "site1.lab.test".parse().unwrap(),
@@ -135,7 +138,10 @@ pub fn site_config() -> EndpointConfig {
 }
 
 pub fn center_config() -> EndpointConfig {
-    let policy = policy(&[net("10.1.0.0/16"), net("172.16.0.0/16")], &[net("192.168.0.0/16")]);
+    let policy = policy(
+        &[net("10.1.0.0/16"), net("172.16.0.0/16")],
+        &[net("192.168.0.0/16")],
+    );
     EndpointConfig::new(
         rsa_credential(),
         "gw.lab.test".parse().unwrap(),
@@ -169,12 +175,19 @@ impl DataPlane {
                 if sa.outbound_active {
                     self.sending_on = Some(sa.child);
                 }
-                let installed = Installed { sa: (**sa).clone(), inbound: true, outbound: true };
+                let installed = Installed {
+                    sa: (**sa).clone(),
+                    inbound: true,
+                    outbound: true,
+                };
                 let before = self.children.insert(sa.child, installed);
                 assert!(before.is_none(), "{} installed twice", sa.child);
             }
             Output::ActivateOutbound(child) => {
-                assert!(self.children[child].outbound, "{child} activated after its removal");
+                assert!(
+                    self.children[child].outbound,
+                    "{child} activated after its removal"
+                );
                 self.sending_on = Some(*child);
             }
             Output::RemoveChildSa { child, direction } => {
@@ -185,7 +198,10 @@ impl DataPlane {
                     Direction::Both => (true, true),
                 };
                 assert!(installed.inbound || !inbound, "inbound of {child} removed twice");
-                assert!(installed.outbound || !outbound, "outbound of {child} removed twice");
+                assert!(
+                    installed.outbound || !outbound,
+                    "outbound of {child} removed twice"
+                );
                 installed.inbound &= !inbound;
                 installed.outbound &= !outbound;
                 if outbound && self.sending_on == Some(*child) {
@@ -200,7 +216,10 @@ impl DataPlane {
     }
 
     pub fn inbound(&self, spi: u32) -> Option<&ChildSaInstall> {
-        self.children.values().find(|one| one.inbound && one.sa.spi_in == spi).map(|one| &one.sa)
+        self.children
+            .values()
+            .find(|one| one.inbound && one.sa.spi_in == spi)
+            .map(|one| &one.sa)
     }
 }
 
@@ -246,7 +265,10 @@ impl Sim {
             endpoints: [site, center],
             planes: Default::default(),
             events: Default::default(),
-            link: Link { delay_ms: 1, ..Link::default() },
+            link: Link {
+                delay_ms: 1,
+                ..Link::default()
+            },
             now_ms: 1_000,
             rng,
             in_flight: BTreeMap::new(),
@@ -257,7 +279,10 @@ impl Sim {
     }
 
     pub fn now(&self) -> Time {
-        Time { mono_ms: self.now_ms, unix_s: UNIX_S + self.now_ms / 1000 }
+        Time {
+            mono_ms: self.now_ms,
+            unix_s: UNIX_S + self.now_ms / 1000,
+        }
     }
 
     pub fn command(&mut self, side: usize, command: Command) {
@@ -267,7 +292,12 @@ impl Sim {
     }
 
     pub fn initiate(&mut self) {
-        self.command(SITE, Command::Initiate { connection: "center".to_owned() });
+        self.command(
+            SITE,
+            Command::Initiate {
+                connection: "center".to_owned(),
+            },
+        );
     }
 
     /// Applies what an endpoint wants; checks after each output that traffic still finds its SA.
@@ -275,7 +305,15 @@ impl Sim {
         while let Some(output) = self.endpoints[side].poll_output() {
             self.planes[side].apply(&output);
             match output {
-                Output::Transmit { local, remote, payload } => self.send(Datagram { from: local, to: remote, payload }),
+                Output::Transmit {
+                    local,
+                    remote,
+                    payload,
+                } => self.send(Datagram {
+                    from: local,
+                    to: remote,
+                    payload,
+                }),
                 Output::Event(event) => self.events[side].push(event),
                 Output::InstallChildSa(_) | Output::ActivateOutbound(_) | Output::RemoveChildSa { .. } => {}
             }
@@ -292,7 +330,11 @@ impl Sim {
                 datagram.from = SocketAddr::new(public.ip(), public.port() + datagram.from.port() / 4500);
             }
             Some(public) if datagram.to.ip() == public.ip() => {
-                let port = if datagram.to.port() == public.port() { 500 } else { 4500 };
+                let port = if datagram.to.port() == public.port() {
+                    500
+                } else {
+                    4500
+                };
                 datagram.to = SocketAddr::new(site_address().ip(), port);
             }
             _ => {}
@@ -308,7 +350,11 @@ impl Sim {
     }
 
     pub fn deliver(&mut self, datagram: &Datagram) {
-        let side = if datagram.to.ip() == site_address().ip() { SITE } else { CENTER };
+        let side = if datagram.to.ip() == site_address().ip() {
+            SITE
+        } else {
+            CENTER
+        };
         let now = self.now();
         self.endpoints[side].handle_datagram(now, datagram.to, datagram.from, &datagram.payload);
         self.drain(side);
@@ -317,7 +363,10 @@ impl Sim {
     /// Handles whatever comes next; false when nothing happens before `until_ms`.
     pub fn step(&mut self, until_ms: u64) -> bool {
         let arrival = self.in_flight.keys().next().map(|(due, _)| *due);
-        let timeouts = self.endpoints.iter().map(|endpoint| endpoint.poll_timeout().map(|(due, _)| due));
+        let timeouts = self
+            .endpoints
+            .iter()
+            .map(|endpoint| endpoint.poll_timeout().map(|(due, _)| due));
         let [site, center] = <[Option<u64>; 2]>::try_from(timeouts.collect::<Vec<_>>()).unwrap();
         let next = [arrival, site, center].into_iter().flatten().min();
         let Some(next) = next.filter(|next| *next <= until_ms) else {
@@ -330,7 +379,10 @@ impl Sim {
             self.deliver(&datagram);
         } else {
             for side in [SITE, CENTER] {
-                if self.endpoints[side].poll_timeout().is_some_and(|(due, _)| due <= self.now_ms) {
+                if self.endpoints[side]
+                    .poll_timeout()
+                    .is_some_and(|(due, _)| due <= self.now_ms)
+                {
                     let now = self.now();
                     self.endpoints[side].handle_timeout(now);
                     self.drain(side);
@@ -348,18 +400,30 @@ impl Sim {
     /// Both sides have the same Child SAs, with keys, SPIs and selectors crosswise.
     pub fn assert_agreement(&self) {
         let live = |side: usize| -> HashMap<u32, &ChildSaInstall> {
-            let children = self.planes[side].children.values().filter(|one| one.inbound && one.outbound);
+            let children = self.planes[side]
+                .children
+                .values()
+                .filter(|one| one.inbound && one.outbound);
             children.map(|one| (one.sa.spi_in, &one.sa)).collect()
         };
         let (site, center) = (live(SITE), live(CENTER));
-        assert_eq!(site.len(), center.len(), "{:?} / {:?}", self.events[SITE], self.events[CENTER]);
+        assert_eq!(
+            site.len(),
+            center.len(),
+            "{:?} / {:?}",
+            self.events[SITE],
+            self.events[CENTER]
+        );
         for ours in site.values() {
             let theirs = center.get(&ours.spi_out).expect("the peer lacks a Child SA");
             assert_eq!(theirs.spi_out, ours.spi_in);
             assert!(theirs.keys_in == ours.keys_out && theirs.keys_out == ours.keys_in);
             assert!(theirs.keys_in != theirs.keys_out);
             assert_eq!((theirs.suite, theirs.esn), (ours.suite, ours.esn));
-            assert_eq!((&theirs.ts_local, &theirs.ts_remote), (&ours.ts_remote, &ours.ts_local));
+            assert_eq!(
+                (&theirs.ts_local, &theirs.ts_remote),
+                (&ours.ts_remote, &ours.ts_local)
+            );
             assert_eq!(theirs.udp_encap, ours.udp_encap);
         }
     }
@@ -368,7 +432,9 @@ impl Sim {
     /// before the initiator can.)
     pub fn assert_no_black_hole(&self) {
         for (from, to) in [(SITE, CENTER), (CENTER, SITE)] {
-            let Some(child) = self.planes[from].sending_on.filter(|_| self.planes[to].began) else { continue };
+            let Some(child) = self.planes[from].sending_on.filter(|_| self.planes[to].began) else {
+                continue;
+            };
             let sa = &self.planes[from].children[&child].sa;
             assert!(
                 self.planes[to].inbound(sa.spi_out).is_some(),
@@ -383,7 +449,9 @@ impl Sim {
     /// The peer's data plane got a packet on what we send on, and says so.
     pub fn traffic(&mut self, from: usize) {
         let to = 1 - from;
-        let Some(child) = self.planes[from].sending_on else { return };
+        let Some(child) = self.planes[from].sending_on else {
+            return;
+        };
         let spi = self.planes[from].children[&child].sa.spi_out;
         if let Some(child) = self.planes[to].inbound(spi).map(|sa| sa.child) {
             let now = self.now();
@@ -393,19 +461,30 @@ impl Sim {
     }
 
     pub fn only_ike_sa(&self, side: usize) -> IkeSaId {
-        let mut all = self.endpoints[side].ike_sas().map(|info| info.id).collect::<Vec<_>>();
+        let mut all = self.endpoints[side]
+            .ike_sas()
+            .map(|info| info.id)
+            .collect::<Vec<_>>();
         assert_eq!(all.len(), 1, "side {side}: {:?}", self.events[side]);
         all.pop().unwrap()
     }
 
     pub fn only_child(&self, side: usize) -> ChildId {
-        let live: Vec<_> = self.planes[side].children.values().filter(|one| one.outbound).collect();
+        let live: Vec<_> = self.planes[side]
+            .children
+            .values()
+            .filter(|one| one.outbound)
+            .collect();
         assert_eq!(live.len(), 1, "side {side}: {:?}", self.events[side]);
         live[0].sa.child
     }
 
     pub fn words(&self, side: usize) -> String {
-        self.events[side].iter().map(Event::to_string).collect::<Vec<_>>().join("\n")
+        self.events[side]
+            .iter()
+            .map(Event::to_string)
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 }
 
@@ -414,7 +493,12 @@ pub fn connected(site: EndpointConfig, center: EndpointConfig, seed: u64) -> Sim
     let mut sim = Sim::new(site, center, seed);
     sim.initiate();
     sim.run_ms(500);
-    assert!(sim.planes[SITE].sending_on.is_some(), "{}\n{}", sim.words(SITE), sim.words(CENTER));
+    assert!(
+        sim.planes[SITE].sending_on.is_some(),
+        "{}\n{}",
+        sim.words(SITE),
+        sim.words(CENTER)
+    );
     assert!(sim.planes[CENTER].sending_on.is_some(), "{}", sim.words(CENTER));
     sim.assert_agreement();
     sim
