@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -74,7 +75,7 @@ pub(crate) enum Deferred {
         children: Vec<ChildSa>,
     },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
-    CloseOthers { peer: String, except: IkeSaId },
+    CloseOthers { peer: Arc<str>, except: IkeSaId },
 }
 
 pub(crate) struct Context<'a> {

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -68,6 +69,7 @@ struct Indexed {
     id: IkeSaId,
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
+    peer: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
 }
@@ -81,6 +83,8 @@ pub struct Endpoint {
     answered: HashMap<(SocketAddr, u64), u64>,
     by_id: BTreeMap<IkeSaId, u64>,
     by_child: HashMap<ChildId, u64>,
+    /// Established IKE SAs by the identity of the peer.
+    by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
     half_open: usize,
@@ -119,6 +123,7 @@ impl Endpoint {
             answered: HashMap::new(),
             by_id: BTreeMap::new(),
             by_child: HashMap::new(),
+            by_peer: HashMap::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
             half_open: 0,
@@ -484,25 +489,11 @@ impl Endpoint {
     }
 
     fn close_others(&mut self, peer: &str, except: IkeSaId) {
-        let is_other = |entry: &Entry| match entry {
-            Entry::Sa(ike_sa) => {
-                ike_sa.core.id != except
-                    && ike_sa
-                        .established()
-                        .is_some_and(|established| established.peer.identity.to_string() == peer)
-            }
-            Entry::Initiating(_) => false,
-        };
-        let mut others: Vec<u64> = self
-            .entries
-            .iter()
-            .filter(|(_, entry)| is_other(entry))
-            .map(|(spi, _)| *spi)
-            .collect();
-        others.sort_unstable();
-        for spi in others {
+        let kept = self.by_id.get(&except).copied();
+        let others = self.by_peer.get(peer).cloned().unwrap_or_default();
+        for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
-                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact)
+                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact);
             });
         }
     }
@@ -535,6 +526,14 @@ impl Endpoint {
             .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
         self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
         self.by_id.remove(&indexed.id);
+        if let Some(peer) = &indexed.peer
+            && let Some(spis) = self.by_peer.get_mut(peer)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
         for child in &indexed.children {
             // A rekeyed IKE SA may have taken it meanwhile.
             if self.by_child.get(child) == Some(&spi) {
@@ -545,24 +544,22 @@ impl Endpoint {
     }
 
     fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
-        let (id, deadline, children) = match entry {
-            Entry::Sa(ike_sa) => {
-                let children = ike_sa
-                    .established()
-                    .map(|established| established.children.as_slice());
-                let children: Vec<_> = children
-                    .unwrap_or_default()
-                    .iter()
-                    .map(|child| child.id)
-                    .collect();
-                (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s), children)
-            }
-            Entry::Initiating(awaited) => (
-                awaited.id,
-                (awaited.clock.due_ms, TimeoutReason::Retransmit),
-                Vec::new(),
-            ),
+        let established = match entry {
+            Entry::Sa(ike_sa) => ike_sa.established(),
+            Entry::Initiating(_) => None,
         };
+        let (id, deadline) = match entry {
+            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
+            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+        };
+        let children = established
+            .map(|established| established.children.as_slice())
+            .unwrap_or_default();
+        let children: Vec<_> = children.iter().map(|child| child.id).collect();
+        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        if let Some(peer) = &peer {
+            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
+        }
         self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
@@ -574,6 +571,7 @@ impl Endpoint {
                 id,
                 deadline,
                 children,
+                peer,
                 answered,
             },
         );

@@ -1,6 +1,6 @@
 //! One IKE SA: which message it awaits, what it has to do, and its clocks.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     channel::{Channel, Opened},
@@ -82,6 +82,8 @@ pub(crate) fn closed(ctx: &Context<'_>) -> State {
 /// An authenticated IKE SA.
 pub(crate) struct Established {
     pub(crate) peer: AuthenticatedPeer,
+    /// The peer's identity in words.
+    pub(crate) peer_name: Arc<str>,
     pub(crate) policy: SitePolicy,
     pub(crate) prf: PrfAlgorithm,
     pub(crate) sk_d: Secret,
@@ -310,12 +312,12 @@ impl IkeSa {
         }
     }
 
-    /// The next deadline; `None` when the IKE SA can be forgotten now.
-    pub(crate) fn deadline(&self, ctx_dpd_after_s: u64) -> (u64, TimeoutReason) {
+    /// The next deadline.
+    pub(crate) fn deadline(&self, dpd_after_s: u64) -> (u64, TimeoutReason) {
         match &self.state {
             State::ExpectAuthRequest(awaited) => (awaited.handshake.deadline_ms, TimeoutReason::HalfOpen),
             State::ExpectAuthResponse(awaited) => (awaited.clock.due_ms, TimeoutReason::Retransmit),
-            State::Established(established) => established.deadline(ctx_dpd_after_s),
+            State::Established(established) => established.deadline(dpd_after_s),
             State::Closed { until_ms } => (*until_ms, TimeoutReason::Linger),
         }
     }
@@ -336,7 +338,7 @@ impl IkeSa {
                 (_, Some(_)) => "established",
             },
             peer: established
-                .map(|established| established.peer.identity.to_string())
+                .map(|established| established.peer_name.to_string())
                 .unwrap_or_default(),
             local: core.path.local,
             remote: core.path.remote,
@@ -375,6 +377,7 @@ impl Established {
     ) -> Self {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
+            peer_name: peer.identity.to_string().into(),
             peer,
             policy,
             prf,
@@ -396,7 +399,7 @@ impl Established {
     pub(crate) fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
         ctx.event(Event::IkeSaEstablished {
             ike_sa: core.id,
-            peer: self.peer.identity.to_string(),
+            peer: self.peer_name.to_string(),
             site: self.policy.site,
             remote: core.path.remote,
             algorithms: core.suite.to_string(),
@@ -509,7 +512,7 @@ impl Established {
             let reason = self.closing.take().unwrap_or(reason);
             ctx.event(Event::Closed {
                 ike_sa: core.id,
-                peer: self.peer.identity.to_string(),
+                peer: self.peer_name.to_string(),
                 reason,
             });
         }

@@ -404,3 +404,9 @@ fn the_group_sent_is_preferred() {
     );
     assert_eq!(DhGroup::Modp2048.id(), 14);
 }
+
+#[test]
+fn an_endpoint_may_move_between_threads() {
+    fn assert_send<T: Send>() {}
+    assert_send::<gateway_ike::Endpoint>();
+}

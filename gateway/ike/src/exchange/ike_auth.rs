@@ -239,7 +239,7 @@ impl ExpectAuthRequest {
     ) -> Established {
         if message.notify(kind::INITIAL_CONTACT).is_some() {
             let close = Deferred::CloseOthers {
-                peer: peer.identity.to_string(),
+                peer: peer.identity.to_string().into(),
                 except: core.id,
             };
             ctx.deferred.push(close);
