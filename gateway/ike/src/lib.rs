@@ -1,5 +1,45 @@
-//! IKEv2 (RFC 7296), sans-IO.
+//! IKEv2 (RFC 7296), sans-IO: no socket, no clock, no thread.
+//!
+//! Datagrams, time and commands go into an [`endpoint::Endpoint`] by `handle_*`; datagrams, Child SA
+//! installations and events come out by `poll_output`, and the next deadline by `poll_timeout`. The
+//! caller drains `poll_output`, applying each output before it asks for the next, after every `handle_*`:
+//! an installation stands before the message that tells the peer of it.
+//!
+//! ```text
+//! wire/      octets: one payload a file            exchange/  one exchange a file
+//! crypto/    primitives                            endpoint   many IKE SAs, timers, commands
+//! pki/       certificates and identities           ike_sa     one IKE SA and its awaited message
+//! channel    sealing, fragments, message window    child_sa, keys, proposal, traffic_selector, nat, cookie
+//! ```
+//!
+//! **Invariant:** nothing that is not authenticated changes an established IKE SA.
 #![forbid(unsafe_code)]
 
+pub mod child_sa;
+pub mod config;
+pub mod counters;
 pub mod crypto;
+pub mod endpoint;
+pub mod ids;
+pub mod output;
 pub mod pki;
+pub mod proposal;
+pub mod retransmit;
+pub mod traffic_selector;
+pub mod wire;
+
+mod channel;
+mod context;
+mod cookie;
+mod exchange;
+mod ike_sa;
+mod keys;
+mod nat;
+
+pub use child_sa::{ChildSaInstall, KeyMaterial};
+pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, SitePolicy, Time};
+pub use endpoint::{Command, Endpoint};
+pub use ids::{ChildId, IkeSaId};
+pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
+pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use traffic_selector::TrafficSelector;

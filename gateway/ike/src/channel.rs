@@ -1,0 +1,268 @@
+//! The protected message channel of an IKE SA: sealing, opening, fragments, and the window of one message
+//! in each direction (RFC 7296 sections 2.1 to 2.3).
+
+use zeroize::Zeroizing;
+
+use crate::{
+    crypto::{
+        cipher::{SkOpener, SkSealer},
+        random::Random,
+    },
+    wire::{
+        Chain, Exchange, Header, Payload, WireError,
+        encrypted::{self, ProtectError},
+        fragment::{self, FragmentFields, Reassembly},
+        header::HEADER_LEN,
+        payload_type,
+    },
+};
+
+/// Sealed datagrams of one message, without the non-ESP marker.
+pub(crate) type Datagrams = Vec<Vec<u8>>;
+
+/// What an authentic datagram turned out to be.
+pub(crate) enum Opened {
+    /// A request that was not seen before: type of its first payload, and all of them.
+    Request(u8, Zeroizing<Vec<u8>>),
+    /// The response that is waited for.
+    Response(u8, Zeroizing<Vec<u8>>),
+    /// The request before, which was answered: answer again.
+    Repeated,
+    /// A fragment; more are needed.
+    Partial,
+}
+
+/// Why a datagram was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    Malformed,
+    BadIntegrity,
+    Unexpected,
+}
+
+impl From<WireError> for Dropped {
+    fn from(_: WireError) -> Self {
+        Self::Malformed
+    }
+}
+
+impl From<ProtectError> for Dropped {
+    fn from(error: ProtectError) -> Self {
+        match error {
+            ProtectError::Wire(_) => Self::Malformed,
+            ProtectError::Cipher(_) => Self::BadIntegrity,
+        }
+    }
+}
+
+/// Where in the window a datagram stands.
+enum Place {
+    NewRequest,
+    OldRequest,
+    Response,
+}
+
+pub(crate) struct Channel {
+    spi_i: u64,
+    spi_r: u64,
+    /// We are the original initiator of this IKE SA.
+    initiator: bool,
+    sealer: SkSealer,
+    opener: SkOpener,
+    /// ID of our next request.
+    next_request: u32,
+    /// ID of our request that waits for its response.
+    awaited_response: Option<u32>,
+    /// ID of the peer's next request.
+    expected_request: u32,
+    /// The answer to the peer's request before that.
+    answered: Datagrams,
+    requests: Reassembly,
+    responses: Reassembly,
+    /// Messages longer than this are sent in fragments.
+    message_max: usize,
+}
+
+impl Channel {
+    /// The channel of an IKE SA whose next messages have ID `first_id` (1 after IKE_SA_INIT, 0 after a
+    /// rekey).
+    pub(crate) fn new(
+        spis: (u64, u64),
+        initiator: bool,
+        sealer: SkSealer,
+        opener: SkOpener,
+        (first_request, first_expected): (u32, u32),
+        message_max: usize,
+    ) -> Self {
+        Self {
+            spi_i: spis.0,
+            spi_r: spis.1,
+            initiator,
+            sealer,
+            opener,
+            next_request: first_request,
+            awaited_response: None,
+            expected_request: first_expected,
+            answered: Vec::new(),
+            requests: Reassembly::default(),
+            responses: Reassembly::default(),
+            message_max,
+        }
+    }
+
+    pub(crate) fn spis(&self) -> (u64, u64) {
+        (self.spi_i, self.spi_r)
+    }
+
+    pub(crate) fn initiator(&self) -> bool {
+        self.initiator
+    }
+
+    pub(crate) fn message_max(&self) -> usize {
+        self.message_max
+    }
+
+    /// The SPI that the peer addresses us by.
+    pub(crate) fn own_spi(&self) -> u64 {
+        if self.initiator { self.spi_i } else { self.spi_r }
+    }
+
+    /// The message IDs can be used no further (RFC 7296 section 2.2): 2^32 requests are the end.
+    pub(crate) fn exhausted(&self) -> bool {
+        self.next_request == u32::MAX || self.expected_request == u32::MAX
+    }
+
+    fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
+        Header {
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+            next_payload: payload_type::NONE,
+            exchange,
+            from_initiator: self.initiator,
+            response,
+            message_id,
+        }
+    }
+
+    fn seal(
+        &mut self,
+        header: Header,
+        payloads: &[Payload],
+        random: &mut dyn Random,
+    ) -> Result<Datagrams, ProtectError> {
+        fragment::seal(
+            header,
+            Payload::chain(payloads),
+            self.message_max,
+            &mut self.sealer,
+            random,
+        )
+    }
+
+    /// Seals a request; the next response is awaited for it.
+    pub(crate) fn request(
+        &mut self,
+        exchange: Exchange,
+        payloads: &[Payload],
+        random: &mut dyn Random,
+    ) -> Result<Datagrams, ProtectError> {
+        let message_id = self.next_request;
+        let datagrams = self.seal(self.header(exchange, false, message_id), payloads, random)?;
+        self.next_request = message_id.saturating_add(1);
+        self.awaited_response = Some(message_id);
+        Ok(datagrams)
+    }
+
+    /// Seals the response to the request opened last, and remembers it.
+    pub(crate) fn respond(
+        &mut self,
+        exchange: Exchange,
+        payloads: &[Payload],
+        random: &mut dyn Random,
+    ) -> Result<&Datagrams, ProtectError> {
+        let message_id = self.expected_request;
+        let datagrams = self.seal(self.header(exchange, true, message_id), payloads, random)?;
+        self.expected_request = message_id.saturating_add(1);
+        self.answered = datagrams;
+        Ok(&self.answered)
+    }
+
+    /// The answer to the request before.
+    pub(crate) fn last_answer(&self) -> &Datagrams {
+        &self.answered
+    }
+
+    fn place(&self, header: &Header) -> Option<Place> {
+        let own = (header.spi_i, header.spi_r) == (self.spi_i, self.spi_r)
+            && header.from_initiator != self.initiator;
+        match (own, header.response) {
+            (false, _) => None,
+            (true, true) => (self.awaited_response == Some(header.message_id)).then_some(Place::Response),
+            (true, false) if header.message_id == self.expected_request => Some(Place::NewRequest),
+            (true, false) => {
+                let last = self.expected_request.checked_sub(1);
+                (last == Some(header.message_id) && !self.answered.is_empty()).then_some(Place::OldRequest)
+            }
+        }
+    }
+
+    /// Opens a datagram whose header was parsed. Nothing changes unless it is authentic.
+    pub(crate) fn open(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, Dropped> {
+        let place = self.place(header).ok_or(Dropped::Unexpected)?;
+        let body = datagram.get(HEADER_LEN..).unwrap_or_default();
+        for raw in Chain::new(header.next_payload, body) {
+            let raw = raw?;
+            let offset = HEADER_LEN.saturating_add(raw.offset);
+            match raw.kind {
+                payload_type::SK => {
+                    let content = encrypted::open(datagram, offset, &self.opener)?;
+                    return Ok(self.complete(&place, raw.next, content));
+                }
+                payload_type::SKF => {
+                    let fields = FragmentFields::parse(raw.body)?;
+                    let content = encrypted::open(
+                        datagram,
+                        offset.saturating_add(fragment::FIELDS_LEN),
+                        &self.opener,
+                    )?;
+                    return Ok(self.fragment(&place, header.message_id, fields, raw.next, content));
+                }
+                // RFC 7296 section 3.14 lets unprotected payloads stand before; they mean nothing here.
+                _ => {}
+            }
+        }
+        Err(Dropped::Malformed)
+    }
+
+    fn complete(&mut self, place: &Place, first: u8, content: Zeroizing<Vec<u8>>) -> Opened {
+        match place {
+            Place::NewRequest => Opened::Request(first, content),
+            Place::OldRequest => Opened::Repeated,
+            Place::Response => {
+                self.awaited_response = None;
+                Opened::Response(first, content)
+            }
+        }
+    }
+
+    fn fragment(
+        &mut self,
+        place: &Place,
+        message_id: u32,
+        fields: FragmentFields,
+        next: u8,
+        content: Zeroizing<Vec<u8>>,
+    ) -> Opened {
+        let joined = match place {
+            Place::NewRequest => self.requests.add(message_id, fields, next, content),
+            Place::Response => self.responses.add(message_id, fields, next, content),
+            // RFC 7383 section 2.6.1: only the first fragment is answered again.
+            Place::OldRequest if fields.number == 1 => return Opened::Repeated,
+            Place::OldRequest => None,
+        };
+        match joined {
+            Some((first, content)) => self.complete(place, first, content),
+            None => Opened::Partial,
+        }
+    }
+}

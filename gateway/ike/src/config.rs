@@ -1,0 +1,147 @@
+//! What an endpoint is told once, by its caller.
+
+use std::net::SocketAddr;
+
+use crate::{
+    pki::{
+        credential::Credential,
+        identity::Identity,
+        trust::{TrustAnchors, VerifiedPeer},
+    },
+    proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
+    retransmit::RetransmitPolicy,
+    traffic_selector::TrafficSelector,
+};
+
+/// The two clocks of one instant, given by the caller with every call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Time {
+    /// Monotonic milliseconds; only differences matter.
+    pub mono_ms: u64,
+    /// Seconds since 1970, for the validity of certificates.
+    pub unix_s: u64,
+}
+
+/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
+/// identity, and it signed the exchange with the certificate's key.
+#[derive(Debug, Clone)]
+pub struct AuthenticatedPeer {
+    /// Who the peer says it is (IDi or IDr).
+    pub identity: Identity,
+    /// Its certificate.
+    pub verified: VerifiedPeer,
+}
+
+/// Decides who may connect, and as which site, once certificate and signature were verified.
+pub trait Authorizer {
+    /// The policy of the peer, or `None` to refuse it.
+    fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
+}
+
+/// What one site may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SitePolicy {
+    /// Number of the site.
+    pub site: u32,
+    /// Name of the site, for people.
+    pub name: String,
+    /// Traffic on our side that the site may reach.
+    pub ts_local: Vec<TrafficSelector>,
+    /// Addresses that the site may use on its side.
+    pub ts_remote: Vec<TrafficSelector>,
+    /// In place of [`EndpointConfig::esp_proposals`] for this site.
+    pub esp_proposals: Option<Vec<EspProposal>>,
+}
+
+/// A peer that this side connects to.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// Names it in [`crate::endpoint::Command::Initiate`].
+    pub name: String,
+    /// Our address, with the IKE port (500).
+    pub local: SocketAddr,
+    /// The peer's address, with the IKE port (500).
+    pub remote: SocketAddr,
+    /// The identity that the peer must prove.
+    pub remote_identity: Identity,
+    /// What the Child SA is to carry.
+    pub policy: SitePolicy,
+}
+
+/// Everything an endpoint needs to know.
+pub struct EndpointConfig {
+    /// Our certificate chain and private key.
+    pub credential: Credential,
+    /// Who we say we are.
+    pub local_identity: Identity,
+    /// The authorities whose certificates we accept.
+    pub trust: TrustAnchors,
+    /// IKE algorithms, preferred first.
+    pub ike_proposals: Vec<IkeProposal>,
+    /// ESP algorithms, preferred first.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Decides about verified peers that connect to us.
+    pub authorizer: Box<dyn Authorizer + Send>,
+    /// Peers that we connect to.
+    pub connections: Vec<Connection>,
+    /// Silence after which we ask whether the peer is there.
+    pub dpd_after_s: u64,
+    /// Age at which an IKE SA is rekeyed; a tenth more, and it is closed. Each SA draws up to a tenth less.
+    pub ike_lifetime_s: u64,
+    /// Age at which a Child SA is rekeyed; likewise.
+    pub child_lifetime_s: u64,
+    /// Handshakes in progress at most; further ones are not answered.
+    pub half_open_max: usize,
+    /// Handshakes in progress from which on initiators must return a cookie (RFC 7296 section 2.6).
+    pub cookie_from: usize,
+    /// Time that a handshake may take.
+    pub half_open_timeout_s: u64,
+    /// Child SAs of one IKE SA at most.
+    pub children_max: usize,
+    /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
+    /// (RFC 7383); `None` leaves it to IP.
+    pub fragment_size: Option<usize>,
+    /// Announce and use the signatures of RFC 7427 (method 14); without, those of RFC 7296 (1, 9, 10).
+    pub digital_signatures: bool,
+    /// Inbound SAs are kept this long after a rekey, for packets in flight.
+    pub linger_s: u64,
+    /// How requests are repeated.
+    pub retransmit: RetransmitPolicy,
+}
+
+impl EndpointConfig {
+    /// A configuration with defaults for everything that has one.
+    pub fn new(
+        credential: Credential,
+        local_identity: Identity,
+        trust: TrustAnchors,
+        authorizer: Box<dyn Authorizer + Send>,
+    ) -> Self {
+        Self {
+            credential,
+            local_identity,
+            trust,
+            ike_proposals: default_ike_proposals(),
+            esp_proposals: default_esp_proposals(),
+            authorizer,
+            connections: Vec::new(),
+            dpd_after_s: 30,
+            ike_lifetime_s: 4 * 3600,
+            child_lifetime_s: 3600,
+            half_open_max: 1_000,
+            cookie_from: 100,
+            half_open_timeout_s: 30,
+            children_max: 16,
+            fragment_size: Some(1_280),
+            digital_signatures: true,
+            linger_s: 5,
+            retransmit: RetransmitPolicy::default(),
+        }
+    }
+
+    /// Octets of an IKE message that fit [`Self::fragment_size`] behind IPv6, UDP and non-ESP marker.
+    pub(crate) fn message_max(&self) -> usize {
+        self.fragment_size
+            .map_or(usize::MAX, |size| size.saturating_sub(40 + 8 + 4))
+    }
+}

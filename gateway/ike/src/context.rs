@@ -1,0 +1,164 @@
+//! What the handling of one input may touch beside the IKE SA it concerns.
+
+use std::{
+    collections::{BTreeSet, HashSet, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use crate::{
+    child_sa::ChildSa,
+    config::{EndpointConfig, Time},
+    counters::Counters,
+    crypto::random::Random,
+    ids::{ChildId, IkeSaId},
+    ike_sa::IkeSa,
+    output::{Direction, Event, Output},
+};
+
+/// UDP port of IKE behind NAT, where the non-ESP marker stands in front (RFC 7296 section 2.23).
+pub(crate) const NAT_PORT: u16 = 4500;
+/// Four zero octets where ESP would have its SPI.
+pub(crate) const NON_ESP_MARKER: [u8; 4] = [0; 4];
+
+/// Where messages come from and go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Path {
+    pub(crate) local: SocketAddr,
+    pub(crate) remote: SocketAddr,
+}
+
+/// Hands out names and SPIs.
+#[derive(Debug, Default)]
+pub(crate) struct Allocator {
+    ike_sas: u64,
+    children: u64,
+    esp_spis: HashSet<u32>,
+}
+
+impl Allocator {
+    pub(crate) fn ike_sa(&mut self) -> IkeSaId {
+        self.ike_sas += 1;
+        IkeSaId(self.ike_sas)
+    }
+
+    pub(crate) fn child(&mut self) -> ChildId {
+        self.children += 1;
+        ChildId(self.children)
+    }
+
+    /// An SPI of ESP that is in use nowhere; 1 to 255 are reserved (RFC 4303 section 2.1).
+    pub(crate) fn esp_spi(&mut self, random: &mut dyn Random) -> u32 {
+        loop {
+            let mut bytes = [0; 4];
+            random.fill(&mut bytes);
+            let spi = u32::from_be_bytes(bytes);
+            if spi > 255 && self.esp_spis.insert(spi) {
+                return spi;
+            }
+        }
+    }
+
+    pub(crate) fn release(&mut self, spi: u32) {
+        self.esp_spis.remove(&spi);
+    }
+}
+
+/// What concerns another IKE SA than the one at hand, done after it.
+pub(crate) enum Deferred {
+    /// A new IKE SA, made by rekeying.
+    Spawn(Box<IkeSa>),
+    /// Hand Child SAs to the IKE SA with this SPI of ours.
+    Adopt {
+        from: IkeSaId,
+        to: u64,
+        children: Vec<ChildSa>,
+    },
+    /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
+    CloseOthers { peer: Arc<str>, except: IkeSaId },
+}
+
+pub(crate) struct Context<'a> {
+    pub(crate) config: &'a EndpointConfig,
+    pub(crate) now: Time,
+    pub(crate) random: &'a mut (dyn Random + Send),
+    pub(crate) outputs: &'a mut VecDeque<Output>,
+    pub(crate) allocator: &'a mut Allocator,
+    pub(crate) counters: &'a mut Counters,
+    /// Inbound SAs that are to go at a later time: due in ms, name, SPI.
+    pub(crate) lingering: &'a mut BTreeSet<(u64, ChildId, u32)>,
+    pub(crate) deferred: &'a mut Vec<Deferred>,
+}
+
+impl Context<'_> {
+    pub(crate) fn event(&mut self, event: Event) {
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Queues datagrams, with the marker where the port asks for it.
+    pub(crate) fn transmit(&mut self, path: Path, datagrams: &[Vec<u8>]) {
+        for datagram in datagrams {
+            let payload = if path.local.port() == NAT_PORT {
+                [&NON_ESP_MARKER[..], datagram].concat()
+            } else {
+                datagram.clone()
+            };
+            self.outputs.push_back(Output::Transmit {
+                local: path.local,
+                remote: path.remote,
+                payload,
+            });
+        }
+    }
+
+    /// A nonce of 32 octets: at least half the key of every PRF here (RFC 7296 section 2.10).
+    pub(crate) fn nonce(&mut self) -> Vec<u8> {
+        let mut nonce = vec![0; 32];
+        self.random.fill(&mut nonce);
+        nonce
+    }
+
+    /// An IKE SPI; a collision among 2^64 does not happen, zero is forbidden.
+    pub(crate) fn ike_spi(&mut self) -> u64 {
+        let mut bytes = [0; 8];
+        self.random.fill(&mut bytes);
+        u64::from_be_bytes(bytes).max(1)
+    }
+
+    pub(crate) fn esp_spi(&mut self) -> u32 {
+        self.allocator.esp_spi(self.random)
+    }
+
+    /// An age in milliseconds from now, shortened by up to a tenth so that two sides, and many SAs, do
+    /// not act at once.
+    pub(crate) fn jittered_deadline(&mut self, lifetime_s: u64) -> u64 {
+        let mut bytes = [0; 2];
+        self.random.fill(&mut bytes);
+        let lifetime_ms = lifetime_s.saturating_mul(1000);
+        let less =
+            (lifetime_ms / 10).saturating_mul(u64::from(u16::from_be_bytes(bytes))) / u64::from(u16::MAX);
+        self.now.mono_ms.saturating_add(lifetime_ms - less)
+    }
+
+    /// Removes a Child SA that another replaced: the outbound SA now, the inbound one when stragglers are in.
+    pub(crate) fn remove_replaced(&mut self, child: &ChildSa) {
+        self.outputs.push_back(Output::RemoveChildSa {
+            child: child.id,
+            direction: Direction::Outbound,
+        });
+        let due = self
+            .now
+            .mono_ms
+            .saturating_add(self.config.linger_s.saturating_mul(1000));
+        self.lingering.insert((due, child.id, child.spi_in));
+    }
+
+    /// Removes a Child SA at once.
+    pub(crate) fn remove(&mut self, child: &ChildSa) {
+        self.outputs.push_back(Output::RemoveChildSa {
+            child: child.id,
+            direction: Direction::Both,
+        });
+        self.allocator.release(child.spi_in);
+    }
+}

@@ -1,0 +1,37 @@
+//! How many datagrams were not acted upon, and why. What a packet can trigger is counted, not logged.
+
+/// Counts since the endpoint was made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// Datagrams handed in.
+    pub received: u64,
+    /// Not a well-formed IKE message.
+    pub malformed: u64,
+    /// Another major version than 2.
+    pub unsupported_version: u64,
+    /// No IKE SA has these SPIs.
+    pub unknown_spi: u64,
+    /// The integrity check failed.
+    pub bad_integrity: u64,
+    /// Outside the message window, or a response that nobody waits for.
+    pub unexpected: u64,
+    /// Requests that were answered before, and were answered again from memory.
+    pub repeated: u64,
+    /// Handshakes refused because too many were in progress.
+    pub half_open_full: u64,
+    /// Handshakes asked to return a cookie.
+    pub cookies_sent: u64,
+    /// Requests that we sent again.
+    pub retransmitted: u64,
+}
+
+impl Counters {
+    pub(crate) fn dropped(&mut self, why: crate::channel::Dropped) {
+        use crate::channel::Dropped;
+        match why {
+            Dropped::Malformed => self.malformed += 1,
+            Dropped::BadIntegrity => self.bad_integrity += 1,
+            Dropped::Unexpected => self.unexpected += 1,
+        }
+    }
+}

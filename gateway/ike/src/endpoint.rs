@@ -1,0 +1,603 @@
+//! All IKE SAs of one side: finds the one a datagram belongs to, keeps the timers, takes commands.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use crate::{
+    config::{EndpointConfig, Time},
+    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Path},
+    cookie::CookieJar,
+    counters::Counters,
+    crypto::random::Random,
+    exchange::{
+        create_child_sa,
+        ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
+    },
+    ids::{ChildId, IkeSaId},
+    ike_sa::{IkeSa, State, Task},
+    output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    traffic_selector::TrafficSelector,
+    wire::{
+        Exchange, Header, Payload, WireError,
+        header::HEADER_LEN,
+        notify::{Notify, kind},
+        payload_type,
+    },
+};
+
+/// What the operator or the data plane wants.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Bring up a configured connection.
+    Initiate {
+        /// Its name.
+        connection: String,
+    },
+    /// Negotiate another Child SA on an IKE SA.
+    CreateChild {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Traffic on our side.
+        ts_local: Vec<TrafficSelector>,
+        /// Traffic on the peer's side.
+        ts_remote: Vec<TrafficSelector>,
+    },
+    /// Rekey a Child SA now.
+    RekeyChild(ChildId),
+    /// Rekey an IKE SA now.
+    RekeyIke(IkeSaId),
+    /// Delete a Child SA.
+    CloseChild(ChildId),
+    /// Delete an IKE SA with its Child SAs.
+    Close(IkeSaId),
+    /// Delete all.
+    CloseAll,
+}
+
+/// One side of any number of IKE SAs, by the SPI that peers address us by.
+enum Entry {
+    /// Our IKE_SA_INIT waits for its response; there are no keys yet.
+    Initiating(Box<ExpectInitResponse>),
+    Sa(Box<IkeSa>),
+}
+
+/// What the indices hold of an entry, to take it out again.
+struct Indexed {
+    id: IkeSaId,
+    deadline: (u64, TimeoutReason),
+    children: Vec<ChildId>,
+    peer: Option<Arc<str>>,
+    /// Where the IKE_SA_INIT request came from that made it.
+    answered: Option<(SocketAddr, u64)>,
+}
+
+/// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
+pub struct Endpoint {
+    config: EndpointConfig,
+    random: Box<dyn Random + Send>,
+    entries: HashMap<u64, Entry>,
+    /// IKE_SA_INIT requests that were answered: who sent them, and the request, to answer repetitions.
+    answered: HashMap<(SocketAddr, u64), u64>,
+    by_id: BTreeMap<IkeSaId, u64>,
+    by_child: HashMap<ChildId, u64>,
+    /// Established IKE SAs by the identity of the peer.
+    by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
+    deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
+    indexed: HashMap<u64, Indexed>,
+    half_open: usize,
+    lingering: BTreeSet<(u64, ChildId, u32)>,
+    outputs: VecDeque<Output>,
+    allocator: Allocator,
+    counters: Counters,
+    cookies: CookieJar,
+    now: Time,
+}
+
+/// The parts of an endpoint that the handling of one IKE SA may touch.
+macro_rules! context {
+    ($self:ident, $deferred:ident) => {
+        Context {
+            config: &$self.config,
+            now: $self.now,
+            random: &mut *$self.random,
+            outputs: &mut $self.outputs,
+            allocator: &mut $self.allocator,
+            counters: &mut $self.counters,
+            lingering: &mut $self.lingering,
+            deferred: &mut $deferred,
+        }
+    };
+}
+
+impl Endpoint {
+    /// An endpoint without IKE SAs.
+    pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Self {
+        let cookies = CookieJar::new(&mut *random);
+        Self {
+            config,
+            random,
+            entries: HashMap::new(),
+            answered: HashMap::new(),
+            by_id: BTreeMap::new(),
+            by_child: HashMap::new(),
+            by_peer: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            indexed: HashMap::new(),
+            half_open: 0,
+            lingering: BTreeSet::new(),
+            outputs: VecDeque::new(),
+            allocator: Allocator::default(),
+            counters: Counters::default(),
+            cookies,
+            now: Time {
+                mono_ms: 0,
+                unix_s: 0,
+            },
+        }
+    }
+
+    /// Replaces the configuration; what is established stays as it is until it is rekeyed.
+    pub fn set_config(&mut self, config: EndpointConfig) {
+        self.config = config;
+    }
+
+    /// Handles a UDP payload received on `local` from `remote`. On local port 4500 it begins with the
+    /// four-octet non-ESP marker.
+    pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+        self.now = now;
+        self.counters.received += 1;
+        let message = if local.port() == NAT_PORT {
+            payload.strip_prefix(&NON_ESP_MARKER)
+        } else {
+            Some(payload)
+        };
+        let Some(message) = message else {
+            self.counters.malformed += 1;
+            return;
+        };
+        let path = Path { local, remote };
+        match Header::parse(message) {
+            Ok(header) => self.dispatch(path, &header, message),
+            Err(WireError::UnsupportedVersion(version)) => self.refuse_version(path, version, message),
+            Err(_) => self.counters.malformed += 1,
+        }
+    }
+
+    fn dispatch(&mut self, path: Path, header: &Header, message: &[u8]) {
+        if header.exchange == Exchange::IkeSaInit && header.from_initiator && !header.response {
+            return self.handle_init_request(path, header, message);
+        }
+        let own_spi = if header.from_initiator {
+            header.spi_r
+        } else {
+            header.spi_i
+        };
+        let Some(entry) = self.entries.remove(&own_spi) else {
+            self.counters.unknown_spi += 1;
+            return;
+        };
+        let mut deferred = Vec::new();
+        let mut ctx = context!(self, deferred);
+        let entry = match entry {
+            Entry::Sa(mut ike_sa) => {
+                ike_sa.handle_datagram(&mut ctx, path, header, message);
+                Some(Entry::Sa(ike_sa))
+            }
+            Entry::Initiating(awaited) => handle_init_response(&mut ctx, awaited, path, header, message),
+        };
+        self.put_back(own_spi, entry);
+        self.handle_deferred(deferred);
+    }
+
+    fn handle_init_request(&mut self, path: Path, header: &Header, message: &[u8]) {
+        if header.spi_r != 0 || header.message_id != 0 {
+            self.counters.malformed += 1;
+            return;
+        }
+        let key = (path.remote, header.spi_i);
+        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
+            // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
+            if let State::ExpectAuthRequest(awaited) = &ike_sa.state
+                && awaited.handshake.init_request == message
+            {
+                let answer = awaited.handshake.init_response.clone();
+                let mut deferred = Vec::new();
+                self.counters.repeated += 1;
+                context!(self, deferred).transmit(path, &[answer]);
+            }
+            return;
+        }
+        if self.half_open >= self.config.half_open_max {
+            self.counters.half_open_full += 1;
+            return;
+        }
+        let wary = self.half_open >= self.config.cookie_from;
+        let mut deferred = Vec::new();
+        let mut ctx = context!(self, deferred);
+        let jar = wary.then_some(&mut self.cookies);
+        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, jar) {
+            let own_spi = ike_sa.core.channel.own_spi();
+            self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
+            self.answered.insert(key, own_spi);
+            if let Some(indexed) = self.indexed.get_mut(&own_spi) {
+                indexed.answered = Some(key);
+            }
+        }
+    }
+
+    /// RFC 7296 section 2.5: tells a later version's initiator which version this is.
+    fn refuse_version(&mut self, path: Path, version: u8, message: &[u8]) {
+        self.counters.unsupported_version += 1;
+        let is_response = message.get(19).is_none_or(|flags| flags & 0x20 != 0);
+        let spi_i = message
+            .first_chunk::<8>()
+            .map(|bytes| u64::from_be_bytes(*bytes))
+            .unwrap_or(0);
+        if version >> 4 < 2 || is_response || spi_i == 0 {
+            return;
+        }
+        let header = Header {
+            spi_i,
+            spi_r: 0,
+            next_payload: payload_type::NONE,
+            exchange: Exchange::IkeSaInit,
+            from_initiator: false,
+            response: true,
+            message_id: 0,
+        };
+        let notify = Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []));
+        if let Ok(answer) = header.message(Payload::chain(&[notify])) {
+            let mut deferred = Vec::new();
+            context!(self, deferred).transmit(path, &[answer]);
+        }
+    }
+
+    /// Does everything that is due at `now`.
+    pub fn handle_timeout(&mut self, now: Time) {
+        self.now = now;
+        while let Some((due, child, spi)) = self
+            .lingering
+            .first()
+            .copied()
+            .filter(|(due, ..)| *due <= now.mono_ms)
+        {
+            self.lingering.remove(&(due, child, spi));
+            self.allocator.release(spi);
+            self.outputs.push_back(Output::RemoveChildSa {
+                child,
+                direction: Direction::Inbound,
+            });
+        }
+        // Each once: what becomes due again at the same instant waits for the next call.
+        let due: Vec<u64> = self
+            .deadlines
+            .iter()
+            .take_while(|(due, ..)| *due <= now.mono_ms)
+            .map(|(_, _, spi)| *spi)
+            .collect();
+        for spi in due {
+            self.handle_entry_timeout(spi);
+        }
+    }
+
+    fn handle_entry_timeout(&mut self, spi: u64) {
+        let Some(entry) = self.entries.remove(&spi) else {
+            return;
+        };
+        let mut deferred = Vec::new();
+        let mut ctx = context!(self, deferred);
+        let entry = match entry {
+            Entry::Sa(mut ike_sa) => {
+                ike_sa.handle_timeout(&mut ctx);
+                Some(Entry::Sa(ike_sa))
+            }
+            Entry::Initiating(mut awaited) => awaited
+                .handle_timeout(&mut ctx)
+                .then_some(Entry::Initiating(awaited)),
+        };
+        self.put_back(spi, entry);
+        self.handle_deferred(deferred);
+    }
+
+    /// Carries out a command; one that names what is not there does nothing.
+    pub fn handle_command(&mut self, now: Time, command: Command) {
+        self.now = now;
+        match command {
+            Command::Initiate { connection } => self.initiate(&connection),
+            Command::RekeyChild(child) => {
+                self.queue(
+                    self.by_child.get(&child).copied(),
+                    Task::RekeyChild { child, group: None },
+                );
+            }
+            Command::CloseChild(child) => {
+                self.queue(self.by_child.get(&child).copied(), Task::DeleteChild(child))
+            }
+            Command::RekeyIke(id) => self.queue(self.by_id.get(&id).copied(), Task::RekeyIke { group: None }),
+            Command::CreateChild {
+                ike_sa,
+                ts_local,
+                ts_remote,
+            } => {
+                let task = Task::NewChild {
+                    selectors: (ts_local, ts_remote),
+                    group: None,
+                };
+                self.queue(self.by_id.get(&ike_sa).copied(), task);
+            }
+            Command::Close(id) => {
+                if let Some(spi) = self.by_id.get(&id).copied() {
+                    self.close(spi);
+                }
+            }
+            Command::CloseAll => {
+                let spis: Vec<_> = self.by_id.values().copied().collect();
+                spis.into_iter().for_each(|spi| self.close(spi));
+            }
+        }
+    }
+
+    fn initiate(&mut self, name: &str) {
+        let Some(connection) = self
+            .config
+            .connections
+            .iter()
+            .find(|one| one.name == name)
+            .cloned()
+        else {
+            return;
+        };
+        let mut deferred = Vec::new();
+        let mut ctx = context!(self, deferred);
+        if let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection) {
+            let spi = awaited.spi_i;
+            self.put_back(spi, Some(Entry::Initiating(Box::new(awaited))));
+        }
+    }
+
+    fn queue(&mut self, spi: Option<u64>, task: Task) {
+        self.with_sa(spi, |ike_sa, ctx| {
+            if let Some(established) = ike_sa.established_mut()
+                && !established.is_ending()
+                && !established.tasks.contains(&task)
+            {
+                established.tasks.push_back(task);
+            }
+            ike_sa.pump(ctx);
+        });
+    }
+
+    fn close(&mut self, spi: u64) {
+        if let Some(Entry::Initiating(awaited)) = self.entries.get(&spi) {
+            let ike_sa = awaited.id;
+            self.put_back(spi, None);
+            let closed = Event::Closed {
+                ike_sa,
+                peer: String::new(),
+                reason: CloseReason::Requested,
+            };
+            self.outputs.push_back(Output::Event(closed));
+            return;
+        }
+        self.with_sa(Some(spi), |ike_sa, ctx| ike_sa.close(ctx, CloseReason::Requested));
+    }
+
+    fn with_sa(&mut self, spi: Option<u64>, act: impl FnOnce(&mut IkeSa, &mut Context<'_>)) {
+        let Some((spi, entry)) = spi.and_then(|spi| self.entries.remove_entry(&spi)) else {
+            return;
+        };
+        let mut deferred = Vec::new();
+        let entry = match entry {
+            Entry::Sa(mut ike_sa) => {
+                act(&mut ike_sa, &mut context!(self, deferred));
+                Entry::Sa(ike_sa)
+            }
+            other @ Entry::Initiating(_) => other,
+        };
+        self.put_back(spi, Some(entry));
+        self.handle_deferred(deferred);
+    }
+
+    /// The data plane saw an authentic packet on the inbound SA of `child`: the peer is there, and has
+    /// installed the Child SA.
+    pub fn handle_child_traffic(&mut self, now: Time, child: ChildId) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            if let Some(established) = ike_sa.established_mut() {
+                established.heard_at(ctx.now.mono_ms);
+                create_child_sa::activate(established, ctx, child);
+            }
+        });
+    }
+
+    /// The next thing for the caller to do. An installation stands before the message that tells the peer,
+    /// so each is to be done before the next is taken.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When, in monotonic milliseconds, [`Self::handle_timeout`] is to be called next, and why.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<(u64, TimeoutReason)> {
+        let lingering = self
+            .lingering
+            .first()
+            .map(|(due, ..)| (*due, TimeoutReason::Linger));
+        let next = self.deadlines.first().map(|(due, reason, _)| (*due, *reason));
+        lingering.into_iter().chain(next).min()
+    }
+
+    /// All IKE SAs in words, oldest first.
+    pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo> {
+        let now_ms = self.now.mono_ms;
+        self.by_id
+            .values()
+            .filter_map(move |spi| match self.entries.get(spi) {
+                Some(Entry::Sa(ike_sa)) if !matches!(ike_sa.state, State::Closed { .. }) => {
+                    Some(ike_sa.info(now_ms))
+                }
+                Some(Entry::Sa(_) | Entry::Initiating(_)) | None => None,
+            })
+    }
+
+    /// What was dropped, and other counts.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    fn handle_deferred(&mut self, deferred: Vec<Deferred>) {
+        let (mut spawned, mut others) = (Vec::new(), Vec::new());
+        for one in deferred {
+            match one.spawned() {
+                Ok(ike_sa) => spawned.push(ike_sa),
+                Err(other) => others.push(other),
+            }
+        }
+        for mut ike_sa in spawned {
+            let spi = ike_sa.core.channel.own_spi();
+            let mut deferred = Vec::new();
+            ike_sa.pump(&mut context!(self, deferred));
+            self.put_back(spi, Some(Entry::Sa(ike_sa)));
+        }
+        for other in others {
+            match other {
+                Deferred::Spawn(_) => {}
+                Deferred::Adopt { from, to, children } => self.adopt(from, to, children),
+                Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
+            }
+        }
+    }
+
+    fn adopt(&mut self, from: IkeSaId, to: u64, mut children: Vec<crate::child_sa::ChildSa>) {
+        self.with_sa(Some(to), |ike_sa, ctx| {
+            let new = ike_sa.core.id;
+            if let Some(established) = ike_sa.established_mut() {
+                established.redundant = false;
+                established.adopt(std::mem::take(&mut children));
+                ctx.event(Event::IkeSaRekeyed { old: from, new });
+            }
+            ike_sa.pump(ctx);
+        });
+        // The IKE SA that should have taken them is gone already.
+        let mut deferred = Vec::new();
+        let mut ctx = context!(self, deferred);
+        children.iter().for_each(|child| ctx.remove(child));
+    }
+
+    fn close_others(&mut self, peer: &str, except: IkeSaId) {
+        let kept = self.by_id.get(&except).copied();
+        let others = self.by_peer.get(peer).cloned().unwrap_or_default();
+        for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact);
+            });
+        }
+    }
+
+    /// Stores an entry again, or forgets it, and brings the indices up to date.
+    fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
+        let before = self.take_from_indices(spi);
+        let now_ms = self.now.mono_ms;
+        let kept = entry.filter(|entry| match entry {
+            Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
+            Entry::Initiating(_) => true,
+        });
+        match kept {
+            Some(entry) => {
+                self.put_into_indices(spi, &entry, before);
+                self.entries.insert(spi, entry);
+            }
+            None => {
+                self.entries.remove(&spi);
+                if let Some(key) = before.and_then(|before| before.answered) {
+                    self.answered.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
+        let indexed = self.indexed.remove(&spi)?;
+        self.deadlines
+            .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
+        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
+        self.by_id.remove(&indexed.id);
+        if let Some(peer) = &indexed.peer
+            && let Some(spis) = self.by_peer.get_mut(peer)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
+        for child in &indexed.children {
+            // A rekeyed IKE SA may have taken it meanwhile.
+            if self.by_child.get(child) == Some(&spi) {
+                self.by_child.remove(child);
+            }
+        }
+        Some(indexed)
+    }
+
+    fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
+        let established = match entry {
+            Entry::Sa(ike_sa) => ike_sa.established(),
+            Entry::Initiating(_) => None,
+        };
+        let (id, deadline) = match entry {
+            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
+            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+        };
+        let children = established
+            .map(|established| established.children.as_slice())
+            .unwrap_or_default();
+        let children: Vec<_> = children.iter().map(|child| child.id).collect();
+        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        if let Some(peer) = &peer {
+            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
+        }
+        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
+        self.by_id.insert(id, spi);
+        self.by_child.extend(children.iter().map(|child| (*child, spi)));
+        self.deadlines.insert((deadline.0, deadline.1, spi));
+        let answered = before.and_then(|before| before.answered);
+        self.indexed.insert(
+            spi,
+            Indexed {
+                id,
+                deadline,
+                children,
+                peer,
+                answered,
+            },
+        );
+    }
+}
+
+fn handle_init_response(
+    ctx: &mut Context<'_>,
+    awaited: Box<ExpectInitResponse>,
+    path: Path,
+    header: &Header,
+    message: &[u8],
+) -> Option<Entry> {
+    let expected = header.exchange == Exchange::IkeSaInit
+        && header.response
+        && !header.from_initiator
+        && header.message_id == 0
+        && path.remote == awaited.path.remote
+        && message.len() > HEADER_LEN;
+    if !expected {
+        ctx.counters.unexpected += 1;
+        return Some(Entry::Initiating(awaited));
+    }
+    match awaited.handle(ctx, header, message) {
+        Initiated::Again(awaited) => Some(Entry::Initiating(awaited)),
+        Initiated::Proceed(ike_sa) => Some(Entry::Sa(ike_sa)),
+        Initiated::Failed => None,
+    }
+}

@@ -1,0 +1,290 @@
+//! What an endpoint tells its caller.
+
+use std::{fmt, net::SocketAddr};
+
+use crate::{
+    child_sa::ChildSaInstall,
+    ids::{ChildId, IkeSaId},
+    traffic_selector::TrafficSelector,
+};
+
+/// One thing for the caller to do, in the order given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send a datagram; on port 4500 the non-ESP marker is already in front.
+    Transmit {
+        /// Our address and port.
+        local: SocketAddr,
+        /// Where to.
+        remote: SocketAddr,
+        /// UDP payload.
+        payload: Vec<u8>,
+    },
+    /// Install both directions of a Child SA.
+    InstallChildSa(Box<ChildSaInstall>),
+    /// From now on send on this Child SA instead of the one it replaces.
+    ActivateOutbound(ChildId),
+    /// Remove one or both directions. The inbound one lingers a few seconds after a rekey, so that packets
+    /// in flight are not lost.
+    RemoveChildSa {
+        /// Which.
+        child: ChildId,
+        /// Which directions of it.
+        direction: Direction,
+    },
+    /// For logs, counters and the status page.
+    Event(Event),
+}
+
+/// Directions of a Child SA, seen from this side.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// From the peer.
+    Inbound,
+    /// To the peer.
+    Outbound,
+    /// Both.
+    Both,
+}
+
+/// Why an IKE SA came to its end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CloseReason {
+    /// The peer deleted it.
+    DeletedByPeer,
+    /// A command of ours.
+    Requested,
+    /// The peer did not answer, however often we asked.
+    PeerUnresponsive,
+    /// Its lifetime ended and it had not been rekeyed.
+    LifetimeExpired,
+    /// The peer began anew and said so (INITIAL_CONTACT).
+    ReplacedByInitialContact,
+    /// The peer answered a request with an error that leaves no way on.
+    PeerRefused(&'static str),
+    /// The handshake did not end in time.
+    HandshakeTimeout,
+    /// Something that the peer said after it was authenticated was not well-formed.
+    ProtocolViolation,
+}
+
+/// Something happened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[allow(missing_docs)] // the fields say what they are
+pub enum Event {
+    /// Both sides are authenticated.
+    IkeSaEstablished {
+        ike_sa: IkeSaId,
+        peer: String,
+        site: u32,
+        remote: SocketAddr,
+        algorithms: String,
+    },
+    /// A Child SA carries traffic from now on.
+    ChildSaEstablished {
+        child: ChildId,
+        ike_sa: IkeSaId,
+        site: u32,
+        algorithms: String,
+        ts_local: Vec<TrafficSelector>,
+        ts_remote: Vec<TrafficSelector>,
+    },
+    /// A Child SA took over from another.
+    ChildSaRekeyed { old: ChildId, new: ChildId, pfs: bool },
+    /// An IKE SA took over from another, with its Child SAs.
+    IkeSaRekeyed { old: IkeSaId, new: IkeSaId },
+    /// A Child SA is gone and none took over.
+    ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
+    /// An IKE SA is gone with its Child SAs.
+    Closed {
+        ike_sa: IkeSaId,
+        peer: String,
+        reason: CloseReason,
+    },
+    /// The peer did not prove who it is, or may not connect.
+    AuthenticationFailed {
+        remote: SocketAddr,
+        peer: String,
+        reason: String,
+    },
+    /// No algorithms in common.
+    ProposalRefused {
+        remote: SocketAddr,
+        offered: String,
+        configured: String,
+    },
+    /// No traffic in common.
+    TrafficSelectorsRefused {
+        remote: SocketAddr,
+        offered: String,
+        configured: String,
+    },
+    /// The peer refused something of ours; what for, and its notification.
+    RefusedByPeer {
+        remote: SocketAddr,
+        what: &'static str,
+        notification: &'static str,
+    },
+}
+
+impl fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::DeletedByPeer => f.write_str("deleted by the peer"),
+            Self::Requested => f.write_str("closed on request"),
+            Self::PeerUnresponsive => f.write_str("the peer does not answer"),
+            Self::LifetimeExpired => f.write_str("its lifetime ended without a rekey"),
+            Self::ReplacedByInitialContact => f.write_str("the peer began anew (INITIAL_CONTACT)"),
+            Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
+            Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
+            Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
+        }
+    }
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::IkeSaEstablished {
+                ike_sa,
+                peer,
+                site,
+                remote,
+                algorithms,
+            } => {
+                write!(
+                    f,
+                    "{ike_sa} established with {peer} at {remote}, site {site}, {algorithms}"
+                )
+            }
+            Self::ChildSaEstablished {
+                child,
+                ike_sa,
+                site,
+                algorithms,
+                ts_local,
+                ts_remote,
+            } => {
+                let (ours, theirs) = (list(ts_local), list(ts_remote));
+                write!(
+                    f,
+                    "{child} of {ike_sa} established, site {site}, {algorithms}, {ours} === {theirs}"
+                )
+            }
+            Self::ChildSaRekeyed { old, new, pfs } => {
+                write!(
+                    f,
+                    "{old} rekeyed as {new} with{} a new key exchange",
+                    if *pfs { "" } else { "out" }
+                )
+            }
+            Self::IkeSaRekeyed { old, new } => write!(f, "{old} rekeyed as {new}"),
+            Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
+            Self::Closed { ike_sa, peer, reason } => write!(f, "{ike_sa} with {peer} closed: {reason}"),
+            Self::AuthenticationFailed { remote, peer, reason } => {
+                write!(f, "authentication of {peer} at {remote} failed: {reason}")
+            }
+            Self::ProposalRefused {
+                remote,
+                offered,
+                configured,
+            } => {
+                write!(
+                    f,
+                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}"
+                )
+            }
+            Self::TrafficSelectorsRefused {
+                remote,
+                offered,
+                configured,
+            } => {
+                write!(
+                    f,
+                    "traffic selectors of {remote} refused: it asks for {offered}; allowed are {configured}"
+                )
+            }
+            Self::RefusedByPeer {
+                remote,
+                what,
+                notification,
+            } => {
+                write!(f, "{remote} refused {what}: {notification}")
+            }
+        }
+    }
+}
+
+/// Selectors in words.
+pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
+    selectors
+        .iter()
+        .map(TrafficSelector::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// Why the endpoint wants to be called at a given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TimeoutReason {
+    /// A request is due to be sent again.
+    Retransmit,
+    /// A half-open handshake ends.
+    HalfOpen,
+    /// The peer was silent long enough to ask whether it is there.
+    Liveness,
+    /// An SA is to be rekeyed.
+    Rekey,
+    /// An SA reaches the end of its life.
+    Expire,
+    /// What was kept for stragglers is to be forgotten.
+    Linger,
+}
+
+/// One IKE SA in words, for lists.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeSaInfo {
+    /// Its name.
+    pub id: IkeSaId,
+    /// SPIs of initiator and responder.
+    pub spis: (u64, u64),
+    /// We began it.
+    pub initiator: bool,
+    /// `half-open`, `established`, `closing`.
+    pub state: &'static str,
+    /// The peer's identity; empty while it is not authenticated.
+    pub peer: String,
+    /// Our address.
+    pub local: SocketAddr,
+    /// The peer's address.
+    pub remote: SocketAddr,
+    /// A NAT is on the way, ESP goes in UDP.
+    pub nat: bool,
+    /// Algorithms.
+    pub algorithms: String,
+    /// Site number and name.
+    pub site: Option<(u32, String)>,
+    /// Seconds since it was established.
+    pub age_s: u64,
+    /// Its Child SAs.
+    pub children: Vec<ChildSaInfo>,
+}
+
+/// One Child SA in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSaInfo {
+    /// Its name.
+    pub id: ChildId,
+    /// SPI we receive on.
+    pub spi_in: u32,
+    /// SPI the peer receives on.
+    pub spi_out: u32,
+    /// Algorithms.
+    pub algorithms: String,
+    /// Extended sequence numbers.
+    pub esn: bool,
+    /// Our side.
+    pub ts_local: Vec<TrafficSelector>,
+    /// The peer's side.
+    pub ts_remote: Vec<TrafficSelector>,
+}

@@ -1,0 +1,202 @@
+//! Encrypted fragment payload (RFC 7383): cutting and joining.
+//!
+//! ```text
+//!  | generic header | fragment number | total fragments | IV | encrypted content | ICV |
+//! ```
+
+use zeroize::Zeroizing;
+
+use super::{
+    ChainBuilder, WireError,
+    chain::GENERIC_HEADER_LEN,
+    encrypted::{self, ProtectError},
+    header::{HEADER_LEN, Header},
+    payload_type,
+    reader::Reader,
+};
+use crate::crypto::{cipher::SkSealer, random::Random};
+
+/// Fragment number and total, 16 bits each.
+pub const FIELDS_LEN: usize = 4;
+/// A message of more fragments is refused: certificates of a whole chain fit in a tenth of it.
+pub const FRAGMENTS_MAX: u16 = 64;
+/// A joined message may not be longer than an unfragmented one could be.
+const JOINED_MAX: usize = 65_535;
+
+/// Which fragment of how many; both count from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentFields {
+    /// This fragment, 1 to `total`.
+    pub number: u16,
+    /// How many there are.
+    pub total: u16,
+}
+
+impl FragmentFields {
+    /// Parses the fields at the front of an SKF body.
+    ///
+    /// # Errors
+    /// When the number is not within 1 to the total, or the total beyond [`FRAGMENTS_MAX`].
+    pub fn parse(body: &[u8]) -> Result<Self, WireError> {
+        let mut reader = Reader::new(body, "fragment");
+        let (number, total) = (reader.u16()?, reader.u16()?);
+        if number == 0 || number > total || total > FRAGMENTS_MAX {
+            return Err(WireError::BadValue("fragment number"));
+        }
+        Ok(Self { number, total })
+    }
+}
+
+/// The message as one SK message if it fits `message_max` octets, otherwise as SKF messages that do.
+///
+/// # Errors
+/// When it is too long even in fragments, or the cipher cannot seal any more.
+pub fn seal(
+    header: Header,
+    payloads: ChainBuilder,
+    message_max: usize,
+    sealer: &mut SkSealer,
+    random: &mut dyn Random,
+) -> Result<Vec<Vec<u8>>, ProtectError> {
+    let (first, content) = payloads.finish()?;
+    let content = Zeroizing::new(content);
+    let suite = sealer.suite();
+    if HEADER_LEN + GENERIC_HEADER_LEN + suite.body_len(content.len()) <= message_max {
+        return Ok(vec![encrypted::seal_payload(
+            header,
+            payload_type::SK,
+            first,
+            &[],
+            &content,
+            sealer,
+            random,
+        )?]);
+    }
+    let body_max = message_max.saturating_sub(HEADER_LEN + GENERIC_HEADER_LEN + FIELDS_LEN);
+    let piece = suite
+        .max_content_len(body_max)
+        .filter(|len| *len > 0)
+        .ok_or(WireError::TooLong)?;
+    let total = u16::try_from(content.len().div_ceil(piece)).map_err(|_| WireError::TooLong)?;
+    if total > FRAGMENTS_MAX {
+        return Err(WireError::TooLong.into());
+    }
+    let pieces = content.chunks(piece).zip(1u16..);
+    let messages = pieces.map(|(content, number)| {
+        let fields = [number.to_be_bytes(), total.to_be_bytes()].concat();
+        // RFC 7383 section 2.5: only the first fragment names the first inner payload.
+        let next = if number == 1 { first } else { payload_type::NONE };
+        encrypted::seal_payload(header, payload_type::SKF, next, &fields, content, sealer, random)
+    });
+    messages.collect()
+}
+
+/// Collects the authenticated fragments of one message.
+#[derive(Debug, Default)]
+pub struct Reassembly {
+    message_id: u32,
+    first: u8,
+    pieces: Vec<Option<Zeroizing<Vec<u8>>>>,
+}
+
+impl Reassembly {
+    /// Adds a fragment that was opened; `next` is the type in its generic header. Returns the type of the
+    /// first inner payload and the joined content once all are there.
+    ///
+    /// A fragment of another message, or with a larger total (the sender found a smaller path MTU,
+    /// RFC 7383 section 2.6), starts anew; one with a smaller total is dropped.
+    pub fn add(
+        &mut self,
+        message_id: u32,
+        fields: FragmentFields,
+        next: u8,
+        content: Zeroizing<Vec<u8>>,
+    ) -> Option<(u8, Zeroizing<Vec<u8>>)> {
+        let total = usize::from(fields.total);
+        if self.message_id != message_id || self.pieces.len() < total {
+            *self = Self {
+                message_id,
+                first: payload_type::NONE,
+                pieces: vec![None; total],
+            };
+        }
+        if self.pieces.len() > total {
+            return None;
+        }
+        let slot = self.pieces.get_mut(usize::from(fields.number).checked_sub(1)?)?;
+        slot.get_or_insert(content);
+        if fields.number == 1 {
+            self.first = next;
+        }
+        let len: usize = self.pieces.iter().flatten().map(|piece| piece.len()).sum();
+        if len > JOINED_MAX {
+            *self = Self::default();
+            return None;
+        }
+        if self.pieces.iter().any(Option::is_none) {
+            return None;
+        }
+        let mut joined = Zeroizing::new(Vec::with_capacity(len));
+        self.pieces
+            .iter()
+            .flatten()
+            .for_each(|piece| joined.extend_from_slice(piece));
+        let first = self.first;
+        *self = Self::default();
+        Some((first, joined))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fragment(number: u16, total: u16) -> FragmentFields {
+        FragmentFields { number, total }
+    }
+
+    fn content(byte: u8) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(vec![byte; 2])
+    }
+
+    #[test]
+    fn golden_fields() {
+        assert_eq!(FragmentFields::parse(&[0, 2, 0, 3, 9, 9]), Ok(fragment(2, 3)));
+        for bad in [&[0, 0, 0, 3][..], &[0, 4, 0, 3], &[0, 1, 0, 65], &[0, 1, 0]] {
+            assert!(FragmentFields::parse(bad).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn joins_in_any_order_and_ignores_repetitions() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(reassembly.add(1, fragment(3, 3), 0, content(3)), None);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), None);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(9)), None);
+        let joined = reassembly.add(1, fragment(2, 3), 0, content(2));
+        assert_eq!(joined, Some((35, Zeroizing::new(vec![1, 1, 2, 2, 3, 3]))));
+    }
+
+    #[test]
+    fn a_larger_total_or_another_message_starts_anew() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), None);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), None);
+        assert_eq!(
+            reassembly.add(1, fragment(2, 2), 0, content(2)),
+            None,
+            "smaller total is dropped"
+        );
+        assert_eq!(reassembly.add(2, fragment(2, 2), 0, content(2)), None);
+        assert!(reassembly.add(2, fragment(1, 2), 33, content(1)).is_some());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut reassembly = Reassembly::default();
+        let big = Zeroizing::new(vec![0; 40_000]);
+        assert_eq!(reassembly.add(1, fragment(1, 64), 35, big.clone()), None);
+        assert_eq!(reassembly.add(1, fragment(2, 64), 0, big), None);
+        assert!(reassembly.pieces.is_empty());
+    }
+}
