@@ -1,3 +1,311 @@
-//! Loading, attaching and filling what runs in the kernel.
+//! The data plane: XDP programs, their maps, and the ESP workers.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `config`, `error` | what it is started with, what can go wrong |
+//! | `object`, `load` | the BPF object; loading and attaching |
+//! | `maps` | typed access to the maps |
+//! | `start` | the order in which everything comes up |
+//! | `sa`, `sas` | SAs as the controller sees them; installing and removing |
+//! | `worker` | ESP workers |
+//! | `xsk` | AF_XDP sockets |
+//! | `clear_link` | the veth pair between workers and the `clear` program |
+//! | `sweep` | expiry of flows and mappings |
+//! | `stats` | counters of the workers |
+//! | `system` | what else the daemon asks of the system |
+//!
+//! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
+//! stays off after the last is gone; an SA receives only when its worker knows it.
 
+mod clear_link;
+mod config;
+mod error;
+mod load;
+mod maps;
 pub mod object;
+mod prefixes;
+mod sa;
+mod sas;
+mod start;
+mod stats;
+mod sweep;
+mod system;
+mod worker;
+mod xsk;
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_queue::ArrayQueue;
+use gateway_common::abi::event::Event;
+use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::map;
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::next_hop::NextHop;
+use gateway_common::abi::rule::Rule;
+use gateway_common::abi::site::Site;
+use gateway_common::abi::stats::Counter;
+use gateway_common::drop::DropReason;
+
+pub use self::config::{DataplaneConfig, InterfaceConfig, Role};
+pub use self::error::DataplaneError;
+pub use self::load::AttachMode;
+pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
+pub use self::stats::WorkerStats;
+pub use self::system::monotonic_s;
+pub use self::worker::commands::WorkerReport;
+
+use self::clear_link::ClearLink;
+use self::load::Loaded;
+use self::maps::{Maps, absent_is_fine, entries};
+use self::sas::Sas;
+use self::stats::WorkerCounters;
+use self::worker::handover::Inbox;
+
+/// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
+const MAPPING_HOLD_S: u32 = 120;
+/// Events that one call takes out of the ring.
+const EVENTS_PER_CALL: usize = 1024;
+
+/// An interface as it was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// Its name.
+    pub name: String,
+    /// Its index.
+    pub index: u32,
+    /// Its side.
+    pub role: Role,
+    /// Receive queues, each with a worker.
+    pub queues: u32,
+    /// Where its program runs.
+    pub mode: AttachMode,
+}
+
+/// What the packet path and the workers have to say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DataplaneEvent {
+    /// Of an XDP program.
+    Packet(Event),
+    /// Of a worker.
+    Worker(WorkerReport),
+}
+
+/// The running data plane. Every method may be called from any thread.
+pub struct Dataplane {
+    loaded: Loaded,
+    maps: Mutex<Maps>,
+    sas: Mutex<Sas>,
+    suspects: Mutex<HashSet<OutsideKey>>,
+    attached: Vec<Attached>,
+    clear_link: ClearLink,
+    inboxes: Arc<[Inbox]>,
+    counters: Vec<Arc<WorkerCounters>>,
+    reports: Arc<ArrayQueue<WorkerReport>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Dataplane {
+    /// Loads and attaches the programs, makes the clear link, starts the workers. Needs root.
+    ///
+    /// # Errors
+    /// What is missing and where; everything done so far is undone, except that forwarding stays off.
+    pub fn start(config: &DataplaneConfig) -> Result<Self, DataplaneError> {
+        start::start(config)
+    }
+
+    /// The interfaces and how their programs run.
+    #[must_use]
+    pub fn attached(&self) -> &[Attached] {
+        &self.attached
+    }
+
+    /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
+        let mut maps = self.maps();
+        for (id, site) in sites {
+            let inserted = maps.sites.insert(id, site, 0);
+            inserted.map_err(DataplaneError::map(map::SITES))?;
+        }
+        let wanted: HashSet<u32> = sites.iter().map(|(id, _)| *id).collect();
+        for (id, _) in entries(&maps.sites) {
+            if !wanted.contains(&id) {
+                absent_is_fine(maps.sites.remove(&id)).map_err(DataplaneError::map(map::SITES))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a rule generation the active one, in one step: a packet sees the old set or the new one.
+    ///
+    /// # Errors
+    /// [`DataplaneError::RulesFull`]; the active generation is then what it was.
+    pub fn load_rules(&self, generation: u32, rules: &[Rule]) -> Result<(), DataplaneError> {
+        self.maps().load_rules(generation, rules)
+    }
+
+    /// Makes these the next hops of the core side: prefix, its length, where to.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_next_hops(&self, hops: &[([u8; 4], u8, NextHop)]) -> Result<(), DataplaneError> {
+        self.maps().set_next_hops(hops)
+    }
+
+    /// Every tracked flow.
+    #[must_use]
+    pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
+        entries(&self.maps().flows)
+    }
+
+    /// Every NAT mapping.
+    #[must_use]
+    pub fn mappings(&self) -> Vec<(InsideKey, Mapping)> {
+        entries(&self.maps().mappings)
+    }
+
+    /// Drops by reason, of XDP programs and workers together; reasons that never occurred are left out.
+    #[must_use]
+    pub fn drops(&self) -> Vec<(DropReason, u64)> {
+        let maps = self.maps();
+        let count = |reason| {
+            let workers: u64 = self.counters.iter().map(|counters| counters.drops(reason)).sum();
+            (reason, maps.drops(reason) + workers)
+        };
+        let all = DropReason::ALL.iter().copied().map(count);
+        all.filter(|(_, packets)| *packets > 0).collect()
+    }
+
+    /// What the XDP programs let through, by the name of its path.
+    #[must_use]
+    pub fn paths(&self) -> Vec<(&'static str, Counter)> {
+        self.maps().paths()
+    }
+
+    /// Hits of the first `rules` rules of the operator's file.
+    #[must_use]
+    pub fn rule_hits(&self, rules: u32) -> Vec<Counter> {
+        self.maps().rule_hits(rules)
+    }
+
+    /// Counters of each worker.
+    #[must_use]
+    pub fn worker_stats(&self) -> Vec<WorkerStats> {
+        (0..)
+            .zip(&self.counters)
+            .map(|(worker, counters)| counters.snapshot(worker))
+            .collect()
+    }
+
+    /// What happened since the last call; does not wait. Call it some ten times a second: the first packet of a new
+    /// inbound SA is among it, which the switch of the outbound SA waits for.
+    #[must_use]
+    pub fn events(&self) -> Vec<DataplaneEvent> {
+        let reports = std::iter::from_fn(|| self.reports.pop()).map(DataplaneEvent::Worker);
+        let packets = self.maps().take_events(EVENTS_PER_CALL);
+        reports.chain(packets.into_iter().map(DataplaneEvent::Packet)).collect()
+    }
+
+    /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses; mends halves of
+    /// mappings. Answers how many flows and mappings went. Call it every few seconds.
+    ///
+    /// # Errors
+    /// A map cannot be read or written.
+    pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
+        let mut maps = self.maps();
+        let tables = sweep::Tables {
+            flows: entries(&maps.flows),
+            mappings: entries(&maps.mappings).into_iter().collect(),
+            reverse: entries(&maps.reverse).into_iter().collect(),
+        };
+        let settings = maps.settings()?;
+        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
+        let plan = sweep::plan(&tables, &suspects, &settings, MAPPING_HOLD_S, now_s);
+        let counts = (plan.flows.len(), plan.mappings.len());
+        carry_out(&mut maps, &plan, now_s)?;
+        *suspects = plan.suspects;
+        Ok(counts)
+    }
+
+    /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays
+    /// off on the interfaces.
+    pub fn stop(mut self) {
+        self.shut_down();
+        self.loaded.unpin();
+    }
+
+    fn shut_down(&mut self) {
+        self.inboxes.iter().for_each(Inbox::stop);
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a worker had panicked");
+            }
+        }
+        self.clear_link.remove();
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        // A poisoned lock guards file descriptors, which are as good as before.
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Dataplane {
+    /// Without [`Dataplane::stop`] the programs stay attached and drop everything: closed, not open.
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Does what a sweep planned. Each entry that is gone meanwhile is as wanted.
+fn carry_out(maps: &mut Maps, plan: &sweep::Plan, now_s: u32) -> Result<(), DataplaneError> {
+    for flow in &plan.flows {
+        absent_is_fine(maps.flows.remove(flow)).map_err(DataplaneError::map(map::FLOWS))?;
+    }
+    for (inside, outside) in &plan.mappings {
+        // Inside first: from then on a new flow takes a new port, and the old one is free when it is let go.
+        absent_is_fine(maps.mappings.remove(inside)).map_err(DataplaneError::map(map::MAPPINGS))?;
+        absent_is_fine(maps.reverse.remove(outside)).map_err(DataplaneError::map(map::MAPPINGS_REVERSE))?;
+    }
+    for outside in &plan.reverse {
+        absent_is_fine(maps.reverse.remove(outside)).map_err(DataplaneError::map(map::MAPPINGS_REVERSE))?;
+    }
+    for (flow, inside, outside) in &plan.restore {
+        restore(maps, flow, inside, outside, now_s)?;
+    }
+    Ok(())
+}
+
+/// Gives a live flow its mapping back, or ends the flow if its port has another owner by now.
+fn restore(
+    maps: &mut Maps,
+    flow: &FlowKey,
+    inside: &InsideKey,
+    outside: &OutsideKey,
+    now_s: u32,
+) -> Result<(), DataplaneError> {
+    let mapping = Mapping {
+        address: outside.address,
+        port: outside.port,
+        pad: [0; 2],
+        last_used_s: now_s,
+        created_s: now_s,
+    };
+    const NOEXIST: u64 = 1;
+    // Both fail when the key is there; what is there then decides.
+    let _ = maps.reverse.insert(outside, inside, NOEXIST);
+    let _ = maps.mappings.insert(inside, mapping, NOEXIST);
+    let port_is_ours = maps.reverse.get(outside, 0).is_ok_and(|owner| owner == *inside);
+    let same_port = maps
+        .mappings
+        .get(inside, 0)
+        .is_ok_and(|found| found.address == outside.address && found.port == outside.port);
+    if port_is_ours && same_port {
+        return Ok(());
+    }
+    absent_is_fine(maps.flows.remove(flow)).map_err(DataplaneError::map(map::FLOWS))
+}

@@ -1,0 +1,152 @@
+//! What can go wrong between the daemon and the kernel.
+
+use std::io;
+use std::path::PathBuf;
+
+use aya::EbpfError;
+use aya::maps::MapError;
+use aya::programs::ProgramError;
+use gateway_esp::ConfigError;
+
+/// Why the data plane does not start, or does not do as it is told.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// An interface of the configuration is not there.
+    #[error("interface `{interface}` is not in this network namespace: {source}")]
+    Interface {
+        /// Its name.
+        interface: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The configuration names no interface of a role.
+    #[error("no interface has the role {0}: name one in the configuration")]
+    NoInterface(&'static str),
+    /// More interfaces or queues than the maps hold.
+    #[error("{what}: {have} are more than the {max} that the maps hold")]
+    TooMany {
+        /// Of what.
+        what: &'static str,
+        /// How many there are.
+        have: usize,
+        /// How many there may be.
+        max: usize,
+    },
+    /// The kernel refuses the object.
+    #[error("the kernel does not load the XDP programs: {0}")]
+    Load(#[from] EbpfError),
+    /// The object lacks what this daemon expects of it.
+    #[error("the XDP object has no {0}: it is not of this build")]
+    Missing(String),
+    /// A program does not load.
+    #[error("XDP program `{program}`: {source}")]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// What the kernel says, with the verifier's log.
+        source: ProgramError,
+    },
+    /// A program does not attach.
+    #[error("XDP program does not attach to `{interface}`, natively: {native}; generically: {generic}")]
+    Attach {
+        /// Where.
+        interface: String,
+        /// Why not in the driver.
+        native: String,
+        /// Why not in generic mode.
+        generic: String,
+    },
+    /// A link cannot be pinned, so that a killed daemon would leave the interface open.
+    #[error("link of `{interface}` cannot be pinned to {}: {reason}", path.display())]
+    Pin {
+        /// Of which interface.
+        interface: String,
+        /// Where to.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// A map operation failed.
+    #[error("map {map}: {source}")]
+    Map {
+        /// The map.
+        map: &'static str,
+        /// What the kernel says.
+        source: MapError,
+    },
+    /// No memory for frames.
+    #[error("memory for {frames} frames: {reason}")]
+    FrameMemory {
+        /// How many.
+        frames: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// A socket does not bind.
+    #[error("AF_XDP socket on queue {queue} of `{interface}`: {reason}")]
+    Bind {
+        /// The interface.
+        interface: String,
+        /// Its queue.
+        queue: u32,
+        /// Why not.
+        reason: String,
+    },
+    /// The clear link cannot be made.
+    #[error("clear link `{name}`: {reason}")]
+    ClearLink {
+        /// Its first end.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A file of the system cannot be written or read.
+    #[error("{}: {source}", path.display())]
+    System {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A call to the system failed.
+    #[error("{what}: {source}")]
+    Call {
+        /// What was tried.
+        what: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// An SA that cannot be used.
+    #[error("SA: {0}")]
+    Sa(#[from] ConfigError),
+    /// The interface of an SA carries no `wan` program.
+    #[error("`{0}` is not a WAN interface of this gateway")]
+    NotWan(String),
+    /// The SA was removed.
+    #[error("SA handle is of an SA that is gone")]
+    StaleHandle,
+    /// Every slot is taken.
+    #[error("no room for another SA: {0} are installed")]
+    SasFull(usize),
+    /// The SPI belongs to another SA.
+    #[error("SPI {0:#010x} is taken")]
+    SpiTaken(u32),
+    /// More rules than a generation holds.
+    #[error("rule set has {have} compiled rules, {max} fit")]
+    RulesFull {
+        /// How many there are.
+        have: usize,
+        /// How many fit.
+        max: usize,
+    },
+    /// A worker thread is gone.
+    #[error("worker {0} does not answer")]
+    Worker(u32),
+}
+
+impl DataplaneError {
+    /// Wraps what the kernel says about a map.
+    pub(crate) fn map(map: &'static str) -> impl FnOnce(MapError) -> Self {
+        move |source| Self::Map { map, source }
+    }
+}

@@ -1,0 +1,205 @@
+//! Loading the object and attaching its programs so that they outlive this process.
+//!
+//! **Architecture invariant:** every program is attached through a link that is pinned. A daemon that is killed leaves
+//! its programs in place, whose redirects then find no socket and drop. The next daemon swaps its own programs into the
+//! same links, so that there is no moment without one.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::xdp::{XdpLink, XdpLinkId};
+use aya::programs::{Xdp, XdpMode};
+use aya::{Ebpf, EbpfLoader};
+
+use super::error::DataplaneError;
+use super::object::{EBPF, program};
+
+/// How a program runs on an interface.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AttachMode {
+    /// In the driver.
+    Native,
+    /// In the kernel's generic receive path: slower, for drivers without XDP.
+    Generic,
+}
+
+impl AttachMode {
+    /// Name for people and machines.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            AttachMode::Native => "native",
+            AttachMode::Generic => "generic",
+        }
+    }
+
+    const fn xdp(self) -> XdpMode {
+        match self {
+            AttachMode::Native => XdpMode::Driver,
+            AttachMode::Generic => XdpMode::Skb,
+        }
+    }
+}
+
+/// The object in the kernel, and the pins of its links.
+pub(crate) struct Loaded {
+    pub(crate) ebpf: Ebpf,
+    directory: PathBuf,
+    pins: Vec<PathBuf>,
+}
+
+impl Loaded {
+    /// Loads programs and maps; attaches nothing.
+    ///
+    /// # Errors
+    /// What the verifier or the kernel refuses.
+    pub(crate) fn load(directory: &Path) -> Result<Self, DataplaneError> {
+        let ebpf = EbpfLoader::new().load(EBPF)?;
+        let mut loaded = Self {
+            ebpf,
+            directory: directory.to_owned(),
+            pins: Vec::new(),
+        };
+        for name in [program::WAN, program::CLEAR, program::CORE] {
+            let loading = loaded.program(name)?.load();
+            loading.map_err(|source| DataplaneError::Program { program: name, source })?;
+        }
+        Ok(loaded)
+    }
+
+    /// Attaches a program to an interface, in the driver if it can, and pins the link.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Attach`], [`DataplaneError::Pin`].
+    pub(crate) fn attach(
+        &mut self,
+        name: &'static str,
+        interface: &str,
+        index: u32,
+    ) -> Result<AttachMode, DataplaneError> {
+        for mode in [AttachMode::Native, AttachMode::Generic] {
+            let path = self.pin_path(interface, index, mode);
+            if path.exists() && self.take_over(name, &path) {
+                tracing::info!(interface, mode = mode.name(), "took over the link of an earlier run");
+                self.pins.push(path);
+                return Ok(mode);
+            }
+        }
+        let native = match self.attach_as(name, interface, index, AttachMode::Native)? {
+            Ok(()) => return Ok(AttachMode::Native),
+            Err(reason) => reason,
+        };
+        match self.attach_as(name, interface, index, AttachMode::Generic)? {
+            Ok(()) => {
+                tracing::warn!(
+                    interface,
+                    reason = %native,
+                    "the driver does not run XDP: attached in generic mode, which is several times slower"
+                );
+                Ok(AttachMode::Generic)
+            }
+            Err(generic) => Err(DataplaneError::Attach {
+                interface: interface.to_owned(),
+                native,
+                generic,
+            }),
+        }
+    }
+
+    /// Removes pins of interfaces that are gone. Called once everything is attached.
+    pub(crate) fn forget_others(&self) {
+        let ours: HashSet<&PathBuf> = self.pins.iter().collect();
+        for entry in fs::read_dir(&self.directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if !ours.contains(&path) && is_pin(&path) {
+                // A pin that stays is a link to an interface that is gone: harmless.
+                let _ = fs::remove_file(&path);
+            }
+        }
+    }
+
+    /// Removes the pins; the links go with this process.
+    pub(crate) fn unpin(&self) {
+        for path in &self.pins {
+            if let Err(error) = fs::remove_file(path) {
+                tracing::warn!(path = %path.display(), %error, "pin stays behind");
+            }
+        }
+    }
+
+    fn program(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
+        let missing = || DataplaneError::Missing(format!("program `{name}`"));
+        let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
+        program
+            .try_into()
+            .map_err(|source| DataplaneError::Program { program: name, source })
+    }
+
+    /// Swaps our program into a pinned link, in one step. Not if the link's interface is gone.
+    fn take_over(&mut self, name: &'static str, path: &Path) -> bool {
+        let Ok(pinned) = PinnedLink::from_pin(path) else {
+            return false;
+        };
+        let taken = XdpLink::try_from(FdLink::from(pinned))
+            .map_err(|error| reason(&error))
+            .and_then(|link| {
+                let xdp = self.program(name).map_err(|error| reason(&error))?;
+                let id = xdp.attach_to_link(link).map_err(|error| reason(&error))?;
+                // The pin keeps the link; the descriptor may close.
+                xdp.take_link(id).map(drop).map_err(|error| reason(&error))
+            });
+        if let Err(reason) = &taken {
+            tracing::debug!(path = %path.display(), %reason, "pinned link is of no use");
+            // A stale pin must not block the new one.
+            let _ = fs::remove_file(path);
+        }
+        taken.is_ok()
+    }
+
+    /// The inner result says why the kernel does not attach in this mode.
+    fn attach_as(
+        &mut self,
+        name: &'static str,
+        interface: &str,
+        index: u32,
+        mode: AttachMode,
+    ) -> Result<Result<(), String>, DataplaneError> {
+        let path = self.pin_path(interface, index, mode);
+        let xdp = self.program(name)?;
+        let id: XdpLinkId = match xdp.attach_to_if_index(index, mode.xdp()) {
+            Ok(id) => id,
+            Err(error) => return Ok(Err(reason(&error))),
+        };
+        let fault = |reason: String| DataplaneError::Pin {
+            interface: interface.to_owned(),
+            path: path.clone(),
+            reason,
+        };
+        let link = xdp.take_link(id).map_err(|error| fault(error.to_string()))?;
+        let link = FdLink::try_from(link).map_err(|error| fault(error.to_string()))?;
+        // The pin keeps the link; the descriptor may close.
+        link.pin(&path).map_err(|error| fault(error.to_string()))?;
+        self.pins.push(path);
+        Ok(Ok(()))
+    }
+
+    fn pin_path(&self, interface: &str, index: u32, mode: AttachMode) -> PathBuf {
+        self.directory
+            .join(format!("link-{interface}-{index}-{}", mode.name()))
+    }
+}
+
+fn is_pin(path: &Path) -> bool {
+    path.file_name()
+        .is_some_and(|name| name.to_string_lossy().starts_with("link-"))
+}
+
+/// An error with its cause: aya's own words do not name the system's.
+fn reason(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", reason(source)),
+        None => error.to_string(),
+    }
+}

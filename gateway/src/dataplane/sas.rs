@@ -1,0 +1,432 @@
+//! Installing, changing and removing SAs: the order of steps between workers and maps.
+
+use std::net::IpAddr;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gateway_common::abi::map;
+use gateway_common::abi::sa::{SaInbound, SaOutbound, encapsulation};
+use gateway_esp::{
+    ConfigError, InboundConfig, InboundSa, OuterDf, OutboundConfig, OutboundSa, Selectors, TrafficSelector,
+    Tunnel,
+};
+
+use super::Dataplane;
+use super::error::DataplaneError;
+use super::maps::absent_is_fine;
+use super::prefixes::prefixes;
+use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats};
+use super::worker::commands::{Command, Install, Order};
+
+/// How long a worker may take to answer.
+const ANSWER_MAX: Duration = Duration::from_secs(5);
+/// Slots of one worker: the number must fit an SA index.
+const SLOTS_MAX: usize = 1 << 20;
+
+/// The controller's half of what workers know, without keys.
+pub(crate) struct Sas {
+    /// WAN interfaces and their ports.
+    wan_ports: Vec<(String, usize)>,
+    /// Slots of each worker that owns SAs.
+    workers: Vec<Vec<Slot>>,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    record: Option<Record>,
+}
+
+struct Record {
+    site: u32,
+    spi_in: u32,
+    /// The site's networks, as keys of the outbound look-up.
+    networks: Vec<([u8; 4], u8)>,
+    inner_mtu: u16,
+    suite: gateway_esp::Suite,
+    inbound: bool,
+    outbound: bool,
+    outbound_active: bool,
+    counters: Arc<SaCounters>,
+}
+
+impl Sas {
+    pub(crate) fn new(wan_ports: Vec<(String, usize)>, owners: u32) -> Self {
+        Self {
+            wan_ports,
+            workers: (0..owners).map(|_| Vec::new()).collect(),
+        }
+    }
+
+    fn port(&self, interface: &str) -> Result<usize, DataplaneError> {
+        let found = self.wan_ports.iter().find(|(name, _)| name == interface);
+        found
+            .map(|(_, port)| *port)
+            .ok_or_else(|| DataplaneError::NotWan(interface.to_owned()))
+    }
+
+    /// A free slot at the worker with fewest SAs.
+    fn allocate(&mut self) -> Result<SaHandle, DataplaneError> {
+        let used = |slots: &Vec<Slot>| slots.iter().filter(|slot| slot.record.is_some()).count();
+        let installed: usize = self.workers.iter().map(used).sum();
+        let (worker, slots) = (0..)
+            .zip(self.workers.iter_mut())
+            .min_by_key(|(_, slots)| used(slots))
+            .ok_or(DataplaneError::SasFull(installed))?;
+        let free = slots.iter().position(|slot| slot.record.is_none());
+        let slot = free.unwrap_or_else(|| {
+            slots.push(Slot::default());
+            slots.len() - 1
+        });
+        if slot >= SLOTS_MAX {
+            return Err(DataplaneError::SasFull(installed));
+        }
+        let generation = slots.get_mut(slot).map_or(0, |place| {
+            place.generation = place.generation.wrapping_add(1);
+            place.generation
+        });
+        Ok(SaHandle {
+            worker,
+            slot: slot as u32,
+            generation,
+        })
+    }
+
+    fn slot(&mut self, handle: SaHandle) -> Option<&mut Slot> {
+        let slot = self
+            .workers
+            .get_mut(handle.worker as usize)?
+            .get_mut(handle.slot as usize)?;
+        (slot.generation == handle.generation).then_some(slot)
+    }
+
+    fn record(&mut self, handle: SaHandle) -> Result<&mut Record, DataplaneError> {
+        self.slot(handle)
+            .and_then(|slot| slot.record.as_mut())
+            .ok_or(DataplaneError::StaleHandle)
+    }
+
+    fn has_spi(&self, spi: u32) -> bool {
+        let mut records = self.workers.iter().flatten().filter_map(|slot| slot.record.as_ref());
+        records.any(|record| record.inbound && record.spi_in == spi)
+    }
+}
+
+impl Dataplane {
+    /// Puts an SA pair to work. On return the inbound half receives; the outbound half sends if `outbound_active`,
+    /// in place of the SA that served the site's networks before.
+    ///
+    /// # Errors
+    /// Nothing is installed then.
+    pub fn install_sa(&self, sa: SaInstall) -> Result<SaHandle, DataplaneError> {
+        let mut sas = self.sas();
+        let port = sas.port(&sa.interface)?;
+        if sas.has_spi(sa.spi_in) {
+            return Err(DataplaneError::SpiTaken(sa.spi_in));
+        }
+        let tunnel = tunnel(&sa);
+        let networks = networks(&sa.ts_remote);
+        let (site, spi_in, suite, active) = (sa.site, sa.spi_in, sa.suite, sa.outbound_active);
+        let kernel = inbound_value(&sa);
+        let (inbound, outbound) = halves(sa, tunnel)?;
+        let counters: Arc<SaCounters> = Arc::default();
+        counters.sequence_left.store(outbound.sequence_remaining(), Relaxed);
+        let record = Record {
+            site,
+            spi_in,
+            networks,
+            inner_mtu: outbound.inner_mtu(),
+            suite,
+            inbound: true,
+            outbound: true,
+            outbound_active: false,
+            counters: Arc::clone(&counters),
+        };
+        let handle = sas.allocate()?;
+        if let Some(slot) = sas.slot(handle) {
+            slot.record = Some(record);
+        }
+        let install = Install {
+            handle,
+            site,
+            inbound,
+            outbound,
+            port,
+            tunnel,
+            counters,
+        };
+        let installed = self
+            .order(handle.worker, Order::Install(Box::new(install)))
+            .and_then(|()| self.route(handle, spi_in))
+            .and_then(|()| self.admit(handle, spi_in, kernel))
+            .and_then(|()| if active { self.activate(&mut sas, handle) } else { Ok(()) });
+        if let Err(error) = installed {
+            // The first error is the one to tell.
+            let _ = self.remove(&mut sas, handle, true, true);
+            return Err(error);
+        }
+        Ok(handle)
+    }
+
+    /// From now on packets to the site's networks take this SA.
+    ///
+    /// # Errors
+    /// [`DataplaneError::StaleHandle`], or the map is full.
+    pub fn activate_outbound(&self, handle: SaHandle) -> Result<(), DataplaneError> {
+        self.activate(&mut self.sas(), handle)
+    }
+
+    /// Removes one direction; the keys of it are zeroed on return. The slot is free when both are gone.
+    ///
+    /// # Errors
+    /// [`DataplaneError::StaleHandle`], or a worker does not answer.
+    pub fn remove_sa(&self, handle: SaHandle, direction: Direction) -> Result<(), DataplaneError> {
+        let inbound = direction == Direction::Inbound;
+        self.remove(&mut self.sas(), handle, inbound, !inbound)
+    }
+
+    /// Sends through another path: the peer moved, or its next hop or path MTU changed.
+    ///
+    /// # Errors
+    /// Nothing has changed then.
+    pub fn update_path(
+        &self,
+        handle: SaHandle,
+        interface: &str,
+        tunnel: Tunnel,
+    ) -> Result<(), DataplaneError> {
+        let mut sas = self.sas();
+        let port = sas.port(interface)?;
+        sas.record(handle)?;
+        let order = Order::UpdatePath {
+            slot: handle.slot,
+            tunnel,
+            port,
+        };
+        self.order(handle.worker, order)?;
+        let record = sas.record(handle)?;
+        record.inner_mtu = gateway_esp::mtu::inner_mtu(
+            tunnel.mtu,
+            record.suite,
+            tunnel.remote.is_ipv6(),
+            tunnel.udp.is_some(),
+        );
+        if record.inbound {
+            let (spi, value) = (record.spi_in, path_value(handle, record.site, &tunnel));
+            self.admit(handle, spi, value)?;
+        }
+        if sas.record(handle)?.outbound_active {
+            self.activate(&mut sas, handle)?;
+        }
+        Ok(())
+    }
+
+    /// Counters of every SA.
+    #[must_use]
+    pub fn sa_counters(&self) -> Vec<(SaHandle, SaStats)> {
+        let sas = self.sas();
+        let mut counters = Vec::new();
+        for (worker, slots) in (0..).zip(&sas.workers) {
+            for (number, slot) in (0..).zip(slots) {
+                let Some(record) = &slot.record else { continue };
+                let handle = SaHandle {
+                    worker,
+                    slot: number,
+                    generation: slot.generation,
+                };
+                counters.push((handle, record.counters.snapshot()));
+            }
+        }
+        counters
+    }
+
+    fn activate(&self, sas: &mut Sas, handle: SaHandle) -> Result<(), DataplaneError> {
+        let record = sas.record(handle)?;
+        let value = SaOutbound {
+            sa_index: handle.index(),
+            worker: handle.worker,
+            mtu: record.inner_mtu.into(),
+        };
+        let mut maps = self.maps();
+        for network in &record.networks {
+            maps.set_outbound(record.site, *network, value)?;
+        }
+        record.outbound_active = true;
+        Ok(())
+    }
+
+    /// Tells every worker whose SPI it is. The owner knows the SA already.
+    fn route(&self, handle: SaHandle, spi: u32) -> Result<(), DataplaneError> {
+        let sa_index = handle.index();
+        self.order_all(|| Order::Route { spi, sa_index })
+    }
+
+    /// Lets the `wan` program pass the SPI.
+    fn admit(&self, handle: SaHandle, spi: u32, value: SaInbound) -> Result<(), DataplaneError> {
+        let value = SaInbound {
+            sa_index: handle.index(),
+            worker: handle.worker,
+            ..value
+        };
+        let inserted = self.maps().sa_inbound.insert(spi.to_be_bytes(), value, 0);
+        inserted.map_err(DataplaneError::map(map::SA_INBOUND))
+    }
+
+    fn remove(
+        &self,
+        sas: &mut Sas,
+        handle: SaHandle,
+        inbound: bool,
+        outbound: bool,
+    ) -> Result<(), DataplaneError> {
+        let record = sas.record(handle)?;
+        let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
+        if outbound {
+            for network in &record.networks {
+                self.maps().remove_outbound(record.site, *network, handle.index())?;
+            }
+        }
+        if inbound {
+            let (spi, sa_index) = (record.spi_in, handle.index());
+            absent_is_fine(self.maps().sa_inbound.remove(&spi.to_be_bytes()))
+                .map_err(DataplaneError::map(map::SA_INBOUND))?;
+            self.order_all(|| Order::Unroute { spi, sa_index })?;
+        }
+        let order = Order::Remove {
+            slot: handle.slot,
+            inbound,
+            outbound,
+        };
+        self.order(handle.worker, order)?;
+        record.inbound &= !inbound;
+        record.outbound &= !outbound;
+        record.outbound_active &= record.outbound;
+        if !record.inbound && !record.outbound
+            && let Some(slot) = sas.slot(handle)
+        {
+            slot.record = None;
+        }
+        Ok(())
+    }
+
+    fn order_all(&self, order: impl Fn() -> Order) -> Result<(), DataplaneError> {
+        let workers = 0..self.inboxes.len() as u32;
+        let sent = workers.map(|worker| Ok((worker, self.send(worker, order())?)));
+        sent.collect::<Result<Vec<_>, DataplaneError>>()?
+            .into_iter()
+            .try_for_each(|(worker, answer)| await_answer(worker, &answer))
+    }
+
+    fn order(&self, worker: u32, order: Order) -> Result<(), DataplaneError> {
+        await_answer(worker, &self.send(worker, order)?)
+    }
+
+    fn send(&self, worker: u32, order: Order) -> Result<Receiver<Result<(), ConfigError>>, DataplaneError> {
+        let inbox = self
+            .inboxes
+            .get(worker as usize)
+            .ok_or(DataplaneError::Worker(worker))?;
+        let (done, answer) = sync_channel(1);
+        // Orders are given one after another, so the queue is never full while the worker lives.
+        let pushed = inbox.commands.push(Command { order, done });
+        pushed.map_err(|_| DataplaneError::Worker(worker))?;
+        inbox.wake();
+        Ok(answer)
+    }
+
+    fn sas(&self) -> MutexGuard<'_, Sas> {
+        self.sas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn await_answer(worker: u32, answer: &Receiver<Result<(), ConfigError>>) -> Result<(), DataplaneError> {
+    match answer.recv_timeout(ANSWER_MAX) {
+        Ok(outcome) => Ok(outcome?),
+        Err(_) => Err(DataplaneError::Worker(worker)),
+    }
+}
+
+fn tunnel(sa: &SaInstall) -> Tunnel {
+    Tunnel {
+        local: sa.local,
+        remote: sa.remote,
+        udp: sa.udp_encap,
+        link: sa.link,
+        mtu: sa.path_mtu,
+        df: OuterDf::default(),
+    }
+}
+
+/// The site's networks as keys; selectors that share addresses and differ in ports share keys.
+fn networks(selectors: &[TrafficSelector]) -> Vec<([u8; 4], u8)> {
+    let mut networks: Vec<_> = selectors
+        .iter()
+        .flat_map(|selector| prefixes(selector.first, selector.last))
+        .collect();
+    networks.sort_unstable();
+    networks.dedup();
+    networks
+}
+
+/// Both halves, with the keys moved into them.
+fn halves(sa: SaInstall, tunnel: Tunnel) -> Result<(InboundSa, OutboundSa), DataplaneError> {
+    let selectors = Selectors::new(sa.ts_local, sa.ts_remote);
+    let mut iv_key = [0; 16];
+    getrandom::fill(&mut iv_key).map_err(|error| DataplaneError::Call {
+        what: "read random octets",
+        source: std::io::Error::other(error.to_string()),
+    })?;
+    let inbound = InboundSa::new(InboundConfig {
+        spi: sa.spi_in,
+        suite: sa.suite,
+        keys: sa.keys_in,
+        esn: sa.esn,
+        replay_window: sa.replay_window,
+        selectors: selectors.clone(),
+    })?;
+    let outbound = OutboundSa::new(OutboundConfig {
+        spi: sa.spi_out,
+        suite: sa.suite,
+        keys: sa.keys_out,
+        esn: sa.esn,
+        first_sequence: 1,
+        iv_key,
+        selectors,
+        tunnel,
+    })?;
+    Ok((inbound, outbound))
+}
+
+fn inbound_value(sa: &SaInstall) -> SaInbound {
+    let nowhere = SaHandle {
+        worker: 0,
+        slot: 0,
+        generation: 0,
+    };
+    path_value(nowhere, sa.site, &tunnel(sa))
+}
+
+fn path_value(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaInbound {
+    let mut outer_destination = [0; 16];
+    let family = match tunnel.local {
+        IpAddr::V4(address) => {
+            outer_destination[..4].copy_from_slice(&address.octets());
+            4
+        }
+        IpAddr::V6(address) => {
+            outer_destination = address.octets();
+            6
+        }
+    };
+    SaInbound {
+        sa_index: handle.index(),
+        worker: handle.worker,
+        site,
+        family,
+        encapsulation: tunnel.udp.map_or(encapsulation::PLAIN, |_| encapsulation::UDP),
+        pad: [0; 2],
+        outer_destination,
+    }
+}

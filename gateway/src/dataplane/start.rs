@@ -1,0 +1,299 @@
+//! The order in which the data plane comes up: forwarding off, programs loaded, clear link, sockets, workers, and the
+//! programs attached last, when everything they redirect to is there.
+
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use crossbeam_queue::ArrayQueue;
+use gateway_common::abi::interface::{Interface, role};
+use gateway_common::abi::{limit, map};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::clear_link::{ClearLink, queues};
+use super::config::{DataplaneConfig, InterfaceConfig, Role};
+use super::error::DataplaneError;
+use super::load::{AttachMode, Loaded};
+use super::maps::Maps;
+use super::object::program;
+use super::sas::Sas;
+use super::stats::WorkerCounters;
+use super::worker::handover::{Inbox, Side};
+use super::worker::table::SaTable;
+use super::worker::{Engine, Worker};
+use super::xsk::{Use, XskRings};
+use super::{Attached, Dataplane, system};
+
+/// Reports that wait for the controller at most.
+const REPORTS_MAX: usize = 16_384;
+/// Milliseconds that a worker sleeps at most: stale sockets and clocks are looked at that often.
+const SLEEP_MS: u16 = 100;
+/// Milliseconds that it sleeps while frames wait in its transmit rings.
+const SLEEP_PENDING_MS: u16 = 1;
+
+/// An interface on its way to being attached. Its place in the list numbers its slots in `XSKS`.
+struct Planned {
+    config: InterfaceConfig,
+    index: u32,
+    queues: u32,
+}
+
+pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneError> {
+    system::harden()?;
+    let planned = plan(config)?;
+    for interface in &planned {
+        system::forwarding_off(&interface.config.name)?;
+    }
+    system::ensure_bpffs(&config.bpffs_dir)?;
+    let mut loaded = Loaded::load(&config.bpffs_dir)?;
+    let mut maps = Maps::take(&mut loaded.ebpf)?;
+    maps.set_settings(&config.settings)?;
+    let most_queues = planned.iter().map(|interface| interface.queues).max().unwrap_or(1);
+    let workers = config.workers.unwrap_or(most_queues).max(most_queues);
+    within("workers", workers as usize, limit::QUEUES_MAX)?;
+    let clear_link = ClearLink::create(&config.clear_link_prefix, workers)?;
+    let undo = RemoveLink(Some(clear_link.clone()));
+    fill_interfaces(&mut maps, &planned, &clear_link)?;
+    let mut dataplane = Dataplane {
+        loaded,
+        maps: Mutex::new(maps),
+        sas: Mutex::new(Sas::new(wan_ports(&planned), owners(&planned))),
+        suspects: Mutex::default(),
+        attached: Vec::new(),
+        clear_link,
+        inboxes: inboxes(workers)?,
+        counters: (0..workers).map(|_| Arc::default()).collect(),
+        reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
+        threads: Vec::new(),
+    };
+    undo.keep();
+    // From here on dropping `dataplane` ends the threads and removes the link.
+    start_workers(&mut dataplane, config, &planned)?;
+    attach(&mut dataplane, planned)?;
+    Ok(dataplane)
+}
+
+fn plan(config: &DataplaneConfig) -> Result<Vec<Planned>, DataplaneError> {
+    for (role, name) in [(Role::Wan, "wan"), (Role::Core, "core")] {
+        if !config.interfaces.iter().any(|interface| interface.role == role) {
+            return Err(DataplaneError::NoInterface(name));
+        }
+    }
+    // One place in the maps is the clear link's.
+    within("interfaces", config.interfaces.len() + 1, limit::INTERFACES_MAX)?;
+    config.interfaces.iter().map(plan_interface).collect()
+}
+
+fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
+    let index = system::interface_index(&config.name).ok_or_else(|| DataplaneError::Interface {
+        interface: config.name.clone(),
+        source: std::io::ErrorKind::NotFound.into(),
+    })?;
+    let queues = queues(&config.name)?;
+    within("receive queues of an interface", queues as usize, limit::QUEUES_MAX)?;
+    Ok(Planned {
+        config: config.clone(),
+        index,
+        queues,
+    })
+}
+
+fn within(what: &'static str, have: usize, max: u32) -> Result<(), DataplaneError> {
+    let max = max as usize;
+    (have <= max)
+        .then_some(())
+        .ok_or(DataplaneError::TooMany { what, have, max })
+}
+
+fn fill_interfaces(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> Result<(), DataplaneError> {
+    for (place, interface) in (0..).zip(planned) {
+        let role = match interface.config.role {
+            Role::Wan => role::WAN,
+            Role::Core => role::CORE,
+        };
+        fill_interface(maps, &interface.config.name, interface.index, role, place, interface.queues)?;
+        maps.add_egress(interface.index)?;
+    }
+    let index = system::interface_index(&clear.program_end).unwrap_or(0);
+    fill_interface(maps, &clear.program_end, index, role::CLEAR, planned.len() as u32, 0)
+}
+
+fn fill_interface(
+    maps: &mut Maps,
+    name: &str,
+    index: u32,
+    role: u32,
+    place: u32,
+    queues: u32,
+) -> Result<(), DataplaneError> {
+    let addresses = system::addresses(name).map_err(|source| DataplaneError::Interface {
+        interface: name.to_owned(),
+        source,
+    })?;
+    let interface = Interface {
+        role,
+        xsk_base: place * limit::QUEUES_MAX,
+        queues,
+        ipv4: addresses.ipv4,
+        ipv6: addresses.ipv6,
+        mac: addresses.mac,
+        pad: [0; 2],
+    };
+    let inserted = maps.interfaces.insert(index, interface, 0);
+    inserted.map_err(DataplaneError::map(map::INTERFACES))
+}
+
+/// WAN interfaces by name, with the port that every worker has for them.
+fn wan_ports(planned: &[Planned]) -> Vec<(String, usize)> {
+    planned
+        .iter()
+        .enumerate()
+        .filter(|(_, interface)| interface.config.role == Role::Wan)
+        .map(|(port, interface)| (interface.config.name.clone(), port))
+        .collect()
+}
+
+/// Workers that have a queue on every WAN interface: they alone own SAs, since an owner sends on any of them.
+fn owners(planned: &[Planned]) -> u32 {
+    let wan = planned.iter().filter(|interface| interface.config.role == Role::Wan);
+    wan.map(|interface| interface.queues).min().unwrap_or(1)
+}
+
+fn inboxes(workers: u32) -> Result<Arc<[Inbox]>, DataplaneError> {
+    (0..workers)
+        .map(|_| Inbox::new())
+        .collect::<Result<Vec<_>, _>>()
+        .map(Arc::from)
+        .map_err(|source| DataplaneError::Call {
+            what: "make an eventfd",
+            source,
+        })
+}
+
+fn start_workers(
+    dataplane: &mut Dataplane,
+    config: &DataplaneConfig,
+    planned: &[Planned],
+) -> Result<(), DataplaneError> {
+    let allowed = system::allowed_cpus();
+    let cpus = if config.pin_cores.is_empty() {
+        &allowed
+    } else {
+        &config.pin_cores
+    };
+    for number in 0..dataplane.inboxes.len() as u32 {
+        let mut worker = worker(dataplane, config, planned, number)?;
+        let cpu = cpus.get(number as usize % cpus.len().max(1)).copied();
+        let thread = thread::Builder::new()
+            .name(format!("esp-{number}"))
+            .spawn(move || {
+                if let Some(cpu) = cpu
+                    && let Err(error) = system::pin_to_cpu(cpu)
+                {
+                    tracing::warn!(worker = number, cpu, %error, "worker is not pinned");
+                }
+                worker.run(sleep, system::monotonic_s);
+            })
+            .map_err(|source| DataplaneError::Call {
+                what: "start a worker thread",
+                source,
+            })?;
+        dataplane.threads.push(thread);
+    }
+    Ok(())
+}
+
+/// A worker with its sockets bound. Port numbers are the same at every worker: place of the interface in the
+/// configuration, then the clear link.
+fn worker(
+    dataplane: &Dataplane,
+    config: &DataplaneConfig,
+    planned: &[Planned],
+    number: u32,
+) -> Result<Worker<XskRings>, DataplaneError> {
+    let mut rings = XskRings::new(config.frames_per_worker)?;
+    let mut receive = Vec::new();
+    for (place, interface) in (0..).zip(planned) {
+        if number >= interface.queues {
+            rings.skip();
+            continue;
+        }
+        let (port, socket) = rings.bind(&interface.config.name, number, Use::ReceiveAndSend)?;
+        let slot = place * limit::QUEUES_MAX + number;
+        let set = dataplane.maps().xsks.set(slot, socket, 0);
+        set.map_err(DataplaneError::map(map::XSKS))?;
+        let side = match interface.config.role {
+            Role::Wan => Side::Wan,
+            Role::Core => Side::Core,
+        };
+        receive.push((port, side));
+    }
+    let (clear_port, _) = rings.bind(&dataplane.clear_link.worker_end, number, Use::SendOnly)?;
+    Ok(Worker {
+        engine: Engine {
+            worker: number,
+            table: SaTable::default(),
+            clear_port,
+            now_s: 0,
+            reports: Arc::clone(&dataplane.reports),
+        },
+        rings,
+        receive,
+        inboxes: Arc::clone(&dataplane.inboxes),
+        counters: dataplane
+            .counters
+            .get(number as usize)
+            .map_or_else(|| Arc::new(WorkerCounters::default()), Arc::clone),
+        batch: Vec::new(),
+        to_wake: 0,
+    })
+}
+
+/// Waits for a frame, a command or a handed frame.
+fn sleep(rings: &mut XskRings, inbox: &Inbox) {
+    let timeout = if rings.pending() { SLEEP_PENDING_MS } else { SLEEP_MS };
+    let wake = PollFd::new(std::os::fd::AsFd::as_fd(inbox.wake_fd()), PollFlags::POLLIN);
+    let mut descriptors: Vec<PollFd<'_>> = rings.poll_fds().chain([wake]).collect();
+    // A signal or a socket's error ends the wait early, which is harmless.
+    let _ = poll(&mut descriptors, PollTimeout::from(timeout));
+}
+
+fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), DataplaneError> {
+    let end = dataplane.clear_link.program_end.clone();
+    let index = system::interface_index(&end).unwrap_or(0);
+    if dataplane.loaded.attach(program::CLEAR, &end, index)? == AttachMode::Generic {
+        tracing::warn!(interface = %end, "the clear link runs in generic mode");
+    }
+    for interface in planned {
+        let name = match interface.config.role {
+            Role::Wan => program::WAN,
+            Role::Core => program::CORE,
+        };
+        let mode = dataplane.loaded.attach(name, &interface.config.name, interface.index)?;
+        dataplane.attached.push(Attached {
+            name: interface.config.name,
+            index: interface.index,
+            role: interface.config.role,
+            queues: interface.queues,
+            mode,
+        });
+    }
+    dataplane.loaded.forget_others();
+    Ok(())
+}
+
+/// Removes the clear link when the start fails before the data plane owns it.
+struct RemoveLink(Option<ClearLink>);
+
+impl RemoveLink {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for RemoveLink {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take() {
+            link.remove();
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What the daemon asks of the system besides BPF: forwarding, limits, the BPF file system, clocks, addresses.
+
+use std::fs;
+use std::future::Future;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
+
+use nix::ifaddrs::getifaddrs;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+use nix::sys::prctl;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use nix::time::{ClockId, clock_gettime};
+use nix::unistd::Pid;
+use rtnetlink::Handle;
+
+use super::error::DataplaneError;
+
+/// Monotonic seconds: the clock that flows and mappings are stamped with.
+#[must_use]
+pub fn monotonic_s() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |now| now.tv_sec().unsigned_abs())
+}
+
+/// Keys are in this process's memory: no core dump, no debugger of another user. Frame memory is locked memory.
+///
+/// # Errors
+/// [`DataplaneError::Call`].
+pub(crate) fn harden() -> Result<(), DataplaneError> {
+    let call = |what| {
+        move |error: nix::Error| DataplaneError::Call {
+            what,
+            source: error.into(),
+        }
+    };
+    prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))?;
+    lift_memlock().map_err(call("raise the limit of locked memory"))
+}
+
+/// No limit, or as much as this process may have; whether that is enough shows when frame memory is registered.
+fn lift_memlock() -> nix::Result<()> {
+    let unlimited = nix::libc::RLIM_INFINITY;
+    if setrlimit(Resource::RLIMIT_MEMLOCK, unlimited, unlimited).is_ok() {
+        return Ok(());
+    }
+    let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
+    tracing::warn!(octets = hard, "locked memory stays limited: CAP_SYS_RESOURCE is missing");
+    setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
+}
+
+/// The kernel must not forward between our interfaces: what XDP passes is for this host alone.
+///
+/// # Errors
+/// [`DataplaneError::System`].
+pub(crate) fn forwarding_off(interface: &str) -> Result<(), DataplaneError> {
+    for family in ["ipv4", "ipv6"] {
+        let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
+        if Path::new(&path).exists() {
+            write(&path, "0")?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a file of `/proc`.
+pub(crate) fn write(path: &str, value: &str) -> Result<(), DataplaneError> {
+    fs::write(path, value).map_err(|source| DataplaneError::System {
+        path: path.into(),
+        source,
+    })
+}
+
+/// Makes `directory` and sees that it lies on a BPF file system.
+///
+/// # Errors
+/// [`DataplaneError::System`].
+pub(crate) fn ensure_bpffs(directory: &Path) -> Result<(), DataplaneError> {
+    let fault = |source| DataplaneError::System {
+        path: directory.to_owned(),
+        source,
+    };
+    // `/sys/fs/bpf` is there and often not mounted: making a directory below it fails until it is.
+    let parent = Path::new("/sys/fs/bpf");
+    if directory.starts_with(parent) && !is_bpffs(parent) {
+        mount_bpffs(parent).map_err(fault)?;
+    }
+    fs::create_dir_all(directory).map_err(fault)?;
+    if is_bpffs(directory) {
+        return Ok(());
+    }
+    mount_bpffs(directory).map_err(fault)
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC)
+}
+
+fn mount_bpffs(at: &Path) -> io::Result<()> {
+    tracing::info!(path = %at.display(), "mounting a BPF file system");
+    mount(Some("bpf"), at, Some("bpf"), MsFlags::empty(), Some("mode=0700")).map_err(io::Error::from)
+}
+
+/// Pins the calling thread to a CPU.
+pub(crate) fn pin_to_cpu(cpu: usize) -> io::Result<()> {
+    let mut set = CpuSet::new();
+    set.set(cpu)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &set)?)
+}
+
+/// The CPUs that this process may run on.
+pub(crate) fn allowed_cpus() -> Vec<usize> {
+    let Ok(set) = sched_getaffinity(Pid::from_raw(0)) else {
+        return Vec::new();
+    };
+    (0..CpuSet::count())
+        .filter(|&cpu| set.is_set(cpu).unwrap_or(false))
+        .collect()
+}
+
+/// The index of an interface, if it is in this namespace.
+pub(crate) fn interface_index(name: &str) -> Option<u32> {
+    nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Addresses of an interface; those it lacks are zero.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) mac: [u8; 6],
+    pub(crate) ipv4: [u8; 4],
+    pub(crate) ipv6: [u8; 16],
+}
+
+/// Reads the addresses of an interface: the first IPv4 address and the first IPv6 address that is not link-local.
+pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
+    let mut found = Addresses::default();
+    for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {
+        let Some(address) = interface.address else { continue };
+        if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
+            found.mac = mac;
+        } else if let Some(ipv4) = address.as_sockaddr_in().map(|socket| socket.ip())
+            && found.ipv4 == [0; 4]
+        {
+            found.ipv4 = Ipv4Addr::octets(&ipv4);
+        } else if let Some(ipv6) = address.as_sockaddr_in6().map(|socket| socket.ip())
+            && found.ipv6 == [0; 16]
+            && !ipv6.is_unicast_link_local()
+        {
+            found.ipv6 = Ipv6Addr::octets(&ipv6);
+        }
+    }
+    Ok(found)
+}
+
+/// Runs netlink requests to their end, whether or not the caller is inside an async runtime.
+pub(crate) fn block_on_netlink<T, F, W>(work: W) -> Result<T, String>
+where
+    W: FnOnce(Handle) -> F + Send,
+    F: Future<Output = Result<T, String>>,
+    T: Send,
+{
+    std::thread::scope(|scope| {
+        let run = scope.spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_io()
+                .build()
+                .map_err(|error| error.to_string())?;
+            runtime.block_on(async {
+                let (connection, handle, _) =
+                    rtnetlink::new_connection().map_err(|error| error.to_string())?;
+                let driver = tokio::spawn(connection);
+                let outcome = work(handle).await;
+                driver.abort();
+                outcome
+            })
+        });
+        run.join().unwrap_or_else(|_| Err("netlink thread panicked".to_owned()))
+    })
+}

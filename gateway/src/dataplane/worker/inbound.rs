@@ -1,0 +1,125 @@
+//! From a site: an ESP frame of the outer interface becomes a clear-link frame, in place.
+
+use gateway_common::abi::sa::LinkHeader;
+use gateway_common::drop::DropReason;
+use gateway_esp::tunnel::{LINK_HEADER_LEN, Received, ReceivedError};
+use gateway_esp::{OpenError, Opened};
+use zerocopy::IntoBytes as _;
+
+use super::commands::WorkerReport;
+use super::table::{Entry, owner};
+use super::{Engine, Outcome};
+
+impl Engine {
+    /// Opens the frame in the first `len` octets of `buffer` and leaves link header and inner packet at its start.
+    pub(crate) fn inbound(&mut self, buffer: &mut [u8], len: usize) -> Outcome {
+        self.try_inbound(buffer, len).unwrap_or_else(Outcome::Drop)
+    }
+
+    fn try_inbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+        let frame = buffer.get(..len).ok_or(DropReason::TruncatedLink)?;
+        let received = Received::parse(frame).map_err(not_esp)?;
+        let index = self.table.route(received.spi).ok_or(DropReason::UnknownSpi)?;
+        let (worker, slot) = owner(index);
+        if worker != self.worker {
+            return Ok(Outcome::HandOver(worker));
+        }
+        let now_s = self.now_s;
+        let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
+        let site = entry.site;
+        let opened = open(entry, buffer, &received);
+        let authentic = match &opened {
+            Ok(_) => true,
+            Err(reason) => was_authentic(*reason),
+        };
+        if authentic {
+            entry.publish_inbound(now_s);
+            let reports = authenticated(entry, &received);
+            reports.into_iter().flatten().for_each(|report| self.report(report));
+        }
+        let inner = opened?;
+        let start = received.esp.start + inner.start;
+        let end = received.esp.start + inner.end;
+        buffer.copy_within(start..end, LINK_HEADER_LEN);
+        buffer
+            .get_mut(..LINK_HEADER_LEN)
+            .ok_or(DropReason::EspInnerMalformed)?
+            .copy_from_slice(LinkHeader::new(site, index).as_bytes());
+        Ok(Outcome::Send {
+            port: self.clear_port,
+            len: LINK_HEADER_LEN + inner.len(),
+        })
+    }
+}
+
+fn open(
+    entry: &mut Entry,
+    buffer: &mut [u8],
+    received: &Received,
+) -> Result<core::ops::Range<usize>, DropReason> {
+    let sa = entry.inbound.as_mut().ok_or(DropReason::EspIndexStale)?;
+    let esp = buffer
+        .get_mut(received.esp.clone())
+        .ok_or(DropReason::TruncatedEsp)?;
+    let reason = match sa.open(esp, received.tos) {
+        Ok(Opened::Packet { inner, .. }) => return Ok(inner),
+        Ok(Opened::Dummy) => return Err(DropReason::EspDummy),
+        Err(error) => refusal(error),
+    };
+    entry.count_refusal(reason);
+    Err(reason)
+}
+
+/// What the controller wants to hear about an authentic packet.
+fn authenticated(entry: &mut Entry, received: &Received) -> [Option<WorkerReport>; 2] {
+    let first = !core::mem::replace(&mut entry.heard, true);
+    let peer = (received.source, received.udp.map_or(0, |udp| udp.remote_port));
+    let moved = core::mem::replace(&mut entry.peer, peer) != peer;
+    let handle = entry.handle;
+    [
+        first.then_some(WorkerReport::FirstInbound(handle)),
+        moved.then_some(WorkerReport::PeerMoved {
+            handle,
+            source: peer.0,
+            port: peer.1,
+        }),
+    ]
+}
+
+/// Whether the ICV was right although the packet goes no further.
+fn was_authentic(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::EspDummy
+            | DropReason::EspPadding
+            | DropReason::EspNextHeader
+            | DropReason::EspInnerMalformed
+            | DropReason::EspSelector
+            | DropReason::EspEcn
+    )
+}
+
+fn not_esp(error: ReceivedError) -> DropReason {
+    match error {
+        ReceivedError::EtherType => DropReason::UnknownEtherType,
+        ReceivedError::Malformed => DropReason::MalformedIp,
+        ReceivedError::Fragment => DropReason::OuterFragment,
+        ReceivedError::NotEsp | ReceivedError::Ike => DropReason::OuterProtocol,
+        ReceivedError::Keepalive => DropReason::NatKeepalive,
+    }
+}
+
+fn refusal(error: OpenError) -> DropReason {
+    match error {
+        OpenError::TooShort => DropReason::TruncatedEsp,
+        OpenError::Misaligned => DropReason::EspMalformed,
+        OpenError::SpiMismatch => DropReason::EspIndexStale,
+        OpenError::OutsideWindow | OpenError::Replayed => DropReason::EspReplay,
+        OpenError::AuthenticationFailed => DropReason::EspAuthentication,
+        OpenError::BadPadding => DropReason::EspPadding,
+        OpenError::NextHeader => DropReason::EspNextHeader,
+        OpenError::InnerMalformed => DropReason::EspInnerMalformed,
+        OpenError::SelectorMismatch => DropReason::EspSelector,
+        OpenError::EcnNotCapable => DropReason::EspEcn,
+    }
+}

@@ -1,0 +1,224 @@
+//! ESP workers: a pinned thread a queue, which owns its sockets, its frames and its SAs.
+//!
+//! | file | subject |
+//! |---|---|
+//! | `rings` | what a worker sees of its sockets |
+//! | `inbound`, `outbound` | the two ways of a packet |
+//! | `fragment` | inner fragmentation |
+//! | `table` | the worker's SAs |
+//! | `handover` | frames and orders from other threads |
+//! | `commands` | orders and reports |
+//!
+//! **Architecture invariant:** an SA is touched by its owner's thread alone, so sequence numbers and replay windows
+//! need no lock; other threads reach it through the inbox.
+
+pub(crate) mod commands;
+pub(crate) mod fragment;
+pub(crate) mod handover;
+mod inbound;
+mod outbound;
+pub(crate) mod rings;
+pub(crate) mod table;
+
+use std::sync::Arc;
+
+use crossbeam_queue::ArrayQueue;
+use gateway_common::drop::DropReason;
+
+use self::commands::WorkerReport;
+use self::handover::{Handed, Inbox, Side};
+use self::rings::{BATCH, RingPort};
+use self::table::SaTable;
+use super::stats::WorkerCounters;
+
+/// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
+/// worker starves it.
+const IDLE_ROUNDS: u32 = 16;
+
+/// What is to be done with a frame.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// Its first `len` octets leave through `port`.
+    Send { port: usize, len: usize },
+    /// These leave in its place.
+    SendMany { port: usize, frames: Vec<Vec<u8>> },
+    /// Another worker owns the SA.
+    HandOver(u32),
+    /// It goes no further.
+    Drop(DropReason),
+}
+
+/// The state of a worker apart from its sockets.
+pub(crate) struct Engine {
+    pub(crate) worker: u32,
+    pub(crate) table: SaTable,
+    /// The transmitting port of the clear link.
+    pub(crate) clear_port: usize,
+    /// Monotonic seconds, read once a round.
+    pub(crate) now_s: u64,
+    pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
+}
+
+impl Engine {
+    /// Tells the controller. When its queue is full the report is lost, and the next packet does not repeat it: the
+    /// controller reads the counters as well.
+    fn report(&self, report: WorkerReport) {
+        let _ = self.reports.push(report);
+    }
+}
+
+/// A worker: engine, sockets, the other workers.
+pub(crate) struct Worker<R: RingPort> {
+    pub(crate) engine: Engine,
+    pub(crate) rings: R,
+    /// Receiving ports and the side that each is on.
+    pub(crate) receive: Vec<(usize, Side)>,
+    pub(crate) inboxes: Arc<[Inbox]>,
+    pub(crate) counters: Arc<WorkerCounters>,
+    pub(crate) batch: Vec<R::Frame>,
+    /// Other workers that were given frames in this round.
+    pub(crate) to_wake: u64,
+}
+
+impl<R: RingPort> Worker<R> {
+    /// Serves until asked to stop. `sleep` waits until a socket or the inbox has something; `now_s` is the clock.
+    pub(crate) fn run(&mut self, mut sleep: impl FnMut(&mut R, &Inbox), now_s: impl Fn() -> u64) {
+        let inboxes = Arc::clone(&self.inboxes);
+        let Some(inbox) = inboxes.get(self.engine.worker as usize) else {
+            return;
+        };
+        let mut idle_rounds = 0;
+        while !inbox.stopping() {
+            self.engine.now_s = now_s();
+            if self.round(inbox) > 0 {
+                idle_rounds = 0;
+                continue;
+            }
+            idle_rounds += 1;
+            if idle_rounds > IDLE_ROUNDS && inbox.try_sleep() {
+                self.counters.slept();
+                sleep(&mut self.rings, inbox);
+                inbox.awake();
+            }
+        }
+    }
+
+    /// One pass over commands, sockets and handed frames; answers how much there was to do.
+    pub(crate) fn round(&mut self, inbox: &Inbox) -> usize {
+        let mut work = 0;
+        while let Some(command) = inbox.commands.pop() {
+            let outcome = self.engine.table.apply(command.order);
+            // The controller may have given up waiting.
+            let _ = command.done.try_send(outcome);
+            work += 1;
+        }
+        for position in 0..self.receive.len() {
+            if let Some(&(port, side)) = self.receive.get(position) {
+                work += self.receive(port, side);
+            }
+        }
+        work += self.take_handed(inbox);
+        let lost = self.rings.flush();
+        self.counters.dropped(DropReason::WorkerQueueFull, lost as u64);
+        self.wake_others();
+        work
+    }
+
+    fn receive(&mut self, port: usize, side: Side) -> usize {
+        let mut batch = core::mem::take(&mut self.batch);
+        self.rings.receive(port, &mut batch);
+        let received = batch.len();
+        self.counters.received(received as u64);
+        for frame in batch.drain(..) {
+            self.process(frame, side);
+        }
+        self.batch = batch;
+        received
+    }
+
+    fn take_handed(&mut self, inbox: &Inbox) -> usize {
+        let mut taken = 0;
+        while taken < BATCH
+            && let Some(handed) = inbox.frames.pop()
+        {
+            taken += 1;
+            match self.copy_in(&handed.frame) {
+                Some(frame) => self.process(frame, handed.side),
+                None => self.counters.dropped(DropReason::WorkerQueueFull, 1),
+            }
+        }
+        taken
+    }
+
+    fn process(&mut self, mut frame: R::Frame, side: Side) {
+        let (buffer, len) = self.rings.bytes(&mut frame);
+        let outcome = match side {
+            Side::Wan => self.engine.inbound(buffer, len),
+            Side::Core => self.engine.outbound(buffer, len),
+        };
+        match outcome {
+            Outcome::Send { port, len } => {
+                self.rings.set_len(&mut frame, len);
+                self.rings.transmit(port, frame);
+                self.counters.sent(1);
+                return;
+            }
+            Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
+            Outcome::HandOver(worker) => self.hand_over(worker, &mut frame, side),
+            Outcome::Drop(reason) => self.counters.dropped(reason, 1),
+        }
+        self.rings.recycle(frame);
+    }
+
+    fn send_copies(&mut self, port: usize, frames: &[Vec<u8>]) {
+        for octets in frames {
+            match self.copy_in(octets) {
+                Some(frame) => {
+                    self.rings.transmit(port, frame);
+                    self.counters.sent(1);
+                }
+                None => self.counters.dropped(DropReason::WorkerQueueFull, 1),
+            }
+        }
+    }
+
+    /// A frame of this worker's memory with these octets.
+    fn copy_in(&mut self, octets: &[u8]) -> Option<R::Frame> {
+        let mut frame = self.rings.allocate()?;
+        let (buffer, _) = self.rings.bytes(&mut frame);
+        match buffer.get_mut(..octets.len()) {
+            Some(place) => place.copy_from_slice(octets),
+            None => {
+                self.rings.recycle(frame);
+                return None;
+            }
+        }
+        self.rings.set_len(&mut frame, octets.len());
+        Some(frame)
+    }
+
+    fn hand_over(&mut self, worker: u32, frame: &mut R::Frame, side: Side) {
+        let (buffer, len) = self.rings.bytes(frame);
+        let octets: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
+        let handed = Handed { side, frame: octets };
+        let accepted = self
+            .inboxes
+            .get(worker as usize)
+            .is_some_and(|inbox| inbox.frames.push(handed).is_ok());
+        if accepted {
+            self.to_wake |= 1 << worker;
+            self.counters.handed_over(1);
+        } else {
+            self.counters.dropped(DropReason::WorkerQueueFull, 1);
+        }
+    }
+
+    fn wake_others(&mut self) {
+        let to_wake = core::mem::take(&mut self.to_wake);
+        for (worker, inbox) in self.inboxes.iter().enumerate() {
+            if to_wake & 1 << worker != 0 {
+                inbox.wake();
+            }
+        }
+    }
+}

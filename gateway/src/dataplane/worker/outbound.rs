@@ -1,0 +1,128 @@
+//! To a site: a frame with a link header of the `core` program becomes an ESP frame of the outer interface, in place.
+
+use core::ops::Range;
+
+use gateway_common::abi::sa::LinkHeader;
+use gateway_common::drop::DropReason;
+use gateway_esp::tunnel::LINK_HEADER_LEN;
+use gateway_esp::{InnerIpv4, SealError, TAILROOM_MAX};
+use zerocopy::FromBytes as _;
+
+use super::commands::WorkerReport;
+use super::fragment::fragment;
+use super::table::{Entry, Outbound, owner};
+use super::{Engine, Outcome};
+
+/// Sequence numbers that are left when the controller is told to rekey.
+const SEQUENCE_NEAR: u64 = 1 << 24;
+
+impl Engine {
+    /// Seals the frame in the first `len` octets of `buffer` and leaves the whole outer frame at its start.
+    pub(crate) fn outbound(&mut self, buffer: &mut [u8], len: usize) -> Outcome {
+        self.try_outbound(buffer, len).unwrap_or_else(Outcome::Drop)
+    }
+
+    fn try_outbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+        let frame = buffer.get(..len).ok_or(DropReason::WorkerFrameMalformed)?;
+        let (site, index) = LinkHeader::read_from_prefix(frame)
+            .ok()
+            .and_then(|(header, _)| header.read())
+            .ok_or(DropReason::WorkerFrameMalformed)?;
+        let (worker, slot) = owner(index);
+        if worker != self.worker {
+            return Ok(Outcome::HandOver(worker));
+        }
+        let now_s = self.now_s;
+        let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
+        // The slot may have been given to another site while the frame was on its way.
+        if entry.site != site {
+            return Err(DropReason::EspIndexStale);
+        }
+        let outbound = entry.outbound.as_mut().ok_or(DropReason::EspIndexStale)?;
+        let outcome = seal(outbound, buffer, len);
+        let near = sequence_near(entry);
+        match &outcome {
+            Ok(_) => entry.publish_outbound(now_s),
+            Err(reason) => entry.count_refusal(*reason),
+        }
+        if let Some(report) = near {
+            self.report(report);
+        }
+        outcome
+    }
+}
+
+fn seal(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+    let start = outbound.headroom;
+    let inner = start..start + (len - LINK_HEADER_LEN);
+    if inner.end + TAILROOM_MAX > buffer.len() {
+        return Err(DropReason::EspTooBig);
+    }
+    buffer.copy_within(LINK_HEADER_LEN..len, start);
+    match outbound.sa.seal(buffer, inner.clone()) {
+        Ok(sealed) => Ok(Outcome::Send {
+            port: outbound.port,
+            len: to_front(buffer, sealed),
+        }),
+        Err(SealError::TooBig { inner_mtu }) => seal_fragments(outbound, buffer, inner, inner_mtu.into()),
+        Err(error) => Err(refusal(error)),
+    }
+}
+
+/// The frame begins at 0 when `headroom` is what the SA needs; a shorter one is moved there.
+fn to_front(buffer: &mut [u8], sealed: Range<usize>) -> usize {
+    let len = sealed.len();
+    if sealed.start != 0 {
+        buffer.copy_within(sealed, 0);
+    }
+    len
+}
+
+/// The packet does not fit the tunnel. `core` has answered those that may not be fragmented; the others go in pieces.
+fn seal_fragments(
+    outbound: &mut Outbound,
+    buffer: &[u8],
+    inner: Range<usize>,
+    inner_mtu: usize,
+) -> Result<Outcome, DropReason> {
+    let packet = buffer.get(inner).ok_or(DropReason::EspInnerMalformed)?;
+    let header = InnerIpv4::parse(packet).ok_or(DropReason::EspInnerMalformed)?;
+    if header.dont_fragment {
+        return Err(DropReason::EspTooBig);
+    }
+    let pieces = fragment(packet, inner_mtu).ok_or(DropReason::EspInnerMalformed)?;
+    let mut frames = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        let inner = outbound.headroom..outbound.headroom + piece.len();
+        let mut frame = vec![0; inner.end + TAILROOM_MAX];
+        frame
+            .get_mut(inner.clone())
+            .ok_or(DropReason::EspTooBig)?
+            .copy_from_slice(&piece);
+        let sealed = outbound.sa.seal(&mut frame, inner).map_err(refusal)?;
+        let len = to_front(&mut frame, sealed);
+        frame.truncate(len);
+        frames.push(frame);
+    }
+    Ok(Outcome::SendMany {
+        port: outbound.port,
+        frames,
+    })
+}
+
+fn sequence_near(entry: &mut Entry) -> Option<WorkerReport> {
+    let outbound = entry.outbound.as_mut()?;
+    let near = !outbound.near_reported && outbound.sa.sequence_remaining() < SEQUENCE_NEAR;
+    outbound.near_reported |= near;
+    near.then_some(WorkerReport::SequenceNear(entry.handle))
+}
+
+fn refusal(error: SealError) -> DropReason {
+    match error {
+        SealError::InnerMalformed => DropReason::EspInnerMalformed,
+        SealError::SelectorMismatch => DropReason::EspOutboundSelector,
+        SealError::TooBig { .. } | SealError::NoTailroom | SealError::NoHeadroom => DropReason::EspTooBig,
+        SealError::SequenceExhausted => DropReason::EspSequenceExhausted,
+        SealError::Engine => DropReason::EspMalformed,
+    }
+}

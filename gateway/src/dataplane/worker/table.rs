@@ -1,0 +1,185 @@
+//! The SAs of one worker, and which worker owns each SPI.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use gateway_common::drop::DropReason;
+use gateway_esp::tunnel::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, LINK_HEADER_LEN, UDP_HEADER_LEN};
+use gateway_esp::{ConfigError, ESP_HEADER_LEN, InboundSa, OutboundSa, Suite, Tunnel};
+
+use super::commands::{Install, Order};
+use crate::dataplane::sa::{SaCounters, SaHandle, split_index};
+
+/// The sending half.
+pub(crate) struct Outbound {
+    pub(crate) sa: OutboundSa,
+    /// Port of the interface towards the peer.
+    pub(crate) port: usize,
+    /// Where the inner packet begins in the sealed frame, so that the frame begins at 0.
+    pub(crate) headroom: usize,
+    /// The controller was told that sequence numbers run out.
+    pub(crate) near_reported: bool,
+}
+
+/// One SA pair. Keys are in `inbound` and `outbound` alone and are zeroed when those are dropped.
+pub(crate) struct Entry {
+    pub(crate) handle: SaHandle,
+    pub(crate) site: u32,
+    pub(crate) inbound: Option<InboundSa>,
+    pub(crate) outbound: Option<Outbound>,
+    pub(crate) counters: Arc<SaCounters>,
+    /// An authentic packet has arrived.
+    pub(crate) heard: bool,
+    /// Where the peer's last packet came from, with its port if encapsulated.
+    pub(crate) peer: (IpAddr, u16),
+}
+
+/// All SAs of a worker.
+#[derive(Default)]
+pub(crate) struct SaTable {
+    slots: Vec<Option<Box<Entry>>>,
+    by_spi: HashMap<u32, u32>,
+}
+
+impl SaTable {
+    /// The index of the SA with this SPI, whichever worker owns it.
+    pub(crate) fn route(&self, spi: u32) -> Option<u32> {
+        self.by_spi.get(&spi).copied()
+    }
+
+    /// The SA in a slot.
+    pub(crate) fn entry(&mut self, slot: u32) -> Option<&mut Entry> {
+        self.slots.get_mut(slot as usize)?.as_deref_mut()
+    }
+
+    /// Carries out an order.
+    pub(crate) fn apply(&mut self, order: Order) -> Result<(), ConfigError> {
+        match order {
+            Order::Install(install) => self.install(*install),
+            Order::Route { spi, sa_index } => {
+                self.by_spi.insert(spi, sa_index);
+            }
+            Order::Unroute { spi, sa_index } => {
+                if self.route(spi) == Some(sa_index) {
+                    self.by_spi.remove(&spi);
+                }
+            }
+            Order::UpdatePath { slot, tunnel, port } => return self.update_path(slot, &tunnel, port),
+            Order::Remove {
+                slot,
+                inbound,
+                outbound,
+            } => self.remove(slot, inbound, outbound),
+        }
+        Ok(())
+    }
+
+    fn install(&mut self, install: Install) {
+        let slot = install.handle.slot as usize;
+        if self.slots.len() <= slot {
+            self.slots.resize_with(slot + 1, || None);
+        }
+        let headroom = headroom(&install.tunnel, install.outbound.suite());
+        let entry = Entry {
+            handle: install.handle,
+            site: install.site,
+            inbound: Some(install.inbound),
+            outbound: Some(Outbound {
+                sa: install.outbound,
+                port: install.port,
+                headroom,
+                near_reported: false,
+            }),
+            counters: install.counters,
+            heard: false,
+            peer: peer(&install.tunnel),
+        };
+        if let Some(place) = self.slots.get_mut(slot) {
+            *place = Some(Box::new(entry));
+        }
+    }
+
+    fn update_path(&mut self, slot: u32, tunnel: &Tunnel, port: usize) -> Result<(), ConfigError> {
+        let Some(entry) = self.entry(slot) else {
+            return Ok(());
+        };
+        if let Some(outbound) = &mut entry.outbound {
+            outbound.sa.set_tunnel(tunnel)?;
+            outbound.headroom = headroom(tunnel, outbound.sa.suite());
+            outbound.port = port;
+        }
+        entry.peer = peer(tunnel);
+        Ok(())
+    }
+
+    fn remove(&mut self, slot: u32, inbound: bool, outbound: bool) {
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return;
+        };
+        let Some(entry) = place else { return };
+        if inbound {
+            entry.inbound = None;
+        }
+        if outbound {
+            entry.outbound = None;
+        }
+        if entry.inbound.is_none() && entry.outbound.is_none() {
+            *place = None;
+        }
+    }
+}
+
+impl Entry {
+    /// Keeps the counters that a refusal belongs to.
+    pub(crate) fn count_refusal(&self, reason: DropReason) {
+        let counter = match reason {
+            DropReason::EspReplay => &self.counters.replayed,
+            DropReason::EspAuthentication => &self.counters.unauthentic,
+            _ => &self.counters.refused,
+        };
+        crate::dataplane::sa::add(counter, 1);
+    }
+
+    /// Publishes what the receiving half counts.
+    pub(crate) fn publish_inbound(&self, now_s: u64) {
+        let Some(sa) = &self.inbound else { return };
+        let carried = sa.counters();
+        self.counters.packets_in.store(carried.packets, Relaxed);
+        self.counters.bytes_in.store(carried.bytes, Relaxed);
+        self.counters.highest_in.store(sa.highest_sequence(), Relaxed);
+        self.counters.last_in_s.store(now_s, Relaxed);
+    }
+
+    /// Publishes what the sending half counts.
+    pub(crate) fn publish_outbound(&self, now_s: u64) {
+        let Some(outbound) = &self.outbound else { return };
+        let carried = outbound.sa.counters();
+        self.counters.packets_out.store(carried.packets, Relaxed);
+        self.counters.bytes_out.store(carried.bytes, Relaxed);
+        let left = outbound.sa.sequence_remaining();
+        self.counters.sequence_left.store(left, Relaxed);
+        self.counters.last_out_s.store(now_s, Relaxed);
+    }
+}
+
+/// Whether this worker owns the SA with this index, and its slot.
+pub(crate) fn owner(index: u32) -> (u32, u32) {
+    split_index(index)
+}
+
+/// Octets of link, outer IP, UDP and ESP header with IV in front of the inner packet.
+fn headroom(tunnel: &Tunnel, suite: Suite) -> usize {
+    let ip = if tunnel.remote.is_ipv4() {
+        IPV4_HEADER_LEN
+    } else {
+        IPV6_HEADER_LEN
+    };
+    let udp = tunnel.udp.map_or(0, |_| UDP_HEADER_LEN);
+    LINK_HEADER_LEN + ip + udp + ESP_HEADER_LEN + suite.iv_len()
+}
+
+fn peer(tunnel: &Tunnel) -> (IpAddr, u16) {
+    (tunnel.remote, tunnel.udp.map_or(0, |udp| udp.remote_port))
+}

@@ -1,0 +1,177 @@
+//! The routes of the core side, as the longest-prefix table of the `clear` program wants them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+use gateway_common::abi::next_hop::NextHop;
+use rtnetlink::IpVersion;
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+
+use super::netlink::{ResolveError, Resolver, ip};
+
+/// A route over a router of the core side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Via {
+    prefix: [u8; 4],
+    length: u8,
+    ifindex: u32,
+    router: Ipv4Addr,
+}
+
+impl Resolver {
+    /// The next hops of the core side: a prefix for each route over a router, an address for each neighbour on the
+    /// link. `interfaces` are the core side's indexes. `destinations` are resolved now, so that the first packet to
+    /// one finds its way; those that do not answer are left out, and asked again by the next call.
+    ///
+    /// # Errors
+    /// Netlink fails. A router or destination that does not answer is no error.
+    pub async fn core_next_hops(
+        &self,
+        interfaces: &[u32],
+        destinations: &BTreeSet<Ipv4Addr>,
+    ) -> Result<Vec<([u8; 4], u8, NextHop)>, ResolveError> {
+        let macs = self.core_macs(interfaces).await?;
+        let routes: Vec<Via> = self
+            .routes_v4()
+            .await?
+            .iter()
+            .filter_map(read_via)
+            .filter(|via| interfaces.contains(&via.ifindex))
+            .collect();
+        let mut wanted: BTreeSet<(u32, Ipv4Addr)> = routes.iter().map(|via| (via.ifindex, via.router)).collect();
+        for destination in destinations {
+            if let Ok(route) = self.route((*destination).into()).await
+                && let IpAddr::V4(neighbour) = route.neighbour
+                && interfaces.contains(&route.ifindex)
+            {
+                wanted.insert((route.ifindex, neighbour));
+            }
+        }
+        self.ask_for(&wanted).await?;
+        let neighbours = self.neighbours(IpVersion::V4).await?;
+        Ok(table(&routes, &neighbours, &macs))
+    }
+
+    async fn core_macs(&self, interfaces: &[u32]) -> Result<BTreeMap<u32, [u8; 6]>, ResolveError> {
+        let mut macs = BTreeMap::new();
+        for &ifindex in interfaces {
+            if let Some(mac) = self.link(ifindex).await?.mac {
+                macs.insert(ifindex, mac);
+            }
+        }
+        Ok(macs)
+    }
+
+    /// Resolves all of them at once; one that is silent holds the others up no longer than itself.
+    async fn ask_for(&self, wanted: &BTreeSet<(u32, Ipv4Addr)>) -> Result<(), ResolveError> {
+        let questions = wanted.iter().map(|(ifindex, address)| self.mac(*ifindex, (*address).into()));
+        for answer in futures_util::future::join_all(questions).await {
+            match answer {
+                Ok(_) | Err(ResolveError::Unreachable { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The whole table.
+fn table(
+    routes: &[Via],
+    neighbours: &[(u32, IpAddr, [u8; 6])],
+    macs: &BTreeMap<u32, [u8; 6]>,
+) -> Vec<([u8; 4], u8, NextHop)> {
+    let hop = |ifindex: u32, destination_mac: [u8; 6]| {
+        Some(NextHop {
+            ifindex,
+            resolved: 1,
+            destination_mac,
+            source_mac: *macs.get(&ifindex)?,
+        })
+    };
+    let mac_of = |ifindex: u32, address: Ipv4Addr| {
+        let found = neighbours
+            .iter()
+            .find(|(index, found, _)| *index == ifindex && *found == IpAddr::V4(address));
+        found.map(|(_, _, mac)| *mac)
+    };
+    let over_routers = routes.iter().filter_map(|via| {
+        let mac = mac_of(via.ifindex, via.router)?;
+        Some((via.prefix, via.length, hop(via.ifindex, mac)?))
+    });
+    let on_link = neighbours.iter().filter_map(|(ifindex, address, mac)| match address {
+        IpAddr::V4(address) => Some((address.octets(), 32, hop(*ifindex, *mac)?)),
+        IpAddr::V6(_) => None,
+    });
+    over_routers.chain(on_link).collect()
+}
+
+/// A unicast route of the main table over a router; others have no one MAC address.
+fn read_via(message: &RouteMessage) -> Option<Via> {
+    let main = message.header.table == RouteHeader::RT_TABLE_MAIN;
+    if !main || message.header.kind != RouteType::Unicast {
+        return None;
+    }
+    let mut via = Via {
+        prefix: [0; 4],
+        length: message.header.destination_prefix_length,
+        ifindex: 0,
+        router: Ipv4Addr::UNSPECIFIED,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => via.ifindex = *index,
+            RouteAttribute::Gateway(address) => via.router = ipv4(ip(address)?)?,
+            RouteAttribute::Destination(address) => via.prefix = ipv4(ip(address)?)?.octets(),
+            _ => {}
+        }
+    }
+    (via.ifindex != 0 && !via.router.is_unspecified()).then_some(via)
+}
+
+fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
+    match address {
+        IpAddr::V4(address) => Some(address),
+        IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn routers_give_prefixes_and_neighbours_addresses() {
+        let router = Ipv4Addr::new(203, 0, 113, 254);
+        let server = Ipv4Addr::new(203, 0, 113, 10);
+        let via = |prefix, length, router| Via {
+            prefix,
+            length,
+            ifindex: 3,
+            router,
+        };
+        let silent = Ipv4Addr::new(203, 0, 113, 253);
+        let routes = [via([0; 4], 0, router), via([10, 1, 0, 0], 16, silent)];
+        let neighbours = [
+            (3, IpAddr::V4(router), [1; 6]),
+            (3, IpAddr::V4(server), [2; 6]),
+            // Another side's neighbour with the same address.
+            (2, IpAddr::V4(silent), [3; 6]),
+        ];
+        let macs = BTreeMap::from([(3, [9; 6])]);
+        let hop = |mac| NextHop {
+            ifindex: 3,
+            resolved: 1,
+            destination_mac: mac,
+            source_mac: [9; 6],
+        };
+        assert_eq!(
+            table(&routes, &neighbours, &macs),
+            [
+                ([0; 4], 0, hop([1; 6])),
+                (router.octets(), 32, hop([1; 6])),
+                (server.octets(), 32, hop([2; 6])),
+            ]
+        );
+    }
+}

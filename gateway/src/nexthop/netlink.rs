@@ -1,0 +1,267 @@
+//! Questions to the kernel over rtnetlink, and the news it sends.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use futures_util::{Stream, StreamExt as _, pin_mut};
+use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
+};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long a neighbour may take to answer: the kernel asks three times, a second apart.
+const RESOLVE_MAX: Duration = Duration::from_millis(3500);
+/// How often to look whether it has.
+const RESOLVE_STEP: Duration = Duration::from_millis(20);
+/// News within this time are one change.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Why there is no next hop.
+#[derive(Debug, thiserror::Error)]
+pub enum ResolveError {
+    /// The routing table has no way there.
+    #[error("no route to {0}: add one, or a default route")]
+    NoRoute(IpAddr),
+    /// The way leads over an interface without Ethernet addresses.
+    #[error("the route to {remote} leads over interface {ifindex}, which is not Ethernet")]
+    NotEthernet {
+        /// Where to.
+        remote: IpAddr,
+        /// Over which interface.
+        ifindex: u32,
+    },
+    /// The neighbour does not answer ARP or neighbour solicitations.
+    #[error("{neighbour} does not answer on interface {ifindex}")]
+    Unreachable {
+        /// Who.
+        neighbour: IpAddr,
+        /// On which interface.
+        ifindex: u32,
+    },
+    /// Netlink failed.
+    #[error("netlink: {0}")]
+    Netlink(#[from] rtnetlink::Error),
+}
+
+/// A way out, before the neighbour is resolved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) ifindex: u32,
+    /// The router, or the destination itself if it is on the link.
+    pub(super) neighbour: IpAddr,
+    /// Our address on this way.
+    pub(super) source: Option<IpAddr>,
+}
+
+/// An interface.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Link {
+    pub(super) name: String,
+    pub(super) mac: Option<[u8; 6]>,
+    pub(super) mtu: u32,
+}
+
+/// Asks the kernel. Belongs to the tokio runtime that it was made in.
+pub struct Resolver {
+    handle: Handle,
+    driver: JoinHandle<()>,
+}
+
+impl Resolver {
+    /// Opens a netlink socket in this network namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn new() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
+        Ok(Self {
+            handle,
+            driver: tokio::spawn(connection),
+        })
+    }
+
+    pub(super) async fn route(&self, remote: IpAddr) -> Result<Route, ResolveError> {
+        let length = if remote.is_ipv4() { 32 } else { 128 };
+        let no_route = ResolveError::NoRoute(remote);
+        let question = match RouteMessageBuilder::<IpAddr>::new().destination_prefix(remote, length) {
+            Ok(builder) => builder.build(),
+            Err(_) => return Err(no_route),
+        };
+        let answers = self.handle.route().get(question).execute();
+        pin_mut!(answers);
+        match answers.next().await {
+            Some(Ok(answer)) => read_route(&answer, remote).ok_or(no_route),
+            // ENETUNREACH and its like: said in the operator's words.
+            Some(Err(rtnetlink::Error::NetlinkError(_))) | None => Err(no_route),
+            Some(Err(error)) => Err(error.into()),
+        }
+    }
+
+    /// Every IPv4 route.
+    pub(super) async fn routes_v4(&self) -> Result<Vec<RouteMessage>, ResolveError> {
+        let question = RouteMessageBuilder::<std::net::Ipv4Addr>::new().build();
+        collect(self.handle.route().get(question).execute()).await
+    }
+
+    pub(super) async fn link(&self, ifindex: u32) -> Result<Link, ResolveError> {
+        let answers = collect(self.handle.link().get().match_index(ifindex).execute()).await?;
+        let mut link = Link::default();
+        for attribute in answers.into_iter().flat_map(|answer| answer.attributes) {
+            match attribute {
+                LinkAttribute::IfName(name) => link.name = name,
+                LinkAttribute::Address(address) => link.mac = address.try_into().ok(),
+                LinkAttribute::Mtu(mtu) => link.mtu = mtu,
+                _ => {}
+            }
+        }
+        Ok(link)
+    }
+
+    /// The neighbours of a family that are resolved: interface, address, MAC address.
+    pub(super) async fn neighbours(
+        &self,
+        version: IpVersion,
+    ) -> Result<Vec<(u32, IpAddr, [u8; 6])>, ResolveError> {
+        let answers = collect(self.handle.neighbours().get().set_family(version).execute()).await?;
+        Ok(answers.iter().filter_map(read_neighbour).collect())
+    }
+
+    /// The MAC address of a neighbour. One that is unknown is asked for; one that is old is asked again, in the
+    /// background, and used meanwhile.
+    pub(super) async fn mac(&self, ifindex: u32, neighbour: IpAddr) -> Result<[u8; 6], ResolveError> {
+        self.probe(ifindex, neighbour).await?;
+        let until = Instant::now() + RESOLVE_MAX;
+        loop {
+            let version = if neighbour.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+            let known = self.neighbours(version).await?;
+            let found = known
+                .into_iter()
+                .find(|(index, address, _)| *index == ifindex && *address == neighbour);
+            if let Some((_, _, mac)) = found {
+                return Ok(mac);
+            }
+            if Instant::now() >= until {
+                return Err(ResolveError::Unreachable { neighbour, ifindex });
+            }
+            sleep(RESOLVE_STEP).await;
+        }
+    }
+
+    /// Has the kernel use the neighbour, as a packet to it would: it resolves what is unknown, confirms what is
+    /// stale, and leaves a permanent entry alone.
+    async fn probe(&self, ifindex: u32, neighbour: IpAddr) -> Result<(), ResolveError> {
+        let request = self
+            .handle
+            .neighbours()
+            .add(ifindex, neighbour)
+            .state(NeighbourState::None)
+            .flags(NeighbourFlags::Use)
+            .replace();
+        Ok(request.execute().await?)
+    }
+}
+
+impl Drop for Resolver {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// Hears of changes of routes, neighbours, addresses and links.
+pub struct Watcher {
+    messages: futures_util::stream::BoxStream<'static, ()>,
+    driver: JoinHandle<()>,
+}
+
+impl Watcher {
+    /// Subscribes in this network namespace.
+    ///
+    /// # Errors
+    /// The kernel refuses the socket.
+    pub fn new() -> io::Result<Self> {
+        let (connection, _, messages) = rtnetlink::new_multicast_connection(&[
+            MulticastGroup::Link,
+            MulticastGroup::Neigh,
+            MulticastGroup::Ipv4Ifaddr,
+            MulticastGroup::Ipv6Ifaddr,
+            MulticastGroup::Ipv4Route,
+            MulticastGroup::Ipv6Route,
+        ])?;
+        Ok(Self {
+            messages: messages.map(|_| ()).boxed(),
+            driver: tokio::spawn(connection),
+        })
+    }
+
+    /// Waits for a change, or for `refresh` to pass: lost news are made good then. Changes that come together count
+    /// as one.
+    pub async fn changed(&mut self, refresh: Duration) {
+        if timeout(refresh, self.messages.next()).await.is_err() {
+            return;
+        }
+        while let Ok(Some(())) = timeout(SETTLE, self.messages.next()).await {}
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+async fn collect<T>(answers: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, ResolveError> {
+    let answers: Vec<_> = answers.collect().await;
+    Ok(answers.into_iter().collect::<Result<_, _>>()?)
+}
+
+pub(super) fn read_route(message: &RouteMessage, remote: IpAddr) -> Option<Route> {
+    let mut route = Route {
+        ifindex: 0,
+        neighbour: remote,
+        source: None,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => route.ifindex = *index,
+            RouteAttribute::Gateway(address) => route.neighbour = ip(address)?,
+            RouteAttribute::PrefSource(address) => route.source = ip(address),
+            _ => {}
+        }
+    }
+    (route.ifindex != 0).then_some(route)
+}
+
+pub(super) fn ip(address: &RouteAddress) -> Option<IpAddr> {
+    match address {
+        RouteAddress::Inet(address) => Some((*address).into()),
+        RouteAddress::Inet6(address) => Some((*address).into()),
+        _ => None,
+    }
+}
+
+fn read_neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, [u8; 6])> {
+    let resolved = matches!(
+        message.header.state,
+        NeighbourState::Reachable
+            | NeighbourState::Stale
+            | NeighbourState::Delay
+            | NeighbourState::Probe
+            | NeighbourState::Permanent
+    );
+    let mut address = None;
+    let mut mac = None;
+    for attribute in &message.attributes {
+        match attribute {
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some((*found).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => address = Some((*found).into()),
+            NeighbourAttribute::LinkLocalAddress(found) => mac = found.as_slice().try_into().ok(),
+            _ => {}
+        }
+    }
+    resolved.then_some((message.header.ifindex, address?, mac?))
+}
