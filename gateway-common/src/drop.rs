@@ -42,6 +42,7 @@ drop_reasons! {
     14 IkeRateLimit "ike_rate_limit" "source sent more IKE datagrams than it may",
     15 NatKeepalive "nat_keepalive" "NAT keepalive (RFC 3948), consumed",
     16 InterfaceUnknown "interface_unknown" "interface has no role",
+    17 OuterOptions "outer_options" "outer packet carries IP options or extension headers",
     // ESP, workers.
     20 EspIndexStale "esp_index_stale" "SA was removed while the packet was on its way",
     21 EspMalformed "esp_malformed" "ESP length does not fit the SA's algorithms",
@@ -77,6 +78,7 @@ drop_reasons! {
     54 NextHopUnresolved "next_hop_unresolved" "next hop to the center is not resolved",
     55 IcmpType "icmp_type" "ICMP type is not let through",
     56 TruncatedTransport "truncated_transport" "transport header is truncated or malformed",
+    57 InnerOptions "inner_options" "inner packet carries IP options",
     // Core side.
     60 NoMapping "no_mapping" "no NAT mapping for this destination",
     61 NoFlow "no_flow" "mapping exists, but this remote has no flow (address- and port-dependent filtering)",
@@ -108,5 +110,3 @@ mod tests {
         assert_eq!(names.len(), DropReason::ALL.len());
     }
 }
-#[cfg(test)]
-extern crate std;

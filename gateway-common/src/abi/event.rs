@@ -1,5 +1,7 @@
 //! Events that the packet path sends to the controller through the ring buffer.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::abi_assert;
 
 /// Values of [`Event::kind`].
@@ -19,7 +21,7 @@ pub const RULE_DEFAULT: u32 = u32::MAX;
 
 /// One event.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Event {
     /// One of [`kind`].
     pub kind: u32,

@@ -1,10 +1,14 @@
 //! Tracked connections.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::abi_assert;
 
 /// A flow seen from the site: what the `clear` program parses before translation.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct FlowKey {
     /// Site.
     pub site: u32,
@@ -43,7 +47,7 @@ pub mod state {
 
 /// A tracked connection with its translation.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Flow {
     /// Packets from site to center.
     pub packets_out: u64,
@@ -59,7 +63,7 @@ pub struct Flow {
     pub created_s: u32,
     /// Rule generation that allowed it.
     pub generation: u32,
-    /// Rule index in that generation.
+    /// [`Rule::source_rule`](super::rule::Rule::source_rule) of the rule that allowed it.
     pub rule: u32,
     /// Translated source address.
     pub nat_address: [u8; 4],

@@ -1,5 +1,7 @@
 //! Attached interfaces and settings.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::abi_assert;
 
 /// Roles of an interface, the value of [`Interface::role`].
@@ -14,7 +16,7 @@ pub mod role {
 
 /// An interface that carries one of the XDP programs.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Interface {
     /// One of [`role`].
     pub role: u32,
@@ -35,7 +37,7 @@ abi_assert!(Interface, size = 40, align = 4);
 
 /// What the operator may set for the packet path as a whole; times in seconds.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Settings {
     /// New flows idle in TCP handshake.
     pub tcp_opening_s: u32,
@@ -58,7 +60,7 @@ abi_assert!(Settings, size = 28, align = 4);
 
 /// Token bucket of one IKE source.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct RateBucket {
     /// Second in which the count began.
     pub second: u32,

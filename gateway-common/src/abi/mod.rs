@@ -17,7 +17,7 @@ pub mod stats;
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
 pub const ABI_VERSION: u32 = 1;
 
-/// Asserts the size and alignment of an ABI type at compile time, and that it may be copied as bytes.
+/// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
 macro_rules! abi_assert {
     ($type:ty, size = $size:expr, align = $align:expr) => {
@@ -30,7 +30,13 @@ macro_rules! abi_assert {
                 core::mem::align_of::<$type>() == $align,
                 concat!(stringify!($type), ": alignment changed, raise ABI_VERSION")
             );
+            const fn is_plain<T: zerocopy::IntoBytes + zerocopy::FromBytes>() {}
+            is_plain::<$type>();
         };
+
+        // SAFETY: `IntoBytes` and `FromBytes`, just required, say that the type has no padding and no invalid value.
+        #[cfg(feature = "aya")]
+        unsafe impl aya::Pod for $type {}
     };
 }
 
@@ -64,7 +70,8 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// `PerCpuArray<Counter>` indexed by [`super::stats::Path`].
     pub const PATHS: &str = "PATHS";
-    /// `PerCpuArray<Counter>` indexed by rule index within the active generation.
+    /// `PerCpuArray<Counter>[RULES_MAX]` indexed by [`super::rule::Rule::source_rule`]: packets that opened a flow or
+    /// were denied.
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `RingBuf` of [`super::event::Event`].
     pub const EVENTS: &str = "EVENTS";

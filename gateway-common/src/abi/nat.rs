@@ -1,10 +1,14 @@
 //! NAT mappings: endpoint-independent (RFC 4787 REQ-1), one table a direction.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::abi_assert;
 
 /// Inside of a mapping.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, FromBytes, IntoBytes, Immutable, KnownLayout,
+)]
 pub struct InsideKey {
     /// Site; sites share the same private addresses.
     pub site: u32,
@@ -21,7 +25,21 @@ abi_assert!(InsideKey, size = 12, align = 4);
 
 /// Outside of a mapping.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    Hash,
+    PartialOrd,
+    Ord,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
 pub struct OutsideKey {
     /// Pool address.
     pub address: [u8; 4],
@@ -36,7 +54,7 @@ abi_assert!(OutsideKey, size = 8, align = 1);
 
 /// Value of the inside table.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Mapping {
     /// Pool address.
     pub address: [u8; 4],

@@ -1,10 +1,12 @@
 //! Next hops on the core side, written by the controller from routes and neighbours.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::abi_assert;
 
 /// Where a packet leaves to; value of the longest-prefix look-up by destination.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct NextHop {
     /// Egress interface.
     pub ifindex: u32,

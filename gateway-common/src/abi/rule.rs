@@ -1,5 +1,7 @@
 //! Compiled rules: first match decides, no match is a deny.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
 use crate::abi_assert;
 
 /// Values of [`Rule::action`].
@@ -18,7 +20,7 @@ pub mod flag {
 
 /// One compiled rule. Addresses are `(value & mask) == address`; ports are inclusive ranges in native order.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Rule {
     /// Any of these groups; zero: no condition.
     pub groups: u64,
@@ -57,7 +59,7 @@ abi_assert!(Rule, size = 48, align = 8);
 
 /// Element 0 of a generation's array has this meaning over the bytes of a [`Rule`].
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct RuleSetHeader {
     /// Number of the generation, counting from 1.
     pub generation: u32,
@@ -67,3 +69,33 @@ pub struct RuleSetHeader {
     pub pad: [u8; 40],
 }
 abi_assert!(RuleSetHeader, size = 48, align = 4);
+
+impl RuleSetHeader {
+    /// The header of a generation with `count` rules.
+    #[must_use]
+    pub const fn new(generation: u32, count: u32) -> Self {
+        Self {
+            generation,
+            count,
+            pad: [0; 40],
+        }
+    }
+
+    /// The header as element 0 of the array.
+    #[must_use]
+    pub const fn element(self) -> Rule {
+        zerocopy::transmute!(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn header_survives_as_an_element() {
+        let header = RuleSetHeader::new(7, 1024);
+        let element = header.element();
+        assert_eq!(RuleSetHeader::read_from_bytes(element.as_bytes()), Ok(header));
+    }
+}

@@ -1,5 +1,7 @@
 //! Security associations as the packet path sees them: never a key.
 
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
 use crate::abi_assert;
 
 /// Values of [`SaInbound::encapsulation`].
@@ -12,7 +14,7 @@ pub mod encapsulation {
 
 /// Inbound SA, found by SPI.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SaInbound {
     /// Index in the owning worker's SA table.
     pub sa_index: u32,
@@ -34,7 +36,7 @@ abi_assert!(SaInbound, size = 32, align = 4);
 /// Longest-prefix key of the outbound look-up: all 32 bits of the site, then the inner destination's prefix.
 /// (The trie's own prefix length is added by the map type.)
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 pub struct SaOutboundKey {
     /// Site, big-endian so that its bits come first.
     pub site: [u8; 4],
@@ -45,7 +47,7 @@ abi_assert!(SaOutboundKey, size = 8, align = 1);
 
 /// Outbound SA, found by (site, inner destination).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SaOutbound {
     /// Index in the owning worker's SA table.
     pub sa_index: u32,
@@ -62,7 +64,7 @@ abi_assert!(SaOutbound, size = 12, align = 4);
 /// Direction is known by the link it is on. A frame on the clear link comes from a worker alone: the link's other
 /// end is not reachable from outside.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
 pub struct LinkHeader {
     /// `02:00` (locally administered unicast), then the site, big-endian. In place of the destination MAC.
     pub mark: [u8; 2],
@@ -79,5 +81,58 @@ abi_assert!(LinkHeader, size = 14, align = 1);
 
 /// Value of [`LinkHeader::mark`].
 pub const LINK_MARK: [u8; 2] = [0x02, 0x00];
+/// Value of [`LinkHeader::ether_type`].
+pub const LINK_ETHER_TYPE: [u8; 2] = [0x08, 0x00];
 /// Value of [`LinkHeader::mark_sa`].
 pub const LINK_MARK_SA: [u8; 2] = [0x02, 0x01];
+
+impl LinkHeader {
+    /// The header of a frame of `site` under the SA with this index.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(site: u32, sa_index: u32) -> Self {
+        Self {
+            mark: LINK_MARK,
+            site: site.to_be_bytes(),
+            mark_sa: LINK_MARK_SA,
+            sa_index: sa_index.to_be_bytes(),
+            ether_type: LINK_ETHER_TYPE,
+        }
+    }
+
+    /// Site and SA index, if the marks are right.
+    #[inline(always)]
+    #[must_use]
+    pub fn read(&self) -> Option<(u32, u32)> {
+        (self.mark == LINK_MARK && self.mark_sa == LINK_MARK_SA && self.ether_type == LINK_ETHER_TYPE)
+            .then_some((u32::from_be_bytes(self.site), u32::from_be_bytes(self.sa_index)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_header_golden_bytes() {
+        let header = LinkHeader::new(0x0102_0304, 0x0506_0708);
+        assert_eq!(header.as_bytes(), [2, 0, 1, 2, 3, 4, 2, 1, 5, 6, 7, 8, 8, 0]);
+        assert_eq!(header.read(), Some((0x0102_0304, 0x0506_0708)));
+        assert_eq!(
+            LinkHeader {
+                mark: [2, 1],
+                ..header
+            }
+            .read(),
+            None
+        );
+        assert_eq!(
+            LinkHeader {
+                ether_type: [0x86, 0xdd],
+                ..header
+            }
+            .read(),
+            None
+        );
+    }
+}

@@ -1,0 +1,52 @@
+//! Packet memory behind one trait, and the headers that are read from it, one protocol a file.
+
+pub mod checksum;
+pub mod esp;
+pub mod ethernet;
+pub mod icmp;
+pub mod ipv4;
+pub mod ipv6;
+pub mod tcp;
+pub mod udp;
+
+#[cfg(any(test, feature = "std"))]
+mod buffer;
+
+#[cfg(any(test, feature = "std"))]
+pub use buffer::Buffer;
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// A header as it lies in a packet: any bytes are a valid value, no padding, alignment 1.
+pub trait Wire: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy {}
+
+impl<T: FromBytes + IntoBytes + Immutable + KnownLayout + Unaligned + Copy> Wire for T {}
+
+/// Largest offset that [`Packet::load`] and [`Packet::store`] take: the verifier wants a bound on variable offsets.
+pub const OFFSET_MAX: u32 = 255;
+
+/// A frame, from its link header on. Loads and stores copy whole headers and are bounds-checked each time.
+pub trait Packet {
+    /// Length of the frame in bytes.
+    fn len(&self) -> u32;
+
+    /// Whether the frame holds nothing.
+    fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the header at `offset`; `None` if the frame ends before it does.
+    fn load<T: Wire>(&self, offset: u32) -> Option<T>;
+
+    /// Writes the header at `offset`; `None` (and no byte written) if the frame ends before it does.
+    #[must_use = "a header that was not written must not be sent"]
+    fn store<T: Wire>(&mut self, offset: u32, value: &T) -> Option<()>;
+
+    /// Puts `bytes` of unspecified content in front of the frame; `None` if there is no headroom.
+    #[must_use = "a frame whose head did not move must not be sent"]
+    fn grow_head(&mut self, bytes: u32) -> Option<()>;
+
+    /// Cuts the frame down to `len` bytes; `None` if it is shorter.
+    #[must_use = "a frame that was not cut must not be sent"]
+    fn truncate(&mut self, len: u32) -> Option<()>;
+}

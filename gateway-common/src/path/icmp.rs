@@ -1,0 +1,71 @@
+//! "Fragmentation needed" (RFC 792, RFC 1191), made out of the packet that is too big.
+
+use crate::drop::DropReason;
+use crate::packet::Packet;
+use crate::packet::checksum::Sum;
+use crate::packet::ethernet::{self, Ethernet};
+use crate::packet::icmp::{self, CODE_FRAGMENTATION_NEEDED, Icmp, kind};
+use crate::packet::ipv4::{self, Ipv4, protocol};
+use zerocopy::IntoBytes;
+
+/// Quoted of the packet: its IP header and 8 bytes more (RFC 792).
+const QUOTE: u32 = ipv4::LENGTH + 8;
+/// Headers in front of the quote, without the link's.
+const HEADERS: u32 = ipv4::LENGTH + icmp::LENGTH;
+/// TTL of the answer.
+const TTL: u8 = 64;
+
+/// Turns the frame, not changed yet, into an answer to its sender that says `mtu`. It comes from `own`, or where the
+/// interface has no address, from the address that the packet was sent to.
+///
+/// # Errors
+/// [`DropReason::Internal`] if the head cannot be moved.
+#[inline(always)]
+pub fn answer_too_big<P: Packet>(
+    packet: &mut P,
+    link: &Ethernet,
+    original: &Ipv4,
+    own: [u8; 4],
+    mtu: u32,
+) -> Result<(), DropReason> {
+    packet.grow_head(HEADERS).ok_or(DropReason::Internal)?;
+    packet
+        .truncate(ethernet::LENGTH + HEADERS + QUOTE)
+        .ok_or(DropReason::Internal)?;
+    let link = Ethernet {
+        destination: link.source,
+        source: link.destination,
+        ether_type: link.ether_type,
+    };
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+
+    let mut ip = Ipv4 {
+        version_length: 0x45,
+        traffic_class: 0,
+        total_length: ((HEADERS + QUOTE) as u16).to_be_bytes(),
+        identification: [0; 2],
+        fragment: [0x40, 0],
+        ttl: TTL,
+        protocol: protocol::ICMP,
+        checksum: [0; 2],
+        source: if own == [0; 4] { original.destination } else { own },
+        destination: original.source,
+    };
+    ip.checksum = Sum::default().add(ip.as_bytes()).finish();
+    packet.store(ethernet::LENGTH, &ip).ok_or(DropReason::Internal)?;
+
+    let quote: [u8; QUOTE as usize] = packet
+        .load(ethernet::LENGTH + HEADERS)
+        .ok_or(DropReason::Internal)?;
+    let mut header = Icmp {
+        kind: kind::UNREACHABLE,
+        code: CODE_FRAGMENTATION_NEEDED,
+        checksum: [0; 2],
+        identifier: [0; 2],
+        sequence: (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes(),
+    };
+    header.checksum = Sum::default().add(header.as_bytes()).add(&quote).finish();
+    packet
+        .store(ethernet::LENGTH + ipv4::LENGTH, &header)
+        .ok_or(DropReason::Internal)
+}

@@ -1,0 +1,252 @@
+//! From outside: ESP goes to a worker, IKE and what IP itself needs to the kernel, all else is dropped.
+
+use crate::abi::interface::Interface;
+use crate::abi::sa::encapsulation;
+use crate::abi::stats::Path;
+use crate::drop::DropReason;
+use crate::packet::{
+    Packet,
+    esp::{self, Esp},
+    ethernet::{self, Ethernet, ether_type},
+    icmp::{Icmp, kind, kind6},
+    ipv4::{self, Fault, Ipv4, protocol},
+    ipv6::{self, Ipv6},
+    udp::{self, Udp},
+};
+use crate::tables::Tables;
+
+use super::{Outcome, Verdict, worker};
+
+/// Shortest IKE message: its header (RFC 7296 section 3.1).
+const IKE_LENGTH_MIN: u32 = 28;
+
+/// The outer packet as far as both families share it. IPv4 addresses are in the first four bytes, the rest is zero.
+struct Outer {
+    source: [u8; 16],
+    destination: [u8; 16],
+    family: u8,
+    protocol: u8,
+    /// Where the transport header begins in the frame.
+    offset: u32,
+    /// Bytes from there to the end of the packet.
+    length: u32,
+}
+
+/// Decides on a frame from outside. It is never changed.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
+    match ethernet.ether_type {
+        ether_type::IPV4 => {
+            let outer = outer_ipv4(packet)?;
+            if outer.protocol == protocol::ICMP {
+                return icmp(packet, &outer, &interface);
+            }
+            transport(packet, tables, &outer, &interface)
+        }
+        ether_type::IPV6 => {
+            let outer = outer_ipv6(packet)?;
+            if outer.protocol == protocol::ICMPV6 {
+                return icmp6(packet, &outer, &interface);
+            }
+            transport(packet, tables, &outer, &interface)
+        }
+        ether_type::ARP => Ok(Verdict::Pass(Path::WanPassed)),
+        _ => Err(DropReason::UnknownEtherType),
+    }
+}
+
+#[inline(always)]
+fn outer_fault(fault: Fault) -> DropReason {
+    match fault {
+        Fault::Malformed => DropReason::MalformedIp,
+        Fault::Truncated => DropReason::TruncatedIp,
+        Fault::Options => DropReason::OuterOptions,
+    }
+}
+
+#[inline(always)]
+fn outer_ipv4<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
+    let ip: Ipv4 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
+    ip.check(packet.len().saturating_sub(ethernet::LENGTH))
+        .map_err(outer_fault)?;
+    if ip.is_fragment() {
+        return Err(DropReason::OuterFragment);
+    }
+    Ok(Outer {
+        source: widen(ip.source),
+        destination: widen(ip.destination),
+        family: 4,
+        protocol: ip.protocol,
+        offset: ethernet::LENGTH + ipv4::LENGTH,
+        length: ip.total_length().saturating_sub(ipv4::LENGTH),
+    })
+}
+
+#[inline(always)]
+fn outer_ipv6<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
+    let ip: Ipv6 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
+    ip.check(packet.len().saturating_sub(ethernet::LENGTH))
+        .map_err(outer_fault)?;
+    if ip.next_header == ipv6::FRAGMENT {
+        return Err(DropReason::OuterFragment);
+    }
+    if ipv6::is_extension(ip.next_header) {
+        return Err(DropReason::OuterOptions);
+    }
+    Ok(Outer {
+        source: ip.source,
+        destination: ip.destination,
+        family: 6,
+        protocol: ip.next_header,
+        offset: ethernet::LENGTH + ipv6::LENGTH,
+        length: ip.payload_length(),
+    })
+}
+
+#[inline(always)]
+fn transport<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
+    match outer.protocol {
+        protocol::ESP => esp(
+            packet,
+            tables,
+            outer,
+            interface,
+            encapsulation::PLAIN,
+            outer.offset,
+            outer.length,
+        ),
+        protocol::UDP => udp(packet, tables, outer, interface),
+        _ => Err(DropReason::OuterProtocol),
+    }
+}
+
+/// UDP 500 is IKE; UDP 4500 is IKE behind a marker, ESP, or a keepalive (RFC 3948 section 2).
+#[inline(always)]
+fn udp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
+    let header: Udp = packet.load(outer.offset).ok_or(DropReason::TruncatedUdp)?;
+    let length = header.length(outer.length).ok_or(DropReason::TruncatedUdp)? - udp::LENGTH;
+    let offset = outer.offset + udp::LENGTH;
+    match header.destination_port {
+        udp::PORT_IKE => ike(tables, outer, interface, length),
+        udp::PORT_NAT_TRAVERSAL => {
+            if length == 1 && packet.load(offset) == Some([esp::KEEPALIVE]) {
+                return Err(DropReason::NatKeepalive);
+            }
+            if length < 4 {
+                return Err(DropReason::TruncatedUdp);
+            }
+            let marker: [u8; 4] = packet.load(offset).ok_or(DropReason::TruncatedUdp)?;
+            if marker == esp::NON_ESP_MARKER {
+                return ike(tables, outer, interface, length.saturating_sub(4));
+            }
+            esp(
+                packet,
+                tables,
+                outer,
+                interface,
+                encapsulation::UDP,
+                offset,
+                length,
+            )
+        }
+        _ => Err(DropReason::OuterProtocol),
+    }
+}
+
+#[inline(always)]
+fn esp<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    outer: &Outer,
+    interface: &Interface,
+    encapsulation: u8,
+    offset: u32,
+    length: u32,
+) -> Outcome {
+    if length < esp::LENGTH_MIN {
+        return Err(DropReason::TruncatedEsp);
+    }
+    let header: Esp = packet.load(offset).ok_or(DropReason::TruncatedEsp)?;
+    let sa = tables.sa_inbound(header.spi).ok_or(DropReason::UnknownSpi)?;
+    if sa.family != outer.family || sa.outer_destination != outer.destination {
+        return Err(DropReason::SaDestination);
+    }
+    if sa.encapsulation != encapsulation {
+        return Err(DropReason::SaEncapsulation);
+    }
+    worker(tables, interface, Path::WanEsp)
+}
+
+#[inline(always)]
+fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32) -> Outcome {
+    if !is_ours(outer, interface) {
+        return Err(DropReason::OuterDestination);
+    }
+    if length < IKE_LENGTH_MIN {
+        return Err(DropReason::TruncatedUdp);
+    }
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let source = rate_limit_key(outer);
+    if tables.count_ike(&source, tables.now_s()) > settings.ike_per_source_per_s {
+        return Err(DropReason::IkeRateLimit);
+    }
+    Ok(Verdict::Pass(Path::WanIke))
+}
+
+/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others.
+#[inline(always)]
+fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+    let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
+    if header.kind != kind::UNREACHABLE {
+        return Err(DropReason::OuterProtocol);
+    }
+    if !is_ours(outer, interface) {
+        return Err(DropReason::OuterDestination);
+    }
+    Ok(Verdict::Pass(Path::WanPassed))
+}
+
+/// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).
+#[inline(always)]
+fn icmp6<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+    let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
+    match header.kind {
+        kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => Ok(Verdict::Pass(Path::WanPassed)),
+        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => Ok(Verdict::Pass(Path::WanPassed)),
+        kind6::PACKET_TOO_BIG => Err(DropReason::OuterDestination),
+        _ => Err(DropReason::OuterProtocol),
+    }
+}
+
+#[inline(always)]
+fn is_ours(outer: &Outer, interface: &Interface) -> bool {
+    let ours = if outer.family == 4 {
+        widen(interface.ipv4)
+    } else {
+        interface.ipv6
+    };
+    ours != [0; 16] && outer.destination == ours
+}
+
+/// One IPv4 address, or one IPv6 /64: its owner has all of it.
+#[inline(always)]
+fn rate_limit_key(outer: &Outer) -> [u8; 16] {
+    let mut key = outer.source;
+    if outer.family == 6
+        && let Some(interface_id) = key.last_chunk_mut::<8>()
+    {
+        *interface_id = [0; 8];
+    }
+    key
+}
+
+#[inline(always)]
+fn widen(address: [u8; 4]) -> [u8; 16] {
+    let [a, b, c, d] = address;
+    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+}

@@ -1,0 +1,100 @@
+//! The XDP programs: thin shells over the packet core of `gateway-common`. They move bytes, touch maps and turn the
+//! core's outcome into an XDP code; they decide nothing.
+#![no_std]
+#![no_main]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    reason = "the `xdp` macro puts an undocumented public function beside each program"
+)]
+
+mod context;
+mod maps;
+mod tables;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::macros::xdp;
+use aya_ebpf::programs::XdpContext;
+use gateway_common::drop::DropReason;
+use gateway_common::packet::Packet;
+use gateway_common::path::{self, Outcome, Verdict};
+use gateway_common::tables::Tables;
+
+use context::Frame;
+use maps::{DROPS, EGRESS, XSKS};
+use tables::Maps;
+
+/// Outer interface: ESP and IKE.
+#[xdp]
+fn wan(context: XdpContext) -> u32 {
+    run(&context, path::wan::wan)
+}
+
+/// The clear link: decrypted packets of sites.
+#[xdp]
+fn clear(context: XdpContext) -> u32 {
+    run(&context, path::clear::clear)
+}
+
+/// Core interface: packets of the center.
+#[xdp]
+fn core(context: XdpContext) -> u32 {
+    run(&context, path::core::core)
+}
+
+/// Lets everything through: it makes the other end of a veth deliver redirected frames, and is the floor of a
+/// measurement.
+#[xdp]
+fn pass(_context: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+/// Runs the core and acts on its outcome.
+#[inline(always)]
+fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    let outcome = decide(&mut frame, &maps);
+    let acted = outcome.and_then(|verdict| {
+        maps.count(verdict.path(), frame.len());
+        act(verdict)
+    });
+    acted.unwrap_or_else(|reason| {
+        count_drop(reason);
+        XDP_DROP
+    })
+}
+
+/// The XDP code of a verdict. A redirect without a target drops: nothing leaves by another way.
+#[inline(always)]
+fn act(verdict: Verdict) -> Result<u32, DropReason> {
+    match verdict {
+        Verdict::Pass(_) => Ok(XDP_PASS),
+        Verdict::Reflect(_) => Ok(XDP_TX),
+        Verdict::Worker { slot, .. } => XSKS
+            .redirect(slot, XDP_DROP.into())
+            .map_err(|_| DropReason::NoWorker),
+        Verdict::Egress { ifindex, .. } => EGRESS
+            .redirect(ifindex, XDP_DROP.into())
+            .map_err(|_| DropReason::NextHopUnresolved),
+    }
+}
+
+#[inline(always)]
+fn count_drop(reason: DropReason) {
+    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
+        // SAFETY: a look-up in a per-CPU array returned it: no other CPU has it.
+        unsafe { *counter = (*counter).wrapping_add(1) };
+    }
+}
+
+/// The licence that the kernel asks for GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &::core::panic::PanicInfo<'_>) -> ! {
+    // The core does not panic; a panic left in the code fails to load.
+    loop {}
+}

@@ -1,0 +1,79 @@
+//! All maps. Their names and layouts are `gateway_common::abi::map`.
+
+use aya_ebpf::btf_maps::{
+    Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap,
+};
+use aya_ebpf::macros::btf_map;
+use gateway_common::abi::{
+    event::Event,
+    flow::{Flow, FlowKey},
+    interface::{Interface, RateBucket, Settings},
+    limit,
+    nat::{InsideKey, Mapping, OutsideKey},
+    next_hop::NextHop,
+    rule::Rule,
+    sa::{SaInbound, SaOutbound, SaOutboundKey},
+    site::Site,
+    stats::{self, Counter},
+};
+use gateway_common::drop::DROP_SLOTS;
+
+/// IKE sources whose rate is watched at a time.
+const IKE_SOURCES: usize = 65_536;
+/// Bytes of the event ring: about 26,000 events of 32 bytes with their headers of 8.
+const EVENT_BYTES: usize = 1 << 20;
+/// Room for the kinds of `gateway_common::abi::event::kind`.
+const EVENT_KINDS: usize = 8;
+/// A table that is as large as what is in it, not as its limit.
+const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// One rule generation; element 0 is its header.
+pub(crate) type RuleSet = Array<Rule, { limit::RULES_MAX as usize + 1 }>;
+
+#[btf_map]
+pub(crate) static ABI: Array<u32, 1> = Array::new();
+#[btf_map]
+pub(crate) static INTERFACES: HashMap<u32, Interface, { limit::INTERFACES_MAX as usize }> = HashMap::new();
+#[btf_map]
+pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static SA_OUTBOUND: LpmTrie<SaOutboundKey, SaOutbound, { limit::SAS_MAX as usize }> =
+    LpmTrie::new();
+#[btf_map]
+pub(crate) static XSKS: XskMap<{ limit::XSK_SLOTS as usize }> = XskMap::new();
+#[btf_map]
+pub(crate) static SITES: HashMap<u32, Site, { limit::SITES_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limit::FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+#[btf_map]
+pub(crate) static MAPPINGS: HashMap<InsideKey, Mapping, { limit::MAPPINGS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
+pub(crate) static MAPPINGS_REVERSE: HashMap<
+    OutsideKey,
+    InsideKey,
+    { limit::MAPPINGS_MAX as usize },
+    NO_PREALLOC,
+> = HashMap::new();
+#[btf_map]
+pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
+#[btf_map]
+pub(crate) static NEXT_HOPS: LpmTrie<[u8; 4], NextHop, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();
+#[btf_map]
+pub(crate) static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static PATHS: PerCpuArray<Counter, { stats::PATHS as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static RULE_HITS: PerCpuArray<Counter, { limit::RULES_MAX as usize }> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
+/// Events of this second on this CPU, by kind; the shell's own.
+#[btf_map]
+pub(crate) static EVENT_RATE: PerCpuArray<RateBucket, EVENT_KINDS> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static IKE_RATE: LruHashMap<[u8; 16], RateBucket, IKE_SOURCES> = LruHashMap::new();
+#[btf_map]
+pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();

@@ -1,0 +1,34 @@
+//! Builds the BPF object that `dataplane::object` embeds.
+
+use std::env;
+use std::path::Path;
+
+use anyhow::Context as _;
+use aya_build::{Package, Toolchain, build_ebpf};
+
+/// Names another rustup toolchain that can build for BPF.
+const TOOLCHAIN: &str = "GATEWAY_BPF_TOOLCHAIN";
+/// Debian's compiler with its precompiled `core` for BPF, linked into rustup (`cargo xtask setup`).
+const TOOLCHAIN_DEFAULT: &str = "bpf-deb";
+
+fn main() -> anyhow::Result<()> {
+    println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
+    let toolchain = env::var(TOOLCHAIN).unwrap_or_else(|_| TOOLCHAIN_DEFAULT.to_owned());
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the crate lies in a workspace")?;
+    let root_dir = root.join("gateway-ebpf");
+    let root_dir = root_dir.to_str().context("path of the workspace is not UTF-8")?;
+    println!(
+        "cargo:rerun-if-changed={}",
+        root.join("gateway-common/src").display()
+    );
+    let package = Package {
+        name: "gateway-ebpf",
+        root_dir,
+        ..Package::default()
+    };
+    build_ebpf([package], Toolchain::Custom(&toolchain)).with_context(|| {
+        format!("the BPF object was not built with rustup toolchain `{toolchain}`: run `cargo xtask setup`, or name another one in {TOOLCHAIN}")
+    })
+}

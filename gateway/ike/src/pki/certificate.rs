@@ -1,0 +1,206 @@
+//! What the rest needs to know of one X.509 certificate, read once.
+
+use super::name::DistinguishedName;
+use crate::crypto::sign::{KeyError, PublicKey};
+use ring::digest;
+use std::net::IpAddr;
+use x509_parser::oid_registry::{
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+};
+use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
+
+/// The longest certificate that is looked at, in bytes: what a peer sends is bounded before it is parsed.
+pub const CERTIFICATE_LEN_MAX: usize = 16 * 1024;
+
+/// A parsed certificate with its DER. Parsing proves nothing: trust comes from
+/// [`super::trust::TrustAnchors::verify_chain`].
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    der: Vec<u8>,
+    subject: DistinguishedName,
+    issuer: DistinguishedName,
+    serial: Vec<u8>,
+    not_before_unix_s: i64,
+    not_after_unix_s: i64,
+    spki_der: Vec<u8>,
+    san_dns: Vec<String>,
+    san_emails: Vec<String>,
+    san_addresses: Vec<IpAddr>,
+    may_sign: bool,
+    is_authority: bool,
+    may_sign_certificates: bool,
+}
+
+/// Why a certificate was not read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CertificateError {
+    /// Longer than [`CERTIFICATE_LEN_MAX`].
+    #[error("the certificate has {0} bytes; at most {CERTIFICATE_LEN_MAX} are read")]
+    TooLong(usize),
+    /// Not a DER certificate.
+    #[error("the certificate is malformed: {0}")]
+    Malformed(&'static str),
+}
+
+impl Certificate {
+    /// Reads a certificate, which must be all of `der`.
+    ///
+    /// # Errors
+    /// If it is too long or malformed.
+    pub fn from_der(der: &[u8]) -> Result<Self, CertificateError> {
+        if der.len() > CERTIFICATE_LEN_MAX {
+            return Err(CertificateError::TooLong(der.len()));
+        }
+        let malformed = CertificateError::Malformed;
+        let (rest, parsed) =
+            X509Certificate::from_der(der).map_err(|_| malformed("not an X.509 certificate"))?;
+        if !rest.is_empty() {
+            return Err(malformed("data after its end"));
+        }
+        let name = |raw| DistinguishedName::from_der(raw).map_err(|_| malformed("unreadable name"));
+        let mut certificate = Self {
+            der: der.to_vec(),
+            subject: name(parsed.subject().as_raw())?,
+            issuer: name(parsed.issuer().as_raw())?,
+            serial: parsed.raw_serial().to_vec(),
+            not_before_unix_s: parsed.validity().not_before.timestamp(),
+            not_after_unix_s: parsed.validity().not_after.timestamp(),
+            spki_der: parsed.public_key().raw.to_vec(),
+            san_dns: Vec::new(),
+            san_emails: Vec::new(),
+            san_addresses: Vec::new(),
+            may_sign: true,
+            is_authority: false,
+            may_sign_certificates: true,
+        };
+        for extension in parsed.extensions() {
+            let read = [
+                OID_X509_EXT_SUBJECT_ALT_NAME,
+                OID_X509_EXT_KEY_USAGE,
+                OID_X509_EXT_BASIC_CONSTRAINTS,
+            ];
+            // Others that nobody can read are for path validation to judge: it refuses critical ones.
+            let unreadable = matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
+            if unreadable && read.contains(&extension.oid) {
+                return Err(malformed("unreadable extension"));
+            }
+            certificate.read_extension(extension.parsed_extension())?;
+        }
+        Ok(certificate)
+    }
+
+    fn read_extension(&mut self, extension: &ParsedExtension<'_>) -> Result<(), CertificateError> {
+        match extension {
+            ParsedExtension::SubjectAlternativeName(san) => {
+                san.general_names.iter().try_for_each(|name| match name {
+                    GeneralName::DNSName(name) => {
+                        self.san_dns.push((*name).to_owned());
+                        Ok(())
+                    }
+                    GeneralName::RFC822Name(name) => {
+                        self.san_emails.push((*name).to_owned());
+                        Ok(())
+                    }
+                    GeneralName::IPAddress(octets) => {
+                        let address = <[u8; 4]>::try_from(*octets)
+                            .map(IpAddr::from)
+                            .or_else(|_| <[u8; 16]>::try_from(*octets).map(IpAddr::from))
+                            .map_err(|_| CertificateError::Malformed("subjectAltName with a bad address"))?;
+                        self.san_addresses.push(address);
+                        Ok(())
+                    }
+                    _ => Ok(()),
+                })
+            }
+            // RFC 4945 section 5.1.3.2: a key usage, where there is one, must allow signatures of messages.
+            ParsedExtension::KeyUsage(usage) => {
+                self.may_sign = usage.digital_signature() || usage.non_repudiation();
+                self.may_sign_certificates = usage.key_cert_sign();
+                Ok(())
+            }
+            ParsedExtension::BasicConstraints(constraints) => {
+                self.is_authority = constraints.ca;
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The certificate as it is.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// Whose it is.
+    pub fn subject(&self) -> &DistinguishedName {
+        &self.subject
+    }
+
+    /// Who issued it.
+    pub fn issuer(&self) -> &DistinguishedName {
+        &self.issuer
+    }
+
+    /// The serial number: content octets of the INTEGER.
+    pub fn serial(&self) -> &[u8] {
+        &self.serial
+    }
+
+    /// First second of validity, unix time.
+    pub fn not_before_unix_s(&self) -> i64 {
+        self.not_before_unix_s
+    }
+
+    /// Last second of validity, unix time.
+    pub fn not_after_unix_s(&self) -> i64 {
+        self.not_after_unix_s
+    }
+
+    /// The SubjectPublicKeyInfo in DER.
+    pub fn spki_der(&self) -> &[u8] {
+        &self.spki_der
+    }
+
+    /// The key, for verifying AUTH payloads.
+    ///
+    /// # Errors
+    /// If it is of an algorithm that is not ours.
+    pub fn public_key(&self) -> Result<PublicKey, KeyError> {
+        PublicKey::from_spki_der(&self.spki_der)
+    }
+
+    /// Names of type dNSName in the subjectAltName.
+    pub fn san_dns(&self) -> &[String] {
+        &self.san_dns
+    }
+
+    /// Names of type rfc822Name in the subjectAltName.
+    pub fn san_emails(&self) -> &[String] {
+        &self.san_emails
+    }
+
+    /// Addresses in the subjectAltName.
+    pub fn san_addresses(&self) -> &[IpAddr] {
+        &self.san_addresses
+    }
+
+    /// Whether the key usage lets the key sign IKE messages; true where there is no such extension.
+    pub fn may_sign(&self) -> bool {
+        self.may_sign
+    }
+
+    /// Whether it is an authority's: basicConstraints says so and a key usage does not forbid it
+    /// (RFC 5280 section 6.1.4, k and n).
+    pub fn may_issue(&self) -> bool {
+        self.is_authority && self.may_sign_certificates
+    }
+
+    /// SHA-256 of the certificate.
+    pub fn fingerprint_sha256(&self) -> [u8; 32] {
+        let mut out = [0; 32];
+        out.iter_mut()
+            .zip(digest::digest(&digest::SHA256, &self.der).as_ref())
+            .for_each(|(to, from)| *to = *from);
+        out
+    }
+}

@@ -1,0 +1,9 @@
+//! Certificates: our own credential, the identities peers claim, the authorities we trust, and what we
+//! ask peers for. Nothing here reads a file or a clock: bytes and unix time are arguments.
+
+pub mod certificate;
+pub mod certreq;
+pub mod credential;
+pub mod identity;
+pub mod name;
+pub mod trust;

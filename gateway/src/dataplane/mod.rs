@@ -1,0 +1,3 @@
+//! Loading, attaching and filling what runs in the kernel.
+
+pub mod object;

@@ -1,0 +1,3 @@
+//! The gateway daemon as a library, so that tests and tools drive the same code.
+
+pub mod dataplane;

@@ -1,0 +1,319 @@
+//! The BPF object in the kernel, driven by `BPF_PROG_TEST_RUN`.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::os::fd::AsRawFd as _;
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::{Ebpf, EbpfLoader, Pod};
+use gateway::dataplane::object::{EBPF, program};
+use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::rule::{Rule, RuleSetHeader};
+use gateway_common::abi::stats::{Counter, Path};
+use gateway_common::abi::{ABI_VERSION, limit, map};
+use gateway_common::drop::DropReason;
+use gateway_common::tables::host::HostTables;
+use socket2::{Domain, Socket, Type};
+
+/// The loopback interface: `BPF_PROG_TEST_RUN` says that frames came in by its queue 0.
+pub const LOOPBACK: u32 = 1;
+/// Room for the largest frame that a program may give back.
+const FRAME_MAX: usize = 4096;
+
+/// The loaded object with its own, unpinned maps.
+pub struct Kernel {
+    ebpf: Ebpf,
+    /// An unbound AF_XDP socket: enough for a redirect to find its target.
+    worker: Socket,
+}
+
+/// What one run of a program gave.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// The XDP code.
+    pub code: u32,
+    /// The frame after the program.
+    pub frame: Vec<u8>,
+    /// Nanoseconds of one run, on average over the repeats.
+    pub duration_ns: u128,
+}
+
+impl Kernel {
+    /// Loads all programs; needs root.
+    ///
+    /// # Errors
+    /// The verifier's log, or what else the kernel refused.
+    pub fn load() -> Result<Self> {
+        let mut ebpf = EbpfLoader::new().load(EBPF).context("loading the object")?;
+        for name in [program::WAN, program::CLEAR, program::CORE, program::PASS] {
+            let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
+            xdp.load().with_context(|| format!("loading program {name}"))?;
+        }
+        let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
+        let mut kernel = Self { ebpf, worker };
+        kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
+        Ok(kernel)
+    }
+
+    /// Instructions that the verifier processed, by program.
+    ///
+    /// # Errors
+    /// A program without information.
+    pub fn verified_instructions(&self) -> Result<Vec<(String, u32)>> {
+        self.ebpf
+            .programs()
+            .map(|(name, program)| {
+                let count = program
+                    .info()?
+                    .verified_instruction_count()
+                    .context("kernel 5.16 or later")?;
+                Ok((name.to_owned(), count))
+            })
+            .collect()
+    }
+
+    /// Runs a program once on a frame.
+    ///
+    /// # Errors
+    /// The kernel refused the frame (shorter than an Ethernet header) or the program is missing.
+    pub fn run(&mut self, name: &str, frame: &[u8]) -> Result<Run> {
+        self.repeat(name, frame, 1)
+    }
+
+    /// Runs a program `repeat` times on the frame that the run before left.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`].
+    pub fn repeat(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Run> {
+        let xdp: &mut Xdp = self
+            .ebpf
+            .program_mut(name)
+            .context("no such program")?
+            .try_into()?;
+        let mut out = vec![0; FRAME_MAX];
+        let result = xdp.test_run(TestRunOptions {
+            data_in: Some(frame),
+            data_out: Some(&mut out),
+            repeat,
+            ..TestRunOptions::default()
+        })?;
+        out.truncate(result.data_size_out as usize);
+        Ok(Run {
+            code: result.return_value,
+            frame: out,
+            duration_ns: result.duration.as_nanos(),
+        })
+    }
+
+    /// Makes the maps say what `tables` say; counters go to zero.
+    ///
+    /// # Errors
+    /// A map is missing or the kernel refused an entry.
+    pub fn fill(&mut self, tables: &HostTables) -> Result<()> {
+        self.array(map::SETTINGS)?
+            .set(0, tables.settings.context("settings")?, 0)?;
+        self.replace(
+            map::INTERFACES,
+            tables.interface.iter().map(|interface| (LOOPBACK, *interface)),
+        )?;
+        self.replace(
+            map::SA_INBOUND,
+            tables.sa_inbound.iter().map(|(spi, sa)| (*spi, *sa)),
+        )?;
+        self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
+        let flows: Vec<_> = tables
+            .flows
+            .borrow()
+            .iter()
+            .map(|(key, flow)| (*key, flow.get()))
+            .collect();
+        self.replace(map::FLOWS, flows.into_iter())?;
+        self.replace(
+            map::MAPPINGS,
+            tables.mappings.borrow().iter().map(|(key, value)| (*key, *value)),
+        )?;
+        self.replace(
+            map::MAPPINGS_REVERSE,
+            tables.reverse.borrow().iter().map(|(key, value)| (*key, *value)),
+        )?;
+        self.replace::<[u8; 16], [u32; 2]>(map::IKE_RATE, std::iter::empty())?;
+        self.replace_trie(
+            map::SA_OUTBOUND,
+            tables
+                .sa_outbound
+                .iter()
+                .map(|(length, key, sa)| (Key::new(32 + length, *key), *sa)),
+        )?;
+        self.replace_trie(
+            map::NEXT_HOPS,
+            tables
+                .next_hops
+                .iter()
+                .map(|(length, prefix, hop)| (Key::new(*length, *prefix), *hop)),
+        )?;
+        if let Some((generation, rules)) = &tables.rules {
+            self.load_rules(*generation, rules)?;
+        }
+        let mut egress = DevMapHash::try_from(self.map(map::EGRESS)?)?;
+        egress.insert(LOOPBACK, LOOPBACK, None, 0)?;
+        let worker = self.worker.as_raw_fd();
+        if let Some(interface) = &tables.interface
+            && interface.queues > 0
+        {
+            XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, worker, 0)?;
+        }
+        self.reset_counters()
+    }
+
+    /// Makes a new generation the active one, in one step.
+    ///
+    /// # Errors
+    /// The kernel refused a map or an entry.
+    pub fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> Result<()> {
+        let mut set: Array<MapData, Rule> = Array::create(limit::RULES_MAX + 1, 0)?;
+        set.set(
+            0,
+            RuleSetHeader::new(generation, u32::try_from(rules.len())?).element(),
+            0,
+        )?;
+        for (index, rule) in (1..).zip(rules) {
+            set.set(index, *rule, 0)?;
+        }
+        let mut outer: ArrayOfMaps<_, Array<MapData, Rule>> =
+            ArrayOfMaps::try_from(self.map(map::RULE_SETS)?)?;
+        Ok(outer.set(0, &set, 0)?)
+    }
+
+    /// Drops since the last [`Kernel::fill`], by reason.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn drops(&mut self) -> Result<BTreeMap<DropReason, u64>> {
+        let drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(map::DROPS)?)?;
+        let mut counts = BTreeMap::new();
+        for reason in DropReason::ALL {
+            let count: u64 = drops.get(&(*reason as u32), 0)?.iter().sum();
+            if count > 0 {
+                counts.insert(*reason, count);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Packets since the last [`Kernel::fill`], by the number of their [`Path`].
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn paths(&mut self) -> Result<BTreeMap<u32, u64>> {
+        let paths: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(map::PATHS)?)?;
+        let mut counts = BTreeMap::new();
+        for (path, _) in Path::ALL {
+            let count: u64 = paths
+                .get(&(path as u32), 0)?
+                .iter()
+                .map(|counter| counter.packets)
+                .sum();
+            if count > 0 {
+                counts.insert(path as u32, count);
+            }
+        }
+        Ok(counts)
+    }
+
+    /// Flows and mappings as they are now, in tables whose rest is empty.
+    ///
+    /// # Errors
+    /// A map is missing.
+    pub fn state(&mut self) -> Result<HostTables> {
+        let flows: BTreeMap<FlowKey, Flow> = self.entries(map::FLOWS)?;
+        let mappings: BTreeMap<InsideKey, Mapping> = self.entries(map::MAPPINGS)?;
+        let reverse: BTreeMap<OutsideKey, InsideKey> = self.entries(map::MAPPINGS_REVERSE)?;
+        let tables = HostTables::default();
+        tables.flows.replace(
+            flows
+                .into_iter()
+                .map(|(key, flow)| (key, Rc::new(Cell::new(flow))))
+                .collect(),
+        );
+        tables.mappings.replace(mappings);
+        tables.reverse.replace(reverse);
+        Ok(tables)
+    }
+
+    fn map(&mut self, name: &str) -> Result<&mut Map> {
+        self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
+    }
+
+    fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
+        Ok(Array::try_from(self.map(name)?)?)
+    }
+
+    fn entries<K: Pod + Ord, V: Pod>(&mut self, name: &str) -> Result<BTreeMap<K, V>> {
+        let map: HashMap<_, K, V> = HashMap::try_from(self.map(name)?)?;
+        Ok(map.iter().collect::<Result<_, _>>()?)
+    }
+
+    fn replace<K: Pod, V: Pod>(&mut self, name: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {
+        let mut map: HashMap<_, K, V> = HashMap::try_from(self.map(name)?)?;
+        let old: Vec<K> = map.keys().collect::<Result<_, _>>()?;
+        for key in old {
+            map.remove(&key)?;
+        }
+        for (key, value) in entries {
+            map.insert(key, value, 0)
+                .with_context(|| format!("filling {name}"))?;
+        }
+        Ok(())
+    }
+
+    fn replace_trie<K: Pod, V: Pod>(
+        &mut self,
+        name: &str,
+        entries: impl Iterator<Item = (Key<K>, V)>,
+    ) -> Result<()> {
+        let mut trie: LpmTrie<_, K, V> = LpmTrie::try_from(self.map(name)?)?;
+        let old: Vec<Key<K>> = trie.keys().collect::<Result<_, _>>()?;
+        for key in old {
+            trie.remove(&key)?;
+        }
+        for (key, value) in entries {
+            trie.insert(&key, value, 0)
+                .with_context(|| format!("filling {name}"))?;
+        }
+        Ok(())
+    }
+
+    fn reset_counters(&mut self) -> Result<()> {
+        let cpus = aya::util::nr_cpus().map_err(|(path, error)| anyhow::anyhow!("{path}: {error}"))?;
+        let mut drops: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(map::DROPS)?)?;
+        for reason in DropReason::ALL {
+            drops.set(*reason as u32, vec![0u64; cpus].try_into()?, 0)?;
+        }
+        let mut paths: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(map::PATHS)?)?;
+        for (path, _) in Path::ALL {
+            paths.set(path as u32, vec![Counter::default(); cpus].try_into()?, 0)?;
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's coarse monotonic clock, which the programs read.
+#[must_use]
+pub fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
+}
+
+/// Address family of AF_XDP sockets (`linux/socket.h`).
+const fn libc_af_xdp() -> i32 {
+    44
+}
