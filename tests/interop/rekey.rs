@@ -82,3 +82,19 @@ fn a_deleted_tunnel_is_gone_and_comes_again() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn the_gateway_closes_a_tunnel_and_the_router_hears_of_it() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        scene.gateway.cli(&["sa", "close", "--site", site.name()])?;
+        let deadline = Instant::now() + Duration::from_secs(5);
+        while scene.router(site).tunnel()?.is_some() {
+            ensure!(Instant::now() < deadline, "{} still has its SA", site.name());
+            sleep(Duration::from_millis(50));
+        }
+        scene.router(site).initiate()?;
+        center::fetch(site.terminal(), "/whoami")?;
+    }
+    Ok(())
+}

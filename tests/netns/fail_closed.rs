@@ -11,7 +11,9 @@ use xtask::lab::center::{curl, fetch, url};
 use xtask::lab::gateway::{Config, SITE1_NAT_ADDRESS};
 use xtask::lab::pki::Auth;
 use xtask::lab::tap::{Outer, Tap};
-use xtask::lab::topology::{Node, Options, SERVER_PORT, Site, TERMINAL};
+use xtask::lab::topology::{GATEWAY_CORE, Node, Options, SERVER_PORT, Site, TERMINAL};
+
+const WORDS: &[u8] = b"a secret in clear";
 
 /// Taps where anything that leaks would arrive.
 struct Watch {
@@ -28,11 +30,19 @@ impl Watch {
         })
     }
 
-    /// Frames that came from the gateway and should not have: IPv4 at the center, clear packets at a router.
+    /// Frames that came through the gateway and should not have: at the center any but the gateway's own, at a router
+    /// those with an inner address or with the words that [`try_to_talk`] sends.
     fn leaks(&self) -> Result<Vec<Vec<u8>>> {
-        let ip = |frame: &[u8]| Outer::parse(frame).is_some_and(|outer| outer.version == 4);
-        let clear = |frame: &[u8]| Outer::parse(frame).is_some_and(|outer| outer.is_clear());
-        let mut leaks = arrived(&self.center, ip)?;
+        let own = |outer: Outer<'_>| {
+            outer
+                .ip4_addresses()
+                .is_some_and(|[from, _]| from.to_string() == GATEWAY_CORE)
+        };
+        let passed =
+            |frame: &[u8]| Outer::parse(frame).is_some_and(|outer| outer.version == 4 && !own(outer));
+        let words = |frame: &[u8]| frame.windows(WORDS.len()).any(|window| window == WORDS);
+        let clear = |frame: &[u8]| Outer::parse(frame).is_some_and(|outer| outer.is_clear()) || words(frame);
+        let mut leaks = arrived(&self.center, passed)?;
         for router in &self.routers {
             leaks.extend(arrived(router, clear)?);
         }
@@ -61,7 +71,7 @@ fn try_to_talk() -> Result<()> {
         let socket = UdpSocket::bind(("0.0.0.0", SERVER_PORT))?;
         for address in [SITE1_NAT_ADDRESS, "10.200.0.1", "10.200.0.2", TERMINAL] {
             for _ in 0..10 {
-                let _unreachable = socket.send_to(b"in clear", (address, 40_000));
+                let _unreachable = socket.send_to(WORDS, (address, 40_000));
             }
         }
         Ok(())

@@ -48,6 +48,16 @@ fn transfers_survive_an_ike_sa_rekey() -> Result<()> {
 }
 
 #[test]
+fn transfers_survive_a_child_sa_rekey_by_the_gateway() -> Result<()> {
+    across(|scene, site| scene.rekey_by_gateway(site, false))
+}
+
+#[test]
+fn transfers_survive_an_ike_sa_rekey_by_the_gateway() -> Result<()> {
+    across(|scene, site| scene.rekey_by_gateway(site, true))
+}
+
+#[test]
 fn equal_terminals_are_different_addresses_to_the_server() -> Result<()> {
     let _scene = Scene::with_tunnels()?;
     let seen = Site::BOTH.map(|site| center::fetch(site.terminal(), "/whoami"));

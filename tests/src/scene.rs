@@ -63,6 +63,33 @@ impl Scene {
         }
     }
 
+    /// Has the gateway rekey a site's Child SA, or its IKE SA, and waits until the site's router has the new one.
+    pub fn rekey_by_gateway(&self, site: Site, ike: bool) -> Result<()> {
+        let router = self.router(site);
+        let old = router.tunnel()?.context("no tunnel to rekey")?;
+        let mut verb = vec!["sa", "rekey", "--site", site.name()];
+        verb.extend(ike.then_some("--ike"));
+        self.gateway.cli(&verb)?;
+        let deadline = Instant::now() + Duration::from_secs(10);
+        loop {
+            let replaced = router.tunnel()?.is_some_and(|new| match ike {
+                true => new.ike_spis != old.ike_spis,
+                false => new.spi_in != old.spi_in,
+            });
+            if replaced {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                bail!(
+                    "{}: no new SA in 10 s; the gateway's log:\n{}",
+                    site.name(),
+                    self.gateway.log()
+                );
+            }
+            sleep(Duration::from_millis(50));
+        }
+    }
+
     /// Packets dropped so far for the reason of this name.
     pub fn dropped(&self, reason: &str) -> Result<u64> {
         Ok(self.gateway.drops()?.get(reason).copied().unwrap_or(0))

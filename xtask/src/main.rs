@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand};
+use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
@@ -70,6 +71,9 @@ struct LabUp {
     /// Put a NAT box between site 1 and the gateway
     #[arg(long)]
     nat: bool,
+    /// Start the gateway that is built, and both tunnels
+    #[arg(long, conflicts_with = "strongswan_gateway")]
+    gateway: bool,
     /// Put strongSwan in the gateway's place, for this site (1 or 2)
     #[arg(long, value_name = "SITE")]
     strongswan_gateway: Option<u8>,
@@ -120,12 +124,18 @@ fn lab_up(args: &LabUp) -> Result<()> {
         nat: args.nat,
         kernel_forwards_in_gateway,
     })?;
-    for site in Site::BOTH {
-        lab.start_site(site, Auth::Rsa)?;
+    if args.gateway {
+        lab.start_gateway(&Config::usual(Auth::Rsa))?;
     }
     if let Some(number) = args.strongswan_gateway {
         let site = if number == 2 { Site::Two } else { Site::One };
         lab.start_strongswan_gateway(site, Auth::Rsa)?;
+    }
+    for site in Site::BOTH {
+        let router = lab.start_site(site, Auth::Rsa)?;
+        if args.gateway {
+            println!("{}: {}", site.name(), router.initiate()?.algorithms);
+        }
     }
     lab.keep();
     print!("{}", lab::status());

@@ -11,7 +11,7 @@ use anyhow::Result;
 
 use crate::{cmd, paths, setup};
 
-/// The suite of the tests crate's that measures each XDP program by BPF_PROG_TEST_RUN and prints a table.
+/// The program that measures each XDP program by BPF_PROG_TEST_RUN and prints a table.
 const PROG_RUN_BENCH: [&str; 7] = [
     "run",
     "--quiet",
@@ -19,7 +19,7 @@ const PROG_RUN_BENCH: [&str; 7] = [
     "--package",
     "gateway-tests",
     "--example",
-    "prog_bench",
+    "prog_run_bench",
 ];
 
 /// Measures everything; `short` takes seconds instead of minutes and shows only that it works.

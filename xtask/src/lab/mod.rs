@@ -59,7 +59,9 @@ impl Lab {
             _lock: lock,
         };
         // From here on `lab` is dropped, and the lab taken down, if a step fails.
+        let changing = state::changing();
         wiring::build(&lab.options)?;
+        drop(changing);
         center::start()?;
         Ok(lab)
     }
@@ -118,6 +120,7 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
+        let _changing = state::changing();
         if !self.keep
             && let Err(error) = take_down()
         {
@@ -165,6 +168,8 @@ fn take_down_on_signals() {
         std::thread::spawn(move || {
             if let Some(signal) = signals.forever().next() {
                 eprintln!("interrupted: taking the lab down");
+                // Never released: what the run would start next waits until the process has ended.
+                let _changing = state::changing();
                 if let Err(error) = take_down() {
                     eprintln!("{error:#}");
                 }

@@ -9,6 +9,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -49,6 +50,12 @@ pub(super) fn lock() -> Result<Flock<File>> {
         }
         Err((_, errno)) => bail!("{LOCK}: {errno}"),
     }
+}
+
+/// Held while namespaces or processes come or go, so that a signal finds the lab in a state it can take down.
+pub(super) fn changing() -> MutexGuard<'static, ()> {
+    static CHANGING: Mutex<()> = Mutex::new(());
+    CHANGING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A process as recorded: its number alone could by now be somebody else's.
@@ -102,6 +109,7 @@ impl Process {
 
 /// Starts `command` in the background, its output in `NAME.log` of the state folder, and records it for `down`.
 pub fn spawn(name: &str, command: &mut Command) -> Result<Process> {
+    let _changing = changing();
     let log = File::create(path(&format!("{name}.log"))).with_context(|| format!("log of {name}"))?;
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
     // Ctrl-C at the terminal is for the run alone, which then ends its processes in order.

@@ -1,6 +1,7 @@
 //! A packet socket on one interface of the lab: what passes there, byte by byte, and a way to put frames on the wire.
 
 use std::io::IoSlice;
+use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -177,13 +178,20 @@ impl<'a> Outer<'a> {
         }
     }
 
-    /// Whether this is something clear that the tunnel should have hidden: neither ESP, IKE, nor the link's own
-    /// neighbour discovery.
+    /// IPv4 source and destination.
+    #[must_use]
+    pub fn ip4_addresses(&self) -> Option<[Ipv4Addr; 2]> {
+        let bytes: [u8; 8] = self.frame.get(26..34)?.try_into().ok()?;
+        let [a, b, c, d, e, f, g, h] = bytes;
+        (self.version == 4).then_some([Ipv4Addr::new(a, b, c, d), Ipv4Addr::new(e, f, g, h)])
+    }
+
+    /// Whether this is something clear that a tunnel should have hidden: the lab's inner addresses are all of
+    /// RFC 1918, and none of its outer ones is.
     #[must_use]
     pub fn is_clear(&self) -> bool {
-        let ike = self.protocol == 17 && matches!(self.destination_port(), Some(500 | 4500));
-        let link_upkeep = self.version == 0 || (self.version == 6 && matches!(self.protocol, 58 | 0));
-        self.esp_at().is_none() && !ike && !link_upkeep
+        self.ip4_addresses()
+            .is_some_and(|addresses| addresses.iter().any(Ipv4Addr::is_private))
     }
 }
 
@@ -255,9 +263,14 @@ mod tests {
         assert_eq!(Outer::parse(&esp).unwrap().esp_at(), Some(42));
         let ike = udp4(4500, &[0, 0, 0, 0, 1, 2, 3, 4]);
         assert_eq!(Outer::parse(&ike).unwrap().esp_at(), None);
-        assert!(!Outer::parse(&ike).unwrap().is_clear());
-        let dns = udp4(53, &[0, 0, 1, 0]);
-        assert!(Outer::parse(&dns).unwrap().is_clear());
+    }
+
+    #[test]
+    fn inner_addresses_give_a_clear_packet_away() {
+        let mut frame = udp4(4500, &[0, 0, 1, 0, 0, 0, 0, 1]);
+        assert!(Outer::parse(&frame).unwrap().is_clear());
+        frame[26..34].copy_from_slice(&[203, 0, 113, 1, 203, 0, 113, 10]);
+        assert!(!Outer::parse(&frame).unwrap().is_clear());
     }
 
     #[test]
