@@ -406,7 +406,7 @@ fn halves(sa: SaInstall, tunnel: Tunnel) -> Result<(InboundSa, OutboundSa), Data
         keys: sa.keys_out,
         esn: sa.esn,
         first_sequence: 1,
-        iv_key,
+        iv_key: gateway_esp::IvKey::new(iv_key),
         selectors,
         tunnel,
     })?;

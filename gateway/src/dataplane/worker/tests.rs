@@ -123,7 +123,7 @@ fn outbound(
         keys: keys(suite, octet),
         esn: false,
         first_sequence: first,
-        iv_key: [octet; 16],
+        iv_key: gateway_esp::IvKey::new([octet; 16]),
         selectors: selectors.clone(),
         tunnel,
     };
