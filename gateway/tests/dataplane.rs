@@ -448,7 +448,7 @@ impl Peer {
             keys: keys(site),
             esn: true,
             first_sequence: 1,
-            iv_key: [0; 16],
+            iv_key: gateway_esp::IvKey::new([0; 16]),
             selectors: selectors.clone(),
             tunnel: Tunnel {
                 local: PEER.into(),
