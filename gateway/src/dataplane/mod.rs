@@ -207,7 +207,9 @@ impl Dataplane {
     pub fn events(&self) -> Vec<DataplaneEvent> {
         let reports = std::iter::from_fn(|| self.reports.pop()).map(DataplaneEvent::Worker);
         let packets = self.maps().take_events(EVENTS_PER_CALL);
-        reports.chain(packets.into_iter().map(DataplaneEvent::Packet)).collect()
+        reports
+            .chain(packets.into_iter().map(DataplaneEvent::Packet))
+            .collect()
     }
 
     /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses; mends halves of

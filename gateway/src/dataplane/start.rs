@@ -47,7 +47,11 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
     let mut loaded = Loaded::load(&config.bpffs_dir)?;
     let mut maps = Maps::take(&mut loaded.ebpf)?;
     maps.set_settings(&config.settings)?;
-    let most_queues = planned.iter().map(|interface| interface.queues).max().unwrap_or(1);
+    let most_queues = planned
+        .iter()
+        .map(|interface| interface.queues)
+        .max()
+        .unwrap_or(1);
     let workers = config.workers.unwrap_or(most_queues).max(most_queues);
     within("workers", workers as usize, limit::QUEUES_MAX)?;
     let clear_link = ClearLink::create(&config.clear_link_prefix, workers)?;
@@ -89,7 +93,11 @@ fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     let queues = queues(&config.name)?;
-    within("receive queues of an interface", queues as usize, limit::QUEUES_MAX)?;
+    within(
+        "receive queues of an interface",
+        queues as usize,
+        limit::QUEUES_MAX,
+    )?;
     Ok(Planned {
         config: config.clone(),
         index,
@@ -110,11 +118,25 @@ fn fill_interfaces(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> R
             Role::Wan => role::WAN,
             Role::Core => role::CORE,
         };
-        fill_interface(maps, &interface.config.name, interface.index, role, place, interface.queues)?;
+        fill_interface(
+            maps,
+            &interface.config.name,
+            interface.index,
+            role,
+            place,
+            interface.queues,
+        )?;
         maps.add_egress(interface.index)?;
     }
     let index = system::interface_index(&clear.program_end).unwrap_or(0);
-    fill_interface(maps, &clear.program_end, index, role::CLEAR, planned.len() as u32, 0)
+    fill_interface(
+        maps,
+        &clear.program_end,
+        index,
+        role::CLEAR,
+        planned.len() as u32,
+        0,
+    )
 }
 
 fn fill_interface(
@@ -154,7 +176,9 @@ fn wan_ports(planned: &[Planned]) -> Vec<(String, usize)> {
 
 /// Workers that have a queue on every WAN interface: they alone own SAs, since an owner sends on any of them.
 fn owners(planned: &[Planned]) -> u32 {
-    let wan = planned.iter().filter(|interface| interface.config.role == Role::Wan);
+    let wan = planned
+        .iter()
+        .filter(|interface| interface.config.role == Role::Wan);
     wan.map(|interface| interface.queues).min().unwrap_or(1)
 }
 
@@ -250,7 +274,11 @@ fn worker(
 
 /// Waits for a frame, a command or a handed frame.
 fn sleep(rings: &mut XskRings, inbox: &Inbox) {
-    let timeout = if rings.pending() { SLEEP_PENDING_MS } else { SLEEP_MS };
+    let timeout = if rings.pending() {
+        SLEEP_PENDING_MS
+    } else {
+        SLEEP_MS
+    };
     let wake = PollFd::new(std::os::fd::AsFd::as_fd(inbox.wake_fd()), PollFlags::POLLIN);
     let mut descriptors: Vec<PollFd<'_>> = rings.poll_fds().chain([wake]).collect();
     // A signal or a socket's error ends the wait early, which is harmless.
@@ -268,7 +296,9 @@ fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), Datapl
             Role::Wan => program::WAN,
             Role::Core => program::CORE,
         };
-        let mode = dataplane.loaded.attach(name, &interface.config.name, interface.index)?;
+        let mode = dataplane
+            .loaded
+            .attach(name, &interface.config.name, interface.index)?;
         dataplane.attached.push(Attached {
             name: interface.config.name,
             index: interface.index,
