@@ -56,8 +56,9 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
     let outcome = decide(&mut frame, &maps);
     let acted = outcome.and_then(|verdict| {
+        let code = act(verdict)?;
         maps.count(verdict.path(), frame.len());
-        act(verdict)
+        Ok(code)
     });
     acted.unwrap_or_else(|reason| {
         count_drop(reason);

@@ -87,6 +87,14 @@ fn refused(result: Result<(), i32>) -> Result<(), Refused> {
     })
 }
 
+/// Lends a value that only the controller writes.
+#[inline(always)]
+fn lend<'a, V>(pointer: Option<*const V>) -> Option<&'a V> {
+    // SAFETY: a look-up returned it, and it stays valid for the run. Should the controller replace the entry meanwhile,
+    // each field read is one of the old or of the new: none is torn, none is out of bounds.
+    pointer.map(|value| unsafe { &*value })
+}
+
 /// Copies a map's value.
 #[inline(always)]
 fn copy<V: Copy>(pointer: Option<*const V>) -> Option<V> {
@@ -110,15 +118,15 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn settings(&self) -> Option<Settings> {
-        copy(SETTINGS.get_ptr(0))
+    fn settings(&self) -> Option<&Settings> {
+        SETTINGS.get(0)
     }
 
     #[inline(always)]
-    fn interface(&self) -> Option<Interface> {
+    fn interface(&self) -> Option<&Interface> {
         // SAFETY: the context is valid for the whole run (`new`).
         let ifindex = unsafe { (*self.context).ingress_ifindex };
-        copy(INTERFACES.get_ptr(ifindex))
+        lend(INTERFACES.get_ptr(ifindex))
     }
 
     #[inline(always)]
@@ -128,23 +136,23 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn sa_inbound(&self, spi: [u8; 4]) -> Option<SaInbound> {
-        copy(SA_INBOUND.get_ptr(spi))
+    fn sa_inbound(&self, spi: [u8; 4]) -> Option<&SaInbound> {
+        lend(SA_INBOUND.get_ptr(spi))
     }
 
     #[inline(always)]
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<SaOutbound> {
-        SA_OUTBOUND.get(&Key::new(64, *key)).copied()
+    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound> {
+        SA_OUTBOUND.get(&Key::new(64, *key))
     }
 
     #[inline(always)]
-    fn site(&self, site: u32) -> Option<Site> {
-        copy(SITES.get_ptr(site))
+    fn site(&self, site: u32) -> Option<&Site> {
+        lend(SITES.get_ptr(site))
     }
 
     #[inline(always)]
-    fn next_hop(&self, destination: [u8; 4]) -> Option<NextHop> {
-        NEXT_HOPS.get(&Key::new(32, destination)).copied()
+    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop> {
+        NEXT_HOPS.get(&Key::new(32, destination))
     }
 
     #[inline(always)]

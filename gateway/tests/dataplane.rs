@@ -25,8 +25,8 @@ use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
-    InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OuterDf, OutboundConfig, OutboundSa, Selectors,
-    Suite, TrafficSelector, Tunnel,
+    InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OutboundConfig, OutboundSa, OuterDf,
+    Selectors, Suite, TrafficSelector, Tunnel,
 };
 use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
@@ -122,7 +122,11 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
     dataplane.load_rules(1, &[allow_echo()]).unwrap();
-    let core = dataplane.attached().iter().find(|a| a.role == Role::Core).unwrap();
+    let core = dataplane
+        .attached()
+        .iter()
+        .find(|a| a.role == Role::Core)
+        .unwrap();
     let hop = NextHop {
         ifindex: core.index,
         resolved: 1,
@@ -185,7 +189,11 @@ fn sa(site: u32, directory: &std::path::Path) -> SaInstall {
 }
 
 fn stats(dataplane: &Dataplane) -> String {
-    let handed: u64 = dataplane.worker_stats().iter().map(|worker| worker.handed_over).sum();
+    let handed: u64 = dataplane
+        .worker_stats()
+        .iter()
+        .map(|worker| worker.handed_over)
+        .sum();
     let drops: Vec<_> = dataplane
         .drops()
         .into_iter()
@@ -194,7 +202,12 @@ fn stats(dataplane: &Dataplane) -> String {
     let sas: Vec<_> = dataplane
         .sa_counters()
         .into_iter()
-        .map(|(_, sa)| format!("in={} out={} unauthentic={} replayed={}", sa.packets_in, sa.packets_out, sa.unauthentic, sa.replayed))
+        .map(|(_, sa)| {
+            format!(
+                "in={} out={} unauthentic={} replayed={}",
+                sa.packets_in, sa.packets_out, sa.unauthentic, sa.replayed
+            )
+        })
         .collect();
     format!(
         "handed={handed} flows={} mappings={} events={:?} drops[{}] sas[{}] paths{:?}",
@@ -209,7 +222,10 @@ fn stats(dataplane: &Dataplane) -> String {
 
 fn mac(directory: &std::path::Path, interface: &str) -> [u8; 6] {
     let text = fs::read_to_string(directory.join(interface)).unwrap();
-    let mut octets = text.trim().split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap());
+    let mut octets = text
+        .trim()
+        .split(':')
+        .map(|octet| u8::from_str_radix(octet, 16).unwrap());
     std::array::from_fn(|_| octets.next().unwrap())
 }
 
@@ -236,9 +252,18 @@ impl Lab {
             sh(&format!("ip netns add {}", lab.namespace(node)));
             sh(&format!("ip -n {} link set lo up", lab.namespace(node)));
         }
-        lab.wire(("site", "peer0", "198.51.100.2/24"), ("gw", "wan0", "198.51.100.1/24"));
-        lab.wire(("srv", "srv0", "203.0.113.10/24"), ("gw", "core0", "203.0.113.1/24"));
-        sh(&format!("ip -n {} route add 10.99.0.0/16 via 203.0.113.1", lab.namespace("srv")));
+        lab.wire(
+            ("site", "peer0", "198.51.100.2/24"),
+            ("gw", "wan0", "198.51.100.1/24"),
+        );
+        lab.wire(
+            ("srv", "srv0", "203.0.113.10/24"),
+            ("gw", "core0", "203.0.113.1/24"),
+        );
+        sh(&format!(
+            "ip -n {} route add 10.99.0.0/16 via 203.0.113.1",
+            lab.namespace("srv")
+        ));
         lab
     }
 
@@ -258,10 +283,16 @@ impl Lab {
         ));
         for (node, interface, address) in [near, far] {
             let namespace = self.namespace(node);
-            sh(&format!("ip -n {namespace} address add {address} dev {interface}"));
+            sh(&format!(
+                "ip -n {namespace} address add {address} dev {interface}"
+            ));
             sh(&format!("ip -n {namespace} link set {interface} up"));
-            sh(&format!("ip netns exec {namespace} ethtool -K {interface} tx off gro on"));
-            let mac = sh(&format!("ip netns exec {namespace} cat /sys/class/net/{interface}/address"));
+            sh(&format!(
+                "ip netns exec {namespace} ethtool -K {interface} tx off gro on"
+            ));
+            let mac = sh(&format!(
+                "ip netns exec {namespace} cat /sys/class/net/{interface}/address"
+            ));
             fs::write(self.directory.join(interface), mac).unwrap();
         }
     }
@@ -295,6 +326,13 @@ impl Lab {
     }
 
     fn start_gateway(&self) -> Gateway {
+        let (gateway, ready) = self.start_gateway_in_any_mode();
+        assert_eq!(ready.matches("Native").count(), 2, "{ready}");
+        gateway
+    }
+
+    /// Also answers what the gateway says when it is ready.
+    fn start_gateway_in_any_mode(&self) -> (Gateway, String) {
         let mut child = Command::new("ip")
             .args(["netns", "exec", &self.namespace("gw")])
             .arg(std::env::current_exe().unwrap())
@@ -310,8 +348,7 @@ impl Lab {
             child,
         };
         let ready = gateway.line("READY");
-        assert_eq!(ready.matches("Native").count(), 2, "{ready}");
-        gateway
+        (gateway, ready)
     }
 
     fn programs_attached(&self) -> usize {
@@ -411,7 +448,7 @@ impl Peer {
             keys: keys(site),
             esn: true,
             first_sequence: 1,
-            iv_key: [0; 16],
+            iv_key: gateway_esp::IvKey::new([0; 16]),
             selectors: selectors.clone(),
             tunnel: Tunnel {
                 local: PEER.into(),
@@ -460,8 +497,10 @@ impl Peer {
         let until = Instant::now() + wait;
         while Instant::now() < until {
             let mut buffer = [MaybeUninit::uninit(); 4096];
-            let Ok(len) = self.socket.recv(&mut buffer) else { continue };
-            let octets: Vec<u8> = buffer[..len].iter().map(|octet| read(octet)).collect();
+            let Ok(len) = self.socket.recv(&mut buffer) else {
+                continue;
+            };
+            let octets: Vec<u8> = buffer[..len].iter().map(read).collect();
             let mut esp = octets[20..].to_vec();
             if let Ok(Opened::Packet { inner, .. }) = self.inbound.open(&mut esp, octets[1]) {
                 return Some(esp[inner].to_vec());
@@ -540,7 +579,8 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
         for source_port in 5000..5020 {
             let answer = peer.echo(source_port, "hello");
             let stats = gateway.stats();
-            let answer = answer.unwrap_or_else(|| panic!("site {site}, port {source_port}: no answer; {stats}"));
+            let answer =
+                answer.unwrap_or_else(|| panic!("site {site}, port {source_port}: no answer; {stats}"));
             assert!(answer.starts_with(&nat_address(*site).to_string()), "{answer}");
             assert!(answer.ends_with("hello"), "{answer}");
         }
@@ -548,7 +588,10 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
     let stats = gateway.stats();
     println!("{stats}");
     assert!(stats.contains("flows=40"), "{stats}");
-    assert!(!stats.contains("handed=0 "), "both workers own an SA, one queue gets the packets: {stats}");
+    assert!(
+        !stats.contains("handed=0 "),
+        "both workers own an SA, one queue gets the packets: {stats}"
+    );
     gateway.stop();
 }
 
@@ -568,7 +611,10 @@ fn a_killed_gateway_lets_nothing_pass_and_its_successor_takes_over() {
     let clear = lab.within("site", || {
         let socket = UdpSocket::bind((PEER, 0)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-        sh(&format!("ip -n {} route add {SERVER} via {GATEWAY}", lab.namespace("site")));
+        sh(&format!(
+            "ip -n {} route add {SERVER} via {GATEWAY}",
+            lab.namespace("site")
+        ));
         socket.send_to(b"in the clear", (SERVER, ECHO_PORT)).unwrap();
         socket.recv(&mut [0; 64]).is_ok()
     });
@@ -622,19 +668,24 @@ fn an_answer_too_big_for_the_tunnel_comes_in_fragments() {
         return;
     }
     let lab = Lab::new();
-    lab.serve_echo();
     // The server fits 1500 octets to its link; the tunnel carries some 50 fewer, and DF is off.
     sh(&format!(
         "ip netns exec {} sh -c 'echo 1 > /proc/sys/net/ipv4/ip_no_pmtu_disc'",
         lab.namespace("srv")
     ));
+    // After the switch: sockets take it over when they are made.
+    lab.serve_echo();
     let gateway = lab.start_gateway();
     let mut peer = Peer::new(&lab, 1);
     let esp = peer.seal(5000, &[b'x'; 1405]);
     peer.send(&esp);
     // The answer repeats the payload behind the address it saw, and so exceeds the inner MTU of 1,438.
-    let first = peer.receive_packet(Duration::from_secs(2)).expect("first fragment");
-    let second = peer.receive_packet(Duration::from_secs(2)).expect("second fragment");
+    let first = peer
+        .receive_packet(Duration::from_secs(2))
+        .expect("first fragment");
+    let second = peer
+        .receive_packet(Duration::from_secs(2))
+        .expect("second fragment");
     assert_eq!(first[6] & 0x20, 0x20, "more fragments");
     assert_eq!(second[6] & 0x20, 0, "the last");
     let offset = usize::from(u16::from_be_bytes([second[6], second[7]]) & 0x1fff) * 8;
@@ -658,6 +709,33 @@ fn expiry_empties_flows_and_mappings() {
     }
     assert_eq!(gateway.ask("expire", "EXPIRED").trim(), "EXPIRED (10, 10)");
     assert!(gateway.stats().contains("flows=0 mappings=0"));
-    assert!(peer.echo(5000, "again").is_some(), "the port is free for a new flow");
+    assert!(
+        peer.echo(5000, "again").is_some(),
+        "the port is free for a new flow"
+    );
+    gateway.stop();
+}
+
+#[test]
+fn an_interface_that_cannot_run_xdp_natively_runs_it_generically() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    // veth refuses native XDP where its peer may send frames larger than a page.
+    for (node, interface) in [("gw", "wan0"), ("site", "peer0")] {
+        sh(&format!(
+            "ip -n {} link set {interface} mtu 9000",
+            lab.namespace(node)
+        ));
+    }
+    let (gateway, ready) = lab.start_gateway_in_any_mode();
+    assert_eq!(
+        (ready.matches("Generic").count(), ready.matches("Native").count()),
+        (1, 1),
+        "{ready}"
+    );
+    assert!(Peer::new(&lab, 1).echo(5000, "hello").is_some());
     gateway.stop();
 }

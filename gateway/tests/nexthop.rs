@@ -43,9 +43,18 @@ impl Lab {
     }
 
     fn mac(&self, node: &str, interface: &str) -> [u8; 6] {
-        let text = ip(&format!("-n {} -brief link show {interface}", self.namespace(node)));
-        let mac = text.split_whitespace().find(|word| word.matches(':').count() == 5).unwrap();
-        let octets: Vec<u8> = mac.split(':').map(|octet| u8::from_str_radix(octet, 16).unwrap()).collect();
+        let text = ip(&format!(
+            "-n {} -brief link show {interface}",
+            self.namespace(node)
+        ));
+        let mac = text
+            .split_whitespace()
+            .find(|word| word.matches(':').count() == 5)
+            .unwrap();
+        let octets: Vec<u8> = mac
+            .split(':')
+            .map(|octet| u8::from_str_radix(octet, 16).unwrap())
+            .collect();
         octets.try_into().unwrap()
     }
 }
@@ -53,7 +62,9 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         for node in ["near", "far"] {
-            let _ = Command::new("ip").args(["netns", "del", &self.namespace(node)]).status();
+            let _ = Command::new("ip")
+                .args(["netns", "del", &self.namespace(node)])
+                .status();
         }
     }
 }
@@ -74,7 +85,10 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
     let file = File::open(format!("/run/netns/{}", lab.namespace("near"))).unwrap();
     // This thread alone changes namespace; the runtime stays on it.
     setns(file, CloneFlags::CLONE_NEWNET).unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
     runtime.block_on(async {
         let resolver = Resolver::new().unwrap();
         let (near, far) = (lab.mac("near", "near0"), lab.mac("far", "far0"));
@@ -85,23 +99,39 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             "2001:db8:2::7".parse().unwrap(),
         ];
         for peer in peers {
-            let hop = resolver.resolve(peer).await.unwrap_or_else(|error| panic!("{peer}: {error}"));
+            let hop = resolver
+                .resolve(peer)
+                .await
+                .unwrap_or_else(|error| panic!("{peer}: {error}"));
             assert_eq!((hop.interface.as_str(), hop.mtu), ("near0", 1500), "{peer}");
             assert_eq!((hop.source_mac, hop.destination_mac), (near, far), "{peer}");
-            let own = if peer.is_ipv4() { "198.51.100.1" } else { "2001:db8:1::1" };
+            let own = if peer.is_ipv4() {
+                "198.51.100.1"
+            } else {
+                "2001:db8:1::1"
+            };
             assert_eq!(hop.source, own.parse().ok(), "{peer}");
         }
         let silent = resolver.resolve("198.51.100.99".parse().unwrap()).await;
-        assert!(matches!(silent, Err(ResolveError::Unreachable { .. })), "{silent:?}");
+        assert!(
+            matches!(silent, Err(ResolveError::Unreachable { .. })),
+            "{silent:?}"
+        );
         let nowhere = resolver.resolve("192.0.2.1".parse().unwrap()).await;
         assert!(matches!(nowhere, Err(ResolveError::NoRoute(_))), "{nowhere:?}");
 
         let ifindex = resolver.resolve(peers[0]).await.unwrap().ifindex;
         let wanted = BTreeSet::from([Ipv4Addr::new(198, 51, 100, 2)]);
         let hops = resolver.core_next_hops(&[ifindex], &wanted).await.unwrap();
-        let prefixes: Vec<_> = hops.iter().map(|(prefix, length, _)| (*prefix, *length)).collect();
+        let prefixes: Vec<_> = hops
+            .iter()
+            .map(|(prefix, length, _)| (*prefix, *length))
+            .collect();
         assert_eq!(prefixes, [([203, 0, 113, 0], 24), ([198, 51, 100, 2], 32)]);
-        assert!(hops.iter().all(|(_, _, hop)| hop.destination_mac == far && hop.source_mac == near));
+        assert!(
+            hops.iter()
+                .all(|(_, _, hop)| hop.destination_mac == far && hop.source_mac == near)
+        );
         assert_eq!(resolver.core_next_hops(&[], &wanted).await.unwrap(), []);
     });
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::AsRawFd as _;
 use std::rc::Rc;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -126,22 +127,7 @@ impl Kernel {
             tables.sa_inbound.iter().map(|(spi, sa)| (*spi, *sa)),
         )?;
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
-        let flows: Vec<_> = tables
-            .flows
-            .borrow()
-            .iter()
-            .map(|(key, flow)| (*key, flow.get()))
-            .collect();
-        self.replace(map::FLOWS, flows.into_iter())?;
-        self.replace(
-            map::MAPPINGS,
-            tables.mappings.borrow().iter().map(|(key, value)| (*key, *value)),
-        )?;
-        self.replace(
-            map::MAPPINGS_REVERSE,
-            tables.reverse.borrow().iter().map(|(key, value)| (*key, *value)),
-        )?;
-        self.replace::<[u8; 16], [u32; 2]>(map::IKE_RATE, std::iter::empty())?;
+        self.refill(tables)?;
         self.replace_trie(
             map::SA_OUTBOUND,
             tables
@@ -168,6 +154,29 @@ impl Kernel {
             XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, worker, 0)?;
         }
         self.reset_counters()
+    }
+
+    /// Takes flows and mappings (and what else packets write) back to what `tables` say; the rest stays as it is.
+    ///
+    /// # Errors
+    /// A map is missing or the kernel refused an entry.
+    pub fn refill(&mut self, tables: &HostTables) -> Result<()> {
+        let flows: Vec<_> = tables
+            .flows
+            .borrow()
+            .iter()
+            .map(|(key, flow)| (*key, flow.get()))
+            .collect();
+        self.replace(map::FLOWS, flows.into_iter())?;
+        self.replace(
+            map::MAPPINGS,
+            tables.mappings.borrow().iter().map(|(key, value)| (*key, *value)),
+        )?;
+        self.replace(
+            map::MAPPINGS_REVERSE,
+            tables.reverse.borrow().iter().map(|(key, value)| (*key, *value)),
+        )?;
+        self.replace::<[u8; 16], [u32; 2]>(map::IKE_RATE, std::iter::empty())
     }
 
     /// Makes a new generation the active one, in one step.
@@ -300,6 +309,16 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// The kernel's coarse monotonic clock, which the programs read.
+#[must_use]
+pub fn monotonic() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::MonotonicCoarse);
+    Duration::new(
+        time.tv_sec.unsigned_abs(),
+        u32::try_from(time.tv_nsec).unwrap_or(0),
+    )
 }
 
 /// Address family of AF_XDP sockets (`linux/socket.h`).

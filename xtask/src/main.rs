@@ -1,2 +1,143 @@
-//! Every chore of the project.
-fn main() {}
+//! `cargo xtask`: every chore of the project.
+
+use std::os::unix::process::CommandExt;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, Parser, Subcommand};
+use xtask::lab::gateway::Config;
+use xtask::lab::pki::Auth;
+use xtask::lab::topology::{Node, Options, Site};
+use xtask::lab::{self, Lab};
+use xtask::test::Part;
+use xtask::{bench, demo, setup, test};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Every chore of the project")]
+struct Cli {
+    #[command(subcommand)]
+    chore: Chore,
+}
+
+#[derive(Subcommand)]
+enum Chore {
+    /// Install what this machine lacks
+    Setup {
+        /// Only say what is missing
+        #[arg(long)]
+        check: bool,
+    },
+    /// Show what the gateway does, step by step
+    Demo,
+    /// Measure, each figure beside what it compares with
+    Bench {
+        /// Seconds instead of minutes: shows that it works, not how fast
+        #[arg(long)]
+        short: bool,
+    },
+    /// Run every test, or one part; the last line is the sum
+    Test {
+        /// The part to run alone
+        #[arg(value_enum)]
+        part: Option<Part>,
+    },
+    /// Check dependencies against deny.toml (installs cargo-deny, which compiles for some minutes)
+    Deny,
+    /// The network of namespaces that demo and tests run in
+    #[command(subcommand)]
+    Lab(LabVerb),
+}
+
+#[derive(Subcommand)]
+enum LabVerb {
+    /// Build it, with a strongSwan router at each site
+    Up(LabUp),
+    /// Take it down, whatever there is of it
+    Down,
+    /// What of it is there
+    Status,
+    /// A shell in one of its nodes
+    Shell {
+        /// site1-term, site1, nat, site2-term, site2, gateway or center
+        node: Node,
+    },
+}
+
+#[derive(Args)]
+struct LabUp {
+    /// Queues of the gateway's interfaces
+    #[arg(long, default_value_t = 1)]
+    queues: u32,
+    /// Put a NAT box between site 1 and the gateway
+    #[arg(long)]
+    nat: bool,
+    /// Start the gateway that is built, and both tunnels
+    #[arg(long, conflicts_with = "strongswan_gateway")]
+    gateway: bool,
+    /// Put strongSwan in the gateway's place, for this site (1 or 2)
+    #[arg(long, value_name = "SITE")]
+    strongswan_gateway: Option<u8>,
+}
+
+fn main() -> ExitCode {
+    match run(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: &Cli) -> Result<()> {
+    match &cli.chore {
+        Chore::Setup { check: true } => setup::check(),
+        Chore::Setup { check: false } => setup::ensure(),
+        Chore::Demo => demo::run(),
+        Chore::Bench { short } => bench::run(*short),
+        Chore::Test { part } => test::run(*part),
+        Chore::Deny => setup::deny(),
+        Chore::Lab(verb) => run_lab(verb),
+    }
+}
+
+fn run_lab(verb: &LabVerb) -> Result<()> {
+    match verb {
+        LabVerb::Up(args) => lab_up(args),
+        LabVerb::Down => lab::down(),
+        LabVerb::Status => {
+            print!("{}", lab::status());
+            Ok(())
+        }
+        LabVerb::Shell { node } => {
+            let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".to_owned());
+            let error = node.command(&shell).env("PS1", format!("{node}# ")).exec();
+            bail!("cannot start {shell}: {error}")
+        }
+    }
+}
+
+fn lab_up(args: &LabUp) -> Result<()> {
+    let kernel_forwards_in_gateway = args.strongswan_gateway.is_some();
+    let lab = Lab::up(Options {
+        queues: args.queues,
+        nat: args.nat,
+        kernel_forwards_in_gateway,
+    })?;
+    if args.gateway {
+        lab.start_gateway(&Config::usual(Auth::Rsa))?;
+    }
+    if let Some(number) = args.strongswan_gateway {
+        let site = if number == 2 { Site::Two } else { Site::One };
+        lab.start_strongswan_gateway(site, Auth::Rsa)?;
+    }
+    for site in Site::BOTH {
+        let router = lab.start_site(site, Auth::Rsa)?;
+        if args.gateway {
+            println!("{}: {}", site.name(), router.initiate()?.algorithms);
+        }
+    }
+    lab.keep();
+    print!("{}", lab::status());
+    Ok(())
+}

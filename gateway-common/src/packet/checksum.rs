@@ -11,7 +11,7 @@ impl Sum {
     /// At most 32,768 words may be added to one sum.
     #[inline(always)]
     #[must_use]
-    pub fn add(self, bytes: &[u8]) -> Self {
+    pub fn bytes(self, bytes: &[u8]) -> Self {
         let (words, rest) = bytes.as_chunks::<2>();
         let mut sum = self.0;
         for word in words {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn rfc_1071_section_3_example() {
-        let sum = Sum::default().add(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
+        let sum = Sum::default().bytes(&[0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7]);
         assert_eq!(sum.finish(), (!0xddf2u16).to_be_bytes());
     }
 
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn an_odd_byte_counts_as_the_high_one() {
-        assert_eq!(Sum::default().add(&[0xab]).finish(), (!0xab00u16).to_be_bytes());
+        assert_eq!(Sum::default().bytes(&[0xab]).finish(), (!0xab00u16).to_be_bytes());
     }
 
     proptest! {
@@ -122,10 +122,10 @@ mod tests {
             place in any::<prop::sample::Index>(),
         ) {
             words.push([0x45, 0x00]);
-            let before = Sum::default().add(words.as_flattened()).finish();
+            let before = Sum::default().bytes(words.as_flattened()).finish();
             let place = place.index(words.len() - 1);
             let old = std::mem::replace(&mut words[place], new);
-            let after = Sum::default().add(words.as_flattened()).finish();
+            let after = Sum::default().bytes(words.as_flattened()).finish();
             prop_assert_eq!(Change::default().word(old, new).apply(before), after);
         }
     }

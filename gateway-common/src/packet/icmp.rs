@@ -55,6 +55,6 @@ mod tests {
         let header = Icmp::read_from_bytes(&bytes).unwrap();
         assert_eq!((header.kind, header.code), (kind::ECHO, 0));
         assert_eq!((header.identifier, header.sequence), ([0x12, 0x34], [0, 1]));
-        assert_eq!(Sum::default().add(&bytes).finish(), [0, 0]);
+        assert_eq!(Sum::default().bytes(&bytes).finish(), [0, 0]);
     }
 }

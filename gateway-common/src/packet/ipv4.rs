@@ -137,7 +137,7 @@ mod tests {
         assert_eq!(header.total_length(), 115);
         assert!(header.dont_fragment() && !header.is_fragment());
         assert_eq!(header.protocol, protocol::UDP);
-        assert_eq!(Sum::default().add(&GOLDEN).finish(), [0, 0]);
+        assert_eq!(Sum::default().bytes(&GOLDEN).finish(), [0, 0]);
         assert_eq!(size_of::<Ipv4>(), LENGTH as usize);
     }
 

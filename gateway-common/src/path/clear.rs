@@ -37,17 +37,17 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let mut stale = false;
     if let Some(entry) = &entry {
         let flow = entry.read();
-        if filter::is_alive(&flow, key.protocol, &settings, now_s) && !filter::reopens(&flow, &inner) {
+        if filter::is_alive(&flow, key.protocol, settings, now_s) && !filter::reopens(&flow, &inner) {
             let progress = filter::advance(&flow, &inner, Direction::Out)?;
             let hop = next_hop(tables, &key, flow.generation)?;
             entry.advance(Direction::Out, inner.length(), now_s, progress);
-            return forward(packet, &inner, &flow, &hop);
+            return forward(packet, &inner, &flow, hop);
         }
         stale = true;
     }
-    let flow = admit(tables, &key, &inner, &settings, now_s, stale)?;
+    let flow = admit(tables, &key, &inner, settings, now_s, stale)?;
     let hop = next_hop(tables, &key, flow.generation)?;
-    forward(packet, &inner, &flow, &hop)
+    forward(packet, &inner, &flow, hop)
 }
 
 /// Translates the source and writes the Ethernet header of the next hop.
@@ -79,7 +79,7 @@ fn admit<T: Tables>(
     let site = tables.site(key.site).ok_or(DropReason::UnknownSite)?;
     let progress = filter::open(inner)?;
     let judgement = tables
-        .judge(&Tuple::new(key, &site))
+        .judge(&Tuple::new(key, site))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.rule, inner.length());
     if judgement.action != action::ALLOW {
@@ -148,7 +148,7 @@ fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> DropRe
 }
 
 #[inline(always)]
-fn next_hop<T: Tables>(tables: &T, key: &FlowKey, generation: u32) -> Result<NextHop, DropReason> {
+fn next_hop<'a, T: Tables>(tables: &'a T, key: &FlowKey, generation: u32) -> Result<&'a NextHop, DropReason> {
     match tables.next_hop(key.destination) {
         Some(hop) if hop.resolved != 0 => Ok(hop),
         _ => {

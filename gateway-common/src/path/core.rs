@@ -29,19 +29,19 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         ether_type::ARP => return Ok(Verdict::Pass(Path::CorePassed)),
         _ => return Err(DropReason::UnknownEtherType),
     }
-    if is_ping(packet, &interface) {
+    if is_ping(packet, interface) {
         return Ok(Verdict::Pass(Path::CorePassed));
     }
     let inner = Inner::parse(packet, Direction::In)?;
     let Some(inside) = tables.inside(&inner.outside()) else {
-        return unmapped(&inner, &interface);
+        return unmapped(&inner, interface);
     };
     let key = inner.flow_to_site(&inside);
     let entry = tables.flow(&key).ok_or(DropReason::NoFlow)?;
     let flow = entry.read();
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
-    if !filter::is_alive(&flow, key.protocol, &settings, now_s) {
+    if !filter::is_alive(&flow, key.protocol, settings, now_s) {
         return Err(DropReason::FlowExpired);
     }
     // The mapping may have been given to another flow's endpoint since this flow was made.
@@ -57,7 +57,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
         return Ok(Verdict::Reflect(Path::CoreTooBig));
     }
-    let verdict = worker(tables, &interface, Path::CoreForwarded)?;
+    let verdict = worker(tables, interface, Path::CoreForwarded)?;
     entry.advance(Direction::In, inner.length(), now_s, progress);
     inner.translate(packet, Direction::In, key.source, key.source_port)?;
     packet
@@ -96,7 +96,7 @@ fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
 
 /// The SA to the site; the controller hears of its absence.
 #[inline(always)]
-fn outbound<T: Tables>(tables: &T, key: &FlowKey) -> Result<SaOutbound, DropReason> {
+fn outbound<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Result<&'a SaOutbound, DropReason> {
     let sa_key = SaOutboundKey {
         site: key.site.to_be_bytes(),
         destination: key.source,

@@ -187,3 +187,77 @@ const fn data(flow: &Flow, flags: u8, fin: u8) -> Progress {
 const fn is_first_syn(flags: u8) -> bool {
     flags & (SYN | ACK | RST | FIN) == SYN
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SETTINGS: Settings = Settings {
+        tcp_opening_s: 1,
+        tcp_established_s: 2,
+        tcp_closing_s: 3,
+        udp_s: 4,
+        icmp_s: 5,
+        ike_per_source_per_s: 0,
+        port_low: 0,
+        port_high: 0,
+    };
+
+    fn flow(state: u8, last_seen_s: u32) -> Flow {
+        Flow {
+            packets_out: 0,
+            bytes_out: 0,
+            packets_in: 0,
+            bytes_in: 0,
+            last_seen_s,
+            created_s: 0,
+            generation: 0,
+            rule: 0,
+            nat_address: [0; 4],
+            nat_port: [0; 2],
+            state,
+            fins: 0,
+        }
+    }
+
+    #[test]
+    fn each_state_has_its_limit() {
+        let limits = [
+            (protocol::TCP, state::TCP_SYN_SENT, 1),
+            (protocol::TCP, state::TCP_SYN_RECEIVED, 1),
+            (protocol::TCP, state::TCP_ESTABLISHED, 2),
+            (protocol::TCP, state::TCP_FIN, 3),
+            (protocol::TCP, state::TCP_CLOSED, 3),
+            (protocol::UDP, state::REPLIED, 4),
+            (protocol::UDP, state::UNREPLIED, 4),
+            (protocol::ICMP, state::UNREPLIED, 5),
+        ];
+        for (protocol, state, limit_s) in limits {
+            assert_eq!(idle_limit_s(&SETTINGS, protocol, state), limit_s);
+            assert!(is_alive(&flow(state, 100), protocol, &SETTINGS, 100 + limit_s));
+            assert!(!is_alive(&flow(state, 100), protocol, &SETTINGS, 101 + limit_s));
+        }
+    }
+
+    #[test]
+    fn a_clock_that_is_behind_or_wraps_does_not_expire_a_flow() {
+        assert!(is_alive(
+            &flow(state::REPLIED, 101),
+            protocol::UDP,
+            &SETTINGS,
+            100
+        ));
+        assert!(is_alive(
+            &flow(state::REPLIED, u32::MAX),
+            protocol::UDP,
+            &SETTINGS,
+            1
+        ));
+        assert!(!is_alive(
+            &flow(state::REPLIED, u32::MAX),
+            protocol::UDP,
+            &SETTINGS,
+            9
+        ));
+    }
+}

@@ -51,7 +51,7 @@ pub fn answer_too_big<P: Packet>(
         source: if own == [0; 4] { original.destination } else { own },
         destination: original.source,
     };
-    ip.checksum = Sum::default().add(ip.as_bytes()).finish();
+    ip.checksum = Sum::default().bytes(ip.as_bytes()).finish();
     packet.store(ethernet::LENGTH, &ip).ok_or(DropReason::Internal)?;
 
     let quote: [u8; QUOTE as usize] = packet
@@ -64,7 +64,7 @@ pub fn answer_too_big<P: Packet>(
         identifier: [0; 2],
         sequence: (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes(),
     };
-    header.checksum = Sum::default().add(header.as_bytes()).add(&quote).finish();
+    header.checksum = Sum::default().bytes(header.as_bytes()).bytes(&quote).finish();
     packet
         .store(ethernet::LENGTH + ipv4::LENGTH, &header)
         .ok_or(DropReason::Internal)

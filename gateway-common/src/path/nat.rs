@@ -122,3 +122,34 @@ const fn candidate(random: u32, own: u16, settings: &Settings) -> u16 {
         even
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Property: a candidate is in the range, and has the port's parity unless the range's end forbids it.
+        #[test]
+        fn candidates_are_in_range_and_keep_parity(
+            random in any::<u32>(),
+            own in any::<u16>(),
+            (low, high) in (any::<u16>(), any::<u16>()).prop_map(|(a, b)| (a.min(b), a.max(b))),
+        ) {
+            let settings = Settings {
+                tcp_opening_s: 0,
+                tcp_established_s: 0,
+                tcp_closing_s: 0,
+                udp_s: 0,
+                icmp_s: 0,
+                ike_per_source_per_s: 0,
+                port_low: low,
+                port_high: high,
+            };
+            let port = candidate(random, own, &settings);
+            prop_assert!((low..=high).contains(&port));
+            prop_assert!(port % 2 == own % 2 || port == low || port == high);
+        }
+    }
+}

@@ -20,10 +20,13 @@ use super::{Outcome, Verdict, worker};
 /// Shortest IKE message: its header (RFC 7296 section 3.1).
 const IKE_LENGTH_MIN: u32 = 28;
 
-/// The outer packet as far as both families share it. IPv4 addresses are in the first four bytes, the rest is zero.
+/// An address of either family as words in memory order; IPv4 in the first one, the rest is zero.
+type Address = [u32; 4];
+
+/// The outer packet as far as both families share it.
 struct Outer {
-    source: [u8; 16],
-    destination: [u8; 16],
+    source: Address,
+    destination: Address,
     family: u8,
     protocol: u8,
     /// Where the transport header begins in the frame.
@@ -44,16 +47,16 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         ether_type::IPV4 => {
             let outer = outer_ipv4(packet)?;
             if outer.protocol == protocol::ICMP {
-                return icmp(packet, &outer, &interface);
+                return icmp(packet, &outer, interface);
             }
-            transport(packet, tables, &outer, &interface)
+            transport(packet, tables, &outer, interface)
         }
         ether_type::IPV6 => {
             let outer = outer_ipv6(packet)?;
             if outer.protocol == protocol::ICMPV6 {
-                return icmp6(packet, &outer, &interface);
+                return icmp6(packet, &outer, interface);
             }
-            transport(packet, tables, &outer, &interface)
+            transport(packet, tables, &outer, interface)
         }
         ether_type::ARP => Ok(Verdict::Pass(Path::WanPassed)),
         _ => Err(DropReason::UnknownEtherType),
@@ -99,8 +102,8 @@ fn outer_ipv6<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
         return Err(DropReason::OuterOptions);
     }
     Ok(Outer {
-        source: ip.source,
-        destination: ip.destination,
+        source: words(ip.source),
+        destination: words(ip.destination),
         family: 6,
         protocol: ip.next_header,
         offset: ethernet::LENGTH + ipv6::LENGTH,
@@ -173,7 +176,7 @@ fn esp<P: Packet, T: Tables>(
     }
     let header: Esp = packet.load(offset).ok_or(DropReason::TruncatedEsp)?;
     let sa = tables.sa_inbound(header.spi).ok_or(DropReason::UnknownSpi)?;
-    if sa.family != outer.family || sa.outer_destination != outer.destination {
+    if sa.family != outer.family || words(sa.outer_destination) != outer.destination {
         return Err(DropReason::SaDestination);
     }
     if sa.encapsulation != encapsulation {
@@ -228,25 +231,24 @@ fn is_ours(outer: &Outer, interface: &Interface) -> bool {
     let ours = if outer.family == 4 {
         widen(interface.ipv4)
     } else {
-        interface.ipv6
+        words(interface.ipv6)
     };
-    ours != [0; 16] && outer.destination == ours
+    ours != [0; 4] && outer.destination == ours
 }
 
 /// One IPv4 address, or one IPv6 /64: its owner has all of it.
 #[inline(always)]
 fn rate_limit_key(outer: &Outer) -> [u8; 16] {
-    let mut key = outer.source;
-    if outer.family == 6
-        && let Some(interface_id) = key.last_chunk_mut::<8>()
-    {
-        *interface_id = [0; 8];
-    }
-    key
+    let [a, b, _, _] = outer.source;
+    zerocopy::transmute!([a, b, 0, 0])
 }
 
 #[inline(always)]
-fn widen(address: [u8; 4]) -> [u8; 16] {
-    let [a, b, c, d] = address;
-    [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]
+fn words(address: [u8; 16]) -> Address {
+    zerocopy::transmute!(address)
+}
+
+#[inline(always)]
+fn widen(address: [u8; 4]) -> Address {
+    [u32::from_ne_bytes(address), 0, 0, 0]
 }

@@ -106,23 +106,23 @@ impl Tables for HostTables {
         next >> 8
     }
 
-    fn settings(&self) -> Option<Settings> {
-        self.settings
+    fn settings(&self) -> Option<&Settings> {
+        self.settings.as_ref()
     }
 
-    fn interface(&self) -> Option<Interface> {
-        self.interface
+    fn interface(&self) -> Option<&Interface> {
+        self.interface.as_ref()
     }
 
     fn queue(&self) -> u32 {
         self.queue
     }
 
-    fn sa_inbound(&self, spi: [u8; 4]) -> Option<SaInbound> {
-        self.sa_inbound.get(&spi).copied()
+    fn sa_inbound(&self, spi: [u8; 4]) -> Option<&SaInbound> {
+        self.sa_inbound.get(&spi)
     }
 
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<SaOutbound> {
+    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound> {
         let of_site = self
             .sa_outbound
             .iter()
@@ -130,21 +130,21 @@ impl Tables for HostTables {
         of_site
             .filter(|(length, entry, _)| prefix_matches(*length, entry.destination, key.destination))
             .max_by_key(|(length, _, _)| *length)
-            .map(|(_, _, sa)| *sa)
+            .map(|(_, _, sa)| sa)
     }
 
-    fn site(&self, site: u32) -> Option<Site> {
-        self.sites.get(&site).copied()
+    fn site(&self, site: u32) -> Option<&Site> {
+        self.sites.get(&site)
     }
 
-    fn next_hop(&self, destination: [u8; 4]) -> Option<NextHop> {
+    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop> {
         let matching = self
             .next_hops
             .iter()
             .filter(|(length, prefix, _)| prefix_matches(*length, *prefix, destination));
         matching
             .max_by_key(|(length, _, _)| *length)
-            .map(|(_, _, hop)| *hop)
+            .map(|(_, _, hop)| hop)
     }
 
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow> {

@@ -38,7 +38,8 @@ pub trait FlowEntry {
     fn advance(&self, direction: Direction, length: u32, now_s: u32, progress: Progress);
 }
 
-/// Tables, clock, randomness and counters. Methods take `&self`: all of it is shared memory.
+/// Tables, clock, randomness and counters. Methods take `&self`: all of it is shared memory. What the controller alone
+/// writes is lent, so that only the fields in use are read; what packets write is copied.
 pub trait Tables {
     /// A flow in place.
     type Flow: FlowEntry;
@@ -48,20 +49,20 @@ pub trait Tables {
     /// Random bits, not for keys.
     fn random(&self) -> u32;
     /// The operator's settings.
-    fn settings(&self) -> Option<Settings>;
+    fn settings(&self) -> Option<&Settings>;
     /// Interface that the frame came in by.
-    fn interface(&self) -> Option<Interface>;
+    fn interface(&self) -> Option<&Interface>;
     /// Receive queue that the frame came in by.
     fn queue(&self) -> u32;
 
     /// Inbound SA by SPI.
-    fn sa_inbound(&self, spi: [u8; 4]) -> Option<SaInbound>;
+    fn sa_inbound(&self, spi: [u8; 4]) -> Option<&SaInbound>;
     /// Outbound SA by site and inner destination, longest prefix first.
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<SaOutbound>;
+    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound>;
     /// A site.
-    fn site(&self, site: u32) -> Option<Site>;
+    fn site(&self, site: u32) -> Option<&Site>;
     /// Next hop by destination, longest prefix first.
-    fn next_hop(&self, destination: [u8; 4]) -> Option<NextHop>;
+    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop>;
 
     /// A flow.
     fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;

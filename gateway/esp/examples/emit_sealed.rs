@@ -5,7 +5,7 @@
 use anyhow::{Context, Result};
 use core::net::IpAddr;
 use gateway_esp::{
-    HEADROOM_MAX, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa, OuterDf, Selectors, Suite,
+    HEADROOM_MAX, IvKey, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa, OuterDf, Selectors, Suite,
     TAILROOM_MAX, Tunnel, UdpEncap,
 };
 use ring::rand::{SecureRandom, SystemRandom};
@@ -41,7 +41,7 @@ fn emit(suite: Suite, esn: bool, ipv6: bool, udp: bool) -> Result<()> {
     let spi = u32::from_be_bytes(random_array()?) | 0x100;
     let low = u32::from_be_bytes(random_array()?) >> 1 | 1;
     let first_sequence = if esn {
-        0x1_0000_0003 * u64::from(low) >> 1 | 1
+        (u64::from(low) << 32) | u64::from(low)
     } else {
         u64::from(low)
     };
@@ -51,7 +51,7 @@ fn emit(suite: Suite, esn: bool, ipv6: bool, udp: bool) -> Result<()> {
         keys: KeyMaterial::new(&encryption, &integrity),
         esn,
         first_sequence,
-        iv_key: iv_key.as_slice().try_into()?,
+        iv_key: IvKey::new(iv_key.as_slice().try_into()?),
         selectors: Selectors::any(),
         tunnel: Tunnel {
             local: local.parse::<IpAddr>()?,

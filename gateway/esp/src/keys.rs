@@ -46,6 +46,28 @@ impl core::fmt::Debug for KeyMaterial {
     }
 }
 
+/// 16 random octets from which an SA's AES-CBC IVs are derived; overwritten on drop and never printed.
+pub struct IvKey(Zeroizing<[u8; IV_KEY_LEN]>);
+
+const IV_KEY_LEN: usize = 16;
+
+impl IvKey {
+    /// Take the octets from the system's random generator, anew for each SA.
+    pub fn new(octets: [u8; IV_KEY_LEN]) -> Self {
+        Self(Zeroizing::new(octets))
+    }
+
+    pub(crate) fn octets(&self) -> &[u8; IV_KEY_LEN] {
+        &self.0
+    }
+}
+
+impl core::fmt::Debug for IvKey {
+    fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        formatter.write_str("IvKey(..)")
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,6 +95,7 @@ mod tests {
 
     #[test]
     fn debug_prints_no_octet_of_a_key() {
+        assert_eq!(format!("{:?}", IvKey::new([0xab; 16])), "IvKey(..)");
         assert_eq!(
             format!("{:?}", KeyMaterial::new(&[0xab; 20], &[0xcd; 32])),
             "KeyMaterial(..)"

@@ -51,7 +51,7 @@ pub mod tunnel;
 pub use error::{ConfigError, KeyError, OpenError, SealError};
 pub use inbound::{Counters, InboundConfig, InboundSa, Opened, REPLAY_WINDOW_DEFAULT};
 pub use inner::{Flow, InnerIpv4};
-pub use keys::KeyMaterial;
+pub use keys::{IvKey, KeyMaterial};
 pub use outbound::{OutboundConfig, OutboundSa};
 pub use replay::{REPLAY_WINDOW_MAX, REPLAY_WINDOW_MIN, ReplayError, ReplayWindow};
 pub use selector::{PortRange, Selectors, TrafficSelector};

@@ -5,7 +5,7 @@ use crate::inbound::check_spi;
 use crate::seal::IvSource;
 use crate::sequence::SequenceCounter;
 use crate::tunnel::OuterHeader;
-use crate::{ConfigError, Counters, KeyMaterial, Selectors, Suite, Tunnel, mtu};
+use crate::{ConfigError, Counters, IvKey, KeyMaterial, Selectors, Suite, Tunnel, mtu};
 
 /// The smallest inner packet that every IPv4 link carries (RFC 791 section 3.2).
 const INNER_MTU_MIN: u16 = 68;
@@ -23,8 +23,8 @@ pub struct OutboundConfig {
     pub esn: bool,
     /// The first sequence number: 1 for a new SA; for one taken over, beyond all that were used.
     pub first_sequence: u64,
-    /// 16 random octets of this SA's own, from which AES-CBC's IVs are derived; the AEADs leave them unused.
-    pub iv_key: [u8; 16],
+    /// Where AES-CBC's IVs come from; the AEADs leave it unused.
+    pub iv_key: IvKey,
     /// Traffic selectors of the Child SA.
     pub selectors: Selectors,
     /// Where the packets go.
@@ -58,7 +58,7 @@ impl OutboundSa {
             spi: config.spi,
             suite: config.suite,
             engine: engine::new(config.suite, &config.keys)?,
-            iv: IvSource::new(config.suite, config.iv_key)?,
+            iv: IvSource::new(config.suite, &config.iv_key)?,
             esn: config.esn,
             sequence: SequenceCounter::new(config.first_sequence, config.esn)?,
             selectors: config.selectors,

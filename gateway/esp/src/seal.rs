@@ -4,11 +4,10 @@ use crate::bytes::store;
 use crate::engine::Job;
 use crate::mtu::ciphertext_len;
 use crate::open::NEXT_HEADER_IPV4;
-use crate::{ConfigError, ESP_HEADER_LEN, ESP_TRAILER_LEN, InnerIpv4, OutboundSa, SealError, Suite};
+use crate::{ConfigError, ESP_HEADER_LEN, ESP_TRAILER_LEN, InnerIpv4, IvKey, OutboundSa, SealError, Suite};
 use aes::Aes128;
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use core::ops::Range;
-use zeroize::Zeroizing;
 
 impl OutboundSa {
     /// Writes a whole Ethernet frame around an inner packet, in place, and answers where the frame lies.
@@ -93,19 +92,20 @@ pub(crate) enum IvSource {
     /// number is public, but encrypted under a key of its own it cannot be told from random, never repeats, and
     /// needs neither a random generator nor a system call per packet. (NIST SP 800-38A appendix C does the same
     /// under the data key; a separate key leaves the data key's block inputs alone.)
-    EncryptedSequence(Aes128),
+    EncryptedSequence(Box<Aes128>),
 }
 
 impl IvSource {
-    pub(crate) fn new(suite: Suite, iv_key: [u8; 16]) -> Result<Self, ConfigError> {
+    pub(crate) fn new(suite: Suite, iv_key: &IvKey) -> Result<Self, ConfigError> {
         if suite.is_aead() {
             return Ok(Self::Sequence);
         }
-        let iv_key = Zeroizing::new(iv_key);
-        if *iv_key == [0; 16] {
+        if iv_key.octets() == &[0; 16] {
             return Err(ConfigError::IvKeyMissing);
         }
-        Ok(Self::EncryptedSequence(Aes128::new(&Array(*iv_key))))
+        Ok(Self::EncryptedSequence(Box::new(Aes128::new(
+            iv_key.octets().into(),
+        ))))
     }
 
     #[inline]

@@ -249,7 +249,7 @@ fn congestion_reaches_the_inner_header() {
     assert_eq!(marked[12..], inner(40, 0xb8)[12..], "nothing else changed");
     assert_eq!(opened(0xb8, 0b11), Err(OpenError::EcnNotCapable));
     assert_eq!(
-        opened(0xb8, 0xff & !0b11).unwrap(),
+        opened(0xb8, !0b11).unwrap(),
         inner(40, 0xb8),
         "the outer DSCP stays outside"
     );

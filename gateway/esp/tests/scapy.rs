@@ -4,8 +4,8 @@
 use core::net::IpAddr;
 use gateway_esp::tunnel::Received;
 use gateway_esp::{
-    HEADROOM_MAX, InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OutboundConfig, OutboundSa,
-    OuterDf, REPLAY_WINDOW_DEFAULT, Selectors, Suite, TAILROOM_MAX, Tunnel, UdpEncap,
+    HEADROOM_MAX, InboundConfig, InboundSa, IvKey, KeyMaterial, LinkHeader, Opened, OutboundConfig,
+    OutboundSa, OuterDf, REPLAY_WINDOW_DEFAULT, Selectors, Suite, TAILROOM_MAX, Tunnel, UdpEncap,
 };
 use serde::Deserialize;
 use std::collections::HashSet;
@@ -109,7 +109,7 @@ fn ours_seals_what_scapy_sealed() {
             keys: vector.keys(),
             esn: vector.esn,
             first_sequence: vector.sequence,
-            iv_key: unhex(&vector.iv_key).try_into().unwrap(),
+            iv_key: IvKey::new(unhex(&vector.iv_key).try_into().unwrap()),
             selectors: Selectors::any(),
             tunnel: Tunnel {
                 local: vector.local,

@@ -6,8 +6,8 @@ use common::{IV_KEY, inner, ones_sum, outbound, outbound_config, seal, tunnel};
 use core::net::Ipv4Addr;
 use gateway_esp::tunnel::{Received, ReceivedError};
 use gateway_esp::{
-    ConfigError, HEADROOM_MAX, LinkHeader, OutboundConfig, OutboundSa, OuterDf, SealError, Selectors, Suite,
-    TAILROOM_MAX, TrafficSelector, Tunnel, UdpEncap,
+    ConfigError, HEADROOM_MAX, IvKey, LinkHeader, OutboundConfig, OutboundSa, OuterDf, SealError, Selectors,
+    Suite, TAILROOM_MAX, TrafficSelector, Tunnel, UdpEncap,
 };
 use std::collections::HashSet;
 
@@ -220,9 +220,9 @@ fn exhausted_numbers_stop_the_sa() {
 #[test]
 fn cbc_ivs_differ_and_hang_on_their_key() {
     let suite = Suite::AesCbc256HmacSha256_128;
-    let ivs = |iv_key| -> Vec<Vec<u8>> {
+    let ivs = |octets| -> Vec<Vec<u8>> {
         let config = OutboundConfig {
-            iv_key,
+            iv_key: IvKey::new(octets),
             ..outbound_config(suite, true, 1, tunnel(false, false))
         };
         let mut sender = OutboundSa::new(config).unwrap();
@@ -234,7 +234,7 @@ fn cbc_ivs_differ_and_hang_on_their_key() {
     let distinct: HashSet<&Vec<u8>> = one.iter().chain(&other).collect();
     assert_eq!(distinct.len(), 1000);
     let config = OutboundConfig {
-        iv_key: [0; 16],
+        iv_key: IvKey::new([0; 16]),
         ..outbound_config(suite, true, 1, tunnel(false, false))
     };
     assert_eq!(OutboundSa::new(config).unwrap_err(), ConfigError::IvKeyMissing);

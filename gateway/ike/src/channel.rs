@@ -144,8 +144,19 @@ impl Channel {
         }
     }
 
-    fn seal(&mut self, header: Header, payloads: &[Payload], random: &mut dyn Random) -> Result<Datagrams, ProtectError> {
-        fragment::seal(header, Payload::chain(payloads), self.message_max, &mut self.sealer, random)
+    fn seal(
+        &mut self,
+        header: Header,
+        payloads: &[Payload],
+        random: &mut dyn Random,
+    ) -> Result<Datagrams, ProtectError> {
+        fragment::seal(
+            header,
+            Payload::chain(payloads),
+            self.message_max,
+            &mut self.sealer,
+            random,
+        )
     }
 
     /// Seals a request; the next response is awaited for it.
@@ -182,7 +193,8 @@ impl Channel {
     }
 
     fn place(&self, header: &Header) -> Option<Place> {
-        let own = (header.spi_i, header.spi_r) == (self.spi_i, self.spi_r) && header.from_initiator != self.initiator;
+        let own = (header.spi_i, header.spi_r) == (self.spi_i, self.spi_r)
+            && header.from_initiator != self.initiator;
         match (own, header.response) {
             (false, _) => None,
             (true, true) => (self.awaited_response == Some(header.message_id)).then_some(Place::Response),
@@ -208,7 +220,11 @@ impl Channel {
                 }
                 payload_type::SKF => {
                     let fields = FragmentFields::parse(raw.body)?;
-                    let content = encrypted::open(datagram, offset.saturating_add(fragment::FIELDS_LEN), &self.opener)?;
+                    let content = encrypted::open(
+                        datagram,
+                        offset.saturating_add(fragment::FIELDS_LEN),
+                        &self.opener,
+                    )?;
                     return Ok(self.fragment(&place, header.message_id, fields, raw.next, content));
                 }
                 // RFC 7296 section 3.14 lets unprotected payloads stand before; they mean nothing here.

@@ -124,28 +124,37 @@ pub(crate) fn install(
     let shared = new.shared.as_ref().map(|secret| secret.as_slice());
     let suite = new.choice.suite;
     let (initiator, responder) = derive_child(established.prf, &established.sk_d, shared, new.nonces, suite)?;
-    let (keys_out, keys_in) = if new.initiated { (initiator, responder) } else { (responder, initiator) };
+    let (keys_out, keys_in) = if new.initiated {
+        (initiator, responder)
+    } else {
+        (responder, initiator)
+    };
     let child = ctx.allocator.child();
-    ctx.outputs.push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
-        child,
-        ike_sa: core.id,
-        site: established.policy.site,
-        spi_in: new.spi_in,
-        spi_out: new.choice.peer_spi,
-        suite,
-        keys_in,
-        keys_out,
-        esn: new.choice.esn,
-        udp_encap: core.nat.any(),
-        local: core.path.local,
-        remote: core.path.remote,
-        ts_local: new.ts_local.clone(),
-        ts_remote: new.ts_remote.clone(),
-        outbound_active: new.outbound_active,
-        replaces: new.replaces,
-    })));
+    ctx.outputs
+        .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
+            child,
+            ike_sa: core.id,
+            site: established.policy.site,
+            spi_in: new.spi_in,
+            spi_out: new.choice.peer_spi,
+            suite,
+            keys_in,
+            keys_out,
+            esn: new.choice.esn,
+            udp_encap: core.nat.any(),
+            local: core.path.local,
+            remote: core.path.remote,
+            ts_local: new.ts_local.clone(),
+            ts_remote: new.ts_remote.clone(),
+            outbound_active: new.outbound_active,
+            replaces: new.replaces,
+        })));
     ctx.event(match new.replaces {
-        Some(old) => Event::ChildSaRekeyed { old, new: child, pfs: shared.is_some() },
+        Some(old) => Event::ChildSaRekeyed {
+            old,
+            new: child,
+            pfs: shared.is_some(),
+        },
         None => Event::ChildSaEstablished {
             child,
             ike_sa: core.id,

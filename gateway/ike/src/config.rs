@@ -101,6 +101,8 @@ pub struct EndpointConfig {
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
+    /// Announce and use the signatures of RFC 7427 (method 14); without, those of RFC 7296 (1, 9, 10).
+    pub digital_signatures: bool,
     /// Inbound SAs are kept this long after a rekey, for packets in flight.
     pub linger_s: u64,
     /// How requests are repeated.
@@ -131,6 +133,7 @@ impl EndpointConfig {
             half_open_timeout_s: 30,
             children_max: 16,
             fragment_size: Some(1_280),
+            digital_signatures: true,
             linger_s: 5,
             retransmit: RetransmitPolicy::default(),
         }
@@ -138,6 +141,7 @@ impl EndpointConfig {
 
     /// Octets of an IKE message that fit [`Self::fragment_size`] behind IPv6, UDP and non-ESP marker.
     pub(crate) fn message_max(&self) -> usize {
-        self.fragment_size.map_or(usize::MAX, |size| size.saturating_sub(40 + 8 + 4))
+        self.fragment_size
+            .map_or(usize::MAX, |size| size.saturating_sub(40 + 8 + 4))
     }
 }

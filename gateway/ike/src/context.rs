@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeSet, HashSet, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -68,9 +69,13 @@ pub(crate) enum Deferred {
     /// A new IKE SA, made by rekeying.
     Spawn(Box<IkeSa>),
     /// Hand Child SAs to the IKE SA with this SPI of ours.
-    Adopt { from: IkeSaId, to: u64, children: Vec<ChildSa> },
+    Adopt {
+        from: IkeSaId,
+        to: u64,
+        children: Vec<ChildSa>,
+    },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
-    CloseOthers { peer: String, except: IkeSaId },
+    CloseOthers { peer: Arc<str>, except: IkeSaId },
 }
 
 pub(crate) struct Context<'a> {
@@ -98,7 +103,11 @@ impl Context<'_> {
             } else {
                 datagram.clone()
             };
-            self.outputs.push_back(Output::Transmit { local: path.local, remote: path.remote, payload });
+            self.outputs.push_back(Output::Transmit {
+                local: path.local,
+                remote: path.remote,
+                payload,
+            });
         }
     }
 
@@ -126,20 +135,30 @@ impl Context<'_> {
         let mut bytes = [0; 2];
         self.random.fill(&mut bytes);
         let lifetime_ms = lifetime_s.saturating_mul(1000);
-        let less = (lifetime_ms / 10).saturating_mul(u64::from(u16::from_be_bytes(bytes))) / u64::from(u16::MAX);
+        let less =
+            (lifetime_ms / 10).saturating_mul(u64::from(u16::from_be_bytes(bytes))) / u64::from(u16::MAX);
         self.now.mono_ms.saturating_add(lifetime_ms - less)
     }
 
     /// Removes a Child SA that another replaced: the outbound SA now, the inbound one when stragglers are in.
     pub(crate) fn remove_replaced(&mut self, child: &ChildSa) {
-        self.outputs.push_back(Output::RemoveChildSa { child: child.id, direction: Direction::Outbound });
-        let due = self.now.mono_ms.saturating_add(self.config.linger_s.saturating_mul(1000));
+        self.outputs.push_back(Output::RemoveChildSa {
+            child: child.id,
+            direction: Direction::Outbound,
+        });
+        let due = self
+            .now
+            .mono_ms
+            .saturating_add(self.config.linger_s.saturating_mul(1000));
         self.lingering.insert((due, child.id, child.spi_in));
     }
 
     /// Removes a Child SA at once.
     pub(crate) fn remove(&mut self, child: &ChildSa) {
-        self.outputs.push_back(Output::RemoveChildSa { child: child.id, direction: Direction::Both });
+        self.outputs.push_back(Output::RemoveChildSa {
+            child: child.id,
+            direction: Direction::Both,
+        });
         self.allocator.release(child.spi_in);
     }
 }

@@ -20,7 +20,11 @@ impl CookieJar {
         let (mut current, mut previous) = ([0; 32], [0; 32]);
         random.fill(&mut current);
         random.fill(&mut previous);
-        Self { current, previous, made_at_ms: 0 }
+        Self {
+            current,
+            previous,
+            made_at_ms: 0,
+        }
     }
 
     fn rotate(&mut self, now_ms: u64, random: &mut dyn Random) {
@@ -32,7 +36,14 @@ impl CookieJar {
     }
 
     /// The cookie for an initiator.
-    pub(crate) fn bake(&mut self, now_ms: u64, random: &mut dyn Random, nonce: &[u8], path: Path, spi_i: u64) -> Vec<u8> {
+    pub(crate) fn bake(
+        &mut self,
+        now_ms: u64,
+        random: &mut dyn Random,
+        nonce: &[u8],
+        path: Path,
+        spi_i: u64,
+    ) -> Vec<u8> {
         self.rotate(now_ms, random);
         cookie(&self.current, nonce, path, spi_i)
     }
@@ -40,13 +51,17 @@ impl CookieJar {
     /// Whether the cookie was ours for this initiator, not long ago.
     pub(crate) fn accepts(&self, given: &[u8], nonce: &[u8], path: Path, spi_i: u64) -> bool {
         // A timing difference would tell an attacker octets of a cookie for its own address only.
-        [&self.current, &self.previous].iter().any(|secret| cookie(*secret, nonce, path, spi_i) == given)
+        [&self.current, &self.previous]
+            .iter()
+            .any(|secret| cookie(secret, nonce, path, spi_i) == given)
     }
 }
 
 fn cookie(secret: &[u8; 32], nonce: &[u8], path: Path, spi_i: u64) -> Vec<u8> {
     let address = path.remote.to_string();
-    PrfAlgorithm::HmacSha256.prf(secret, &[nonce, address.as_bytes(), &spi_i.to_be_bytes()]).to_vec()
+    PrfAlgorithm::HmacSha256
+        .prf(secret, &[nonce, address.as_bytes(), &spi_i.to_be_bytes()])
+        .to_vec()
 }
 
 #[cfg(test)]
@@ -58,7 +73,10 @@ mod tests {
     fn cookies_are_bound_to_the_initiator_and_age() {
         let mut random = SystemRandom::new();
         let mut jar = CookieJar::new(&mut random);
-        let path = |remote: &str| Path { local: "[::1]:500".parse().unwrap(), remote: remote.parse().unwrap() };
+        let path = |remote: &str| Path {
+            local: "[::1]:500".parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        };
         let here = path("192.0.2.1:500");
         let cookie = jar.bake(1_000, &mut random, b"nonce", here, 7);
         assert!(jar.accepts(&cookie, b"nonce", here, 7));

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    sync::Arc,
 };
 
 use crate::{
@@ -68,6 +69,7 @@ struct Indexed {
     id: IkeSaId,
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
+    peer: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
 }
@@ -81,6 +83,8 @@ pub struct Endpoint {
     answered: HashMap<(SocketAddr, u64), u64>,
     by_id: BTreeMap<IkeSaId, u64>,
     by_child: HashMap<ChildId, u64>,
+    /// Established IKE SAs by the identity of the peer.
+    by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
     half_open: usize,
@@ -119,6 +123,7 @@ impl Endpoint {
             answered: HashMap::new(),
             by_id: BTreeMap::new(),
             by_child: HashMap::new(),
+            by_peer: HashMap::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
             half_open: 0,
@@ -127,7 +132,10 @@ impl Endpoint {
             allocator: Allocator::default(),
             counters: Counters::default(),
             cookies,
-            now: Time { mono_ms: 0, unix_s: 0 },
+            now: Time {
+                mono_ms: 0,
+                unix_s: 0,
+            },
         }
     }
 
@@ -141,7 +149,11 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         self.now = now;
         self.counters.received += 1;
-        let message = if local.port() == NAT_PORT { payload.strip_prefix(&NON_ESP_MARKER) } else { Some(payload) };
+        let message = if local.port() == NAT_PORT {
+            payload.strip_prefix(&NON_ESP_MARKER)
+        } else {
+            Some(payload)
+        };
         let Some(message) = message else {
             self.counters.malformed += 1;
             return;
@@ -158,7 +170,11 @@ impl Endpoint {
         if header.exchange == Exchange::IkeSaInit && header.from_initiator && !header.response {
             return self.handle_init_request(path, header, message);
         }
-        let own_spi = if header.from_initiator { header.spi_r } else { header.spi_i };
+        let own_spi = if header.from_initiator {
+            header.spi_r
+        } else {
+            header.spi_i
+        };
         let Some(entry) = self.entries.remove(&own_spi) else {
             self.counters.unknown_spi += 1;
             return;
@@ -216,7 +232,10 @@ impl Endpoint {
     fn refuse_version(&mut self, path: Path, version: u8, message: &[u8]) {
         self.counters.unsupported_version += 1;
         let is_response = message.get(19).is_none_or(|flags| flags & 0x20 != 0);
-        let spi_i = message.first_chunk::<8>().map(|bytes| u64::from_be_bytes(*bytes)).unwrap_or(0);
+        let spi_i = message
+            .first_chunk::<8>()
+            .map(|bytes| u64::from_be_bytes(*bytes))
+            .unwrap_or(0);
         if version >> 4 < 2 || is_response || spi_i == 0 {
             return;
         }
@@ -239,21 +258,35 @@ impl Endpoint {
     /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = now;
-        while let Some((due, child, spi)) = self.lingering.first().copied().filter(|(due, ..)| *due <= now.mono_ms) {
+        while let Some((due, child, spi)) = self
+            .lingering
+            .first()
+            .copied()
+            .filter(|(due, ..)| *due <= now.mono_ms)
+        {
             self.lingering.remove(&(due, child, spi));
             self.allocator.release(spi);
-            self.outputs.push_back(Output::RemoveChildSa { child, direction: Direction::Inbound });
+            self.outputs.push_back(Output::RemoveChildSa {
+                child,
+                direction: Direction::Inbound,
+            });
         }
         // Each once: what becomes due again at the same instant waits for the next call.
-        let due: Vec<u64> =
-            self.deadlines.iter().take_while(|(due, ..)| *due <= now.mono_ms).map(|(_, _, spi)| *spi).collect();
+        let due: Vec<u64> = self
+            .deadlines
+            .iter()
+            .take_while(|(due, ..)| *due <= now.mono_ms)
+            .map(|(_, _, spi)| *spi)
+            .collect();
         for spi in due {
             self.handle_entry_timeout(spi);
         }
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
-        let Some(entry) = self.entries.remove(&spi) else { return };
+        let Some(entry) = self.entries.remove(&spi) else {
+            return;
+        };
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
         let entry = match entry {
@@ -261,7 +294,9 @@ impl Endpoint {
                 ike_sa.handle_timeout(&mut ctx);
                 Some(Entry::Sa(ike_sa))
             }
-            Entry::Initiating(mut awaited) => awaited.handle_timeout(&mut ctx).then_some(Entry::Initiating(awaited)),
+            Entry::Initiating(mut awaited) => awaited
+                .handle_timeout(&mut ctx)
+                .then_some(Entry::Initiating(awaited)),
         };
         self.put_back(spi, entry);
         self.handle_deferred(deferred);
@@ -273,12 +308,24 @@ impl Endpoint {
         match command {
             Command::Initiate { connection } => self.initiate(&connection),
             Command::RekeyChild(child) => {
-                self.queue(self.by_child.get(&child).copied(), Task::RekeyChild { child, group: None });
+                self.queue(
+                    self.by_child.get(&child).copied(),
+                    Task::RekeyChild { child, group: None },
+                );
             }
-            Command::CloseChild(child) => self.queue(self.by_child.get(&child).copied(), Task::DeleteChild(child)),
+            Command::CloseChild(child) => {
+                self.queue(self.by_child.get(&child).copied(), Task::DeleteChild(child))
+            }
             Command::RekeyIke(id) => self.queue(self.by_id.get(&id).copied(), Task::RekeyIke { group: None }),
-            Command::CreateChild { ike_sa, ts_local, ts_remote } => {
-                let task = Task::NewChild { selectors: (ts_local, ts_remote), group: None };
+            Command::CreateChild {
+                ike_sa,
+                ts_local,
+                ts_remote,
+            } => {
+                let task = Task::NewChild {
+                    selectors: (ts_local, ts_remote),
+                    group: None,
+                };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
             Command::Close(id) => {
@@ -294,7 +341,15 @@ impl Endpoint {
     }
 
     fn initiate(&mut self, name: &str) {
-        let Some(connection) = self.config.connections.iter().find(|one| one.name == name).cloned() else { return };
+        let Some(connection) = self
+            .config
+            .connections
+            .iter()
+            .find(|one| one.name == name)
+            .cloned()
+        else {
+            return;
+        };
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
         if let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection) {
@@ -319,7 +374,11 @@ impl Endpoint {
         if let Some(Entry::Initiating(awaited)) = self.entries.get(&spi) {
             let ike_sa = awaited.id;
             self.put_back(spi, None);
-            let closed = Event::Closed { ike_sa, peer: String::new(), reason: CloseReason::Requested };
+            let closed = Event::Closed {
+                ike_sa,
+                peer: String::new(),
+                reason: CloseReason::Requested,
+            };
             self.outputs.push_back(Output::Event(closed));
             return;
         }
@@ -327,7 +386,9 @@ impl Endpoint {
     }
 
     fn with_sa(&mut self, spi: Option<u64>, act: impl FnOnce(&mut IkeSa, &mut Context<'_>)) {
-        let Some((spi, entry)) = spi.and_then(|spi| self.entries.remove_entry(&spi)) else { return };
+        let Some((spi, entry)) = spi.and_then(|spi| self.entries.remove_entry(&spi)) else {
+            return;
+        };
         let mut deferred = Vec::new();
         let entry = match entry {
             Entry::Sa(mut ike_sa) => {
@@ -362,7 +423,10 @@ impl Endpoint {
     /// When, in monotonic milliseconds, [`Self::handle_timeout`] is to be called next, and why.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<(u64, TimeoutReason)> {
-        let lingering = self.lingering.first().map(|(due, ..)| (*due, TimeoutReason::Linger));
+        let lingering = self
+            .lingering
+            .first()
+            .map(|(due, ..)| (*due, TimeoutReason::Linger));
         let next = self.deadlines.first().map(|(due, reason, _)| (*due, *reason));
         lingering.into_iter().chain(next).min()
     }
@@ -370,10 +434,14 @@ impl Endpoint {
     /// All IKE SAs in words, oldest first.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo> {
         let now_ms = self.now.mono_ms;
-        self.by_id.values().filter_map(move |spi| match self.entries.get(spi) {
-            Some(Entry::Sa(ike_sa)) if !matches!(ike_sa.state, State::Closed { .. }) => Some(ike_sa.info(now_ms)),
-            Some(Entry::Sa(_) | Entry::Initiating(_)) | None => None,
-        })
+        self.by_id
+            .values()
+            .filter_map(move |spi| match self.entries.get(spi) {
+                Some(Entry::Sa(ike_sa)) if !matches!(ike_sa.state, State::Closed { .. }) => {
+                    Some(ike_sa.info(now_ms))
+                }
+                Some(Entry::Sa(_) | Entry::Initiating(_)) | None => None,
+            })
     }
 
     /// What was dropped, and other counts.
@@ -421,18 +489,12 @@ impl Endpoint {
     }
 
     fn close_others(&mut self, peer: &str, except: IkeSaId) {
-        let is_other = |entry: &Entry| match entry {
-            Entry::Sa(ike_sa) => {
-                ike_sa.core.id != except
-                    && ike_sa.established().is_some_and(|established| established.peer.identity.to_string() == peer)
-            }
-            Entry::Initiating(_) => false,
-        };
-        let mut others: Vec<u64> =
-            self.entries.iter().filter(|(_, entry)| is_other(entry)).map(|(spi, _)| *spi).collect();
-        others.sort_unstable();
-        for spi in others {
-            self.with_sa(Some(spi), |ike_sa, ctx| ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact));
+        let kept = self.by_id.get(&except).copied();
+        let others = self.by_peer.get(peer).cloned().unwrap_or_default();
+        for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact);
+            });
         }
     }
 
@@ -460,9 +522,18 @@ impl Endpoint {
 
     fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
         let indexed = self.indexed.remove(&spi)?;
-        self.deadlines.remove(&(indexed.deadline.0, indexed.deadline.1, spi));
+        self.deadlines
+            .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
         self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
         self.by_id.remove(&indexed.id);
+        if let Some(peer) = &indexed.peer
+            && let Some(spis) = self.by_peer.get_mut(peer)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
         for child in &indexed.children {
             // A rekeyed IKE SA may have taken it meanwhile.
             if self.by_child.get(child) == Some(&spi) {
@@ -473,20 +544,37 @@ impl Endpoint {
     }
 
     fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
-        let (id, deadline, children) = match entry {
-            Entry::Sa(ike_sa) => {
-                let children = ike_sa.established().map(|established| established.children.as_slice());
-                let children: Vec<_> = children.unwrap_or_default().iter().map(|child| child.id).collect();
-                (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s), children)
-            }
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit), Vec::new()),
+        let established = match entry {
+            Entry::Sa(ike_sa) => ike_sa.established(),
+            Entry::Initiating(_) => None,
         };
+        let (id, deadline) = match entry {
+            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
+            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+        };
+        let children = established
+            .map(|established| established.children.as_slice())
+            .unwrap_or_default();
+        let children: Vec<_> = children.iter().map(|child| child.id).collect();
+        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        if let Some(peer) = &peer {
+            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
+        }
         self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
         self.deadlines.insert((deadline.0, deadline.1, spi));
         let answered = before.and_then(|before| before.answered);
-        self.indexed.insert(spi, Indexed { id, deadline, children, answered });
+        self.indexed.insert(
+            spi,
+            Indexed {
+                id,
+                deadline,
+                children,
+                peer,
+                answered,
+            },
+        );
     }
 }
 

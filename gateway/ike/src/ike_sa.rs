@@ -1,6 +1,6 @@
 //! One IKE SA: which message it awaits, what it has to do, and its clocks.
 
-use std::collections::VecDeque;
+use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
     channel::{Channel, Opened},
@@ -55,14 +55,35 @@ pub(crate) enum State {
     },
 }
 
+impl State {
+    /// A request that only makes sense with the Child SAs, which this IKE SA may yet be given.
+    fn awaits_adoption(&self, message: &Result<Message, crate::wire::WireError>) -> bool {
+        let Self::Established(established) = self else {
+            return false;
+        };
+        let about_children = message.as_ref().is_ok_and(|message| {
+            message.sa().is_some()
+                || message
+                    .0
+                    .iter()
+                    .any(|one| matches!(one, Payload::Delete(Delete::Esp(_))))
+        });
+        established.redundant && about_children
+    }
+}
+
 /// The state of an IKE SA that has come to its end.
 pub(crate) fn closed(ctx: &Context<'_>) -> State {
-    State::Closed { until_ms: ctx.now.mono_ms.saturating_add(CLOSED_KEPT_MS) }
+    State::Closed {
+        until_ms: ctx.now.mono_ms.saturating_add(CLOSED_KEPT_MS),
+    }
 }
 
 /// An authenticated IKE SA.
 pub(crate) struct Established {
     pub(crate) peer: AuthenticatedPeer,
+    /// The peer's identity in words.
+    pub(crate) peer_name: Arc<str>,
     pub(crate) policy: SitePolicy,
     pub(crate) prf: PrfAlgorithm,
     pub(crate) sk_d: Secret,
@@ -85,9 +106,17 @@ pub(crate) struct Established {
 /// A request to be made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
-    RekeyChild { child: ChildId, group: Option<DhGroup> },
-    NewChild { selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>), group: Option<DhGroup> },
-    RekeyIke { group: Option<DhGroup> },
+    RekeyChild {
+        child: ChildId,
+        group: Option<DhGroup>,
+    },
+    NewChild {
+        selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
+        group: Option<DhGroup>,
+    },
+    RekeyIke {
+        group: Option<DhGroup>,
+    },
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
@@ -110,7 +139,13 @@ pub(crate) enum Pending {
 
 impl IkeSa {
     /// Handles a datagram for this IKE SA. Nothing changes unless it is authentic.
-    pub(crate) fn handle_datagram(&mut self, ctx: &mut Context<'_>, path: Path, header: &Header, datagram: &[u8]) {
+    pub(crate) fn handle_datagram(
+        &mut self,
+        ctx: &mut Context<'_>,
+        path: Path,
+        header: &Header,
+        datagram: &[u8],
+    ) {
         match self.core.channel.open(header, datagram) {
             Err(dropped) => ctx.counters.dropped(dropped),
             Ok(Opened::Partial) => self.heard(ctx),
@@ -141,14 +176,19 @@ impl IkeSa {
     /// RFC 7296 section 2.23: the initiator moves to port 4500; later on only the address of a peer behind
     /// a NAT is followed.
     fn follow(&mut self, path: Path) {
-        let moves = matches!(self.state, State::ExpectAuthRequest(_)) || (self.core.nat.remote && !self.core.nat.local);
+        let moves = matches!(self.state, State::ExpectAuthRequest(_))
+            || (self.core.nat.remote && !self.core.nat.local);
         if moves {
             self.core.path = path;
         }
     }
 
     /// Replaces the state by what `step` makes of it.
-    fn step<T>(&mut self, ctx: &mut Context<'_>, step: impl FnOnce(&mut Core, &mut Context<'_>, State) -> (State, T)) -> T {
+    fn step<T>(
+        &mut self,
+        ctx: &mut Context<'_>,
+        step: impl FnOnce(&mut Core, &mut Context<'_>, State) -> (State, T),
+    ) -> T {
         let state = std::mem::replace(&mut self.state, State::Closed { until_ms: 0 });
         let (state, result) = step(&mut self.core, ctx, state);
         self.state = state;
@@ -166,11 +206,20 @@ impl IkeSa {
                 let (payloads, state) = awaited.handle(core, ctx, message);
                 (state, Some(payloads))
             }
+            // The peer has decided which of two IKE SAs made at once stands, we have not yet: its request
+            // stays unanswered until the Child SAs are here. It will come again.
+            (state @ State::Established(_), _) if state.awaits_adoption(&message) => {
+                ctx.counters.unexpected += 1;
+                (state, None)
+            }
             (State::Established(established), exchange) => {
                 let (payloads, state) = established.handle_request(core, ctx, exchange, message);
                 (state, Some(payloads))
             }
-            (state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }), _) => {
+            (
+                state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }),
+                _,
+            ) => {
                 ctx.counters.unexpected += 1;
                 (state, None)
             }
@@ -207,7 +256,14 @@ impl IkeSa {
             }
             State::ExpectAuthResponse(mut awaited) => {
                 let goes_on = awaited.handle_timeout(core, ctx);
-                (if goes_on { State::ExpectAuthResponse(awaited) } else { closed(ctx) }, ())
+                (
+                    if goes_on {
+                        State::ExpectAuthResponse(awaited)
+                    } else {
+                        closed(ctx)
+                    },
+                    (),
+                )
             }
             State::Established(established) => (established.handle_timeout(core, ctx), ()),
             state @ (State::ExpectAuthRequest(_) | State::Closed { .. }) => (state, ()),
@@ -236,7 +292,9 @@ impl IkeSa {
     pub(crate) fn drop_silently(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
         self.step(ctx, |core, ctx, state| match state {
             State::Established(established) => (established.finish(core, ctx, reason), ()),
-            state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => (state, ()),
+            state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => {
+                (state, ())
+            }
         });
     }
 
@@ -254,12 +312,12 @@ impl IkeSa {
         }
     }
 
-    /// The next deadline; `None` when the IKE SA can be forgotten now.
-    pub(crate) fn deadline(&self, ctx_dpd_after_s: u64) -> (u64, TimeoutReason) {
+    /// The next deadline.
+    pub(crate) fn deadline(&self, dpd_after_s: u64) -> (u64, TimeoutReason) {
         match &self.state {
             State::ExpectAuthRequest(awaited) => (awaited.handshake.deadline_ms, TimeoutReason::HalfOpen),
             State::ExpectAuthResponse(awaited) => (awaited.clock.due_ms, TimeoutReason::Retransmit),
-            State::Established(established) => established.deadline(ctx_dpd_after_s),
+            State::Established(established) => established.deadline(dpd_after_s),
             State::Closed { until_ms } => (*until_ms, TimeoutReason::Linger),
         }
     }
@@ -267,7 +325,8 @@ impl IkeSa {
     /// In words.
     pub(crate) fn info(&self, now_ms: u64) -> IkeSaInfo {
         let (core, established) = (&self.core, self.established());
-        let children = established.map(|established| established.children.iter().map(ChildSa::info).collect());
+        let children =
+            established.map(|established| established.children.iter().map(ChildSa::info).collect());
         IkeSaInfo {
             id: core.id,
             spis: core.channel.spis(),
@@ -278,13 +337,17 @@ impl IkeSa {
                 (_, Some(established)) if established.is_ending() => "closing",
                 (_, Some(_)) => "established",
             },
-            peer: established.map(|established| established.peer.identity.to_string()).unwrap_or_default(),
+            peer: established
+                .map(|established| established.peer_name.to_string())
+                .unwrap_or_default(),
             local: core.path.local,
             remote: core.path.remote,
             nat: core.nat.any(),
             algorithms: core.suite.to_string(),
             site: established.map(|established| (established.policy.site, established.policy.name.clone())),
-            age_s: established.map_or(0, |established| now_ms.saturating_sub(established.established_ms) / 1000),
+            age_s: established.map_or(0, |established| {
+                now_ms.saturating_sub(established.established_ms) / 1000
+            }),
             children: children.unwrap_or_default(),
         }
     }
@@ -314,6 +377,7 @@ impl Established {
     ) -> Self {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
+            peer_name: peer.identity.to_string().into(),
             peer,
             policy,
             prf,
@@ -335,7 +399,7 @@ impl Established {
     pub(crate) fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
         ctx.event(Event::IkeSaEstablished {
             ike_sa: core.id,
-            peer: self.peer.identity.to_string(),
+            peer: self.peer_name.to_string(),
             site: self.policy.site,
             remote: core.path.remote,
             algorithms: core.suite.to_string(),
@@ -343,7 +407,10 @@ impl Established {
     }
 
     pub(crate) fn esp_proposals<'a>(&'a self, config: &'a EndpointConfig) -> &'a [EspProposal] {
-        self.policy.esp_proposals.as_ref().unwrap_or(&config.esp_proposals)
+        self.policy
+            .esp_proposals
+            .as_ref()
+            .unwrap_or(&config.esp_proposals)
     }
 
     pub(crate) fn pending(&self) -> Option<&Pending> {
@@ -352,13 +419,16 @@ impl Established {
 
     /// Being closed, or another took over: nothing new may start on it.
     pub(crate) fn is_ending(&self) -> bool {
-        self.closing.is_some() || self.superseded.is_some() || matches!(self.pending(), Some(Pending::DeleteIke))
+        self.closing.is_some()
+            || self.superseded.is_some()
+            || matches!(self.pending(), Some(Pending::DeleteIke))
     }
 
     /// Takes over Child SAs of the IKE SA before, and what was to be done with them.
     pub(crate) fn adopt(&mut self, children: Vec<ChildSa>) {
         let deletions = children.iter().filter(|child| child.phase == Phase::Deleting);
-        self.tasks.extend(deletions.map(|child| Task::DeleteChild(child.id)));
+        self.tasks
+            .extend(deletions.map(|child| Task::DeleteChild(child.id)));
         self.children.extend(children);
     }
 
@@ -408,7 +478,9 @@ impl Established {
         ctx: &mut Context<'_>,
         message: Result<Message, crate::wire::WireError>,
     ) -> State {
-        let Some(Outstanding { pending, .. }) = self.outstanding.take() else { return State::Established(self) };
+        let Some(Outstanding { pending, .. }) = self.outstanding.take() else {
+            return State::Established(self);
+        };
         let Ok(message) = message else {
             return self.finish(core, ctx, CloseReason::ProtocolViolation);
         };
@@ -425,7 +497,10 @@ impl Established {
     /// Ends the IKE SA: its Child SAs go, and the event says why.
     fn finish(mut self: Box<Self>, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) -> State {
         // The peer's rekeying of this IKE SA crossed ours, and it deleted the old one before it answered ours.
-        if let Some(Outstanding { pending: Pending::RekeyIke(awaited), .. }) = self.outstanding.take()
+        if let Some(Outstanding {
+            pending: Pending::RekeyIke(awaited),
+            ..
+        }) = self.outstanding.take()
             && let Some(theirs) = &awaited.collision
         {
             create_child_sa::yield_to(&mut self, core, ctx, theirs);
@@ -435,7 +510,11 @@ impl Established {
         }
         if self.superseded.is_none() && !self.redundant {
             let reason = self.closing.take().unwrap_or(reason);
-            ctx.event(Event::Closed { ike_sa: core.id, peer: self.peer.identity.to_string(), reason });
+            ctx.event(Event::Closed {
+                ike_sa: core.id,
+                peer: self.peer_name.to_string(),
+                reason,
+            });
         }
         closed(ctx)
     }
@@ -470,11 +549,15 @@ impl Established {
                 Phase::Deleting => (u64::MAX, TimeoutReason::Expire),
             }));
         }
-        deadlines.into_iter().min().unwrap_or((u64::MAX, TimeoutReason::Expire))
+        deadlines
+            .into_iter()
+            .min()
+            .unwrap_or((u64::MAX, TimeoutReason::Expire))
     }
 
     fn liveness_at(&self, dpd_after_s: u64) -> u64 {
-        self.last_heard_ms.saturating_add(dpd_after_s.max(1).saturating_mul(1000))
+        self.last_heard_ms
+            .saturating_add(dpd_after_s.max(1).saturating_mul(1000))
     }
 
     fn handle_timeout(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
@@ -511,56 +594,96 @@ impl Established {
         }
         for child in &mut self.children {
             if child.phase != Phase::Deleting && child.expire_at_ms <= now_ms {
-                child.phase = if child.phase == Phase::Live { Phase::Live } else { Phase::Deleting };
+                child.phase = if child.phase == Phase::Live {
+                    Phase::Live
+                } else {
+                    Phase::Deleting
+                };
                 child.expire_at_ms = u64::MAX;
                 child.rekey_at_ms = u64::MAX;
                 self.tasks.push_back(Task::DeleteChild(child.id));
             } else if child.phase == Phase::Live && child.rekey_at_ms <= now_ms {
                 child.rekey_at_ms = u64::MAX;
-                self.tasks.push_back(Task::RekeyChild { child: child.id, group: None });
+                self.tasks.push_back(Task::RekeyChild {
+                    child: child.id,
+                    group: None,
+                });
             }
         }
     }
 
     fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
         while self.outstanding.is_none() {
-            let Some(task) = self.tasks.pop_front() else { return };
-            let Some((exchange, payloads, pending)) = self.start(core, ctx, task) else { continue };
-            let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else { return };
+            let Some(task) = self.tasks.pop_front() else {
+                return;
+            };
+            let Some((exchange, payloads, pending)) = self.start(core, ctx, task) else {
+                continue;
+            };
+            let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else {
+                return;
+            };
             ctx.transmit(core.path, &datagrams);
             let clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
-            self.outstanding = Some(Outstanding { pending, datagrams, clock });
+            self.outstanding = Some(Outstanding {
+                pending,
+                datagrams,
+                clock,
+            });
         }
     }
 
     /// The request of a task; `None` when it has become pointless.
-    fn start(&mut self, core: &Core, ctx: &mut Context<'_>, task: Task) -> Option<(Exchange, Vec<Payload>, Pending)> {
+    fn start(
+        &mut self,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        task: Task,
+    ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
             Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
-            Task::DeleteIke => {
-                Some((Exchange::Informational, vec![Payload::Delete(Delete::Ike)], Pending::DeleteIke))
-            }
+            Task::DeleteIke => Some((
+                Exchange::Informational,
+                vec![Payload::Delete(Delete::Ike)],
+                Pending::DeleteIke,
+            )),
             Task::DeleteChild(id) => {
                 let child = self.children.iter().find(|child| child.id == id)?;
                 let payloads = vec![Payload::Delete(Delete::Esp(vec![child.spi_in]))];
                 Some((Exchange::Informational, payloads, Pending::DeleteChild(id)))
             }
             Task::RekeyChild { child: id, group } => {
-                let child = self.children.iter().find(|child| child.id == id && child.phase == Phase::Live)?;
+                let child = self
+                    .children
+                    .iter()
+                    .find(|child| child.id == id && child.phase == Phase::Live)?;
                 let selectors = (child.ts_local.clone(), child.ts_remote.clone());
-                let (payloads, awaited) = ExpectChildResponse::start(self, ctx, Some(id), selectors, group);
-                Some((Exchange::CreateChildSa, payloads, Pending::Child(Box::new(awaited))))
+                let (payloads, awaited) =
+                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group);
+                Some((
+                    Exchange::CreateChildSa,
+                    payloads,
+                    Pending::Child(Box::new(awaited)),
+                ))
             }
             Task::NewChild { selectors, group } => {
-                let (payloads, awaited) = ExpectChildResponse::start(self, ctx, None, selectors, group);
-                Some((Exchange::CreateChildSa, payloads, Pending::Child(Box::new(awaited))))
+                let (payloads, awaited) = ExpectChildResponse::start(self, core, ctx, None, selectors, group);
+                Some((
+                    Exchange::CreateChildSa,
+                    payloads,
+                    Pending::Child(Box::new(awaited)),
+                ))
             }
             Task::RekeyIke { group } => {
                 if self.superseded.is_some() || self.redundant {
                     return None;
                 }
                 let (payloads, awaited) = ExpectRekeyIkeResponse::start(core, ctx, group)?;
-                Some((Exchange::CreateChildSa, payloads, Pending::RekeyIke(Box::new(awaited))))
+                Some((
+                    Exchange::CreateChildSa,
+                    payloads,
+                    Pending::RekeyIke(Box::new(awaited)),
+                ))
             }
         }
     }

@@ -49,7 +49,12 @@ pub(crate) fn skeyseed(prf: PrfAlgorithm, seeds: &Seeds<'_>, shared: &[u8]) -> S
 }
 
 /// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)` (section 2.18), with the PRF of the old IKE SA.
-pub(crate) fn skeyseed_rekey(old_prf: PrfAlgorithm, old_sk_d: &[u8], seeds: &Seeds<'_>, shared: &[u8]) -> Secret {
+pub(crate) fn skeyseed_rekey(
+    old_prf: PrfAlgorithm,
+    old_sk_d: &[u8],
+    seeds: &Seeds<'_>,
+    shared: &[u8],
+) -> Secret {
     old_prf.prf(old_sk_d, &[shared, seeds.nonce_i, seeds.nonce_r])
 }
 
@@ -71,10 +76,21 @@ pub(crate) fn derive_ike(
     let (sk_ai, sk_ar) = (cut.take(integ_len)?, cut.take(integ_len)?);
     let (sk_ei, sk_er) = (cut.take(encr_len)?, cut.take(encr_len)?);
     let (sk_pi, sk_pr) = (cut.take(prf_len)?, cut.take(prf_len)?);
-    let (own, peer) = if initiator { ((&sk_ei, &sk_ai), (&sk_er, &sk_ar)) } else { ((&sk_er, &sk_ar), (&sk_ei, &sk_ai)) };
+    let (own, peer) = if initiator {
+        ((&sk_ei, &sk_ai), (&sk_er, &sk_ar))
+    } else {
+        ((&sk_er, &sk_ar), (&sk_ei, &sk_ai))
+    };
     let sealer = SkSealer::new(cipher, own.0, own.1).map_err(|_| KeyError)?;
     let opener = SkOpener::new(cipher, peer.0, peer.1).map_err(|_| KeyError)?;
-    Ok(IkeKeys { prf: suite.prf, sk_d, sk_pi, sk_pr, sealer, opener })
+    Ok(IkeKeys {
+        prf: suite.prf,
+        sk_d,
+        sk_pi,
+        sk_pr,
+        sealer,
+        opener,
+    })
 }
 
 /// Keys of a Child SA: those for traffic from the initiator of the exchange, and those for the other way.
@@ -90,17 +106,28 @@ pub(crate) fn derive_child(
 ) -> Result<(KeyMaterial, KeyMaterial), KeyError> {
     let (encr_len, integ_len) = (suite.encryption_key_len(), suite.integrity_key_len());
     let seed = [shared.unwrap_or_default(), nonces.0, nonces.1];
-    let stream = prf.prf_plus(sk_d, &seed, 2 * (encr_len + integ_len)).map_err(|_| KeyError)?;
+    let stream = prf
+        .prf_plus(sk_d, &seed, 2 * (encr_len + integ_len))
+        .map_err(|_| KeyError)?;
     let mut cut = Cutter(&stream);
     let mut direction = || -> Result<KeyMaterial, KeyError> {
         let (encryption, integrity) = (cut.take(encr_len)?, cut.take(integ_len)?);
-        Ok(KeyMaterial { encryption: encryption.to_vec(), integrity: integrity.to_vec() })
+        Ok(KeyMaterial {
+            encryption: encryption.to_vec(),
+            integrity: integrity.to_vec(),
+        })
     };
     Ok((direction()?, direction()?))
 }
 
 /// What AUTH signs: `RealMessage | Nonce of the other side | prf(SK_p, RestOfIDPayload)` (section 2.15).
-pub(crate) fn auth_octets(prf: PrfAlgorithm, sk_p: &[u8], message: &[u8], nonce: &[u8], id_body: &[u8]) -> Vec<u8> {
+pub(crate) fn auth_octets(
+    prf: PrfAlgorithm,
+    sk_p: &[u8],
+    message: &[u8],
+    nonce: &[u8],
+    id_body: &[u8],
+) -> Vec<u8> {
     [message, nonce, &prf.prf(sk_p, &[id_body])].concat()
 }
 
@@ -111,5 +138,90 @@ impl Cutter<'_> {
         let (head, rest) = self.0.split_at_checked(len).ok_or(KeyError)?;
         self.0 = rest;
         Ok(Zeroizing::new(head.to_vec()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random::SystemRandom;
+
+    /// Made by `tests/data/ike_keys.py`, an independent implementation.
+    fn expected(name: &str) -> Vec<u8> {
+        let lines = include_str!("../tests/data/ike_keys.txt").lines();
+        let mut fields = lines.filter_map(|line| line.split_once(' '));
+        let (_, hex) = fields.find(|(found, _)| *found == name).unwrap();
+        let digits = hex
+            .as_bytes()
+            .chunks(2)
+            .map(|pair| std::str::from_utf8(pair).unwrap());
+        digits.map(|pair| u8::from_str_radix(pair, 16).unwrap()).collect()
+    }
+
+    fn octets(from: u8, to: u8) -> Vec<u8> {
+        (from..to).collect()
+    }
+
+    #[test]
+    fn ike_keys_match_the_second_implementation() {
+        let (nonce_i, nonce_r, shared) = (octets(0, 32), octets(32, 64), octets(100, 132));
+        let (spi_i, spi_r) = (0x0102_0304_0506_0708, 0x1112_1314_1516_1718);
+        let seeds = Seeds {
+            nonce_i: &nonce_i,
+            nonce_r: &nonce_r,
+            spi_i,
+            spi_r,
+        };
+        let suite: IkeProposal = "aes256-sha256-modp2048".parse().unwrap();
+        let seed = skeyseed(suite.prf, &seeds, &shared);
+        let mut initiator = derive_ike(&suite, &seed, &seeds, true).unwrap();
+        let responder = derive_ike(&suite, &seed, &seeds, false).unwrap();
+        for keys in [&initiator, &responder] {
+            assert_eq!(*keys.sk_d, expected("sk_d"));
+            assert_eq!(*keys.sk_pi, expected("sk_pi"));
+            assert_eq!(*keys.sk_pr, expected("sk_pr"));
+        }
+        // The encryption keys are inside the ciphers: what the initiator seals opens with SK_ei and SK_ai.
+        let opener = SkOpener::new(suite.cipher, &expected("sk_ei"), &expected("sk_ai")).unwrap();
+        let body = initiator
+            .sealer
+            .seal(&mut SystemRandom::new(), b"head", b"content")
+            .unwrap();
+        assert_eq!(*opener.open(b"head", &body).unwrap(), b"content");
+        assert_eq!(*responder.opener.open(b"head", &body).unwrap(), b"content");
+        assert!(
+            initiator.opener.open(b"head", &body).is_err(),
+            "the two directions have different keys"
+        );
+        let rekeyed = skeyseed_rekey(suite.prf, &initiator.sk_d, &seeds, &shared);
+        assert_eq!(*rekeyed, expected("rekey_skeyseed"));
+    }
+
+    #[test]
+    fn child_keys_match_the_second_implementation() {
+        let (nonce_i, nonce_r, shared) = (octets(0, 32), octets(32, 64), octets(100, 132));
+        let sk_d = expected("sk_d");
+        let gcm = EspSuite::AesGcm16 { key_bits: 256 };
+        let cbc = EspSuite::AesCbcHmacSha256_128 { key_bits: 128 };
+        for (name, shared, suite) in [
+            ("child", None, gcm),
+            ("child_pfs", Some(shared.as_slice()), gcm),
+            ("child_cbc", None, cbc),
+        ] {
+            let nonces = (nonce_i.as_slice(), nonce_r.as_slice());
+            let (from_i, from_r) =
+                derive_child(PrfAlgorithm::HmacSha256, &sk_d, shared, nonces, suite).unwrap();
+            let parts = [
+                &from_i.encryption,
+                &from_i.integrity,
+                &from_r.encryption,
+                &from_r.integrity,
+            ];
+            assert_eq!(
+                parts.map(|part| part.as_slice()).concat(),
+                expected(name),
+                "{name}"
+            );
+        }
     }
 }

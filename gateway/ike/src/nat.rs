@@ -33,14 +33,22 @@ fn hash(spi_i: u64, spi_r: u64, address: SocketAddr) -> Vec<u8> {
         IpAddr::V6(ip) => input.extend_from_slice(&ip.octets()),
     }
     input.extend_from_slice(&address.port().to_be_bytes());
-    digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &input).as_ref().to_vec()
+    digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, &input)
+        .as_ref()
+        .to_vec()
 }
 
 /// The two notifications that tell the peer which addresses we think the message has.
 pub(crate) fn notifications(spi_i: u64, spi_r: u64, path: Path) -> [Payload; 2] {
     [
-        Payload::Notify(Notify::new(kind::NAT_DETECTION_SOURCE_IP, hash(spi_i, spi_r, path.local))),
-        Payload::Notify(Notify::new(kind::NAT_DETECTION_DESTINATION_IP, hash(spi_i, spi_r, path.remote))),
+        Payload::Notify(Notify::new(
+            kind::NAT_DETECTION_SOURCE_IP,
+            hash(spi_i, spi_r, path.local),
+        )),
+        Payload::Notify(Notify::new(
+            kind::NAT_DETECTION_DESTINATION_IP,
+            hash(spi_i, spi_r, path.remote),
+        )),
     ]
 }
 
@@ -69,10 +77,39 @@ mod tests {
         let translated: SocketAddr = "203.0.113.9:1024".parse().unwrap();
         let sent = Message(notifications(1, 2, Path { local: a, remote: b }).to_vec());
         let seen = |local, remote| detect(&sent, 1, 2, Path { local, remote });
-        assert_eq!(seen(b, a), NatStatus { local: false, remote: false });
-        assert_eq!(seen(b, translated), NatStatus { local: false, remote: true });
-        assert_eq!(seen(translated, a), NatStatus { local: true, remote: false });
-        assert!(!detect(&Message(vec![]), 1, 2, Path { local: b, remote: translated }).any());
+        assert_eq!(
+            seen(b, a),
+            NatStatus {
+                local: false,
+                remote: false
+            }
+        );
+        assert_eq!(
+            seen(b, translated),
+            NatStatus {
+                local: false,
+                remote: true
+            }
+        );
+        assert_eq!(
+            seen(translated, a),
+            NatStatus {
+                local: true,
+                remote: false
+            }
+        );
+        assert!(
+            !detect(
+                &Message(vec![]),
+                1,
+                2,
+                Path {
+                    local: b,
+                    remote: translated
+                }
+            )
+            .any()
+        );
     }
 
     /// SHA-1 over known octets, computed with `sha1sum`.
@@ -80,7 +117,10 @@ mod tests {
     fn known_hash() {
         let address = "192.0.2.1:500".parse().unwrap();
         let expected = include_str!("../tests/data/nat_detection.sha1").trim();
-        let hash: String = hash(0x0102_0304_0506_0708, 0, address).iter().map(|byte| format!("{byte:02x}")).collect();
+        let hash: String = hash(0x0102_0304_0506_0708, 0, address)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         assert_eq!(hash, expected);
     }
 }

@@ -73,7 +73,13 @@ pub enum CloseReason {
 #[allow(missing_docs)] // the fields say what they are
 pub enum Event {
     /// Both sides are authenticated.
-    IkeSaEstablished { ike_sa: IkeSaId, peer: String, site: u32, remote: SocketAddr, algorithms: String },
+    IkeSaEstablished {
+        ike_sa: IkeSaId,
+        peer: String,
+        site: u32,
+        remote: SocketAddr,
+        algorithms: String,
+    },
     /// A Child SA carries traffic from now on.
     ChildSaEstablished {
         child: ChildId,
@@ -90,15 +96,35 @@ pub enum Event {
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
     /// An IKE SA is gone with its Child SAs.
-    Closed { ike_sa: IkeSaId, peer: String, reason: CloseReason },
+    Closed {
+        ike_sa: IkeSaId,
+        peer: String,
+        reason: CloseReason,
+    },
     /// The peer did not prove who it is, or may not connect.
-    AuthenticationFailed { remote: SocketAddr, peer: String, reason: String },
+    AuthenticationFailed {
+        remote: SocketAddr,
+        peer: String,
+        reason: String,
+    },
     /// No algorithms in common.
-    ProposalRefused { remote: SocketAddr, offered: String, configured: String },
+    ProposalRefused {
+        remote: SocketAddr,
+        offered: String,
+        configured: String,
+    },
     /// No traffic in common.
-    TrafficSelectorsRefused { remote: SocketAddr, offered: String, configured: String },
+    TrafficSelectorsRefused {
+        remote: SocketAddr,
+        offered: String,
+        configured: String,
+    },
     /// The peer refused something of ours; what for, and its notification.
-    RefusedByPeer { remote: SocketAddr, what: &'static str, notification: &'static str },
+    RefusedByPeer {
+        remote: SocketAddr,
+        what: &'static str,
+        notification: &'static str,
+    },
 }
 
 impl fmt::Display for CloseReason {
@@ -119,15 +145,38 @@ impl fmt::Display for CloseReason {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::IkeSaEstablished { ike_sa, peer, site, remote, algorithms } => {
-                write!(f, "{ike_sa} established with {peer} at {remote}, site {site}, {algorithms}")
+            Self::IkeSaEstablished {
+                ike_sa,
+                peer,
+                site,
+                remote,
+                algorithms,
+            } => {
+                write!(
+                    f,
+                    "{ike_sa} established with {peer} at {remote}, site {site}, {algorithms}"
+                )
             }
-            Self::ChildSaEstablished { child, ike_sa, site, algorithms, ts_local, ts_remote } => {
+            Self::ChildSaEstablished {
+                child,
+                ike_sa,
+                site,
+                algorithms,
+                ts_local,
+                ts_remote,
+            } => {
                 let (ours, theirs) = (list(ts_local), list(ts_remote));
-                write!(f, "{child} of {ike_sa} established, site {site}, {algorithms}, {ours} === {theirs}")
+                write!(
+                    f,
+                    "{child} of {ike_sa} established, site {site}, {algorithms}, {ours} === {theirs}"
+                )
             }
             Self::ChildSaRekeyed { old, new, pfs } => {
-                write!(f, "{old} rekeyed as {new} with{} a new key exchange", if *pfs { "" } else { "out" })
+                write!(
+                    f,
+                    "{old} rekeyed as {new} with{} a new key exchange",
+                    if *pfs { "" } else { "out" }
+                )
             }
             Self::IkeSaRekeyed { old, new } => write!(f, "{old} rekeyed as {new}"),
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
@@ -135,13 +184,31 @@ impl fmt::Display for Event {
             Self::AuthenticationFailed { remote, peer, reason } => {
                 write!(f, "authentication of {peer} at {remote} failed: {reason}")
             }
-            Self::ProposalRefused { remote, offered, configured } => {
-                write!(f, "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}")
+            Self::ProposalRefused {
+                remote,
+                offered,
+                configured,
+            } => {
+                write!(
+                    f,
+                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}"
+                )
             }
-            Self::TrafficSelectorsRefused { remote, offered, configured } => {
-                write!(f, "traffic selectors of {remote} refused: it asks for {offered}; allowed are {configured}")
+            Self::TrafficSelectorsRefused {
+                remote,
+                offered,
+                configured,
+            } => {
+                write!(
+                    f,
+                    "traffic selectors of {remote} refused: it asks for {offered}; allowed are {configured}"
+                )
             }
-            Self::RefusedByPeer { remote, what, notification } => {
+            Self::RefusedByPeer {
+                remote,
+                what,
+                notification,
+            } => {
                 write!(f, "{remote} refused {what}: {notification}")
             }
         }
@@ -150,7 +217,11 @@ impl fmt::Display for Event {
 
 /// Selectors in words.
 pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
-    selectors.iter().map(TrafficSelector::to_string).collect::<Vec<_>>().join(", ")
+    selectors
+        .iter()
+        .map(TrafficSelector::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// Why the endpoint wants to be called at a given time.

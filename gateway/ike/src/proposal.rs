@@ -120,7 +120,11 @@ impl IkeProposal {
             key_bits: encryption.key_bits(),
             unknown_attribute: false,
         }];
-        transforms.extend(self.cipher.integrity().map(|integ| Transform::new(transform_type::INTEG, integ.id())));
+        transforms.extend(
+            self.cipher
+                .integrity()
+                .map(|integ| Transform::new(transform_type::INTEG, integ.id())),
+        );
         transforms.push(Transform::new(transform_type::PRF, self.prf.id()));
         transforms.push(Transform::new(transform_type::DH, self.group.id()));
         transforms
@@ -129,7 +133,12 @@ impl IkeProposal {
     /// The proposal as it goes into a payload; `spi` is ours when an IKE SA is rekeyed.
     pub(crate) fn to_wire(self, number: u8, spi: Option<u64>) -> Proposal {
         let spi = spi.map(|spi| spi.to_be_bytes().to_vec()).unwrap_or_default();
-        Proposal { number, protocol: protocol::IKE, spi, transforms: self.transforms() }
+        Proposal {
+            number,
+            protocol: protocol::IKE,
+            spi,
+            transforms: self.transforms(),
+        }
     }
 
     fn matches(&self, offered: &Proposal) -> bool {
@@ -142,11 +151,16 @@ impl IkeProposal {
 
 /// RFC 7296 section 3.3.6: a proposal with a transform type that we do not know cannot be accepted.
 fn only_known_types(offered: &Proposal) -> bool {
-    offered.transforms.iter().all(|transform| (transform_type::ENCR..=transform_type::ESN).contains(&transform.kind))
+    offered
+        .transforms
+        .iter()
+        .all(|transform| (transform_type::ENCR..=transform_type::ESN).contains(&transform.kind))
 }
 
 fn offers(offered: &Proposal, wanted: &[Transform]) -> bool {
-    wanted.iter().all(|transform| offered.transforms.contains(transform))
+    wanted
+        .iter()
+        .all(|transform| offered.transforms.contains(transform))
 }
 
 /// RFC 7296 section 3.3: with an AEAD, integrity is absent or NONE is among the choices.
@@ -158,7 +172,11 @@ fn integrity_may_be_absent(offered: &Proposal) -> bool {
 /// The whole offer of an initiator of an IKE SA.
 pub(crate) fn offer_ike(configured: &[IkeProposal], spi: Option<u64>) -> SecurityAssociation {
     let numbered = configured.iter().zip(1u8..);
-    SecurityAssociation { proposals: numbered.map(|(proposal, number)| proposal.to_wire(number, spi)).collect() }
+    SecurityAssociation {
+        proposals: numbered
+            .map(|(proposal, number)| proposal.to_wire(number, spi))
+            .collect(),
+    }
 }
 
 /// Chooses by our order of preference; among what is acceptable, a proposal with the group that the peer
@@ -169,21 +187,36 @@ pub(crate) fn select_ike(
     sent_group: u16,
 ) -> Option<IkeChoice> {
     let pairs = configured.iter().flat_map(|own| {
-        offer.proposals.iter().filter(|offered| own.matches(offered)).map(move |offered| (own, offered))
+        offer
+            .proposals
+            .iter()
+            .filter(|offered| own.matches(offered))
+            .map(move |offered| (own, offered))
     });
     let mut acceptable = pairs.collect::<Vec<_>>();
     acceptable.sort_by_key(|(own, _)| own.group.id() != sent_group);
     let (own, offered) = acceptable.first()?;
-    let peer_spi = <[u8; 8]>::try_from(offered.spi.as_slice()).ok().map(u64::from_be_bytes);
-    Some(IkeChoice { proposal: **own, number: offered.number, peer_spi })
+    let peer_spi = <[u8; 8]>::try_from(offered.spi.as_slice())
+        .ok()
+        .map(u64::from_be_bytes);
+    Some(IkeChoice {
+        proposal: **own,
+        number: offered.number,
+        peer_spi,
+    })
 }
 
 /// Checks that the answer is one of the proposals offered (RFC 7296 section 2.7).
 pub(crate) fn accept_ike(answer: &SecurityAssociation, configured: &[IkeProposal]) -> Option<IkeChoice> {
-    let [chosen] = answer.proposals.as_slice() else { return None };
+    let [chosen] = answer.proposals.as_slice() else {
+        return None;
+    };
     // Four transforms of four types, or three for an AEAD: more would be no choice.
     select_ike(answer, configured, 0).filter(|choice| {
-        let optional_none = chosen.of_kind(transform_type::INTEG).filter(|transform| transform.id == 0).count();
+        let optional_none = chosen
+            .of_kind(transform_type::INTEG)
+            .filter(|transform| transform.id == 0)
+            .count();
         chosen.transforms.len() == choice.proposal.transforms().len() + optional_none
     })
 }
@@ -194,7 +227,11 @@ impl EspProposal {
     fn to_wire(&self, number: u8, spi: u32, with_groups: bool) -> Proposal {
         let mut transforms = self.suite.transforms();
         if with_groups {
-            transforms.extend(self.groups.iter().map(|group| Transform::new(transform_type::DH, group.id())));
+            transforms.extend(
+                self.groups
+                    .iter()
+                    .map(|group| Transform::new(transform_type::DH, group.id())),
+            );
             if self.pfs_optional && !self.groups.is_empty() {
                 transforms.push(Transform::new(transform_type::DH, 0));
             }
@@ -202,7 +239,12 @@ impl EspProposal {
         let esn = [(self.esn, 1), (self.no_esn, 0)];
         let esn = esn.iter().filter(|(accepted, _)| *accepted);
         transforms.extend(esn.map(|(_, id)| Transform::new(transform_type::ESN, *id)));
-        Proposal { number, protocol: protocol::ESP, spi: spi.to_be_bytes().to_vec(), transforms }
+        Proposal {
+            number,
+            protocol: protocol::ESP,
+            spi: spi.to_be_bytes().to_vec(),
+            transforms,
+        }
     }
 
     fn select(&self, offered: &Proposal, key_exchange: KeyExchangeOffer) -> Option<EspChoice> {
@@ -215,12 +257,22 @@ impl EspProposal {
         let peer_spi = u32::from_be_bytes(<[u8; 4]>::try_from(offered.spi.as_slice()).ok()?);
         let esn = self.select_esn(offered)?;
         let group = self.select_group(offered, key_exchange)?;
-        Some(EspChoice { suite: self.suite, group, esn, number: offered.number, peer_spi })
+        Some(EspChoice {
+            suite: self.suite,
+            group,
+            esn,
+            number: offered.number,
+            peer_spi,
+        })
     }
 
     /// Some initiators leave the transform out when they mean 32-bit numbers.
     fn select_esn(&self, offered: &Proposal) -> Option<bool> {
-        let offers = |id| offered.of_kind(transform_type::ESN).any(|transform| transform.id == id);
+        let offers = |id| {
+            offered
+                .of_kind(transform_type::ESN)
+                .any(|transform| transform.id == id)
+        };
         let none = offered.of_kind(transform_type::ESN).next().is_none();
         if self.esn && offers(1) {
             Some(true)
@@ -236,7 +288,11 @@ impl EspProposal {
             KeyExchangeOffer::Sent(group) => Some(group),
             KeyExchangeOffer::Absent => None,
         };
-        let offers = |id| offered.of_kind(transform_type::DH).any(|transform| transform.id == id);
+        let offers = |id| {
+            offered
+                .of_kind(transform_type::DH)
+                .any(|transform| transform.id == id)
+        };
         let none_offered = offered.of_kind(transform_type::DH).next().is_none() || offers(0);
         let none = none_offered && (self.groups.is_empty() || self.pfs_optional);
         let shared = || self.groups.iter().copied().filter(|group| offers(group.id()));
@@ -263,7 +319,9 @@ pub(crate) enum KeyExchangeOffer {
 /// The whole offer of an initiator of a Child SA that will receive on `spi`.
 pub(crate) fn offer_esp(configured: &[EspProposal], spi: u32, with_groups: bool) -> SecurityAssociation {
     let numbered = configured.iter().zip(1u8..);
-    let proposals = numbered.map(|(proposal, number)| proposal.to_wire(number, spi, with_groups)).collect();
+    let proposals = numbered
+        .map(|(proposal, number)| proposal.to_wire(number, spi, with_groups))
+        .collect();
     SecurityAssociation { proposals }
 }
 
@@ -273,9 +331,12 @@ pub(crate) fn select_esp(
     configured: &[EspProposal],
     key_exchange: KeyExchangeOffer,
 ) -> Option<EspChoice> {
-    let choices = configured
-        .iter()
-        .flat_map(|own| offer.proposals.iter().filter_map(move |offered| own.select(offered, key_exchange)));
+    let choices = configured.iter().flat_map(|own| {
+        offer
+            .proposals
+            .iter()
+            .filter_map(move |offered| own.select(offered, key_exchange))
+    });
     let mut choices = choices.collect::<Vec<_>>();
     let fits = |choice: &EspChoice| match (key_exchange, choice.group) {
         (KeyExchangeOffer::Sent(sent), Some(group)) => group.id() == sent,
@@ -292,9 +353,13 @@ pub(crate) fn accept_esp(
     configured: &[EspProposal],
     key_exchange: KeyExchangeOffer,
 ) -> Option<EspChoice> {
-    let [chosen] = answer.proposals.as_slice() else { return None };
+    let [chosen] = answer.proposals.as_slice() else {
+        return None;
+    };
     let one_each = (transform_type::ENCR..=transform_type::ESN).all(|kind| chosen.of_kind(kind).count() <= 1);
-    one_each.then(|| select_esp(answer, configured, key_exchange)).flatten()
+    one_each
+        .then(|| select_esp(answer, configured, key_exchange))
+        .flatten()
 }
 
 /// The answer to an ESP offer.
@@ -306,7 +371,9 @@ pub(crate) fn answer_esp(choice: &EspChoice, spi: u32) -> SecurityAssociation {
         esn: choice.esn,
         no_esn: !choice.esn,
     };
-    SecurityAssociation { proposals: vec![proposal.to_wire(choice.number, spi, true)] }
+    SecurityAssociation {
+        proposals: vec![proposal.to_wire(choice.number, spi, true)],
+    }
 }
 
 /// What this side speaks when nothing is configured, strongest first.
@@ -318,10 +385,16 @@ pub fn default_ike_proposals() -> Vec<IkeProposal> {
         (Encryption::AesCbc256, Some(Integrity::HmacSha256)),
         (Encryption::AesCbc128, Some(Integrity::HmacSha256)),
     ];
-    let ciphers = ciphers.into_iter().filter_map(|(encryption, integrity)| IkeCipherSuite::new(encryption, integrity).ok());
+    let ciphers = ciphers
+        .into_iter()
+        .filter_map(|(encryption, integrity)| IkeCipherSuite::new(encryption, integrity).ok());
     ciphers
         .flat_map(|cipher| {
-            DhGroup::ALL.map(|group| IkeProposal { cipher, prf: PrfAlgorithm::HmacSha256, group })
+            DhGroup::ALL.map(|group| IkeProposal {
+                cipher,
+                prf: PrfAlgorithm::HmacSha256,
+                group,
+            })
         })
         .collect()
 }
@@ -337,7 +410,13 @@ pub fn default_esp_proposals() -> Vec<EspProposal> {
     ];
     let groups = DhGroup::ALL.to_vec();
     suites
-        .map(|suite| EspProposal { suite, groups: groups.clone(), pfs_optional: true, esn: true, no_esn: true })
+        .map(|suite| EspProposal {
+            suite,
+            groups: groups.clone(),
+            pfs_optional: true,
+            esn: true,
+            no_esn: true,
+        })
         .into()
 }
 
@@ -353,7 +432,10 @@ pub struct ProposalSyntax {
 
 impl ProposalSyntax {
     fn new(proposal: &str, reason: impl Into<String>) -> Self {
-        Self { proposal: proposal.to_owned(), reason: reason.into() }
+        Self {
+            proposal: proposal.to_owned(),
+            reason: reason.into(),
+        }
     }
 }
 
@@ -385,6 +467,7 @@ const HASHES: [(&str, Integrity, PrfAlgorithm); 3] = [
 ];
 
 fn group_from_word(word: &str) -> Option<DhGroup> {
+    let word = if word == "curve25519" { "x25519" } else { word };
     DhGroup::ALL.into_iter().find(|group| group_word(*group) == word)
 }
 
@@ -403,7 +486,9 @@ impl FromStr for IkeProposal {
     fn from_str(text: &str) -> Result<Self, ProposalSyntax> {
         let (mut encryption, mut integrity, mut prf, mut group) = (None, None, None, None);
         for word in text.trim().split('-') {
-            let hash = HASHES.iter().find(|(name, ..)| word.strip_prefix("prf").unwrap_or(word) == *name);
+            let hash = HASHES
+                .iter()
+                .find(|(name, ..)| word.strip_prefix("prf").unwrap_or(word) == *name);
             let known = match (encryption_from_word(word), hash, group_from_word(word)) {
                 (Some(found), ..) => encryption.replace(found).is_none(),
                 (_, Some((_, _, found)), _) if word.starts_with("prf") => prf.replace(*found).is_none(),
@@ -412,13 +497,24 @@ impl FromStr for IkeProposal {
                 (None, None, None) => false,
             };
             if !known {
-                return Err(ProposalSyntax::new(text, format!("{word:?} is unknown or comes twice")));
+                return Err(ProposalSyntax::new(
+                    text,
+                    format!("{word:?} is unknown or comes twice"),
+                ));
             }
         }
-        let encryption = encryption.ok_or_else(|| ProposalSyntax::new(text, "no encryption, such as aes256gcm16"))?;
+        let encryption =
+            encryption.ok_or_else(|| ProposalSyntax::new(text, "no encryption, such as aes256gcm16"))?;
         let group = group.ok_or_else(|| ProposalSyntax::new(text, "no group, such as x25519"))?;
-        let implied = || HASHES.iter().find(|(_, own, _)| Some(*own) == integrity).map(|(_, _, prf)| *prf);
-        let prf = prf.or_else(implied).ok_or_else(|| ProposalSyntax::new(text, "no PRF, such as prfsha256"))?;
+        let implied = || {
+            HASHES
+                .iter()
+                .find(|(_, own, _)| Some(*own) == integrity)
+                .map(|(_, _, prf)| *prf)
+        };
+        let prf = prf
+            .or_else(implied)
+            .ok_or_else(|| ProposalSyntax::new(text, "no PRF, such as prfsha256"))?;
         // strongSwan takes `aes256gcm16-sha256-x25519` as naming the PRF.
         let integrity = integrity.filter(|_| !encryption.is_aead());
         let cipher = IkeCipherSuite::new(encryption, integrity)
@@ -436,7 +532,10 @@ impl fmt::Display for IkeProposal {
             write!(f, "-{name}")?;
         }
         if implied.map(|(_, _, prf)| *prf) != Some(self.prf) {
-            let name = HASHES.iter().find(|(_, _, prf)| *prf == self.prf).map_or("?", |(name, ..)| *name);
+            let name = HASHES
+                .iter()
+                .find(|(_, _, prf)| *prf == self.prf)
+                .map_or("?", |(name, ..)| *name);
             write!(f, "-prf{name}")?;
         }
         write!(f, "-{}", group_word(self.group))
@@ -456,12 +555,23 @@ impl FromStr for EspProposal {
             Encryption::ChaCha20Poly1305 => EspSuite::ChaCha20Poly1305,
             cbc @ (Encryption::AesCbc128 | Encryption::AesCbc256) => {
                 words.next_if_eq(&"sha256").ok_or_else(|| {
-                    ProposalSyntax::new(text, format!("{first} needs an integrity algorithm: {first}-sha256"))
+                    ProposalSyntax::new(
+                        text,
+                        format!("{first} needs an integrity algorithm: {first}-sha256"),
+                    )
                 })?;
-                EspSuite::AesCbcHmacSha256_128 { key_bits: cbc.key_bits().unwrap_or(256) }
+                EspSuite::AesCbcHmacSha256_128 {
+                    key_bits: cbc.key_bits().unwrap_or(256),
+                }
             }
         };
-        let mut proposal = Self { suite, groups: Vec::new(), pfs_optional: false, esn: false, no_esn: false };
+        let mut proposal = Self {
+            suite,
+            groups: Vec::new(),
+            pfs_optional: false,
+            esn: false,
+            no_esn: false,
+        };
         for word in words {
             match (word, group_from_word(word)) {
                 (_, Some(group)) => proposal.groups.push(group),
@@ -492,15 +602,26 @@ impl fmt::Display for EspProposal {
         for group in &self.groups {
             write!(f, "-{}", group_word(*group))?;
         }
-        let words = [(self.pfs_optional, "-modpnone"), (self.esn, "-esn"), (self.esn && self.no_esn, "-noesn")];
-        words.iter().filter(|(said, _)| *said).try_for_each(|(_, word)| f.write_str(word))
+        let words = [
+            (self.pfs_optional, "-modpnone"),
+            (self.esn, "-esn"),
+            (self.esn && self.no_esn, "-noesn"),
+        ];
+        words
+            .iter()
+            .filter(|(said, _)| *said)
+            .try_for_each(|(_, word)| f.write_str(word))
     }
 }
 
 /// An offer in words, for the event that says why nothing was chosen.
 pub(crate) fn describe(offer: &SecurityAssociation) -> String {
     let proposals = offer.proposals.iter().map(|proposal| {
-        let transforms = proposal.transforms.iter().map(describe_transform).collect::<Vec<_>>();
+        let transforms = proposal
+            .transforms
+            .iter()
+            .map(describe_transform)
+            .collect::<Vec<_>>();
         transforms.join("-")
     });
     proposals.collect::<Vec<_>>().join(", ")
@@ -521,17 +642,24 @@ fn describe_transform(transform: &Transform) -> String {
         }
     };
     let hash = |id: u16, prefix: &str| {
-        let found = HASHES.iter().find(|(_, integrity, prf)| if prefix.is_empty() { integrity.id() == id } else { prf.id() == id });
+        let found = HASHES.iter().find(|(_, integrity, prf)| {
+            if prefix.is_empty() {
+                integrity.id() == id
+            } else {
+                prf.id() == id
+            }
+        });
         found.map(|(name, ..)| format!("{prefix}{name}"))
     };
     let named = match transform.kind {
-        transform_type::ENCR => {
-            Encryption::from_id(transform.id, transform.key_bits).map(|found| encryption_word(found).to_owned())
-        }
+        transform_type::ENCR => Encryption::from_id(transform.id, transform.key_bits)
+            .map(|found| encryption_word(found).to_owned()),
         transform_type::PRF => hash(transform.id, "prf"),
         transform_type::INTEG => hash(transform.id, ""),
         transform_type::DH => DhGroup::from_id(transform.id).map(|group| group_word(group).to_owned()),
-        transform_type::ESN if transform.id < 2 => Some(["noesn", "esn"][usize::from(transform.id == 1)].to_owned()),
+        transform_type::ESN if transform.id < 2 => {
+            Some(["noesn", "esn"][usize::from(transform.id == 1)].to_owned())
+        }
         _ => None,
     };
     named.unwrap_or_else(number)
@@ -556,13 +684,28 @@ mod tests {
 
     #[test]
     fn words_round_trip() {
-        for text in ["aes256-sha256-modp2048", "aes256gcm16-prfsha256-ecp256", "aes128-sha256-prfsha384-x25519"] {
+        for text in [
+            "aes256-sha256-modp2048",
+            "aes256gcm16-prfsha256-ecp256",
+            "aes128-sha256-prfsha384-x25519",
+        ] {
             assert_eq!(ike(text).to_string(), text);
         }
-        for text in ["aes256gcm16", "aes128-sha256-modp2048", "chacha20poly1305-x25519-ecp256-modpnone-esn-noesn"] {
+        for text in [
+            "aes256gcm16",
+            "aes128-sha256-modp2048",
+            "chacha20poly1305-x25519-ecp256-modpnone-esn-noesn",
+        ] {
             assert_eq!(esp(text).to_string(), text);
         }
-        for text in ["aes256", "aes256-modp2048", "aes256gcm16-x25519", "3des-sha256-modp2048", "", "aes256-sha256-sha256-x25519"] {
+        for text in [
+            "aes256",
+            "aes256-modp2048",
+            "aes256gcm16-x25519",
+            "3des-sha256-modp2048",
+            "",
+            "aes256-sha256-sha256-x25519",
+        ] {
             assert!(text.parse::<IkeProposal>().is_err(), "{text}");
         }
         for text in ["aes256", "aes256gcm16-sha256", "aes256gcm16-foo"] {
@@ -572,11 +715,23 @@ mod tests {
 
     #[test]
     fn our_order_decides_unless_the_group_was_sent() {
-        let offer = offer_ike(&[ike("aes256-sha256-modp2048"), ike("aes256gcm16-prfsha256-x25519")], None);
+        let offer = offer_ike(
+            &[ike("aes256-sha256-modp2048"), ike("aes256gcm16-prfsha256-x25519")],
+            None,
+        );
         let configured = [ike("aes256gcm16-prfsha256-x25519"), ike("aes256-sha256-modp2048")];
-        assert_eq!(select_ike(&offer, &configured, 31).map(|choice| choice.number), Some(2));
-        assert_eq!(select_ike(&offer, &configured, 14).map(|choice| choice.number), Some(1));
-        assert_eq!(select_ike(&offer, &configured, 19).map(|choice| choice.number), Some(2));
+        assert_eq!(
+            select_ike(&offer, &configured, 31).map(|choice| choice.number),
+            Some(2)
+        );
+        assert_eq!(
+            select_ike(&offer, &configured, 14).map(|choice| choice.number),
+            Some(1)
+        );
+        assert_eq!(
+            select_ike(&offer, &configured, 19).map(|choice| choice.number),
+            Some(2)
+        );
         assert_eq!(select_ike(&offer, &[ike("aes128-sha256-modp2048")], 14), None);
     }
 
@@ -594,9 +749,16 @@ mod tests {
     #[test]
     fn an_answer_must_be_one_choice() {
         let configured = default_ike_proposals();
-        let mut answer = SecurityAssociation { proposals: vec![configured[3].to_wire(4, None)] };
-        assert_eq!(accept_ike(&answer, &configured).map(|choice| choice.proposal), Some(configured[3]));
-        answer.proposals[0].transforms.push(Transform::new(transform_type::DH, 19));
+        let mut answer = SecurityAssociation {
+            proposals: vec![configured[3].to_wire(4, None)],
+        };
+        assert_eq!(
+            accept_ike(&answer, &configured).map(|choice| choice.proposal),
+            Some(configured[3])
+        );
+        answer.proposals[0]
+            .transforms
+            .push(Transform::new(transform_type::DH, 19));
         assert_eq!(accept_ike(&answer, &configured), None);
         let esp = [esp("aes256gcm16-x25519-modp2048")];
         let both = offer_esp(&esp, 1, true);
@@ -606,16 +768,30 @@ mod tests {
     #[test]
     fn pfs_is_taken_required_or_left() {
         let select = |own: &str, offered: &str, key_exchange| {
-            select_esp(&offer_esp(&[esp(offered)], 7, true), &[esp(own)], key_exchange).map(|choice| choice.group)
+            select_esp(&offer_esp(&[esp(offered)], 7, true), &[esp(own)], key_exchange)
+                .map(|choice| choice.group)
         };
         let (absent, modp) = (KeyExchangeOffer::Absent, KeyExchangeOffer::Sent(14));
-        assert_eq!(select("aes256gcm16-modp2048", "aes256gcm16-modp2048", modp), Some(Some(DhGroup::Modp2048)));
-        assert_eq!(select("aes256gcm16-modp2048", "aes256gcm16", absent), None);
-        assert_eq!(select("aes256gcm16-modp2048-modpnone", "aes256gcm16", absent), Some(None));
-        assert_eq!(select("aes256gcm16", "aes256gcm16-modp2048", modp), None);
-        assert_eq!(select("aes256gcm16-ecp256", "aes256gcm16-modp2048-ecp256", modp), Some(Some(DhGroup::Ecp256)));
         assert_eq!(
-            select("aes256gcm16-x25519", "aes256gcm16-modp2048", KeyExchangeOffer::NotInThisExchange),
+            select("aes256gcm16-modp2048", "aes256gcm16-modp2048", modp),
+            Some(Some(DhGroup::Modp2048))
+        );
+        assert_eq!(select("aes256gcm16-modp2048", "aes256gcm16", absent), None);
+        assert_eq!(
+            select("aes256gcm16-modp2048-modpnone", "aes256gcm16", absent),
+            Some(None)
+        );
+        assert_eq!(select("aes256gcm16", "aes256gcm16-modp2048", modp), None);
+        assert_eq!(
+            select("aes256gcm16-ecp256", "aes256gcm16-modp2048-ecp256", modp),
+            Some(Some(DhGroup::Ecp256))
+        );
+        assert_eq!(
+            select(
+                "aes256gcm16-x25519",
+                "aes256gcm16-modp2048",
+                KeyExchangeOffer::NotInThisExchange
+            ),
             Some(None)
         );
     }
@@ -626,7 +802,10 @@ mod tests {
             let offer = offer_esp(&[esp(offered)], 7, false);
             select_esp(&offer, &[esp(own)], KeyExchangeOffer::NotInThisExchange).map(|choice| choice.esn)
         };
-        assert_eq!(select("aes256gcm16-esn-noesn", "aes256gcm16-esn-noesn"), Some(true));
+        assert_eq!(
+            select("aes256gcm16-esn-noesn", "aes256gcm16-esn-noesn"),
+            Some(true)
+        );
         assert_eq!(select("aes256gcm16", "aes256gcm16-esn-noesn"), Some(false));
         assert_eq!(select("aes256gcm16-esn", "aes256gcm16"), None);
     }
@@ -634,7 +813,9 @@ mod tests {
     #[test]
     fn offers_in_words() {
         let mut offer = offer_esp(&[esp("aes256gcm16-modp2048")], 7, true);
-        offer.proposals[0].transforms.push(Transform::with_key_bits(1, 3, 192));
+        offer.proposals[0]
+            .transforms
+            .push(Transform::with_key_bits(1, 3, 192));
         assert_eq!(describe(&offer), "aes256gcm16-modp2048-noesn-encr3/192");
     }
 }

@@ -14,7 +14,11 @@ pub struct RetransmitPolicy {
 impl Default for RetransmitPolicy {
     /// 1, 2, 4, 8, 8, 8 s, and 8 s more for the last answer: 39 s in all.
     fn default() -> Self {
-        Self { initial_ms: 1_000, longest_ms: 8_000, repetitions_max: 6 }
+        Self {
+            initial_ms: 1_000,
+            longest_ms: 8_000,
+            repetitions_max: 6,
+        }
     }
 }
 
@@ -43,7 +47,12 @@ impl Retransmission {
     /// For a request sent at `now_ms`.
     pub fn start(policy: RetransmitPolicy, now_ms: u64) -> Self {
         let wait_ms = policy.initial_ms.max(1);
-        Self { policy, repetitions: 0, wait_ms, due_ms: now_ms.saturating_add(wait_ms) }
+        Self {
+            policy,
+            repetitions: 0,
+            wait_ms,
+            due_ms: now_ms.saturating_add(wait_ms),
+        }
     }
 
     /// Moves the clock; call once per due time.

@@ -32,7 +32,13 @@ impl TrafficSelector {
 
     /// All protocols and ports of a range of addresses.
     pub const fn addresses(start: IpAddr, end: IpAddr) -> Self {
-        Self { protocol: 0, start, end, start_port: 0, end_port: u16::MAX }
+        Self {
+            protocol: 0,
+            start,
+            end,
+            start_port: 0,
+            end_port: u16::MAX,
+        }
     }
 
     /// All protocols and ports of a prefix; bits of `address` beyond the prefix are cleared. `None`
@@ -68,7 +74,13 @@ impl TrafficSelector {
         let start = self.start.max(other.start);
         let end = self.end.min(other.end);
         let (start_port, end_port) = intersect_ports(self, other)?;
-        (start <= end).then_some(Self { protocol, start, end, start_port, end_port })
+        (start <= end).then_some(Self {
+            protocol,
+            start,
+            end,
+            start_port,
+            end_port,
+        })
     }
 
     /// True when every packet of `other` is in `self`.
@@ -98,7 +110,9 @@ fn intersect_ports(one: &TrafficSelector, two: &TrafficSelector) -> Option<(u16,
 /// The order is the peer's, because its first selector may be the packet that caused the request.
 pub fn narrow(asked: &[TrafficSelector], allowed: &[TrafficSelector]) -> Vec<TrafficSelector> {
     let mut narrowed: Vec<TrafficSelector> = Vec::new();
-    let shared = asked.iter().flat_map(|asked| allowed.iter().filter_map(|own| asked.intersection(own)));
+    let shared = asked
+        .iter()
+        .flat_map(|asked| allowed.iter().filter_map(|own| asked.intersection(own)));
     for selector in shared {
         if narrowed.iter().any(|wider| wider.contains(&selector)) {
             continue;
@@ -133,7 +147,9 @@ impl TrafficSelector {
     /// The length of the prefix that the range of addresses is, if it is one.
     pub fn prefix_len(&self) -> Option<u8> {
         let (start, end, bits) = match (self.start, self.end) {
-            (IpAddr::V4(start), IpAddr::V4(end)) => (u128::from(start.to_bits()), u128::from(end.to_bits()), 32),
+            (IpAddr::V4(start), IpAddr::V4(end)) => {
+                (u128::from(start.to_bits()), u128::from(end.to_bits()), 32)
+            }
             (IpAddr::V6(start), IpAddr::V6(end)) => (start.to_bits(), end.to_bits(), 128),
             _ => return None,
         };
@@ -157,22 +173,47 @@ mod tests {
 
     #[test]
     fn narrowing_cuts_to_the_policy() {
-        assert_eq!(narrow(&[TrafficSelector::any_v4()], &[net("10.1.0.0/16"), net("10.3.0.0/16")]), [
-            net("10.1.0.0/16"),
-            net("10.3.0.0/16")
-        ]);
-        assert_eq!(narrow(&[net("10.1.2.0/24"), net("10.9.0.0/16")], &[net("10.1.0.0/16")]), [net("10.1.2.0/24")]);
+        assert_eq!(
+            narrow(
+                &[TrafficSelector::any_v4()],
+                &[net("10.1.0.0/16"), net("10.3.0.0/16")]
+            ),
+            [net("10.1.0.0/16"), net("10.3.0.0/16")]
+        );
+        assert_eq!(
+            narrow(&[net("10.1.2.0/24"), net("10.9.0.0/16")], &[net("10.1.0.0/16")]),
+            [net("10.1.2.0/24")]
+        );
         assert_eq!(narrow(&[net("10.1.2.0/24")], &[net("::/0")]), []);
         // The packet that caused the request, contained in the second, is not listed twice.
-        let packet = TrafficSelector { protocol: 6, start_port: 80, end_port: 80, ..net("10.1.2.3/32") };
-        assert_eq!(narrow(&[packet, net("10.1.2.0/24")], &[net("0.0.0.0/0")]), [net("10.1.2.0/24")]);
+        let packet = TrafficSelector {
+            protocol: 6,
+            start_port: 80,
+            end_port: 80,
+            ..net("10.1.2.3/32")
+        };
+        assert_eq!(
+            narrow(&[packet, net("10.1.2.0/24")], &[net("0.0.0.0/0")]),
+            [net("10.1.2.0/24")]
+        );
     }
 
     #[test]
     fn protocols_and_ports() {
-        let tcp = TrafficSelector { protocol: 6, ..net("10.0.0.0/8") };
-        let https = TrafficSelector { start_port: 443, end_port: 443, ..tcp };
-        let opaque = TrafficSelector { start_port: u16::MAX, end_port: 0, ..tcp };
+        let tcp = TrafficSelector {
+            protocol: 6,
+            ..net("10.0.0.0/8")
+        };
+        let https = TrafficSelector {
+            start_port: 443,
+            end_port: 443,
+            ..tcp
+        };
+        let opaque = TrafficSelector {
+            start_port: u16::MAX,
+            end_port: 0,
+            ..tcp
+        };
         assert_eq!(net("0.0.0.0/0").intersection(&https), Some(https));
         assert_eq!(tcp.intersection(&TrafficSelector { protocol: 17, ..tcp }), None);
         assert_eq!(tcp.intersection(&opaque), Some(opaque));
@@ -186,7 +227,12 @@ mod tests {
         assert_eq!(net("::/0").to_string(), "::/0");
         let range = TrafficSelector::addresses("10.0.0.1".parse().unwrap(), "10.0.0.9".parse().unwrap());
         assert_eq!(range.to_string(), "10.0.0.1-10.0.0.9");
-        let https = TrafficSelector { protocol: 6, start_port: 443, end_port: 443, ..net("10.0.0.1/32") };
+        let https = TrafficSelector {
+            protocol: 6,
+            start_port: 443,
+            end_port: 443,
+            ..net("10.0.0.1/32")
+        };
         assert_eq!(https.to_string(), "10.0.0.1/32[6/443]");
         assert_eq!(TrafficSelector::subnet("10.0.0.0".parse().unwrap(), 33), None);
     }

@@ -52,7 +52,10 @@ impl<H: Copy + PartialEq> Sadb<H> {
     /// What IKE calls a Child SA.
     #[must_use]
     pub fn child(&self, handle: H) -> Option<ChildId> {
-        self.children.iter().find(|(_, installed)| installed.handle == handle).map(|(child, _)| *child)
+        self.children
+            .iter()
+            .find(|(_, installed)| installed.handle == handle)
+            .map(|(child, _)| *child)
     }
 
     /// Notes that one or both directions go, and says what the data plane calls the SA. It is forgotten with its last

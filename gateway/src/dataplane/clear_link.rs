@@ -60,7 +60,12 @@ impl ClearLink {
             return;
         };
         let removed = system::block_on_netlink(move |handle| async move {
-            handle.link().del(index).execute().await.map_err(|error| error.to_string())
+            handle
+                .link()
+                .del(index)
+                .execute()
+                .await
+                .map_err(|error| error.to_string())
         });
         if let Err(reason) = removed {
             tracing::warn!(link = %self.worker_end, %reason, "clear link stays behind");

@@ -64,7 +64,10 @@ impl Loaded {
         };
         for name in [program::WAN, program::CLEAR, program::CORE] {
             let loading = loaded.program(name)?.load();
-            loading.map_err(|source| DataplaneError::Program { program: name, source })?;
+            loading.map_err(|source| DataplaneError::Program {
+                program: name,
+                source,
+            })?;
         }
         Ok(loaded)
     }
@@ -82,7 +85,11 @@ impl Loaded {
         for mode in [AttachMode::Native, AttachMode::Generic] {
             let path = self.pin_path(interface, index, mode);
             if path.exists() && self.take_over(name, &path) {
-                tracing::info!(interface, mode = mode.name(), "took over the link of an earlier run");
+                tracing::info!(
+                    interface,
+                    mode = mode.name(),
+                    "took over the link of an earlier run"
+                );
                 self.pins.push(path);
                 return Ok(mode);
             }
@@ -132,9 +139,10 @@ impl Loaded {
     fn program(&mut self, name: &'static str) -> Result<&mut Xdp, DataplaneError> {
         let missing = || DataplaneError::Missing(format!("program `{name}`"));
         let program = self.ebpf.program_mut(name).ok_or_else(missing)?;
-        program
-            .try_into()
-            .map_err(|source| DataplaneError::Program { program: name, source })
+        program.try_into().map_err(|source| DataplaneError::Program {
+            program: name,
+            source,
+        })
     }
 
     /// Swaps our program into a pinned link, in one step. Not if the link's interface is gone.

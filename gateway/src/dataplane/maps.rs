@@ -134,8 +134,9 @@ impl Maps {
         let key = outbound_key(site, prefix);
         // When this very key is gone, the look-up answers with a shorter one; removing the key then finds nothing.
         match self.sa_outbound.get(&key, 0) {
-            Ok(found) if found.sa_index == sa_index => absent_is_fine(self.sa_outbound.remove(&key))
-                .map_err(DataplaneError::map(map::SA_OUTBOUND)),
+            Ok(found) if found.sa_index == sa_index => {
+                absent_is_fine(self.sa_outbound.remove(&key)).map_err(DataplaneError::map(map::SA_OUTBOUND))
+            }
             Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
             Err(error) => Err(DataplaneError::map(map::SA_OUTBOUND)(error)),
         }
@@ -150,8 +151,9 @@ impl Maps {
             inserted.map_err(fault(map::NEXT_HOPS))?;
         }
         let wanted = |found: &Key<[u8; 4]>| {
-            hops.iter()
-                .any(|(address, length, _)| found.prefix_len() == u32::from(*length) && found.data() == *address)
+            hops.iter().any(|(address, length, _)| {
+                found.prefix_len() == u32::from(*length) && found.data() == *address
+            })
         };
         let old: Vec<_> = self.next_hops.keys().filter_map(Result::ok).collect();
         for key in old.into_iter().filter(|key| !wanted(key)) {
@@ -194,18 +196,18 @@ impl Maps {
     }
 }
 
-/// Everything in a hash map; entries that vanish meanwhile are left out.
+/// Everything in a hash map; entries that vanish meanwhile are left out. The kernel begins anew when the key that it
+/// is to go on from has vanished, hence the bound.
 pub(crate) fn entries<M: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<M, K, V>) -> Vec<(K, V)> {
-    map.iter().filter_map(Result::ok).collect()
+    let most = limit::FLOWS_MAX.max(limit::MAPPINGS_MAX) as usize;
+    map.iter().take(most).filter_map(Result::ok).collect()
 }
 
 /// Removing what is gone is done.
 pub(crate) fn absent_is_fine(removed: Result<(), MapError>) -> Result<(), MapError> {
     match removed {
         Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error))
-            if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) =>
-        {
+        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(nix::libc::ENOENT) => {
             Ok(())
         }
         other => other,

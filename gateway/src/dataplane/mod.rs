@@ -110,7 +110,8 @@ impl Dataplane {
     /// Loads and attaches the programs, makes the clear link, starts the workers. Needs root.
     ///
     /// # Errors
-    /// What is missing and where; everything done so far is undone, except that forwarding stays off.
+    /// What is missing and where. Workers and clear link are gone then; forwarding stays off, and programs that were
+    /// attached by then stay and drop.
     pub fn start(config: &DataplaneConfig) -> Result<Self, DataplaneError> {
         start::start(config)
     }
@@ -119,6 +120,18 @@ impl Dataplane {
     #[must_use]
     pub fn attached(&self) -> &[Attached] {
         &self.attached
+    }
+
+    /// Reads the interfaces' addresses again. Call it when one has changed: ESP to another destination is dropped.
+    ///
+    /// # Errors
+    /// An interface is gone.
+    pub fn refresh_addresses(&self) -> Result<(), DataplaneError> {
+        let mut maps = self.maps();
+        for (place, interface) in (0..).zip(&self.attached) {
+            start::fill_interface(&mut maps, interface, place)?;
+        }
+        Ok(())
     }
 
     /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
@@ -207,7 +220,9 @@ impl Dataplane {
     pub fn events(&self) -> Vec<DataplaneEvent> {
         let reports = std::iter::from_fn(|| self.reports.pop()).map(DataplaneEvent::Worker);
         let packets = self.maps().take_events(EVENTS_PER_CALL);
-        reports.chain(packets.into_iter().map(DataplaneEvent::Packet)).collect()
+        reports
+            .chain(packets.into_iter().map(DataplaneEvent::Packet))
+            .collect()
     }
 
     /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses; mends halves of

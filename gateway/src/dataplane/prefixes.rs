@@ -8,7 +8,11 @@ pub(crate) fn prefixes(first: Ipv4Addr, last: Ipv4Addr) -> Vec<([u8; 4], u8)> {
     let mut prefixes = Vec::new();
     while next <= last {
         // As large as the alignment of `next` and the rest of the range allow.
-        let aligned = if next == 0 { 32 } else { next.trailing_zeros().min(32) };
+        let aligned = if next == 0 {
+            32
+        } else {
+            next.trailing_zeros().min(32)
+        };
         let fitting = (last - next + 1).ilog2();
         let host_bits = aligned.min(fitting);
         prefixes.push(((next as u32).to_be_bytes(), (32 - host_bits) as u8));
@@ -46,7 +50,10 @@ mod tests {
         assert_eq!(all, [([0; 4], 0)]);
         let site = prefixes(Ipv4Addr::new(192, 168, 1, 0), Ipv4Addr::new(192, 168, 1, 255));
         assert_eq!(site, [([192, 168, 1, 0], 24)]);
-        assert_eq!(prefixes(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST), [([255; 4], 32)]);
+        assert_eq!(
+            prefixes(Ipv4Addr::BROADCAST, Ipv4Addr::BROADCAST),
+            [([255; 4], 32)]
+        );
         assert!(prefixes(Ipv4Addr::BROADCAST, Ipv4Addr::UNSPECIFIED).is_empty());
     }
 }

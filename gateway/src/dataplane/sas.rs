@@ -9,7 +9,7 @@ use std::time::Duration;
 use gateway_common::abi::map;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, encapsulation};
 use gateway_esp::{
-    ConfigError, InboundConfig, InboundSa, OuterDf, OutboundConfig, OutboundSa, Selectors, TrafficSelector,
+    ConfigError, InboundConfig, InboundSa, OutboundConfig, OutboundSa, OuterDf, Selectors, TrafficSelector,
     Tunnel,
 };
 
@@ -109,7 +109,11 @@ impl Sas {
     }
 
     fn has_spi(&self, spi: u32) -> bool {
-        let mut records = self.workers.iter().flatten().filter_map(|slot| slot.record.as_ref());
+        let mut records = self
+            .workers
+            .iter()
+            .flatten()
+            .filter_map(|slot| slot.record.as_ref());
         records.any(|record| record.inbound && record.spi_in == spi)
     }
 }
@@ -132,7 +136,9 @@ impl Dataplane {
         let kernel = inbound_value(&sa);
         let (inbound, outbound) = halves(sa, tunnel)?;
         let counters: Arc<SaCounters> = Arc::default();
-        counters.sequence_left.store(outbound.sequence_remaining(), Relaxed);
+        counters
+            .sequence_left
+            .store(outbound.sequence_remaining(), Relaxed);
         let record = Record {
             site,
             spi_in,
@@ -161,7 +167,13 @@ impl Dataplane {
             .order(handle.worker, Order::Install(Box::new(install)))
             .and_then(|()| self.route(handle, spi_in))
             .and_then(|()| self.admit(handle, spi_in, kernel))
-            .and_then(|()| if active { self.activate(&mut sas, handle) } else { Ok(()) });
+            .and_then(|()| {
+                if active {
+                    self.activate(&mut sas, handle)
+                } else {
+                    Ok(())
+                }
+            });
         if let Err(error) = installed {
             // The first error is the one to tell.
             let _ = self.remove(&mut sas, handle, true, true);
@@ -285,7 +297,8 @@ impl Dataplane {
         let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
         if outbound {
             for network in &record.networks {
-                self.maps().remove_outbound(record.site, *network, handle.index())?;
+                self.maps()
+                    .remove_outbound(record.site, *network, handle.index())?;
             }
         }
         if inbound {
@@ -303,7 +316,8 @@ impl Dataplane {
         record.inbound &= !inbound;
         record.outbound &= !outbound;
         record.outbound_active &= record.outbound;
-        if !record.inbound && !record.outbound
+        if !record.inbound
+            && !record.outbound
             && let Some(slot) = sas.slot(handle)
         {
             slot.record = None;
@@ -392,7 +406,7 @@ fn halves(sa: SaInstall, tunnel: Tunnel) -> Result<(InboundSa, OutboundSa), Data
         keys: sa.keys_out,
         esn: sa.esn,
         first_sequence: 1,
-        iv_key,
+        iv_key: gateway_esp::IvKey::new(iv_key),
         selectors,
         tunnel,
     })?;

@@ -3,6 +3,7 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
+use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::interface::{Interface, role};
@@ -30,6 +31,9 @@ const SLEEP_MS: u16 = 100;
 /// Milliseconds that it sleeps while frames wait in its transmit rings.
 const SLEEP_PENDING_MS: u16 = 1;
 
+/// Pause of a worker one of whose sockets has failed.
+const BROKEN_PAUSE: Duration = Duration::from_millis(10);
+
 /// An interface on its way to being attached. Its place in the list numbers its slots in `XSKS`.
 struct Planned {
     config: InterfaceConfig,
@@ -47,12 +51,16 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
     let mut loaded = Loaded::load(&config.bpffs_dir)?;
     let mut maps = Maps::take(&mut loaded.ebpf)?;
     maps.set_settings(&config.settings)?;
-    let most_queues = planned.iter().map(|interface| interface.queues).max().unwrap_or(1);
+    let most_queues = planned
+        .iter()
+        .map(|interface| interface.queues)
+        .max()
+        .unwrap_or(1);
     let workers = config.workers.unwrap_or(most_queues).max(most_queues);
     within("workers", workers as usize, limit::QUEUES_MAX)?;
     let clear_link = ClearLink::create(&config.clear_link_prefix, workers)?;
     let undo = RemoveLink(Some(clear_link.clone()));
-    fill_interfaces(&mut maps, &planned, &clear_link)?;
+    fill_clear_link(&mut maps, &planned, &clear_link)?;
     let mut dataplane = Dataplane {
         loaded,
         maps: Mutex::new(maps),
@@ -89,7 +97,11 @@ fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
         source: std::io::ErrorKind::NotFound.into(),
     })?;
     let queues = queues(&config.name)?;
-    within("receive queues of an interface", queues as usize, limit::QUEUES_MAX)?;
+    within(
+        "receive queues of an interface",
+        queues as usize,
+        limit::QUEUES_MAX,
+    )?;
     Ok(Planned {
         config: config.clone(),
         index,
@@ -104,20 +116,43 @@ fn within(what: &'static str, have: usize, max: u32) -> Result<(), DataplaneErro
         .ok_or(DataplaneError::TooMany { what, have, max })
 }
 
-fn fill_interfaces(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> Result<(), DataplaneError> {
-    for (place, interface) in (0..).zip(planned) {
-        let role = match interface.config.role {
-            Role::Wan => role::WAN,
-            Role::Core => role::CORE,
-        };
-        fill_interface(maps, &interface.config.name, interface.index, role, place, interface.queues)?;
+/// Writes the clear link's end and lets XDP redirect out of the others, which are written as they are attached.
+fn fill_clear_link(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> Result<(), DataplaneError> {
+    for interface in planned {
         maps.add_egress(interface.index)?;
     }
     let index = system::interface_index(&clear.program_end).unwrap_or(0);
-    fill_interface(maps, &clear.program_end, index, role::CLEAR, planned.len() as u32, 0)
+    insert(
+        maps,
+        &clear.program_end,
+        index,
+        role::CLEAR,
+        planned.len() as u32,
+        0,
+    )
 }
 
-fn fill_interface(
+/// Writes role, queues and present addresses of an interface; `place` is its place in the configuration.
+pub(super) fn fill_interface(
+    maps: &mut Maps,
+    interface: &Attached,
+    place: u32,
+) -> Result<(), DataplaneError> {
+    let role = match interface.role {
+        Role::Wan => role::WAN,
+        Role::Core => role::CORE,
+    };
+    insert(
+        maps,
+        &interface.name,
+        interface.index,
+        role,
+        place,
+        interface.queues,
+    )
+}
+
+fn insert(
     maps: &mut Maps,
     name: &str,
     index: u32,
@@ -154,7 +189,9 @@ fn wan_ports(planned: &[Planned]) -> Vec<(String, usize)> {
 
 /// Workers that have a queue on every WAN interface: they alone own SAs, since an owner sends on any of them.
 fn owners(planned: &[Planned]) -> u32 {
-    let wan = planned.iter().filter(|interface| interface.config.role == Role::Wan);
+    let wan = planned
+        .iter()
+        .filter(|interface| interface.config.role == Role::Wan);
     wan.map(|interface| interface.queues).min().unwrap_or(1)
 }
 
@@ -250,11 +287,21 @@ fn worker(
 
 /// Waits for a frame, a command or a handed frame.
 fn sleep(rings: &mut XskRings, inbox: &Inbox) {
-    let timeout = if rings.pending() { SLEEP_PENDING_MS } else { SLEEP_MS };
+    let timeout = if rings.pending() {
+        SLEEP_PENDING_MS
+    } else {
+        SLEEP_MS
+    };
     let wake = PollFd::new(std::os::fd::AsFd::as_fd(inbox.wake_fd()), PollFlags::POLLIN);
     let mut descriptors: Vec<PollFd<'_>> = rings.poll_fds().chain([wake]).collect();
-    // A signal or a socket's error ends the wait early, which is harmless.
+    // A signal ends the wait early, which is harmless.
     let _ = poll(&mut descriptors, PollTimeout::from(timeout));
+    let broken = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
+    let is_broken = |found: &PollFd<'_>| found.revents().is_some_and(|events| events.intersects(broken));
+    if descriptors.iter().any(is_broken) {
+        // The interface is gone or down, and `poll` says so at once each time.
+        thread::sleep(BROKEN_PAUSE);
+    }
 }
 
 fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), DataplaneError> {
@@ -263,19 +310,22 @@ fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), Datapl
     if dataplane.loaded.attach(program::CLEAR, &end, index)? == AttachMode::Generic {
         tracing::warn!(interface = %end, "the clear link runs in generic mode");
     }
-    for interface in planned {
-        let name = match interface.config.role {
-            Role::Wan => program::WAN,
-            Role::Core => program::CORE,
-        };
-        let mode = dataplane.loaded.attach(name, &interface.config.name, interface.index)?;
-        dataplane.attached.push(Attached {
+    for (place, interface) in (0..).zip(planned) {
+        let mut attached = Attached {
             name: interface.config.name,
             index: interface.index,
             role: interface.config.role,
             queues: interface.queues,
-            mode,
-        });
+            mode: AttachMode::Native,
+        };
+        // The program finds its interface in the map from its first packet on.
+        fill_interface(&mut dataplane.maps(), &attached, place)?;
+        let name = match attached.role {
+            Role::Wan => program::WAN,
+            Role::Core => program::CORE,
+        };
+        attached.mode = dataplane.loaded.attach(name, &attached.name, attached.index)?;
+        dataplane.attached.push(attached);
     }
     dataplane.loaded.forget_others();
     Ok(())

@@ -48,7 +48,11 @@ pub(crate) fn plan(
         }
         let (inside, outside) = (inside(key), outside(key, flow));
         used.insert(inside);
-        if tables.mappings.get(&inside).map(|mapping| outside_of(&inside, mapping)) != Some(outside)
+        if tables
+            .mappings
+            .get(&inside)
+            .map(|mapping| outside_of(&inside, mapping))
+            != Some(outside)
             || tables.reverse.get(&outside) != Some(&inside)
         {
             plan.restore.push((*key, inside, outside));
@@ -161,7 +165,10 @@ mod tests {
         Tables {
             flows: flows.to_vec(),
             mappings: flows.iter().map(mapping).collect(),
-            reverse: flows.iter().map(|(key, flow)| (outside(key, flow), inside(key))).collect(),
+            reverse: flows
+                .iter()
+                .map(|(key, flow)| (outside(key, flow), inside(key)))
+                .collect(),
         }
     }
 
@@ -198,7 +205,10 @@ mod tests {
         let mut half = tables(&[lost]);
         half.mappings.clear();
         let plan = sweep(&half, &HashSet::new(), 1000);
-        assert_eq!(plan.restore, [(lost.0, inside(&lost.0), outside(&lost.0, &lost.1))]);
+        assert_eq!(
+            plan.restore,
+            [(lost.0, inside(&lost.0), outside(&lost.0, &lost.1))]
+        );
         assert!(plan.suspects.is_empty(), "its outside is needed");
         let mut half = tables(&[lost]);
         half.reverse.clear();
@@ -212,7 +222,10 @@ mod tests {
         tables.flows.clear();
         tables.mappings.clear();
         let first = sweep(&tables, &HashSet::new(), 1000);
-        assert!(first.reverse.is_empty(), "the packet path may just be making the mapping");
+        assert!(
+            first.reverse.is_empty(),
+            "the packet path may just be making the mapping"
+        );
         let second = sweep(&tables, &first.suspects, 1010);
         assert_eq!(second.reverse, [outside(&key, &flow)]);
     }

@@ -47,7 +47,10 @@ fn lift_memlock() -> nix::Result<()> {
         return Ok(());
     }
     let (_, hard) = getrlimit(Resource::RLIMIT_MEMLOCK)?;
-    tracing::warn!(octets = hard, "locked memory stays limited: CAP_SYS_RESOURCE is missing");
+    tracing::warn!(
+        octets = hard,
+        "locked memory stays limited: CAP_SYS_RESOURCE is missing"
+    );
     setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
 }
 
@@ -137,7 +140,9 @@ pub(crate) struct Addresses {
 pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
     let mut found = Addresses::default();
     for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {
-        let Some(address) = interface.address else { continue };
+        let Some(address) = interface.address else {
+            continue;
+        };
         if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
             found.mac = mac;
         } else if let Some(ipv4) = address.as_sockaddr_in().map(|socket| socket.ip())
@@ -176,6 +181,7 @@ where
                 outcome
             })
         });
-        run.join().unwrap_or_else(|_| Err("netlink thread panicked".to_owned()))
+        run.join()
+            .unwrap_or_else(|_| Err("netlink thread panicked".to_owned()))
     })
 }

@@ -3,7 +3,10 @@
 //! **Architecture invariant:** a [`Frame`] is the one owner of its memory while user space has it. It comes from the
 //! pool or from a receive ring, is neither cloned nor made from numbers, and is consumed when it is given to the
 //! kernel; it comes back as another `Frame` through a receive or completion ring.
-#![allow(unsafe_code, reason = "rings shared with the kernel; every block says why it is sound")]
+#![allow(
+    unsafe_code,
+    reason = "rings shared with the kernel; every block says why it is sound"
+)]
 
 use std::io;
 use std::num::NonZeroU32;
@@ -12,9 +15,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
-use xsk_rs::config::{
-    BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig,
-};
+use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::error::DataplaneError;
@@ -140,7 +141,9 @@ impl XskRings {
             queue,
             reason,
         };
-        let name: Interface = interface.parse().map_err(|_| fault("name holds a zero octet".into()))?;
+        let name: Interface = interface
+            .parse()
+            .map_err(|_| fault("name holds a zero octet".into()))?;
         let ring = QueueSize::new(RING_SIZE).map_err(|error| fault(error.to_string()))?;
         let config = SocketConfig::builder()
             .rx_queue_size(ring)
@@ -192,7 +195,9 @@ impl RingPort for XskRings {
     type Frame = Frame;
 
     fn receive(&mut self, port: usize, into: &mut Vec<Frame>) {
-        let Some(Some(port)) = self.ports.get_mut(port) else { return };
+        let Some(Some(port)) = self.ports.get_mut(port) else {
+            return;
+        };
         // SAFETY: the frames of this ring are of `self.umem`, and from here on user space alone has them.
         let received = unsafe { port.receive.consume(&mut self.scratch) };
         port.filled = port.filled.saturating_sub(received);
@@ -298,7 +303,9 @@ impl Port {
         if wanted == 0 {
             return;
         }
-        let Some(give) = free.get(free.len() - wanted..) else { return };
+        let Some(give) = free.get(free.len() - wanted..) else {
+            return;
+        };
         // SAFETY: frames of the free list are owned by user space, and leave the list when the ring takes them.
         let given = unsafe { self.fill.produce(give) };
         // `produce` takes all or nothing.

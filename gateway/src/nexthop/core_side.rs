@@ -38,7 +38,8 @@ impl Resolver {
             .filter_map(read_via)
             .filter(|via| interfaces.contains(&via.ifindex))
             .collect();
-        let mut wanted: BTreeSet<(u32, Ipv4Addr)> = routes.iter().map(|via| (via.ifindex, via.router)).collect();
+        let mut wanted: BTreeSet<(u32, Ipv4Addr)> =
+            routes.iter().map(|via| (via.ifindex, via.router)).collect();
         for destination in destinations {
             if let Ok(route) = self.route((*destination).into()).await
                 && let IpAddr::V4(neighbour) = route.neighbour
@@ -64,7 +65,9 @@ impl Resolver {
 
     /// Resolves all of them at once; one that is silent holds the others up no longer than itself.
     async fn ask_for(&self, wanted: &BTreeSet<(u32, Ipv4Addr)>) -> Result<(), ResolveError> {
-        let questions = wanted.iter().map(|(ifindex, address)| self.mac(*ifindex, (*address).into()));
+        let questions = wanted
+            .iter()
+            .map(|(ifindex, address)| self.mac(*ifindex, (*address).into()));
         for answer in futures_util::future::join_all(questions).await {
             match answer {
                 Ok(_) | Err(ResolveError::Unreachable { .. }) => {}
@@ -99,10 +102,12 @@ fn table(
         let mac = mac_of(via.ifindex, via.router)?;
         Some((via.prefix, via.length, hop(via.ifindex, mac)?))
     });
-    let on_link = neighbours.iter().filter_map(|(ifindex, address, mac)| match address {
-        IpAddr::V4(address) => Some((address.octets(), 32, hop(*ifindex, *mac)?)),
-        IpAddr::V6(_) => None,
-    });
+    let on_link = neighbours
+        .iter()
+        .filter_map(|(ifindex, address, mac)| match address {
+            IpAddr::V4(address) => Some((address.octets(), 32, hop(*ifindex, *mac)?)),
+            IpAddr::V6(_) => None,
+        });
     over_routers.chain(on_link).collect()
 }
 

@@ -137,7 +137,11 @@ impl Resolver {
         self.probe(ifindex, neighbour).await?;
         let until = Instant::now() + RESOLVE_MAX;
         loop {
-            let version = if neighbour.is_ipv4() { IpVersion::V4 } else { IpVersion::V6 };
+            let version = if neighbour.is_ipv4() {
+                IpVersion::V4
+            } else {
+                IpVersion::V6
+            };
             let known = self.neighbours(version).await?;
             let found = known
                 .into_iter()
@@ -214,7 +218,9 @@ impl Drop for Watcher {
     }
 }
 
-async fn collect<T>(answers: impl Stream<Item = Result<T, rtnetlink::Error>>) -> Result<Vec<T>, ResolveError> {
+async fn collect<T>(
+    answers: impl Stream<Item = Result<T, rtnetlink::Error>>,
+) -> Result<Vec<T>, ResolveError> {
     let answers: Vec<_> = answers.collect().await;
     Ok(answers.into_iter().collect::<Result<_, _>>()?)
 }
@@ -258,7 +264,9 @@ fn read_neighbour(message: &NeighbourMessage) -> Option<(u32, IpAddr, [u8; 6])> 
     for attribute in &message.attributes {
         match attribute {
             NeighbourAttribute::Destination(NeighbourAddress::Inet(found)) => address = Some((*found).into()),
-            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => address = Some((*found).into()),
+            NeighbourAttribute::Destination(NeighbourAddress::Inet6(found)) => {
+                address = Some((*found).into())
+            }
             NeighbourAttribute::LinkLocalAddress(found) => mac = found.as_slice().try_into().ok(),
             _ => {}
         }

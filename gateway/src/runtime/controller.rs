@@ -194,7 +194,10 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         match happening {
             Happening::Packet(event) => {
-                let rules = self.rules.as_ref().map(|(generation, compiled)| (*generation, compiled));
+                let rules = self
+                    .rules
+                    .as_ref()
+                    .map(|(generation, compiled)| (*generation, compiled));
                 self.lines.log(&event, &self.sites.get(), rules);
             }
             Happening::FirstInbound(handle) => {
@@ -216,7 +219,9 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         let traffic = self.engine.traffic();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = traffic.get(&installed.handle).map_or(0, |traffic| traffic.packets_in);
+            let packets = traffic
+                .get(&installed.handle)
+                .map_or(0, |traffic| traffic.packets_in);
             if packets != installed.packets_in_seen {
                 installed.packets_in_seen = packets;
                 self.endpoint.handle_child_traffic(now, child);

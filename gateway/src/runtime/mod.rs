@@ -36,7 +36,10 @@ const CALLS_MAX: usize = 16;
 /// # Errors
 /// What could not be set up; nothing is left behind then.
 pub fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     runtime.block_on(serve(prepared))
 }
 
@@ -44,7 +47,8 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let socket = prepared.config.socket.clone();
-    let server = Server::bind(&socket, API_UID).with_context(|| format!("API socket {}", socket.display()))?;
+    let server =
+        Server::bind(&socket, API_UID).with_context(|| format!("API socket {}", socket.display()))?;
     prepare::make_state_dir(&prepared.config)?;
     let dataplane = Dataplane::start(&xdp::dataplane_config(&prepared.config)?).context("data plane")?;
     let engine = xdp::XdpEngine::new(dataplane).await?;

@@ -72,7 +72,10 @@ impl<E: Engine> Controller<E> {
         let traffic = self.engine.traffic();
         let child = |child: gateway_ike::ChildSaInfo| {
             let handle = self.sadb.handle(child.id);
-            let traffic = handle.and_then(|handle| traffic.get(&handle)).copied().unwrap_or_default();
+            let traffic = handle
+                .and_then(|handle| traffic.get(&handle))
+                .copied()
+                .unwrap_or_default();
             view::ChildSa {
                 id: child.id.to_string(),
                 spi_in: format!("{:08x}", child.spi_in),

@@ -20,7 +20,8 @@ use super::engine::{Engine, Happening, SaTraffic, Tables};
 use crate::api::view;
 use crate::config::{self, Config};
 use crate::dataplane::{
-    self, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall, WorkerReport, monotonic_s,
+    self, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall, WorkerReport,
+    monotonic_s,
 };
 use crate::nexthop::{PeerHop, Resolver, Watcher};
 
@@ -64,12 +65,18 @@ pub(super) fn dataplane_config(config: &Config) -> anyhow::Result<DataplaneConfi
         config::Role::Wan => dataplane::Role::Wan,
         config::Role::Core => dataplane::Role::Core,
     };
-    let interface =
-        |own: &config::Interface| InterfaceConfig { name: own.name.clone(), role: role(own.role) };
+    let interface = |own: &config::Interface| InterfaceConfig {
+        name: own.name.clone(),
+        role: role(own.role),
+    };
     // One pin folder a configuration: two gateways of one machine live in two network namespaces, but in one
     // BPF file system.
     let socket = std::path::absolute(&config.socket).context("path of the API socket")?;
-    let id: String = socket.to_string_lossy().chars().map(|letter| if letter.is_alphanumeric() { letter } else { '_' }).collect();
+    let id: String = socket
+        .to_string_lossy()
+        .chars()
+        .map(|letter| if letter.is_alphanumeric() { letter } else { '_' })
+        .collect();
     Ok(DataplaneConfig {
         interfaces: config.interfaces.iter().map(interface).collect(),
         bpffs_dir: std::path::Path::new(BPFFS).join(id.trim_start_matches('_')),
@@ -82,7 +89,13 @@ pub(super) fn dataplane_config(config: &Config) -> anyhow::Result<DataplaneConfi
 }
 
 fn settings(config: &Config) -> Settings {
-    let config::Timeouts { tcp_opening_s, tcp_established_s, tcp_closing_s, udp_s, icmp_s } = config.timeouts;
+    let config::Timeouts {
+        tcp_opening_s,
+        tcp_established_s,
+        tcp_closing_s,
+        udp_s,
+        icmp_s,
+    } = config.timeouts;
     Settings {
         tcp_opening_s,
         tcp_established_s,
@@ -104,7 +117,10 @@ impl XdpEngine {
             match mode {
                 dataplane::AttachMode::Native => tracing::info!(interface = name, "XDP attached natively"),
                 dataplane::AttachMode::Generic => {
-                    tracing::warn!(interface = name, "XDP attached in generic mode: the driver has no native XDP, it is slower");
+                    tracing::warn!(
+                        interface = name,
+                        "XDP attached in generic mode: the driver has no native XDP, it is slower"
+                    );
                 }
             }
         }
@@ -118,7 +134,11 @@ impl XdpEngine {
         let watcher = Watcher::new().context("netlink")?;
         shared.refresh_core().await;
         let follower = tokio::spawn(follow(shared.clone(), watcher));
-        Ok(Self { shared, follower, expired_s: 0 })
+        Ok(Self {
+            shared,
+            follower,
+            expired_s: 0,
+        })
     }
 }
 
@@ -149,7 +169,10 @@ impl Shared {
 
     async fn refresh_core(&self) {
         let attached = self.dataplane.attached().iter();
-        let core: Vec<_> = attached.filter(|one| one.role == dataplane::Role::Core).map(|one| one.index).collect();
+        let core: Vec<_> = attached
+            .filter(|one| one.role == dataplane::Role::Core)
+            .map(|one| one.index)
+            .collect();
         // One that does not answer is asked for again by its next packet.
         let wanted = std::mem::take(&mut *self.wanted());
         match self.resolver.core_next_hops(&core, &wanted).await {
@@ -164,10 +187,22 @@ impl Shared {
 
     /// Resolves the ways of all SAs again; an SA whose way changed takes the new one.
     async fn refresh_ways(&self) {
-        let handles: Vec<_> = self.ways().iter().map(|(handle, way)| (*handle, way.tunnel)).collect();
+        let handles: Vec<_> = self
+            .ways()
+            .iter()
+            .map(|(handle, way)| (*handle, way.tunnel))
+            .collect();
         for (handle, tunnel) in handles {
             match self.resolver.resolve(tunnel.remote).await {
-                Ok(hop) => self.take_way(handle, Tunnel { link: link(&hop), mtu: hop.mtu, ..tunnel }, hop.interface),
+                Ok(hop) => self.take_way(
+                    handle,
+                    Tunnel {
+                        link: link(&hop),
+                        mtu: hop.mtu,
+                        ..tunnel
+                    },
+                    hop.interface,
+                ),
                 // The old way may be as good as any until there is another.
                 Err(error) => tracing::debug!(remote = %tunnel.remote, %error, "way to a peer"),
             }
@@ -188,14 +223,25 @@ impl Shared {
 
     /// Sends to where the peer's authentic packets come from now (RFC 7296 section 2.23).
     async fn follow_peer(&self, handle: SaHandle, source: IpAddr, port: u16) {
-        let Some(tunnel) = self.ways().get(&handle).map(|way| way.tunnel) else { return };
+        let Some(tunnel) = self.ways().get(&handle).map(|way| way.tunnel) else {
+            return;
+        };
         // Without a NAT on the way an address that changes is not followed.
         let Some(udp) = tunnel.udp else { return };
         match self.resolver.resolve(source).await {
             Ok(hop) => {
-                let udp = Some(UdpEncap { remote_port: port, ..udp });
+                let udp = Some(UdpEncap {
+                    remote_port: port,
+                    ..udp
+                });
                 tracing::info!(peer = %SocketAddr::new(source, port), "peer behind a NAT has moved");
-                let tunnel = Tunnel { remote: source, udp, link: link(&hop), mtu: hop.mtu, ..tunnel };
+                let tunnel = Tunnel {
+                    remote: source,
+                    udp,
+                    link: link(&hop),
+                    mtu: hop.mtu,
+                    ..tunnel
+                };
                 self.take_way(handle, tunnel, hop.interface);
             }
             Err(error) => tracing::warn!(%source, %error, "peer behind a NAT has moved out of reach"),
@@ -204,7 +250,10 @@ impl Shared {
 }
 
 fn link(hop: &PeerHop) -> LinkHeader {
-    LinkHeader { destination: hop.destination_mac, source: hop.source_mac }
+    LinkHeader {
+        destination: hop.destination_mac,
+        source: hop.source_mac,
+    }
 }
 
 fn suite(suite: EspSuite) -> anyhow::Result<Suite> {
@@ -251,9 +300,10 @@ impl Engine for XdpEngine {
 
     async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
         let hop = self.shared.resolver.resolve(install.remote.ip()).await?;
-        let udp = install
-            .udp_encap
-            .then(|| UdpEncap { local_port: install.local.port(), remote_port: install.remote.port() });
+        let udp = install.udp_encap.then(|| UdpEncap {
+            local_port: install.local.port(),
+            remote_port: install.remote.port(),
+        });
         let link = link(&hop);
         let handle = self.shared.dataplane.install_sa(SaInstall {
             site: install.site,
@@ -275,8 +325,21 @@ impl Engine for XdpEngine {
             path_mtu: hop.mtu,
         })?;
         let (local, remote) = (install.local.ip(), install.remote.ip());
-        let tunnel = Tunnel { local, remote, udp, link, mtu: hop.mtu, df: OuterDf::default() };
-        self.shared.ways().insert(handle, Way { tunnel, interface: hop.interface });
+        let tunnel = Tunnel {
+            local,
+            remote,
+            udp,
+            link,
+            mtu: hop.mtu,
+            df: OuterDf::default(),
+        };
+        self.shared.ways().insert(
+            handle,
+            Way {
+                tunnel,
+                interface: hop.interface,
+            },
+        );
         Ok(handle)
     }
 
@@ -303,8 +366,22 @@ impl Engine for XdpEngine {
     fn traffic(&self) -> BTreeMap<SaHandle, SaTraffic> {
         let counters = self.shared.dataplane.sa_counters().into_iter();
         let traffic = |(handle, stats): (SaHandle, dataplane::SaStats)| {
-            let dataplane::SaStats { packets_in, bytes_in, packets_out, bytes_out, .. } = stats;
-            (handle, SaTraffic { packets_in, bytes_in, packets_out, bytes_out })
+            let dataplane::SaStats {
+                packets_in,
+                bytes_in,
+                packets_out,
+                bytes_out,
+                ..
+            } = stats;
+            (
+                handle,
+                SaTraffic {
+                    packets_in,
+                    bytes_in,
+                    packets_out,
+                    bytes_out,
+                },
+            )
         };
         counters.map(traffic).collect()
     }
@@ -318,7 +395,12 @@ impl Engine for XdpEngine {
     }
 
     fn rule_hits(&self, rules: u32) -> Vec<u64> {
-        self.shared.dataplane.rule_hits(rules).into_iter().map(|counter| counter.packets).collect()
+        self.shared
+            .dataplane
+            .rule_hits(rules)
+            .into_iter()
+            .map(|counter| counter.packets)
+            .collect()
     }
 
     fn tables(&self) -> Tables {

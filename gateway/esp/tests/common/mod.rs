@@ -3,8 +3,8 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use gateway_esp::{
-    HEADROOM_MAX, InboundConfig, InboundSa, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa, OuterDf,
-    REPLAY_WINDOW_DEFAULT, Selectors, Suite, TAILROOM_MAX, Tunnel, UdpEncap,
+    HEADROOM_MAX, InboundConfig, InboundSa, IvKey, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa,
+    OuterDf, REPLAY_WINDOW_DEFAULT, Selectors, Suite, TAILROOM_MAX, Tunnel, UdpEncap,
 };
 
 pub(crate) const SPI: u32 = 0xc0de_0001;
@@ -60,7 +60,7 @@ pub(crate) fn outbound_config(
         keys: keys(suite),
         esn,
         first_sequence,
-        iv_key: IV_KEY,
+        iv_key: IvKey::new(IV_KEY),
         selectors: Selectors::any(),
         tunnel,
     }

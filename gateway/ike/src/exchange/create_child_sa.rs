@@ -12,8 +12,8 @@ use crate::{
     keys::{Secret, Seeds, derive_ike, skeyseed_rekey},
     output::{Event, Output},
     proposal::{
-        EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, describe, join, offer_esp,
-        offer_ike, select_esp, select_ike,
+        EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, describe, join,
+        offer_esp, offer_ike, select_esp, select_ike,
     },
     traffic_selector::{TrafficSelector, narrow},
     wire::{
@@ -38,7 +38,9 @@ pub(crate) fn respond(
     ctx: &mut Context<'_>,
     message: &Message,
 ) -> Vec<Payload> {
-    let rekeys_ike = message.sa().is_some_and(|sa| sa.proposals.iter().any(|one| one.protocol == protocol::IKE));
+    let rekeys_ike = message
+        .sa()
+        .is_some_and(|sa| sa.proposals.iter().any(|one| one.protocol == protocol::IKE));
     let answer = if established.is_ending() {
         Err(Refusal::of(kind::TEMPORARY_FAILURE))
     } else if rekeys_ike {
@@ -52,17 +54,29 @@ pub(crate) fn respond(
 /// The key exchange of a request that chose `group`, from our side: our public value and the secret.
 fn agree(ctx: &mut Context<'_>, group: DhGroup, ke: &KeyExchange) -> Result<(KeyExchange, Secret), Refusal> {
     let dh = DhPrivate::generate(group, ctx.random).map_err(|_| Refusal::of(kind::TEMPORARY_FAILURE))?;
-    let own = KeyExchange { group: group.id(), data: dh.public() };
+    let own = KeyExchange {
+        group: group.id(),
+        data: dh.public(),
+    };
     let shared = dh.agree(&ke.data).map_err(|_| Refusal::syntax())?;
     Ok((own, shared))
 }
 
 /// The Child SA that a REKEY_SA notification means, if the message has one.
 fn rekeyed_child(established: &Established, message: &Message) -> Result<Option<ChildId>, Refusal> {
-    let Some(notify) = message.notify(kind::REKEY_SA) else { return Ok(None) };
-    let child = established.children.iter().find(|child| Some(child.spi_out) == notify.esp_spi());
+    let Some(notify) = message.notify(kind::REKEY_SA) else {
+        return Ok(None);
+    };
+    let child = established
+        .children
+        .iter()
+        .find(|child| Some(child.spi_out) == notify.esp_spi());
     match child {
-        None => Err(Refusal(Notify { kind: kind::CHILD_SA_NOT_FOUND, data: Vec::new(), ..notify.clone() })),
+        None => Err(Refusal(Notify {
+            kind: kind::CHILD_SA_NOT_FOUND,
+            data: Vec::new(),
+            ..notify.clone()
+        })),
         Some(child) if child.phase == Phase::Live => Ok(Some(child.id)),
         Some(_) => Err(Refusal::of(kind::TEMPORARY_FAILURE)),
     }
@@ -82,13 +96,23 @@ fn answer_child(
     if old.is_none() && established.children.len() >= ctx.config.children_max {
         return Err(Refusal::of(kind::NO_ADDITIONAL_SAS));
     }
-    let (Some(offer), Some(nonce_i)) = (message.sa(), message.nonce()) else { return Err(Refusal::syntax()) };
-    let (Some(ts_i), Some(ts_r)) = (message.ts_i(), message.ts_r()) else { return Err(Refusal::syntax()) };
-    let key_exchange = message.ke().map_or(KeyExchangeOffer::Absent, |ke| KeyExchangeOffer::Sent(ke.group));
+    let (Some(offer), Some(nonce_i)) = (message.sa(), message.nonce()) else {
+        return Err(Refusal::syntax());
+    };
+    let (Some(ts_i), Some(ts_r)) = (message.ts_i(), message.ts_r()) else {
+        return Err(Refusal::syntax());
+    };
+    let key_exchange = message
+        .ke()
+        .map_or(KeyExchangeOffer::Absent, |ke| KeyExchangeOffer::Sent(ke.group));
     let proposals = established.esp_proposals(ctx.config);
     let Some(choice) = select_esp(offer, proposals, key_exchange) else {
         let (offered, configured) = (describe(offer), join(proposals));
-        ctx.event(Event::ProposalRefused { remote: core.path.remote, offered, configured });
+        ctx.event(Event::ProposalRefused {
+            remote: core.path.remote,
+            offered,
+            configured,
+        });
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let exchanged = match (choice.group, message.ke()) {
@@ -98,7 +122,10 @@ fn answer_child(
     };
     let narrowed = established.narrowed(ctx, core, (&ts_i.0, &ts_r.0));
     let (ts_remote, ts_local) = narrowed.ok_or_else(|| Refusal::of(kind::TS_UNACCEPTABLE))?;
-    let (own_ke, shared) = exchanged.map(|(group, ke)| agree(ctx, group, ke)).transpose()?.unzip();
+    let (own_ke, shared) = exchanged
+        .map(|(group, ke)| agree(ctx, group, ke))
+        .transpose()?
+        .unzip();
     let (nonce_r, spi_in) = (ctx.nonce(), ctx.esp_spi());
     let new = NewChild {
         choice,
@@ -111,11 +138,21 @@ fn answer_child(
         outbound_active: old.is_none(),
         replaces: old,
     };
-    let id = child_sa::install(ctx, core, established, new).map_err(|_| Refusal::of(kind::TEMPORARY_FAILURE))?;
+    let id =
+        child_sa::install(ctx, core, established, new).map_err(|_| Refusal::of(kind::TEMPORARY_FAILURE))?;
     if let Some(old) = old {
-        established.replaced_by_peer(old, Collision { child: id, lowest_nonce: nonce_i.0.clone().min(nonce_r.clone()) });
+        established.replaced_by_peer(
+            old,
+            Collision {
+                child: id,
+                lowest_nonce: nonce_i.0.clone().min(nonce_r.clone()),
+            },
+        );
     }
-    let mut payloads = vec![Payload::Sa(answer_esp(&choice, spi_in)), Payload::Nonce(Nonce(nonce_r))];
+    let mut payloads = vec![
+        Payload::Sa(answer_esp(&choice, spi_in)),
+        Payload::Nonce(Nonce(nonce_r)),
+    ];
     payloads.extend(own_ke.map(Payload::Ke));
     payloads.push(Payload::TsI(TrafficSelectors(ts_remote)));
     payloads.push(Payload::TsR(TrafficSelectors(ts_local)));
@@ -137,11 +174,35 @@ impl Established {
         if let Some(child) = self.children.iter_mut().find(|child| child.id == old) {
             child.phase = Phase::Replaced;
         }
-        self.tasks.retain(|task| !matches!(task, Task::RekeyChild { child, .. } if *child == old));
-        if let Some(Pending::Child(own)) = self.outstanding.as_mut().map(|outstanding| &mut outstanding.pending)
+        self.tasks
+            .retain(|task| !matches!(task, Task::RekeyChild { child, .. } if *child == old));
+        if let Some(Pending::Child(own)) = self
+            .outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.pending)
             && own.replaces == Some(old)
         {
             own.collision = Some(collision);
+        }
+    }
+
+    /// The peer deletes what its exchange made, because it already knows that it lost against ours.
+    pub(super) fn withdraw_collision(&mut self, id: ChildId) {
+        if let Some(Pending::Child(own)) = self
+            .outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.pending)
+            && own.collision.take_if(|theirs| theirs.child == id).is_some()
+        {
+            self.lost_by_peer(id);
+        }
+    }
+
+    /// What the peer's exchange made is not to be used; the peer deletes it.
+    fn lost_by_peer(&mut self, id: ChildId) {
+        if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
+            child.phase = Phase::Replaced;
+            child.replaces = None;
         }
     }
 
@@ -170,16 +231,25 @@ pub(crate) struct ExpectChildResponse {
 }
 
 impl ExpectChildResponse {
-    /// The request for a Child SA, or for the rekeying of `replaces`.
+    /// The request for a Child SA, or for the rekeying of `replaces`. The first guess at the group is that
+    /// of the IKE SA, which the peer has.
     pub(crate) fn start(
         established: &Established,
+        core: &Core,
         ctx: &mut Context<'_>,
         replaces: Option<ChildId>,
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         asked_group: Option<DhGroup>,
     ) -> (Vec<Payload>, Self) {
         let offered = established.esp_proposals(ctx.config).to_vec();
-        let group = asked_group.or_else(|| offered.iter().find_map(|proposal| proposal.groups.first().copied()));
+        let groups = || {
+            offered
+                .iter()
+                .flat_map(|proposal| proposal.groups.iter().copied())
+        };
+        let group = asked_group
+            .or_else(|| groups().find(|group| *group == core.suite.group))
+            .or_else(|| groups().next());
         let dh = group.and_then(|group| DhPrivate::generate(group, ctx.random).ok());
         let (nonce, spi_in) = (ctx.nonce(), ctx.esp_spi());
         let old = replaces.and_then(|id| established.children.iter().find(|child| child.id == id));
@@ -187,18 +257,38 @@ impl ExpectChildResponse {
         payloads.extend(old.map(|old| Payload::Notify(Notify::about_esp(kind::REKEY_SA, old.spi_in))));
         payloads.push(Payload::Sa(offer_esp(&offered, spi_in, true)));
         payloads.push(Payload::Nonce(Nonce(nonce.clone())));
-        payloads.extend(dh.as_ref().map(|dh| Payload::Ke(KeyExchange { group: dh.group().id(), data: dh.public() })));
+        payloads.extend(dh.as_ref().map(|dh| {
+            Payload::Ke(KeyExchange {
+                group: dh.group().id(),
+                data: dh.public(),
+            })
+        }));
         let (ts_local, ts_remote) = selectors;
         payloads.push(Payload::TsI(TrafficSelectors(ts_local.clone())));
         payloads.push(Payload::TsR(TrafficSelectors(ts_remote.clone())));
         let retried = asked_group.is_some();
-        let awaited =
-            Self { replaces, collision: None, spi_in, nonce, dh, offered, ts_local, ts_remote, retried };
+        let awaited = Self {
+            replaces,
+            collision: None,
+            spi_in,
+            nonce,
+            dh,
+            offered,
+            ts_local,
+            ts_remote,
+            retried,
+        };
         (payloads, awaited)
     }
 
     /// Takes the new Child SA over, or copes with the refusal.
-    pub(crate) fn handle(mut self, established: &mut Established, core: &Core, ctx: &mut Context<'_>, message: &Message) {
+    pub(crate) fn handle(
+        mut self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        message: &Message,
+    ) {
         let refused = match message.error() {
             Some(error) => Some(error.clone()),
             None => match self.accept(established, core, ctx, message) {
@@ -222,7 +312,9 @@ impl ExpectChildResponse {
         let syntax = kind::INVALID_SYNTAX;
         let (answer, nonce_r) = message.sa().zip(message.nonce()).ok_or(syntax)?;
         let (ts_i, ts_r) = message.ts_i().zip(message.ts_r()).ok_or(syntax)?;
-        let sent = self.dh.as_ref().map_or(KeyExchangeOffer::Absent, |dh| KeyExchangeOffer::Sent(dh.group().id()));
+        let sent = self.dh.as_ref().map_or(KeyExchangeOffer::Absent, |dh| {
+            KeyExchangeOffer::Sent(dh.group().id())
+        });
         let choice = accept_esp(answer, &self.offered, sent).ok_or(kind::NO_PROPOSAL_CHOSEN)?;
         let ts_local = narrow(&ts_i.0, &self.ts_local);
         let ts_remote = narrow(&ts_r.0, &self.ts_remote);
@@ -237,7 +329,10 @@ impl ExpectChildResponse {
             (Some(_), ..) => return Err(syntax),
         };
         let lowest_nonce = (&self.nonce).min(&nonce_r.0);
-        let lost = self.collision.as_ref().is_some_and(|theirs| *lowest_nonce < theirs.lowest_nonce);
+        let lost = self
+            .collision
+            .as_ref()
+            .is_some_and(|theirs| *lowest_nonce < theirs.lowest_nonce);
         let known = |id: &ChildId| established.children.iter().any(|child| child.id == *id);
         let replaces = self.replaces.filter(|id| known(id) && !lost);
         let new = NewChild {
@@ -256,6 +351,9 @@ impl ExpectChildResponse {
             // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
             established.delete_later(id);
         } else if let Some(old) = self.replaces {
+            if let Some(theirs) = &self.collision {
+                established.lost_by_peer(theirs.child);
+            }
             established.delete_later(old);
         }
         Ok(())
@@ -263,24 +361,37 @@ impl ExpectChildResponse {
 
     fn cope(self, established: &mut Established, core: &Core, ctx: &mut Context<'_>, error: &Notify) {
         let asked = asked_group(error).and_then(DhGroup::from_id);
-        let asked = asked.filter(|group| !self.retried && self.offered.iter().any(|one| one.groups.contains(group)));
+        let asked =
+            asked.filter(|group| !self.retried && self.offered.iter().any(|one| one.groups.contains(group)));
         let live = |established: &Established, id: ChildId| {
-            established.children.iter().any(|child| child.id == id && child.phase == Phase::Live)
+            established
+                .children
+                .iter()
+                .any(|child| child.id == id && child.phase == Phase::Live)
         };
         match (self.replaces, asked) {
             (Some(child), Some(group)) => {
-                established.tasks.push_front(Task::RekeyChild { child, group: Some(group) });
+                established.tasks.push_front(Task::RekeyChild {
+                    child,
+                    group: Some(group),
+                });
             }
             (None, Some(group)) => {
                 let selectors = (self.ts_local, self.ts_remote);
-                established.tasks.push_front(Task::NewChild { selectors, group: Some(group) });
+                established.tasks.push_front(Task::NewChild {
+                    selectors,
+                    group: Some(group),
+                });
             }
             // The peer has rekeyed or deleted it meanwhile.
             (Some(child), None) if !live(established, child) => {}
             (Some(child), None) if error.kind == kind::CHILD_SA_NOT_FOUND => {
                 forget_child(established, core, ctx, child);
                 let selectors = (self.ts_local, self.ts_remote);
-                established.tasks.push_back(Task::NewChild { selectors, group: None });
+                established.tasks.push_back(Task::NewChild {
+                    selectors,
+                    group: None,
+                });
             }
             (Some(child), None) => {
                 let retry_at = retry_at(ctx);
@@ -297,7 +408,11 @@ impl ExpectChildResponse {
 fn report(ctx: &mut Context<'_>, core: &Core, what: &'static str, error: &Notify) {
     if error.kind != kind::TEMPORARY_FAILURE {
         let notification = error_name(error.kind);
-        ctx.event(Event::RefusedByPeer { remote: core.path.remote, what, notification });
+        ctx.event(Event::RefusedByPeer {
+            remote: core.path.remote,
+            what,
+            notification,
+        });
     }
 }
 
@@ -315,7 +430,10 @@ fn answer_rekey_ike(
     message: &Message,
 ) -> Result<Vec<Payload>, Refusal> {
     // RFC 7296 section 2.25.2.
-    if matches!(established.pending(), Some(Pending::Child(_) | Pending::DeleteChild(_))) {
+    if matches!(
+        established.pending(),
+        Some(Pending::Child(_) | Pending::DeleteChild(_))
+    ) {
         return Err(Refusal::of(kind::TEMPORARY_FAILURE));
     }
     let (Some(offer), Some(nonce_i), Some(ke)) = (message.sa(), message.nonce(), message.ke()) else {
@@ -323,24 +441,43 @@ fn answer_rekey_ike(
     };
     let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
         let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
-        ctx.event(Event::ProposalRefused { remote: core.path.remote, offered, configured });
+        ctx.event(Event::ProposalRefused {
+            remote: core.path.remote,
+            offered,
+            configured,
+        });
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let suite = choice.proposal;
     if suite.group.id() != ke.group {
         return Err(Refusal::other_group(suite.group.id()));
     }
-    let spi_i = choice.peer_spi.filter(|spi| *spi != 0).ok_or_else(Refusal::syntax)?;
+    let spi_i = choice
+        .peer_spi
+        .filter(|spi| *spi != 0)
+        .ok_or_else(Refusal::syntax)?;
     let (own_ke, shared) = agree(ctx, suite.group, ke)?;
     let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
-    let seeds = Seeds { nonce_i: &nonce_i.0, nonce_r: &nonce_r, spi_i, spi_r };
+    let seeds = Seeds {
+        nonce_i: &nonce_i.0,
+        nonce_r: &nonce_r,
+        spi_i,
+        spi_r,
+    };
     let colliding = matches!(established.pending(), Some(Pending::RekeyIke(_)));
     let made = successor(established, core, ctx, suite, &seeds, &shared, false);
     let mut ike_sa = made.ok_or_else(|| Refusal::of(kind::TEMPORARY_FAILURE))?;
     let id = ike_sa.core.id;
-    if let Some(Pending::RekeyIke(own)) = established.outstanding.as_mut().map(|outstanding| &mut outstanding.pending) {
+    if let Some(Pending::RekeyIke(own)) = established
+        .outstanding
+        .as_mut()
+        .map(|outstanding| &mut outstanding.pending)
+    {
         let lowest_nonce = nonce_i.0.clone().min(nonce_r.clone());
-        own.collision = Some(Collision { child: spi_r, lowest_nonce });
+        own.collision = Some(Collision {
+            child: spi_r,
+            lowest_nonce,
+        });
     }
     if !colliding {
         hand_over(established, core, ctx, &mut ike_sa);
@@ -348,7 +485,11 @@ fn answer_rekey_ike(
         established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
     }
     ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
-    Ok(vec![chosen(suite.to_wire(choice.number, Some(spi_r))), Payload::Nonce(Nonce(nonce_r)), Payload::Ke(own_ke)])
+    Ok(vec![
+        chosen(suite.to_wire(choice.number, Some(spi_r))),
+        Payload::Nonce(Nonce(nonce_r)),
+        Payload::Ke(own_ke),
+    ])
 }
 
 /// The IKE SA that comes after this one, without Child SAs yet.
@@ -369,8 +510,17 @@ fn successor(
     let (peer, policy) = (established.peer.clone(), established.policy.clone());
     let mut next = Established::new(ctx, peer, policy, keys.prf, keys.sk_d);
     next.redundant = true;
-    let core = Core { id: ctx.allocator.ike_sa(), path: core.path, nat: core.nat, channel, suite };
-    Some(IkeSa { core, state: State::Established(Box::new(next)) })
+    let core = Core {
+        id: ctx.allocator.ike_sa(),
+        path: core.path,
+        nat: core.nat,
+        channel,
+        suite,
+    };
+    Some(IkeSa {
+        core,
+        state: State::Established(Box::new(next)),
+    })
 }
 
 /// Moves the Child SAs to the new IKE SA.
@@ -380,7 +530,10 @@ fn hand_over(established: &mut Established, core: &Core, ctx: &mut Context<'_>, 
         next.adopt(std::mem::take(&mut established.children));
     }
     established.tasks.clear();
-    ctx.event(Event::IkeSaRekeyed { old: core.id, new: ike_sa.core.id });
+    ctx.event(Event::IkeSaRekeyed {
+        old: core.id,
+        new: ike_sa.core.id,
+    });
 }
 
 /// Our request to rekey the IKE SA waits for its response.
@@ -396,22 +549,51 @@ pub(crate) struct ExpectRekeyIkeResponse {
 
 impl ExpectRekeyIkeResponse {
     /// The request. What is offered first is what is in use.
-    pub(crate) fn start(core: &Core, ctx: &mut Context<'_>, group: Option<DhGroup>) -> Option<(Vec<Payload>, Self)> {
+    pub(crate) fn start(
+        core: &Core,
+        ctx: &mut Context<'_>,
+        group: Option<DhGroup>,
+    ) -> Option<(Vec<Payload>, Self)> {
         let mut offered = vec![core.suite];
-        offered.extend(ctx.config.ike_proposals.iter().copied().filter(|proposal| *proposal != core.suite));
+        offered.extend(
+            ctx.config
+                .ike_proposals
+                .iter()
+                .copied()
+                .filter(|proposal| *proposal != core.suite),
+        );
         let dh = DhPrivate::generate(group.unwrap_or(core.suite.group), ctx.random).ok()?;
         let (spi, nonce) = (ctx.ike_spi(), ctx.nonce());
         let payloads = vec![
             Payload::Sa(offer_ike(&offered, Some(spi))),
             Payload::Nonce(Nonce(nonce.clone())),
-            Payload::Ke(KeyExchange { group: dh.group().id(), data: dh.public() }),
+            Payload::Ke(KeyExchange {
+                group: dh.group().id(),
+                data: dh.public(),
+            }),
         ];
         let retried = group.is_some();
-        Some((payloads, Self { collision: None, spi, nonce, dh, offered, retried }))
+        Some((
+            payloads,
+            Self {
+                collision: None,
+                spi,
+                nonce,
+                dh,
+                offered,
+                retried,
+            },
+        ))
     }
 
     /// Takes the new IKE SA over, or copes with the refusal.
-    pub(crate) fn handle(self, established: &mut Established, core: &Core, ctx: &mut Context<'_>, message: &Message) {
+    pub(crate) fn handle(
+        self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        message: &Message,
+    ) {
         let collision = self.collision.clone();
         let refused = match message.error() {
             Some(error) => {
@@ -420,12 +602,17 @@ impl ExpectRekeyIkeResponse {
                     !self.retried && self.offered.iter().any(|proposal| proposal.group == *group)
                 });
                 if let (Some(group), None) = (asked, &collision) {
-                    established.tasks.push_front(Task::RekeyIke { group: Some(group) });
+                    established
+                        .tasks
+                        .push_front(Task::RekeyIke { group: Some(group) });
                     return;
                 }
                 Some(error.clone())
             }
-            None => self.accept(established, core, ctx, message).err().map(|kind| Notify::new(kind, [])),
+            None => self
+                .accept(established, core, ctx, message)
+                .err()
+                .map(|kind| Notify::new(kind, [])),
         };
         match (refused, collision) {
             (None, _) => {}
@@ -454,7 +641,12 @@ impl ExpectRekeyIkeResponse {
         }
         let spi_r = choice.peer_spi.filter(|spi| *spi != 0).ok_or(syntax)?;
         let shared = self.dh.agree(&ke.data).map_err(|_| syntax)?;
-        let seeds = Seeds { nonce_i: &self.nonce, nonce_r: &nonce_r.0, spi_i: self.spi, spi_r };
+        let seeds = Seeds {
+            nonce_i: &self.nonce,
+            nonce_r: &nonce_r.0,
+            spi_i: self.spi,
+            spi_r,
+        };
         let made = successor(established, core, ctx, choice.proposal, &seeds, &shared, true);
         let mut ike_sa = made.ok_or(syntax)?;
         let lowest_nonce = (&self.nonce).min(&nonce_r.0);
@@ -478,18 +670,29 @@ impl ExpectRekeyIkeResponse {
 }
 
 /// The peer's rekeying of the IKE SA stands: its IKE SA takes the Child SAs, and it deletes this one.
-pub(crate) fn yield_to(established: &mut Established, core: &Core, ctx: &mut Context<'_>, theirs: &Collision<u64>) {
+pub(crate) fn yield_to(
+    established: &mut Established,
+    core: &Core,
+    ctx: &mut Context<'_>,
+    theirs: &Collision<u64>,
+) {
     let children = std::mem::take(&mut established.children);
     established.tasks.clear();
     established.redundant = true;
     established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
     established.rekey_at_ms = u64::MAX;
-    ctx.deferred.push(Deferred::Adopt { from: core.id, to: theirs.child, children });
+    ctx.deferred.push(Deferred::Adopt {
+        from: core.id,
+        to: theirs.child,
+        children,
+    });
 }
 
 /// The peer sends on a Child SA that we did not send on yet: it has installed it, so we may.
 pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id: ChildId) {
-    let Some(child) = established.children.iter_mut().find(|child| child.id == id) else { return };
+    let Some(child) = established.children.iter_mut().find(|child| child.id == id) else {
+        return;
+    };
     if !child.outbound_active && child.phase == Phase::Live {
         child.outbound_active = true;
         ctx.outputs.push_back(Output::ActivateOutbound(id));

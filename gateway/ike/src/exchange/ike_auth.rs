@@ -54,16 +54,35 @@ impl Handshake {
     /// ID, CERT and AUTH payloads of ours.
     fn own_proof(&self, ctx: &Context<'_>, initiator: bool) -> Result<Vec<Payload>, String> {
         let identity = &ctx.config.local_identity;
-        let id = Identification { kind: identity.id_type(), data: identity.data() };
+        let id = Identification {
+            kind: identity.id_type(),
+            data: identity.data(),
+        };
         let credential = &ctx.config.credential;
-        let scheme = credential.key().choose(&self.peer_hashes).map_err(|error| error.to_string())?;
+        let scheme = credential
+            .key()
+            .choose(&self.peer_hashes)
+            .map_err(|error| error.to_string())?;
         let octets = self.signed_octets(initiator, &id);
-        let data = credential.key().sign(scheme, &octets).map_err(|error| error.to_string())?;
-        let mut payloads = vec![if initiator { Payload::IdI(id) } else { Payload::IdR(id) }];
+        let data = credential
+            .key()
+            .sign(scheme, &octets)
+            .map_err(|error| error.to_string())?;
+        let mut payloads = vec![if initiator {
+            Payload::IdI(id)
+        } else {
+            Payload::IdR(id)
+        }];
         payloads.extend(credential.chain().map(|certificate| {
-            Payload::Cert(Certificate { encoding: X509_SIGNATURE, data: certificate.der().to_vec() })
+            Payload::Cert(Certificate {
+                encoding: X509_SIGNATURE,
+                data: certificate.der().to_vec(),
+            })
         }));
-        payloads.push(Payload::Auth(Authentication { method: scheme.method().id(), data }));
+        payloads.push(Payload::Auth(Authentication {
+            method: scheme.method().id(),
+            data,
+        }));
         Ok(payloads)
     }
 
@@ -76,9 +95,13 @@ impl Handshake {
         by_initiator: bool,
     ) -> Result<AuthenticatedPeer, String> {
         let identity = Identity::from_wire(id.kind, &id.data).map_err(|error| error.to_string())?;
-        let auth = message.auth().ok_or("it sent no AUTH payload: EAP is not offered here")?;
+        let auth = message
+            .auth()
+            .ok_or("it sent no AUTH payload: EAP is not offered here")?;
         let mut certificates = message.0.iter().filter_map(|payload| match payload {
-            Payload::Cert(certificate) if certificate.encoding == X509_SIGNATURE => Some(certificate.data.clone()),
+            Payload::Cert(certificate) if certificate.encoding == X509_SIGNATURE => {
+                Some(certificate.data.clone())
+            }
             _ => None,
         });
         let leaf = certificates.next().ok_or("it sent no X.509 certificate")?;
@@ -90,28 +113,56 @@ impl Handshake {
             .map_err(|error| error.to_string())?;
         if !verified.proves(&identity) {
             let subject = verified.certificate().subject();
-            return Err(format!("its certificate ({subject}) does not speak for the identity {identity}"));
+            return Err(format!(
+                "its certificate ({subject}) does not speak for the identity {identity}"
+            ));
         }
         let octets = self.signed_octets(by_initiator, id);
-        verified.public_key().verify(auth.method, &octets, &auth.data).map_err(|error| error.to_string())?;
+        verified
+            .public_key()
+            .verify(auth.method, &octets, &auth.data)
+            .map_err(|error| error.to_string())?;
         Ok(AuthenticatedPeer { identity, verified })
     }
 
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
-    pub(super) fn start_auth(self, ctx: &mut Context<'_>, mut core: Core, connection: Connection) -> Option<IkeSa> {
+    pub(super) fn start_auth(
+        self,
+        ctx: &mut Context<'_>,
+        mut core: Core,
+        connection: Connection,
+    ) -> Option<IkeSa> {
         let mut payloads = self.own_proof(ctx, true).ok()?;
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
         payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
-        let proposals = connection.policy.esp_proposals.as_ref().unwrap_or(&ctx.config.esp_proposals);
+        let proposals = connection
+            .policy
+            .esp_proposals
+            .as_ref()
+            .unwrap_or(&ctx.config.esp_proposals);
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         payloads.push(Payload::TsI(TrafficSelectors(connection.policy.ts_local.clone())));
-        payloads.push(Payload::TsR(TrafficSelectors(connection.policy.ts_remote.clone())));
-        let datagrams = core.channel.request(Exchange::IkeAuth, &payloads, ctx.random).ok()?;
+        payloads.push(Payload::TsR(TrafficSelectors(
+            connection.policy.ts_remote.clone(),
+        )));
+        let datagrams = core
+            .channel
+            .request(Exchange::IkeAuth, &payloads, ctx.random)
+            .ok()?;
         ctx.transmit(core.path, &datagrams);
         let clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
-        let awaited = ExpectAuthResponse { handshake: self, connection, spi_in, datagrams, clock };
-        Some(IkeSa { core, state: State::ExpectAuthResponse(Box::new(awaited)) })
+        let awaited = ExpectAuthResponse {
+            handshake: self,
+            connection,
+            spi_in,
+            datagrams,
+            clock,
+        };
+        Some(IkeSa {
+            core,
+            state: State::ExpectAuthResponse(Box::new(awaited)),
+        })
     }
 }
 
@@ -141,10 +192,20 @@ impl ExpectAuthRequest {
                 (payloads, State::Established(Box::new(established)))
             }
             Err(reason) => {
-                let claimed = message.id_i().and_then(|id| Identity::from_wire(id.kind, &id.data).ok());
-                let peer = claimed.map_or_else(|| "an unnamed peer".to_owned(), |identity| identity.to_string());
-                ctx.event(Event::AuthenticationFailed { remote: core.path.remote, peer, reason });
-                (vec![Payload::Notify(Notify::new(kind::AUTHENTICATION_FAILED, []))], closed(ctx))
+                let claimed = message
+                    .id_i()
+                    .and_then(|id| Identity::from_wire(id.kind, &id.data).ok());
+                let peer =
+                    claimed.map_or_else(|| "an unnamed peer".to_owned(), |identity| identity.to_string());
+                ctx.event(Event::AuthenticationFailed {
+                    remote: core.path.remote,
+                    peer,
+                    reason,
+                });
+                (
+                    vec![Payload::Notify(Notify::new(kind::AUTHENTICATION_FAILED, []))],
+                    closed(ctx),
+                )
             }
         }
     }
@@ -177,10 +238,19 @@ impl ExpectAuthRequest {
         payloads: &mut Vec<Payload>,
     ) -> Established {
         if message.notify(kind::INITIAL_CONTACT).is_some() {
-            let close = Deferred::CloseOthers { peer: peer.identity.to_string(), except: core.id };
+            let close = Deferred::CloseOthers {
+                peer: peer.identity.to_string().into(),
+                except: core.id,
+            };
             ctx.deferred.push(close);
         }
-        let Handshake { prf, sk_d, nonce_i, nonce_r, .. } = self.handshake;
+        let Handshake {
+            prf,
+            sk_d,
+            nonce_i,
+            nonce_r,
+            ..
+        } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
@@ -206,10 +276,16 @@ fn first_child(
     let proposals = established.esp_proposals(ctx.config);
     let Some(choice) = select_esp(offer, proposals, KeyExchangeOffer::NotInThisExchange) else {
         let (offered, configured) = (describe(offer), join(proposals));
-        ctx.event(Event::ProposalRefused { remote, offered, configured });
+        ctx.event(Event::ProposalRefused {
+            remote,
+            offered,
+            configured,
+        });
         return Err(kind::NO_PROPOSAL_CHOSEN);
     };
-    let (ts_remote, ts_local) = established.narrowed(ctx, core, (&ts_i.0, &ts_r.0)).ok_or(kind::TS_UNACCEPTABLE)?;
+    let (ts_remote, ts_local) = established
+        .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
+        .ok_or(kind::TS_UNACCEPTABLE)?;
     let spi_in = ctx.esp_spi();
     let new = NewChild {
         choice,
@@ -262,11 +338,20 @@ impl ExpectAuthResponse {
 
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
         ctx.allocator.release(self.spi_in);
-        ctx.event(Event::Closed { ike_sa: core.id, peer: self.peer(), reason });
+        ctx.event(Event::Closed {
+            ike_sa: core.id,
+            peer: self.peer(),
+            reason,
+        });
     }
 
     /// Verifies the responder and takes the Child SA over.
-    pub(crate) fn handle(self, core: &mut Core, ctx: &mut Context<'_>, message: Result<Message, WireError>) -> State {
+    pub(crate) fn handle(
+        self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        message: Result<Message, WireError>,
+    ) -> State {
         let message = match message {
             Ok(message) => message,
             Err(_) => return self.fail(core, ctx, "its answer is malformed".to_owned()),
@@ -290,26 +375,54 @@ impl ExpectAuthResponse {
         if peer.identity == *expected {
             Ok(peer)
         } else {
-            Err(format!("it is {}, but the connection wants {expected}", peer.identity))
+            Err(format!(
+                "it is {}, but the connection wants {expected}",
+                peer.identity
+            ))
         }
     }
 
     /// RFC 7296 section 2.21.2: the responder believes that the IKE SA stands, so it is told.
     fn fail(self, core: &mut Core, ctx: &mut Context<'_>, reason: String) -> State {
         let notify = Payload::Notify(Notify::new(kind::AUTHENTICATION_FAILED, []));
-        if let Ok(datagrams) = core.channel.request(Exchange::Informational, &[notify], ctx.random) {
+        if let Ok(datagrams) = core
+            .channel
+            .request(Exchange::Informational, &[notify], ctx.random)
+        {
             ctx.transmit(core.path, &datagrams);
         }
         ctx.allocator.release(self.spi_in);
-        ctx.event(Event::AuthenticationFailed { remote: core.path.remote, peer: self.peer(), reason });
+        ctx.event(Event::AuthenticationFailed {
+            remote: core.path.remote,
+            peer: self.peer(),
+            reason,
+        });
         closed(ctx)
     }
 
-    fn establish(self, core: &mut Core, ctx: &mut Context<'_>, message: &Message, peer: AuthenticatedPeer) -> State {
-        let Handshake { prf, sk_d, nonce_i, nonce_r, .. } = self.handshake;
+    fn establish(
+        self,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        message: &Message,
+        peer: AuthenticatedPeer,
+    ) -> State {
+        let Handshake {
+            prf,
+            sk_d,
+            nonce_i,
+            nonce_r,
+            ..
+        } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.announce(core, ctx);
-        let result = first_child_answer(&mut established, core, ctx, message, (self.spi_in, &nonce_i, &nonce_r));
+        let result = first_child_answer(
+            &mut established,
+            core,
+            ctx,
+            message,
+            (self.spi_in, &nonce_i, &nonce_r),
+        );
         if let Err(notification) = result {
             ctx.allocator.release(self.spi_in);
             ctx.event(Event::RefusedByPeer {
@@ -339,7 +452,10 @@ fn first_child_answer(
     let choice = accept_esp(answer, proposals, KeyExchangeOffer::NotInThisExchange);
     let choice = choice.ok_or(kind::NO_PROPOSAL_CHOSEN)?;
     let policy = &established.policy;
-    let (ts_local, ts_remote) = (narrow(&ts_i.0, &policy.ts_local), narrow(&ts_r.0, &policy.ts_remote));
+    let (ts_local, ts_remote) = (
+        narrow(&ts_i.0, &policy.ts_local),
+        narrow(&ts_r.0, &policy.ts_remote),
+    );
     if ts_local.is_empty() || ts_remote.is_empty() {
         return Err(kind::TS_UNACCEPTABLE);
     }
@@ -354,7 +470,9 @@ fn first_child_answer(
         outbound_active: true,
         replaces: None,
     };
-    child_sa::install(ctx, core, established, new).map(|_| ()).map_err(|_| kind::NO_PROPOSAL_CHOSEN)
+    child_sa::install(ctx, core, established, new)
+        .map(|_| ())
+        .map_err(|_| kind::NO_PROPOSAL_CHOSEN)
 }
 
 impl Established {
@@ -377,5 +495,96 @@ impl Established {
             return None;
         }
         Some((remote, local))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
+    use zeroize::Zeroizing;
+
+    use super::*;
+    use crate::{
+        config::{Authorizer, EndpointConfig, Time},
+        context::Allocator,
+        counters::Counters,
+        crypto::random::SystemRandom,
+        pki::{credential::Credential, trust::TrustAnchors},
+    };
+
+    struct Nobody;
+
+    impl Authorizer for Nobody {
+        fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
+            None
+        }
+    }
+
+    fn handshake() -> Handshake {
+        Handshake {
+            init_request: b"request".to_vec(),
+            init_response: b"response".to_vec(),
+            nonce_i: vec![1; 32],
+            nonce_r: vec![2; 32],
+            prf: PrfAlgorithm::HmacSha256,
+            sk_d: Zeroizing::new(vec![3; 32]),
+            sk_pi: Zeroizing::new(vec![4; 32]),
+            sk_pr: Zeroizing::new(vec![5; 32]),
+            peer_hashes: Vec::new(),
+            deadline_ms: 0,
+        }
+    }
+
+    /// RFC 7296 section 2.15: the signature covers the first message, the other side's nonce and, by a key
+    /// of this IKE SA, the identity. A proof made for another handshake, or by somebody in the middle, fails.
+    #[test]
+    fn a_proof_holds_for_one_handshake_only() {
+        let credential = Credential::from_pem(
+            include_bytes!("../../tests/data/ec-leaf.crt"),
+            include_bytes!("../../tests/data/ec-leaf.key"),
+        );
+        let config = EndpointConfig::new(
+            credential.unwrap(),
+            "site1.lab.test".parse().unwrap(),
+            TrustAnchors::from_pem(include_bytes!("../../tests/data/ec-ca.crt")).unwrap(),
+            Box::new(Nobody),
+        );
+        let (mut random, mut outputs, mut allocator) =
+            (SystemRandom::new(), VecDeque::new(), Allocator::default());
+        let (mut counters, mut lingering, mut deferred) = (Counters::default(), BTreeSet::new(), Vec::new());
+        let ctx = Context {
+            config: &config,
+            now: Time {
+                mono_ms: 0,
+                unix_s: 1_798_761_600,
+            },
+            random: &mut random,
+            outputs: &mut outputs,
+            allocator: &mut allocator,
+            counters: &mut counters,
+            lingering: &mut lingering,
+            deferred: &mut deferred,
+        };
+        for initiator in [true, false] {
+            let message = Message(handshake().own_proof(&ctx, initiator).unwrap());
+            let id = if initiator { message.id_i() } else { message.id_r() }
+                .unwrap()
+                .clone();
+            let verify =
+                |handshake: Handshake, by_initiator| handshake.verify(&ctx, &message, &id, by_initiator);
+            assert!(verify(handshake(), initiator).is_ok());
+            assert!(verify(handshake(), !initiator).is_err(), "reflected");
+            let others: [fn(&mut Handshake); 3] = [
+                |one| (one.nonce_i[0], one.nonce_r[0]) = (9, 9),
+                |one| (one.init_request[0], one.init_response[0]) = (9, 9),
+                |one| (one.sk_pi[0], one.sk_pr[0]) = (9, 9),
+            ];
+            for change in others {
+                let mut other = handshake();
+                change(&mut other);
+                assert!(verify(other, initiator).unwrap_err().contains("signature"));
+            }
+        }
     }
 }

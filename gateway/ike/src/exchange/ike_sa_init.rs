@@ -63,7 +63,12 @@ pub(crate) fn respond(
     match accepted {
         Ok(ike_sa) => Answered::HalfOpen(Box::new(ike_sa)),
         Err(Refusal(notify)) => {
-            let header = Header { response: true, from_initiator: false, next_payload: payload_type::NONE, ..*header };
+            let header = Header {
+                response: true,
+                from_initiator: false,
+                next_payload: payload_type::NONE,
+                ..*header
+            };
             if let Ok(message) = header.message(Payload::chain(&[Payload::Notify(notify)])) {
                 ctx.transmit(path, &[message]);
             }
@@ -103,36 +108,69 @@ fn accept(
     };
     let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
         let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
-        ctx.event(Event::ProposalRefused { remote: path.remote, offered, configured });
+        ctx.event(Event::ProposalRefused {
+            remote: path.remote,
+            offered,
+            configured,
+        });
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let suite = choice.proposal;
     if suite.group.id() != ke.group {
         return Err(Refusal::other_group(suite.group.id()));
     }
-    let dh = DhPrivate::generate(suite.group, ctx.random).map_err(|_| Refusal::of(kind::NO_PROPOSAL_CHOSEN))?;
+    let dh =
+        DhPrivate::generate(suite.group, ctx.random).map_err(|_| Refusal::of(kind::NO_PROPOSAL_CHOSEN))?;
     let public = dh.public();
     let shared = dh.agree(&ke.data).map_err(|_| Refusal::syntax())?;
     let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
-    let seeds = Seeds { nonce_i: &nonce_i.0, nonce_r: &nonce_r, spi_i: header.spi_i, spi_r };
+    let seeds = Seeds {
+        nonce_i: &nonce_i.0,
+        nonce_r: &nonce_r,
+        spi_i: header.spi_i,
+        spi_r,
+    };
     let seed = skeyseed(suite.prf, &seeds, &shared);
     let keys = derive_ike(&suite, &seed, &seeds, false).map_err(|_| Refusal::syntax())?;
 
     let mut payloads = vec![
         chosen(suite.to_wire(choice.number, None)),
-        Payload::Ke(KeyExchange { group: suite.group.id(), data: public }),
+        Payload::Ke(KeyExchange {
+            group: suite.group.id(),
+            data: public,
+        }),
         Payload::Nonce(Nonce(nonce_r.clone())),
     ];
     payloads.extend(nat::notifications(header.spi_i, spi_r, path));
     payloads.push(certificate_request(ctx));
-    payloads.extend(extensions(ctx, message.notify(kind::IKEV2_FRAGMENTATION_SUPPORTED).is_some()));
-    let answer_header = Header { spi_r, response: true, from_initiator: false, ..*header };
-    let answer = answer_header.message(Payload::chain(&payloads)).map_err(|_: WireError| Refusal::syntax())?;
+    payloads.extend(extensions(
+        ctx,
+        message.notify(kind::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
+    ));
+    let answer_header = Header {
+        spi_r,
+        response: true,
+        from_initiator: false,
+        ..*header
+    };
+    let answer = answer_header
+        .message(Payload::chain(&payloads))
+        .map_err(|_: WireError| Refusal::syntax())?;
 
     let nat = nat::detect(message, header.spi_i, 0, path);
     let message_max = message_max(ctx, message);
-    let channel = Channel::new((header.spi_i, spi_r), false, keys.sealer, keys.opener, (0, 1), message_max);
-    let deadline_ms = ctx.now.mono_ms.saturating_add(ctx.config.half_open_timeout_s.saturating_mul(1000));
+    let channel = Channel::new(
+        (header.spi_i, spi_r),
+        false,
+        keys.sealer,
+        keys.opener,
+        (0, 1),
+        message_max,
+    );
+    let deadline_ms = ctx
+        .now
+        .mono_ms
+        .saturating_add(ctx.config.half_open_timeout_s.saturating_mul(1000));
     ctx.transmit(path, std::slice::from_ref(&answer));
     let handshake = Handshake {
         init_request: datagram.to_vec(),
@@ -143,11 +181,17 @@ fn accept(
         sk_d: keys.sk_d,
         sk_pi: keys.sk_pi,
         sk_pr: keys.sk_pr,
-        peer_hashes: peer_hashes(message),
+        peer_hashes: peer_hashes(ctx, message),
         deadline_ms,
     };
     Ok(IkeSa {
-        core: Core { id: ctx.allocator.ike_sa(), path, nat, channel, suite },
+        core: Core {
+            id: ctx.allocator.ike_sa(),
+            path,
+            nat,
+            channel,
+            suite,
+        },
         state: State::ExpectAuthRequest(Box::new(ExpectAuthRequest { handshake })),
     })
 }
@@ -159,10 +203,22 @@ pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
 
 /// What both sides say they can do: hashes for signatures (RFC 7427 section 4), fragments (RFC 7383).
 fn extensions(ctx: &Context<'_>, fragmentation: bool) -> Vec<Payload> {
-    let hashes: Vec<u8> = HashAlgorithm::ALL.iter().flat_map(|hash| hash.id().to_be_bytes()).collect();
-    let mut payloads = vec![Payload::Notify(Notify::new(kind::SIGNATURE_HASH_ALGORITHMS, hashes))];
+    let mut payloads = Vec::new();
+    if ctx.config.digital_signatures {
+        let hashes: Vec<u8> = HashAlgorithm::ALL
+            .iter()
+            .flat_map(|hash| hash.id().to_be_bytes())
+            .collect();
+        payloads.push(Payload::Notify(Notify::new(
+            kind::SIGNATURE_HASH_ALGORITHMS,
+            hashes,
+        )));
+    }
     if fragmentation && ctx.config.fragment_size.is_some() {
-        payloads.push(Payload::Notify(Notify::new(kind::IKEV2_FRAGMENTATION_SUPPORTED, [])));
+        payloads.push(Payload::Notify(Notify::new(
+            kind::IKEV2_FRAGMENTATION_SUPPORTED,
+            [],
+        )));
     }
     payloads
 }
@@ -174,10 +230,18 @@ fn message_max(ctx: &Context<'_>, message: &Message) -> usize {
     }
 }
 
-fn peer_hashes(message: &Message) -> Vec<HashAlgorithm> {
-    let listed = message.notify(kind::SIGNATURE_HASH_ALGORITHMS);
-    let numbers = listed.map(|notify| notify.data.as_chunks::<2>().0).unwrap_or_default();
-    numbers.iter().filter_map(|bytes| HashAlgorithm::from_id(u16::from_be_bytes(*bytes))).collect()
+/// RFC 7427 section 3: method 14 is used only when both sides announced it.
+fn peer_hashes(ctx: &Context<'_>, message: &Message) -> Vec<HashAlgorithm> {
+    let listed = message
+        .notify(kind::SIGNATURE_HASH_ALGORITHMS)
+        .filter(|_| ctx.config.digital_signatures);
+    let numbers = listed
+        .map(|notify| notify.data.as_chunks::<2>().0)
+        .unwrap_or_default();
+    numbers
+        .iter()
+        .filter_map(|bytes| HashAlgorithm::from_id(u16::from_be_bytes(*bytes)))
+        .collect()
 }
 
 /// Our IKE_SA_INIT request waits for its response.
@@ -211,7 +275,10 @@ pub(crate) enum Initiated {
 impl ExpectInitResponse {
     /// Sends the first request of a connection.
     pub(crate) fn start(ctx: &mut Context<'_>, connection: Connection) -> Option<Self> {
-        let path = Path { local: connection.local, remote: connection.remote };
+        let path = Path {
+            local: connection.local,
+            remote: connection.remote,
+        };
         let group = ctx.config.ike_proposals.first()?.group;
         let dh = DhPrivate::generate(group, ctx.random).ok()?;
         let clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
@@ -234,9 +301,16 @@ impl ExpectInitResponse {
     fn send(&mut self, ctx: &mut Context<'_>) {
         let mut payloads = Vec::new();
         // RFC 7296 section 2.6: the cookie goes first, everything else stays as it was.
-        payloads.extend(self.cookie.clone().map(|cookie| Payload::Notify(Notify::new(kind::COOKIE, cookie))));
+        payloads.extend(
+            self.cookie
+                .clone()
+                .map(|cookie| Payload::Notify(Notify::new(kind::COOKIE, cookie))),
+        );
         payloads.push(Payload::Sa(offer_ike(&ctx.config.ike_proposals, None)));
-        payloads.push(Payload::Ke(KeyExchange { group: self.dh.group().id(), data: self.dh.public() }));
+        payloads.push(Payload::Ke(KeyExchange {
+            group: self.dh.group().id(),
+            data: self.dh.public(),
+        }));
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
         payloads.extend(extensions(ctx, true));
@@ -274,7 +348,11 @@ impl ExpectInitResponse {
 
     fn closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
         let peer = self.connection.remote_identity.to_string();
-        ctx.event(Event::Closed { ike_sa: self.id, peer, reason });
+        ctx.event(Event::Closed {
+            ike_sa: self.id,
+            peer,
+            reason,
+        });
     }
 
     /// Handles a response. It is not authenticated: what is not well-formed is ignored, and an error is
@@ -301,7 +379,9 @@ impl ExpectInitResponse {
         let choice = accept_ike(answer, &ctx.config.ike_proposals);
         match choice {
             Some(IkeChoice { proposal, .. })
-                if proposal.group == self.dh.group() && ke.group == proposal.group.id() && header.spi_r != 0 =>
+                if proposal.group == self.dh.group()
+                    && ke.group == proposal.group.id()
+                    && header.spi_r != 0 =>
             {
                 self.proceed(ctx, header, datagram, &message, (proposal, ke, nonce_r))
             }
@@ -310,7 +390,11 @@ impl ExpectInitResponse {
     }
 
     fn with_group(mut self, ctx: &mut Context<'_>, group: DhGroup) -> Initiated {
-        let offered = ctx.config.ike_proposals.iter().any(|proposal| proposal.group == group);
+        let offered = ctx
+            .config
+            .ike_proposals
+            .iter()
+            .any(|proposal| proposal.group == group);
         match DhPrivate::generate(group, ctx.random) {
             Ok(dh) if offered && group != self.dh.group() => {
                 self.dh = dh;
@@ -330,7 +414,10 @@ impl ExpectInitResponse {
     }
 
     fn refused(self, ctx: &mut Context<'_>, notification: u16) -> Initiated {
-        self.closed(ctx, CloseReason::PeerRefused(crate::wire::notify::error_name(notification)));
+        self.closed(
+            ctx,
+            CloseReason::PeerRefused(crate::wire::notify::error_name(notification)),
+        );
         Initiated::Failed
     }
 
@@ -349,11 +436,22 @@ impl ExpectInitResponse {
         let (id, connection, spi_i) = (self.id, self.connection.clone(), self.spi_i);
         let failed = |ctx: &mut Context<'_>| {
             let peer = connection.remote_identity.to_string();
-            ctx.event(Event::Closed { ike_sa: id, peer, reason: CloseReason::ProtocolViolation });
+            ctx.event(Event::Closed {
+                ike_sa: id,
+                peer,
+                reason: CloseReason::ProtocolViolation,
+            });
             Initiated::Failed
         };
-        let Ok(shared) = self.dh.agree(&ke.data) else { return failed(ctx) };
-        let seeds = Seeds { nonce_i: &self.nonce_i, nonce_r: &nonce_r.0, spi_i, spi_r: header.spi_r };
+        let Ok(shared) = self.dh.agree(&ke.data) else {
+            return failed(ctx);
+        };
+        let seeds = Seeds {
+            nonce_i: &self.nonce_i,
+            nonce_r: &nonce_r.0,
+            spi_i,
+            spi_r: header.spi_r,
+        };
         let Ok(keys) = derive_ike(&suite, &skeyseed(suite.prf, &seeds, &shared), &seeds, true) else {
             return failed(ctx);
         };
@@ -363,7 +461,14 @@ impl ExpectInitResponse {
             path.local.set_port(NAT_PORT);
             path.remote.set_port(NAT_PORT);
         }
-        let channel = Channel::new((spi_i, header.spi_r), true, keys.sealer, keys.opener, (1, 0), message_max(ctx, message));
+        let channel = Channel::new(
+            (spi_i, header.spi_r),
+            true,
+            keys.sealer,
+            keys.opener,
+            (1, 0),
+            message_max(ctx, message),
+        );
         let handshake = Handshake {
             init_request: self.request,
             init_response: datagram.to_vec(),
@@ -373,10 +478,16 @@ impl ExpectInitResponse {
             sk_d: keys.sk_d,
             sk_pi: keys.sk_pi,
             sk_pr: keys.sk_pr,
-            peer_hashes: peer_hashes(message),
+            peer_hashes: peer_hashes(ctx, message),
             deadline_ms: u64::MAX,
         };
-        let core = Core { id, path, nat, channel, suite };
+        let core = Core {
+            id,
+            path,
+            nat,
+            channel,
+            suite,
+        };
         match handshake.start_auth(ctx, core, self.connection) {
             Some(ike_sa) => Initiated::Proceed(Box::new(ike_sa)),
             None => failed(ctx),

@@ -26,25 +26,37 @@ pub(crate) fn respond(
     }
     // The initiator did not believe us: it holds no such IKE SA.
     if message.notify(kind::AUTHENTICATION_FAILED).is_some() {
-        return (Vec::new(), Some(CloseReason::PeerRefused("AUTHENTICATION_FAILED")));
+        return (
+            Vec::new(),
+            Some(CloseReason::PeerRefused("AUTHENTICATION_FAILED")),
+        );
     }
     let mut deleted = Vec::new();
     for delete in deletes {
         if let Delete::Esp(spis) = delete {
-            deleted.extend(spis.iter().filter_map(|spi| delete_by_peer(established, core, ctx, *spi)));
+            deleted.extend(
+                spis.iter()
+                    .filter_map(|spi| delete_by_peer(established, core, ctx, *spi)),
+            );
         }
     }
-    let answer = (!deleted.is_empty()).then(|| Payload::Delete(Delete::Esp(deleted)));
+    let answer = (!deleted.is_empty()).then_some(Payload::Delete(Delete::Esp(deleted)));
     (answer.into_iter().collect(), None)
 }
 
 /// Deletes the Child SA that the peer receives on `spi`; our SPI to put into the answer.
-fn delete_by_peer(established: &mut Established, core: &Core, ctx: &mut Context<'_>, spi: u32) -> Option<u32> {
+fn delete_by_peer(
+    established: &mut Established,
+    core: &Core,
+    ctx: &mut Context<'_>,
+    spi: u32,
+) -> Option<u32> {
     let child = established.children.iter().find(|child| child.spi_out == spi)?;
     let (id, spi_in) = (child.id, child.spi_in);
     // RFC 7296 section 1.4.1: when both sides delete it at once, neither answers with it.
     let crossing = matches!(&established.outstanding, Some(outstanding)
         if matches!(outstanding.pending, Pending::DeleteChild(own) if own == id));
+    established.withdraw_collision(id);
     forget_child(established, core, ctx, id);
     (!crossing).then_some(spi_in)
 }
@@ -52,9 +64,15 @@ fn delete_by_peer(established: &mut Established, core: &Core, ctx: &mut Context<
 /// Takes a Child SA out of service because one side deleted it. A successor that was not sending yet
 /// starts to.
 pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut Context<'_>, id: ChildId) {
-    let Some(index) = established.children.iter().position(|child| child.id == id) else { return };
+    let Some(index) = established.children.iter().position(|child| child.id == id) else {
+        return;
+    };
     let child = established.children.remove(index);
-    for successor in established.children.iter_mut().filter(|other| other.replaces == Some(id)) {
+    for successor in established
+        .children
+        .iter_mut()
+        .filter(|other| other.replaces == Some(id))
+    {
         successor.replaces = None;
         if !successor.outbound_active && successor.phase == Phase::Live {
             successor.outbound_active = true;
@@ -64,7 +82,10 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
     match child.phase {
         Phase::Live => {
             ctx.remove(&child);
-            ctx.event(Event::ChildSaClosed { child: id, ike_sa: core.id });
+            ctx.event(Event::ChildSaClosed {
+                child: id,
+                ike_sa: core.id,
+            });
         }
         Phase::Replaced | Phase::Deleting => ctx.remove_replaced(&child),
     }

@@ -51,10 +51,14 @@ impl From<WireError> for Refusal {
 /// The group that an INVALID_KE_PAYLOAD notification asks for.
 pub(crate) fn asked_group(notify: &Notify) -> Option<u16> {
     (notify.kind == kind::INVALID_KE_PAYLOAD).then_some(())?;
-    <[u8; 2]>::try_from(notify.data.as_slice()).ok().map(u16::from_be_bytes)
+    <[u8; 2]>::try_from(notify.data.as_slice())
+        .ok()
+        .map(u16::from_be_bytes)
 }
 
 /// One chosen proposal as a payload.
 pub(crate) fn chosen(proposal: crate::wire::sa::Proposal) -> Payload {
-    Payload::Sa(SecurityAssociation { proposals: vec![proposal] })
+    Payload::Sa(SecurityAssociation {
+        proposals: vec![proposal],
+    })
 }

@@ -19,7 +19,10 @@ impl Authentication {
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body, "authentication");
         let [method, _, _, _] = reader.array()?;
-        Ok(Self { method, data: reader.rest().to_vec() })
+        Ok(Self {
+            method,
+            data: reader.rest().to_vec(),
+        })
     }
 
     /// Appends the body.
@@ -37,7 +40,13 @@ mod tests {
     fn golden() {
         let bytes = [14, 0, 0, 0, 1, 2, 3];
         let parsed = Authentication::parse(&bytes).unwrap();
-        assert_eq!(parsed, Authentication { method: 14, data: vec![1, 2, 3] });
+        assert_eq!(
+            parsed,
+            Authentication {
+                method: 14,
+                data: vec![1, 2, 3]
+            }
+        );
         let mut out = Vec::new();
         parsed.emit(&mut out);
         assert_eq!(out, bytes);

@@ -22,7 +22,10 @@ impl Certificate {
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body, "certificate");
         let encoding = reader.u8()?;
-        Ok(Self { encoding, data: reader.rest().to_vec() })
+        Ok(Self {
+            encoding,
+            data: reader.rest().to_vec(),
+        })
     }
 
     /// Appends the body.
@@ -40,7 +43,13 @@ mod tests {
     fn golden() {
         let bytes = [4, 0x30, 0x00];
         let parsed = Certificate::parse(&bytes).unwrap();
-        assert_eq!(parsed, Certificate { encoding: X509_SIGNATURE, data: vec![0x30, 0] });
+        assert_eq!(
+            parsed,
+            Certificate {
+                encoding: X509_SIGNATURE,
+                data: vec![0x30, 0]
+            }
+        );
         let mut out = Vec::new();
         parsed.emit(&mut out);
         assert_eq!(out, bytes);

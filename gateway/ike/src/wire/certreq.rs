@@ -14,7 +14,10 @@ pub struct CertificateRequest {
 impl CertificateRequest {
     /// Asks for X.509 certificates of these authorities.
     pub fn x509(authorities: Vec<[u8; 20]>) -> Self {
-        Self { encoding: X509_SIGNATURE, authorities }
+        Self {
+            encoding: X509_SIGNATURE,
+            authorities,
+        }
     }
 
     /// Parses the body. Encodings other than X.509 keep no authorities: their content has another form.
@@ -28,7 +31,10 @@ impl CertificateRequest {
         while encoding == X509_SIGNATURE && !reader.is_empty() {
             authorities.push(reader.array()?);
         }
-        Ok(Self { encoding, authorities })
+        Ok(Self {
+            encoding,
+            authorities,
+        })
     }
 
     /// Appends the body.
@@ -54,6 +60,11 @@ mod tests {
         assert_eq!(out, bytes);
         assert!(CertificateRequest::parse(&bytes[..40]).is_err());
         assert!(CertificateRequest::parse(&[]).is_err());
-        assert!(CertificateRequest::parse(&[12, 1, 2]).unwrap().authorities.is_empty());
+        assert!(
+            CertificateRequest::parse(&[12, 1, 2])
+                .unwrap()
+                .authorities
+                .is_empty()
+        );
     }
 }

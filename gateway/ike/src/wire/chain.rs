@@ -38,12 +38,21 @@ pub struct Chain<'a> {
 impl<'a> Chain<'a> {
     /// The chain in `bytes` whose first payload has type `first`.
     pub fn new(first: u8, bytes: &'a [u8]) -> Self {
-        Self { reader: Reader::new(bytes, "payload"), next: first, offset: 0, seen: 0 }
+        Self {
+            reader: Reader::new(bytes, "payload"),
+            next: first,
+            offset: 0,
+            seen: 0,
+        }
     }
 
     fn read(&mut self) -> Result<Option<RawPayload<'a>>, WireError> {
         if self.next == payload_type::NONE {
-            return if self.reader.is_empty() { Ok(None) } else { Err(WireError::BadLength("last payload")) };
+            return if self.reader.is_empty() {
+                Ok(None)
+            } else {
+                Err(WireError::BadLength("last payload"))
+            };
         }
         self.seen += 1;
         if self.seen > PAYLOADS_MAX {
@@ -61,7 +70,13 @@ impl<'a> Chain<'a> {
             return Err(WireError::BadLength("encrypted payload"));
         }
         self.next = if encrypted { payload_type::NONE } else { next };
-        Ok(Some(RawPayload { kind, critical, next, offset, body }))
+        Ok(Some(RawPayload {
+            kind,
+            critical,
+            next,
+            offset,
+            body,
+        }))
     }
 }
 
@@ -122,7 +137,11 @@ impl ChainBuilder {
     /// # Errors
     /// [`WireError::TooLong`] when a payload outgrew its 16-bit length.
     pub fn finish(self) -> Result<(u8, Vec<u8>), WireError> {
-        if self.too_long { Err(WireError::TooLong) } else { Ok((self.first, self.bytes)) }
+        if self.too_long {
+            Err(WireError::TooLong)
+        } else {
+            Ok((self.first, self.bytes))
+        }
     }
 }
 
@@ -133,14 +152,22 @@ mod tests {
     #[test]
     fn golden() {
         let mut builder = ChainBuilder::new();
-        builder.push(40, |out| out.extend_from_slice(&[1, 2])).push(43, |out| out.push(7));
+        builder
+            .push(40, |out| out.extend_from_slice(&[1, 2]))
+            .push(43, |out| out.push(7));
         let (first, bytes) = builder.finish().unwrap();
         assert_eq!(first, 40);
         assert_eq!(bytes, [43, 0, 0, 6, 1, 2, 0, 0, 0, 5, 7]);
         let parsed: Result<Vec<_>, _> = Chain::new(first, &bytes).collect();
         let parsed = parsed.unwrap();
-        assert_eq!((parsed[0].kind, parsed[0].body, parsed[0].offset), (40, &[1, 2][..], 4));
-        assert_eq!((parsed[1].kind, parsed[1].body, parsed[1].offset), (43, &[7][..], 10));
+        assert_eq!(
+            (parsed[0].kind, parsed[0].body, parsed[0].offset),
+            (40, &[1, 2][..], 4)
+        );
+        assert_eq!(
+            (parsed[1].kind, parsed[1].body, parsed[1].offset),
+            (43, &[7][..], 10)
+        );
     }
 
     #[test]
@@ -156,7 +183,10 @@ mod tests {
             assert_eq!(results.last(), Some(&Err(fault)), "{bytes:?}");
         }
         let many: Vec<u8> = [40, 0, 0, 4].repeat(1000);
-        assert_eq!(Chain::new(40, &many).last(), Some(Err(WireError::TooManyPayloads)));
+        assert_eq!(
+            Chain::new(40, &many).last(),
+            Some(Err(WireError::TooManyPayloads))
+        );
     }
 
     #[test]

@@ -30,7 +30,11 @@ impl Delete {
                 while !reader.is_empty() {
                     spis.push(reader.u32()?);
                 }
-                if spis.len() == count { Ok(Self::Esp(spis)) } else { Err(WireError::BadLength("delete")) }
+                if spis.len() == count {
+                    Ok(Self::Esp(spis))
+                } else {
+                    Err(WireError::BadLength("delete"))
+                }
             }
             (protocol::IKE | protocol::ESP, _) => Err(WireError::BadValue("SPI size")),
             (other, _) => Ok(Self::Other(other)),
@@ -61,7 +65,10 @@ mod tests {
     fn golden() {
         for (bytes, delete) in [
             (&[1, 0, 0, 0][..], Delete::Ike),
-            (&[3, 4, 0, 2, 0, 0, 1, 0, 0xff, 0, 0, 1], Delete::Esp(vec![0x100, 0xff00_0001])),
+            (
+                &[3, 4, 0, 2, 0, 0, 1, 0, 0xff, 0, 0, 1],
+                Delete::Esp(vec![0x100, 0xff00_0001]),
+            ),
         ] {
             assert_eq!(Delete::parse(bytes), Ok(delete.clone()));
             let mut out = Vec::new();

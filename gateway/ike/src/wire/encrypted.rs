@@ -68,6 +68,8 @@ pub(super) fn seal_payload(
 /// # Errors
 /// When the integrity check fails; the message must then be dropped without an answer.
 pub fn open(message: &[u8], offset: usize, opener: &SkOpener) -> Result<Zeroizing<Vec<u8>>, ProtectError> {
-    let (head, body) = message.split_at_checked(offset).ok_or(WireError::Truncated("encrypted payload"))?;
+    let (head, body) = message
+        .split_at_checked(offset)
+        .ok_or(WireError::Truncated("encrypted payload"))?;
     Ok(opener.open(head, body)?)
 }

@@ -62,10 +62,21 @@ pub fn seal(
     let content = Zeroizing::new(content);
     let suite = sealer.suite();
     if HEADER_LEN + GENERIC_HEADER_LEN + suite.body_len(content.len()) <= message_max {
-        return Ok(vec![encrypted::seal_payload(header, payload_type::SK, first, &[], &content, sealer, random)?]);
+        return Ok(vec![encrypted::seal_payload(
+            header,
+            payload_type::SK,
+            first,
+            &[],
+            &content,
+            sealer,
+            random,
+        )?]);
     }
     let body_max = message_max.saturating_sub(HEADER_LEN + GENERIC_HEADER_LEN + FIELDS_LEN);
-    let piece = suite.max_content_len(body_max).filter(|len| *len > 0).ok_or(WireError::TooLong)?;
+    let piece = suite
+        .max_content_len(body_max)
+        .filter(|len| *len > 0)
+        .ok_or(WireError::TooLong)?;
     let total = u16::try_from(content.len().div_ceil(piece)).map_err(|_| WireError::TooLong)?;
     if total > FRAGMENTS_MAX {
         return Err(WireError::TooLong.into());
@@ -103,7 +114,11 @@ impl Reassembly {
     ) -> Option<(u8, Zeroizing<Vec<u8>>)> {
         let total = usize::from(fields.total);
         if self.message_id != message_id || self.pieces.len() < total {
-            *self = Self { message_id, first: payload_type::NONE, pieces: vec![None; total] };
+            *self = Self {
+                message_id,
+                first: payload_type::NONE,
+                pieces: vec![None; total],
+            };
         }
         if self.pieces.len() > total {
             return None;
@@ -122,7 +137,10 @@ impl Reassembly {
             return None;
         }
         let mut joined = Zeroizing::new(Vec::with_capacity(len));
-        self.pieces.iter().flatten().for_each(|piece| joined.extend_from_slice(piece));
+        self.pieces
+            .iter()
+            .flatten()
+            .for_each(|piece| joined.extend_from_slice(piece));
         let first = self.first;
         *self = Self::default();
         Some((first, joined))
@@ -164,7 +182,11 @@ mod tests {
         let mut reassembly = Reassembly::default();
         assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), None);
         assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), None);
-        assert_eq!(reassembly.add(1, fragment(2, 2), 0, content(2)), None, "smaller total is dropped");
+        assert_eq!(
+            reassembly.add(1, fragment(2, 2), 0, content(2)),
+            None,
+            "smaller total is dropped"
+        );
         assert_eq!(reassembly.add(2, fragment(2, 2), 0, content(2)), None);
         assert!(reassembly.add(2, fragment(1, 2), 33, content(1)).is_some());
     }

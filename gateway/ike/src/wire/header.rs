@@ -117,7 +117,12 @@ impl Header {
         out.extend_from_slice(&self.spi_r.to_be_bytes());
         let initiator = if self.from_initiator { FLAG_INITIATOR } else { 0 };
         let response = if self.response { FLAG_RESPONSE } else { 0 };
-        out.extend_from_slice(&[self.next_payload, VERSION, self.exchange.into(), initiator | response]);
+        out.extend_from_slice(&[
+            self.next_payload,
+            VERSION,
+            self.exchange.into(),
+            initiator | response,
+        ]);
         out.extend_from_slice(&self.message_id.to_be_bytes());
         out.extend_from_slice(&length.to_be_bytes());
     }
@@ -167,7 +172,10 @@ mod tests {
         assert!(Header::parse(&message).is_ok());
         message[27] = 29;
         assert_eq!(Header::parse(&message), Err(WireError::BadLength("IKE header")));
-        assert_eq!(Header::parse(&GOLDEN[..27]), Err(WireError::Truncated("IKE header")));
+        assert_eq!(
+            Header::parse(&GOLDEN[..27]),
+            Err(WireError::Truncated("IKE header"))
+        );
         let mut zero = GOLDEN;
         zero[..8].fill(0);
         assert_eq!(Header::parse(&zero), Err(WireError::BadValue("initiator SPI")));

@@ -19,7 +19,10 @@ impl Identification {
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body, "identification");
         let [kind, _, _, _] = reader.array()?;
-        Ok(Self { kind, data: reader.rest().to_vec() })
+        Ok(Self {
+            kind,
+            data: reader.rest().to_vec(),
+        })
     }
 
     /// Appends the body; the same octets are what AUTH signs as `RestOfInitIDPayload`.
@@ -37,7 +40,13 @@ mod tests {
     fn golden() {
         let bytes = b"\x02\0\0\0site-1.example";
         let parsed = Identification::parse(bytes).unwrap();
-        assert_eq!(parsed, Identification { kind: 2, data: b"site-1.example".to_vec() });
+        assert_eq!(
+            parsed,
+            Identification {
+                kind: 2,
+                data: b"site-1.example".to_vec()
+            }
+        );
         let mut out = Vec::new();
         parsed.emit(&mut out);
         assert_eq!(out, bytes);

@@ -20,7 +20,10 @@ impl KeyExchange {
         let mut reader = Reader::new(body, "key exchange");
         let group = reader.u16()?;
         reader.u16()?;
-        Ok(Self { group, data: reader.rest().to_vec() })
+        Ok(Self {
+            group,
+            data: reader.rest().to_vec(),
+        })
     }
 
     /// Appends the body.
@@ -39,7 +42,13 @@ mod tests {
     fn golden() {
         let bytes = [0, 31, 0, 0, 0xaa, 0xbb];
         let parsed = KeyExchange::parse(&bytes).unwrap();
-        assert_eq!(parsed, KeyExchange { group: 31, data: vec![0xaa, 0xbb] });
+        assert_eq!(
+            parsed,
+            KeyExchange {
+                group: 31,
+                data: vec![0xaa, 0xbb]
+            }
+        );
         let mut out = Vec::new();
         parsed.emit(&mut out);
         assert_eq!(out, bytes);

@@ -82,7 +82,10 @@ mod tests {
             Payload::Notify(Notify::new(kind::TS_UNACCEPTABLE, [])),
             Payload::Nonce(Nonce(vec![1; 16])),
         ]);
-        assert_eq!(message.error().map(|notify| notify.kind), Some(kind::TS_UNACCEPTABLE));
+        assert_eq!(
+            message.error().map(|notify| notify.kind),
+            Some(kind::TS_UNACCEPTABLE)
+        );
         assert!(message.notify(kind::INITIAL_CONTACT).is_some());
         assert!(message.nonce().is_some() && message.sa().is_none());
     }

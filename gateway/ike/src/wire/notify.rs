@@ -71,12 +71,22 @@ pub struct Notify {
 impl Notify {
     /// A notification that concerns no particular SA.
     pub fn new(kind: u16, data: impl Into<Vec<u8>>) -> Self {
-        Self { protocol: protocol::NONE, spi: Vec::new(), kind, data: data.into() }
+        Self {
+            protocol: protocol::NONE,
+            spi: Vec::new(),
+            kind,
+            data: data.into(),
+        }
     }
 
     /// A notification about the ESP SA that its sender receives on `spi`.
     pub fn about_esp(kind: u16, spi: u32) -> Self {
-        Self { protocol: protocol::ESP, spi: spi.to_be_bytes().to_vec(), kind, data: Vec::new() }
+        Self {
+            protocol: protocol::ESP,
+            spi: spi.to_be_bytes().to_vec(),
+            kind,
+            data: Vec::new(),
+        }
     }
 
     /// True for an error, false for a status.
@@ -100,7 +110,12 @@ impl Notify {
         let spi_len = reader.u8()?;
         let kind = reader.u16()?;
         let spi = reader.take(usize::from(spi_len))?.to_vec();
-        Ok(Self { protocol, spi, kind, data: reader.rest().to_vec() })
+        Ok(Self {
+            protocol,
+            spi,
+            kind,
+            data: reader.rest().to_vec(),
+        })
     }
 
     /// Appends the body.

@@ -93,10 +93,17 @@ mod tests {
 
     #[test]
     fn unknown_payloads_are_ignored_unless_critical() {
-        let chain = |critical: u8| [40, critical, 0, 5, 9, 0, 0, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16];
+        let chain = |critical: u8| {
+            [
+                40, critical, 0, 5, 9, 0, 0, 0, 20, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
+            ]
+        };
         let parsed = Payload::parse_chain(200, &chain(0)).unwrap();
         assert!(matches!(parsed.as_slice(), [Payload::Nonce(_)]));
-        assert_eq!(Payload::parse_chain(200, &chain(0x80)), Err(WireError::UnsupportedCritical(200)));
+        assert_eq!(
+            Payload::parse_chain(200, &chain(0x80)),
+            Err(WireError::UnsupportedCritical(200))
+        );
     }
 
     proptest! {

@@ -27,14 +27,20 @@ impl<'a> Reader<'a> {
 
     /// Takes `len` bytes.
     pub fn take(&mut self, len: usize) -> Result<&'a [u8], WireError> {
-        let (head, rest) = self.rest.split_at_checked(len).ok_or(WireError::Truncated(self.what))?;
+        let (head, rest) = self
+            .rest
+            .split_at_checked(len)
+            .ok_or(WireError::Truncated(self.what))?;
         self.rest = rest;
         Ok(head)
     }
 
     /// Takes `N` bytes as an array.
     pub fn array<const N: usize>(&mut self) -> Result<[u8; N], WireError> {
-        let (head, rest) = self.rest.split_first_chunk::<N>().ok_or(WireError::Truncated(self.what))?;
+        let (head, rest) = self
+            .rest
+            .split_first_chunk::<N>()
+            .ok_or(WireError::Truncated(self.what))?;
         self.rest = rest;
         Ok(*head)
     }
@@ -61,7 +67,9 @@ impl<'a> Reader<'a> {
 
     /// Takes a structure whose 16-bit length field (counting `header` bytes already taken) is `length`.
     pub fn take_body(&mut self, length: u16, header: usize) -> Result<&'a [u8], WireError> {
-        let body = usize::from(length).checked_sub(header).ok_or(WireError::BadLength(self.what))?;
+        let body = usize::from(length)
+            .checked_sub(header)
+            .ok_or(WireError::BadLength(self.what))?;
         self.take(body)
     }
 }

@@ -36,12 +36,22 @@ pub struct Transform {
 impl Transform {
     /// A transform without attributes.
     pub const fn new(kind: u8, id: u16) -> Self {
-        Self { kind, id, key_bits: None, unknown_attribute: false }
+        Self {
+            kind,
+            id,
+            key_bits: None,
+            unknown_attribute: false,
+        }
     }
 
     /// A transform with a key length.
     pub const fn with_key_bits(kind: u8, id: u16, key_bits: u16) -> Self {
-        Self { kind, id, key_bits: Some(key_bits), unknown_attribute: false }
+        Self {
+            kind,
+            id,
+            key_bits: Some(key_bits),
+            unknown_attribute: false,
+        }
     }
 }
 
@@ -127,7 +137,12 @@ impl Proposal {
         if !reader.is_empty() {
             return Err(WireError::BadLength("proposal"));
         }
-        Ok(Self { number, protocol, spi, transforms })
+        Ok(Self {
+            number,
+            protocol,
+            spi,
+            transforms,
+        })
     }
 
     fn emit(&self, out: &mut Vec<u8>) {
@@ -146,7 +161,9 @@ impl Proposal {
 
     /// The transforms of one type.
     pub fn of_kind(&self, kind: u8) -> impl Iterator<Item = &Transform> {
-        self.transforms.iter().filter(move |transform| transform.kind == kind)
+        self.transforms
+            .iter()
+            .filter(move |transform| transform.kind == kind)
     }
 }
 
@@ -228,9 +245,14 @@ mod tests {
             number,
             protocol: protocol::ESP,
             spi: vec![1, 2, 3, 4],
-            transforms: vec![Transform::new(transform_type::ESN, 0), Transform::new(transform_type::ESN, 1)],
+            transforms: vec![
+                Transform::new(transform_type::ESN, 0),
+                Transform::new(transform_type::ESN, 1),
+            ],
         };
-        let sa = SecurityAssociation { proposals: vec![proposal(1), proposal(2)] };
+        let sa = SecurityAssociation {
+            proposals: vec![proposal(1), proposal(2)],
+        };
         let mut out = Vec::new();
         sa.emit(&mut out);
         assert_eq!(SecurityAssociation::parse(&out), Ok(sa));
@@ -246,11 +268,17 @@ mod tests {
 
     #[test]
     fn faults_are_named() {
-        assert_eq!(SecurityAssociation::parse(&[]), Err(WireError::Truncated("proposal")));
+        assert_eq!(
+            SecurityAssociation::parse(&[]),
+            Err(WireError::Truncated("proposal"))
+        );
         for (at, value) in [(0, 2), (3, 43), (7, 3), (7, 5), (6, 3), (8, 0), (11, 200)] {
             let mut bytes = GOLDEN;
             bytes[at] = value;
-            assert!(SecurityAssociation::parse(&bytes).is_err(), "octet {at} set to {value}");
+            assert!(
+                SecurityAssociation::parse(&bytes).is_err(),
+                "octet {at} set to {value}"
+            );
         }
     }
 }

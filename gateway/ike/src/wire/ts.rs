@@ -40,9 +40,19 @@ impl TrafficSelectors {
             if start > end || !fields.is_empty() {
                 return Err(WireError::BadValue("traffic selector range"));
             }
-            selectors.push(TrafficSelector { protocol, start, end, start_port, end_port });
+            selectors.push(TrafficSelector {
+                protocol,
+                start,
+                end,
+                start_port,
+                end_port,
+            });
         }
-        if reader.is_empty() { Ok(Self(selectors)) } else { Err(WireError::BadLength("traffic selectors")) }
+        if reader.is_empty() {
+            Ok(Self(selectors))
+        } else {
+            Err(WireError::BadLength("traffic selectors"))
+        }
     }
 
     /// Appends the body.
@@ -72,13 +82,17 @@ mod tests {
     use super::*;
 
     /// 192.168.1.0/24, all protocols and ports.
-    const GOLDEN: [u8; 20] =
-        [1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 0xff, 0xff, 192, 168, 1, 0, 192, 168, 1, 255];
+    const GOLDEN: [u8; 20] = [
+        1, 0, 0, 0, 7, 0, 0, 16, 0, 0, 0xff, 0xff, 192, 168, 1, 0, 192, 168, 1, 255,
+    ];
 
     #[test]
     fn golden() {
         let parsed = TrafficSelectors::parse(&GOLDEN).unwrap();
-        assert_eq!(parsed.0, [TrafficSelector::subnet("192.168.1.0".parse().unwrap(), 24).unwrap()]);
+        assert_eq!(
+            parsed.0,
+            [TrafficSelector::subnet("192.168.1.0".parse().unwrap(), 24).unwrap()]
+        );
         let mut out = Vec::new();
         parsed.emit(&mut out);
         assert_eq!(out, GOLDEN);
@@ -88,7 +102,12 @@ mod tests {
     fn ipv6_round_trips() {
         let selectors = TrafficSelectors(vec![
             TrafficSelector::subnet("2001:db8::".parse().unwrap(), 32).unwrap(),
-            TrafficSelector { protocol: 6, start_port: 443, end_port: 443, ..TrafficSelector::any_v4() },
+            TrafficSelector {
+                protocol: 6,
+                start_port: 443,
+                end_port: 443,
+                ..TrafficSelector::any_v4()
+            },
         ]);
         let mut out = Vec::new();
         selectors.emit(&mut out);
@@ -103,7 +122,10 @@ mod tests {
         for (at, value) in [(0, 2), (0, 0), (7, 15), (7, 3), (12, 193), (4, 8)] {
             let mut bytes = GOLDEN;
             bytes[at] = value;
-            assert!(TrafficSelectors::parse(&bytes).is_err(), "octet {at} set to {value}");
+            assert!(
+                TrafficSelectors::parse(&bytes).is_err(),
+                "octet {at} set to {value}"
+            );
         }
     }
 }

@@ -27,7 +27,11 @@ pub(crate) enum Order {
     /// Sends through another path.
     UpdatePath { slot: u32, tunnel: Tunnel, port: usize },
     /// Forgets one direction; forgets the SA when none is left.
-    Remove { slot: u32, inbound: bool, outbound: bool },
+    Remove {
+        slot: u32,
+        inbound: bool,
+        outbound: bool,
+    },
 }
 
 /// An SA pair on its way into a worker.

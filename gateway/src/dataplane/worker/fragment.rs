@@ -34,7 +34,11 @@ pub(crate) fn fragment(packet: &[u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
     let mut rest = payload;
     let mut fragments = Vec::new();
     loop {
-        let header = if fragments.is_empty() { header } else { &later_header };
+        let header = if fragments.is_empty() {
+            header
+        } else {
+            &later_header
+        };
         let room = mtu.checked_sub(header.len())? / 8 * 8;
         if room == 0 {
             return None;
@@ -121,7 +125,20 @@ mod tests {
     use super::*;
 
     fn packet(options: &[u8], payload_len: usize, fragment_field: u16) -> Vec<u8> {
-        let mut header = vec![0x40 | (5 + options.len() / 4) as u8, 0, 0, 0, 0x12, 0x34, 0, 0, 64, 17, 0, 0];
+        let mut header = vec![
+            0x40 | (5 + options.len() / 4) as u8,
+            0,
+            0,
+            0,
+            0x12,
+            0x34,
+            0,
+            0,
+            64,
+            17,
+            0,
+            0,
+        ];
         header.extend_from_slice(&[10, 0, 0, 1, 192, 168, 1, 2]);
         header.extend_from_slice(options);
         let payload: Vec<u8> = (0..payload_len).map(|i| (i % 251) as u8).collect();
@@ -135,9 +152,16 @@ mod tests {
         for fragment in fragments {
             let header_len = usize::from(fragment[0] & 15) * 4;
             assert_eq!(checksum(&fragment[..header_len]), 0, "header checksum");
-            assert_eq!(usize::from(load(fragment, field::TOTAL_LENGTH).unwrap()), fragment.len());
+            assert_eq!(
+                usize::from(load(fragment, field::TOTAL_LENGTH).unwrap()),
+                fragment.len()
+            );
             let flags = load(fragment, field::FRAGMENT).unwrap();
-            assert_eq!(usize::from(flags & OFFSET_MASK) * 8, whole.len(), "in order, without gap");
+            assert_eq!(
+                usize::from(flags & OFFSET_MASK) * 8,
+                whole.len(),
+                "in order, without gap"
+            );
             whole.extend_from_slice(&fragment[header_len..]);
             more = flags & MORE_FRAGMENTS != 0;
         }
@@ -162,7 +186,11 @@ mod tests {
         let fragments = fragment(&packet, 68).unwrap();
         assert_eq!(load(&fragments[0], field::FRAGMENT), Some(MORE_FRAGMENTS | 5));
         let last = load(fragments.last().unwrap(), field::FRAGMENT).unwrap();
-        assert_eq!(last & MORE_FRAGMENTS, MORE_FRAGMENTS, "more fragments of the original follow");
+        assert_eq!(
+            last & MORE_FRAGMENTS,
+            MORE_FRAGMENTS,
+            "more fragments of the original follow"
+        );
     }
 
     #[test]
@@ -179,7 +207,15 @@ mod tests {
     fn nonsense_is_refused() {
         assert_eq!(fragment(&[], 1280), None);
         assert_eq!(fragment(&packet(&[], 100, 0)[..60], 1280), None, "cut short");
-        assert_eq!(fragment(&packet(&[], 100, 0), 27), None, "no room for eight octets");
-        assert_eq!(fragment(&packet(&[131, 9, 4, 0], 100, 0), 68), None, "option runs over the header");
+        assert_eq!(
+            fragment(&packet(&[], 100, 0), 27),
+            None,
+            "no room for eight octets"
+        );
+        assert_eq!(
+            fragment(&packet(&[131, 9, 4, 0], 100, 0), 68),
+            None,
+            "option runs over the header"
+        );
     }
 }

@@ -35,7 +35,10 @@ impl Engine {
         if authentic {
             entry.publish_inbound(now_s);
             let reports = authenticated(entry, &received);
-            reports.into_iter().flatten().for_each(|report| self.report(report));
+            reports
+                .into_iter()
+                .flatten()
+                .for_each(|report| self.report(report));
         }
         let inner = opened?;
         let start = received.esp.start + inner.start;

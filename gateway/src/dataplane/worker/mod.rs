@@ -19,6 +19,8 @@ mod inbound;
 mod outbound;
 pub(crate) mod rings;
 pub(crate) mod table;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -1,0 +1,216 @@
+//! Hundreds of seeded runs over a link that loses, repeats and reorders datagrams.
+
+mod common;
+
+use common::*;
+use gateway_ike::{Command, Event};
+
+fn sim(seed: u64, link: Link) -> Sim {
+    let (mut site, mut center) = (site_config(), center_config());
+    for config in [&mut site, &mut center] {
+        config.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()];
+        config.esp_proposals = vec!["aes256gcm16-x25519-modpnone".parse().unwrap()];
+        // Half of the runs with fragments.
+        config.fragment_size = Some(if seed.is_multiple_of(2) { 500 } else { 1_280 });
+        // Enough repetitions that a link like this does not look dead.
+        config.retransmit.repetitions_max = 12;
+        config.retransmit.longest_ms = 2_000;
+        config.half_open_timeout_s = 120;
+    }
+    let mut sim = Sim::new(site, center, seed);
+    sim.link = link;
+    sim
+}
+
+const HARD: Link = Link {
+    loss: 25,
+    duplicates: 15,
+    delay_ms: 400,
+};
+
+/// Runs on while traffic flows, and checks at every step that it arrives.
+fn run_with_traffic(sim: &mut Sim, duration_ms: u64) {
+    let until = sim.now_ms + duration_ms;
+    while sim.step(until) {
+        sim.assert_no_black_hole();
+        if sim.rng.chance(20) {
+            let from = usize::from(sim.rng.chance(50));
+            sim.traffic(from);
+        }
+    }
+}
+
+fn settled(sim: &mut Sim, seed: u64) {
+    sim.link = Link {
+        delay_ms: 20,
+        ..Link::default()
+    };
+    run_with_traffic(sim, 60_000);
+    sim.assert_agreement();
+    for side in [SITE, CENTER] {
+        assert!(
+            sim.planes[side].sending_on.is_some(),
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+        assert_eq!(
+            sim.endpoints[side].ike_sas().count(),
+            1,
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+        assert_eq!(
+            sim.planes[side].children.len(),
+            1,
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+        let closed = |event: &Event| matches!(event, Event::Closed { .. } | Event::ChildSaClosed { .. });
+        assert!(
+            !sim.events[side].iter().any(closed),
+            "seed {seed}, side {side}:\n{}",
+            sim.words(side)
+        );
+    }
+}
+
+#[test]
+fn tunnels_come_up() {
+    for seed in 0..150 {
+        let mut sim = sim(seed, HARD);
+        sim.initiate();
+        run_with_traffic(&mut sim, 60_000);
+        settled(&mut sim, seed);
+    }
+}
+
+#[test]
+fn one_side_rekeys() {
+    for seed in 0..150 {
+        let mut sim = sim(seed, HARD);
+        sim.initiate();
+        run_with_traffic(&mut sim, 60_000);
+        for round in 0..6 {
+            let side = usize::from(sim.rng.chance(50));
+            let command = if round % 2 == 0 {
+                Command::RekeyChild(sim.planes[side].sending_on.unwrap())
+            } else {
+                Command::RekeyIke(sim.endpoints[side].ike_sas().last().unwrap().id)
+            };
+            sim.command(side, command);
+            run_with_traffic(&mut sim, 60_000);
+        }
+        settled(&mut sim, seed);
+        assert!(
+            sim.events[SITE]
+                .iter()
+                .any(|event| matches!(event, Event::IkeSaRekeyed { .. }))
+        );
+    }
+}
+
+/// RFC 7296 section 2.25: both sides rekey, the same or different SAs, at nearly the same time.
+#[test]
+fn both_sides_rekey_at_once() {
+    let mut collisions = 0;
+    for seed in 0..300 {
+        let mut sim = sim(
+            seed,
+            if seed % 3 == 0 {
+                Link {
+                    delay_ms: 100,
+                    ..Link::default()
+                }
+            } else {
+                HARD
+            },
+        );
+        sim.initiate();
+        run_with_traffic(&mut sim, 60_000);
+        for _ in 0..3 {
+            for side in [SITE, CENTER] {
+                let command = if sim.rng.chance(50) {
+                    Command::RekeyChild(sim.planes[side].sending_on.unwrap())
+                } else {
+                    Command::RekeyIke(sim.endpoints[side].ike_sas().last().unwrap().id)
+                };
+                sim.command(side, command);
+                let gap = sim.rng.below(150);
+                run_with_traffic(&mut sim, gap);
+            }
+            run_with_traffic(&mut sim, 60_000);
+        }
+        let installed = |event: &&Event| matches!(event, Event::ChildSaEstablished { .. });
+        collisions += sim.events[SITE].iter().filter(installed).count() - 1;
+        settled(&mut sim, seed);
+    }
+    assert!(
+        collisions > 10,
+        "only {collisions} Child SAs lost against another: nothing was tested"
+    );
+}
+
+/// Whatever was sent is sent again, in any order: nothing comes of it.
+#[test]
+fn replays_change_nothing() {
+    for seed in 0..30 {
+        let mut sim = sim(
+            seed,
+            Link {
+                delay_ms: 20,
+                ..Link::default()
+            },
+        );
+        sim.initiate();
+        run_with_traffic(&mut sim, 5_000);
+        sim.command(SITE, Command::RekeyChild(sim.planes[SITE].sending_on.unwrap()));
+        run_with_traffic(&mut sim, 20_000);
+        let standing = |sim: &Sim| {
+            let all = sim.endpoints.iter().flat_map(|endpoint| endpoint.ike_sas());
+            let standing = all.filter(|info| info.state != "half-open");
+            standing
+                .map(|info| gateway_ike::IkeSaInfo { age_s: 0, ..info })
+                .collect::<Vec<_>>()
+        };
+        let before = standing(&sim);
+        let old = sim.sent.clone();
+        for _ in 0..200 {
+            let datagram = old[usize::try_from(sim.rng.below(old.len() as u64)).unwrap()].clone();
+            sim.deliver(&datagram);
+        }
+        assert_eq!(before, standing(&sim), "seed {seed}");
+        settled(&mut sim, seed);
+    }
+}
+
+/// A dead peer is noticed after the idle time and all repetitions; then nothing is left.
+#[test]
+fn a_dead_peer_is_dropped() {
+    let mut sim = connected(site_config(), center_config(), 1);
+    sim.link.loss = 100;
+    let asked_at = sim.now_ms;
+    while sim.endpoints[CENTER].ike_sas().count() > 0 {
+        assert!(sim.step(asked_at + 600_000), "never noticed");
+    }
+    let waited_s = (sim.now_ms - asked_at) / 1000;
+    // 30 s of silence and 39 s of repetitions.
+    assert!((60..80).contains(&waited_s), "{waited_s} s");
+    assert!(sim.planes[CENTER].children.is_empty());
+    assert!(sim.words(CENTER).contains("the peer does not answer"));
+}
+
+/// Traffic on the Child SA is proof enough: no liveness requests are sent while it flows.
+#[test]
+fn traffic_spares_liveness_requests() {
+    let mut sim = connected(site_config(), center_config(), 2);
+    let sent = sim.sent.len();
+    for _ in 0..20 {
+        sim.run_ms(10_000);
+        sim.traffic(SITE);
+        sim.traffic(CENTER);
+    }
+    assert_eq!(sim.sent.len(), sent);
+    sim.run_ms(70_000);
+    assert!(sim.sent.len() > sent);
+    assert_eq!(sim.endpoints[SITE].ike_sas().count(), 1);
+}

@@ -1,0 +1,206 @@
+//! Nanoseconds per packet of each program by `BPF_PROG_TEST_RUN`, beside a bare `XDP_PASS` in the same run.
+//!
+//! `cargo run -p gateway-tests --release --example prog_run_bench [-- --json]`; needs root.
+//!
+//! The kernel does not put the frame back between repeats, and does not send what is redirected: a case repeats a
+//! packet that stays what it was (a mapping to the same address, MAC addresses that read as a link header again, a TTL
+//! that lasts), and a redirect is counted up to the look-up of its target. `clear miss` is a packet that the last of 16 rules denies. The cases take
+//! turns, so that a slow phase of the machine falls on all of them; the figure is the median of the rounds.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, ensure};
+use gateway_common::abi::flow::{Flow, FlowKey, state};
+use gateway_common::abi::nat::{InsideKey, OutsideKey};
+use gateway_common::abi::sa::LinkHeader;
+use gateway_common::packet::ethernet::Ethernet;
+use gateway_common::packet::tcp::flag::{ACK, SYN};
+use gateway_common::tables::host::HostTables;
+use gateway_tests::frames::{Clear, ethernet, ipv4};
+use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::vectors::world;
+use zerocopy::IntoBytes as _;
+
+const ROUNDS: usize = 21;
+/// Fewer than the highest TTL, which each run decrements.
+const REPEAT_FORWARDED: u32 = 200;
+const REPEAT: u32 = 100_000;
+
+struct Case {
+    name: &'static str,
+    program: &'static str,
+    frame: Vec<u8>,
+    repeat: u32,
+    code: u32,
+}
+
+fn main() -> Result<()> {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let mut kernel = Kernel::load()?;
+    kernel.fill(&bench_world(u32::try_from(monotonic().as_secs())?))?;
+    let cases = cases();
+    let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
+    for round in 0..=ROUNDS {
+        for case in &cases {
+            // Many short runs for a case whose frame wears out, one long run for the others.
+            let runs = REPEAT / case.repeat / 10;
+            let mut sum = 0;
+            for _ in 0..runs.max(1) {
+                let run = kernel.repeat(case.program, &case.frame, case.repeat)?;
+                ensure!(run.code == case.code, "{}: code {}", case.name, run.code);
+                sum += run.duration_ns;
+            }
+            if round > 0 {
+                samples
+                    .entry(case.name)
+                    .or_default()
+                    .push(sum / u128::from(runs.max(1)));
+            }
+        }
+    }
+    let medians: Vec<(&str, u128)> = cases
+        .iter()
+        .map(|case| {
+            let sample = samples.entry(case.name).or_default();
+            sample.sort_unstable();
+            (case.name, sample[sample.len() / 2])
+        })
+        .collect();
+    print(&medians, json);
+    Ok(())
+}
+
+fn print(medians: &[(&str, u128)], json: bool) {
+    if json {
+        let object: serde_json::Map<String, serde_json::Value> = medians
+            .iter()
+            .map(|(name, ns)| ((*name).to_owned(), (*ns as u64).into()))
+            .collect();
+        println!("{}", serde_json::json!({ "unit": "ns/packet", "median": object }));
+        return;
+    }
+    for (name, ns) in medians {
+        println!("{name:<28} {ns:>5} ns");
+    }
+}
+
+/// The usual world, with a flow whose translation changes nothing, and 16 rules.
+fn bench_world(now_s: u32) -> HostTables {
+    let mut tables = world::world(now_s);
+    let port = 49_152u16.to_be_bytes();
+    let key = FlowKey {
+        site: world::SITE,
+        source: world::TERMINAL,
+        destination: world::SERVER,
+        source_port: port,
+        destination_port: 443u16.to_be_bytes(),
+        protocol: 6,
+        pad: [0; 3],
+    };
+    let flow = Flow {
+        packets_out: 0,
+        bytes_out: 0,
+        packets_in: 0,
+        bytes_in: 0,
+        last_seen_s: now_s,
+        created_s: now_s,
+        generation: 1,
+        rule: 0,
+        nat_address: world::TERMINAL,
+        nat_port: port,
+        state: state::TCP_ESTABLISHED,
+        fins: 0,
+    };
+    tables
+        .flows
+        .borrow_mut()
+        .insert(key, std::rc::Rc::new(std::cell::Cell::new(flow)));
+    let inside = InsideKey {
+        site: world::SITE,
+        address: world::TERMINAL,
+        port,
+        protocol: 6,
+        pad: 0,
+    };
+    let outside = OutsideKey {
+        address: world::TERMINAL,
+        port,
+        protocol: 6,
+        pad: 0,
+    };
+    tables.reverse.borrow_mut().insert(outside, inside);
+    let link = LinkHeader::new(world::SITE, 0);
+    let mut hop = Ethernet {
+        destination: [0; 6],
+        source: [0; 6],
+        ether_type: [0; 2],
+    };
+    hop.as_mut_bytes().copy_from_slice(link.as_bytes());
+    for (_, _, next_hop) in &mut tables.next_hops {
+        (next_hop.destination_mac, next_hop.source_mac) = (hop.destination, hop.source);
+    }
+    tables.rules = Some((
+        1,
+        (0..16)
+            .map(|rule| world::allow(rule, world::FORBIDDEN, 17, 9))
+            .collect(),
+    ));
+    tables
+}
+
+fn cases() -> Vec<Case> {
+    const DROP: u32 = 1;
+    const PASS: u32 = 2;
+    const REDIRECT: u32 = 4;
+    let terminal = (world::TERMINAL, 49_152);
+    let server = (world::SERVER, 443);
+    let out = Clear::tcp(terminal, server, ACK).ttl(255).data(46);
+    let back = Clear::tcp(server, terminal, ACK).ttl(255).data(46);
+    let esp = [&world::SPI[..], &[0; 72]].concat();
+    let esp = ethernet(
+        world::MAC,
+        world::MAC_HOP,
+        0x0800,
+        &ipv4(50, world::ROUTER, world::GATEWAY, &esp),
+    );
+    let syn = Clear::tcp(terminal, (world::SERVER, 80), SYN).linked(world::SITE, 0);
+    let out = out.linked(world::SITE, 0);
+    let core = back.ethernet(world::MAC, world::MAC_HOP);
+    vec![
+        Case {
+            name: "pass",
+            program: "pass",
+            frame: esp.clone(),
+            repeat: REPEAT,
+            code: PASS,
+        },
+        Case {
+            name: "wan esp",
+            program: "wan",
+            frame: esp,
+            repeat: REPEAT,
+            code: REDIRECT,
+        },
+        Case {
+            name: "clear established",
+            program: "clear",
+            frame: out,
+            repeat: REPEAT_FORWARDED,
+            code: REDIRECT,
+        },
+        Case {
+            name: "core established",
+            program: "core",
+            frame: core,
+            repeat: REPEAT_FORWARDED,
+            code: REDIRECT,
+        },
+        Case {
+            name: "clear miss, 16 rules",
+            program: "clear",
+            frame: syn,
+            repeat: REPEAT,
+            code: DROP,
+        },
+    ]
+}

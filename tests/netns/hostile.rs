@@ -1,0 +1,128 @@
+//! Packets from outside that no honest router sends: each is dropped and counted under its reason, and the tunnel that
+//! they imitate goes on.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use gateway_tests::scene::Scene;
+use xtask::lab::center::fetch;
+use xtask::lab::tap::{Outer, Tap, mend_udp_checksum};
+use xtask::lab::topology::Site;
+
+/// A frame with ESP that the site's router sent, and the tap that saw it.
+fn genuine(site: Site) -> Result<(Tap, Vec<u8>)> {
+    let tap = Tap::open(site.router(), "wan")?;
+    fetch(site.terminal(), "/whoami")?;
+    let own = tap.address();
+    let frame = tap.wait_for(Duration::from_secs(2), |frame| {
+        frame.get(6..12) == Some(&own) && Outer::parse(frame).is_some_and(|outer| outer.esp_at().is_some())
+    })?;
+    Ok((tap, frame.context("the router sent no ESP")?))
+}
+
+fn esp_at(frame: &[u8]) -> Result<usize> {
+    Outer::parse(frame)
+        .and_then(|outer| outer.esp_at())
+        .context("no ESP")
+}
+
+/// Sets one octet and mends the UDP checksum, so that only ESP can find fault.
+fn with_octet(frame: &[u8], at: usize, change: impl Fn(u8) -> u8) -> Result<Vec<u8>> {
+    let mut frame = frame.to_vec();
+    let octet = frame.get_mut(at).context("offset")?;
+    *octet = change(*octet);
+    mend_udp_checksum(&mut frame);
+    Ok(frame)
+}
+
+#[test]
+fn replayed_packets_are_counted_and_not_delivered() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        let (tap, frame) = genuine(site)?;
+        let before = scene.dropped("esp_replay")?;
+        for _ in 0..5 {
+            tap.send(&frame)?;
+        }
+        scene.expect_dropped("esp_replay", before, 5)?;
+        fetch(site.terminal(), "/whoami")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn forged_packets_are_counted_and_do_not_move_the_window() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        let (tap, frame) = genuine(site)?;
+        let at = esp_at(&frame)?;
+        let before = scene.dropped("esp_authentication")?;
+        // A sequence number far ahead: accepted, it would push every honest packet out of the window.
+        let ahead = with_octet(&frame, at + 5, |octet| octet.wrapping_add(1))?;
+        tap.send(&ahead)?;
+        let last = frame.len().checked_sub(1).context("empty")?;
+        tap.send(&with_octet(&ahead, last, |octet| octet ^ 1)?)?;
+        tap.send(&with_octet(&ahead, at + 20, |octet| octet ^ 0x80)?)?;
+        scene.expect_dropped("esp_authentication", before, 3)?;
+        fetch(site.terminal(), "/whoami")?;
+    }
+    Ok(())
+}
+
+#[test]
+fn unknown_spis_are_counted() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        let (tap, frame) = genuine(site)?;
+        let at = esp_at(&frame)?;
+        let before = scene.dropped("unknown_spi")?;
+        for change in 1..=8 {
+            tap.send(&with_octet(&frame, at + 2, |octet| octet ^ change)?)?;
+        }
+        scene.expect_dropped("unknown_spi", before, 8)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn malformed_outer_packets_are_counted() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let (tap, frame) = genuine(Site::One)?;
+    let cut = |length: usize| frame.get(..length).map(<[u8]>::to_vec).context("length");
+    let cases: [(&str, Vec<u8>); 5] = [
+        ("truncated_ip", cut(14 + 12)?),
+        ("malformed_ip", mended_ip4(with_octet(&frame, 14, |_| 0x44)?)),
+        (
+            "outer_fragment",
+            mended_ip4(with_octet(&frame, 14 + 6, |octet| octet | 0x20)?),
+        ),
+        ("outer_protocol", mended_ip4(with_octet(&frame, 14 + 9, |_| 47)?)),
+        (
+            "outer_destination",
+            mended_ip4(with_octet(&frame, 14 + 19, |octet| octet ^ 0x40)?),
+        ),
+    ];
+    for (reason, bad) in cases {
+        let before = scene.dropped(reason)?;
+        tap.send(&bad)?;
+        scene.expect_dropped(reason, before, 1)?;
+    }
+    fetch(Site::One.terminal(), "/whoami")?;
+    Ok(())
+}
+
+/// Recomputes the IPv4 header checksum over 20 octets, so that only the altered field is wrong.
+fn mended_ip4(mut frame: Vec<u8>) -> Vec<u8> {
+    if let Some(header) = frame.get_mut(14..34) {
+        header[10..12].fill(0);
+        let mut sum: u32 = header
+            .chunks(2)
+            .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]))
+            .sum();
+        while sum > 0xffff {
+            sum = (sum & 0xffff) + (sum >> 16);
+        }
+        header[10..12].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+    }
+    frame
+}

@@ -1,0 +1,8 @@
+//! The gateway in the lab (the map is in `xtask/src/lab/topology.rs`): what it lets through, what it does not, and what
+//! it counts. The lab is one, so tests run one by one: `cargo xtask test netns`.
+
+mod control;
+mod fail_closed;
+mod filter;
+mod hostile;
+mod transfers;

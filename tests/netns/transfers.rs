@@ -1,0 +1,89 @@
+//! What goes in comes out: 10 MB each way through each tunnel, also while SAs are replaced under it.
+
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gateway_tests::scene::Scene;
+use gateway_tests::transfer::{Direction, Transfer};
+use xtask::lab::center;
+use xtask::lab::gateway::SITE1_NAT_ADDRESS;
+use xtask::lab::topology::Site;
+
+/// Makes 10 MB take five seconds.
+const SLOW: Option<u32> = Some(2_000_000);
+
+#[test]
+fn transfers_arrive_whole_through_each_tunnel() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        for direction in Direction::BOTH {
+            Transfer::start(site.terminal(), direction, None)?.finish()?;
+        }
+    }
+    ensure!(scene.gateway.is_running());
+    Ok(())
+}
+
+#[test]
+fn both_sites_at_once_do_not_mix() -> Result<()> {
+    let _scene = Scene::with_tunnels()?;
+    let mut transfers = Vec::new();
+    for site in Site::BOTH {
+        for direction in Direction::BOTH {
+            transfers.push(Transfer::start(site.terminal(), direction, None)?);
+        }
+    }
+    transfers.into_iter().try_for_each(Transfer::finish)
+}
+
+#[test]
+fn transfers_survive_a_child_sa_rekey() -> Result<()> {
+    across(|scene, site| scene.router(site).rekey_child().map(drop))
+}
+
+#[test]
+fn transfers_survive_an_ike_sa_rekey() -> Result<()> {
+    across(|scene, site| scene.router(site).rekey_ike().map(drop))
+}
+
+#[test]
+fn transfers_survive_a_child_sa_rekey_by_the_gateway() -> Result<()> {
+    across(|scene, site| scene.rekey_by_gateway(site, false))
+}
+
+#[test]
+fn transfers_survive_an_ike_sa_rekey_by_the_gateway() -> Result<()> {
+    across(|scene, site| scene.rekey_by_gateway(site, true))
+}
+
+#[test]
+fn equal_terminals_are_different_addresses_to_the_server() -> Result<()> {
+    let _scene = Scene::with_tunnels()?;
+    let seen = Site::BOTH.map(|site| center::fetch(site.terminal(), "/whoami"));
+    let [one, two] = seen;
+    assert_eq!(one?.trim(), SITE1_NAT_ADDRESS);
+    let two = two?;
+    ensure!(
+        two.starts_with("10.200.0."),
+        "site 2's address is not from its pool: {two}"
+    );
+    Ok(())
+}
+
+fn across(rekey: impl Fn(&Scene, Site) -> Result<()>) -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        for direction in Direction::BOTH {
+            let mut transfer = Transfer::start(site.terminal(), direction, SLOW)?;
+            sleep(Duration::from_millis(1500));
+            rekey(&scene, site)?;
+            ensure!(
+                transfer.is_running()?,
+                "the transfer ended before the rekey did: nothing was tested"
+            );
+            transfer.finish()?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,305 @@
+//! Frames built from plain words, with checksums summed in full: what the packet core's incremental ones must equal.
+
+use gateway_common::abi::sa::LinkHeader;
+use gateway_common::packet::tcp::flag;
+use zerocopy::IntoBytes as _;
+
+/// An address and a port.
+pub type End = ([u8; 4], u16);
+
+/// What an IPv4 packet carries.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// TCP segment.
+    Tcp {
+        /// Flags.
+        flags: u8,
+        /// Data.
+        data: Vec<u8>,
+    },
+    /// UDP datagram.
+    Udp {
+        /// Whether it has a checksum.
+        checksum: bool,
+        /// Data.
+        data: Vec<u8>,
+    },
+    /// ICMP echo request (or reply); its identifier is the port of the site's end.
+    Echo {
+        /// Reply.
+        reply: bool,
+    },
+}
+
+/// An IPv4 packet in plain words.
+#[derive(Clone, Debug)]
+pub struct Clear {
+    /// Source.
+    pub source: End,
+    /// Destination.
+    pub destination: End,
+    /// TTL.
+    pub ttl: u8,
+    /// "Don't fragment".
+    pub dont_fragment: bool,
+    /// Payload.
+    pub payload: Payload,
+}
+
+impl Clear {
+    /// A TCP segment with three bytes of data, unless it is a SYN.
+    #[must_use]
+    pub fn tcp(source: End, destination: End, flags: u8) -> Self {
+        let data = if flags & flag::SYN != 0 {
+            vec![]
+        } else {
+            b"abc".to_vec()
+        };
+        Self::new(source, destination, Payload::Tcp { flags, data })
+    }
+
+    /// A UDP datagram of five bytes.
+    #[must_use]
+    pub fn udp(source: End, destination: End) -> Self {
+        Self::new(
+            source,
+            destination,
+            Payload::Udp {
+                checksum: true,
+                data: b"query".to_vec(),
+            },
+        )
+    }
+
+    /// An echo request.
+    #[must_use]
+    pub fn ping(source: [u8; 4], identifier: u16, destination: [u8; 4]) -> Self {
+        Self::new(
+            (source, identifier),
+            (destination, 0),
+            Payload::Echo { reply: false },
+        )
+    }
+
+    /// An echo reply.
+    #[must_use]
+    pub fn pong(source: [u8; 4], destination: [u8; 4], identifier: u16) -> Self {
+        Self::new(
+            (source, 0),
+            (destination, identifier),
+            Payload::Echo { reply: true },
+        )
+    }
+
+    fn new(source: End, destination: End, payload: Payload) -> Self {
+        Self {
+            source,
+            destination,
+            ttl: 64,
+            dont_fragment: true,
+            payload,
+        }
+    }
+
+    /// The packet with this TTL.
+    #[must_use]
+    pub fn ttl(self, ttl: u8) -> Self {
+        Self { ttl, ..self }
+    }
+
+    /// The packet, which may be fragmented.
+    #[must_use]
+    pub fn fragmentable(self) -> Self {
+        Self {
+            dont_fragment: false,
+            ..self
+        }
+    }
+
+    /// The datagram without a checksum.
+    #[must_use]
+    pub fn without_checksum(mut self) -> Self {
+        if let Payload::Udp { checksum, .. } = &mut self.payload {
+            *checksum = false;
+        }
+        self
+    }
+
+    /// The packet with `length` bytes of data.
+    #[must_use]
+    pub fn data(mut self, length: usize) -> Self {
+        if let Payload::Udp { data, .. } | Payload::Tcp { data, .. } = &mut self.payload {
+            *data = (0..length).map(|byte| byte as u8).collect();
+        }
+        self
+    }
+
+    /// What a router one hop on, which translates nothing, would send.
+    #[must_use]
+    pub fn forwarded(self) -> Self {
+        let ttl = self.ttl - 1;
+        self.ttl(ttl)
+    }
+
+    /// The packet with another source.
+    #[must_use]
+    pub fn from(self, source: End) -> Self {
+        Self { source, ..self }
+    }
+
+    /// The packet with another destination.
+    #[must_use]
+    pub fn to(self, destination: End) -> Self {
+        Self { destination, ..self }
+    }
+
+    /// Bytes of the packet.
+    #[must_use]
+    pub fn packet(&self) -> Vec<u8> {
+        let (protocol, payload) = self.transport();
+        let mut packet = ipv4(protocol, self.source.0, self.destination.0, &payload);
+        packet[8] = self.ttl;
+        packet[6] = if self.dont_fragment { 0x40 } else { 0 };
+        fix_ipv4(&mut packet);
+        packet
+    }
+
+    fn transport(&self) -> (u8, Vec<u8>) {
+        let pseudo = |protocol: u8, payload: &[u8]| {
+            let mut bytes = [self.source.0, self.destination.0].concat();
+            bytes.extend([0, protocol]);
+            bytes.extend((payload.len() as u16).to_be_bytes());
+            bytes.extend(payload);
+            checksum(&bytes)
+        };
+        let ports = [self.source.1.to_be_bytes(), self.destination.1.to_be_bytes()].concat();
+        match &self.payload {
+            Payload::Tcp { flags, data } => {
+                let mut bytes = ports;
+                bytes.extend([
+                    0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x50, *flags, 0xfa, 0xf0, 0, 0, 0, 0,
+                ]);
+                bytes.extend(data);
+                let sum = pseudo(6, &bytes);
+                bytes[16..18].copy_from_slice(&sum);
+                (6, bytes)
+            }
+            Payload::Udp { checksum, data } => {
+                let mut bytes = ports;
+                bytes.extend((8 + data.len() as u16).to_be_bytes());
+                bytes.extend([0, 0]);
+                bytes.extend(data);
+                if *checksum {
+                    let sum = match pseudo(17, &bytes) {
+                        [0, 0] => [0xff, 0xff],
+                        sum => sum,
+                    };
+                    bytes[6..8].copy_from_slice(&sum);
+                }
+                (17, bytes)
+            }
+            Payload::Echo { reply } => {
+                let identifier = if *reply { self.destination.1 } else { self.source.1 };
+                let mut bytes = vec![if *reply { 0 } else { 8 }, 0, 0, 0];
+                bytes.extend(identifier.to_be_bytes());
+                bytes.extend([0, 1]);
+                bytes.extend(b"0123456789");
+                let sum = checksum(&bytes);
+                bytes[2..4].copy_from_slice(&sum);
+                (1, bytes)
+            }
+        }
+    }
+
+    /// The packet on the clear link, or on its way to a worker.
+    #[must_use]
+    pub fn linked(&self, site: u32, sa_index: u32) -> Vec<u8> {
+        [LinkHeader::new(site, sa_index).as_bytes(), &self.packet()].concat()
+    }
+
+    /// The packet in Ethernet.
+    #[must_use]
+    pub fn ethernet(&self, destination: [u8; 6], source: [u8; 6]) -> Vec<u8> {
+        ethernet(destination, source, 0x0800, &self.packet())
+    }
+}
+
+/// An Ethernet frame.
+#[must_use]
+pub fn ethernet(destination: [u8; 6], source: [u8; 6], ether_type: u16, payload: &[u8]) -> Vec<u8> {
+    [&destination[..], &source, &ether_type.to_be_bytes(), payload].concat()
+}
+
+/// An IPv4 packet with a TTL of 64.
+#[must_use]
+pub fn ipv4(protocol: u8, source: [u8; 4], destination: [u8; 4], payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x45, 0];
+    packet.extend((20 + payload.len() as u16).to_be_bytes());
+    packet.extend([0x12, 0x34, 0, 0, 64, protocol, 0, 0]);
+    packet.extend(source);
+    packet.extend(destination);
+    packet.extend(payload);
+    fix_ipv4(&mut packet);
+    packet
+}
+
+/// An IPv6 packet with a hop limit of 255.
+#[must_use]
+pub fn ipv6(next_header: u8, source: [u8; 16], destination: [u8; 16], payload: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0];
+    packet.extend((payload.len() as u16).to_be_bytes());
+    packet.extend([next_header, 255]);
+    packet.extend(source);
+    packet.extend(destination);
+    packet.extend(payload);
+    packet
+}
+
+/// A UDP datagram without a checksum.
+#[must_use]
+pub fn udp(source_port: u16, destination_port: u16, data: &[u8]) -> Vec<u8> {
+    let mut bytes = [source_port.to_be_bytes(), destination_port.to_be_bytes()].concat();
+    bytes.extend((8 + data.len() as u16).to_be_bytes());
+    bytes.extend([0, 0]);
+    bytes.extend(data);
+    bytes
+}
+
+/// Sets the header checksum of an IPv4 packet without options.
+pub fn fix_ipv4(packet: &mut [u8]) {
+    packet[10..12].fill(0);
+    let sum = checksum(&packet[..20]);
+    packet[10..12].copy_from_slice(&sum);
+}
+
+/// The Internet checksum, word by word in big-endian order (RFC 1071).
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> [u8; 2] {
+    let mut sum = 0u64;
+    for pair in bytes.chunks(2) {
+        sum += u64::from(pair[0]) << 8 | pair.get(1).copied().map_or(0, u64::from);
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    (!(sum as u16)).to_be_bytes()
+}
+
+/// Whether the checksums of an IPv4 packet (with a TCP, UDP or ICMP payload that is not a fragment) are right.
+#[must_use]
+pub fn checksums_are_valid(packet: &[u8]) -> bool {
+    let total = usize::from(u16::from_be_bytes([packet[2], packet[3]]));
+    let (header, payload) = packet[..total].split_at(20);
+    let mut bytes = vec![];
+    match header[9] {
+        17 if payload[6..8] == [0, 0] => return checksum(header) == [0, 0],
+        6 | 17 => {
+            bytes.extend(&header[12..20]);
+            bytes.extend([0, header[9]]);
+            bytes.extend((payload.len() as u16).to_be_bytes());
+        }
+        _ => {}
+    }
+    bytes.extend(payload);
+    checksum(header) == [0, 0] && checksum(&bytes) == [0, 0]
+}

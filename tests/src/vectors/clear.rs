@@ -1,0 +1,536 @@
+//! Vectors of `clear`.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use gateway_common::abi::flow::{Flow, state};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::drop::DropReason::{self, *};
+use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
+use gateway_common::tables::host::HostTables;
+
+use super::world::{
+    self, FORBIDDEN, MAC, MAC_HOP, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SERVER, SITE, SITE_OTHER, TERMINAL,
+    UNRESOLVED,
+};
+use super::{Expect, Program, Step, Vector};
+use crate::frames::{Clear, End, ethernet, fix_ipv4};
+
+/// Source port of the usual connection.
+pub(super) const PORT: u16 = 49_152;
+const WEB: End = (SERVER, 443);
+const DNS: End = (NAME_SERVER, 53);
+
+/// A packet of the terminal.
+fn linked(clear: &Clear) -> Vec<u8> {
+    clear.linked(SITE, SA_INDEX)
+}
+
+/// A packet of `site` that leaves translated to `nat`.
+pub(super) fn leaves(clear: Clear, site: u32, nat: End) -> Step {
+    let out = clear.clone().from(nat).forwarded().ethernet(MAC_HOP, MAC);
+    Step {
+        program: Program::Clear,
+        frame: clear.linked(site, SA_INDEX),
+        expect: Expect::Egress(out),
+    }
+}
+
+/// A packet of the terminal that is dropped.
+pub(super) fn dropped(clear: &Clear, reason: DropReason) -> Step {
+    Step {
+        program: Program::Clear,
+        frame: linked(clear),
+        expect: Expect::Drop(reason),
+    }
+}
+
+/// A TCP segment of the terminal to the server.
+pub(super) fn segment(flags: u8) -> Clear {
+    Clear::tcp((TERMINAL, PORT), WEB, flags)
+}
+
+fn query(port: u16) -> Clear {
+    Clear::udp((TERMINAL, port), DNS)
+}
+
+pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
+    let mut vectors: Vec<Vector> = malformed()
+        .into_iter()
+        .map(|(words, frame, reason)| {
+            Vector::single(words, now_s, Program::Clear, frame, Expect::Drop(reason))
+        })
+        .collect();
+    let steps = [opening(), rules(), mappings()].concat();
+    vectors.extend(steps.into_iter().map(|(words, steps)| Vector {
+        description: words.to_owned(),
+        world: world::world(now_s),
+        steps,
+    }));
+    vectors.extend(worlds(now_s));
+    vectors.extend(aged(now_s));
+    vectors
+}
+
+fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
+    let good = query(1024).packet();
+    let linked = |packet: &[u8]| {
+        let mut frame = linked(&query(1024));
+        frame.truncate(14);
+        frame.extend(packet);
+        frame
+    };
+    let changed = |offset: usize, bytes: &[u8]| {
+        let mut packet = good.clone();
+        packet[offset..offset + bytes.len()].copy_from_slice(bytes);
+        fix_ipv4(&mut packet);
+        linked(&packet)
+    };
+    let from = |address: [u8; 4]| linked(&query(1024).from((address, 1024)).packet());
+    let to = |address: [u8; 4]| linked(&query(1024).to((address, 53)).packet());
+    let tcp = |flags| linked(&segment(flags).packet());
+    let mut short_tcp = segment(ACK).packet();
+    short_tcp[32] = 0x40;
+    let mut long_tcp = segment(ACK).packet();
+    long_tcp[32] = 0x60;
+    let mut unreachable = Clear::ping(TERMINAL, 1, SERVER).packet();
+    unreachable[20] = 3;
+    vec![
+        (
+            "a frame that no worker made is dropped",
+            ethernet(MAC, MAC_HOP, 0x0800, &good),
+            LinkHeaderInvalid,
+        ),
+        ("an empty link frame is dropped", linked(&[]), InnerMalformed),
+        (
+            "an inner header cut short is dropped",
+            linked(&good[..19]),
+            InnerMalformed,
+        ),
+        (
+            "an inner packet cut short is dropped",
+            linked(&good[..good.len() - 1]),
+            InnerMalformed,
+        ),
+        (
+            "an inner total length of 19 is dropped",
+            changed(2, &[0, 19]),
+            InnerMalformed,
+        ),
+        ("inner IPv6 is dropped", changed(0, &[0x60]), InnerMalformed),
+        ("inner options are dropped", changed(0, &[0x46]), InnerOptions),
+        (
+            "a first inner fragment is dropped",
+            changed(6, &[0x20, 0]),
+            InnerFragment,
+        ),
+        (
+            "a last inner fragment is dropped",
+            changed(6, &[0, 1]),
+            InnerFragment,
+        ),
+        ("TTL 1 is dropped", linked(&query(1024).ttl(1).packet()), InnerTtl),
+        ("TTL 0 is dropped", linked(&query(1024).ttl(0).packet()), InnerTtl),
+        ("source 127.0.0.1 is dropped", from([127, 0, 0, 1]), InnerAddress),
+        ("source 0.0.0.0 is dropped", from([0; 4]), InnerAddress),
+        (
+            "a multicast source is dropped",
+            from([224, 0, 0, 1]),
+            InnerAddress,
+        ),
+        ("a broadcast source is dropped", from([255; 4]), InnerAddress),
+        (
+            "a multicast destination is dropped",
+            to([239, 1, 1, 1]),
+            InnerAddress,
+        ),
+        ("a broadcast destination is dropped", to([255; 4]), InnerAddress),
+        ("a land packet is dropped", to(TERMINAL), InnerAddress),
+        ("GRE inside is dropped", changed(9, &[47]), InnerProtocol),
+        ("IP in IP inside is dropped", changed(9, &[4]), InnerProtocol),
+        (
+            "UDP with a length of 7 is dropped",
+            changed(24, &[0, 7]),
+            TruncatedTransport,
+        ),
+        (
+            "UDP longer than its packet is dropped",
+            changed(24, &[0, 99]),
+            TruncatedTransport,
+        ),
+        (
+            "UDP from port 0 is dropped",
+            changed(20, &[0, 0]),
+            TruncatedTransport,
+        ),
+        (
+            "UDP to port 0 is dropped",
+            changed(22, &[0, 0]),
+            TruncatedTransport,
+        ),
+        (
+            "a TCP header of 16 bytes is dropped",
+            linked(&short_tcp),
+            TruncatedTransport,
+        ),
+        (
+            "a TCP header longer than its packet is dropped",
+            linked(&long_tcp),
+            TruncatedTransport,
+        ),
+        (
+            "ICMP other than an echo request is dropped",
+            linked(&unreachable),
+            IcmpType,
+        ),
+        (
+            "an echo reply of a site is dropped",
+            linked(&Clear::pong(TERMINAL, SERVER, 1).packet()),
+            IcmpType,
+        ),
+        ("a null scan is dropped", tcp(0), TcpFlags),
+        ("a Christmas tree scan is dropped", tcp(FIN | PSH | URG), TcpFlags),
+        ("a FIN scan is dropped", tcp(FIN), TcpFlags),
+        ("SYN and FIN are dropped", tcp(SYN | FIN), TcpFlags),
+        ("SYN and RST are dropped", tcp(SYN | RST), TcpFlags),
+        ("TCP does not begin with an ACK", tcp(ACK), TcpState),
+        ("TCP does not begin with a SYN+ACK", tcp(SYN | ACK), TcpState),
+        ("TCP does not begin with a RST", tcp(RST), TcpState),
+        ("TCP does not begin with a FIN", tcp(FIN | ACK), TcpState),
+    ]
+}
+
+fn opening() -> Vec<(&'static str, Vec<Step>)> {
+    let dns = query(1024);
+    let ping = Clear::ping(TERMINAL, 0x4321, SERVER);
+    vec![
+        (
+            "a SYN opens a flow and keeps its port",
+            vec![leaves(segment(SYN), SITE, (NAT, PORT))],
+        ),
+        (
+            "a retransmitted SYN takes the same way",
+            vec![
+                leaves(segment(SYN), SITE, (NAT, PORT)),
+                leaves(segment(SYN), SITE, (NAT, PORT)),
+            ],
+        ),
+        (
+            "data before the handshake is dropped",
+            vec![
+                leaves(segment(SYN), SITE, (NAT, PORT)),
+                dropped(&segment(ACK), TcpState),
+            ],
+        ),
+        (
+            "UDP opens a flow and uses it",
+            vec![
+                leaves(dns.clone(), SITE, (NAT, 1024)),
+                leaves(dns.clone().data(700), SITE, (NAT, 1024)),
+            ],
+        ),
+        (
+            "UDP without a checksum stays without",
+            vec![leaves(dns.clone().without_checksum(), SITE, (NAT, 1024))],
+        ),
+        (
+            "an odd length is translated",
+            vec![leaves(dns.clone().data(33), SITE, (NAT, 1024))],
+        ),
+        (
+            "TTL 2 leaves as 1",
+            vec![leaves(dns.clone().ttl(2), SITE, (NAT, 1024))],
+        ),
+        (
+            "a ping opens a flow and keeps its identifier",
+            vec![leaves(ping, SITE, (NAT, 0x4321))],
+        ),
+    ]
+}
+
+fn rules() -> Vec<(&'static str, Vec<Step>)> {
+    let of_other = |clear: Clear, reason| Step {
+        program: Program::Clear,
+        frame: clear.linked(SITE_OTHER, SA_INDEX),
+        expect: Expect::Drop(reason),
+    };
+    let unknown = Step {
+        program: Program::Clear,
+        frame: query(1024).linked(99, SA_INDEX),
+        expect: Expect::Drop(UnknownSite),
+    };
+    vec![
+        (
+            "no rule is a deny",
+            vec![dropped(&segment(SYN).to((SERVER, 80)), RuleDefault)],
+        ),
+        (
+            "a site outside the group is denied",
+            vec![of_other(segment(SYN), RuleDefault)],
+        ),
+        (
+            "the first rule that matches decides",
+            vec![dropped(
+                &Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), SYN),
+                RuleDenied,
+            )],
+        ),
+        (
+            "a prefix has an end",
+            vec![dropped(&Clear::ping(TERMINAL, 1, [203, 0, 114, 1]), RuleDefault)],
+        ),
+        (
+            "an allowed flow allows no other",
+            vec![
+                leaves(segment(SYN), SITE, (NAT, PORT)),
+                dropped(&segment(SYN).to((SERVER, 444)), RuleDefault),
+            ],
+        ),
+        ("an unknown site is dropped", vec![unknown]),
+        (
+            "an unresolved next hop drops",
+            vec![dropped(
+                &Clear::udp((TERMINAL, 1024), (UNRESOLVED, 9)),
+                NextHopUnresolved,
+            )],
+        ),
+    ]
+}
+
+fn mappings() -> Vec<(&'static str, Vec<Step>)> {
+    vec![
+        (
+            "two sites with the same addresses leave as two",
+            vec![
+                leaves(query(1024), SITE, (NAT, 1024)),
+                leaves(query(1024), SITE_OTHER, (NAT_OTHER, 1024)),
+            ],
+        ),
+        (
+            "one endpoint has one mapping for all destinations (RFC 4787 REQ-1)",
+            vec![
+                leaves(segment(SYN), SITE, (NAT, PORT)),
+                leaves(query(PORT), SITE, (NAT, PORT)),
+                leaves(query(1024), SITE, (NAT, 1024)),
+            ],
+        ),
+    ]
+}
+
+/// The same frame into worlds that differ from the usual one.
+fn worlds(now_s: u32) -> Vec<Vector> {
+    type Change = fn(&mut HostTables);
+    let changes: [(&str, Change, DropReason); 3] = [
+        (
+            "without rules nothing is allowed",
+            |tables| tables.rules = Some((7, vec![])),
+            RuleDefault,
+        ),
+        (
+            "without a next hop nothing leaves",
+            |tables| tables.next_hops.clear(),
+            NextHopUnresolved,
+        ),
+        (
+            "without sites nothing leaves",
+            |tables| tables.sites.clear(),
+            UnknownSite,
+        ),
+    ];
+    let mut vectors: Vec<Vector> = changes
+        .into_iter()
+        .map(|(words, change, reason)| {
+            let mut vector = Vector::single(
+                words,
+                now_s,
+                Program::Clear,
+                linked(&query(1024)),
+                Expect::Drop(reason),
+            );
+            change(&mut vector.world);
+            vector
+        })
+        .collect();
+    let mut taken = Vector {
+        description: "a site whose ports are all taken is refused".to_owned(),
+        world: world::world(now_s),
+        steps: vec![dropped(&query(1026), NatExhausted)],
+    };
+    if let Some(settings) = &mut taken.world.settings {
+        (settings.port_low, settings.port_high) = (1026, 1027);
+    }
+    for port in [1026u16, 1027] {
+        let outside = OutsideKey {
+            address: NAT,
+            port: port.to_be_bytes(),
+            protocol: 17,
+            pad: 0,
+        };
+        taken.world.reverse.borrow_mut().insert(outside, inside(17, 9));
+    }
+    let mut one_left = Vector {
+        description: "a taken port is replaced by the one that is left".to_owned(),
+        world: taken.world.clone(),
+        steps: vec![leaves(query(1026), SITE, (NAT, 1027))],
+    };
+    let free = OutsideKey {
+        address: NAT,
+        port: 1027u16.to_be_bytes(),
+        protocol: 17,
+        pad: 0,
+    };
+    one_left.world.reverse.borrow_mut().remove(&free);
+    if let Some(settings) = &mut one_left.world.settings {
+        // A range of one port is found by each try but the first.
+        settings.port_low = 1027;
+    }
+    vectors.extend([taken, one_left]);
+    vectors
+}
+
+fn inside(protocol: u8, port: u16) -> InsideKey {
+    InsideKey {
+        site: SITE,
+        address: TERMINAL,
+        port: port.to_be_bytes(),
+        protocol,
+        pad: 0,
+    }
+}
+
+/// A world in which the terminal has a flow in this state, last seen `idle_s` seconds ago, with its mapping.
+pub(super) fn with_flow(now_s: u32, clear: &Clear, nat: End, state: u8, fins: u8, idle_s: u32) -> HostTables {
+    let tables = world::world(now_s);
+    let protocol = clear.packet()[9];
+    let key = gateway_common::abi::flow::FlowKey {
+        site: SITE,
+        source: clear.source.0,
+        destination: clear.destination.0,
+        source_port: clear.source.1.to_be_bytes(),
+        destination_port: clear.destination.1.to_be_bytes(),
+        protocol,
+        pad: [0; 3],
+    };
+    let then_s = now_s.wrapping_sub(idle_s);
+    let flow = Flow {
+        packets_out: 1,
+        bytes_out: 40,
+        packets_in: 0,
+        bytes_in: 0,
+        last_seen_s: then_s,
+        created_s: then_s,
+        generation: 1,
+        rule: 0,
+        nat_address: nat.0,
+        nat_port: nat.1.to_be_bytes(),
+        state,
+        fins,
+    };
+    tables.flows.borrow_mut().insert(key, Rc::new(Cell::new(flow)));
+    let inside = InsideKey {
+        port: key.source_port,
+        ..inside(protocol, 0)
+    };
+    let mapping = Mapping {
+        address: nat.0,
+        port: nat.1.to_be_bytes(),
+        pad: [0; 2],
+        last_used_s: then_s,
+        created_s: then_s,
+    };
+    tables.mappings.borrow_mut().insert(inside, mapping);
+    let outside = OutsideKey {
+        address: nat.0,
+        port: mapping.port,
+        protocol,
+        pad: 0,
+    };
+    tables.reverse.borrow_mut().insert(outside, inside);
+    tables
+}
+
+/// Flows that have been idle: the limits, and what replaces an expired one.
+fn aged(now_s: u32) -> Vec<Vector> {
+    let nat = (NAT, 2000);
+    let vector = |words: &str, world: HostTables, step: Step| Vector {
+        description: words.to_owned(),
+        world,
+        steps: vec![step],
+    };
+    let established = |idle_s| with_flow(now_s, &segment(ACK), nat, state::TCP_ESTABLISHED, 0, idle_s);
+    let closed = |idle_s| with_flow(now_s, &segment(ACK), nat, state::TCP_CLOSED, 3, idle_s);
+    let udp = |clear: &Clear, idle_s| with_flow(now_s, clear, nat, state::REPLIED, 0, idle_s);
+    let forbidden = Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), ACK);
+    let forbidden_udp = Clear::udp((TERMINAL, PORT), (FORBIDDEN, 443));
+    vec![
+        vector(
+            "an established flow lives for two hours (RFC 5382 REQ-5)",
+            established(7200),
+            leaves(segment(ACK), SITE, nat),
+        ),
+        vector(
+            "an expired TCP flow is not taken up",
+            established(7500),
+            dropped(&segment(ACK), TcpState),
+        ),
+        vector(
+            "an expired TCP flow may begin anew",
+            established(7500),
+            leaves(segment(SYN), SITE, nat),
+        ),
+        vector(
+            "a closed flow passes the last ACK",
+            closed(10),
+            leaves(segment(ACK), SITE, nat),
+        ),
+        vector(
+            "a closed flow may begin anew",
+            closed(10),
+            leaves(segment(SYN), SITE, nat),
+        ),
+        vector(
+            "a flow in its life is not judged again",
+            with_flow(now_s, &forbidden, nat, state::TCP_ESTABLISHED, 0, 10),
+            leaves(forbidden, SITE, nat),
+        ),
+        vector(
+            "a closed flow is judged before it begins anew",
+            with_flow(
+                now_s,
+                &Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), ACK),
+                nat,
+                state::TCP_CLOSED,
+                3,
+                10,
+            ),
+            dropped(&Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), SYN), RuleDenied),
+        ),
+        vector(
+            "UDP lives for a minute",
+            udp(&query(1024), 60),
+            leaves(query(1024), SITE, nat),
+        ),
+        vector(
+            "an expired UDP flow begins anew, by its mapping",
+            udp(&query(1024), 300),
+            leaves(query(1024), SITE, nat),
+        ),
+        vector(
+            "an expired UDP flow is judged",
+            udp(&forbidden_udp, 300),
+            dropped(&forbidden_udp, RuleDenied),
+        ),
+        vector(
+            "a site with a new address gets a new mapping",
+            with_flow(
+                now_s,
+                &query(1024),
+                ([198, 51, 100, 9], 2000),
+                state::REPLIED,
+                0,
+                300,
+            ),
+            leaves(query(1024), SITE, (NAT, 1024)),
+        ),
+    ]
+}

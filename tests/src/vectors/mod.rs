@@ -1,0 +1,139 @@
+//! Packet vectors: each is a world and the frames that come into it, with what must become of them. The same list runs
+//! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
+
+mod clear;
+mod core;
+mod wan;
+pub mod world;
+
+use gateway_common::abi::stats::Path;
+use gateway_common::drop::DropReason;
+use gateway_common::packet::{Buffer, Packet as _};
+use gateway_common::path::{self, Outcome, Verdict};
+use gateway_common::tables::Tables as _;
+use gateway_common::tables::host::HostTables;
+
+/// The program that a frame comes to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Program {
+    /// Outer interface.
+    Wan,
+    /// Clear link.
+    Clear,
+    /// Core interface.
+    Core,
+}
+
+impl Program {
+    /// Name of the program in the object.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Wan => "wan",
+            Self::Clear => "clear",
+            Self::Core => "core",
+        }
+    }
+
+    /// Runs the packet core as the shell does.
+    pub fn run(self, frame: &[u8], tables: &HostTables) -> (Outcome, Vec<u8>) {
+        let mut buffer = Buffer::new(frame);
+        let outcome = match self {
+            Self::Wan => path::wan::wan(&mut buffer, tables),
+            Self::Clear => path::clear::clear(&mut buffer, tables),
+            Self::Core => path::core::core(&mut buffer, tables),
+        };
+        if let Ok(verdict) = outcome {
+            tables.count(verdict.path(), buffer.len());
+        }
+        (outcome, buffer.bytes().to_vec())
+    }
+}
+
+/// What must become of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Expect {
+    /// Dropped for this reason.
+    Drop(DropReason),
+    /// To the kernel, unchanged.
+    Pass(Path),
+    /// To the worker, as this frame.
+    Worker(Path, Vec<u8>),
+    /// Out of the egress interface, as this frame.
+    Egress(Vec<u8>),
+    /// Back to where it came from, as this frame.
+    Reflect(Vec<u8>),
+}
+
+impl Expect {
+    /// The frame that must come out, if another than what went in is said.
+    #[must_use]
+    pub fn frame(&self) -> Option<&[u8]> {
+        match self {
+            Self::Worker(_, frame) | Self::Egress(frame) | Self::Reflect(frame) => Some(frame),
+            Self::Drop(_) | Self::Pass(_) => None,
+        }
+    }
+
+    /// The packet core's outcome that this is.
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Drop(reason) => Err(*reason),
+            Self::Pass(path) => Ok(Verdict::Pass(*path)),
+            Self::Worker(path, _) => Ok(Verdict::Worker {
+                slot: world::XSK_BASE,
+                path: *path,
+            }),
+            Self::Egress(_) => Ok(Verdict::Egress {
+                ifindex: world::EGRESS,
+                path: Path::ClearForwarded,
+            }),
+            Self::Reflect(_) => Ok(Verdict::Reflect(Path::CoreTooBig)),
+        }
+    }
+}
+
+/// One frame and what must become of it.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The program it comes to.
+    pub program: Program,
+    /// The frame.
+    pub frame: Vec<u8>,
+    /// What must become of it.
+    pub expect: Expect,
+}
+
+/// Frames that come one after the other into one world.
+#[derive(Clone, Debug)]
+pub struct Vector {
+    /// What is shown.
+    pub description: String,
+    /// The world before the first frame.
+    pub world: HostTables,
+    /// The frames.
+    pub steps: Vec<Step>,
+}
+
+impl Vector {
+    /// A vector of one frame in the usual world.
+    #[must_use]
+    pub fn single(description: &str, now_s: u32, program: Program, frame: Vec<u8>, expect: Expect) -> Self {
+        let step = Step {
+            program,
+            frame,
+            expect,
+        };
+        Self {
+            description: description.to_owned(),
+            world: world::world(now_s),
+            steps: vec![step],
+        }
+    }
+}
+
+/// All vectors; `now_s` is the clock that they run by.
+#[must_use]
+pub fn all(now_s: u32) -> Vec<Vector> {
+    [wan::vectors(now_s), clear::vectors(now_s), core::vectors(now_s)].concat()
+}

@@ -1,0 +1,415 @@
+//! Vectors of `wan`.
+
+use gateway_common::abi::stats::Path;
+use gateway_common::drop::DropReason::{self, *};
+
+use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SPI, SPI_UDP, SPI6};
+use super::{Expect, Program, Step, Vector};
+use crate::frames::{ethernet, ipv4, ipv6, udp};
+
+/// ESP with 40 bytes behind SPI and sequence number.
+fn esp(spi: [u8; 4]) -> Vec<u8> {
+    [&spi[..], &[0, 0, 0, 1], &[0xa5; 40]].concat()
+}
+
+fn frame4(packet: &[u8]) -> Vec<u8> {
+    ethernet(MAC, MAC_HOP, 0x0800, packet)
+}
+
+fn frame6(packet: &[u8]) -> Vec<u8> {
+    ethernet(MAC, MAC_HOP, 0x86dd, packet)
+}
+
+fn from_router(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    frame4(&ipv4(protocol, ROUTER, GATEWAY, payload))
+}
+
+fn from_router6(next_header: u8, payload: &[u8]) -> Vec<u8> {
+    frame6(&ipv6(next_header, ROUTER6, GATEWAY6, payload))
+}
+
+pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
+    let accepted = accepted().into_iter().map(|(words, frame, path)| {
+        let expect = if path == Path::WanEsp {
+            Expect::Worker(path, frame.clone())
+        } else {
+            Expect::Pass(path)
+        };
+        Vector::single(words, now_s, Program::Wan, frame, expect)
+    });
+    let dropped = dropped()
+        .into_iter()
+        .chain(dropped_ip())
+        .map(|(words, frame, reason)| {
+            Vector::single(words, now_s, Program::Wan, frame, Expect::Drop(reason))
+        });
+    let mut vectors: Vec<Vector> = accepted.chain(dropped).collect();
+    vectors.extend(worlds(now_s));
+    vectors
+}
+
+fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
+    let ike = [0x11; 40];
+    let marked = [&[0; 4][..], &ike].concat();
+    vec![
+        (
+            "ESP over IPv4 goes to the worker",
+            from_router(50, &esp(SPI)),
+            Path::WanEsp,
+        ),
+        (
+            "ESP over IPv6 goes to the worker",
+            from_router6(50, &esp(SPI6)),
+            Path::WanEsp,
+        ),
+        (
+            "ESP in UDP goes to the worker",
+            from_router(17, &udp(61000, 4500, &esp(SPI_UDP))),
+            Path::WanEsp,
+        ),
+        (
+            "the shortest ESP goes to the worker",
+            from_router(50, &esp(SPI)[..24]),
+            Path::WanEsp,
+        ),
+        ("IKE passes", from_router(17, &udp(500, 500, &ike)), Path::WanIke),
+        (
+            "IKE behind the non-ESP marker passes",
+            from_router(17, &udp(61000, 4500, &marked)),
+            Path::WanIke,
+        ),
+        (
+            "IKE over IPv6 passes",
+            from_router6(17, &udp(500, 500, &ike)),
+            Path::WanIke,
+        ),
+        (
+            "ARP passes",
+            ethernet([255; 6], MAC_HOP, 0x0806, &[0; 46]),
+            Path::WanPassed,
+        ),
+        (
+            "ICMP 'fragmentation needed' passes",
+            from_router(1, &[3, 4, 0, 0, 0, 0, 5, 0]),
+            Path::WanPassed,
+        ),
+        (
+            "ICMPv6 'packet too big' passes",
+            from_router6(58, &[2, 0, 0, 0, 0, 0, 5, 0]),
+            Path::WanPassed,
+        ),
+        (
+            "neighbour solicitation to a multicast group passes",
+            frame6(&ipv6(
+                58,
+                ROUTER6,
+                [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, 0, 0, 1],
+                &[135; 24],
+            )),
+            Path::WanPassed,
+        ),
+        (
+            "router advertisement passes",
+            from_router6(58, &[134, 0, 0, 0, 0, 0, 0, 0]),
+            Path::WanPassed,
+        ),
+    ]
+}
+
+fn dropped() -> Vec<(&'static str, Vec<u8>, DropReason)> {
+    let other_host = [192, 0, 2, 2];
+    let to_other = |protocol, payload: &[u8]| frame4(&ipv4(protocol, ROUTER, other_host, payload));
+    let mut other6 = GATEWAY6;
+    other6[15] = 9;
+    vec![
+        (
+            "an unknown ether type is dropped",
+            ethernet(MAC, MAC_HOP, 0x8847, &[0; 46]),
+            UnknownEtherType,
+        ),
+        (
+            "an unknown SPI is dropped",
+            from_router(50, &esp([0xc0, 0, 0, 9])),
+            UnknownSpi,
+        ),
+        ("SPI 0 is dropped", from_router(50, &esp([0; 4])), UnknownSpi),
+        (
+            "ESP shorter than an ICV is dropped",
+            from_router(50, &esp(SPI)[..23]),
+            TruncatedEsp,
+        ),
+        (
+            "ESP without a sequence number is dropped",
+            from_router(50, &SPI),
+            TruncatedEsp,
+        ),
+        (
+            "ESP without a payload is dropped",
+            from_router(50, &[]),
+            TruncatedEsp,
+        ),
+        (
+            "ESP in UDP shorter than an ICV is dropped",
+            from_router(17, &udp(61000, 4500, &SPI_UDP)),
+            TruncatedEsp,
+        ),
+        (
+            "ESP to another address is dropped",
+            to_other(50, &esp(SPI)),
+            SaDestination,
+        ),
+        (
+            "an IPv6 SA does not take IPv4",
+            from_router(50, &esp(SPI6)),
+            SaDestination,
+        ),
+        (
+            "an IPv4 SA does not take IPv6",
+            from_router6(50, &esp(SPI)),
+            SaDestination,
+        ),
+        (
+            "an SA in UDP does not take plain ESP",
+            from_router(50, &esp(SPI_UDP)),
+            SaEncapsulation,
+        ),
+        (
+            "a plain SA does not take ESP in UDP",
+            from_router(17, &udp(61000, 4500, &esp(SPI))),
+            SaEncapsulation,
+        ),
+        (
+            "a NAT keepalive is consumed",
+            from_router(17, &udp(61000, 4500, &[0xff])),
+            NatKeepalive,
+        ),
+        (
+            "another single byte is no keepalive",
+            from_router(17, &udp(61000, 4500, &[0xfe])),
+            TruncatedUdp,
+        ),
+        (
+            "empty UDP 4500 is dropped",
+            from_router(17, &udp(61000, 4500, &[])),
+            TruncatedUdp,
+        ),
+        (
+            "IKE shorter than its header is dropped",
+            from_router(17, &udp(500, 500, &[0; 27])),
+            TruncatedUdp,
+        ),
+        (
+            "a marker without IKE is dropped",
+            from_router(17, &udp(500, 4500, &[0; 31])),
+            TruncatedUdp,
+        ),
+        (
+            "IKE to another address is dropped",
+            to_other(17, &udp(500, 500, &[1; 40])),
+            OuterDestination,
+        ),
+        (
+            "ICMP to another address is dropped",
+            to_other(1, &[3, 4, 0, 0, 0, 0, 5, 0]),
+            OuterDestination,
+        ),
+        (
+            "'packet too big' to another address is dropped",
+            frame6(&ipv6(58, ROUTER6, other6, &[2, 0, 0, 0, 0, 0, 5, 0])),
+            OuterDestination,
+        ),
+        (
+            "ping from outside is dropped",
+            from_router(1, &[8, 0, 0, 0, 0, 1, 0, 1]),
+            OuterProtocol,
+        ),
+        (
+            "ICMPv6 echo from outside is dropped",
+            from_router6(58, &[128, 0, 0, 0, 0, 1, 0, 1]),
+            OuterProtocol,
+        ),
+        (
+            "ICMP cut short is dropped",
+            from_router(1, &[3, 4, 0, 0]),
+            TruncatedIp,
+        ),
+        (
+            "TCP from outside is dropped",
+            from_router(6, &[0; 20]),
+            OuterProtocol,
+        ),
+        (
+            "UDP to another port is dropped",
+            from_router(17, &udp(500, 53, &[0; 40])),
+            OuterProtocol,
+        ),
+        (
+            "GRE from outside is dropped",
+            from_router(47, &[0; 20]),
+            OuterProtocol,
+        ),
+    ]
+}
+
+fn dropped_ip() -> Vec<(&'static str, Vec<u8>, DropReason)> {
+    let good = ipv4(50, ROUTER, GATEWAY, &esp(SPI));
+    let changed = |offset: usize, bytes: &[u8]| {
+        let mut packet = good.clone();
+        packet[offset..offset + bytes.len()].copy_from_slice(bytes);
+        frame4(&packet)
+    };
+    let mut short_udp = udp(500, 500, &[0; 40]);
+    short_udp[5] = 7;
+    let mut long_udp = udp(500, 500, &[0; 40]);
+    long_udp[5] = 49;
+    let good6 = ipv6(50, ROUTER6, GATEWAY6, &esp(SPI6));
+    let mut wrong6 = good6.clone();
+    wrong6[0] = 0x45;
+    vec![
+        (
+            "an IPv4 header cut short is dropped",
+            frame4(&good[..19]),
+            TruncatedIp,
+        ),
+        (
+            "IPv4 cut short is dropped",
+            frame4(&good[..good.len() - 1]),
+            TruncatedIp,
+        ),
+        ("an Ethernet header alone is dropped", frame4(&[]), TruncatedIp),
+        ("IPv4 with version 6 is dropped", changed(0, &[0x65]), MalformedIp),
+        (
+            "IPv4 with a header of 16 bytes is dropped",
+            changed(0, &[0x44]),
+            MalformedIp,
+        ),
+        ("IPv4 with options is dropped", changed(0, &[0x46]), OuterOptions),
+        (
+            "IPv4 with a total length of 19 is dropped",
+            changed(2, &[0, 19]),
+            MalformedIp,
+        ),
+        (
+            "the first outer fragment is dropped",
+            changed(6, &[0x20, 0]),
+            OuterFragment,
+        ),
+        (
+            "the last outer fragment is dropped",
+            changed(6, &[0, 3]),
+            OuterFragment,
+        ),
+        (
+            "UDP with a length of 7 is dropped",
+            from_router(17, &short_udp),
+            TruncatedUdp,
+        ),
+        (
+            "UDP longer than its packet is dropped",
+            from_router(17, &long_udp),
+            TruncatedUdp,
+        ),
+        (
+            "a UDP header cut short is dropped",
+            from_router(17, &[1, 244, 1, 244]),
+            TruncatedUdp,
+        ),
+        (
+            "an IPv6 header cut short is dropped",
+            frame6(&good6[..39]),
+            TruncatedIp,
+        ),
+        (
+            "IPv6 cut short is dropped",
+            frame6(&good6[..good6.len() - 1]),
+            TruncatedIp,
+        ),
+        ("IPv6 with version 4 is dropped", frame6(&wrong6), MalformedIp),
+        (
+            "an IPv6 fragment is dropped",
+            from_router6(44, &[50, 0, 0, 1, 0, 0, 0, 1]),
+            OuterFragment,
+        ),
+        (
+            "IPv6 hop-by-hop options are dropped",
+            from_router6(0, &[50, 0, 0, 0, 0, 0, 0, 0]),
+            OuterOptions,
+        ),
+        (
+            "an IPv6 routing header is dropped",
+            from_router6(43, &[50, 0, 0, 0, 0, 0, 0, 0]),
+            OuterOptions,
+        ),
+    ]
+}
+
+fn worlds(now_s: u32) -> Vec<Vector> {
+    let frame = from_router(50, &esp(SPI));
+    let drop = |reason| Expect::Drop(reason);
+    let mut no_interface = Vector::single(
+        "an interface without a role drops",
+        now_s,
+        Program::Wan,
+        frame.clone(),
+        drop(InterfaceUnknown),
+    );
+    no_interface.world.interface = None;
+    let mut no_worker = Vector::single(
+        "a queue without a worker drops",
+        now_s,
+        Program::Wan,
+        frame,
+        drop(NoWorker),
+    );
+    if let Some(interface) = &mut no_worker.world.interface {
+        interface.queues = 0;
+    }
+    let mut rate = Vector {
+        description: "one source's IKE is limited, another's passes".to_owned(),
+        world: world::world(now_s),
+        steps: vec![],
+    };
+    let ike = from_router(17, &udp(500, 500, &[1; 40]));
+    for _ in 0..world::IKE_PER_S {
+        rate.steps.push(Step {
+            program: Program::Wan,
+            frame: ike.clone(),
+            expect: Expect::Pass(Path::WanIke),
+        });
+    }
+    rate.steps.push(Step {
+        program: Program::Wan,
+        frame: ike,
+        expect: drop(IkeRateLimit),
+    });
+    let other = frame4(&ipv4(17, [192, 0, 2, 78], GATEWAY, &udp(500, 500, &[1; 40])));
+    rate.steps.push(Step {
+        program: Program::Wan,
+        frame: other,
+        expect: Expect::Pass(Path::WanIke),
+    });
+    let ike6 = |last: u8| {
+        let mut source = ROUTER6;
+        source[15] = last;
+        frame6(&ipv6(17, source, GATEWAY6, &udp(500, 500, &[1; 40])))
+    };
+    let mut rate6 = Vector {
+        description: "all addresses of one IPv6 /64 are one source".to_owned(),
+        world: world::world(now_s),
+        steps: vec![],
+    };
+    for last in 1..=world::IKE_PER_S as u8 {
+        let expect = Expect::Pass(Path::WanIke);
+        rate6.steps.push(Step {
+            program: Program::Wan,
+            frame: ike6(last),
+            expect,
+        });
+    }
+    rate6.steps.push(Step {
+        program: Program::Wan,
+        frame: ike6(99),
+        expect: drop(IkeRateLimit),
+    });
+    vec![no_interface, no_worker, rate, rate6]
+}

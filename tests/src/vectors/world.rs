@@ -1,0 +1,203 @@
+//! The world of the vectors.
+//!
+//! ```text
+//! site 1 192.168.1.0/24 (as 198.51.100.1) --+
+//! site 2 192.168.1.0/24 (as 198.51.100.2) --+-- gateway 192.0.2.1, 2001:db8::1 -- center 203.0.113.0/24
+//! ```
+//! Documentation addresses (RFC 5737, RFC 3849). One interface stands for all: `BPF_PROG_TEST_RUN` has but one.
+
+use gateway_common::abi::interface::{Interface, Settings, role};
+use gateway_common::abi::next_hop::NextHop;
+use gateway_common::abi::rule::{Rule, action, flag};
+use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, encapsulation};
+use gateway_common::abi::site::Site;
+use gateway_common::tables::host::HostTables;
+
+/// A site with all rights of [`GROUP_CLINIC`].
+pub const SITE: u32 = 1;
+/// A site in no group, with the same inner addresses.
+pub const SITE_OTHER: u32 = 2;
+/// Bit of the group that may reach the eligibility server.
+pub const GROUP_CLINIC: u64 = 1 << 3;
+/// Inner address of a terminal, at either site.
+pub const TERMINAL: [u8; 4] = [192, 168, 1, 10];
+/// What [`SITE`] is translated to.
+pub const NAT: [u8; 4] = [198, 51, 100, 1];
+/// What [`SITE_OTHER`] is translated to.
+pub const NAT_OTHER: [u8; 4] = [198, 51, 100, 2];
+/// The eligibility server: TCP 443 for clinics.
+pub const SERVER: [u8; 4] = [203, 0, 113, 10];
+/// A name server: UDP 53 for all.
+pub const NAME_SERVER: [u8; 4] = [203, 0, 113, 53];
+/// A server that a rule denies before a later one would allow it.
+pub const FORBIDDEN: [u8; 4] = [203, 0, 113, 66];
+/// A server that is allowed and whose next hop is not resolved.
+pub const UNRESOLVED: [u8; 4] = [203, 0, 113, 200];
+/// The gateway.
+pub const GATEWAY: [u8; 4] = [192, 0, 2, 1];
+/// The gateway in IPv6.
+pub const GATEWAY6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Router of [`SITE`].
+pub const ROUTER: [u8; 4] = [192, 0, 2, 77];
+/// Router of [`SITE_OTHER`].
+pub const ROUTER6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 7, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x77];
+/// Plain ESP over IPv4.
+pub const SPI: [u8; 4] = [0xc0, 0, 0, 1];
+/// Plain ESP over IPv6.
+pub const SPI6: [u8; 4] = [0xc0, 0, 0, 2];
+/// ESP in UDP over IPv4.
+pub const SPI_UDP: [u8; 4] = [0xc0, 0, 0, 3];
+/// Index of the outbound SA of [`SITE`].
+pub const SA_INDEX: u32 = 0x0001_0203;
+/// MAC of the gateway.
+pub const MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xa];
+/// MAC of the next hop on the core side.
+pub const MAC_HOP: [u8; 6] = [2, 0, 0, 0, 0, 0xb];
+/// Slot of the only worker.
+pub const XSK_BASE: u32 = 5;
+/// Interface that leads to the center.
+pub const EGRESS: u32 = 1;
+/// Largest inner packet of [`SITE`]'s tunnel.
+pub const MTU: u32 = 1400;
+/// IKE datagrams that one source may send in a second.
+pub const IKE_PER_S: u32 = 3;
+/// Number of the active rule generation.
+pub const GENERATION: u32 = 4;
+
+/// The settings.
+pub const SETTINGS: Settings = Settings {
+    tcp_opening_s: 60,
+    tcp_established_s: 7440,
+    tcp_closing_s: 240,
+    udp_s: 120,
+    icmp_s: 60,
+    ike_per_source_per_s: IKE_PER_S,
+    port_low: 1024,
+    port_high: 65535,
+};
+
+/// A rule that allows a protocol and a port to a prefix for all; vectors narrow it.
+#[must_use]
+pub const fn allow(source_rule: u32, destination: [u8; 4], protocol: u8, port: u16) -> Rule {
+    Rule {
+        groups: 0,
+        site: 0,
+        source: [0; 4],
+        source_mask: [0; 4],
+        destination,
+        destination_mask: [255; 4],
+        source_port_low: 0,
+        source_port_high: u16::MAX,
+        destination_port_low: port,
+        destination_port_high: if port == 0 { u16::MAX } else { port },
+        protocol,
+        action: action::ALLOW,
+        flags: 0,
+        pad: 0,
+        source_rule,
+        pad2: 0,
+    }
+}
+
+/// The rules of the usual world.
+#[must_use]
+pub fn rules() -> Vec<Rule> {
+    vec![
+        Rule {
+            groups: GROUP_CLINIC,
+            ..allow(0, SERVER, 6, 443)
+        },
+        Rule {
+            flags: flag::LOG,
+            ..allow(1, NAME_SERVER, 17, 53)
+        },
+        Rule {
+            destination_mask: [255, 255, 255, 0],
+            ..allow(2, [203, 0, 113, 0], 1, 0)
+        },
+        Rule {
+            action: action::DENY,
+            flags: flag::LOG,
+            ..allow(3, FORBIDDEN, 0, 0)
+        },
+        allow(4, FORBIDDEN, 0, 0),
+        allow(5, UNRESOLVED, 17, 0),
+    ]
+}
+
+/// The usual world at this time.
+#[must_use]
+pub fn world(now_s: u32) -> HostTables {
+    let mut tables = HostTables {
+        settings: Some(SETTINGS),
+        interface: Some(Interface {
+            role: role::WAN,
+            xsk_base: XSK_BASE,
+            queues: 1,
+            ipv4: GATEWAY,
+            ipv6: GATEWAY6,
+            mac: MAC,
+            pad: [0; 2],
+        }),
+        rules: Some((GENERATION, rules())),
+        ..HostTables::default()
+    };
+    tables.now_s.set(now_s);
+    tables.sites.insert(
+        SITE,
+        Site {
+            groups: GROUP_CLINIC | 1,
+            nat_address: NAT,
+            pad: [0; 4],
+        },
+    );
+    tables.sites.insert(
+        SITE_OTHER,
+        Site {
+            groups: 0,
+            nat_address: NAT_OTHER,
+            pad: [0; 4],
+        },
+    );
+    let sa = |family, encapsulation, outer_destination| SaInbound {
+        sa_index: 9,
+        worker: 0,
+        site: SITE,
+        family,
+        encapsulation,
+        pad: [0; 2],
+        outer_destination,
+    };
+    let mut gateway4 = [0; 16];
+    gateway4[..4].copy_from_slice(&GATEWAY);
+    tables
+        .sa_inbound
+        .insert(SPI, sa(4, encapsulation::PLAIN, gateway4));
+    tables
+        .sa_inbound
+        .insert(SPI6, sa(6, encapsulation::PLAIN, GATEWAY6));
+    tables
+        .sa_inbound
+        .insert(SPI_UDP, sa(4, encapsulation::UDP, gateway4));
+    let outbound = SaOutbound {
+        sa_index: SA_INDEX,
+        worker: 0,
+        mtu: MTU,
+    };
+    let destination = SaOutboundKey {
+        site: SITE.to_be_bytes(),
+        destination: [192, 168, 1, 0],
+    };
+    tables.sa_outbound.push((24, destination, outbound));
+    let hop = NextHop {
+        ifindex: EGRESS,
+        resolved: 1,
+        destination_mac: MAC_HOP,
+        source_mac: MAC,
+    };
+    tables.next_hops.push((24, [203, 0, 113, 0], hop));
+    tables
+        .next_hops
+        .push((32, UNRESOLVED, NextHop { resolved: 0, ..hop }));
+    tables
+}

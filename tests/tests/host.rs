@@ -1,0 +1,113 @@
+//! The packet vectors on the host.
+
+use gateway_tests::frames::checksums_are_valid;
+use gateway_tests::vectors::{self, Expect};
+
+/// A clock that has run long enough for flows of the past.
+const NOW_S: u32 = 100_000;
+
+#[test]
+fn vectors_hold_on_the_host() {
+    let mut failures = vec![];
+    for vector in vectors::all(NOW_S) {
+        for (number, step) in vector.steps.iter().enumerate() {
+            let (outcome, frame) = step.program.run(&step.frame, &vector.world);
+            let expected = step.expect.frame().unwrap_or(&step.frame);
+            if outcome != step.expect.outcome() {
+                failures.push(format!(
+                    "{} [{number}]: {outcome:?}, not {:?}",
+                    vector.description,
+                    step.expect.outcome()
+                ));
+            } else if frame != expected {
+                failures.push(format!(
+                    "{} [{number}]:\n got {frame:02x?}\nwant {expected:02x?}",
+                    vector.description
+                ));
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+/// The expectations come from a full computation; this shows that the computation is sound.
+#[test]
+fn expected_frames_have_valid_checksums() {
+    let mut checked = 0;
+    for vector in vectors::all(NOW_S) {
+        for step in vector.steps {
+            if let (Some(frame), false) = (
+                step.expect.frame(),
+                matches!(
+                    step.expect,
+                    Expect::Worker(gateway_common::abi::stats::Path::WanEsp, _)
+                ),
+            ) {
+                assert!(checksums_are_valid(&frame[14..]), "{}", vector.description);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked > 50, "only {checked} frames");
+}
+
+#[test]
+fn descriptions_are_unique() {
+    let vectors = vectors::all(NOW_S);
+    let mut descriptions: Vec<_> = vectors
+        .iter()
+        .map(|vector| (vector.steps[0].program.name(), &vector.description))
+        .collect();
+    descriptions.sort_unstable();
+    descriptions.dedup();
+    assert_eq!(descriptions.len(), vectors.len());
+}
+
+/// Who is told what: a denial with its rule, a logged flow, an absent SA and an absent next hop.
+#[test]
+fn events_name_the_flow_and_the_rule() {
+    use gateway_common::abi::event::{RULE_DEFAULT, kind};
+    use gateway_common::packet::tcp::flag::SYN;
+    use gateway_tests::frames::Clear;
+    use gateway_tests::vectors::Program;
+    use gateway_tests::vectors::world::{
+        self, FORBIDDEN, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL,
+    };
+
+    let mut tables = world::world(NOW_S);
+    let run = |tables: &_, clear: &Clear| {
+        let _ = Program::Clear.run(&clear.linked(SITE, SA_INDEX), tables);
+    };
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (FORBIDDEN, 443), SYN));
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (SERVER, 22), SYN));
+    run(&tables, &Clear::tcp((TERMINAL, 2000), (SERVER, 443), SYN));
+    run(&tables, &Clear::udp((TERMINAL, 2001), (NAME_SERVER, 53)));
+    tables.sa_outbound.clear();
+    let answer = Clear::udp((NAME_SERVER, 53), (NAT, 2001)).ethernet(world::MAC, world::MAC_HOP);
+    let _ = Program::Core.run(&answer, &tables);
+    tables.next_hops.clear();
+    run(&tables, &Clear::udp((TERMINAL, 2001), (NAME_SERVER, 53)));
+
+    let events = tables.events.borrow();
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.kind, event.rule, event.destination))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (kind::DENIED, 3, FORBIDDEN),
+            (kind::DENIED, RULE_DEFAULT, SERVER),
+            (kind::FLOW_CREATED, 1, NAME_SERVER),
+            (kind::NO_SA, 0, NAME_SERVER),
+            (kind::NEXT_HOP_MISSING, 0, NAME_SERVER),
+        ]
+    );
+    assert!(
+        events
+            .iter()
+            .all(|event| event.site == SITE && event.source == TERMINAL)
+    );
+    assert_eq!(events[0].generation, world::GENERATION);
+    assert_eq!(events[1].destination_port, 22u16.to_be_bytes());
+}

@@ -1,0 +1,62 @@
+//! `cargo xtask bench`: figures of this machine, each beside what it is to be compared with in the same run.
+//!
+//! On a shared machine only ratios within one run mean much: both sides are measured in turn (A B A B ...) and their
+//! medians are reported.
+
+mod through;
+
+use std::process::Command;
+
+use anyhow::Result;
+
+use crate::{cmd, paths, setup};
+
+/// The program that measures each XDP program by BPF_PROG_TEST_RUN and prints a table.
+const PROG_RUN_BENCH: [&str; 7] = [
+    "run",
+    "--quiet",
+    "--release",
+    "--package",
+    "gateway-tests",
+    "--example",
+    "prog_run_bench",
+];
+
+/// Measures everything; `short` takes seconds instead of minutes and shows only that it works.
+///
+/// # Errors
+/// When something does not build or the lab does not come up.
+pub fn run(short: bool) -> Result<()> {
+    setup::ensure()?;
+    cargo(&["build", "--release", "--package", "gateway"])?;
+    println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
+    cargo(&PROG_RUN_BENCH)?;
+    println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");
+    through::run(short)
+}
+
+fn cargo(arguments: &[&str]) -> Result<()> {
+    let mut command: Command = cmd::cmd("cargo", arguments);
+    cmd::stream(command.current_dir(paths::repository()))
+}
+
+/// The middle value; for an even number of values, the lower of the two.
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values
+        .get(values.len().saturating_sub(1) / 2)
+        .copied()
+        .unwrap_or(f64::NAN)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::median;
+
+    #[test]
+    fn the_median_ignores_an_outlier() {
+        assert_eq!(median(vec![3.0, 1000.0, 1.0]), 3.0);
+        assert_eq!(median(vec![4.0, 2.0]), 2.0);
+        assert!(median(vec![]).is_nan());
+    }
+}

@@ -1,0 +1,248 @@
+//! The gateway under test: its files, its process, its CLI.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use super::pki::{self, Auth, Pki};
+use super::state::{self, Process};
+use super::strongswan::IdKind;
+use super::topology::{
+    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
+};
+use crate::cmd;
+
+const START_S: u64 = 20;
+/// Site 1's address after translation, given by name; site 2's comes from [`NAT_POOL`].
+pub const SITE1_NAT_ADDRESS: &str = "10.201.0.1";
+/// The rule that allows the eligibility page.
+pub const RULE_WEB: &str = "eligibility-web";
+/// The rule that denies [`FORBIDDEN_PORT`].
+pub const RULE_DENY: &str = "no-admin";
+/// The port that the lab's rules allow for UDP measurements.
+pub const BENCH_PORT: u16 = 5201;
+
+/// What of the gateway's configuration can be varied.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which authority certified the gateway and is trusted for sites.
+    pub auth: Auth,
+    /// How both ends are named.
+    pub ids: IdKind,
+    /// IKE proposals, best first.
+    pub ike: Vec<String>,
+    /// ESP proposals, best first.
+    pub esp: Vec<String>,
+    /// Seconds after which the gateway rekeys a Child SA.
+    pub rekey_child_s: u32,
+    /// Seconds after which the gateway rekeys an IKE SA.
+    pub rekey_ike_s: u32,
+    /// The rule-set file.
+    pub rules: String,
+}
+
+impl Config {
+    /// What the demo uses, and tests unless they say otherwise.
+    #[must_use]
+    pub fn usual(auth: Auth) -> Self {
+        Self {
+            auth,
+            ids: IdKind::Fqdn,
+            ike: vec!["aes256-sha256-modp2048".to_owned()],
+            esp: vec!["aes256gcm16-modp2048".to_owned()],
+            rekey_child_s: 3600,
+            rekey_ike_s: 4 * 3600,
+            rules: rules(),
+        }
+    }
+
+    fn to_toml(&self, pki: &Pki) -> String {
+        let authority = self.auth.authority();
+        let path = |path: PathBuf| quoted(&path.display().to_string());
+        let mut text = format!(
+            "[gateway]\nname = \"lab\"\nstate_dir = {}\nsocket = {}\n\n",
+            path(state::path("gateway-state")),
+            path(socket()),
+        );
+        for (interface, role) in [("wan4", "wan"), ("wan6", "wan"), ("core", "core")] {
+            text += &format!("[[interface]]\nname = \"{interface}\"\nrole = \"{role}\"\n\n");
+        }
+        text += &format!(
+            "[ike]\ncertificate = {}\nprivate_key = {}\nca = {}\nidentity = {}\nproposals = {}\nesp_proposals = {}\n\
+             rekey_ike_after_s = {}\nrekey_child_after_s = {}\n\n",
+            path(pki.certificate(authority, "gateway")),
+            path(pki.key(authority, "gateway")),
+            path(pki.authority(authority)),
+            quoted(&self.identity("gateway")),
+            list(&self.ike),
+            list(&self.esp),
+            self.rekey_ike_s,
+            self.rekey_child_s,
+        );
+        text += &format!(
+            "[center]\nnetworks = {}\n\n",
+            list(&CENTER_NETS.map(str::to_owned))
+        );
+        text += &format!("[[nat_pool]]\nname = \"sites\"\naddresses = [\"{NAT_POOL}\"]\n\n");
+        for site in Site::BOTH {
+            let nat = match site {
+                Site::One => format!("nat_address = \"{SITE1_NAT_ADDRESS}\""),
+                Site::Two => "nat_pool = \"sites\"".to_owned(),
+            };
+            text += &format!(
+                "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n\n",
+                site.name(),
+                quoted(&self.identity(site.name())),
+            );
+        }
+        text + "[rules]\nfile = \"rules.toml\"\n"
+    }
+
+    fn identity(&self, holder: &str) -> String {
+        match self.ids {
+            IdKind::Fqdn => pki::fqdn(holder),
+            IdKind::Dn => pki::distinguished_name(holder),
+        }
+    }
+}
+
+/// The lab's rule set.
+#[must_use]
+pub fn rules() -> String {
+    format!(
+        "name = \"lab\"\n\n\
+         [[rule]]\nname = \"{RULE_DENY}\"\naction = \"deny\"\ndestination = \"{SERVER}\"\nprotocol = \"tcp\"\n\
+         destination_ports = {FORBIDDEN_PORT}\nlog = true\ncomment = \"denied anyway; named so that attempts are counted\"\n\n\
+         [[rule]]\nname = \"{RULE_WEB}\"\naction = \"allow\"\ngroups = \"clinics\"\n\
+         destination = [\"{SERVER}\", \"{SERVER_SECOND}\"]\nprotocol = \"tcp\"\ndestination_ports = {SERVER_PORT}\n\n\
+         [[rule]]\nname = \"ping\"\naction = \"allow\"\ndestination = \"{SERVER}\"\nprotocol = \"icmp\"\n\n\
+         [[rule]]\nname = \"measure\"\naction = \"allow\"\ndestination = \"{SERVER}\"\nprotocol = \"udp\"\n\
+         destination_ports = {BENCH_PORT}\n"
+    )
+}
+
+/// A running gateway.
+#[derive(Debug)]
+pub struct Gateway {
+    process: Process,
+    program: PathBuf,
+}
+
+impl Gateway {
+    pub(super) fn start(program: PathBuf, pki: &Pki, config: &Config) -> Result<Self> {
+        let file = state::path("gateway.toml");
+        fs::write(&file, config.to_toml(pki))?;
+        fs::write(state::path("rules.toml"), &config.rules)?;
+        let mut command = Node::Gateway.command(&program.display().to_string());
+        let process = state::spawn("gateway", command.args(["run", "--config"]).arg(&file))?;
+        let gateway = Self { process, program };
+        gateway.wait_until_ready()?;
+        Ok(gateway)
+    }
+
+    /// Runs a CLI verb against it and returns what the verb printed.
+    pub fn cli(&self, args: &[&str]) -> Result<String> {
+        cmd::read(&mut self.command(args))
+    }
+
+    /// Runs a CLI verb with `--json`.
+    pub fn json(&self, args: &[&str]) -> Result<Value> {
+        let printed = cmd::read(self.command(args).arg("--json"))?;
+        serde_json::from_str(&printed).with_context(|| format!("gateway {}: {printed}", args.join(" ")))
+    }
+
+    /// Packets dropped so far, by the reason's name.
+    pub fn drops(&self) -> Result<BTreeMap<String, u64>> {
+        let answer = self.json(&["drops"])?;
+        named_counts(&answer, "reason").with_context(|| format!("gateway drops: {answer}"))
+    }
+
+    /// Flows and packets that a rule has decided so far.
+    pub fn rule_hits(&self, rule: &str) -> Result<u64> {
+        let answer = self.json(&["rules", "show"])?;
+        let counts =
+            named_counts(&answer, "name").with_context(|| format!("gateway rules show: {answer}"))?;
+        counts
+            .get(rule)
+            .copied()
+            .with_context(|| format!("no rule {rule} in {answer}"))
+    }
+
+    /// Runs a CLI verb that may fail.
+    pub fn try_cli(&self, args: &[&str]) -> Result<Output> {
+        let mut command = self.command(args);
+        command.output().with_context(|| cmd::line(&command))
+    }
+
+    /// What the daemon logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(state::path("gateway.log")).unwrap_or_default()
+    }
+
+    /// Whether the daemon still runs.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.process.is_running()
+    }
+
+    /// Ends the daemon in order.
+    pub fn stop(self) {
+        self.process.end();
+    }
+
+    /// Ends the daemon as a crash would.
+    pub fn kill(self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait(Duration::from_secs(START_S));
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(args).arg("--socket").arg(socket());
+        command
+    }
+
+    fn wait_until_ready(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(START_S);
+        while !self.try_cli(&["status"])?.status.success() {
+            if !self.process.is_running() || Instant::now() > deadline {
+                bail!("the gateway did not start; it printed:\n{}", self.log());
+            }
+            sleep(Duration::from_millis(50));
+        }
+        Ok(())
+    }
+}
+
+/// Reads a list of objects that each have a name under `key` and a count under `packets` or `hits`.
+fn named_counts(answer: &Value, key: &str) -> Option<BTreeMap<String, u64>> {
+    let list = answer
+        .as_array()
+        .or_else(|| answer.as_object()?.values().find_map(Value::as_array))?;
+    let count = |entry: &Value| entry.get("packets").or_else(|| entry.get("hits"))?.as_u64();
+    list.iter()
+        .map(|entry| Some((entry.get(key)?.as_str()?.to_owned(), count(entry)?)))
+        .collect()
+}
+
+fn socket() -> PathBuf {
+    state::path("gateway.sock")
+}
+
+/// A TOML basic string. The lab's own names hold nothing to escape but backslash and quote.
+fn quoted(word: &str) -> String {
+    format!("\"{}\"", word.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
+fn list(words: &[String]) -> String {
+    let words: Vec<_> = words.iter().map(|word| quoted(word)).collect();
+    format!("[{}]", words.join(", "))
+}

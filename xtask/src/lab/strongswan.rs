@@ -1,0 +1,445 @@
+//! strongSwan with user-space ESP in a namespace of the lab: the sites' routers, and a second opinion as gateway.
+//!
+//! Each daemon has a configuration, a VICI socket and a log of its own in the lab's state folder; nothing under /etc
+//! is read. Its `kernel-libipsec` plugin does ESP on a TUN device, `ipsec0`, always encapsulated in UDP.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use nix::sys::signal::Signal;
+
+use super::pki::{self, Auth, Pki};
+use super::state::{self, Process};
+use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, Site};
+use crate::cmd;
+
+/// The name of the one Child SA of a connection.
+const CHILD: &str = "net";
+/// The name of the one connection.
+const CONNECTION: &str = "tunnel";
+const START_S: u64 = 5;
+/// How long a set-up or rekey may take.
+const EXCHANGE_S: u64 = 15;
+
+/// How a peer is named in IKE_AUTH.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum IdKind {
+    /// ID_FQDN: the certificate's DNS name.
+    Fqdn,
+    /// ID_DER_ASN1_DN: the certificate's subject.
+    Dn,
+}
+
+/// One connection, as seen from one end.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    /// Whose certificate and private key this end holds: `gateway`, `site1`, `stranger`.
+    pub holder: &'static str,
+    /// The authority that issued it.
+    pub authority: &'static str,
+    /// The authority that must have issued the peer's.
+    pub peer_authority: &'static str,
+    /// This end's outer address.
+    pub local: String,
+    /// The peer's outer address, or `%any`.
+    pub remote: String,
+    /// The holder expected at the other end, or none: anyone the authority certified.
+    pub peer: Option<&'static str>,
+    /// How both ends are named.
+    pub ids: IdKind,
+    /// IKE proposal in strongSwan's words.
+    pub ike: String,
+    /// ESP proposal; with a group in it, rekeying has PFS.
+    pub esp: String,
+    /// Inner networks at this end.
+    pub local_ts: Vec<String>,
+    /// Inner networks at the other end.
+    pub remote_ts: Vec<String>,
+    /// `yes`, `no`, `accept` or `force`.
+    pub fragmentation: &'static str,
+    /// Seconds after which this end rekeys the Child SA; 0: never by itself.
+    pub rekey_child_s: u32,
+    /// Seconds after which this end rekeys the IKE SA; 0: never by itself.
+    pub rekey_ike_s: u32,
+    /// Seconds between dead-peer checks; 0: none.
+    pub dpd_s: u32,
+}
+
+impl Connection {
+    /// What a site's router uses unless a test says otherwise.
+    #[must_use]
+    pub fn of_site(site: Site, auth: Auth, options: &Options) -> Self {
+        Self {
+            holder: site.name(),
+            authority: auth.authority(),
+            peer_authority: auth.authority(),
+            local: site.router_address(options).to_owned(),
+            remote: site.gateway_address().to_owned(),
+            peer: Some("gateway"),
+            ids: IdKind::Fqdn,
+            ike: "aes256-sha256-modp2048".to_owned(),
+            esp: "aes256gcm16-modp2048".to_owned(),
+            local_ts: vec![SITE_LAN.to_owned()],
+            remote_ts: CENTER_NETS.map(str::to_owned).to_vec(),
+            fragmentation: "yes",
+            rekey_child_s: 0,
+            rekey_ike_s: 0,
+            dpd_s: 0,
+        }
+    }
+
+    /// The same connection from the other end, for strongSwan in the gateway's place.
+    #[must_use]
+    pub fn of_gateway(site: Site, auth: Auth) -> Self {
+        let at_site = Self::of_site(site, auth, &Options::default());
+        Self {
+            holder: "gateway",
+            local: at_site.remote,
+            remote: "%any".to_owned(),
+            peer: Some(site.name()),
+            local_ts: at_site.remote_ts,
+            remote_ts: at_site.local_ts,
+            ..at_site
+        }
+    }
+
+    fn identity(&self, holder: &str) -> String {
+        match self.ids {
+            IdKind::Fqdn => pki::fqdn(holder),
+            IdKind::Dn => format!("\"{}\"", pki::distinguished_name(holder)),
+        }
+    }
+
+    /// The connection in swanctl.conf's format, where a value runs to the end of its line.
+    fn to_swanctl(&self) -> String {
+        let peer = self
+            .peer
+            .map_or_else(|| "%any".to_owned(), |peer| self.identity(peer));
+        format!(
+            "connections {{\n {CONNECTION} {{\n\
+             version = 2\nmobike = no\n\
+             local_addrs = {}\nremote_addrs = {}\nproposals = {}\nfragmentation = {}\n\
+             rekey_time = {}s\ndpd_delay = {}s\n\
+             local {{\nauth = pubkey\ncerts = own.crt\nid = {}\n}}\n\
+             remote {{\nauth = pubkey\ncacerts = peer-ca.crt\nid = {peer}\n}}\n\
+             children {{\n{CHILD} {{\nlocal_ts = {}\nremote_ts = {}\nesp_proposals = {}\nrekey_time = {}s\n}}\n}}\n\
+             }}\n}}\n",
+            self.local,
+            self.remote,
+            self.ike,
+            self.fragmentation,
+            self.rekey_ike_s,
+            self.dpd_s,
+            self.identity(self.holder),
+            self.local_ts.join(","),
+            self.remote_ts.join(","),
+            self.esp,
+            self.rekey_child_s,
+        )
+    }
+}
+
+/// The SAs of a tunnel, as strongSwan names them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// SPIs of the IKE SA, initiator's and responder's.
+    pub ike_spis: String,
+    /// SPI of the inbound ESP SA, hexadecimal.
+    pub spi_in: String,
+    /// SPI of the outbound ESP SA, hexadecimal.
+    pub spi_out: String,
+    /// Algorithms of the IKE SA and of the Child SA.
+    pub algorithms: String,
+}
+
+/// A running charon.
+#[derive(Debug)]
+pub struct StrongSwan {
+    node: Node,
+    folder: PathBuf,
+    process: Process,
+}
+
+impl StrongSwan {
+    /// Starts charon in `node` with `connection` loaded.
+    pub fn start(node: Node, pki: &Pki, connection: &Connection) -> Result<Self> {
+        let folder = state::path(&format!("{node}-swan"));
+        fs::create_dir_all(&folder)?;
+        fs::write(folder.join("strongswan.conf"), settings(&folder))?;
+        let mut charon = node.command("/usr/sbin/charon-systemd");
+        charon.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
+        let process = state::spawn(&format!("{node}-charon"), &mut charon)?;
+        let swan = Self {
+            node,
+            folder,
+            process,
+        };
+        swan.wait_for_vici()?;
+        swan.load(pki, connection)?;
+        Ok(swan)
+    }
+
+    /// Replaces the loaded connection and credentials; SAs that are up stay.
+    pub fn load(&self, pki: &Pki, connection: &Connection) -> Result<()> {
+        for part in ["x509", "x509ca", "private"] {
+            let part = self.folder.join(part);
+            let _absent = fs::remove_dir_all(&part);
+            fs::create_dir_all(&part)?;
+        }
+        let (authority, holder) = (connection.authority, connection.holder);
+        fs::copy(
+            pki.certificate(authority, holder),
+            self.folder.join("x509/own.crt"),
+        )?;
+        fs::copy(pki.key(authority, holder), self.folder.join("private/own.key"))?;
+        fs::copy(
+            pki.authority(connection.peer_authority),
+            self.folder.join("x509ca/peer-ca.crt"),
+        )?;
+        fs::write(self.folder.join("swanctl.conf"), connection.to_swanctl())?;
+        self.swanctl(&["--load-all", "--clear"])?;
+        Ok(())
+    }
+
+    /// Sets IKE SA and Child SA up.
+    ///
+    /// # Errors
+    /// With charon's account of the exchanges, when they do not succeed.
+    pub fn initiate(&self) -> Result<Tunnel> {
+        self.swanctl(&[
+            "--initiate",
+            "--child",
+            CHILD,
+            "--timeout",
+            &EXCHANGE_S.to_string(),
+        ])?;
+        self.tunnel()?
+            .with_context(|| format!("{}: no SA although --initiate succeeded", self.node))
+    }
+
+    /// Takes the IKE SA down, with a DELETE to the peer.
+    pub fn terminate(&self) -> Result<()> {
+        self.swanctl(&[
+            "--terminate",
+            "--ike",
+            CONNECTION,
+            "--timeout",
+            &EXCHANGE_S.to_string(),
+        ])?;
+        Ok(())
+    }
+
+    /// Rekeys the Child SA and waits for the new SPIs.
+    pub fn rekey_child(&self) -> Result<Tunnel> {
+        self.rekey("--child", CHILD, |old, new| {
+            old.spi_in != new.spi_in && old.spi_out != new.spi_out
+        })
+    }
+
+    /// Rekeys the IKE SA and waits for the new SPIs.
+    pub fn rekey_ike(&self) -> Result<Tunnel> {
+        self.rekey("--ike", CONNECTION, |old, new| old.ike_spis != new.ike_spis)
+    }
+
+    /// The established tunnel, if there is one.
+    pub fn tunnel(&self) -> Result<Option<Tunnel>> {
+        Ok(parse_sas(&self.swanctl(&["--list-sas"])?))
+    }
+
+    /// What charon logged so far.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// The namespace it runs in.
+    #[must_use]
+    pub fn node(&self) -> Node {
+        self.node
+    }
+
+    /// Does `work` while charon is stopped in its tracks and takes no processor time.
+    pub fn while_paused<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP);
+        let done = work();
+        self.process.signal(Signal::SIGCONT);
+        done
+    }
+
+    /// Ends charon; it tells its peers.
+    pub fn stop(self) {
+        self.process.end();
+    }
+
+    /// Ends charon on the spot; its peers are told nothing.
+    pub fn kill(self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait(Duration::from_secs(START_S));
+    }
+
+    fn rekey(&self, what: &str, name: &str, done: impl Fn(&Tunnel, &Tunnel) -> bool) -> Result<Tunnel> {
+        let old = self
+            .tunnel()?
+            .with_context(|| format!("{}: no tunnel to rekey", self.node))?;
+        self.swanctl(&["--rekey", what, name])?;
+        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
+        while Instant::now() < deadline {
+            if let Some(new) = self.tunnel()?
+                && done(&old, &new)
+            {
+                return Ok(new);
+            }
+            sleep(Duration::from_millis(50));
+        }
+        bail!(
+            "{}: rekeying {name} gave no new SPIs in {EXCHANGE_S} s; charon's log ends:\n{}",
+            self.node,
+            self.tail()
+        )
+    }
+
+    fn swanctl(&self, args: &[&str]) -> Result<String> {
+        let mut command = Command::new("swanctl");
+        command.args(args).arg("--uri").arg(self.vici());
+        command
+            .env("SWANCTL_DIR", &self.folder)
+            .env("STRONGSWAN_CONF", self.folder.join("strongswan.conf"));
+        cmd::read(&mut command).with_context(|| format!("strongSwan in {}", self.node))
+    }
+
+    fn wait_for_vici(&self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(START_S);
+        while !self.folder.join("vici").exists() {
+            if !self.process.is_running() || Instant::now() > deadline {
+                bail!(
+                    "charon did not start in {}; its log ends:\n{}",
+                    self.node,
+                    self.tail()
+                );
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn vici(&self) -> String {
+        format!("unix://{}", self.folder.join("vici").display())
+    }
+
+    fn tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines
+            .get(lines.len().saturating_sub(15)..)
+            .unwrap_or_default()
+            .join("\n")
+    }
+}
+
+/// Retransmission is short so that a refused tunnel fails in seconds.
+fn settings(folder: &Path) -> String {
+    let folder = folder.display();
+    format!(
+        "charon-systemd {{\n\
+         load = openssl random nonce pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf gcm chapoly \
+         curve25519 kernel-libipsec kernel-netlink socket-default vici updown\n\
+         retransmit_tries = 3\nretransmit_timeout = 1.0\n\
+         filelog {{\n log {{\n path = {folder}/log\n default = 1\n flush_line = yes\n }}\n}}\n\
+         journal {{\n default = -1\n}}\n\
+         plugins {{\n vici {{\n socket = unix://{folder}/vici\n }}\n}}\n\
+         }}\n\
+         swanctl {{\n load = openssl random pem pkcs1 pkcs8 x509 pubkey\n}}\n"
+    )
+}
+
+/// Reads `swanctl --list-sas`; the newest established IKE SA and newest installed Child SA stand first.
+fn parse_sas(text: &str) -> Option<Tunnel> {
+    let mut ike = None;
+    let (mut spi_in, mut spi_out, mut esp) = (None, None, None);
+    let mut installed = false;
+    for line in text.lines() {
+        let words: Vec<_> = line
+            .split_whitespace()
+            .map(|word| word.trim_end_matches(','))
+            .collect();
+        match words.as_slice() {
+            [name, _, "ESTABLISHED", _, initiator, responder, ..]
+                if name.starts_with(CONNECTION) && ike.is_none() =>
+            {
+                ike = Some(format!(
+                    "{} {}",
+                    initiator.trim_end_matches("_i*"),
+                    responder.trim_end_matches("_r")
+                ));
+            }
+            [name, .., last] if name.starts_with(CHILD) && last.starts_with("ESP:") => {
+                installed = words.contains(&"INSTALLED");
+                if installed && esp.is_none() {
+                    esp = last.strip_prefix("ESP:").map(str::to_owned);
+                }
+            }
+            ["in", spi, ..] if installed && spi_in.is_none() => spi_in = Some((*spi).to_owned()),
+            ["out", spi, ..] if installed && spi_out.is_none() => spi_out = Some((*spi).to_owned()),
+            _ => {}
+        }
+    }
+    let suite = text
+        .lines()
+        .map(str::trim)
+        .find(|line| line.contains("/PRF_"))
+        .unwrap_or_default();
+    let algorithms = format!("IKE {suite}, ESP {}", esp?);
+    Some(Tunnel {
+        ike_spis: ike?,
+        spi_in: spi_in?,
+        spi_out: spi_out?,
+        algorithms,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As strongSwan 5.9.8 prints it.
+    const SAS: &str = "\
+tunnel: #2, ESTABLISHED, IKEv2, e0c4dd4dd11a9a3f_i* 4f4d1c2e9d1b2a7e_r
+  local  'site1.lab.test' @ 203.0.113.10[4500]
+  remote 'gateway.lab.test' @ 203.0.113.1[4500]
+  AES_CBC-256/HMAC_SHA2_256_128/PRF_HMAC_SHA2_256/MODP_2048
+  established 0s ago
+  net: #2, reqid 1, REKEYED, TUNNEL-in-UDP, ESP:AES_GCM_16-256
+    installed 1s ago
+    in  c0000001,      0 bytes,     0 packets
+    out c0000002,      0 bytes,     0 packets
+  net: #3, reqid 1, INSTALLED, TUNNEL-in-UDP, ESP:AES_GCM_16-256/MODP_2048
+    installed 0s ago
+    in  c1b1e1a2,      0 bytes,     0 packets
+    out c2d2e2f2,      0 bytes,     0 packets
+    local  192.168.1.0/24
+    remote 10.100.0.0/16
+";
+
+    #[test]
+    fn the_installed_sa_is_read_not_the_replaced_one() {
+        let tunnel = parse_sas(SAS).unwrap();
+        assert_eq!(tunnel.spi_in, "c1b1e1a2");
+        assert_eq!(tunnel.spi_out, "c2d2e2f2");
+        assert_eq!(tunnel.ike_spis, "e0c4dd4dd11a9a3f 4f4d1c2e9d1b2a7e");
+        assert!(
+            tunnel.algorithms.ends_with("ESP AES_GCM_16-256/MODP_2048"),
+            "{}",
+            tunnel.algorithms
+        );
+    }
+
+    #[test]
+    fn no_sa_is_no_tunnel() {
+        assert_eq!(parse_sas(""), None);
+        assert_eq!(parse_sas("tunnel: #1, CONNECTING, IKEv2, 01_i* 00_r\n"), None);
+    }
+}

@@ -1,0 +1,10 @@
+//! Every chore of the project, as a library, so that the network tests drive the same lab as the demo.
+
+pub mod bench;
+pub mod cmd;
+pub mod demo;
+pub mod lab;
+pub mod paths;
+pub mod setup;
+pub mod test;
+pub mod traffic;
