@@ -97,6 +97,24 @@ fn faults_of_the_configuration() {
             "proposal \"aes256-sha256-ecp999\": \"ecp999\" is unknown or comes twice",
         ],
         [
+            "192.168.1.0/24",
+            "192.168.1.3/24",
+            "",
+            "\"192.168.1.3/24\" has bits set to the right of its prefix\n  to mend it: write \"192.168.1.0/24\"",
+        ],
+        [
+            "nat_pool = \"sites\"",
+            "nat_pool = \"site\"",
+            "",
+            "no NAT pool is named \"site\"\n  to mend it: use one of \"sites\"",
+        ],
+        [
+            "[[site]]",
+            pool,
+            "10.200.1.7",
+            "10.200.0.200-10.200.1.7 overlaps 10.200.0.0-10.200.0.255 of NAT pool \"sites\"",
+        ],
+        [
             "dpd_after_s = 30",
             "dpd_after_s = 1",
             "",
@@ -187,6 +205,24 @@ fn faults_of_the_rule_set() {
             "action = \"dany\"",
             "",
             "unknown variant `dany`, expected `allow` or `deny`",
+        ],
+        [
+            "destination_ports = 23",
+            "destination_ports = 70000",
+            "",
+            "\"70000\" is no port or range of ports\n  to mend it: write it like \"443\"",
+        ],
+        [
+            "\"8000-8010\"",
+            "\"8010-8000\"",
+            "",
+            "ports \"8010-8000\" end before they begin\n  to mend it: write \"8000-8010\"",
+        ],
+        [
+            "protocol = \"icmp\"",
+            "protocol = \"icmp\"\nsource_ports = 3",
+            "protocol = \"icmp\"",
+            "rule \"ping\" has ports, but protocol \"icmp\"",
         ],
         [
             "protocol = \"tcp\"",
