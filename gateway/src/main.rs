@@ -1,2 +1,4 @@
 //! The gateway daemon and its CLI.
-fn main() {}
+fn main() -> std::process::ExitCode {
+    gateway::cli::main()
+}

@@ -1,0 +1,99 @@
+//! The CLI's end of the socket.
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::message::{Envelope, Reply, Request};
+
+/// The daemon answers at once; a rule set of any size compiles in less.
+const ANSWER_S: u64 = 30;
+
+/// Why there is no view.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// The socket could not be opened, or the daemon went away.
+    #[error("no gateway answers at {}: {error}{}", .path.display(), remedy(.error))]
+    Unreachable {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        error: io::Error,
+    },
+    /// The daemon said no.
+    #[error("{0}")]
+    Refused(String),
+    /// The answer is not of this release's shape.
+    #[error("the daemon's answer is not understood: {0}; use the CLI of the daemon's release")]
+    Answer(#[from] serde_json::Error),
+}
+
+fn remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+            "\n  to mend it: start it with `gateway run --config FILE`, or name its socket with --socket"
+        }
+        io::ErrorKind::PermissionDenied => "\n  to mend it: become root",
+        _ => "",
+    }
+}
+
+/// A connection to the daemon.
+#[derive(Debug)]
+pub struct Client {
+    stream: BufReader<UnixStream>,
+    path: PathBuf,
+}
+
+impl Client {
+    /// Connects.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`].
+    pub fn connect(path: &Path) -> Result<Self, ClientError> {
+        let unreachable = |error| ClientError::Unreachable {
+            path: path.to_owned(),
+            error,
+        };
+        let stream = UnixStream::connect(path).map_err(unreachable)?;
+        stream
+            .set_read_timeout(Some(Duration::from_secs(ANSWER_S)))
+            .map_err(unreachable)?;
+        Ok(Self {
+            stream: BufReader::new(stream),
+            path: path.to_owned(),
+        })
+    }
+
+    /// Asks, and waits for the view.
+    ///
+    /// # Errors
+    /// As [`ClientError`] says.
+    pub fn call(&mut self, request: &Request) -> Result<serde_json::Value, ClientError> {
+        let mut line = serde_json::to_vec(&Envelope::new(request))?;
+        line.push(b'\n');
+        let answer = self.exchange(&line);
+        let answer = answer.map_err(|error| ClientError::Unreachable {
+            path: self.path.clone(),
+            error,
+        })?;
+        match serde_json::from_slice::<Envelope<Reply>>(&answer)?.message {
+            Reply::Ok(view) => Ok(view),
+            Reply::Error(words) => Err(ClientError::Refused(words)),
+        }
+    }
+
+    fn exchange(&mut self, line: &[u8]) -> io::Result<Vec<u8>> {
+        // A daemon that refuses this user answers and hangs up before it reads: its answer says more than the error.
+        let written = self.stream.get_mut().write_all(line);
+        let mut answer = Vec::new();
+        let read = self.stream.by_ref().read_until(b'\n', &mut answer);
+        if answer.is_empty() {
+            written?;
+            read?;
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(answer)
+    }
+}

@@ -1,0 +1,264 @@
+//! The daemon's end of the socket.
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::message::{Envelope, LINE_MAX, Reply, Request, VERSION};
+
+/// Connections served at a time; more wait.
+const CONNECTIONS_MAX: usize = 16;
+/// A client that says nothing for so long is hung up on.
+const IDLE_S: u64 = 60;
+
+/// A request on its way to the controller.
+#[derive(Debug)]
+pub struct Call {
+    /// What is asked.
+    pub request: Request,
+    /// Where the answer goes.
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// The bound socket; its file goes when this does.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: PathBuf,
+    allowed_uid: u32,
+}
+
+impl Server {
+    /// Binds the socket with mode 0600 in a folder that is made if it is missing. A stale socket of a dead daemon is
+    /// replaced. Only processes of `allowed_uid` are answered, whatever the mode becomes.
+    ///
+    /// # Errors
+    /// If a live daemon listens there, or the folder cannot be written.
+    pub fn bind(path: &Path, allowed_uid: u32) -> io::Result<Self> {
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        remove_stale(path)?;
+        // Binds beside its place and is renamed once the mode is right: there is no moment at which others may open it.
+        let beside = path.with_extension(format!("{}.new", std::process::id()));
+        let _ = std::fs::remove_file(&beside);
+        let listener = UnixListener::bind(&beside)?;
+        std::fs::set_permissions(&beside, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&beside, path)?;
+        Ok(Self {
+            listener,
+            path: path.to_owned(),
+            allowed_uid,
+        })
+    }
+
+    /// Serves until the controller is gone.
+    pub async fn run(self, calls: mpsc::Sender<Call>) {
+        let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+        loop {
+            let Ok(permit) = connections.clone().acquire_owned().await else {
+                return;
+            };
+            let stream = tokio::select! {
+                () = calls.closed() => return,
+                accepted = self.listener.accept() => match accepted {
+                    Ok((stream, _)) => stream,
+                    Err(error) => {
+                        tracing::warn!(%error, "API connection not accepted");
+                        // Out of file descriptors: do not spin on it.
+                        tokio::time::sleep(Duration::from_millis(100)).await;
+                        continue;
+                    }
+                },
+            };
+            let (calls, allowed_uid) = (calls.clone(), self.allowed_uid);
+            tokio::spawn(async move {
+                if let Err(error) = serve(stream, calls, allowed_uid).await {
+                    tracing::debug!(%error, "API connection ended");
+                }
+                drop(permit);
+            });
+        }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn remove_stale(path: &Path) -> io::Result<()> {
+    match std::fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(io::Error::new(
+                io::ErrorKind::AlreadyExists,
+                "is there and is no socket",
+            ));
+        }
+        Ok(_) => {}
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another gateway listens there",
+        )),
+        Err(_) => std::fs::remove_file(path),
+    }
+}
+
+async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) -> io::Result<()> {
+    let uid = stream.peer_cred()?.uid();
+    let (reader, mut writer) = stream.into_split();
+    if uid != allowed_uid {
+        tracing::warn!(uid, "API refused to a user other than root");
+        return send(
+            &mut writer,
+            Reply::Error(format!(
+                "only uid {allowed_uid} may use this socket, not uid {uid}"
+            )),
+        )
+        .await;
+    }
+    let mut reader = BufReader::new(reader);
+    loop {
+        let mut line = Vec::new();
+        let limit = LINE_MAX as u64 + 1;
+        let mut limited = (&mut reader).take(limit);
+        let read = limited.read_until(b'\n', &mut line);
+        let length = tokio::time::timeout(Duration::from_secs(IDLE_S), read).await??;
+        if length == 0 {
+            return Ok(());
+        }
+        if length > LINE_MAX {
+            return send(
+                &mut writer,
+                Reply::Error(format!("a request may be {LINE_MAX} bytes long")),
+            )
+            .await;
+        }
+        let reply = match parse(&line) {
+            Ok(request) => ask(&calls, request).await,
+            Err(fault) => Reply::Error(fault),
+        };
+        send(&mut writer, reply).await?;
+    }
+}
+
+fn parse(line: &[u8]) -> Result<Request, String> {
+    #[derive(serde::Deserialize)]
+    struct Version {
+        version: u32,
+    }
+    let fault = |error: serde_json::Error| format!("not a request: {error}");
+    // The version comes first: a request of another version need not parse.
+    let version = serde_json::from_slice::<Version>(line).map_err(fault)?.version;
+    if version != VERSION {
+        return Err(format!(
+            "this daemon speaks API version {VERSION}, the client {version}: use the same release"
+        ));
+    }
+    serde_json::from_slice::<Envelope<Request>>(line)
+        .map(|envelope| envelope.message)
+        .map_err(fault)
+}
+
+async fn ask(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
+    let (reply, answer) = oneshot::channel();
+    let stopping = || Reply::Error("the daemon is stopping".to_owned());
+    if calls.send(Call { request, reply }).await.is_err() {
+        return stopping();
+    }
+    answer.await.unwrap_or_else(|_| stopping())
+}
+
+async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
+    let mut line = serde_json::to_vec(&Envelope::new(reply))?;
+    line.push(b'\n');
+    writer.write_all(&line).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::client::{Client, ClientError};
+
+    fn own_uid() -> u32 {
+        use std::os::unix::fs::MetadataExt as _;
+        std::fs::metadata("/proc/self").expect("procfs").uid()
+    }
+
+    /// A server whose controller answers every request by its own words.
+    async fn serving(path: &Path, allowed_uid: u32) -> tokio::task::JoinHandle<()> {
+        let server = Server::bind(path, allowed_uid).expect("bound");
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls));
+        tokio::spawn(async move {
+            while let Some(call) = incoming.recv().await {
+                let _ = call.reply.send(Reply::view(&call.request));
+            }
+        })
+    }
+
+    async fn call(path: &Path, request: Request) -> Result<serde_json::Value, ClientError> {
+        let path = path.to_owned();
+        tokio::task::spawn_blocking(move || Client::connect(&path)?.call(&request))
+            .await
+            .expect("no panic")
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn only_the_owner_may_open_it() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("run/gateway.sock");
+        let _controller = serving(&path, own_uid()).await;
+        let mode = std::fs::metadata(&path).expect("socket").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        assert_eq!(
+            call(&path, Request::Drops).await.expect("answer")["request"],
+            "drops"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn another_user_is_refused_even_with_an_open_socket() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let _controller = serving(&path, own_uid() + 1).await;
+        let refusal = call(&path, Request::Drops).await.expect_err("refused");
+        assert!(
+            matches!(&refusal, ClientError::Refused(words) if words.contains("may use this socket")),
+            "{refusal}"
+        );
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_second_daemon_is_refused_and_a_stale_socket_replaced() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        drop(std::os::unix::net::UnixListener::bind(&path).expect("stale"));
+        let _controller = serving(&path, own_uid()).await;
+        let error = Server::bind(&path, own_uid()).expect_err("in use");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+        std::fs::write(folder.path().join("file"), "precious").expect("written");
+        assert!(Server::bind(&folder.path().join("file"), own_uid()).is_err());
+    }
+
+    #[test]
+    fn another_version_is_refused_by_name() {
+        let fault = parse(br#"{"version":7,"request":"unheard_of"}"#).expect_err("version");
+        assert!(fault.contains("API version 1, the client 7"), "{fault}");
+        assert!(
+            parse(br#"{"version":1,"request":"unheard_of"}"#)
+                .expect_err("request")
+                .contains("unheard_of")
+        );
+        assert!(parse(b"\xff").is_err());
+    }
+}

@@ -1,0 +1,117 @@
+//! The command line: one verb a file. People get tables, machines `--json`.
+mod drops;
+mod flows;
+mod nat;
+mod rules;
+mod run;
+mod sa;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use serde::de::DeserializeOwned;
+
+use crate::api::client::{Client, ClientError};
+use crate::api::message::Request;
+use crate::config::DEFAULT_SOCKET;
+
+/// Refused or failed; the reason is on standard error.
+const FAILED: u8 = 1;
+/// No daemon answers. (2 is clap's: the command line itself is wrong.)
+const UNREACHABLE: u8 = 3;
+
+/// VPN connection-center gateway: IKEv2/IPsec, stateful filter and NAPT in XDP.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers."
+)]
+struct Arguments {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+/// Options of every verb that asks the daemon.
+#[derive(clap::Args)]
+struct Common {
+    /// Socket of the daemon.
+    #[arg(long, global = true, default_value = DEFAULT_SOCKET, value_name = "PATH", env = "GATEWAY_SOCKET")]
+    socket: PathBuf,
+    /// Print JSON in place of tables.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the daemon in the foreground.
+    Run(run::Arguments),
+    /// Check, load or show the rule set.
+    #[command(subcommand)]
+    Rules(rules::Verb),
+    /// How the gateway is.
+    Status,
+    /// List, rekey or close security associations.
+    #[command(subcommand)]
+    Sa(sa::Verb),
+    /// Tracked connections.
+    #[command(subcommand)]
+    Flows(flows::Verb),
+    /// Address translation.
+    #[command(subcommand)]
+    Nat(nat::Verb),
+    /// Dropped packets by reason.
+    Drops,
+}
+
+/// Runs the command line of this process.
+#[must_use]
+pub fn main() -> ExitCode {
+    let Arguments { common, verb } = Arguments::parse();
+    let outcome = match verb {
+        Verb::Run(arguments) => run::run(&arguments),
+        Verb::Rules(verb) => rules::run(&common, &verb),
+        Verb::Status => status::run(&common),
+        Verb::Sa(verb) => sa::run(&common, verb),
+        Verb::Flows(verb) => flows::run(&common, verb),
+        Verb::Nat(verb) => nat::run(&common, verb),
+        Verb::Drops => drops::run(&common),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("gateway: {error:#}");
+            let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
+            ExitCode::from(if unreachable { UNREACHABLE } else { FAILED })
+        }
+    }
+}
+
+impl Common {
+    /// Asks the daemon and shows the view: as it is with `--json`, otherwise by `show`.
+    fn ask<V: DeserializeOwned>(&self, request: &Request, show: impl FnOnce(V)) -> anyhow::Result<()> {
+        let view = Client::connect(&self.socket)?.call(request)?;
+        if self.json {
+            println!("{view:#}");
+        } else {
+            show(serde_json::from_value(view).map_err(ClientError::Answer)?);
+        }
+        Ok(())
+    }
+}
+
+/// Selection of a list.
+#[derive(clap::Args)]
+struct Selection {
+    /// Of this site only.
+    #[arg(long)]
+    site: Option<String>,
+    /// Show at most so many.
+    #[arg(long, default_value_t = 100)]
+    limit: usize,
+}

@@ -1,0 +1,18 @@
+//! The operator's files: `gateway.toml` and the rule-set file.
+//!
+//! A file is parsed by serde (unknown keys are refused), then checked as a whole; every fault names file, line and
+//! remedy ([`Diagnostics`]). What comes out is meaningful by construction: nothing behind this module checks again.
+mod address;
+mod diagnostic;
+mod gateway;
+mod list;
+mod rule_set;
+
+pub use address::{AddressRange, Prefix};
+pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
+pub use gateway::{
+    AnySite, Center, Config, DEFAULT_SOCKET, Ike, Interface, Limits, Nat, NatPool, NatSource, Role,
+    SiteConfig, Timeouts,
+};
+pub use list::List;
+pub use rule_set::{Action, PortRange, Protocol, RuleModel, RuleSetFile, SourceRule};

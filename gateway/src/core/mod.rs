@@ -1,0 +1,6 @@
+//! What the controller knows and decides, without I/O: rule compiler, sites and their addresses, installed SAs.
+pub mod policy;
+pub mod pools;
+
+pub mod sadb;
+pub mod sites;

@@ -1,0 +1,129 @@
+//! Installed Child SAs: what IKE calls them, what the data plane calls them, whose they are.
+use std::collections::{BTreeMap, HashSet};
+
+use gateway_ike::{ChildId, Direction};
+
+/// One installed Child SA.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Installed<H> {
+    /// The data plane's name of it.
+    pub handle: H,
+    /// Site that it belongs to.
+    pub site: u32,
+    /// Packets received when traffic was last looked at.
+    pub packets_in_seen: u64,
+    inbound: bool,
+    outbound: bool,
+}
+
+/// All installed Child SAs. A rekeyed one and its successor are both here until the old one is removed.
+#[derive(Clone, Debug)]
+pub struct Sadb<H> {
+    children: BTreeMap<ChildId, Installed<H>>,
+}
+
+impl<H> Default for Sadb<H> {
+    fn default() -> Self {
+        Self {
+            children: BTreeMap::new(),
+        }
+    }
+}
+
+impl<H: Copy> Sadb<H> {
+    /// Notes that both directions are installed.
+    pub fn insert(&mut self, child: ChildId, site: u32, handle: H) {
+        let installed = Installed {
+            handle,
+            site,
+            packets_in_seen: 0,
+            inbound: true,
+            outbound: true,
+        };
+        self.children.insert(child, installed);
+    }
+
+    /// The data plane's name of a Child SA.
+    #[must_use]
+    pub fn handle(&self, child: ChildId) -> Option<H> {
+        self.children.get(&child).map(|installed| installed.handle)
+    }
+
+    /// The Child SA that the data plane calls so.
+    #[must_use]
+    pub fn child(&self, handle: H) -> Option<ChildId>
+    where
+        H: PartialEq,
+    {
+        let found = self
+            .children
+            .iter()
+            .find(|(_, installed)| installed.handle == handle);
+        found.map(|(child, _)| *child)
+    }
+
+    /// Notes that one or both directions go, and says what the data plane calls the SA. It is forgotten with its last
+    /// direction; `None` if it is not known (any more).
+    pub fn remove(&mut self, child: ChildId, direction: Direction) -> Option<H> {
+        let installed = self.children.get_mut(&child)?;
+        installed.inbound &= direction == Direction::Outbound;
+        installed.outbound &= direction == Direction::Inbound;
+        let handle = installed.handle;
+        if !installed.inbound && !installed.outbound {
+            self.children.remove(&child);
+        }
+        Some(handle)
+    }
+
+    /// All that are installed, for updates of what was seen.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ChildId, &mut Installed<H>)> {
+        self.children
+            .iter_mut()
+            .map(|(child, installed)| (*child, installed))
+    }
+
+    /// Number of Child SAs that packets to a site can take.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.children
+            .values()
+            .filter(|installed| installed.outbound)
+            .count()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Number of sites with a Child SA that packets to them can take.
+    #[must_use]
+    pub fn sites_up(&self) -> usize {
+        let up = self.children.values().filter(|installed| installed.outbound);
+        up.map(|installed| installed.site).collect::<HashSet<_>>().len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_sa_is_forgotten_with_its_last_direction() {
+        let mut sadb = Sadb::default();
+        sadb.insert(ChildId(1), 7, 'a');
+        sadb.insert(ChildId(2), 7, 'b');
+        assert_eq!((sadb.len(), sadb.sites_up()), (2, 1));
+        assert_eq!(sadb.remove(ChildId(1), Direction::Outbound), Some('a'));
+        assert_eq!(
+            (sadb.len(), sadb.handle(ChildId(1))),
+            (1, Some('a')),
+            "inbound lingers"
+        );
+        assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), Some('a'));
+        assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), None);
+        assert_eq!(sadb.remove(ChildId(2), Direction::Both), Some('b'));
+        assert!(sadb.is_empty() && sadb.sites_up() == 0);
+    }
+}

@@ -1,0 +1,326 @@
+//! Who may connect, as which site.
+use std::collections::{BTreeMap, HashSet};
+use std::net::Ipv4Addr;
+
+use gateway_ike::pki::identity::Identity;
+
+use super::policy::Directory;
+use super::pools::{AssignError, Assignment, Assignments, Surroundings, Wanted};
+use crate::config::{Config, NatSource, Prefix};
+
+/// A site with its number and translated address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteEntry {
+    /// Number, from 1.
+    pub site: u32,
+    /// Name of the `[[site]]`, or the identity of a site that an `[[any_site]]` admitted.
+    pub name: String,
+    /// Bitmap over [`Config::groups`].
+    pub groups: u64,
+    /// The address that the site is translated to.
+    pub nat_address: Ipv4Addr,
+    /// Networks that it may have behind its router.
+    pub networks: Vec<Prefix>,
+    /// The `[[any_site]]` that admits it, by its place in the file; `None` for a `[[site]]`.
+    pub any_site: Option<usize>,
+}
+
+/// Why a peer with a valid certificate may not connect.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Nobody configured it.
+    #[error("no [[site]] has the identity {0} and no [[any_site]] pattern admits it")]
+    Unknown(String),
+    /// The pattern's `max` is reached.
+    #[error("[[any_site]] {pattern} admits {max} sites, and so many are known; raise max")]
+    TooMany {
+        /// The pattern.
+        pattern: String,
+        /// Its limit.
+        max: u32,
+    },
+    /// The identity reads like another site's name.
+    #[error("{0} is the name of a [[site]] with another identity; rename that site")]
+    NameTaken(String),
+    /// No number or address is left.
+    #[error(transparent)]
+    Assign(#[from] AssignError),
+}
+
+/// All sites known: the configured ones, and those that came in by a pattern.
+#[derive(Clone, Debug)]
+pub struct Sites {
+    config: Config,
+    fixed: HashSet<Ipv4Addr>,
+    assignments: Assignments,
+    known: BTreeMap<u32, SiteEntry>,
+}
+
+impl Sites {
+    /// Gives every configured site its number and address, keeping what `assignments` says as far as the
+    /// configuration allows; sites that came in by a pattern before are known again.
+    ///
+    /// # Errors
+    /// If the pools do not suffice for the configured sites.
+    pub fn new(config: &Config, assignments: Assignments) -> Result<Self, AssignError> {
+        let fixed = config.sites.iter().filter_map(|site| match site.nat {
+            NatSource::Fixed(address) => Some(address),
+            NatSource::Pool(_) => None,
+        });
+        let fixed = fixed.collect();
+        let mut sites = Self {
+            config: config.clone(),
+            fixed,
+            assignments,
+            known: BTreeMap::new(),
+        };
+        sites.admit_configured()?;
+        sites.admit_earlier();
+        Ok(sites)
+    }
+
+    fn admit_configured(&mut self) -> Result<(), AssignError> {
+        let config = self.config.clone();
+        // Fixed addresses first: whoever else held one moves.
+        let (fixed, pooled): (Vec<_>, Vec<_>) = config
+            .sites
+            .iter()
+            .partition(|site| matches!(site.nat, NatSource::Fixed(_)));
+        for site in fixed.into_iter().chain(pooled) {
+            let assignment = self.assign(&site.name, &site.nat)?;
+            let entry = SiteEntry {
+                site: assignment.site,
+                name: site.name.clone(),
+                groups: site.groups,
+                nat_address: assignment.nat_address,
+                networks: site.networks.clone(),
+                any_site: None,
+            };
+            self.known.insert(entry.site, entry);
+        }
+        Ok(())
+    }
+
+    fn admit_earlier(&mut self) {
+        let names: Vec<_> = self.assignments.iter().map(|(name, _)| name.to_owned()).collect();
+        for name in names {
+            if self.configured(&name).is_some() {
+                continue;
+            }
+            let Ok(identity) = name.parse::<Identity>() else {
+                continue;
+            };
+            // A refusal (a lowered max, a smaller pool) is met again, and told, when the site connects.
+            if let Err(refusal) = self.admit(&identity) {
+                tracing::warn!(site = name, %refusal, "a site known from earlier is not admitted now");
+            }
+        }
+    }
+
+    /// The site of a peer that proved its identity; its first visit makes it known.
+    ///
+    /// # Errors
+    /// Why it may not connect; nothing has changed then.
+    pub fn admit(&mut self, identity: &Identity) -> Result<SiteEntry, Refusal> {
+        if let Some(site) = self.config.sites.iter().find(|site| site.identity == *identity) {
+            let found = self.by_name(&site.name).cloned();
+            return found.ok_or_else(|| Refusal::Unknown(identity.to_string()));
+        }
+        let name = dynamic_name(identity);
+        if self.configured(&name).is_some() {
+            return Err(Refusal::NameTaken(name));
+        }
+        if let Some(known) = self.by_name(&name) {
+            return Ok(known.clone());
+        }
+        let found = self
+            .config
+            .any_sites
+            .iter()
+            .position(|any| any.pattern.admits(identity));
+        let index = found.ok_or_else(|| Refusal::Unknown(name.clone()))?;
+        self.admit_by_pattern(name, index)
+    }
+
+    fn admit_by_pattern(&mut self, name: String, index: usize) -> Result<SiteEntry, Refusal> {
+        let Some(any) = self.config.any_sites.get(index).cloned() else {
+            return Err(Refusal::Unknown(name));
+        };
+        let so_far = self
+            .known
+            .values()
+            .filter(|entry| entry.any_site == Some(index))
+            .count();
+        if so_far >= any.max as usize {
+            return Err(Refusal::TooMany {
+                pattern: any.pattern.to_string(),
+                max: any.max,
+            });
+        }
+        let assignment = self.assign(&name, &NatSource::Pool(any.nat_pool))?;
+        let entry = SiteEntry {
+            site: assignment.site,
+            name,
+            groups: any.groups,
+            nat_address: assignment.nat_address,
+            networks: any.networks,
+            any_site: Some(index),
+        };
+        self.known.insert(entry.site, entry.clone());
+        Ok(entry)
+    }
+
+    fn assign(&mut self, name: &str, nat: &NatSource) -> Result<Assignment, AssignError> {
+        let wanted = match nat {
+            NatSource::Fixed(address) => Wanted::Fixed(*address),
+            NatSource::Pool(pool) => Wanted::Pool(self.config.pool(pool).ok_or_else(|| {
+                // The configuration's check found the pool; an empty one stands in for the impossible.
+                AssignError::PoolExhausted {
+                    pool: pool.clone(),
+                    size: 0,
+                }
+            })?),
+        };
+        let (config, known) = (&self.config, &self.known);
+        let is_orphan = |name: &str| {
+            known.values().all(|entry| entry.name != name)
+                && config.sites.iter().all(|site| site.name != name)
+                && !name
+                    .parse()
+                    .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
+        };
+        self.assignments.assign(
+            name,
+            wanted,
+            &Surroundings {
+                fixed: &self.fixed,
+                is_orphan: &is_orphan,
+            },
+        )
+    }
+
+    fn configured(&self, name: &str) -> Option<usize> {
+        self.config.sites.iter().position(|site| site.name == name)
+    }
+
+    /// What must be stored before a newly admitted peer is told anything.
+    #[must_use]
+    pub fn assignments(&self) -> &Assignments {
+        &self.assignments
+    }
+
+    /// All known sites by number.
+    pub fn iter(&self) -> impl Iterator<Item = &SiteEntry> {
+        self.known.values()
+    }
+
+    /// The site of that number.
+    #[must_use]
+    pub fn get(&self, site: u32) -> Option<&SiteEntry> {
+        self.known.get(&site)
+    }
+
+    /// The site of that name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<&SiteEntry> {
+        self.known.values().find(|entry| entry.name == name)
+    }
+
+    /// Networks of the center, the same for every site.
+    #[must_use]
+    pub fn center_networks(&self) -> &[Prefix] {
+        &self.config.center.networks
+    }
+
+    /// Names of a site's groups.
+    #[must_use]
+    pub fn group_names_of(&self, entry: &SiteEntry) -> Vec<&str> {
+        self.config.group_names(entry.groups)
+    }
+}
+
+impl Directory for Sites {
+    fn site(&self, name: &str) -> Option<u32> {
+        self.by_name(name).map(|entry| entry.site)
+    }
+
+    fn group(&self, name: &str) -> Option<u64> {
+        self.config.group_bit(name)
+    }
+
+    fn group_names(&self) -> Vec<&str> {
+        self.config.groups.iter().map(String::as_str).collect()
+    }
+}
+
+/// One spelling for each identity: host names are equal without regard to case.
+fn dynamic_name(identity: &Identity) -> String {
+    match identity {
+        Identity::Fqdn(name) => name.to_ascii_lowercase(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn config() -> Config {
+        let text = include_str!("../../examples/gateway.toml").replace("max = 200", "max = 2");
+        Config::parse("gateway.toml", &text, Path::new("/etc/gateway")).expect("the example is right")
+    }
+
+    fn identity(text: &str) -> Identity {
+        text.parse().expect("identity")
+    }
+
+    #[test]
+    fn a_restart_changes_no_address() {
+        let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
+        let clinic = sites.admit(&identity("b.clinic.example")).expect("admitted");
+        sites.admit(&identity("a.clinic.example")).expect("admitted");
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let mut sites =
+            Sites::new(&config(), serde_json::from_str(&stored).expect("JSON")).expect("pools suffice");
+        assert_eq!(
+            sites.site("a.clinic.example"),
+            Some(3),
+            "known before it connects again"
+        );
+        assert_eq!(sites.admit(&identity("B.Clinic.example")), Ok(clinic));
+    }
+
+    #[test]
+    fn refusals_name_their_reason() {
+        let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
+        let stranger = sites
+            .admit(&identity("x.y.clinic.example"))
+            .expect_err("two labels");
+        assert_eq!(stranger, Refusal::Unknown("x.y.clinic.example".into()));
+        sites.admit(&identity("a.clinic.example")).expect("admitted");
+        sites.admit(&identity("b.clinic.example")).expect("admitted");
+        let third = sites.admit(&identity("c.clinic.example")).expect_err("max is 2");
+        assert!(matches!(third, Refusal::TooMany { max: 2, .. }));
+    }
+
+    #[test]
+    fn a_configured_site_has_its_fixed_address() {
+        let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
+        let hospital = sites
+            .admit(&identity("hospital-a.hospital.example"))
+            .expect("configured");
+        assert_eq!(hospital.nat_address, Ipv4Addr::new(10, 201, 0, 1));
+        assert_eq!(sites.group_names_of(&hospital), ["hospitals"]);
+    }
+
+    #[test]
+    fn a_pattern_may_not_take_a_configured_name() {
+        let mut config = config();
+        config.sites[0].name = "a.clinic.example".into();
+        let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
+        let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
+        assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+}

@@ -1,0 +1,304 @@
+//! The one owner of all state.
+use std::future::Future;
+use std::time::Duration;
+
+use gateway_common::abi::site::Site;
+use gateway_ike::crypto::random::SystemRandom;
+use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Output, TimeoutReason};
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
+
+use super::authorizer::{SharedSites, SiteAuthorizer};
+use super::clock::Clock;
+use super::engine::Engine;
+use super::events;
+use super::prepare::{Prepared, assignments_path};
+use super::sockets::{Datagram, Sockets};
+use crate::api::server::Call;
+use crate::config::Config;
+use crate::core::policy::Compiled;
+use crate::core::sadb::Sadb;
+use crate::store;
+
+/// How long peers have to acknowledge the DELETE of a daemon that stops.
+const CLOSE_MS: u64 = 2_000;
+/// Flows, events and traffic are looked at so often.
+const TICK_S: u64 = 1;
+
+/// Sockets, IKE, sites, SAs, rules and data plane.
+pub struct Controller<E: Engine> {
+    pub(super) config: Config,
+    pub(super) engine: E,
+    pub(super) endpoint: Endpoint,
+    pub(super) sites: SharedSites,
+    pub(super) sadb: Sadb<E::Handle>,
+    /// Generation and rule set in force.
+    pub(super) rules: Option<(u32, Compiled)>,
+    pub(super) clock: Clock,
+    sockets: Sockets,
+    /// Number of sites that the data plane knows.
+    sites_loaded: usize,
+}
+
+impl<E: Engine> Controller<E> {
+    /// Fills the data plane with sites and rules; nobody can connect before [`Self::run`].
+    ///
+    /// # Errors
+    /// If the state folder cannot be written or the data plane refuses sites or rules.
+    pub async fn new(prepared: Prepared, engine: E, sockets: Sockets) -> anyhow::Result<Self> {
+        let Prepared {
+            config,
+            credential,
+            trust,
+            sites,
+            rules,
+        } = prepared;
+        let store = assignments_path(&config);
+        store::replace_json(&store, sites.assignments())?;
+        let sites = SharedSites::new(sites);
+        let authorizer = SiteAuthorizer {
+            sites: sites.clone(),
+            store,
+        };
+        let mut ike = EndpointConfig::new(
+            credential,
+            config.ike.identity.clone(),
+            trust,
+            Box::new(authorizer),
+        );
+        ike.ike_proposals.clone_from(&config.ike.proposals);
+        ike.esp_proposals.clone_from(&config.ike.esp_proposals);
+        ike.dpd_after_s = config.ike.dpd_after_s;
+        ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
+        ike.child_lifetime_s = config.ike.rekey_child_after_s;
+        ike.cookie_from = config.ike.cookie_above;
+        let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
+        let sadb = Sadb::default();
+        let clock = Clock::start();
+        let mut controller = Self {
+            config,
+            engine,
+            endpoint,
+            sites,
+            sadb,
+            rules: None,
+            clock,
+            sockets,
+            sites_loaded: 0,
+        };
+        controller.load_sites()?;
+        match rules {
+            Some(compiled) => {
+                let active = controller.activate(compiled)?;
+                tracing::info!(
+                    generation = active.generation,
+                    file = active.file,
+                    rules = active.rules,
+                    "rules in force"
+                );
+            }
+            None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
+        }
+        Ok(controller)
+    }
+
+    /// Serves until `stop` says why to stop.
+    pub async fn run(
+        &mut self,
+        mut datagrams: mpsc::Receiver<Datagram>,
+        mut calls: mpsc::Receiver<Call>,
+        stop: impl Future<Output = &'static str>,
+    ) {
+        let mut tick = interval(Duration::from_secs(TICK_S));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        tokio::pin!(stop);
+        tracing::info!(name = self.config.name, "gateway runs");
+        loop {
+            let deadline = self.deadline();
+            tokio::select! {
+                reason = &mut stop => {
+                    tracing::info!(reason, "gateway stops");
+                    break;
+                }
+                Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
+                Some(call) = calls.recv() => self.handle_call(call).await,
+                () = sleep_until(deadline) => self.handle_timeout().await,
+                _ = tick.tick() => self.handle_tick().await,
+            }
+        }
+        self.delete_all(&mut datagrams).await;
+    }
+
+    /// Detaches the data plane: nothing passes any more.
+    pub async fn close(&mut self) {
+        self.engine.stop().await;
+        tracing::info!("gateway stopped");
+    }
+
+    fn deadline(&self) -> tokio::time::Instant {
+        const IDLE_MS: u64 = 3_600_000;
+        let next = self
+            .endpoint
+            .poll_timeout()
+            .map(|(at, _): (u64, TimeoutReason)| at);
+        self.clock
+            .instant(next.unwrap_or_else(|| self.clock.now().mono_ms + IDLE_MS))
+    }
+
+    async fn handle_datagram(
+        &mut self,
+        Datagram {
+            local,
+            remote,
+            payload,
+        }: &Datagram,
+    ) {
+        self.endpoint
+            .handle_datagram(self.clock.now(), *local, *remote, payload);
+        self.drain().await;
+    }
+
+    async fn handle_timeout(&mut self) {
+        self.endpoint.handle_timeout(self.clock.now());
+        self.drain().await;
+    }
+
+    async fn handle_call(&mut self, call: Call) {
+        let reply = self.answer(call.request);
+        // The client may have gone; that is its affair.
+        let _ = call.reply.send(reply);
+        self.drain().await;
+    }
+
+    async fn handle_tick(&mut self) {
+        self.tell_traffic().await;
+        if let Err(error) = self.engine.tend().await {
+            tracing::error!(%error, "data plane");
+        }
+        let happened = self.engine.take_events();
+        for handle in self.engine.take_rekeys() {
+            if let Some(child) = self.sadb.child(handle) {
+                self.endpoint
+                    .handle_command(self.clock.now(), Command::RekeyChild(child));
+            }
+        }
+        self.drain().await;
+        if !happened.is_empty() {
+            let rules = self
+                .rules
+                .as_ref()
+                .map(|(generation, compiled)| (*generation, compiled));
+            events::log(&happened, &self.sites.get(), rules);
+        }
+    }
+
+    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
+    async fn tell_traffic(&mut self) {
+        let now = self.clock.now();
+        for (child, installed) in self.sadb.iter_mut() {
+            let packets = self
+                .engine
+                .traffic(installed.handle)
+                .unwrap_or_default()
+                .packets_in;
+            if packets != installed.packets_in_seen {
+                installed.packets_in_seen = packets;
+                self.endpoint.handle_child_traffic(now, child);
+            }
+        }
+        self.drain().await;
+    }
+
+    /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.
+    async fn drain(&mut self) {
+        while let Some(output) = self.endpoint.poll_output() {
+            match output {
+                Output::Transmit {
+                    local,
+                    remote,
+                    payload,
+                } => self.sockets.send(local, remote, &payload).await,
+                Output::InstallChildSa(install) => self.install(&install).await,
+                Output::ActivateOutbound(child) => {
+                    if let Some(handle) = self.sadb.handle(child) {
+                        log_failure("outbound SA not activated", self.engine.activate_outbound(handle));
+                    }
+                }
+                Output::RemoveChildSa { child, direction } => {
+                    if let Some(handle) = self.sadb.remove(child, direction) {
+                        log_failure("SA not removed", self.engine.remove(handle, direction));
+                    }
+                }
+                Output::Event(event) => tracing::info!(target: "gateway::ike", "{event}"),
+            }
+        }
+    }
+
+    async fn install(&mut self, install: &ChildSaInstall) {
+        let outcome = match self.load_sites() {
+            Ok(()) => self.engine.install(install).await,
+            Err(error) => Err(error),
+        };
+        match outcome {
+            Ok(handle) => self.sadb.insert(install.child, install.site, handle),
+            Err(error) => {
+                // The peer is told of an SA that is not there: take it back at once rather than lose its packets.
+                tracing::error!(child = %install.child, error = format!("{error:#}"), "SA not installed, it is closed");
+                self.endpoint
+                    .handle_command(self.clock.now(), Command::CloseChild(install.child));
+            }
+        }
+    }
+
+    /// Tells the data plane of all sites, if some are new.
+    fn load_sites(&mut self) -> anyhow::Result<()> {
+        let sites = self.sites.get();
+        let of_entry = |entry: &crate::core::sites::SiteEntry| {
+            let nat_address = entry.nat_address.octets();
+            (
+                entry.site,
+                Site {
+                    groups: entry.groups,
+                    nat_address,
+                    pad: [0; 4],
+                },
+            )
+        };
+        let list: Vec<_> = sites.iter().map(of_entry).collect();
+        // Sites are only ever added while the daemon runs.
+        if list.len() != self.sites_loaded {
+            self.engine.set_sites(&list)?;
+            self.sites_loaded = list.len();
+        }
+        Ok(())
+    }
+
+    /// Sends DELETE on every IKE SA and waits a bounded time for the acknowledgements.
+    async fn delete_all(&mut self, datagrams: &mut mpsc::Receiver<Datagram>) {
+        let until = self.clock.instant(self.clock.now().mono_ms + CLOSE_MS);
+        self.endpoint.handle_command(self.clock.now(), Command::CloseAll);
+        self.drain().await;
+        while self.endpoint.ike_sas().next().is_some() {
+            let left = until.saturating_duration_since(tokio::time::Instant::now());
+            let next = self
+                .deadline()
+                .min(until)
+                .saturating_duration_since(tokio::time::Instant::now());
+            if left.is_zero() {
+                tracing::warn!("some peers did not acknowledge the DELETE in time");
+                return;
+            }
+            match timeout(next, datagrams.recv()).await {
+                Ok(Some(datagram)) => self.handle_datagram(&datagram).await,
+                Ok(None) => return,
+                Err(_) => self.handle_timeout().await,
+            }
+        }
+    }
+}
+
+fn log_failure(what: &str, outcome: anyhow::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::error!(error = format!("{error:#}"), "{what}");
+    }
+}

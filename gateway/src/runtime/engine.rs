@@ -1,0 +1,124 @@
+//! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
+use gateway_common::abi::event::Event;
+use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::rule::Rule;
+use gateway_common::abi::site::Site;
+use gateway_ike::{ChildSaInstall, Direction};
+
+use crate::api::view;
+
+/// Traffic of a pair of SAs since it was installed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SaTraffic {
+    /// Received, authentic and inside the selectors.
+    pub packets_in: u64,
+    /// Their bytes.
+    pub bytes_in: u64,
+    /// Sent.
+    pub packets_out: u64,
+    /// Their bytes.
+    pub bytes_out: u64,
+}
+
+/// Counters and sizes at one moment.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Tracked connections.
+    pub flows: u64,
+    /// NAT mappings.
+    pub mappings: u64,
+    /// Reason number and packets, of reasons that occurred.
+    pub drops: Vec<(u32, u64)>,
+    /// What happened to packets that were not dropped.
+    pub paths: Vec<view::PathCounter>,
+    /// Interfaces with a role, as they are attached.
+    pub interfaces: Vec<view::Interface>,
+    /// ESP workers.
+    pub workers: usize,
+}
+
+/// The data plane.
+#[expect(
+    async_fn_in_trait,
+    reason = "the controller runs on one task and is generic over its engine"
+)]
+pub trait Engine {
+    /// Its name of an installed Child SA.
+    type Handle: Copy + PartialEq;
+
+    /// Replaces what is known of sites.
+    ///
+    /// # Errors
+    /// If the tables cannot hold them; what was known stays.
+    fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
+
+    /// Puts a generation of rules in force: a packet sees the old one or the new one.
+    ///
+    /// # Errors
+    /// If the kernel refuses it; the old generation stays.
+    fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()>;
+
+    /// Installs both directions of a Child SA; when it returns, packets on it are accepted.
+    ///
+    /// # Errors
+    /// If there is no way to the peer or no room.
+    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<Self::Handle>;
+
+    /// Sends on this Child SA from now on.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    fn activate_outbound(&mut self, handle: Self::Handle) -> anyhow::Result<()>;
+
+    /// Removes one or both directions.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    fn remove(&mut self, handle: Self::Handle, direction: Direction) -> anyhow::Result<()>;
+
+    /// Traffic of a Child SA; `None` if it is not installed.
+    fn traffic(&self, handle: Self::Handle) -> Option<SaTraffic>;
+
+    /// Tracked connections.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>>;
+
+    /// NAT mappings.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
+
+    /// Hits of the first `rules` rules of the operator's file.
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>>;
+
+    /// Counters and sizes.
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn tables(&self) -> anyhow::Result<Tables>;
+
+    /// The clock of flows and mappings, in seconds.
+    fn now_s(&self) -> u32;
+
+    /// Forgets flows and mappings that timed out, refreshes next hops; called once a second.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    async fn tend(&mut self) -> anyhow::Result<()>;
+
+    /// What the packet path had to tell since the last call.
+    fn take_events(&mut self) -> Vec<Event>;
+
+    /// SAs whose sequence numbers run out, since the last call.
+    fn take_rekeys(&mut self) -> Vec<Self::Handle>;
+
+    /// Detaches and frees everything.
+    async fn stop(&mut self);
+}

@@ -1,0 +1,79 @@
+//! The daemon: sockets, clock and signals around the IKE endpoint and the data plane.
+//!
+//! One task, the [`controller`], owns all state and takes what comes in turn: datagrams, deadlines, API calls, the tick
+//! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
+mod authorizer;
+mod clock;
+mod controller;
+mod engine;
+mod events;
+mod prepare;
+mod requests;
+mod sockets;
+mod ways;
+mod xdp;
+
+pub use controller::Controller;
+pub use engine::{Engine, SaTraffic, Tables};
+pub use prepare::{Prepared, assignments_path, prepare};
+pub use sockets::{Datagram, Sockets};
+
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+use xdp::Xdp;
+
+use crate::api::server::Server;
+
+/// Only root may use the API.
+const API_UID: u32 = 0;
+/// Datagrams that wait for the controller; more are dropped, as a socket buffer would.
+const DATAGRAMS_MAX: usize = 1024;
+/// Threads of the controller, its sockets and the API; the workers have their own.
+const RUNTIME_THREADS: usize = 2;
+/// API calls that wait for the controller.
+const CALLS_MAX: usize = 16;
+
+/// Runs the gateway until a signal ends it. Whatever happens, nothing passes once this returns.
+///
+/// # Errors
+/// If a part cannot start; what had started is undone.
+pub fn run(prepared: Prepared) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(RUNTIME_THREADS)
+        .enable_all()
+        .build()
+        .context("asynchronous runtime")?;
+    runtime.block_on(serve(prepared))
+}
+
+async fn serve(prepared: Prepared) -> anyhow::Result<()> {
+    prepare::make_state_dir(&prepared.config)?;
+    let server = Server::bind(&prepared.config.socket, API_UID)
+        .with_context(|| prepared.config.socket.display().to_string())?;
+    let (datagram_sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
+    let (call_sender, calls) = mpsc::channel(CALLS_MAX);
+    let engine = Xdp::start(&prepared.config).await?;
+    // From here the programs are attached: IKE that arrives early waits in the sockets.
+    let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
+    let mut controller = Controller::new(prepared, engine, sockets).await?;
+    let api = tokio::spawn(server.run(call_sender));
+    controller.run(datagrams, calls, stop_signal()?).await;
+    controller.close().await;
+    // It ends by itself once the controller takes no more calls; its socket file goes with it.
+    api.abort();
+    let _ = api.await;
+    Ok(())
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => "SIGTERM",
+            _ = interrupt.recv() => "SIGINT",
+        }
+    })
+}

@@ -1,0 +1,129 @@
+//! Everything that can be wrong before a packet flows: certificates, key, state folder, rule set.
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use gateway_ike::pki::credential::Credential;
+use gateway_ike::pki::trust::TrustAnchors;
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Config, RuleSetFile};
+use crate::core::policy::{self, Compiled};
+use crate::core::pools::Assignments;
+use crate::core::sites::Sites;
+use crate::store;
+
+/// What is checked and ready to run.
+pub struct Prepared {
+    /// Configuration.
+    pub config: Config,
+    /// The gateway's certificate and key.
+    pub credential: Credential,
+    /// CAs of sites.
+    pub trust: TrustAnchors,
+    /// Sites with their addresses.
+    pub sites: Sites,
+    /// The rule set to begin with; `None`: nothing passes.
+    pub rules: Option<Compiled>,
+}
+
+/// A rule set as `rules load` stores it.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StoredRules {
+    pub(super) file: String,
+    pub(super) text: String,
+}
+
+/// File of site numbers and addresses.
+#[must_use]
+pub fn assignments_path(config: &Config) -> PathBuf {
+    config.state_dir.join("sites.json")
+}
+
+/// File of the rule set that was loaded last.
+pub(super) fn rules_path(config: &Config) -> PathBuf {
+    config.state_dir.join("rules.json")
+}
+
+/// Reads and checks all that the configuration names. Writes nothing.
+///
+/// # Errors
+/// What is wrong, with the file's name.
+pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
+    let credential = credential(&config)?;
+    let trust = trust(&config.ike.ca)?;
+    let assignments: Option<Assignments> = store::read_json(&assignments_path(&config))?;
+    let sites = Sites::new(&config, assignments.unwrap_or_default())?;
+    let rules = first_rules(&config, &sites)?;
+    Ok(Prepared {
+        config,
+        credential,
+        trust,
+        sites,
+        rules,
+    })
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
+}
+
+fn credential(config: &Config) -> anyhow::Result<Credential> {
+    let (certificate, key) = (&config.ike.certificate, &config.ike.private_key);
+    let credential = Credential::from_pem(&read(certificate)?, &read(key)?)
+        .with_context(|| format!("{} and {}", certificate.display(), key.display()))?;
+    if !credential.proves(&config.ike.identity) {
+        let (path, identity) = (certificate.display(), &config.ike.identity);
+        bail!(
+            "{path}: the certificate does not speak for [ike] identity {identity}; it does for {}",
+            credential.default_identity()
+        );
+    }
+    Ok(credential)
+}
+
+fn trust(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {
+    let mut bundle = Vec::new();
+    for file in files {
+        let pem = read(file)?;
+        // Each by itself first, so that the fault names its file.
+        TrustAnchors::from_pem(&pem).with_context(|| file.display().to_string())?;
+        bundle.extend_from_slice(&pem);
+        bundle.push(b'\n');
+    }
+    Ok(TrustAnchors::from_pem(&bundle)?)
+}
+
+/// The rule set that was in force last; before the first `rules load`, that of the configuration.
+fn first_rules(config: &Config, sites: &Sites) -> anyhow::Result<Option<Compiled>> {
+    let path = rules_path(config);
+    if let Some(StoredRules { file, text }) = store::read_json(&path)? {
+        let compiled = compile(&file, &text, sites).with_context(|| {
+            let path = path.display();
+            format!("the rule set in force last no longer fits the configuration: mend that, or remove {path} to begin with [rules] file")
+        })?;
+        return Ok(Some(compiled));
+    }
+    let Some(file) = &config.rules_file else {
+        return Ok(None);
+    };
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    Ok(Some(compile(&file.display().to_string(), &text, sites)?))
+}
+
+/// Parses and compiles a rule set against the sites.
+pub(super) fn compile(file: &str, text: &str, sites: &Sites) -> anyhow::Result<Compiled> {
+    Ok(policy::compile(RuleSetFile::parse(file, text)?, sites)?)
+}
+
+/// Makes the state folder, for root alone.
+pub(super) fn make_state_dir(config: &Config) -> anyhow::Result<()> {
+    let folder = &config.state_dir;
+    let mut builder = std::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| folder.display().to_string())
+}

@@ -1,0 +1,325 @@
+//! Answers to API requests.
+use std::net::Ipv4Addr;
+
+use anyhow::{Context as _, anyhow, bail};
+use gateway_common::abi::ABI_VERSION;
+use gateway_common::abi::flow::{Flow, FlowKey, state};
+use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::drop::DropReason;
+use gateway_ike::{Command, IkeSaInfo};
+
+use super::controller::Controller;
+use super::engine::Engine;
+use super::events::rule_name;
+use super::prepare::{StoredRules, compile, rules_path};
+use crate::api::message::{Reply, Request};
+use crate::api::view;
+use crate::config::Protocol;
+use crate::core::policy::Compiled;
+use crate::core::sites::Sites;
+use crate::store;
+
+impl<E: Engine> Controller<E> {
+    /// Carries a request out.
+    pub(super) fn answer(&mut self, request: Request) -> Reply {
+        let outcome = match request {
+            Request::Status => self.status().map(|view| Reply::view(&view)),
+            Request::SaList => Ok(Reply::view(&self.sa_list())),
+            Request::SaRekey { site, ike } => self.sa_rekey(&site, ike).map(|view| Reply::view(&view)),
+            Request::SaClose { site } => self.sa_close(&site).map(|view| Reply::view(&view)),
+            Request::FlowsList { site, limit } => {
+                self.flows(site.as_deref(), limit).map(|view| Reply::view(&view))
+            }
+            Request::NatList { site, limit } => {
+                self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
+            }
+            Request::Drops => self.drops().map(|view| Reply::view(&view)),
+            Request::RulesLoad { file, text } => self.rules_load(file, text).map(|view| Reply::view(&view)),
+            Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
+        };
+        outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
+    }
+
+    fn status(&self) -> anyhow::Result<view::Status> {
+        let tables = self.engine.tables()?;
+        Ok(view::Status {
+            name: self.config.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            abi: ABI_VERSION,
+            pid: std::process::id(),
+            uptime_s: self.clock.uptime_s(),
+            interfaces: tables.interfaces,
+            workers: tables.workers,
+            sites_known: self.sites.get().iter().count(),
+            sites_up: self.sadb.sites_up(),
+            ike_sas: self.endpoint.ike_sas().count(),
+            child_sas: self.sadb.len(),
+            flows: tables.flows,
+            mappings: tables.mappings,
+            drops: tables.drops.iter().map(|(_, packets)| packets).sum(),
+            rules: self.active_rules(),
+            paths: tables.paths,
+        })
+    }
+
+    fn active_rules(&self) -> Option<view::ActiveRules> {
+        self.rules
+            .as_ref()
+            .map(|(generation, compiled)| active(*generation, compiled))
+    }
+
+    fn sa_list(&self) -> Vec<view::IkeSa> {
+        let child = |child: gateway_ike::ChildSaInfo| {
+            let traffic = self
+                .sadb
+                .handle(child.id)
+                .and_then(|handle| self.engine.traffic(handle))
+                .unwrap_or_default();
+            view::ChildSa {
+                id: child.id.to_string(),
+                spi_in: format!("{:08x}", child.spi_in),
+                spi_out: format!("{:08x}", child.spi_out),
+                algorithms: child.algorithms,
+                esn: child.esn,
+                ts_local: child.ts_local.iter().map(ToString::to_string).collect(),
+                ts_remote: child.ts_remote.iter().map(ToString::to_string).collect(),
+                packets_in: traffic.packets_in,
+                bytes_in: traffic.bytes_in,
+                packets_out: traffic.packets_out,
+                bytes_out: traffic.bytes_out,
+            }
+        };
+        let ike = |ike: IkeSaInfo| view::IkeSa {
+            id: ike.id.to_string(),
+            site: ike.site.map(|(_, name)| name).unwrap_or_default(),
+            peer: ike.peer,
+            local: ike.local,
+            remote: ike.remote,
+            state: ike.state.to_owned(),
+            nat: ike.nat,
+            algorithms: ike.algorithms,
+            age_s: ike.age_s,
+            children: ike.children.into_iter().map(child).collect(),
+        };
+        self.endpoint.ike_sas().map(ike).collect()
+    }
+
+    /// The established IKE SAs of a site; there is at least one.
+    fn ike_sas_of(&self, site: &str) -> anyhow::Result<Vec<IkeSaInfo>> {
+        let number = site_number(&self.sites.get(), site)?;
+        let of_site = |ike: &IkeSaInfo| ike.site.as_ref().is_some_and(|(site, _)| *site == number);
+        let found: Vec<_> = self.endpoint.ike_sas().filter(of_site).collect();
+        match found.is_empty() {
+            true => bail!("site \"{site}\" has no SA"),
+            false => Ok(found),
+        }
+    }
+
+    fn sa_rekey(&mut self, site: &str, ike: bool) -> anyhow::Result<view::Commanded> {
+        let now = self.clock.now();
+        let mut sas = Vec::new();
+        for found in self.ike_sas_of(site)? {
+            if ike {
+                self.endpoint.handle_command(now, Command::RekeyIke(found.id));
+                sas.push(found.id.to_string());
+                continue;
+            }
+            for child in found.children {
+                self.endpoint.handle_command(now, Command::RekeyChild(child.id));
+                sas.push(child.id.to_string());
+            }
+        }
+        Ok(view::Commanded { sas })
+    }
+
+    fn sa_close(&mut self, site: &str) -> anyhow::Result<view::Commanded> {
+        let now = self.clock.now();
+        let found = self.ike_sas_of(site)?;
+        for ike in &found {
+            self.endpoint.handle_command(now, Command::Close(ike.id));
+        }
+        Ok(view::Commanded {
+            sas: found.iter().map(|ike| ike.id.to_string()).collect(),
+        })
+    }
+
+    fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
+        let sites = self.sites.get();
+        let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
+        let mut all = self.engine.flows()?;
+        all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
+        all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s), *key));
+        let total = all.len();
+        let flows = all
+            .iter()
+            .take(limit)
+            .map(|(key, flow)| self.flow(&sites, key, flow))
+            .collect();
+        Ok(view::Flows { total, flows })
+    }
+
+    fn flow(&self, sites: &Sites, key: &FlowKey, flow: &Flow) -> view::Flow {
+        let now_s = self.engine.now_s();
+        let rules = self
+            .rules
+            .as_ref()
+            .map(|(generation, compiled)| (*generation, compiled));
+        view::Flow {
+            site: site_name(sites, key.site),
+            protocol: Protocol(key.protocol).to_string(),
+            source: Ipv4Addr::from(key.source),
+            source_port: u16::from_be_bytes(key.source_port),
+            nat_address: Ipv4Addr::from(flow.nat_address),
+            nat_port: u16::from_be_bytes(flow.nat_port),
+            destination: Ipv4Addr::from(key.destination),
+            destination_port: u16::from_be_bytes(key.destination_port),
+            state: state_word(flow.state).to_owned(),
+            rule: rule_name(flow.generation, flow.rule, rules),
+            packets_out: flow.packets_out,
+            bytes_out: flow.bytes_out,
+            packets_in: flow.packets_in,
+            bytes_in: flow.bytes_in,
+            age_s: now_s.saturating_sub(flow.created_s),
+            idle_s: now_s.saturating_sub(flow.last_seen_s),
+        }
+    }
+
+    fn nat(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Mappings> {
+        let sites = self.sites.get();
+        let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
+        let mut all = self.engine.mappings()?;
+        all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
+        all.sort_unstable_by_key(|(key, _)| *key);
+        let now_s = self.engine.now_s();
+        let mapping = |(key, mapping): &(InsideKey, Mapping)| view::Mapping {
+            site: site_name(&sites, key.site),
+            protocol: Protocol(key.protocol).to_string(),
+            inside: Ipv4Addr::from(key.address),
+            inside_port: u16::from_be_bytes(key.port),
+            outside: Ipv4Addr::from(mapping.address),
+            outside_port: u16::from_be_bytes(mapping.port),
+            age_s: now_s.saturating_sub(mapping.created_s),
+        };
+        let address = |entry: &crate::core::sites::SiteEntry| view::SiteAddress {
+            site: entry.name.clone(),
+            groups: sites
+                .group_names_of(entry)
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
+            nat_address: entry.nat_address,
+        };
+        let entries = sites
+            .iter()
+            .filter(|entry| wanted.is_none_or(|site| entry.site == site));
+        Ok(view::Mappings {
+            total: all.len(),
+            mappings: all.iter().take(limit).map(mapping).collect(),
+            sites: entries.map(address).collect(),
+        })
+    }
+
+    fn drops(&self) -> anyhow::Result<Vec<view::Drop>> {
+        let drop = |(number, packets): (u32, u64)| {
+            let reason = DropReason::ALL.iter().find(|reason| **reason as u32 == number);
+            view::Drop {
+                number,
+                reason: reason.map_or("unknown", |reason| reason.name()).to_owned(),
+                words: reason
+                    .map_or("of a newer release", |reason| reason.words())
+                    .to_owned(),
+                packets,
+            }
+        };
+        Ok(self.engine.tables()?.drops.into_iter().map(drop).collect())
+    }
+
+    fn rules_load(&mut self, file: String, text: String) -> anyhow::Result<view::Loaded> {
+        let compiled = compile(&file, &text, &self.sites.get())?;
+        let path = rules_path(&self.config);
+        let before = store::read(&path)?;
+        // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
+        store::replace_json(&path, &StoredRules { file, text })
+            .context("the rule set cannot be stored, nothing is changed")?;
+        match self.activate(compiled) {
+            Ok(rules) => {
+                tracing::info!(
+                    generation = rules.generation,
+                    file = rules.file,
+                    rules = rules.rules,
+                    "rules in force"
+                );
+                Ok(view::Loaded { rules })
+            }
+            Err(error) => {
+                match before {
+                    Some(before) => store::replace(&path, before.as_bytes())?,
+                    None => std::fs::remove_file(&path)?,
+                }
+                Err(error.context("the data plane refuses the rule set, nothing is changed"))
+            }
+        }
+    }
+
+    /// Puts a compiled rule set in force as the next generation.
+    pub(super) fn activate(&mut self, compiled: Compiled) -> anyhow::Result<view::ActiveRules> {
+        let generation = self
+            .rules
+            .as_ref()
+            .map_or(1, |(generation, _)| generation.wrapping_add(1).max(1));
+        self.engine.load_rules(generation, &compiled.rules)?;
+        let view = active(generation, &compiled);
+        self.rules = Some((generation, compiled));
+        Ok(view)
+    }
+
+    fn rules_show(&self) -> anyhow::Result<view::RuleSet> {
+        let nothing = || anyhow!("no rule set is in force; load one with `gateway rules load FILE`");
+        let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
+        let count = u32::try_from(compiled.source.rules.len())?;
+        let hits = self.engine.rule_hits(count)?;
+        let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
+            rule: rule.model.clone(),
+            hits,
+        };
+        let hits = hits.into_iter().chain(std::iter::repeat(0));
+        Ok(view::RuleSet {
+            active: active(*generation, compiled),
+            rules: compiled.source.rules.iter().zip(hits).map(rule).collect(),
+        })
+    }
+}
+
+fn active(generation: u32, compiled: &Compiled) -> view::ActiveRules {
+    view::ActiveRules {
+        name: compiled.source.name.clone(),
+        file: compiled.source.file.clone(),
+        generation,
+        rules: compiled.source.rules.len(),
+        compiled: compiled.rules.len(),
+    }
+}
+
+fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {
+    let found = sites.by_name(name).map(|entry| entry.site);
+    found.ok_or_else(|| anyhow!("no site is named \"{name}\"; `gateway nat list` shows all"))
+}
+
+fn site_name(sites: &Sites, number: u32) -> String {
+    sites
+        .get(number)
+        .map_or_else(|| format!("site {number}"), |entry| entry.name.clone())
+}
+
+fn state_word(number: u8) -> &'static str {
+    match number {
+        state::TCP_SYN_SENT => "syn-sent",
+        state::TCP_SYN_RECEIVED => "syn-received",
+        state::TCP_ESTABLISHED => "established",
+        state::TCP_FIN => "closing",
+        state::TCP_CLOSED => "closed",
+        state::UNREPLIED => "unreplied",
+        state::REPLIED => "replied",
+        _ => "unknown",
+    }
+}

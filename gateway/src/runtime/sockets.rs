@@ -1,0 +1,146 @@
+//! IKE sockets: ports 500 and 4500 of every address of the WAN interfaces, so that an answer leaves from the address
+//! that was asked.
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use nix::ifaddrs::getifaddrs;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+
+use crate::config::{Config, Role};
+
+const IKE_PORT: u16 = 500;
+const IKE_NAT_PORT: u16 = 4500;
+/// RFC 7296 section 2: at least 3,000; certificates without fragmentation need more.
+const DATAGRAM_MAX: usize = 65_535;
+
+/// A datagram that came in.
+#[derive(Debug)]
+pub struct Datagram {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// The open sockets by their local address.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    by_local: HashMap<SocketAddr, Arc<UdpSocket>>,
+}
+
+impl Sockets {
+    /// Binds all and forwards what comes to `datagrams`.
+    ///
+    /// # Errors
+    /// If a WAN interface has no address, or a port is taken.
+    pub fn bind(config: &Config, datagrams: &mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
+        let mut sockets = Self::default();
+        for interface in config
+            .interfaces
+            .iter()
+            .filter(|interface| interface.role == Role::Wan)
+        {
+            let addresses = addresses(&interface.name)?;
+            if addresses.is_empty() {
+                bail!(
+                    "interface {} has no address that a peer could reach; give it one",
+                    interface.name
+                );
+            }
+            for address in addresses {
+                for port in [IKE_PORT, IKE_NAT_PORT] {
+                    let local = SocketAddr::new(address, port);
+                    sockets
+                        .open(local, datagrams)
+                        .with_context(|| format!("UDP {local} on {}", interface.name))?;
+                }
+            }
+        }
+        Ok(sockets)
+    }
+
+    /// Binds one more socket; port 0 takes a free one. Returns its address.
+    ///
+    /// # Errors
+    /// As the kernel says.
+    pub fn open(&mut self, local: SocketAddr, datagrams: &mpsc::Sender<Datagram>) -> io::Result<SocketAddr> {
+        let socket = Arc::new(bound(local)?);
+        let local = socket.local_addr()?;
+        self.by_local.insert(local, socket.clone());
+        tokio::spawn(receive(socket, local, datagrams.clone()));
+        tracing::info!(%local, "IKE listens");
+        Ok(local)
+    }
+
+    /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
+    pub async fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+        let Some(socket) = self.by_local.get(&local) else {
+            tracing::warn!(%local, %remote, "no IKE socket has this local address");
+            return;
+        };
+        if let Err(error) = socket.send_to(payload, remote).await {
+            tracing::debug!(%local, %remote, %error, "IKE datagram not sent");
+        }
+    }
+}
+
+fn addresses(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
+    let all = getifaddrs().context("addresses of interfaces")?;
+    let of_interface = all.filter(|entry| entry.interface_name == interface);
+    let addresses = of_interface.filter_map(|entry| {
+        let storage = entry.address?;
+        let v4 = storage.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+        v4.or_else(|| storage.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())))
+    });
+    let reachable = |address: &IpAddr| match address {
+        IpAddr::V4(address) => !address.is_link_local(),
+        IpAddr::V6(address) => !address.is_unicast_link_local(),
+    };
+    Ok(addresses.filter(reachable).collect())
+}
+
+fn bound(local: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(local), Type::DGRAM, Some(Protocol::UDP))?;
+    // An IPv6 address may still be under duplicate address detection: it is ours all the same.
+    match local {
+        SocketAddr::V4(_) => socket.set_freebind_v4(true)?,
+        SocketAddr::V6(_) => {
+            socket.set_only_v6(true)?;
+            socket.set_freebind_v6(true)?;
+        }
+    }
+    socket.set_nonblocking(true)?;
+    socket.bind(&local.into())?;
+    UdpSocket::from_std(socket.into())
+}
+
+async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: mpsc::Sender<Datagram>) {
+    let mut buffer = vec![0; DATAGRAM_MAX];
+    loop {
+        let (length, remote) = tokio::select! {
+            () = datagrams.closed() => return,
+            received = socket.recv_from(&mut buffer) => match received {
+                Ok(received) => received,
+                // ICMP errors of earlier datagrams surface here; they end nothing.
+                Err(error) => {
+                    tracing::debug!(%local, %error, "IKE socket");
+                    continue;
+                }
+            },
+        };
+        let payload = buffer.get(..length).unwrap_or_default().to_vec();
+        // A full queue drops, as a full socket buffer does: a flood must not take memory.
+        let _ = datagrams.try_send(Datagram {
+            local,
+            remote,
+            payload,
+        });
+    }
+}

@@ -1,0 +1,392 @@
+//! The engine that is there today: XDP programs with AF_XDP workers.
+use std::collections::BTreeSet;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use gateway_common::abi::event::{Event, kind};
+use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::interface::Settings;
+use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::rule::{Rule, action};
+use gateway_common::abi::site::Site;
+use gateway_esp::{
+    KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
+};
+use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
+
+use super::engine::{Engine, SaTraffic, Tables};
+use super::ways::{Way, Ways};
+use crate::api::view;
+use crate::config::{Config, Role};
+use crate::dataplane::{
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
+    WorkerReport, monotonic_s,
+};
+
+/// Where the pins of gateways stand, a folder each.
+const BPF_FILE_SYSTEM: &str = "/sys/fs/bpf";
+/// Flows and mappings are swept every so many ticks.
+const SWEEP_TICKS: u32 = 5;
+
+/// XDP programs, workers and the ways out.
+pub(super) struct Xdp {
+    /// `None` once stopped.
+    dataplane: Option<Arc<Dataplane>>,
+    ways: Ways,
+    ticks: u32,
+    rekeys: Vec<SaHandle>,
+}
+
+impl Xdp {
+    /// Attaches to the configured interfaces; nothing passes until sites and rules are set.
+    ///
+    /// # Errors
+    /// What is missing and where.
+    pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
+        let dataplane = Arc::new(Dataplane::start(&dataplane_config(config))?);
+        let core = dataplane
+            .attached()
+            .iter()
+            .filter(|attached| attached.role == dataplane::Role::Core)
+            .map(|attached| attached.index)
+            .collect();
+        let ways = Ways::follow(Arc::clone(&dataplane), core).context("routes and neighbours")?;
+        Ok(Self {
+            dataplane: Some(dataplane),
+            ways,
+            ticks: 0,
+            rekeys: Vec::new(),
+        })
+    }
+
+    fn dataplane(&self) -> anyhow::Result<&Arc<Dataplane>> {
+        self.dataplane.as_ref().context("the data plane is stopped")
+    }
+}
+
+impl Engine for Xdp {
+    type Handle = SaHandle;
+
+    fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.set_sites(sites)?)
+    }
+
+    fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()> {
+        self.dataplane()?.load_rules(generation, rules)?;
+        self.ways.want(named_hosts(rules));
+        Ok(())
+    }
+
+    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
+        let remote = install.remote.ip();
+        let hop = self.ways.resolve(remote).await?;
+        let way = Way {
+            interface: hop.interface.clone(),
+            tunnel: Tunnel {
+                local: install.local.ip(),
+                remote,
+                udp: install.udp_encap.then(|| UdpEncap {
+                    local_port: install.local.port(),
+                    remote_port: install.remote.port(),
+                }),
+                link: LinkHeader {
+                    destination: hop.destination_mac,
+                    source: hop.source_mac,
+                },
+                mtu: hop.mtu,
+                df: OuterDf::Set,
+            },
+        };
+        let sa = sa_install(install, &way)?;
+        let handle = self.dataplane()?.install_sa(sa)?;
+        self.ways.add(handle, way);
+        Ok(handle)
+    }
+
+    fn activate_outbound(&mut self, handle: SaHandle) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.activate_outbound(handle)?)
+    }
+
+    fn remove(&mut self, handle: SaHandle, direction: Direction) -> anyhow::Result<()> {
+        let dataplane = self.dataplane()?;
+        // Outbound first: nothing is sent any more that the peer could answer.
+        if direction != Direction::Inbound {
+            self.ways.remove(handle);
+            dataplane.remove_sa(handle, dataplane::Direction::Outbound)?;
+        }
+        if direction != Direction::Outbound {
+            dataplane.remove_sa(handle, dataplane::Direction::Inbound)?;
+        }
+        Ok(())
+    }
+
+    fn traffic(&self, handle: SaHandle) -> Option<SaTraffic> {
+        let stats = self.dataplane.as_ref()?.sa_stats(handle)?;
+        Some(SaTraffic {
+            packets_in: stats.packets_in,
+            bytes_in: stats.bytes_in,
+            packets_out: stats.packets_out,
+            bytes_out: stats.bytes_out,
+        })
+    }
+
+    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
+        Ok(self.dataplane()?.flows())
+    }
+
+    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
+        Ok(self.dataplane()?.mappings())
+    }
+
+    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>> {
+        let counters = self.dataplane()?.rule_hits(rules);
+        Ok(counters.iter().map(|counter| counter.packets).collect())
+    }
+
+    fn tables(&self) -> anyhow::Result<Tables> {
+        let dataplane = self.dataplane()?;
+        let path = |(path, counter): (&'static str, gateway_common::abi::stats::Counter)| view::PathCounter {
+            path: path.to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
+        };
+        Ok(Tables {
+            flows: dataplane.flows().len() as u64,
+            mappings: dataplane.mappings().len() as u64,
+            drops: dataplane
+                .drops()
+                .into_iter()
+                .map(|(reason, packets)| (reason as u32, packets))
+                .collect(),
+            paths: dataplane.paths().into_iter().map(path).collect(),
+            interfaces: dataplane.attached().iter().map(interface_view).collect(),
+            workers: dataplane.worker_stats().len(),
+        })
+    }
+
+    fn now_s(&self) -> u32 {
+        u32::try_from(monotonic_s()).unwrap_or(u32::MAX)
+    }
+
+    async fn tend(&mut self) -> anyhow::Result<()> {
+        self.ticks = self.ticks.wrapping_add(1);
+        if self.ticks.is_multiple_of(SWEEP_TICKS) {
+            let now_s = self.now_s();
+            let dataplane = Arc::clone(self.dataplane()?);
+            // A large table takes its time; IKE must not wait for it.
+            tokio::task::spawn_blocking(move || dataplane.expire(now_s)).await??;
+        }
+        Ok(())
+    }
+
+    fn take_events(&mut self) -> Vec<Event> {
+        let Some(dataplane) = &self.dataplane else {
+            return Vec::new();
+        };
+        let mut packets = Vec::new();
+        for event in dataplane.events() {
+            match event {
+                DataplaneEvent::Packet(event) => {
+                    if event.kind == kind::NEXT_HOP_MISSING {
+                        self.ways.ask(Ipv4Addr::from(event.destination));
+                    }
+                    packets.push(event);
+                }
+                DataplaneEvent::Worker(WorkerReport::SequenceNear(handle)) => self.rekeys.push(handle),
+                // The counters of traffic, looked at each tick, tell the same.
+                DataplaneEvent::Worker(WorkerReport::FirstInbound(_)) => {}
+                DataplaneEvent::Worker(WorkerReport::PeerMoved { source, port, .. }) => {
+                    tracing::debug!(%source, port, "authentic ESP from another address than IKE's");
+                }
+            }
+        }
+        packets
+    }
+
+    fn take_rekeys(&mut self) -> Vec<SaHandle> {
+        std::mem::take(&mut self.rekeys)
+    }
+
+    async fn stop(&mut self) {
+        self.ways.stop().await;
+        let Some(dataplane) = self.dataplane.take() else {
+            return;
+        };
+        match Arc::try_unwrap(dataplane) {
+            Ok(dataplane) => dataplane.stop(),
+            // The programs stay attached and drop: closed all the same.
+            Err(_) => tracing::error!("the data plane is still in use and stays attached"),
+        }
+    }
+}
+
+fn dataplane_config(config: &Config) -> DataplaneConfig {
+    let interface = |interface: &crate::config::Interface| InterfaceConfig {
+        name: interface.name.clone(),
+        role: match interface.role {
+            Role::Wan => dataplane::Role::Wan,
+            Role::Core => dataplane::Role::Core,
+        },
+    };
+    let (timeouts, nat) = (&config.timeouts, &config.nat);
+    DataplaneConfig {
+        interfaces: config.interfaces.iter().map(interface).collect(),
+        bpffs_dir: Path::new(BPF_FILE_SYSTEM).join(format!("gateway-{}", config.name)),
+        clear_link_prefix: DataplaneConfig::CLEAR_LINK_PREFIX.to_owned(),
+        workers: config.workers,
+        pin_cores: Vec::new(),
+        settings: Settings {
+            tcp_opening_s: timeouts.tcp_opening_s,
+            tcp_established_s: timeouts.tcp_established_s,
+            tcp_closing_s: timeouts.tcp_closing_s,
+            udp_s: timeouts.udp_s,
+            icmp_s: timeouts.icmp_s,
+            ike_per_source_per_s: config.limits.ike_per_source_per_s,
+            port_low: nat.port_low,
+            port_high: nat.port_high,
+        },
+        frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
+    }
+}
+
+fn interface_view(attached: &dataplane::Attached) -> view::Interface {
+    let role = match attached.role {
+        dataplane::Role::Wan => "wan",
+        dataplane::Role::Core => "core",
+    };
+    let xdp = match attached.mode {
+        AttachMode::Native => "native",
+        AttachMode::Generic => "generic",
+    };
+    view::Interface {
+        name: attached.name.clone(),
+        role: role.to_owned(),
+        xdp: xdp.to_owned(),
+        queues: attached.queues,
+    }
+}
+
+/// Hosts that rules allow by their own address: their next hops are resolved before the first packet needs them.
+fn named_hosts(rules: &[Rule]) -> BTreeSet<Ipv4Addr> {
+    let hosts = rules
+        .iter()
+        .filter(|rule| rule.action == action::ALLOW && rule.destination_mask == [255; 4]);
+    hosts.map(|rule| Ipv4Addr::from(rule.destination)).collect()
+}
+
+fn sa_install(install: &ChildSaInstall, way: &Way) -> anyhow::Result<SaInstall> {
+    let keys = |keys: &gateway_ike::KeyMaterial| KeyMaterial::new(&keys.encryption, &keys.integrity);
+    let selectors =
+        |selectors: &[TrafficSelector]| selectors.iter().map(selector).collect::<anyhow::Result<_>>();
+    Ok(SaInstall {
+        site: install.site,
+        spi_in: install.spi_in,
+        spi_out: install.spi_out,
+        suite: suite(install.suite)?,
+        keys_in: keys(&install.keys_in),
+        keys_out: keys(&install.keys_out),
+        esn: install.esn,
+        replay_window: REPLAY_WINDOW_DEFAULT,
+        udp_encap: way.tunnel.udp,
+        local: way.tunnel.local,
+        remote: way.tunnel.remote,
+        interface: way.interface.clone(),
+        link: way.tunnel.link,
+        ts_local: selectors(&install.ts_local)?,
+        ts_remote: selectors(&install.ts_remote)?,
+        outbound_active: install.outbound_active,
+        path_mtu: way.tunnel.mtu,
+    })
+}
+
+fn suite(suite: EspSuite) -> anyhow::Result<Suite> {
+    Ok(match suite {
+        EspSuite::AesGcm16 { key_bits: 128 } => Suite::AesGcm16_128,
+        EspSuite::AesGcm16 { key_bits: 256 } => Suite::AesGcm16_256,
+        EspSuite::AesCbcHmacSha256_128 { key_bits: 128 } => Suite::AesCbc128HmacSha256_128,
+        EspSuite::AesCbcHmacSha256_128 { key_bits: 256 } => Suite::AesCbc256HmacSha256_128,
+        EspSuite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+        EspSuite::AesGcm16 { key_bits } | EspSuite::AesCbcHmacSha256_128 { key_bits } => {
+            bail!("AES keys of {key_bits} bits are not supported")
+        }
+    })
+}
+
+fn selector(selector: &TrafficSelector) -> anyhow::Result<gateway_esp::TrafficSelector> {
+    let (IpAddr::V4(first), IpAddr::V4(last)) = (selector.start, selector.end) else {
+        bail!("traffic selector {selector} is not IPv4");
+    };
+    Ok(gateway_esp::TrafficSelector {
+        protocol: selector.protocol,
+        ports: PortRange::from_wire(selector.start_port, selector.end_port),
+        first,
+        last,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_that_ike_may_choose_has_its_esp() {
+        for words in [
+            "aes128gcm16",
+            "aes256gcm16",
+            "aes128-sha256",
+            "aes256-sha256",
+            "chacha20poly1305",
+        ] {
+            let proposal: gateway_ike::EspProposal = words.parse().expect(words);
+            for chosen in &proposal.suites {
+                assert_eq!(
+                    suite(*chosen).expect(words).name().replace("aes128cbc", "aes128"),
+                    words
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn only_hosts_that_a_rule_allows_are_resolved_ahead() {
+        let rule = |destination, destination_mask, action| Rule {
+            groups: 0,
+            site: 0,
+            source: [0; 4],
+            source_mask: [0; 4],
+            destination,
+            destination_mask,
+            source_port_low: 0,
+            source_port_high: u16::MAX,
+            destination_port_low: 0,
+            destination_port_high: u16::MAX,
+            protocol: 0,
+            action,
+            flags: 0,
+            pad: 0,
+            source_rule: 0,
+            pad2: 0,
+        };
+        let rules = [
+            rule([10, 0, 0, 1], [255; 4], action::ALLOW),
+            rule([10, 0, 0, 2], [255; 4], action::DENY),
+            rule([10, 1, 0, 0], [255, 255, 0, 0], action::ALLOW),
+        ];
+        assert_eq!(named_hosts(&rules), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 1)]));
+    }
+
+    #[test]
+    fn an_ipv6_selector_is_refused() {
+        let any_v6 = TrafficSelector {
+            protocol: 0,
+            start: "::".parse().expect("address"),
+            end: "ffff::".parse().expect("address"),
+            start_port: 0,
+            end_port: u16::MAX,
+        };
+        assert!(selector(&any_v6).is_err());
+        assert!(selector(&TrafficSelector::any_v4()).is_ok());
+    }
+}

@@ -1,0 +1,132 @@
+//! Files that must survive a restart: written beside their place, synced, then renamed over it.
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A file of the state folder that could not be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", .path.display())]
+pub struct StoreError {
+    /// Which file.
+    pub path: PathBuf,
+    /// Why.
+    #[source]
+    pub error: io::Error,
+}
+
+impl StoreError {
+    fn at(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |error| Self {
+            path: path.to_owned(),
+            error,
+        }
+    }
+}
+
+/// Replaces a file as a whole: after a crash at any moment it holds the old bytes or the new ones.
+///
+/// # Errors
+/// With the path, if the folder cannot be written; the file is unchanged then.
+pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
+    let temporary = temporary(path);
+    write_synced(&temporary, bytes).map_err(StoreError::at(&temporary))?;
+    fs::rename(&temporary, path).map_err(StoreError::at(path))?;
+    // The rename itself is durable once the folder is.
+    let folder = path.parent().unwrap_or(Path::new("."));
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(StoreError::at(folder))
+}
+
+/// The bytes of a file, or `None` if there is none.
+///
+/// # Errors
+/// With the path, if it is there and cannot be read.
+pub fn read(path: &Path) -> Result<Option<String>, StoreError> {
+    match fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(StoreError::at(path)(error)),
+    }
+}
+
+/// [`replace`] with JSON.
+///
+/// # Errors
+/// As [`replace`].
+pub fn replace_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec_pretty(value).map_err(|error| StoreError::at(path)(error.into()))?;
+    replace(path, &bytes)
+}
+
+/// [`read`] with JSON.
+///
+/// # Errors
+/// As [`read`], and if the file is no such JSON: what it held is not guessed.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    let Some(text) = read(path)? else { return Ok(None) };
+    serde_json::from_str(&text)
+        .map(Some)
+        .map_err(|error| StoreError::at(path)(error.into()))
+}
+
+fn temporary(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    path.with_file_name(name)
+}
+
+fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crash_before_the_rename_leaves_the_old_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.json");
+        replace(&path, b"[1]").expect("write");
+        // What a crash between write and rename leaves behind, half written at that.
+        fs::write(temporary(&path), b"[2").expect("write");
+        assert_eq!(read_json::<Vec<u8>>(&path).expect("read"), Some(vec![1]));
+        replace(&path, b"[3]").expect("write over the leftover");
+        assert_eq!(read_json::<Vec<u8>>(&path).expect("read"), Some(vec![3]));
+        assert!(!temporary(&path).exists());
+    }
+
+    #[test]
+    fn nothing_is_guessed_from_a_damaged_file() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.json");
+        assert_eq!(read_json::<Vec<u8>>(&path).expect("absent"), None);
+        fs::write(&path, b"{").expect("write");
+        let error = read_json::<Vec<u8>>(&path).expect_err("damaged").to_string();
+        assert!(error.contains("state.json"), "{error}");
+    }
+
+    #[test]
+    fn only_the_owner_reads_it() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.json");
+        replace(&path, b"1").expect("write");
+        assert_eq!(
+            fs::metadata(&path).expect("file").permissions().mode() & 0o777,
+            0o600
+        );
+    }
+}

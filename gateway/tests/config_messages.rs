@@ -1,0 +1,249 @@
+//! What the operator reads when a file is wrong: every message, with its line.
+use std::path::Path;
+
+use gateway::config::{Config, RuleSetFile};
+
+const CONFIG: &str = include_str!("../examples/gateway.toml");
+const RULES: &str = include_str!("../examples/rules.toml");
+const RULES_JSON: &str = include_str!("../examples/rules.json");
+
+/// Replaces `from` in the example by `to`, and checks that the fault begins with the line that holds `to` (or, if
+/// `line_of` is given, that) and the words given.
+#[track_caller]
+fn check(example: &str, parse: fn(&str) -> String, [from, to, line_of, message]: [&str; 4]) {
+    assert!(example.contains(from), "the example has no {from}");
+    let text = example.replacen(from, to, 1);
+    let place = if line_of.is_empty() {
+        to.lines().last().expect("a line")
+    } else {
+        line_of
+    };
+    let line = text
+        .lines()
+        .position(|line| line.contains(place))
+        .expect("the line")
+        + 1;
+    let expected = format!("file:{line}: {message}");
+    let fault = parse(&text);
+    assert!(
+        fault.starts_with(&expected),
+        "expected {expected}\n     got {fault}"
+    );
+}
+
+fn config(text: &str) -> String {
+    Config::parse("file", text, Path::new("/etc/gateway"))
+        .expect_err("a fault")
+        .to_string()
+}
+
+fn rules(text: &str) -> String {
+    RuleSetFile::parse("file", text).expect_err("a fault").to_string()
+}
+
+#[test]
+fn the_examples_are_right() {
+    let config = Config::parse("file", CONFIG, Path::new("/etc/gateway")).expect("right");
+    assert_eq!(
+        config.ike.certificate,
+        Path::new("/etc/gateway/pki/gateway.crt"),
+        "paths start from the file's folder"
+    );
+    assert_eq!(config.groups, ["hospitals", "clinics"]);
+    assert_eq!(config.group_bit("clinics"), Some(2));
+    assert_eq!(RuleSetFile::parse("file", RULES).expect("right").rules.len(), 4);
+    assert_eq!(
+        RuleSetFile::parse("file", RULES_JSON).expect("right").rules.len(),
+        1
+    );
+}
+
+#[test]
+fn faults_of_the_configuration() {
+    let pool = "[[nat_pool]]\nname = \"more\"\naddresses = [\"10.200.0.200-10.200.1.7\"]\n\n[[site]]";
+    let twice = "identity = \"a.example\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.201.0.1\"\n\n[[any_site]]";
+    let site = format!("[[site]]\nname = \"b\"\n{twice}");
+    for case in [
+        [
+            "role = \"wan\"",
+            "role = \"van\"",
+            "",
+            "unknown variant `van`, expected `wan` or `core`",
+        ],
+        [
+            "udp_s = 300",
+            "udp = 300",
+            "",
+            "unknown field `udp`, expected one of `tcp_opening_s`",
+        ],
+        [
+            "udp_s = 300",
+            "udp_s = 0",
+            "[timeouts]",
+            "a timeout of 0 s forgets every flow at once\n  to mend it: write at least 1",
+        ],
+        ["[center]", "[centre]", "", "unknown field `centre`"],
+        ["[[nat_pool]]", "[[nat_pool]", "", "unclosed array table"],
+        [
+            "10.200.0.0/24",
+            "10.200.0.9-10.200.0.1",
+            "",
+            "\"10.200.0.9-10.200.0.1\" ends before it begins",
+        ],
+        [
+            "aes256-sha256-ecp256",
+            "aes256-sha256-ecp999",
+            "",
+            "proposal \"aes256-sha256-ecp999\": \"ecp999\" is unknown or comes twice",
+        ],
+        [
+            "dpd_after_s = 30",
+            "dpd_after_s = 1",
+            "",
+            "dpd_after_s = 1\n  to mend it: write 5 to 3600 seconds",
+        ],
+        [
+            "*.clinic.example",
+            "*clinic.example",
+            "",
+            "\"*clinic.example\" is no identity",
+        ],
+        [
+            "identity = \"hospital-a.hospital.example\"",
+            "identity = \"hospital a\"",
+            "",
+            "\"hospital a\" is no identity",
+        ],
+        [
+            "nat_address = \"10.201.0.1\"",
+            "nat_address = \"10.201.0.256\"",
+            "",
+            "invalid",
+        ],
+        [
+            "nat_address = \"10.201.0.1\"\n",
+            "",
+            "name = \"hospital-a\"",
+            "site \"hospital-a\" has no address to be translated to",
+        ],
+        [
+            "networks = [\"10.100.0.0/16\"]",
+            "networks = []",
+            "[center]",
+            "the center has no networks",
+        ],
+        [
+            "state_dir",
+            "workers = 0\nstate_dir",
+            "workers",
+            "workers = 0\n  to mend it: write a number from 1 to 64",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital a\"",
+            "",
+            "\"hospital a\" is no site name",
+        ],
+    ] {
+        check(CONFIG, config, case);
+    }
+    // Places that the first occurrence of a line would not show.
+    let fault = config(&CONFIG.replacen("name = \"wan6\"", "name = \"wan4\"", 1));
+    assert!(
+        fault.starts_with("file:13: interface \"wan4\" appears twice"),
+        "{fault}"
+    );
+    let fault = config(&CONFIG.replacen("[[any_site]]", &site, 1));
+    assert!(
+        fault.contains(": nat_address 10.201.0.1 is that of site \"hospital-a\" already"),
+        "{fault}"
+    );
+    let fault = config(&CONFIG.replace("role = \"wan\"", "role = \"core\""));
+    assert_eq!(
+        fault,
+        "file: no interface has the role \"wan\"\n  to mend it: add an [[interface]] with role = \"wan\""
+    );
+}
+
+#[test]
+fn all_faults_are_told_at_once() {
+    let text = CONFIG
+        .replace("dpd_after_s = 30", "dpd_after_s = 1")
+        .replace("udp_s = 300", "udp_s = 0");
+    assert_eq!(
+        config(&text)
+            .lines()
+            .filter(|line| line.starts_with("file:"))
+            .count(),
+        2
+    );
+}
+
+#[test]
+fn faults_of_the_rule_set() {
+    for case in [
+        [
+            "action = \"deny\"",
+            "action = \"dany\"",
+            "",
+            "unknown variant `dany`, expected `allow` or `deny`",
+        ],
+        [
+            "protocol = \"tcp\"",
+            "protocol = \"tpc\"",
+            "",
+            "\"tpc\" is no protocol",
+        ],
+        ["protocol = \"icmp\"", "protocol = 0", "", "\"0\" is no protocol"],
+        [
+            "\"10.100.0.11\"",
+            "\"10.100.0.256\"",
+            "",
+            "\"10.100.0.256\" is not an IPv4 address or prefix",
+        ],
+        [
+            "[\"80\", \"443\"]",
+            "[]",
+            "destination_ports = []",
+            "the list is empty\n  to mend it: write \"any\" if that is meant",
+        ],
+        [
+            "[\"80\", \"443\"]",
+            "[\"80\", \"any\"]",
+            "",
+            "\"any\" among others says nothing",
+        ],
+        ["log = true", "lag = true", "", "unknown field `lag`"],
+    ] {
+        check(RULES, rules, case);
+    }
+    let fault = rules(&RULES.replace("name = \"ping\"", "name = \"claims-upload\""));
+    assert!(
+        fault.starts_with("file:31: rule \"claims-upload\" appears twice, first in line 21"),
+        "{fault}"
+    );
+    let fault = rules(&RULES.replace("name = \"ping\"\n", ""));
+    assert!(fault.starts_with("file:30: missing field `name`"), "{fault}");
+}
+
+#[test]
+fn faults_of_a_json_rule_set_have_lines_too() {
+    for case in [
+        ["\"allow\"", "\"alow\"", "", "unknown variant `alow`"],
+        [
+            "[80, 443]",
+            "[80, \"x\"]",
+            "",
+            "\"x\" is no port or range of ports",
+        ],
+        [
+            "\"tcp\",",
+            "\"tcp\"",
+            "\"destination_ports\"",
+            "expected `,` or `}`",
+        ],
+        ["\"rule\"", "\"rules\"", "", "unknown field `rules`"],
+    ] {
+        check(RULES_JSON, rules, case);
+    }
+}
