@@ -1,7 +1,8 @@
 //! The gateway daemon as a library, so that tests and tools drive the same code.
 //!
 //! `config` reads the operator's files; `core` decides, without I/O; `runtime` owns sockets, timers and the data plane
-//! and feeds `core` and the IKE endpoint; `api` and `cli` are how people and machines talk to it.
+//! and feeds `core` and the IKE endpoint; `dataplane` loads the XDP programs and runs the ESP workers; `nexthop` follows
+//! routes and neighbours; `api` and `cli` are how people and machines talk to it.
 pub mod api;
 pub mod cli;
 pub mod config;

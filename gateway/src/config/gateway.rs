@@ -58,19 +58,6 @@ pub enum Role {
     Core,
 }
 
-/// How XDP is attached.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum XdpMode {
-    /// Native if the driver can, otherwise generic, said out loud.
-    #[default]
-    Auto,
-    /// Native or not at all.
-    Native,
-    /// Generic.
-    Generic,
-}
-
 /// An interface with a role.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -79,9 +66,6 @@ pub struct Interface {
     pub name: String,
     /// What it is for.
     pub role: Role,
-    /// How XDP is attached.
-    #[serde(default)]
-    pub xdp: XdpMode,
 }
 
 /// IKE and certificates; times in seconds.

@@ -30,7 +30,7 @@ impl<H> Default for Sadb<H> {
     }
 }
 
-impl<H: Copy + PartialEq> Sadb<H> {
+impl<H: Copy> Sadb<H> {
     /// Notes that both directions are installed.
     pub fn insert(&mut self, child: ChildId, site: u32, handle: H) {
         let installed = Installed {
@@ -49,13 +49,17 @@ impl<H: Copy + PartialEq> Sadb<H> {
         self.children.get(&child).map(|installed| installed.handle)
     }
 
-    /// What IKE calls a Child SA.
+    /// The Child SA that the data plane calls so.
     #[must_use]
-    pub fn child(&self, handle: H) -> Option<ChildId> {
-        self.children
+    pub fn child(&self, handle: H) -> Option<ChildId>
+    where
+        H: PartialEq,
+    {
+        let found = self
+            .children
             .iter()
-            .find(|(_, installed)| installed.handle == handle)
-            .map(|(child, _)| *child)
+            .find(|(_, installed)| installed.handle == handle);
+        found.map(|(child, _)| *child)
     }
 
     /// Notes that one or both directions go, and says what the data plane calls the SA. It is forgotten with its last

@@ -107,14 +107,44 @@ impl ClearLink {
 }
 
 /// Receive queues of an interface.
+///
+/// sysfs knows how many are in use, netlink how many there can be. sysfs belongs to the network namespace that it was
+/// mounted in, which need not be this one: it is believed only where it names the same interface.
 pub(crate) fn queues(interface: &str) -> Result<u32, DataplaneError> {
-    let path = format!("/sys/class/net/{interface}/queues");
-    let entries = fs::read_dir(&path).map_err(|source| DataplaneError::System {
-        path: path.into(),
-        source,
-    })?;
-    let receive = entries
-        .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
-    Ok(u32::try_from(receive.count()).unwrap_or(u32::MAX).max(1))
+    let index = system::interface_index(interface).unwrap_or(0);
+    let folder = Path::new("/sys/class/net").join(interface);
+    let same = fs::read_to_string(folder.join("ifindex")).is_ok_and(|text| text.trim() == index.to_string())
+        && fs::read_to_string(folder.join("address"))
+            .ok()
+            .map(|text| text.trim().to_owned())
+            == system::addresses(interface)
+                .ok()
+                .map(|found| mac_words(found.mac));
+    if same && let Ok(entries) = fs::read_dir(folder.join("queues")) {
+        let receive = entries
+            .flatten()
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
+        return Ok(u32::try_from(receive.count()).unwrap_or(u32::MAX).max(1));
+    }
+    let asked = system::block_on_netlink(move |handle| async move {
+        let answers = handle.link().get().match_index(index).execute();
+        futures_util::pin_mut!(answers);
+        let answer = futures_util::StreamExt::next(&mut answers).await;
+        let link = answer
+            .ok_or("no such interface")?
+            .map_err(|error| error.to_string())?;
+        let queues = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::NumRxQueues(queues) => Some(queues),
+            _ => None,
+        });
+        Ok(queues.unwrap_or(1).max(1))
+    });
+    asked.map_err(|reason: String| DataplaneError::Call {
+        what: "ask for the receive queues of an interface",
+        source: std::io::Error::other(format!("{interface}: {reason}")),
+    })
+}
+
+fn mac_words(mac: [u8; 6]) -> String {
+    mac.map(|octet| format!("{octet:02x}")).join(":")
 }

@@ -235,6 +235,14 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Counters of one SA; `None` if it is not installed (any more).
+    #[must_use]
+    pub fn sa_stats(&self, handle: SaHandle) -> Option<SaStats> {
+        let mut sas = self.sas();
+        let record = sas.record(handle).ok()?;
+        Some(record.counters.snapshot())
+    }
+
     /// Counters of every SA.
     #[must_use]
     pub fn sa_counters(&self) -> Vec<(SaHandle, SaStats)> {

@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{SharedSites, SiteAuthorizer};
 use super::clock::Clock;
-use super::engine::{Engine, Happening};
+use super::engine::Engine;
 use super::events;
 use super::prepare::{Prepared, assignments_path};
 use super::sockets::{Datagram, Sockets};
@@ -22,10 +22,8 @@ use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
 const CLOSE_MS: u64 = 2_000;
-/// What the data plane has to tell is asked for so often: a rekeyed SA waits for its first packet.
-const POLL_MS: u64 = 100;
-/// Polls between two looks at traffic and timeouts.
-const POLLS_PER_LOOK: u32 = 10;
+/// Flows, events and traffic are looked at so often.
+const TICK_S: u64 = 1;
 
 /// Sockets, IKE, sites, SAs, rules and data plane.
 pub struct Controller<E: Engine> {
@@ -40,8 +38,6 @@ pub struct Controller<E: Engine> {
     sockets: Sockets,
     /// Number of sites that the data plane knows.
     sites_loaded: usize,
-    polls: u32,
-    lines: events::Lines,
 }
 
 impl<E: Engine> Controller<E> {
@@ -89,8 +85,6 @@ impl<E: Engine> Controller<E> {
             clock,
             sockets,
             sites_loaded: 0,
-            polls: 0,
-            lines: events::Lines::default(),
         };
         controller.load_sites()?;
         match rules {
@@ -115,7 +109,7 @@ impl<E: Engine> Controller<E> {
         mut calls: mpsc::Receiver<Call>,
         stop: impl Future<Output = &'static str>,
     ) {
-        let mut tick = interval(Duration::from_millis(POLL_MS));
+        let mut tick = interval(Duration::from_secs(TICK_S));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         tracing::info!(name = self.config.name, "gateway runs");
@@ -136,7 +130,7 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Detaches the data plane: nothing passes any more.
-    pub async fn close(self) {
+    pub async fn close(&mut self) {
         self.engine.stop().await;
         tracing::info!("gateway stopped");
     }
@@ -177,56 +171,42 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_tick(&mut self) {
-        for happening in self.engine.poll().await {
-            self.handle_happening(happening);
+        self.tell_traffic().await;
+        if let Err(error) = self.engine.tend().await {
+            tracing::error!(%error, "data plane");
         }
-        self.polls += 1;
-        if self.polls == POLLS_PER_LOOK {
-            self.polls = 0;
-            self.lines.next_second();
-            self.tell_traffic();
-            log_failure("flows not expired", self.engine.expire());
+        let happened = self.engine.take_events();
+        for handle in self.engine.take_rekeys() {
+            if let Some(child) = self.sadb.child(handle) {
+                self.endpoint
+                    .handle_command(self.clock.now(), Command::RekeyChild(child));
+            }
         }
         self.drain().await;
-    }
-
-    fn handle_happening(&mut self, happening: Happening<E::Handle>) {
-        let now = self.clock.now();
-        match happening {
-            Happening::Packet(event) => {
-                let rules = self
-                    .rules
-                    .as_ref()
-                    .map(|(generation, compiled)| (*generation, compiled));
-                self.lines.log(&event, &self.sites.get(), rules);
-            }
-            Happening::FirstInbound(handle) => {
-                if let Some(child) = self.sadb.child(handle) {
-                    self.endpoint.handle_child_traffic(now, child);
-                }
-            }
-            Happening::SequenceNear(handle) => {
-                if let Some(child) = self.sadb.child(handle) {
-                    tracing::info!(%child, "sequence numbers run out, rekeying");
-                    self.endpoint.handle_command(now, Command::RekeyChild(child));
-                }
-            }
+        if !happened.is_empty() {
+            let rules = self
+                .rules
+                .as_ref()
+                .map(|(generation, compiled)| (*generation, compiled));
+            events::log(&happened, &self.sites.get(), rules);
         }
     }
 
     /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
-    fn tell_traffic(&mut self) {
+    async fn tell_traffic(&mut self) {
         let now = self.clock.now();
-        let traffic = self.engine.traffic();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = traffic
-                .get(&installed.handle)
-                .map_or(0, |traffic| traffic.packets_in);
+            let packets = self
+                .engine
+                .traffic(installed.handle)
+                .unwrap_or_default()
+                .packets_in;
             if packets != installed.packets_in_seen {
                 installed.packets_in_seen = packets;
                 self.endpoint.handle_child_traffic(now, child);
             }
         }
+        self.drain().await;
     }
 
     /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.

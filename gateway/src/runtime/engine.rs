@@ -1,12 +1,9 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
-use std::collections::BTreeMap;
-
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::abi::rule::Rule;
 use gateway_common::abi::site::Site;
-use gateway_common::drop::DropReason;
 use gateway_ike::{ChildSaInstall, Direction};
 
 use crate::api::view;
@@ -31,8 +28,8 @@ pub struct Tables {
     pub flows: u64,
     /// NAT mappings.
     pub mappings: u64,
-    /// Packets by reason, of reasons that occurred.
-    pub drops: Vec<(DropReason, u64)>,
+    /// Reason number and packets, of reasons that occurred.
+    pub drops: Vec<(u32, u64)>,
     /// What happened to packets that were not dropped.
     pub paths: Vec<view::PathCounter>,
     /// Interfaces with a role, as they are attached.
@@ -48,7 +45,7 @@ pub struct Tables {
 )]
 pub trait Engine {
     /// Its name of an installed Child SA.
-    type Handle: Copy + Ord;
+    type Handle: Copy + PartialEq;
 
     /// Replaces what is known of sites.
     ///
@@ -80,47 +77,48 @@ pub trait Engine {
     /// If the kernel refuses it.
     fn remove(&mut self, handle: Self::Handle, direction: Direction) -> anyhow::Result<()>;
 
-    /// Traffic of all installed Child SAs.
-    fn traffic(&self) -> BTreeMap<Self::Handle, SaTraffic>;
+    /// Traffic of a Child SA; `None` if it is not installed.
+    fn traffic(&self, handle: Self::Handle) -> Option<SaTraffic>;
 
     /// Tracked connections.
-    fn flows(&self) -> Vec<(FlowKey, Flow)>;
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>>;
 
     /// NAT mappings.
-    fn mappings(&self) -> Vec<(InsideKey, Mapping)>;
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
 
     /// Hits of the first `rules` rules of the operator's file.
-    fn rule_hits(&self, rules: u32) -> Vec<u64>;
+    ///
+    /// # Errors
+    /// If the counters cannot be read.
+    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>>;
 
     /// Counters and sizes.
-    fn tables(&self) -> Tables;
-
-    /// Packets by reason, of reasons that occurred.
-    fn drops(&self) -> Vec<(DropReason, u64)>;
+    ///
+    /// # Errors
+    /// If they cannot be read.
+    fn tables(&self) -> anyhow::Result<Tables>;
 
     /// The clock of flows and mappings, in seconds.
     fn now_s(&self) -> u32;
 
-    /// What happened since the last call; asked ten times a second.
-    async fn poll(&mut self) -> Vec<Happening<Self::Handle>>;
-
-    /// Forgets flows and mappings that timed out; called once a second.
+    /// Forgets flows and mappings that timed out, refreshes next hops; called once a second.
     ///
     /// # Errors
     /// If the kernel refuses it.
-    fn expire(&mut self) -> anyhow::Result<()>;
+    async fn tend(&mut self) -> anyhow::Result<()>;
+
+    /// What the packet path had to tell since the last call.
+    fn take_events(&mut self) -> Vec<Event>;
+
+    /// SAs whose sequence numbers run out, since the last call.
+    fn take_rekeys(&mut self) -> Vec<Self::Handle>;
 
     /// Detaches and frees everything.
-    async fn stop(self);
-}
-
-/// What the data plane has to tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Happening<H> {
-    /// Of the packet path.
-    Packet(Event),
-    /// The first authentic packet on a Child SA: the peer uses it.
-    FirstInbound(H),
-    /// Sequence numbers run out.
-    SequenceNear(H),
+    async fn stop(&mut self);
 }

@@ -1,7 +1,7 @@
 //! The daemon: sockets, clock and signals around the IKE endpoint and the data plane.
 //!
 //! One task, the [`controller`], owns all state and takes what comes in turn: datagrams, deadlines, API calls, the tick
-//! of the data plane. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
+//! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
 mod authorizer;
 mod clock;
 mod controller;
@@ -10,10 +10,11 @@ mod events;
 mod prepare;
 mod requests;
 mod sockets;
+mod ways;
 mod xdp;
 
 pub use controller::Controller;
-pub use engine::{Engine, Happening, SaTraffic, Tables};
+pub use engine::{Engine, SaTraffic, Tables};
 pub use prepare::{Prepared, assignments_path, prepare};
 pub use sockets::{Datagram, Sockets};
 
@@ -21,49 +22,58 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 
+use xdp::Xdp;
+
 use crate::api::server::Server;
-use crate::dataplane::Dataplane;
 
 /// Only root may use the API.
 const API_UID: u32 = 0;
 /// Datagrams that wait for the controller; more are dropped, as a socket buffer would.
 const DATAGRAMS_MAX: usize = 1024;
+/// Threads of the controller, its sockets and the API; the workers have their own.
+const RUNTIME_THREADS: usize = 2;
 /// API calls that wait for the controller.
 const CALLS_MAX: usize = 16;
 
-/// Runs until SIGTERM or SIGINT.
+/// Runs the gateway until a signal ends it. Whatever happens, nothing passes once this returns.
 ///
 /// # Errors
-/// What could not be set up; nothing is left behind then.
+/// If a part cannot start; what had started is undone.
 pub fn run(prepared: Prepared) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(RUNTIME_THREADS)
         .enable_all()
-        .build()?;
+        .build()
+        .context("asynchronous runtime")?;
     runtime.block_on(serve(prepared))
 }
 
 async fn serve(prepared: Prepared) -> anyhow::Result<()> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let socket = prepared.config.socket.clone();
-    let server =
-        Server::bind(&socket, API_UID).with_context(|| format!("API socket {}", socket.display()))?;
     prepare::make_state_dir(&prepared.config)?;
-    let dataplane = Dataplane::start(&xdp::dataplane_config(&prepared.config)?).context("data plane")?;
-    let engine = xdp::XdpEngine::new(dataplane).await?;
-    let (datagrams, incoming) = mpsc::channel(DATAGRAMS_MAX);
-    let sockets = Sockets::bind(&prepared.config, &datagrams).context("IKE sockets")?;
-    let (calls, requests) = mpsc::channel(CALLS_MAX);
+    let server = Server::bind(&prepared.config.socket, API_UID)
+        .with_context(|| prepared.config.socket.display().to_string())?;
+    let (datagram_sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
+    let (call_sender, calls) = mpsc::channel(CALLS_MAX);
+    let engine = Xdp::start(&prepared.config).await?;
+    // From here the programs are attached: IKE that arrives early waits in the sockets.
+    let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
     let mut controller = Controller::new(prepared, engine, sockets).await?;
-    tokio::spawn(server.run(calls));
-    let stop = async move {
+    let api = tokio::spawn(server.run(call_sender));
+    controller.run(datagrams, calls, stop_signal()?).await;
+    controller.close().await;
+    // It ends by itself once the controller takes no more calls; its socket file goes with it.
+    api.abort();
+    let _ = api.await;
+    Ok(())
+}
+
+fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {
+    let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
+    let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
+    Ok(async move {
         tokio::select! {
             _ = terminate.recv() => "SIGTERM",
             _ = interrupt.recv() => "SIGINT",
         }
-    };
-    controller.run(incoming, requests, stop).await;
-    controller.close().await;
-    Ok(())
+    })
 }

@@ -23,7 +23,7 @@ impl<E: Engine> Controller<E> {
     /// Carries a request out.
     pub(super) fn answer(&mut self, request: Request) -> Reply {
         let outcome = match request {
-            Request::Status => Ok(Reply::view(&self.status())),
+            Request::Status => self.status().map(|view| Reply::view(&view)),
             Request::SaList => Ok(Reply::view(&self.sa_list())),
             Request::SaRekey { site, ike } => self.sa_rekey(&site, ike).map(|view| Reply::view(&view)),
             Request::SaClose { site } => self.sa_close(&site).map(|view| Reply::view(&view)),
@@ -33,16 +33,16 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
-            Request::Drops => Ok(Reply::view(&self.drops())),
+            Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text } => self.rules_load(file, text).map(|view| Reply::view(&view)),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
         outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
     }
 
-    fn status(&self) -> view::Status {
-        let tables = self.engine.tables();
-        view::Status {
+    fn status(&self) -> anyhow::Result<view::Status> {
+        let tables = self.engine.tables()?;
+        Ok(view::Status {
             name: self.config.name.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             abi: ABI_VERSION,
@@ -59,7 +59,7 @@ impl<E: Engine> Controller<E> {
             drops: tables.drops.iter().map(|(_, packets)| packets).sum(),
             rules: self.active_rules(),
             paths: tables.paths,
-        }
+        })
     }
 
     fn active_rules(&self) -> Option<view::ActiveRules> {
@@ -69,12 +69,11 @@ impl<E: Engine> Controller<E> {
     }
 
     fn sa_list(&self) -> Vec<view::IkeSa> {
-        let traffic = self.engine.traffic();
         let child = |child: gateway_ike::ChildSaInfo| {
-            let handle = self.sadb.handle(child.id);
-            let traffic = handle
-                .and_then(|handle| traffic.get(&handle))
-                .copied()
+            let traffic = self
+                .sadb
+                .handle(child.id)
+                .and_then(|handle| self.engine.traffic(handle))
                 .unwrap_or_default();
             view::ChildSa {
                 id: child.id.to_string(),
@@ -147,7 +146,7 @@ impl<E: Engine> Controller<E> {
     fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
         let sites = self.sites.get();
         let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
-        let mut all = self.engine.flows();
+        let mut all = self.engine.flows()?;
         all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
         all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s), *key));
         let total = all.len();
@@ -188,7 +187,7 @@ impl<E: Engine> Controller<E> {
     fn nat(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Mappings> {
         let sites = self.sites.get();
         let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
-        let mut all = self.engine.mappings();
+        let mut all = self.engine.mappings()?;
         all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
         all.sort_unstable_by_key(|(key, _)| *key);
         let now_s = self.engine.now_s();
@@ -220,14 +219,19 @@ impl<E: Engine> Controller<E> {
         })
     }
 
-    fn drops(&self) -> Vec<view::Drop> {
-        let drop = |(reason, packets): (DropReason, u64)| view::Drop {
-            number: reason as u32,
-            reason: reason.name().to_owned(),
-            words: reason.words().to_owned(),
-            packets,
+    fn drops(&self) -> anyhow::Result<Vec<view::Drop>> {
+        let drop = |(number, packets): (u32, u64)| {
+            let reason = DropReason::ALL.iter().find(|reason| **reason as u32 == number);
+            view::Drop {
+                number,
+                reason: reason.map_or("unknown", |reason| reason.name()).to_owned(),
+                words: reason
+                    .map_or("of a newer release", |reason| reason.words())
+                    .to_owned(),
+                packets,
+            }
         };
-        self.engine.drops().into_iter().map(drop).collect()
+        Ok(self.engine.tables()?.drops.into_iter().map(drop).collect())
     }
 
     fn rules_load(&mut self, file: String, text: String) -> anyhow::Result<view::Loaded> {
@@ -273,7 +277,7 @@ impl<E: Engine> Controller<E> {
         let nothing = || anyhow!("no rule set is in force; load one with `gateway rules load FILE`");
         let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
         let count = u32::try_from(compiled.source.rules.len())?;
-        let hits = self.engine.rule_hits(count);
+        let hits = self.engine.rule_hits(count)?;
         let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
             rule: rule.model.clone(),
             hits,

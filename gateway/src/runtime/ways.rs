@@ -1,0 +1,210 @@
+//! The ways out: next hops of the core side and of peers, kept as routes and neighbours change.
+//!
+//! One task follows the kernel and writes what it finds into the data plane, so that a silent neighbour never holds
+//! up IKE.
+use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use gateway_esp::{LinkHeader, Tunnel};
+use tokio::sync::Notify;
+use tokio::task::JoinHandle;
+
+use crate::dataplane::{Dataplane, SaHandle};
+use crate::nexthop::{PeerHop, ResolveError, Resolver, Watcher};
+
+/// Everything is looked at anew so often, should news from the kernel be lost.
+const REFRESH: Duration = Duration::from_secs(10);
+/// Destinations that packets asked for and no rule names; more are not resolved ahead.
+const ASKED_MAX: usize = 4096;
+
+/// How packets reach a peer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Way {
+    /// WAN interface.
+    pub(super) interface: String,
+    /// Outer addresses, ports and Ethernet addresses.
+    pub(super) tunnel: Tunnel,
+}
+
+/// Follows them.
+pub(super) struct Ways {
+    resolver: Resolver,
+    shared: Arc<Shared>,
+    task: Option<JoinHandle<()>>,
+}
+
+#[derive(Default)]
+struct Shared {
+    wanted: Mutex<Wanted>,
+    peers: Mutex<HashMap<SaHandle, Way>>,
+    /// Something is wanted that was not before.
+    more: Notify,
+}
+
+/// Destinations on the core side.
+#[derive(Default)]
+struct Wanted {
+    /// Named by rules.
+    named: BTreeSet<Ipv4Addr>,
+    /// Asked for by packets.
+    asked: BTreeSet<Ipv4Addr>,
+}
+
+impl Ways {
+    /// Starts to follow. `core` are the interfaces of the core side by index.
+    ///
+    /// # Errors
+    /// The kernel refuses a netlink socket.
+    pub(super) fn follow(dataplane: Arc<Dataplane>, core: Vec<u32>) -> std::io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let follower = Follower {
+            resolver: Resolver::new()?,
+            shared: Arc::clone(&shared),
+            dataplane,
+            core,
+        };
+        Ok(Self {
+            resolver: Resolver::new()?,
+            shared,
+            task: Some(tokio::spawn(follower.run(Watcher::new()?))),
+        })
+    }
+
+    /// The way to a peer.
+    ///
+    /// # Errors
+    /// There is none.
+    pub(super) async fn resolve(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+        self.resolver.resolve(remote).await
+    }
+
+    /// Keeps the way of an SA.
+    pub(super) fn add(&self, handle: SaHandle, way: Way) {
+        lock(&self.shared.peers).insert(handle, way);
+    }
+
+    /// Forgets the way of an SA.
+    pub(super) fn remove(&self, handle: SaHandle) {
+        lock(&self.shared.peers).remove(&handle);
+    }
+
+    /// Destinations to resolve ahead, in place of those wanted before.
+    pub(super) fn want(&self, named: BTreeSet<Ipv4Addr>) {
+        lock(&self.shared.wanted).named = named;
+        self.shared.more.notify_one();
+    }
+
+    /// A packet to this destination found no next hop.
+    pub(super) fn ask(&self, destination: Ipv4Addr) {
+        let mut wanted = lock(&self.shared.wanted);
+        if wanted.asked.len() < ASKED_MAX && wanted.asked.insert(destination) {
+            self.shared.more.notify_one();
+        }
+    }
+
+    /// Ends the task, and with it its use of the data plane.
+    pub(super) async fn stop(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+        }
+    }
+}
+
+struct Follower {
+    resolver: Resolver,
+    shared: Arc<Shared>,
+    dataplane: Arc<Dataplane>,
+    core: Vec<u32>,
+}
+
+impl Follower {
+    async fn run(self, mut watcher: Watcher) {
+        loop {
+            if let Err(error) = self.dataplane.refresh_addresses() {
+                tracing::error!(%error, "addresses of the interfaces");
+            }
+            self.core_side().await;
+            self.peers().await;
+            tokio::select! {
+                () = watcher.changed(REFRESH) => {}
+                () = self.shared.more.notified() => {}
+            }
+        }
+    }
+
+    async fn core_side(&self) {
+        let destinations: BTreeSet<Ipv4Addr> = {
+            let wanted = lock(&self.shared.wanted);
+            wanted.named.union(&wanted.asked).copied().collect()
+        };
+        let hops = match self.resolver.core_next_hops(&self.core, &destinations).await {
+            Ok(hops) => hops,
+            Err(error) => {
+                tracing::error!(%error, "next hops of the core side");
+                return;
+            }
+        };
+        if let Err(error) = self.dataplane.set_next_hops(&hops) {
+            tracing::error!(%error, "next hops of the core side");
+        }
+        // What did not answer is forgotten, so that the next packet to it asks again.
+        let resolved: BTreeSet<Ipv4Addr> = hops
+            .iter()
+            .filter(|(_, length, _)| *length == 32)
+            .map(|(address, _, _)| Ipv4Addr::from(*address))
+            .collect();
+        lock(&self.shared.wanted)
+            .asked
+            .retain(|asked| resolved.contains(asked) || !destinations.contains(asked));
+    }
+
+    async fn peers(&self) {
+        let peers: Vec<(SaHandle, Way)> = lock(&self.shared.peers)
+            .iter()
+            .map(|(handle, way)| (*handle, way.clone()))
+            .collect();
+        let mut found: HashMap<IpAddr, Option<PeerHop>> = HashMap::new();
+        for (handle, way) in peers {
+            let remote = way.tunnel.remote;
+            if !found.contains_key(&remote) {
+                let hop = self.resolver.resolve(remote).await;
+                if let Err(error) = &hop {
+                    tracing::warn!(%remote, %error, "the way to a peer is lost; the last one known is kept");
+                }
+                found.insert(remote, hop.ok());
+            }
+            if let Some(Some(hop)) = found.get(&remote) {
+                self.move_peer(handle, &way, hop);
+            }
+        }
+    }
+
+    fn move_peer(&self, handle: SaHandle, way: &Way, hop: &PeerHop) {
+        let mut now = way.clone();
+        now.interface.clone_from(&hop.interface);
+        now.tunnel.mtu = hop.mtu;
+        now.tunnel.link = LinkHeader {
+            destination: hop.destination_mac,
+            source: hop.source_mac,
+        };
+        if now == *way {
+            return;
+        }
+        let mut peers = lock(&self.shared.peers);
+        // It may have been removed meanwhile.
+        let Some(kept) = peers.get_mut(&handle) else {
+            return;
+        };
+        match self.dataplane.update_path(handle, &now.interface, now.tunnel) {
+            Ok(()) => *kept = now,
+            Err(error) => tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed"),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
