@@ -10,7 +10,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{SharedSites, SiteAuthorizer};
 use super::clock::Clock;
-use super::engine::Engine;
+use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path};
 use super::sockets::{Datagram, Sockets};
@@ -22,8 +22,11 @@ use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
 const CLOSE_MS: u64 = 2_000;
-/// Flows, events and traffic are looked at so often.
-const TICK_S: u64 = 1;
+/// What the data plane has to tell is asked for so often: a rekeyed SA waits for its first packet, a new
+/// destination for its next hop.
+const POLL_MS: u64 = 100;
+/// Polls between two looks at traffic and timeouts: a second.
+const POLLS_PER_LOOK: u32 = 10;
 
 /// Sockets, IKE, sites, SAs, rules and data plane.
 pub struct Controller<E: Engine> {
@@ -38,6 +41,8 @@ pub struct Controller<E: Engine> {
     sockets: Sockets,
     /// Number of sites that the data plane knows.
     sites_loaded: usize,
+    polls: u32,
+    lines: events::Lines,
 }
 
 impl<E: Engine> Controller<E> {
@@ -85,6 +90,8 @@ impl<E: Engine> Controller<E> {
             clock,
             sockets,
             sites_loaded: 0,
+            polls: 0,
+            lines: events::Lines::default(),
         };
         controller.load_sites()?;
         match rules {
@@ -109,7 +116,7 @@ impl<E: Engine> Controller<E> {
         mut calls: mpsc::Receiver<Call>,
         stop: impl Future<Output = &'static str>,
     ) {
-        let mut tick = interval(Duration::from_secs(TICK_S));
+        let mut tick = interval(Duration::from_millis(POLL_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         tracing::info!(name = self.config.name, "gateway runs");
@@ -171,29 +178,45 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_tick(&mut self) {
-        self.tell_traffic().await;
-        if let Err(error) = self.engine.tend().await {
-            tracing::error!(%error, "data plane");
+        for happening in self.engine.poll().await {
+            self.handle_happening(happening);
         }
-        let happened = self.engine.take_events();
-        for handle in self.engine.take_rekeys() {
-            if let Some(child) = self.sadb.child(handle) {
-                self.endpoint
-                    .handle_command(self.clock.now(), Command::RekeyChild(child));
-            }
+        self.polls += 1;
+        if self.polls == POLLS_PER_LOOK {
+            self.polls = 0;
+            self.lines.next_second();
+            self.tell_traffic();
+            log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
-        if !happened.is_empty() {
-            let rules = self
-                .rules
-                .as_ref()
-                .map(|(generation, compiled)| (*generation, compiled));
-            events::log(&happened, &self.sites.get(), rules);
+    }
+
+    fn handle_happening(&mut self, happening: Happening<E::Handle>) {
+        let now = self.clock.now();
+        match happening {
+            Happening::Packet(event) => {
+                let rules = self
+                    .rules
+                    .as_ref()
+                    .map(|(generation, compiled)| (*generation, compiled));
+                self.lines.log(&event, &self.sites.get(), rules);
+            }
+            Happening::FirstInbound(handle) => {
+                if let Some(child) = self.sadb.child(handle) {
+                    self.endpoint.handle_child_traffic(now, child);
+                }
+            }
+            Happening::SequenceNear(handle) => {
+                if let Some(child) = self.sadb.child(handle) {
+                    tracing::info!(%child, "sequence numbers run out, rekeying");
+                    self.endpoint.handle_command(now, Command::RekeyChild(child));
+                }
+            }
         }
     }
 
     /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
-    async fn tell_traffic(&mut self) {
+    fn tell_traffic(&mut self) {
         let now = self.clock.now();
         for (child, installed) in self.sadb.iter_mut() {
             let packets = self
@@ -206,7 +229,6 @@ impl<E: Engine> Controller<E> {
                 self.endpoint.handle_child_traffic(now, child);
             }
         }
-        self.drain().await;
     }
 
     /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.

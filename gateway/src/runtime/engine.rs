@@ -107,18 +107,26 @@ pub trait Engine {
     /// The clock of flows and mappings, in seconds.
     fn now_s(&self) -> u32;
 
-    /// Forgets flows and mappings that timed out, refreshes next hops; called once a second.
+    /// Forgets flows and mappings that timed out; called once a second.
     ///
     /// # Errors
     /// If the kernel refuses it.
     async fn tend(&mut self) -> anyhow::Result<()>;
 
-    /// What the packet path had to tell since the last call.
-    fn take_events(&mut self) -> Vec<Event>;
-
-    /// SAs whose sequence numbers run out, since the last call.
-    fn take_rekeys(&mut self) -> Vec<Self::Handle>;
+    /// What happened since the last call; asked ten times a second.
+    async fn poll(&mut self) -> Vec<Happening<Self::Handle>>;
 
     /// Detaches and frees everything.
     async fn stop(&mut self);
+}
+
+/// What the data plane has to tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Happening<H> {
+    /// Of the packet path.
+    Packet(Event),
+    /// The first authentic packet on a Child SA: the peer uses it.
+    FirstInbound(H),
+    /// Sequence numbers run out.
+    SequenceNear(H),
 }

@@ -9,14 +9,30 @@ use crate::core::sites::Sites;
 /// Lines a second; what is more is counted.
 const LINES_PER_S: usize = 20;
 
-/// Logs the events of one second.
-pub(super) fn log(events: &[Event], sites: &Sites, rules: Option<(u32, &Compiled)>) {
-    for event in events.iter().take(LINES_PER_S) {
+/// Logs packet events, as many a second as a reader can follow.
+#[derive(Debug, Default)]
+pub(super) struct Lines {
+    logged: usize,
+    suppressed: usize,
+}
+
+impl Lines {
+    /// Logs an event, or counts it if this second had its lines.
+    pub(super) fn log(&mut self, event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
+        if self.logged == LINES_PER_S {
+            self.suppressed += 1;
+            return;
+        }
+        self.logged += 1;
         log_one(event, sites, rules);
     }
-    let more = events.len().saturating_sub(LINES_PER_S);
-    if more > 0 {
-        tracing::info!(target: "gateway::packets", more, "further packet events in this second");
+
+    /// Begins the next second, and tells how many events the last one kept to itself.
+    pub(super) fn next_second(&mut self) {
+        if self.suppressed > 0 {
+            tracing::info!(target: "gateway::packets", suppressed = self.suppressed, "further packet events");
+        }
+        *self = Self::default();
     }
 }
 

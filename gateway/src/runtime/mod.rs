@@ -14,7 +14,7 @@ mod ways;
 mod xdp;
 
 pub use controller::Controller;
-pub use engine::{Engine, SaTraffic, Tables};
+pub use engine::{Engine, Happening, SaTraffic, Tables};
 pub use prepare::{Prepared, assignments_path, prepare};
 pub use sockets::{Datagram, Sockets};
 

@@ -2,6 +2,7 @@
 //!
 //! One task follows the kernel and writes what it finds into the data plane, so that a silent neighbour never holds
 //! up IKE.
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,6 +27,8 @@ pub(super) struct Way {
     pub(super) interface: String,
     /// Outer addresses, ports and Ethernet addresses.
     pub(super) tunnel: Tunnel,
+    /// The data plane does not know it yet.
+    pub(super) stale: bool,
 }
 
 /// Follows them.
@@ -88,6 +91,23 @@ impl Ways {
     /// Forgets the way of an SA.
     pub(super) fn remove(&self, handle: SaHandle) {
         lock(&self.shared.peers).remove(&handle);
+    }
+
+    /// The peer's authentic packets come from another address or port: its NAT has rebound, and packets to it go
+    /// there from now on (RFC 7296 section 2.23). Without a NAT an address that changes is not followed.
+    pub(super) fn follow_peer(&self, handle: SaHandle, source: IpAddr, port: u16) {
+        let mut peers = lock(&self.shared.peers);
+        let Some(way) = peers.get_mut(&handle) else {
+            return;
+        };
+        let Some(udp) = &mut way.tunnel.udp else {
+            return;
+        };
+        tracing::info!(from = %way.tunnel.remote, to = %source, port, "a peer behind a NAT has moved");
+        udp.remote_port = port;
+        way.tunnel.remote = source;
+        way.stale = true;
+        self.shared.more.notify_one();
     }
 
     /// Destinations to resolve ahead, in place of those wanted before.
@@ -169,12 +189,12 @@ impl Follower {
         let mut found: HashMap<IpAddr, Option<PeerHop>> = HashMap::new();
         for (handle, way) in peers {
             let remote = way.tunnel.remote;
-            if !found.contains_key(&remote) {
+            if let Entry::Vacant(place) = found.entry(remote) {
                 let hop = self.resolver.resolve(remote).await;
                 if let Err(error) = &hop {
                     tracing::warn!(%remote, %error, "the way to a peer is lost; the last one known is kept");
                 }
-                found.insert(remote, hop.ok());
+                place.insert(hop.ok());
             }
             if let Some(Some(hop)) = found.get(&remote) {
                 self.move_peer(handle, &way, hop);
@@ -190,12 +210,13 @@ impl Follower {
             destination: hop.destination_mac,
             source: hop.source_mac,
         };
-        if now == *way {
+        if now == *way && !way.stale {
             return;
         }
+        now.stale = false;
         let mut peers = lock(&self.shared.peers);
-        // It may have been removed meanwhile.
-        let Some(kept) = peers.get_mut(&handle) else {
+        // It may have been removed or moved meanwhile; a move wakes this task again.
+        let Some(kept) = peers.get_mut(&handle).filter(|kept| *kept == way) else {
             return;
         };
         match self.dataplane.update_path(handle, &now.interface, now.tunnel) {
