@@ -31,6 +31,11 @@ pub(super) fn build(options: &Options) -> Result<()> {
         );
     }
     batch(Command::new("ip"), &links)?;
+    // All before the first link goes up: a veth end announces that it can be redirected to when it goes up, and only
+    // if the other end asks for GRO by then.
+    for port in cables(options).into_iter().flatten() {
+        offloads(port.node, port.interface)?;
+    }
     for node in nodes() {
         let mut lines = String::from("link set lo up\n");
         for port in cables(options)
@@ -41,7 +46,6 @@ pub(super) fn build(options: &Options) -> Result<()> {
             let no_dad = if port.address.contains(':') { "nodad" } else { "" };
             lines += &format!("addr add {} dev {} {no_dad}\n", port.address, port.interface);
             lines += &format!("link set {} up\n", port.interface);
-            offloads(node, port.interface)?;
         }
         for (_, route) in routes(options).into_iter().filter(|(at, _)| *at == node) {
             lines += &format!("{route}\n");
