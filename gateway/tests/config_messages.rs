@@ -112,7 +112,7 @@ fn faults_of_the_configuration() {
             "[[site]]",
             pool,
             "10.200.1.7",
-            "10.200.0.200-10.200.1.7 overlaps 10.200.0.0-10.200.0.255 of NAT pool \"sites\"",
+            "10.200.0.200-10.200.1.7 overlaps 10.200.0.1-10.200.0.254 of NAT pool \"sites\"",
         ],
         [
             "dpd_after_s = 30",

@@ -93,6 +93,24 @@ pub struct AddressRange {
 }
 
 impl AddressRange {
+    /// The hosts of a prefix: its first and last address stay out, which some hosts and firewalls take for the
+    /// network and its broadcast; prefixes of 31 and 32 bits have none such.
+    #[must_use]
+    pub fn hosts(prefix: Prefix) -> Self {
+        let (first, last) = prefix.bounds();
+        if prefix.length() > 30 {
+            return Self { first, last };
+        }
+        let (first, last) = (
+            u32::from(first).saturating_add(1),
+            u32::from(last).saturating_sub(1),
+        );
+        Self {
+            first: first.into(),
+            last: last.into(),
+        }
+    }
+
     /// Whether `address` lies in it.
     #[must_use]
     pub fn contains(self, address: Ipv4Addr) -> bool {
@@ -128,8 +146,7 @@ impl FromStr for AddressRange {
 
     fn from_str(word: &str) -> Result<Self, String> {
         let Some((first, last)) = word.split_once('-') else {
-            let (first, last) = word.parse::<Prefix>()?.bounds();
-            return Ok(Self { first, last });
+            return Ok(Self::hosts(word.parse()?));
         };
         let parse = |end: &str| {
             end.trim().parse::<Ipv4Addr>().map_err(|_| {
@@ -196,9 +213,16 @@ mod tests {
     #[test]
     fn range_of_the_whole_space_has_a_size() {
         let all: AddressRange = "0.0.0.0/0".parse().expect("prefix");
-        assert_eq!(all.size(), 1 << 32);
+        assert_eq!(all.size(), (1 << 32) - 2);
         let three: AddressRange = "10.0.0.254-10.0.1.0".parse().expect("range");
         assert_eq!(three.iter().count() as u64, three.size());
+        let hosts =
+            ["10.0.0.0/30", "10.0.0.0/31", "10.0.0.7"].map(|word| word.parse::<AddressRange>().expect(word));
+        let words = hosts.map(|range| range.to_string());
+        assert_eq!(
+            words,
+            ["10.0.0.1-10.0.0.2", "10.0.0.0-10.0.0.1", "10.0.0.7-10.0.0.7"]
+        );
         assert!("10.0.0.2-10.0.0.1".parse::<AddressRange>().is_err());
     }
 }

@@ -188,7 +188,7 @@ mod tests {
         let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/30"));
         let first = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
         let second = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("free");
-        assert_eq!((first.site, first.nat_address), (1, Ipv4Addr::new(10, 0, 0, 0)));
+        assert_eq!((first.site, first.nat_address), (1, Ipv4Addr::new(10, 0, 0, 1)));
         assert_ne!(first.nat_address, second.nat_address);
         assert_eq!(assign(&mut all, "a", Wanted::Pool(&pool), &[]), Ok(first));
     }
@@ -203,7 +203,7 @@ mod tests {
             after,
             Assignment {
                 site: before.site,
-                nat_address: Ipv4Addr::new(10, 9, 0, 0)
+                nat_address: Ipv4Addr::new(10, 9, 0, 1)
             }
         );
     }
