@@ -1,0 +1,130 @@
+//! The shape of `gateway.toml` as it is written.
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use gateway_common::abi::limit;
+use gateway_ike::{EspProposal, IkeProposal};
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::super::address::{AddressRange, Prefix};
+use super::super::list::List;
+use super::{Center, Interface, Limits, Nat, Timeouts};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct File {
+    pub(super) gateway: Gateway,
+    #[serde(default)]
+    pub(super) interface: Vec<Spanned<Interface>>,
+    pub(super) ike: Ike,
+    pub(super) center: Spanned<Center>,
+    #[serde(default)]
+    pub(super) nat_pool: Vec<Pool>,
+    #[serde(default)]
+    pub(super) nat: Option<Spanned<Nat>>,
+    #[serde(default)]
+    pub(super) site: Vec<Site>,
+    #[serde(default)]
+    pub(super) any_site: Vec<Any>,
+    #[serde(default)]
+    pub(super) timeouts: Option<Spanned<Timeouts>>,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    pub(super) rules: Option<Rules>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Gateway {
+    pub(super) name: String,
+    #[serde(default = "state_dir")]
+    pub(super) state_dir: PathBuf,
+    #[serde(default = "socket")]
+    pub(super) socket: PathBuf,
+    pub(super) workers: Option<Spanned<u32>>,
+}
+
+fn state_dir() -> PathBuf {
+    "/var/lib/gateway".into()
+}
+
+fn socket() -> PathBuf {
+    super::DEFAULT_SOCKET.into()
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Ike {
+    pub(super) certificate: PathBuf,
+    pub(super) private_key: PathBuf,
+    pub(super) ca: List<PathBuf>,
+    pub(super) identity: Spanned<String>,
+    pub(super) proposals: Option<List<IkeProposal>>,
+    pub(super) esp_proposals: Option<List<EspProposal>>,
+    #[serde(default = "rekey_ike_after_s")]
+    pub(super) rekey_ike_after_s: Spanned<u64>,
+    #[serde(default = "rekey_child_after_s")]
+    pub(super) rekey_child_after_s: Spanned<u64>,
+    #[serde(default = "dpd_after_s")]
+    pub(super) dpd_after_s: Spanned<u64>,
+    #[serde(default = "cookie_above")]
+    pub(super) cookie_above: usize,
+}
+
+fn rekey_ike_after_s() -> Spanned<u64> {
+    Spanned::new(0..0, 4 * 3600)
+}
+
+fn rekey_child_after_s() -> Spanned<u64> {
+    Spanned::new(0..0, 3600)
+}
+
+fn dpd_after_s() -> Spanned<u64> {
+    Spanned::new(0..0, 30)
+}
+
+fn cookie_above() -> usize {
+    64
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pool {
+    pub(super) name: Spanned<String>,
+    pub(super) addresses: Spanned<Vec<Spanned<AddressRange>>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Site {
+    pub(super) name: Spanned<String>,
+    pub(super) identity: Spanned<String>,
+    #[serde(default)]
+    pub(super) groups: Vec<Spanned<String>>,
+    pub(super) networks: Spanned<Vec<Prefix>>,
+    pub(super) nat_pool: Option<Spanned<String>>,
+    pub(super) nat_address: Option<Spanned<Ipv4Addr>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Any {
+    pub(super) pattern: Spanned<String>,
+    #[serde(default)]
+    pub(super) groups: Vec<Spanned<String>>,
+    pub(super) networks: Spanned<Vec<Prefix>>,
+    pub(super) nat_pool: Spanned<String>,
+    #[serde(default = "max")]
+    pub(super) max: u32,
+}
+
+fn max() -> u32 {
+    limit::SITES_MAX
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rules {
+    pub(super) file: PathBuf,
+}

@@ -1,0 +1,287 @@
+//! `gateway.toml`: its shape (`file`), its checks (`check`), and the checked configuration that comes out.
+mod check;
+mod file;
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use gateway_ike::pki::identity::{Identity, IdentityPattern};
+use gateway_ike::{EspProposal, IkeProposal};
+use serde::{Deserialize, Serialize};
+
+use super::address::{AddressRange, Prefix};
+use super::diagnostic::{Checker, Diagnostic, Diagnostics};
+
+/// The checked configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Name of this gateway in logs and status.
+    pub name: String,
+    /// Folder of what must survive a restart.
+    pub state_dir: PathBuf,
+    /// Unix socket of the API.
+    pub socket: PathBuf,
+    /// Worker threads; `None`: one for each receive queue of the WAN interfaces.
+    pub workers: Option<u32>,
+    /// Interfaces with a role, in the order of the file.
+    pub interfaces: Vec<Interface>,
+    /// IKE and certificates.
+    pub ike: Ike,
+    /// What the center offers.
+    pub center: Center,
+    /// NAT pools.
+    pub nat_pools: Vec<NatPool>,
+    /// Port range of NAPT.
+    pub nat: Nat,
+    /// Names of the site groups; the index is the bit in [`gateway_common::abi::site::Site::groups`].
+    pub groups: Vec<String>,
+    /// Sites that are named one by one.
+    pub sites: Vec<SiteConfig>,
+    /// Sites admitted by the pattern of their certificate's name.
+    pub any_sites: Vec<AnySite>,
+    /// Lifetimes of flows.
+    pub timeouts: Timeouts,
+    /// Rate limits.
+    pub limits: Limits,
+    /// Rule set in force until the first `gateway rules load`.
+    pub rules_file: Option<PathBuf>,
+}
+
+/// What an interface is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Outer side: ESP and IKE.
+    Wan,
+    /// Center side: clear IPv4.
+    Core,
+}
+
+/// An interface with a role.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Interface {
+    /// Name in the kernel.
+    pub name: String,
+    /// What it is for.
+    pub role: Role,
+}
+
+/// IKE and certificates; times in seconds.
+#[derive(Clone, Debug)]
+pub struct Ike {
+    /// PEM file: the gateway's certificate, then its intermediate CAs.
+    pub certificate: PathBuf,
+    /// PEM file: PKCS#8 key of the certificate.
+    pub private_key: PathBuf,
+    /// PEM files: CAs that sites' certificates must chain to.
+    pub ca: Vec<PathBuf>,
+    /// The gateway's identity (IDr): FQDN or distinguished name, as in its certificate.
+    pub identity: Identity,
+    /// IKE proposals, best first.
+    pub proposals: Vec<IkeProposal>,
+    /// ESP proposals, best first.
+    pub esp_proposals: Vec<EspProposal>,
+    /// Age at which the gateway rekeys an IKE SA.
+    pub rekey_ike_after_s: u64,
+    /// Age at which the gateway rekeys a Child SA.
+    pub rekey_child_after_s: u64,
+    /// Silence of the peer after which it is asked whether it lives.
+    pub dpd_after_s: u64,
+    /// Half-open IKE SAs above which initiators must return a cookie.
+    pub cookie_above: usize,
+}
+
+/// What the center offers to sites.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Center {
+    /// Networks behind the core interface (local traffic selectors).
+    pub networks: Vec<Prefix>,
+}
+
+/// A pool of addresses that sites are translated to, one each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NatPool {
+    /// Name.
+    pub name: String,
+    /// Its addresses; ranges do not overlap.
+    pub addresses: Vec<AddressRange>,
+}
+
+/// Port range of NAPT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Nat {
+    /// Lowest port.
+    pub port_low: u16,
+    /// Highest port.
+    pub port_high: u16,
+}
+
+impl Default for Nat {
+    fn default() -> Self {
+        Self {
+            port_low: 1024,
+            port_high: 65535,
+        }
+    }
+}
+
+/// Where a site's translated address comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NatSource {
+    /// This address.
+    Fixed(Ipv4Addr),
+    /// The pool of this name.
+    Pool(String),
+}
+
+/// A site that is named.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SiteConfig {
+    /// Name in rules, tables and logs.
+    pub name: String,
+    /// Identity (IDi) that its certificate must carry: FQDN or distinguished name.
+    pub identity: Identity,
+    /// Bitmap over [`Config::groups`].
+    pub groups: u64,
+    /// Networks that the site may have behind its router (remote traffic selectors).
+    pub networks: Vec<Prefix>,
+    /// Where its translated address comes from.
+    pub nat: NatSource,
+}
+
+/// Sites admitted by the name in their certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AnySite {
+    /// Pattern of the identity: `*.clinic.example`, where `*` stands for one label.
+    pub pattern: IdentityPattern,
+    /// Bitmap over [`Config::groups`].
+    pub groups: u64,
+    /// Networks that such a site may have behind its router.
+    pub networks: Vec<Prefix>,
+    /// Pool of its translated address.
+    pub nat_pool: String,
+    /// How many sites may come in by this pattern.
+    pub max: u32,
+}
+
+/// Seconds of silence after which a flow is forgotten.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// TCP before the handshake is complete.
+    pub tcp_opening_s: u32,
+    /// Established TCP (RFC 5382 REQ-5: at least 2 h 4 min).
+    pub tcp_established_s: u32,
+    /// TCP after FIN or RST (RFC 5382 REQ-5: at least 4 min).
+    pub tcp_closing_s: u32,
+    /// UDP (RFC 4787 REQ-5: at least 2 min).
+    pub udp_s: u32,
+    /// ICMP queries (RFC 5508 REQ-2: at least 60 s).
+    pub icmp_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_opening_s: 240,
+            tcp_established_s: 7440,
+            tcp_closing_s: 240,
+            udp_s: 300,
+            icmp_s: 60,
+        }
+    }
+}
+
+/// Rate limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// IKE datagrams a second that one source may send to user space.
+    pub ike_per_source_per_s: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ike_per_source_per_s: 200,
+        }
+    }
+}
+
+/// Socket of daemon and CLI unless the file or `--socket` names another.
+pub const DEFAULT_SOCKET: &str = "/run/gateway/gateway.sock";
+
+impl Config {
+    /// Reads and checks a file; relative paths in it start from its folder.
+    ///
+    /// # Errors
+    /// Every fault found, with line and remedy.
+    pub fn load(path: &Path) -> Result<Self, Diagnostics> {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            let message = format!("cannot be read: {error}");
+            Diagnostics(vec![Diagnostic {
+                file: name.clone(),
+                line: None,
+                message,
+                remedy: String::new(),
+            }])
+        })?;
+        Self::parse(&name, &text, path.parent().unwrap_or(Path::new(".")))
+    }
+
+    /// Checks the text of a file that the operator knows as `name`.
+    ///
+    /// # Errors
+    /// Every fault found, with line and remedy.
+    pub fn parse(name: &str, text: &str, folder: &Path) -> Result<Self, Diagnostics> {
+        let mut checker = Checker::new(name, text);
+        let Some(file) = checker.parse_toml::<file::File>() else {
+            return Err(checker.into_faults());
+        };
+        let config = check::check(&mut checker, file, folder);
+        checker.finish(config)
+    }
+
+    /// Bitmap of a group's name, or `None` if no site is in such a group.
+    #[must_use]
+    pub fn group_bit(&self, name: &str) -> Option<u64> {
+        let index = self.groups.iter().position(|known| known == name)?;
+        1u64.checked_shl(u32::try_from(index).ok()?)
+    }
+
+    /// Names of the groups of a bitmap.
+    #[must_use]
+    pub fn group_names(&self, groups: u64) -> Vec<&str> {
+        let in_bitmap = |(index, name)| (groups >> index & 1 == 1).then_some(name);
+        self.groups
+            .iter()
+            .map(String::as_str)
+            .enumerate()
+            .filter_map(in_bitmap)
+            .collect()
+    }
+
+    /// The pool of that name.
+    #[must_use]
+    pub fn pool(&self, name: &str) -> Option<&NatPool> {
+        self.nat_pools.iter().find(|pool| pool.name == name)
+    }
+}
+
+impl NatPool {
+    /// Whether the pool holds `address`.
+    #[must_use]
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        self.addresses.iter().any(|range| range.contains(address))
+    }
+
+    /// Number of addresses.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.addresses.iter().map(|range| range.size()).sum()
+    }
+}
