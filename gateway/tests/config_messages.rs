@@ -60,7 +60,6 @@ fn the_examples_are_right() {
 
 #[test]
 fn faults_of_the_configuration() {
-    let pool = "[[nat_pool]]\nname = \"more\"\naddresses = [\"10.200.0.200-10.200.1.7\"]\n\n[[site]]";
     let twice = "identity = \"a.example\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.201.0.1\"\n\n[[any_site]]";
     let site = format!("[[site]]\nname = \"b\"\n{twice}");
     for case in [
