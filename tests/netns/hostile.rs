@@ -98,7 +98,7 @@ fn malformed_outer_packets_are_counted() -> Result<()> {
         ),
         ("outer_protocol", mended_ip4(with_octet(&frame, 14 + 9, |_| 47)?)),
         (
-            "outer_destination",
+            "sa_destination",
             mended_ip4(with_octet(&frame, 14 + 19, |octet| octet ^ 0x40)?),
         ),
     ];

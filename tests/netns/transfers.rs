@@ -11,7 +11,7 @@ use xtask::lab::gateway::SITE1_NAT_ADDRESS;
 use xtask::lab::topology::Site;
 
 /// Makes 10 MB take five seconds.
-const SLOW: Option<u32> = Some(2_000_000);
+const SLOW: Option<u32> = Some(1_500_000);
 
 #[test]
 fn transfers_arrive_whole_through_each_tunnel() -> Result<()> {

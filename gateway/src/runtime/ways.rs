@@ -2,8 +2,7 @@
 //!
 //! One task follows the kernel and writes what it finds into the data plane, so that a silent neighbour never holds
 //! up IKE.
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -186,17 +185,20 @@ impl Follower {
             .iter()
             .map(|(handle, way)| (*handle, way.clone()))
             .collect();
-        let mut found: HashMap<IpAddr, Option<PeerHop>> = HashMap::new();
-        for (handle, way) in peers {
-            let remote = way.tunnel.remote;
-            if let Entry::Vacant(place) = found.entry(remote) {
-                let hop = self.resolver.resolve(remote).await;
-                if let Err(error) = &hop {
+        let remotes: HashSet<IpAddr> = peers.iter().map(|(_, way)| way.tunnel.remote).collect();
+        let mut found: HashMap<IpAddr, PeerHop> = HashMap::new();
+        for remote in remotes {
+            match self.resolver.resolve(remote).await {
+                Ok(hop) => {
+                    found.insert(remote, hop);
+                }
+                Err(error) => {
                     tracing::warn!(%remote, %error, "the way to a peer is lost; the last one known is kept");
                 }
-                place.insert(hop.ok());
             }
-            if let Some(Some(hop)) = found.get(&remote) {
+        }
+        for (handle, way) in peers {
+            if let Some(hop) = found.get(&way.tunnel.remote) {
                 self.move_peer(handle, &way, hop);
             }
         }

@@ -340,6 +340,7 @@ mod tests {
             let proposal: gateway_ike::EspProposal = words.parse().expect(words);
             assert_eq!(suite(proposal.suite).expect(words).name(), words);
         }
+        assert!(suite(EspSuite::AesGcm16 { key_bits: 192 }).is_err());
     }
 
     #[test]

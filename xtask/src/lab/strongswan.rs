@@ -170,6 +170,8 @@ impl StrongSwan {
         let folder = state::path(&format!("{node}-swan"));
         fs::create_dir_all(&folder)?;
         fs::write(folder.join("strongswan.conf"), settings(&folder))?;
+        // The socket of an earlier run would be taken for that of this one.
+        let _absent = fs::remove_file(folder.join("vici"));
         let mut charon = node.command("/usr/sbin/charon-systemd");
         charon.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
         let process = state::spawn(&format!("{node}-charon"), &mut charon)?;

@@ -160,13 +160,7 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         proposals: given_or(ike.proposals, default_ike_proposals),
         esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
         rekey_ike_after_s: in_range(checker, ike.rekey_ike_after_s, "rekey_ike_after_s", 4, 604_800),
-        rekey_child_after_s: in_range(
-            checker,
-            ike.rekey_child_after_s,
-            "rekey_child_after_s",
-            4,
-            86_400,
-        ),
+        rekey_child_after_s: in_range(checker, ike.rekey_child_after_s, "rekey_child_after_s", 4, 86_400),
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
         cookie_above: ike.cookie_above,
     }
