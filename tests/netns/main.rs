@@ -6,3 +6,4 @@ mod fail_closed;
 mod filter;
 mod hostile;
 mod transfers;
+mod vectors;

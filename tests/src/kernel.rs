@@ -2,14 +2,15 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd as _, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, XskMap};
-use aya::programs::{TestRun as _, TestRunOptions, Xdp};
+use aya::programs::xdp::XdpLinkId;
+use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway::dataplane::object::{EBPF, program};
 use gateway_common::abi::flow::{Flow, FlowKey};
@@ -21,6 +22,8 @@ use gateway_common::drop::DropReason;
 use gateway_common::tables::host::HostTables;
 use socket2::{Domain, Socket, Type};
 
+use crate::vectors::world;
+
 /// The loopback interface: `BPF_PROG_TEST_RUN` says that frames came in by its queue 0.
 pub const LOOPBACK: u32 = 1;
 /// Room for the largest frame that a program may give back.
@@ -30,7 +33,19 @@ const FRAME_MAX: usize = 4096;
 pub struct Kernel {
     ebpf: Ebpf,
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
-    worker: Socket,
+    _worker: Socket,
+    links: Links,
+}
+
+/// Where frames come from and go to, for all of a world's interfaces and workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Links {
+    /// Index of the interface that frames come in by.
+    pub ingress: u32,
+    /// Index of the interface that leads to the center.
+    pub egress: u32,
+    /// Descriptor of the worker's AF_XDP socket.
+    pub worker: RawFd,
 }
 
 /// What one run of a program gave.
@@ -56,9 +71,45 @@ impl Kernel {
             xdp.load().with_context(|| format!("loading program {name}"))?;
         }
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
-        let mut kernel = Self { ebpf, worker };
+        let links = Links {
+            ingress: LOOPBACK,
+            egress: LOOPBACK,
+            worker: worker.as_raw_fd(),
+        };
+        let mut kernel = Self {
+            ebpf,
+            _worker: worker,
+            links,
+        };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
         Ok(kernel)
+    }
+
+    /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
+    pub fn set_links(&mut self, links: Links) {
+        self.links = links;
+    }
+
+    /// Attaches a program to an interface's driver, until [`Kernel::detach`].
+    ///
+    /// # Errors
+    /// The driver does not run XDP, or has another program.
+    pub fn attach(&mut self, name: &str, index: u32) -> Result<XdpLinkId> {
+        let xdp = self.xdp(name)?;
+        Ok(xdp.attach_to_if_index(index, XdpMode::Driver)?)
+    }
+
+    /// Takes a program off again.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub fn detach(&mut self, name: &str, link: XdpLinkId) -> Result<()> {
+        Ok(self.xdp(name)?.detach(link)?)
+    }
+
+    fn xdp(&mut self, name: &str) -> Result<&mut Xdp> {
+        let program = self.ebpf.program_mut(name).context("no such program")?;
+        Ok(program.try_into()?)
     }
 
     /// Instructions that the verifier processed, by program.
@@ -91,11 +142,7 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::run`].
     pub fn repeat(&mut self, name: &str, frame: &[u8], repeat: u32) -> Result<Run> {
-        let xdp: &mut Xdp = self
-            .ebpf
-            .program_mut(name)
-            .context("no such program")?
-            .try_into()?;
+        let xdp = self.xdp(name)?;
         let mut out = vec![0; FRAME_MAX];
         let result = xdp.test_run(TestRunOptions {
             data_in: Some(frame),
@@ -116,11 +163,15 @@ impl Kernel {
     /// # Errors
     /// A map is missing or the kernel refused an entry.
     pub fn fill(&mut self, tables: &HostTables) -> Result<()> {
+        let links = self.links;
         self.array(map::SETTINGS)?
             .set(0, tables.settings.context("settings")?, 0)?;
         self.replace(
             map::INTERFACES,
-            tables.interface.iter().map(|interface| (LOOPBACK, *interface)),
+            tables
+                .interface
+                .iter()
+                .map(|interface| (links.ingress, *interface)),
         )?;
         self.replace(
             map::SA_INBOUND,
@@ -146,12 +197,11 @@ impl Kernel {
             self.load_rules(*generation, rules)?;
         }
         let mut egress = DevMapHash::try_from(self.map(map::EGRESS)?)?;
-        egress.insert(LOOPBACK, LOOPBACK, None, 0)?;
-        let worker = self.worker.as_raw_fd();
+        egress.insert(world::EGRESS, links.egress, None, 0)?;
         if let Some(interface) = &tables.interface
             && interface.queues > 0
         {
-            XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, worker, 0)?;
+            XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, links.worker, 0)?;
         }
         self.reset_counters()
     }
@@ -319,6 +369,23 @@ pub fn monotonic() -> Duration {
         time.tv_sec.unsigned_abs(),
         u32::try_from(time.tv_nsec).unwrap_or(0),
     )
+}
+
+/// The rate limit counts by the second of the kernel's clock: leaves most of one to each vector.
+pub fn wait_for_a_fresh_second() {
+    let into = Duration::from_nanos(monotonic().subsec_nanos().into());
+    if into > Duration::from_millis(600) {
+        std::thread::sleep(Duration::from_millis(1010).saturating_sub(into));
+    }
+}
+
+/// What was counted more often than before.
+#[must_use]
+pub fn increase<K: Ord + Copy>(before: &BTreeMap<K, u64>, after: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
+    let grown = after
+        .iter()
+        .map(|(key, count)| (*key, count - before.get(key).copied().unwrap_or(0)));
+    grown.filter(|(_, count)| *count > 0).collect()
 }
 
 /// Address family of AF_XDP sockets (`linux/socket.h`).

@@ -1,12 +1,11 @@
 //! The packet vectors in the kernel, by `BPF_PROG_TEST_RUN`; needs root.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use aya::util::KernelVersion;
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
-use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::kernel::{Kernel, increase, monotonic, wait_for_a_fresh_second};
 use gateway_tests::vectors::{self, Expect, Step, Vector};
 
 const XDP_DROP: u32 = 1;
@@ -47,21 +46,6 @@ fn check(kernel: &mut Kernel, step: &Step) -> anyhow::Result<Option<String>> {
         Ok(path) => new_drops.is_empty() && new_paths.get(&(path as u32)) == Some(&1),
     };
     Ok((!right).then(|| format!("counted {new_drops:?} {new_paths:?}, not {counted:?}")))
-}
-
-fn increase<K: Ord + Copy>(before: &BTreeMap<K, u64>, after: &BTreeMap<K, u64>) -> BTreeMap<K, u64> {
-    let grown = after
-        .iter()
-        .map(|(key, count)| (*key, count - before.get(key).copied().unwrap_or(0)));
-    grown.filter(|(_, count)| *count > 0).collect()
-}
-
-/// The rate limit counts by the second of the kernel's clock: leaves most of one to each vector.
-fn wait_for_a_fresh_second() {
-    let into = Duration::from_nanos(monotonic().subsec_nanos().into());
-    if into > Duration::from_millis(600) {
-        std::thread::sleep(Duration::from_millis(1010).saturating_sub(into));
-    }
 }
 
 fn run_vector(kernel: &mut Kernel, vector: &Vector) -> anyhow::Result<Vec<String>> {

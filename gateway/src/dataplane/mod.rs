@@ -24,6 +24,7 @@ mod load;
 mod maps;
 pub mod object;
 mod prefixes;
+pub mod receiver;
 mod sa;
 mod sas;
 mod start;

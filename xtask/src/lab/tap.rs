@@ -34,21 +34,24 @@ pub struct Tap {
 impl Tap {
     /// Opens a tap on `interface` of `node`.
     pub fn open(node: Node, interface: &str) -> Result<Self> {
-        node.enter(|| {
-            let found = getifaddrs()?.find(|at| at.interface_name == interface && link(at).is_some());
-            let interface = found
-                .as_ref()
-                .and_then(link)
-                .with_context(|| format!("no {interface} in {node}"))?;
-            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-            let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
-            setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
-            bind(socket.as_raw_fd(), &interface)?;
-            let tap = Self { socket, interface };
-            // Between socket() and bind() it heard every interface.
-            tap.frames()?;
-            Ok(tap)
-        })
+        node.enter(|| Self::open_here(interface).with_context(|| format!("in {node}")))
+    }
+
+    /// Opens a tap on `interface` of the calling thread's namespace.
+    pub fn open_here(interface: &str) -> Result<Self> {
+        let found = getifaddrs()?.find(|at| at.interface_name == interface && link(at).is_some());
+        let interface = found
+            .as_ref()
+            .and_then(link)
+            .with_context(|| format!("no interface {interface}"))?;
+        let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+        let socket = socket(AddressFamily::Packet, SockType::Raw, flags, SockProtocol::EthAll)?;
+        setsockopt(&socket, sockopt::RcvBufForce, &BUFFER)?;
+        bind(socket.as_raw_fd(), &interface)?;
+        let tap = Self { socket, interface };
+        // Between socket() and bind() it heard every interface.
+        tap.frames()?;
+        Ok(tap)
     }
 
     /// The interface's own Ethernet address.
