@@ -86,6 +86,13 @@ drop_reasons! {
     63 CoreDestination "core_destination" "destination is not an address of the NAT pools",
     64 Internal "internal" "packet head could not be moved",
     65 FlowExpired "flow_expired" "flow had timed out",
+    // IKE, user space.
+    70 IkeMalformed "ike_malformed" "not a well-formed IKE message",
+    71 IkeVersion "ike_version" "IKE major version is not 2 (RFC 7296 2.5)",
+    72 IkeUnknownSpi "ike_unknown_spi" "no IKE SA has these SPIs",
+    73 IkeIntegrity "ike_integrity" "integrity check of an IKE message failed: forged or damaged",
+    74 IkeUnexpected "ike_unexpected" "IKE message outside the message window, or an answer that nobody waits for",
+    75 IkeHalfOpenFull "ike_half_open_full" "handshake refused, too many are in progress",
 }
 
 #[cfg(test)]

@@ -1,13 +1,14 @@
 //! Packets from outside that no honest router sends: each is dropped and counted under its reason, and the tunnel that
 //! they imitate goes on.
 
-use std::time::Duration;
+use std::net::UdpSocket;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use gateway_tests::scene::Scene;
 use xtask::lab::center::fetch;
 use xtask::lab::tap::{Outer, Tap, mend_udp_checksum};
-use xtask::lab::topology::Site;
+use xtask::lab::topology::{GATEWAY_WAN4, GATEWAY_WAN6, Site};
 
 /// A frame with ESP that the site's router sent, and the tap that saw it.
 fn genuine(site: Site) -> Result<(Tap, Vec<u8>)> {
@@ -108,6 +109,72 @@ fn malformed_outer_packets_are_counted() -> Result<()> {
         scene.expect_dropped(reason, before, 1)?;
     }
     fetch(Site::One.terminal(), "/whoami")?;
+    Ok(())
+}
+
+/// Sends payloads to the gateway's IKE port from the site's router.
+fn send_ike(site: Site, port: u16, payloads: &[Vec<u8>]) -> Result<()> {
+    let (local, gateway) = match site {
+        Site::One => ("0.0.0.0:0", GATEWAY_WAN4),
+        Site::Two => ("[::]:0", GATEWAY_WAN6),
+    };
+    site.router().enter(|| {
+        let socket = UdpSocket::bind(local)?;
+        for payload in payloads {
+            socket.send_to(payload, (gateway, port))?;
+        }
+        Ok(())
+    })
+}
+
+/// An IKE header (RFC 7296 section 3.1) with SPIs that nobody has, of an INFORMATIONAL request.
+fn ike_header(version: u8, length: u32) -> Vec<u8> {
+    let mut header = vec![0x5a; 16];
+    header.extend([46, version, 37, 0x08, 0, 0, 0, 1]);
+    header.extend(length.to_be_bytes());
+    header
+}
+
+#[test]
+fn hostile_ike_messages_are_counted() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let cases: [(&str, Vec<u8>); 4] = [
+        ("ike_malformed", vec![0xa5; 200]),
+        ("ike_malformed", ike_header(0x20, 4000)),
+        ("ike_version", ike_header(0x30, 28)),
+        ("ike_unknown_spi", ike_header(0x20, 28)),
+    ];
+    for site in Site::BOTH {
+        for (reason, payload) in &cases {
+            let before = scene.dropped(reason)?;
+            let marked = [vec![0; 4], payload.clone()].concat();
+            send_ike(site, 500, std::slice::from_ref(payload))?;
+            send_ike(site, 4500, &[marked])?;
+            scene
+                .expect_dropped(reason, before, 2)
+                .with_context(|| format!("{}: {:02x?}", site.name(), &payload[..20]))?;
+        }
+        fetch(site.terminal(), "/whoami")?;
+        scene.router(site).rekey_child()?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_flood_of_ike_from_one_source_is_limited_and_counted() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let flood = vec![ike_header(0x20, 28); 2_000];
+    send_ike(Site::One, 500, &flood)?;
+    let deadline = Instant::now() + Duration::from_secs(3);
+    while scene.dropped("ike_rate_limit")? == 0 {
+        ensure!(Instant::now() < deadline, "none of {} was refused", flood.len());
+    }
+    let passed = scene.dropped("ike_unknown_spi")?;
+    let limited = scene.dropped("ike_rate_limit")?;
+    ensure!(limited > passed, "{passed} passed, {limited} were refused");
+    // The other site is not touched.
+    scene.router(Site::Two).rekey_child()?;
+    fetch(Site::Two.terminal(), "/whoami")?;
     Ok(())
 }
 

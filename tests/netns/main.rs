@@ -5,5 +5,7 @@ mod control;
 mod fail_closed;
 mod filter;
 mod hostile;
+mod restart;
+mod rules;
 mod transfers;
 mod vectors;

@@ -6,6 +6,7 @@ use gateway_common::abi::ABI_VERSION;
 use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::drop::DropReason;
+use gateway_ike::counters::Counters;
 use gateway_ike::{Command, IkeSaInfo};
 
 use super::controller::Controller;
@@ -56,7 +57,7 @@ impl<E: Engine> Controller<E> {
             child_sas: self.sadb.len(),
             flows: tables.flows,
             mappings: tables.mappings,
-            drops: tables.drops.iter().map(|(_, packets)| packets).sum(),
+            drops: self.drops()?.iter().map(|drop| drop.packets).sum(),
             rules: self.active_rules(),
             paths: tables.paths,
         })
@@ -219,6 +220,7 @@ impl<E: Engine> Controller<E> {
         })
     }
 
+    /// Packets dropped by XDP programs and workers, and IKE messages that were not acted upon.
     fn drops(&self) -> anyhow::Result<Vec<view::Drop>> {
         let drop = |(number, packets): (u32, u64)| {
             let reason = DropReason::ALL.iter().find(|reason| **reason as u32 == number);
@@ -231,7 +233,9 @@ impl<E: Engine> Controller<E> {
                 packets,
             }
         };
-        Ok(self.engine.tables()?.drops.into_iter().map(drop).collect())
+        let mut drops = self.engine.tables()?.drops;
+        drops.extend(ike_drops(&self.endpoint.counters()));
+        Ok(drops.into_iter().map(drop).collect())
     }
 
     fn rules_load(&mut self, file: String, text: String) -> anyhow::Result<view::Loaded> {
@@ -322,4 +326,19 @@ fn state_word(number: u8) -> &'static str {
         state::REPLIED => "replied",
         _ => "unknown",
     }
+}
+
+/// IKE's counts under the numbers that all drops share.
+fn ike_drops(counters: &Counters) -> impl Iterator<Item = (u32, u64)> {
+    [
+        (DropReason::IkeMalformed, counters.malformed),
+        (DropReason::IkeVersion, counters.unsupported_version),
+        (DropReason::IkeUnknownSpi, counters.unknown_spi),
+        (DropReason::IkeIntegrity, counters.bad_integrity),
+        (DropReason::IkeUnexpected, counters.unexpected),
+        (DropReason::IkeHalfOpenFull, counters.half_open_full),
+    ]
+    .into_iter()
+    .filter(|(_, messages)| *messages > 0)
+    .map(|(reason, messages)| (reason as u32, messages))
 }

@@ -44,6 +44,8 @@ pub struct Config {
     pub rekey_child_s: u32,
     /// Seconds after which the gateway rekeys an IKE SA.
     pub rekey_ike_s: u32,
+    /// Sites are not named, but let in by the pattern of their certificates' names.
+    pub any_site: bool,
     /// The rule-set file.
     pub rules: String,
 }
@@ -59,6 +61,7 @@ impl Config {
             esp: vec!["aes256gcm16-modp2048".to_owned()],
             rekey_child_s: 3600,
             rekey_ike_s: 4 * 3600,
+            any_site: false,
             rules: rules(),
         }
     }
@@ -91,7 +94,12 @@ impl Config {
             list(&CENTER_NETS.map(str::to_owned))
         );
         text += &format!("[[nat_pool]]\nname = \"sites\"\naddresses = [\"{NAT_POOL}\"]\n\n");
-        for site in Site::BOTH {
+        if self.any_site {
+            text += &format!(
+                "[[any_site]]\npattern = \"*.lab.test\"\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\nnat_pool = \"sites\"\n\n"
+            );
+        }
+        for site in Site::BOTH.into_iter().filter(|_| !self.any_site) {
             let nat = match site {
                 Site::One => format!("nat_address = \"{SITE1_NAT_ADDRESS}\""),
                 Site::Two => "nat_pool = \"sites\"".to_owned(),

@@ -1,0 +1,86 @@
+//! A gateway that comes back: what it took over, and what sites find as they left it.
+
+use anyhow::{Context, Result, ensure};
+use gateway_tests::scene::Scene;
+use xtask::lab::center::fetch;
+use xtask::lab::gateway::Config;
+use xtask::lab::pki::Auth;
+use xtask::lab::topology::{Options, Site};
+
+/// The address that the server sees of each site, over tunnels built now.
+fn addresses(scene: &Scene) -> Result<[String; 2]> {
+    let mut seen = [String::new(), String::new()];
+    for (site, seen) in Site::BOTH.into_iter().zip(&mut seen) {
+        scene
+            .router(site)
+            .initiate()
+            .with_context(|| format!("the gateway's log:\n{}", scene.gateway.log()))?;
+        *seen = fetch(site.terminal(), "/whoami")?;
+    }
+    Ok(seen)
+}
+
+/// Puts a new gateway in the place of one that ended, in the same lab. The routers forget their tunnels.
+fn start_again(scene: Scene, config: &Config, kill: bool) -> Result<Scene> {
+    let Scene {
+        gateway,
+        site1,
+        site2,
+        lab,
+    } = scene;
+    if kill {
+        gateway.kill();
+        site1.kill();
+        site2.kill();
+    } else {
+        gateway.stop();
+        site1.stop();
+        site2.stop();
+    }
+    let gateway = lab.start_gateway(config)?;
+    Ok(Scene {
+        site1: lab.start_site(Site::One, config.auth)?,
+        site2: lab.start_site(Site::Two, config.auth)?,
+        gateway,
+        lab,
+    })
+}
+
+#[test]
+fn after_a_crash_the_gateway_takes_over_and_tunnels_come_again() -> Result<()> {
+    let config = Config::usual(Auth::Rsa);
+    let scene = Scene::without_tunnels(Options::default(), &config)?;
+    let before = addresses(&scene)?;
+    let scene = start_again(scene, &config, true)?;
+    ensure!(
+        scene
+            .gateway
+            .log()
+            .contains("took over the link of an earlier run"),
+        "no link was taken over:\n{}",
+        scene.gateway.log()
+    );
+    ensure!(addresses(&scene)? == before);
+    Ok(())
+}
+
+#[test]
+fn sites_let_in_by_pattern_keep_their_addresses_over_a_restart() -> Result<()> {
+    let config = Config {
+        any_site: true,
+        ..Config::usual(Auth::Ecdsa)
+    };
+    let scene = Scene::without_tunnels(Options::default(), &config)?;
+    let before = addresses(&scene)?;
+    ensure!(before[0] != before[1], "both sites are {}", before[0]);
+    // The other order of arrival must not change who is who.
+    let scene = start_again(scene, &config, false)?;
+    for site in [Site::Two, Site::One] {
+        scene.router(site).initiate()?;
+    }
+    for (site, address) in Site::BOTH.into_iter().zip(&before) {
+        let now = fetch(site.terminal(), "/whoami")?;
+        ensure!(now == *address, "{} was {address} and is {now}", site.name());
+    }
+    Ok(())
+}
