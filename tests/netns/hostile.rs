@@ -139,7 +139,7 @@ fn ike_header(version: u8, length: u32) -> Vec<u8> {
 fn hostile_ike_messages_are_counted() -> Result<()> {
     let scene = Scene::with_tunnels()?;
     let cases: [(&str, Vec<u8>); 4] = [
-        ("ike_malformed", vec![0xa5; 200]),
+        ("ike_malformed", vec![0x25; 200]),
         ("ike_malformed", ike_header(0x20, 4000)),
         ("ike_version", ike_header(0x30, 28)),
         ("ike_unknown_spi", ike_header(0x20, 28)),
