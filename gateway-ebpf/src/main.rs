@@ -15,6 +15,7 @@ mod tables;
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
+use aya_log_ebpf::trace;
 use gateway_common::drop::DropReason;
 use gateway_common::packet::Packet;
 use gateway_common::path::{self, Outcome, Verdict};
@@ -62,6 +63,8 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     });
     acted.unwrap_or_else(|reason| {
         count_drop(reason);
+        // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
+        trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
         XDP_DROP
     })
 }

@@ -65,7 +65,11 @@ impl Kernel {
     /// # Errors
     /// The verifier's log, or what else the kernel refused.
     pub fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new().load(EBPF).context("loading the object")?;
+        let mut ebpf = EbpfLoader::new()
+            // As the daemon loads it when nobody asks for log lines.
+            .override_global("AYA_LOG_LEVEL", &0u8, true)
+            .load(EBPF)
+            .context("loading the object")?;
         for name in [program::WAN, program::CLEAR, program::CORE, program::PASS] {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;

@@ -41,7 +41,7 @@ enum Chore {
         #[arg(value_enum)]
         part: Option<Part>,
     },
-    /// Check dependencies against deny.toml (installs cargo-deny, which compiles for some minutes)
+    /// Check dependencies against .deny.toml (installs cargo-deny, which compiles for some minutes)
     Deny,
     /// The network of namespaces that demo and tests run in
     #[command(subcommand)]

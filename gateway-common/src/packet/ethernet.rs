@@ -7,12 +7,19 @@ pub const LENGTH: u32 = 14;
 
 /// Values of [`Ethernet::ether_type`], network order.
 pub mod ether_type {
+    use network_types::eth::EtherType;
+
     /// IPv4.
-    pub const IPV4: [u8; 2] = [0x08, 0x00];
+    pub const IPV4: [u8; 2] = in_memory(EtherType::Ipv4);
     /// ARP.
-    pub const ARP: [u8; 2] = [0x08, 0x06];
+    pub const ARP: [u8; 2] = in_memory(EtherType::Arp);
     /// IPv6.
-    pub const IPV6: [u8; 2] = [0x86, 0xdd];
+    pub const IPV6: [u8; 2] = in_memory(EtherType::Ipv6);
+
+    /// `EtherType`'s numbers are network order in memory.
+    const fn in_memory(ether_type: EtherType) -> [u8; 2] {
+        (ether_type as u16).to_ne_bytes()
+    }
 }
 
 /// The header.

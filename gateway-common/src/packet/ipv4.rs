@@ -7,16 +7,18 @@ pub const LENGTH: u32 = 20;
 
 /// IP protocol numbers (also next headers of IPv6).
 pub mod protocol {
+    use network_types::ip::IpProto;
+
     /// ICMP.
-    pub const ICMP: u8 = 1;
+    pub const ICMP: u8 = IpProto::Icmp as u8;
     /// TCP.
-    pub const TCP: u8 = 6;
+    pub const TCP: u8 = IpProto::Tcp as u8;
     /// UDP.
-    pub const UDP: u8 = 17;
+    pub const UDP: u8 = IpProto::Udp as u8;
     /// ESP.
-    pub const ESP: u8 = 50;
+    pub const ESP: u8 = IpProto::Esp as u8;
     /// ICMPv6.
-    pub const ICMPV6: u8 = 58;
+    pub const ICMPV6: u8 = IpProto::Ipv6Icmp as u8;
 }
 
 /// What is wrong with a header.

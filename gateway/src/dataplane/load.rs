@@ -7,11 +7,14 @@
 use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
+use aya_log::EbpfLogger;
+use log::Log;
 
 use super::error::DataplaneError;
 use super::object::{EBPF, program};
@@ -46,6 +49,8 @@ impl AttachMode {
 /// The object in the kernel, and the pins of its links.
 pub(crate) struct Loaded {
     pub(crate) ebpf: Ebpf,
+    /// Log lines of the programs, if they are asked for.
+    log: Mutex<EbpfLogger<&'static dyn Log>>,
     directory: PathBuf,
     pins: Vec<PathBuf>,
 }
@@ -56,9 +61,14 @@ impl Loaded {
     /// # Errors
     /// What the verifier or the kernel refuses.
     pub(crate) fn load(directory: &Path) -> Result<Self, DataplaneError> {
-        let ebpf = EbpfLoader::new().load(EBPF)?;
+        let mut ebpf = EbpfLoader::new()
+            .override_global(aya_log::LEVEL, &log_level(), true)
+            .load(EBPF)?;
+        let missing = |error: aya_log::Error| DataplaneError::Missing(format!("log ring: {error}"));
+        let log = EbpfLogger::init(&mut ebpf).map_err(missing)?;
         let mut loaded = Self {
             ebpf,
+            log: Mutex::new(log),
             directory: directory.to_owned(),
             pins: Vec::new(),
         };
@@ -70,6 +80,11 @@ impl Loaded {
             })?;
         }
         Ok(loaded)
+    }
+
+    /// Hands log lines of the programs on to the daemon's log.
+    pub(crate) fn flush_log(&self) {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).flush();
     }
 
     /// Attaches a program to an interface, in the driver if it can, and pins the link.
@@ -196,6 +211,17 @@ impl Loaded {
     fn pin_path(&self, interface: &str, index: u32, mode: AttachMode) -> PathBuf {
         self.directory
             .join(format!("link-{interface}-{index}-{}", mode.name()))
+    }
+}
+
+/// What the programs log: every drop if the daemon's log lets `gateway_ebpf` through at `trace`, else nothing. Off, it
+/// is a constant to the verifier, which leaves the code out.
+fn log_level() -> u8 {
+    const OFF: u8 = 0;
+    if tracing::enabled!(target: "gateway_ebpf", tracing::Level::TRACE) {
+        aya_log::Level::Trace as u8
+    } else {
+        OFF
     }
 }
 

@@ -219,6 +219,7 @@ impl Dataplane {
     /// inbound SA is among it, which the switch of the outbound SA waits for.
     #[must_use]
     pub fn events(&self) -> Vec<DataplaneEvent> {
+        self.loaded.flush_log();
         let reports = std::iter::from_fn(|| self.reports.pop()).map(DataplaneEvent::Worker);
         let packets = self.maps().take_events(EVENTS_PER_CALL);
         reports
