@@ -11,7 +11,14 @@ const TOOLCHAIN: &str = "GATEWAY_BPF_TOOLCHAIN";
 /// Debian's compiler with its precompiled `core` for BPF, linked into rustup (`cargo xtask setup`).
 const TOOLCHAIN_DEFAULT: &str = "bpf-deb";
 
+/// Crates that may use unstable features of the compiler: the bindings, and inline assembly for compare-and-swap, which
+/// the BPF target's atomics do not offer.
+const BOOTSTRAP: &str = "aya_ebpf,gateway_ebpf";
+
 fn main() -> anyhow::Result<()> {
+    // SAFETY: a build script has one thread, and nothing has read the environment yet. It is inherited by the cargo that
+    // builds the object; in `.cargo/config.toml` it would be every crate's.
+    unsafe { env::set_var("RUSTC_BOOTSTRAP", BOOTSTRAP) };
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
     let toolchain = env::var(TOOLCHAIN).unwrap_or_else(|_| TOOLCHAIN_DEFAULT.to_owned());
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))

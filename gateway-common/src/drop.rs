@@ -93,6 +93,13 @@ drop_reasons! {
     73 IkeIntegrity "ike_integrity" "integrity check of an IKE message failed: forged or damaged",
     74 IkeUnexpected "ike_unexpected" "IKE message outside the message window, or an answer that nobody waits for",
     75 IkeHalfOpenFull "ike_half_open_full" "handshake refused, too many are in progress",
+    // Flows and their limits, clear and core side.
+    80 TcpWindow "tcp_window" "TCP segment is outside of what its sender may send or acknowledge",
+    81 SiteFlows "site_flows" "site has as many flows as it may",
+    82 SiteFlowRate "site_flow_rate" "site opens more flows a second than it may",
+    83 SiteHalfOpen "site_half_open" "site has as many half-open TCP connections as it may",
+    84 SiteMappings "site_mappings" "site has as many NAT mappings as it may",
+    85 SiteShare "site_share" "flow table is nearly full and the site has its share",
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use crate::arrays::hide;
 use gateway_common::packet::{OFFSET_MAX, Packet, Wire};
 
 /// The frame of one run of a program.
@@ -89,6 +90,11 @@ impl Packet for Frame {
         // SAFETY: the context is valid; no pointer into the frame is kept (`at`).
         let result = unsafe { bpf_xdp_adjust_head(self.context, (bytes as i32).wrapping_neg()) };
         (result == 0).then_some(())
+    }
+
+    #[inline(always)]
+    fn hide(value: u32) -> u32 {
+        hide(u64::from(value)) as u32
     }
 
     #[inline(always)]

@@ -2,12 +2,14 @@
 //! core's outcome into an XDP code; they decide nothing.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch)]
 #![allow(
     missing_docs,
     unreachable_pub,
     reason = "the `xdp` macro puts an undocumented public function beside each program"
 )]
 
+mod arrays;
 mod context;
 mod maps;
 mod tables;

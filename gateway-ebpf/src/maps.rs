@@ -5,18 +5,23 @@ use aya_ebpf::btf_maps::{
 };
 use aya_ebpf::macros::btf_map;
 use gateway_common::abi::{
+    clock,
     event::Event,
-    flow::{Flow, FlowKey},
+    flow,
     interface::{Interface, RateBucket, Settings},
     limit,
-    nat::{InsideKey, Mapping, OutsideKey},
+    nat,
     next_hop::NextHop,
     rule::Rule,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{self, Counter},
+    usage,
 };
 use gateway_common::drop::DROP_SLOTS;
+use gateway_common::tables::index::WIDTH;
+
+use crate::arrays::Secret;
 
 /// IKE sources whose rate is watched at a time.
 const IKE_SOURCES: usize = 65_536;
@@ -26,6 +31,18 @@ const EVENT_BYTES: usize = 1 << 20;
 const EVENT_KINDS: usize = 8;
 /// A table that is as large as what is in it, not as its limit.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
+
+/// A table that user space maps into its memory.
+const MMAPABLE: usize = aya_ebpf::bindings::BPF_F_MMAPABLE as usize;
+/// Buckets of a table whose size the loader does not say.
+const BUCKETS: usize = limit::buckets(limit::FLOWS_DEFAULT) as usize;
+
+/// Secret and sizes of the tables.
+#[unsafe(no_mangle)]
+pub(crate) static GEOMETRY: Secret = Secret::new(BUCKETS as u32, BUCKETS as u32);
+
+/// Buckets of an index.
+type Buckets = Array<[u64; WIDTH], BUCKETS, MMAPABLE>;
 
 /// One rule generation; element 0 is its header.
 pub(crate) type RuleSet = Array<Rule, { limit::RULES_MAX as usize + 1 }>;
@@ -38,28 +55,36 @@ pub(crate) static INTERFACES: HashMap<u32, Interface, { limit::INTERFACES_MAX as
 pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();
 #[btf_map]
-pub(crate) static SA_OUTBOUND: LpmTrie<SaOutboundKey, SaOutbound, { limit::SAS_MAX as usize }> =
-    LpmTrie::new();
+pub(crate) static SA_ROUTES: LpmTrie<SaOutboundKey, u32, { limit::SAS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SAS_MAX as usize }> = Array::new();
 #[btf_map]
 pub(crate) static XSKS: XskMap<{ limit::XSK_SLOTS as usize }> = XskMap::new();
 #[btf_map]
 pub(crate) static SITES: HashMap<u32, Site, { limit::SITES_MAX as usize }, NO_PREALLOC> = HashMap::new();
 #[btf_map]
-pub(crate) static FLOWS: HashMap<FlowKey, Flow, { limit::FLOWS_MAX as usize }, NO_PREALLOC> = HashMap::new();
+pub(crate) static FLOW_INDEX: Buckets = Array::new();
 #[btf_map]
-pub(crate) static MAPPINGS: HashMap<InsideKey, Mapping, { limit::MAPPINGS_MAX as usize }, NO_PREALLOC> =
-    HashMap::new();
+pub(crate) static FLOW_ANSWERS: Buckets = Array::new();
 #[btf_map]
-pub(crate) static MAPPINGS_REVERSE: HashMap<
-    OutsideKey,
-    InsideKey,
-    { limit::MAPPINGS_MAX as usize },
-    NO_PREALLOC,
-> = HashMap::new();
+pub(crate) static FLOWS: Array<[u64; flow::RECORD_WORDS], { BUCKETS * WIDTH }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static MAPPING_OUTSIDES: Buckets = Array::new();
+#[btf_map]
+pub(crate) static MAPPING_INSIDES: Buckets = Array::new();
+#[btf_map]
+pub(crate) static MAPPINGS: Array<[u64; nat::RECORD_WORDS], { BUCKETS * WIDTH }, MMAPABLE> = Array::new();
+#[btf_map]
+pub(crate) static SITE_USAGE: Array<[u64; usage::WORDS], { limit::SITES_MAX as usize }, MMAPABLE> =
+    Array::new();
+#[btf_map]
+pub(crate) static CLOCK: Array<[u64; clock::WORDS], 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS: LpmTrie<[u8; 4], NextHop, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
+pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();
 #[btf_map]

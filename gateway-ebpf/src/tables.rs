@@ -2,36 +2,37 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, xdp_md};
+use aya_ebpf::bindings::{BPF_ANY, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
 use gateway_common::abi::{
+    clock,
     event::Event,
-    flow::{Flow, FlowKey},
-    interface::{Interface, Settings},
+    flow,
+    interface::{Interface, RateBucket, Settings},
     limit,
-    nat::{InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     rule::{Rule, RuleSetHeader},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
 };
-use gateway_common::path::filter::{Direction, Progress};
 use gateway_common::path::rules::{self, Judgement, Tuple};
-use gateway_common::tables::{FlowEntry, Refused, Tables};
+use gateway_common::tables::flows::FlowTable;
+use gateway_common::tables::index::WIDTH;
+use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::words::{Store as _, Words as _};
+use gateway_common::tables::{Epochs, Step, Tables};
 
+use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    EVENT_RATE, EVENTS, FLOWS, IKE_RATE, INTERFACES, MAPPINGS, MAPPINGS_REVERSE, NEXT_HOPS, PATHS, RULE_HITS,
-    RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SETTINGS, SITES,
+    CLOCK, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
+    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SETS, RuleSet,
+    SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SETTINGS, SITE_USAGE, SITES,
 };
-use gateway_common::abi::interface::RateBucket;
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
 const EVENTS_PER_S: u32 = 256;
-const NANOSECONDS_PER_S: u64 = 1_000_000_000;
-/// `-EEXIST` of the kernel.
-const EXISTS: i32 = -17;
 
 /// The maps as seen by one run of a program.
 pub(crate) struct Maps {
@@ -47,46 +48,6 @@ impl Maps {
     }
 }
 
-/// A flow in the map.
-pub(crate) struct FlowPointer(*mut Flow);
-
-impl FlowEntry for FlowPointer {
-    #[inline(always)]
-    fn read(&self) -> Flow {
-        // SAFETY: the look-up returned it, and it stays valid for the run. Another CPU may write meanwhile; each field
-        // is one load, so that none is torn.
-        unsafe { *self.0 }
-    }
-
-    #[inline(always)]
-    fn advance(&self, direction: Direction, length: u32, now_s: u32, progress: Progress) {
-        // SAFETY: as in `read`.
-        unsafe {
-            let (packets, bytes) = match direction {
-                Direction::Out => (&raw mut (*self.0).packets_out, &raw mut (*self.0).bytes_out),
-                Direction::In => (&raw mut (*self.0).packets_in, &raw mut (*self.0).bytes_in),
-            };
-            packets.write_volatile(packets.read_volatile().wrapping_add(1));
-            bytes.write_volatile(bytes.read_volatile().wrapping_add(u64::from(length)));
-            (&raw mut (*self.0).last_seen_s).write_volatile(now_s);
-            (&raw mut (*self.0).state).write_volatile(progress.state);
-            (&raw mut (*self.0).fins).write_volatile(progress.fins);
-        }
-    }
-}
-
-/// What a map answers to an insertion, in the packet core's words.
-#[inline(always)]
-fn refused(result: Result<(), i32>) -> Result<(), Refused> {
-    result.map_err(|error| {
-        if error == EXISTS {
-            Refused::Exists
-        } else {
-            Refused::Full
-        }
-    })
-}
-
 /// Lends a value that only the controller writes.
 #[inline(always)]
 fn lend<'a, V>(pointer: Option<*const V>) -> Option<&'a V> {
@@ -95,20 +56,22 @@ fn lend<'a, V>(pointer: Option<*const V>) -> Option<&'a V> {
     pointer.map(|value| unsafe { &*value })
 }
 
-/// Copies a map's value.
-#[inline(always)]
-fn copy<V: Copy>(pointer: Option<*const V>) -> Option<V> {
-    // SAFETY: a look-up returned it, and it stays valid for the run.
-    pointer.map(|value| unsafe { *value })
-}
-
 impl Tables for Maps {
-    type Flow = FlowPointer;
+    type Buckets<'a> = Array;
+    type FlowRecords<'a> = Array;
+    type MappingRecords<'a> = Array;
+    type Usage<'a> = Value;
+    type Secret<'a> = &'static Secret;
 
     #[inline(always)]
     fn now_s(&self) -> u32 {
-        // SAFETY: a helper without arguments.
-        (unsafe { bpf_ktime_get_coarse_ns() } / NANOSECONDS_PER_S) as u32
+        clock_word(clock::word::NOW_S) as u32
+    }
+
+    #[inline(always)]
+    fn epochs(&self) -> Epochs {
+        let (hop, sa) = flow::halves(clock_word(clock::word::EPOCHS));
+        Epochs { hop, sa }
     }
 
     #[inline(always)]
@@ -141,8 +104,13 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound> {
-        SA_OUTBOUND.get(&Key::new(64, *key))
+    fn sa_route(&self, key: &SaOutboundKey) -> Option<u32> {
+        SA_ROUTES.get(&Key::new(64, *key)).copied()
+    }
+
+    #[inline(always)]
+    fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
+        SA_OUTBOUND.get(number)
     }
 
     #[inline(always)]
@@ -151,54 +119,46 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop> {
-        NEXT_HOPS.get(&Key::new(32, destination))
+    fn route(&self, destination: [u8; 4]) -> Option<u32> {
+        ROUTES.get(&Key::new(32, destination)).copied()
     }
 
     #[inline(always)]
-    fn flow(&self, key: &FlowKey) -> Option<FlowPointer> {
-        FLOWS.get_ptr_mut(key).map(FlowPointer)
+    fn next_hop(&self, number: u32) -> Option<&NextHop> {
+        NEXT_HOPS.get(number)
     }
 
     #[inline(always)]
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
-        refused(FLOWS.insert(key, flow, u64::from(BPF_NOEXIST)))
+    fn flows(&self) -> FlowTable<Array, Array, &'static Secret> {
+        let buckets = GEOMETRY.flow_buckets();
+        FlowTable::new(
+            Array::new(&FLOW_INDEX, buckets),
+            Array::new(&FLOW_ANSWERS, buckets),
+            Array::new(&FLOWS, buckets.wrapping_mul(WIDTH as u32)),
+            &GEOMETRY,
+        )
     }
 
     #[inline(always)]
-    fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
-        refused(FLOWS.insert(key, flow, u64::from(BPF_ANY)))
+    fn mappings(&self) -> MappingTable<Array, Array, &'static Secret> {
+        let buckets = GEOMETRY.mapping_buckets();
+        MappingTable::new(
+            Array::new(&MAPPING_OUTSIDES, buckets),
+            Array::new(&MAPPING_INSIDES, buckets),
+            Array::new(&MAPPINGS, buckets.wrapping_mul(WIDTH as u32)),
+            &GEOMETRY,
+        )
     }
 
     #[inline(always)]
-    fn mapping(&self, key: &InsideKey) -> Option<Mapping> {
-        copy(MAPPINGS.get_ptr(key))
+    fn usage(&self, site: u32) -> Option<Value> {
+        Array::new(&SITE_USAGE, limit::SITES_MAX).get(site)
     }
 
     #[inline(always)]
-    fn insert_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused> {
-        refused(MAPPINGS.insert(key, mapping, u64::from(BPF_NOEXIST)))
-    }
-
-    #[inline(always)]
-    fn replace_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused> {
-        refused(MAPPINGS.insert(key, mapping, u64::from(BPF_ANY)))
-    }
-
-    #[inline(always)]
-    fn inside(&self, key: &OutsideKey) -> Option<InsideKey> {
-        copy(MAPPINGS_REVERSE.get_ptr(key))
-    }
-
-    #[inline(always)]
-    fn claim(&self, key: &OutsideKey, inside: &InsideKey) -> Result<(), Refused> {
-        refused(MAPPINGS_REVERSE.insert(key, inside, u64::from(BPF_NOEXIST)))
-    }
-
-    #[inline(always)]
-    fn release(&self, key: &OutsideKey) {
-        // An entry that is gone already needs no removal.
-        let _ = MAPPINGS_REVERSE.remove(key);
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S) {
+        // SAFETY: `once` has the signature that the helper calls, and `steps` outlives the call.
+        unsafe { bpf_loop(times, once::<S> as *mut c_void, core::ptr::from_mut(steps).cast(), 0) };
     }
 
     #[inline(always)]
@@ -258,6 +218,19 @@ impl Tables for Maps {
             let _ = EVENTS.output(event, 0);
         }
     }
+}
+
+/// A word of the clock's only element.
+#[inline(always)]
+fn clock_word(word: usize) -> u64 {
+    Array::new(&CLOCK, 1).get(0).map_or(0, |value| value.load(word))
+}
+
+/// Does a step of [`Tables::repeat`]; returns 1 to end the loop.
+unsafe extern "C" fn once<S: Step>(_index: u64, steps: *mut c_void) -> i64 {
+    // SAFETY: `repeat` passed it, and nothing else uses it during the loop.
+    let steps = unsafe { &mut *steps.cast::<S>() };
+    i64::from(!steps.step())
 }
 
 /// What [`step`] works on.

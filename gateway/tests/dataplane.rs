@@ -20,7 +20,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use gateway::dataplane::{Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, monotonic_s};
-use gateway_common::abi::interface::Settings;
+use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::site::Site;
@@ -96,15 +96,12 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
         workers: None,
         pin_cores: Vec::new(),
         settings: Settings {
-            tcp_opening_s: 30,
-            tcp_established_s: 7440,
-            tcp_closing_s: 240,
-            udp_s: 300,
-            icmp_s: 60,
+            idle_s: [300; STATES],
             ike_per_source_per_s: 100,
             port_low: 1024,
-            port_high: 65535,
+            ..Settings::UNLIMITED
         },
+        tables: TableSizes::default(),
         frames_per_worker: 4096,
     }
 }

@@ -10,13 +10,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
-use gateway_common::abi::flow::{Flow, FlowKey, state};
-use gateway_common::abi::nat::{InsideKey, OutsideKey};
+use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
+use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::packet::ethernet::Ethernet;
 use gateway_common::packet::tcp::flag::{ACK, SYN};
 use gateway_common::tables::host::HostTables;
-use gateway_tests::frames::{Clear, ethernet, ipv4};
+use gateway_tests::frames::{Clear, ISN, WINDOW, ethernet, ipv4};
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::world;
 use zerocopy::IntoBytes as _;
@@ -97,24 +97,6 @@ fn bench_world(now_s: u32) -> HostTables {
         protocol: 6,
         pad: [0; 3],
     };
-    let flow = Flow {
-        packets_out: 0,
-        bytes_out: 0,
-        packets_in: 0,
-        bytes_in: 0,
-        last_seen_s: now_s,
-        created_s: now_s,
-        generation: 1,
-        rule: 0,
-        nat_address: world::TERMINAL,
-        nat_port: port,
-        state: state::TCP_ESTABLISHED,
-        fins: 0,
-    };
-    tables
-        .flows
-        .borrow_mut()
-        .insert(key, std::rc::Rc::new(std::cell::Cell::new(flow)));
     let inside = InsideKey {
         site: world::SITE,
         address: world::TERMINAL,
@@ -122,13 +104,38 @@ fn bench_world(now_s: u32) -> HostTables {
         protocol: 6,
         pad: 0,
     };
-    let outside = OutsideKey {
+    let mapping = Mapping {
         address: world::TERMINAL,
         port,
-        protocol: 6,
-        pad: 0,
+        last_used_s: now_s,
+        created_s: now_s,
+        position: 0,
     };
-    tables.reverse.borrow_mut().insert(outside, inside);
+    let half = Half {
+        end: ISN.wrapping_add(1),
+        limit: ISN.wrapping_add(1).wrapping_add(u32::from(WINDOW)),
+        acknowledged: ISN.wrapping_add(1),
+        seen_s: now_s,
+        window: WINDOW,
+        packets: 0,
+        bytes: 0,
+    };
+    let flow = Flow {
+        progress: Progress {
+            state: state::TCP_ESTABLISHED,
+            ..Progress::default()
+        },
+        out: half,
+        back: half,
+        created_s: now_s,
+        generation: 1,
+        rule: 0,
+        nat_address: world::TERMINAL,
+        nat_port: port,
+        mapping: tables.put_mapping(&inside, &mapping).unwrap_or(0),
+    };
+    let put = tables.put_flow(&key, &flow);
+    assert!(put.is_ok(), "{put:?}");
     let link = LinkHeader::new(world::SITE, 0);
     let mut hop = Ethernet {
         destination: [0; 6],

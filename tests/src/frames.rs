@@ -4,6 +4,11 @@ use gateway_common::abi::sa::LinkHeader;
 use gateway_common::packet::tcp::flag;
 use zerocopy::IntoBytes as _;
 
+/// Initial sequence number of both ends of a connection.
+pub const ISN: u32 = 0xffff_fff0;
+/// Window of a segment.
+pub const WINDOW: u16 = 0xfaf0;
+
 /// An address and a port.
 pub type End = ([u8; 4], u16);
 
@@ -14,6 +19,14 @@ pub enum Payload {
     Tcp {
         /// Flags.
         flags: u8,
+        /// Sequence number.
+        sequence: u32,
+        /// Acknowledgment number.
+        acknowledgment: u32,
+        /// Window.
+        window: u16,
+        /// Options, a multiple of four bytes.
+        options: Vec<u8>,
         /// Data.
         data: Vec<u8>,
     },
@@ -47,7 +60,8 @@ pub struct Clear {
 }
 
 impl Clear {
-    /// A TCP segment with three bytes of data, unless it is a SYN.
+    /// A TCP segment with three bytes of data, unless it is a SYN. Both ends begin at [`ISN`]; any other segment is the
+    /// first behind the SYN, and acknowledges the SYN.
     #[must_use]
     pub fn tcp(source: End, destination: End, flags: u8) -> Self {
         let data = if flags & flag::SYN != 0 {
@@ -55,7 +69,16 @@ impl Clear {
         } else {
             b"abc".to_vec()
         };
-        Self::new(source, destination, Payload::Tcp { flags, data })
+        let first = ISN.wrapping_add(1);
+        let payload = Payload::Tcp {
+            flags,
+            sequence: if flags & flag::SYN != 0 { ISN } else { first },
+            acknowledgment: if flags & flag::ACK != 0 { first } else { 0 },
+            window: WINDOW,
+            options: vec![],
+            data,
+        };
+        Self::new(source, destination, payload)
     }
 
     /// A UDP datagram of five bytes.
@@ -125,6 +148,39 @@ impl Clear {
         self
     }
 
+    /// The segment this much further on: its sequence number, its acknowledgment number.
+    #[must_use]
+    pub fn at(mut self, sent: u32, acknowledged: u32) -> Self {
+        if let Payload::Tcp {
+            sequence,
+            acknowledgment,
+            ..
+        } = &mut self.payload
+        {
+            *sequence = sequence.wrapping_add(sent);
+            *acknowledgment = acknowledgment.wrapping_add(acknowledged);
+        }
+        self
+    }
+
+    /// The segment with this window.
+    #[must_use]
+    pub fn window(mut self, octets: u16) -> Self {
+        if let Payload::Tcp { window, .. } = &mut self.payload {
+            *window = octets;
+        }
+        self
+    }
+
+    /// The segment with these options.
+    #[must_use]
+    pub fn options(mut self, bytes: &[u8]) -> Self {
+        if let Payload::Tcp { options, .. } = &mut self.payload {
+            *options = bytes.to_vec();
+        }
+        self
+    }
+
     /// The packet with `length` bytes of data.
     #[must_use]
     pub fn data(mut self, length: usize) -> Self {
@@ -174,11 +230,21 @@ impl Clear {
         };
         let ports = [self.source.1.to_be_bytes(), self.destination.1.to_be_bytes()].concat();
         match &self.payload {
-            Payload::Tcp { flags, data } => {
+            Payload::Tcp {
+                flags,
+                sequence,
+                acknowledgment,
+                window,
+                options,
+                data,
+            } => {
                 let mut bytes = ports;
-                bytes.extend([
-                    0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0x50, *flags, 0xfa, 0xf0, 0, 0, 0, 0,
-                ]);
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(acknowledgment.to_be_bytes());
+                bytes.extend([(5 + options.len() as u8 / 4) << 4, *flags]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0; 4]);
+                bytes.extend(options);
                 bytes.extend(data);
                 let sum = pseudo(6, &bytes);
                 bytes[16..18].copy_from_slice(&sum);

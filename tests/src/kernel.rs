@@ -1,9 +1,7 @@
 //! The BPF object in the kernel, driven by `BPF_PROG_TEST_RUN`.
 
-use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, RawFd};
-use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -12,13 +10,16 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
+use gateway::dataplane::TableSizes;
 use gateway::dataplane::object::{EBPF, program};
+use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Rule, RuleSetHeader};
 use gateway_common::abi::stats::{Counter, Path};
-use gateway_common::abi::{ABI_VERSION, limit, map};
+use gateway_common::abi::{ABI_VERSION, limit, map, usage};
 use gateway_common::drop::DropReason;
+use gateway_common::path::filter::is_half_open;
 use gateway_common::tables::host::HostTables;
 use socket2::{Domain, Socket, Type};
 
@@ -32,6 +33,7 @@ const FRAME_MAX: usize = 4096;
 /// The loaded object with its own, unpinned maps.
 pub struct Kernel {
     ebpf: Ebpf,
+    tables: SharedTables,
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
@@ -46,6 +48,17 @@ pub struct Links {
     pub egress: u32,
     /// Descriptor of the worker's AF_XDP socket.
     pub worker: RawFd,
+}
+
+/// Flows and mappings at one moment.
+#[derive(Clone, Debug)]
+pub struct State {
+    /// Flows.
+    pub flows: BTreeMap<FlowKey, Flow>,
+    /// Mappings by inside.
+    pub mappings: BTreeMap<InsideKey, Mapping>,
+    /// Insides by outside.
+    pub outsides: BTreeMap<OutsideKey, InsideKey>,
 }
 
 /// What one run of a program gave.
@@ -65,11 +78,22 @@ impl Kernel {
     /// # Errors
     /// The verifier's log, or what else the kernel refused.
     pub fn load() -> Result<Self> {
-        let mut ebpf = EbpfLoader::new()
-            // As the daemon loads it when nobody asks for log lines.
-            .override_global("AYA_LOG_LEVEL", &0u8, true)
-            .load(EBPF)
-            .context("loading the object")?;
+        Self::load_for(TableSizes::default())
+    }
+
+    /// Loads all programs with tables of these sizes; needs root.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_for(sizes: TableSizes) -> Result<Self> {
+        let geometry = sizes.geometry()?;
+        let mut loader = EbpfLoader::new();
+        // As the daemon loads it when nobody asks for log lines.
+        loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+        prepare(&mut loader, &geometry);
+        let mut ebpf = loader.load(EBPF).context("loading the object")?;
+        let tables = SharedTables::new(&ebpf, &geometry)
+            .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
         for name in [program::WAN, program::CLEAR, program::CORE, program::PASS] {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
@@ -82,11 +106,26 @@ impl Kernel {
         };
         let mut kernel = Self {
             ebpf,
+            tables,
             _worker: worker,
             links,
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
         Ok(kernel)
+    }
+
+    /// Flow and mapping tables as user space has them.
+    #[must_use]
+    pub fn tables(&self) -> &SharedTables {
+        &self.tables
+    }
+
+    /// Another hold of a program, for threads of their own.
+    ///
+    /// # Errors
+    /// No such program.
+    pub fn program(&mut self, name: &str) -> Result<aya::programs::ProgramFd> {
+        Ok(self.xdp(name)?.fd()?.try_clone()?)
     }
 
     /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
@@ -184,19 +223,25 @@ impl Kernel {
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
         self.refill(tables)?;
         self.replace_trie(
-            map::SA_OUTBOUND,
-            tables
-                .sa_outbound
-                .iter()
-                .map(|(length, key, sa)| (Key::new(32 + length, *key), *sa)),
+            map::SA_ROUTES,
+            (0u32..)
+                .zip(&tables.sa_outbound)
+                .map(|(number, (length, key, _))| (Key::new(32 + length, *key), number)),
         )?;
+        for (number, (_, _, sa)) in (0..).zip(&tables.sa_outbound) {
+            self.array(map::SA_OUTBOUND)?.set(number, *sa, 0)?;
+        }
         self.replace_trie(
-            map::NEXT_HOPS,
-            tables
-                .next_hops
-                .iter()
-                .map(|(length, prefix, hop)| (Key::new(*length, *prefix), *hop)),
+            map::ROUTES,
+            (0u32..)
+                .zip(&tables.next_hops)
+                .map(|(number, (length, prefix, _))| (Key::new(*length, *prefix), number)),
         )?;
+        for (number, (_, _, hop)) in (0..).zip(&tables.next_hops) {
+            self.array(map::NEXT_HOPS)?.set(number, *hop, 0)?;
+        }
+        self.tables.hops_changed();
+        self.tables.sas_changed();
         if let Some((generation, rules)) = &tables.rules {
             self.load_rules(*generation, rules)?;
         }
@@ -215,21 +260,33 @@ impl Kernel {
     /// # Errors
     /// A map is missing or the kernel refused an entry.
     pub fn refill(&mut self, tables: &HostTables) -> Result<()> {
-        let flows: Vec<_> = tables
-            .flows
-            .borrow()
-            .iter()
-            .map(|(key, flow)| (*key, flow.get()))
-            .collect();
-        self.replace(map::FLOWS, flows.into_iter())?;
-        self.replace(
-            map::MAPPINGS,
-            tables.mappings.borrow().iter().map(|(key, value)| (*key, *value)),
-        )?;
-        self.replace(
-            map::MAPPINGS_REVERSE,
-            tables.reverse.borrow().iter().map(|(key, value)| (*key, *value)),
-        )?;
+        let shared = &self.tables;
+        shared.clear();
+        shared.set_now_s(tables.now_s.get());
+        for (key, mapping) in tables.mapping_list() {
+            let put = shared.mappings().insert(&key, &mapping);
+            anyhow::ensure!(put.is_ok(), "{key:?}: {put:?}");
+            shared.count(key.site, usage::word::MAPPINGS);
+        }
+        for (key, mut flow) in tables.flow_list() {
+            let inside = InsideKey {
+                site: key.site,
+                address: key.source,
+                port: key.source_port,
+                protocol: key.protocol,
+                pad: 0,
+            };
+            flow.mapping = shared
+                .mappings()
+                .find(&inside)
+                .map_or(u32::MAX, |mapping| mapping.position);
+            let put = shared.flows().insert(&key, &flow);
+            anyhow::ensure!(put.is_ok(), "{key:?}: {put:?}");
+            shared.count(key.site, usage::word::FLOWS);
+            if is_half_open(flow.progress.state) {
+                shared.count(key.site, usage::word::HALF_OPEN);
+            }
+        }
         self.replace::<[u8; 16], [u32; 2]>(map::IKE_RATE, std::iter::empty())
     }
 
@@ -288,24 +345,19 @@ impl Kernel {
         Ok(counts)
     }
 
-    /// Flows and mappings as they are now, in tables whose rest is empty.
-    ///
-    /// # Errors
-    /// A map is missing.
-    pub fn state(&mut self) -> Result<HostTables> {
-        let flows: BTreeMap<FlowKey, Flow> = self.entries(map::FLOWS)?;
-        let mappings: BTreeMap<InsideKey, Mapping> = self.entries(map::MAPPINGS)?;
-        let reverse: BTreeMap<OutsideKey, InsideKey> = self.entries(map::MAPPINGS_REVERSE)?;
-        let tables = HostTables::default();
-        tables.flows.replace(
-            flows
-                .into_iter()
-                .map(|(key, flow)| (key, Rc::new(Cell::new(flow))))
-                .collect(),
-        );
-        tables.mappings.replace(mappings);
-        tables.reverse.replace(reverse);
-        Ok(tables)
+    /// Flows and mappings as they are now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        let mappings = self.tables.mapping_list();
+        let outsides = mappings
+            .iter()
+            .map(|(key, mapping)| (mapping.outside(key.protocol), *key))
+            .collect();
+        State {
+            flows: self.tables.flow_list(),
+            mappings,
+            outsides,
+        }
     }
 
     fn map(&mut self, name: &str) -> Result<&mut Map> {
@@ -314,11 +366,6 @@ impl Kernel {
 
     fn array<V: Pod>(&mut self, name: &str) -> Result<Array<&mut MapData, V>> {
         Ok(Array::try_from(self.map(name)?)?)
-    }
-
-    fn entries<K: Pod + Ord, V: Pod>(&mut self, name: &str) -> Result<BTreeMap<K, V>> {
-        let map: HashMap<_, K, V> = HashMap::try_from(self.map(name)?)?;
-        Ok(map.iter().collect::<Result<_, _>>()?)
     }
 
     fn replace<K: Pod, V: Pod>(&mut self, name: &str, entries: impl Iterator<Item = (K, V)>) -> Result<()> {

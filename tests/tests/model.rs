@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use gateway_common::abi::flow::state;
+use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
@@ -134,7 +134,7 @@ proptest! {
     fn arbitrary_bytes_are_never_sent(program in program(), frame in proptest::collection::vec(any::<u8>(), 0..200)) {
         let tables = world::world(NOW_S);
         let (outcome, _) = program.run(&frame, &tables);
-        prop_assert!(!outcome.is_ok_and(is_sent) || !tables.flows.borrow().is_empty());
+        prop_assert!(!outcome.is_ok_and(is_sent) || !tables.flow_list().is_empty());
     }
 
     /// Property: without rules nothing is sent, whatever comes.
@@ -144,7 +144,7 @@ proptest! {
         tables.rules = Some((1, vec![]));
         let (outcome, _) = program.run(&frame, &tables);
         prop_assert!(!outcome.is_ok_and(is_sent), "{outcome:?}");
-        prop_assert!(tables.flows.borrow().is_empty() && tables.mappings.borrow().is_empty());
+        prop_assert!(tables.flow_list().is_empty() && tables.mapping_list().is_empty());
     }
 
     /// Property: a dropped or passed frame is not changed.
@@ -205,8 +205,8 @@ proptest! {
         }
     }
 
-    /// Property: whatever the center sends, no state of TCP lets its SYN through to a site, and no segment without a
-    /// flow passes.
+    /// Property: whatever the center sends, no segment without a flow passes, and its SYN alone only while the site's own
+    /// is not answered (simultaneous open, RFC 5382 REQ-2).
     #[test]
     fn the_center_never_opens_a_connection(
         flags in proptest::collection::vec((any::<bool>(), 0u8..64), 0..30),
@@ -219,14 +219,18 @@ proptest! {
                 let _ = Program::Clear.run(&frame, &tables);
                 continue;
             }
-            let had_flow = !tables.flows.borrow().is_empty();
+            let flow = tables.flow_list().into_values().next();
+            let opens = flow.is_some_and(|flow| {
+                matches!(flow.progress.state, state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH)
+            });
             let frame = Clear::tcp(server, (NAT, 50_000), flags).ethernet(world::MAC, world::MAC_HOP);
             let (outcome, _) = Program::Core.run(&frame, &tables);
-            prop_assert!(outcome.is_err() || (had_flow && flags & 0x12 != 0x02));
+            prop_assert!(outcome.is_err() || (flow.is_some() && (flags & 0x12 != 0x02 || opens)));
         }
     }
 
-    /// Model: the state of a TCP flow is what a list of its FINs and RSTs says.
+    /// Model: the state of a TCP flow is what a list of its FINs and RSTs says. Segments are sent again and again, in the
+    /// window; the reset is the one that its receiver expects.
     #[test]
     fn tcp_closes_by_two_fins_or_a_reset(flags in proptest::collection::vec((any::<bool>(), prop_oneof![
         6 => Just(0x10u8), 1 => Just(0x11), 1 => Just(0x14)
@@ -248,19 +252,19 @@ proptest! {
         let (mut fin_out, mut fin_in, mut reset) = (false, false, false);
         for (out, flags) in flags {
             prop_assert!(run(out, flags).is_ok());
-            let closed = reset || (fin_out && fin_in);
             reset |= flags & 0x04 != 0;
-            if flags & 0x01 != 0 && !closed {
+            if flags & 0x01 != 0 {
                 if out { fin_out = true } else { fin_in = true }
             }
         }
         let expected = match (reset, fin_out, fin_in) {
-            (true, _, _) | (_, true, true) => state::TCP_CLOSED,
+            (true, _, _) => state::TCP_CLOSED,
+            (_, true, true) => state::TCP_TIME_WAIT,
             (_, false, false) => state::TCP_ESTABLISHED,
             _ => state::TCP_FIN,
         };
-        let flows = tables.flows.borrow();
-        prop_assert_eq!(flows.values().next().map(|flow| flow.get().state), Some(expected));
+        let flows = tables.flow_list();
+        prop_assert_eq!(flows.values().next().map(|flow| flow.progress.state), Some(expected));
     }
 
     /// Model: rules are what a straightforward reading of the file gives.
@@ -354,18 +358,23 @@ fn host_and_kernel_agree() -> anyhow::Result<()> {
         *outcomes.entry(outcome.err()).or_default() += 1;
         // A port below the range is replaced by a random one, and the two draw differently.
         if tables
-            .reverse
-            .borrow()
+            .outside_list()
             .iter()
             .any(|(outside, inside)| outside.port != inside.port)
         {
             continue;
         }
         assert_eq!(run.frame, after, "{program:?} {outcome:?} {frame:02x?}");
-        let state = kernel.state()?;
-        assert_eq!(state.reverse, tables.reverse, "{program:?} {frame:02x?}");
+        let state = kernel.state();
+        assert_eq!(state.outsides, tables.outside_list(), "{program:?} {frame:02x?}");
+        // Numbers of mappings are the tables' own.
+        let bare = |(key, flow): (FlowKey, Flow)| (key, Flow { mapping: 0, ..flow });
         assert!(
-            state.flows.borrow().keys().eq(tables.flows.borrow().keys()),
+            state
+                .flows
+                .into_iter()
+                .map(bare)
+                .eq(tables.flow_list().into_iter().map(bare)),
             "{program:?} {frame:02x?}"
         );
     }

@@ -109,13 +109,8 @@ fn a_new_generation_decides_at_once() -> anyhow::Result<()> {
     assert_eq!(kernel.run("clear", &syn(2001))?.code, XDP_REDIRECT);
     let out_of_state = Clear::tcp((TERMINAL, 2001), (SERVER, 443), ACK).linked(SITE, SA_INDEX);
     assert_eq!(kernel.run("clear", &out_of_state)?.code, XDP_DROP);
-    let state = kernel.state()?;
-    let generations: Vec<u32> = state
-        .flows
-        .borrow()
-        .values()
-        .map(|flow| flow.get().generation)
-        .collect();
+    let state = kernel.state();
+    let generations: Vec<u32> = state.flows.values().map(|flow| flow.generation).collect();
     assert_eq!(generations, [4, 6]);
     Ok(())
 }

@@ -1,8 +1,68 @@
-//! Tracked connections.
+//! Tracked connections: the flow table's records, as they lie in shared memory and as they are read.
+//!
+//! A record is two cache lines of words. The first says who and how, and changes rarely; the second is what each packet
+//! changes, one half for each direction. A direction of a flow comes in by one queue (that of its SA's worker, or the
+//! one that its addresses hash to), so that its half has one writer at a time and plain stores lose nothing.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi_assert;
+use crate::tables::words::Words;
+
+/// Words of a record.
+pub const RECORD_WORDS: usize = 16;
+
+/// Numbers of the words of a record. `low | high << 32`, where there are two.
+pub mod word {
+    /// Site; inner source address.
+    pub const SITE_SOURCE: usize = 0;
+    /// Destination address; source and destination port.
+    pub const DESTINATION_PORTS: usize = 1;
+    /// Translated address; translated port, protocol, zero.
+    pub const NAT: usize = 2;
+    /// [`super::Progress`]; place of the mapping. Changed by compare-and-swap.
+    pub const PROGRESS: usize = 3;
+    /// Next hop: its number; the epoch in which it was looked up.
+    pub const HOP: usize = 4;
+    /// Outbound SA: its number; the epoch in which it was looked up.
+    pub const SA: usize = 5;
+    /// Second of the first packet; rule generation that allowed it.
+    pub const CREATED: usize = 6;
+    /// Rule that allowed it; place of the other index's entry.
+    pub const RULE: usize = 7;
+    /// First word of what packets of the site write.
+    pub const OUT: usize = 8;
+    /// First word of what packets of the center write.
+    pub const IN: usize = 12;
+
+    /// Behind [`OUT`] or [`IN`]: end of the sender's data; end of what it lets the other send (TCP).
+    pub const EDGES: usize = 0;
+    /// Behind [`OUT`] or [`IN`]: what the sender has acknowledged (TCP); second of the last packet.
+    pub const SEEN: usize = 1;
+    /// Behind [`OUT`] or [`IN`]: packets (48 bits); largest window of the sender, in its own scale (16 bits, TCP).
+    pub const PACKETS: usize = 2;
+    /// Behind [`OUT`] or [`IN`]: bytes (IP length).
+    pub const BYTES: usize = 3;
+}
+
+/// Bits of [`word::PACKETS`] that count packets.
+pub const PACKETS_BITS: u32 = 48;
+/// Mask of [`PACKETS_BITS`].
+pub const PACKETS_MASK: u64 = (1 << PACKETS_BITS) - 1;
+
+/// Two halves as a word.
+#[inline(always)]
+#[must_use]
+pub const fn pair(low: u32, high: u32) -> u64 {
+    low as u64 | ((high as u64) << 32)
+}
+
+/// Both halves of a word.
+#[inline(always)]
+#[must_use]
+pub const fn halves(word: u64) -> (u32, u32) {
+    (word as u32, (word >> 32) as u32)
+}
 
 /// A flow seen from the site: what the `clear` program parses before translation.
 #[repr(C)]
@@ -27,7 +87,7 @@ pub struct FlowKey {
 }
 abi_assert!(FlowKey, size = 20, align = 4);
 
-/// Values of [`Flow::state`].
+/// Values of [`Progress::state`], below [`STATES`](super::interface::STATES).
 pub mod state {
     /// TCP SYN from the site seen.
     pub const TCP_SYN_SENT: u8 = 1;
@@ -37,28 +97,121 @@ pub mod state {
     pub const TCP_ESTABLISHED: u8 = 3;
     /// FIN seen from one side.
     pub const TCP_FIN: u8 = 4;
-    /// FIN seen from both sides, or RST.
+    /// Reset.
     pub const TCP_CLOSED: u8 = 5;
-    /// UDP or ICMP query not answered yet.
-    pub const UNREPLIED: u8 = 6;
-    /// UDP or ICMP query answered.
-    pub const REPLIED: u8 = 7;
+    /// FIN seen from both sides.
+    pub const TCP_TIME_WAIT: u8 = 6;
+    /// SYN seen from both sides (RFC 9293 section 3.5, simultaneous open).
+    pub const TCP_SYN_SENT_BOTH: u8 = 7;
+    /// UDP not answered yet.
+    pub const UDP_UNREPLIED: u8 = 8;
+    /// UDP answered once.
+    pub const UDP_REPLIED: u8 = 9;
+    /// UDP answered twice or more.
+    pub const UDP_STREAM: u8 = 10;
+    /// ICMP query not answered yet.
+    pub const ICMP_UNREPLIED: u8 = 11;
+    /// ICMP query answered.
+    pub const ICMP_REPLIED: u8 = 12;
+    /// Another protocol, not answered yet.
+    pub const OTHER_UNREPLIED: u8 = 13;
+    /// Another protocol, answered.
+    pub const OTHER_REPLIED: u8 = 14;
 }
 
-/// A tracked connection with its translation.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
-pub struct Flow {
-    /// Packets from site to center.
-    pub packets_out: u64,
-    /// Bytes (IP length) from site to center.
-    pub bytes_out: u64,
-    /// Packets from center to site.
-    pub packets_in: u64,
-    /// Bytes (IP length) from center to site.
-    pub bytes_in: u64,
+/// What packets have made of a flow so far: the low half of [`word::PROGRESS`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// One of [`state`].
+    pub state: u8,
+    /// Bit 0: FIN seen from the site; bit 1: FIN seen from the center.
+    pub fins: u8,
+    /// Window scale of the site (low four bits) and of the center (high four bits), RFC 7323 section 2.
+    pub scales: u8,
+    /// Bits of [`crate::path::tcp::flag`]: what is known of the handshake.
+    pub flags: u8,
+}
+
+impl Progress {
+    /// From the low half of the word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn from_bits(bits: u32) -> Self {
+        Self {
+            state: bits as u8,
+            fins: (bits >> 8) as u8,
+            scales: (bits >> 16) as u8,
+            flags: (bits >> 24) as u8,
+        }
+    }
+
+    /// As the low half of the word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bits(self) -> u32 {
+        self.state as u32 | (self.fins as u32) << 8 | (self.scales as u32) << 16 | (self.flags as u32) << 24
+    }
+}
+
+/// What packets of one direction have written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Half {
+    /// Sequence number behind the sender's data (TCP).
+    pub end: u32,
+    /// Sequence number behind what the sender lets the other send (TCP).
+    pub limit: u32,
+    /// What the sender has acknowledged (TCP).
+    pub acknowledged: u32,
     /// Coarse monotonic seconds of the last packet.
-    pub last_seen_s: u32,
+    pub seen_s: u32,
+    /// Largest window that the sender offered, in units of its scale (TCP).
+    pub window: u16,
+    /// Packets.
+    pub packets: u64,
+    /// Bytes (IP length).
+    pub bytes: u64,
+}
+
+impl Half {
+    /// Reads the half that begins at word `at`.
+    #[inline(always)]
+    pub fn read<V: Words>(record: V, at: usize) -> Self {
+        let (end, limit) = halves(record.load(at + word::EDGES));
+        let (acknowledged, seen_s) = halves(record.load(at + word::SEEN));
+        let packets = record.load(at + word::PACKETS);
+        Self {
+            end,
+            limit,
+            acknowledged,
+            seen_s,
+            window: (packets >> PACKETS_BITS) as u16,
+            packets: packets & PACKETS_MASK,
+            bytes: record.load(at + word::BYTES),
+        }
+    }
+
+    /// Writes it.
+    #[inline(always)]
+    pub fn write<V: Words>(&self, record: V, at: usize) {
+        record.store(at + word::EDGES, pair(self.end, self.limit));
+        record.store(at + word::SEEN, pair(self.acknowledged, self.seen_s));
+        record.store(
+            at + word::PACKETS,
+            (self.packets & PACKETS_MASK) | ((self.window as u64) << PACKETS_BITS),
+        );
+        record.store(at + word::BYTES, self.bytes);
+    }
+}
+
+/// A tracked connection with its translation, as it is read out of a record.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// State.
+    pub progress: Progress,
+    /// What packets of the site wrote.
+    pub out: Half,
+    /// What packets of the center wrote.
+    pub back: Half,
     /// Coarse monotonic seconds of the first packet.
     pub created_s: u32,
     /// Rule generation that allowed it.
@@ -69,9 +222,100 @@ pub struct Flow {
     pub nat_address: [u8; 4],
     /// Translated source port or ICMP identifier.
     pub nat_port: [u8; 2],
-    /// One of [`state`].
-    pub state: u8,
-    /// Bit 0: FIN seen from the site; bit 1: FIN seen from the center.
-    pub fins: u8,
+    /// Place of its mapping in the mapping table.
+    pub mapping: u32,
 }
-abi_assert!(Flow, size = 56, align = 8);
+
+impl Flow {
+    /// Coarse monotonic seconds of the last packet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn last_seen_s(&self) -> u32 {
+        later(self.out.seen_s, self.back.seen_s)
+    }
+}
+
+/// The later of two seconds of a clock that may wrap.
+#[inline(always)]
+#[must_use]
+pub const fn later(one_s: u32, other_s: u32) -> u32 {
+    if one_s.wrapping_sub(other_s).cast_signed() >= 0 {
+        one_s
+    } else {
+        other_s
+    }
+}
+
+/// Reads a whole record.
+#[inline(always)]
+pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
+    let (site, source) = halves(record.load(word::SITE_SOURCE));
+    let (destination, ports) = halves(record.load(word::DESTINATION_PORTS));
+    let (nat_address, nat) = halves(record.load(word::NAT));
+    let (progress, mapping) = halves(record.load(word::PROGRESS));
+    let (created_s, generation) = halves(record.load(word::CREATED));
+    let (rule, _) = halves(record.load(word::RULE));
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
+    let [n0, n1, protocol, _] = nat.to_ne_bytes();
+    let key = FlowKey {
+        site,
+        source: source.to_ne_bytes(),
+        destination: destination.to_ne_bytes(),
+        source_port: [s0, s1],
+        destination_port: [d0, d1],
+        protocol,
+        pad: [0; 3],
+    };
+    let flow = Flow {
+        progress: Progress::from_bits(progress),
+        out: Half::read(record, word::OUT),
+        back: Half::read(record, word::IN),
+        created_s,
+        generation,
+        rule,
+        nat_address: nat_address.to_ne_bytes(),
+        nat_port: [n0, n1],
+        mapping,
+    };
+    (key, flow)
+}
+
+/// Writes a whole record, which no reader sees yet; `other` is its place in the index of answers.
+#[inline(always)]
+pub fn write<V: Words>(record: V, key: &FlowKey, flow: &Flow, other: u32) {
+    let [s0, s1] = key.source_port;
+    let [d0, d1] = key.destination_port;
+    let [n0, n1] = flow.nat_port;
+    record.store(word::SITE_SOURCE, pair(key.site, u32::from_ne_bytes(key.source)));
+    record.store(
+        word::DESTINATION_PORTS,
+        pair(
+            u32::from_ne_bytes(key.destination),
+            u32::from_ne_bytes([s0, s1, d0, d1]),
+        ),
+    );
+    record.store(
+        word::NAT,
+        pair(
+            u32::from_ne_bytes(flow.nat_address),
+            u32::from_ne_bytes([n0, n1, key.protocol, 0]),
+        ),
+    );
+    record.store(word::PROGRESS, pair(flow.progress.bits(), flow.mapping));
+    record.store(word::HOP, 0);
+    record.store(word::SA, 0);
+    record.store(word::CREATED, pair(flow.created_s, flow.generation));
+    record.store(word::RULE, pair(flow.rule, other));
+    flow.out.write(record, word::OUT);
+    flow.back.write(record, word::IN);
+}
+
+/// Begins the flow of a record anew, after [`word::PROGRESS`] was won: key, translation and place stay.
+#[inline(always)]
+pub fn renew<V: Words>(record: V, flow: &Flow) {
+    let (_, other) = halves(record.load(word::RULE));
+    record.store(word::CREATED, pair(flow.created_s, flow.generation));
+    record.store(word::RULE, pair(flow.rule, other));
+    flow.out.write(record, word::OUT);
+    flow.back.write(record, word::IN);
+}

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
+use super::flow::state;
 use crate::abi_assert;
 
 /// Roles of an interface, the value of [`Interface::role`].
@@ -35,28 +36,94 @@ pub struct Interface {
 }
 abi_assert!(Interface, size = 40, align = 4);
 
+/// States of a flow, with room for more: entries of [`Settings::idle_s`].
+pub const STATES: usize = 16;
+
 /// What the operator may set for the packet path as a whole; times in seconds.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Settings {
-    /// New flows idle in TCP handshake.
-    pub tcp_opening_s: u32,
-    /// Established TCP (RFC 5382 REQ-5: at least 2 h 4 min).
-    pub tcp_established_s: u32,
-    /// TCP after FIN or RST (RFC 5382 REQ-5: at least 4 min for transitory).
-    pub tcp_closing_s: u32,
-    /// UDP that was answered and answered again (RFC 4787 REQ-5: at least 2 min).
-    pub udp_s: u32,
-    /// ICMP query (RFC 5508 REQ-2: at least 60 s).
-    pub icmp_s: u32,
+    /// Silence after which a flow is dead, by its [`state`](super::flow::state); see [`IdleLimits`].
+    pub idle_s: [u32; STATES],
     /// IKE datagrams a second that one source may send to user space.
     pub ike_per_source_per_s: u32,
     /// Lowest port of NAPT.
     pub port_low: u16,
     /// Highest port of NAPT.
     pub port_high: u16,
+    /// Flows in the table, at most.
+    pub flows_max: u32,
+    /// Flows of one site, at most.
+    pub site_flows_max: u32,
+    /// New flows of one site in a second, at most.
+    pub site_new_flows_per_s: u32,
+    /// TCP connections of one site whose handshake is not complete, at most.
+    pub site_half_open_max: u32,
+    /// NAT mappings of one site, at most.
+    pub site_mappings_max: u32,
 }
-abi_assert!(Settings, size = 28, align = 4);
+abi_assert!(Settings, size = 92, align = 4);
+
+impl Settings {
+    /// No limits, all ports, and flows that are dead at once: a base for tests.
+    pub const UNLIMITED: Self = Self {
+        idle_s: [0; STATES],
+        ike_per_source_per_s: u32::MAX,
+        port_low: 1,
+        port_high: u16::MAX,
+        flows_max: u32::MAX,
+        site_flows_max: u32::MAX,
+        site_new_flows_per_s: u32::MAX,
+        site_half_open_max: u32::MAX,
+        site_mappings_max: u32::MAX,
+    };
+}
+
+/// Seconds of silence after which flows are dead, by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdleLimits {
+    /// TCP before the handshake is complete.
+    pub tcp_opening_s: u32,
+    /// Established TCP (RFC 5382 REQ-5: at least 2 h 4 min).
+    pub tcp_established_s: u32,
+    /// TCP after one FIN (RFC 5382 REQ-5: at least 4 min for transitory).
+    pub tcp_closing_s: u32,
+    /// TCP after both FINs.
+    pub tcp_time_wait_s: u32,
+    /// TCP after RST.
+    pub tcp_reset_s: u32,
+    /// UDP that was answered once or not at all.
+    pub udp_new_s: u32,
+    /// UDP that was answered twice (RFC 4787 REQ-5: at least 2 min).
+    pub udp_s: u32,
+    /// ICMP query (RFC 5508 REQ-2: at least 60 s).
+    pub icmp_s: u32,
+    /// Any other protocol.
+    pub other_s: u32,
+}
+
+impl IdleLimits {
+    /// As the packet path reads them.
+    #[must_use]
+    pub const fn by_state(&self) -> [u32; STATES] {
+        let mut idle_s = [0; STATES];
+        idle_s[state::TCP_SYN_SENT as usize] = self.tcp_opening_s;
+        idle_s[state::TCP_SYN_SENT_BOTH as usize] = self.tcp_opening_s;
+        idle_s[state::TCP_SYN_RECEIVED as usize] = self.tcp_opening_s;
+        idle_s[state::TCP_ESTABLISHED as usize] = self.tcp_established_s;
+        idle_s[state::TCP_FIN as usize] = self.tcp_closing_s;
+        idle_s[state::TCP_TIME_WAIT as usize] = self.tcp_time_wait_s;
+        idle_s[state::TCP_CLOSED as usize] = self.tcp_reset_s;
+        idle_s[state::UDP_UNREPLIED as usize] = self.udp_new_s;
+        idle_s[state::UDP_REPLIED as usize] = self.udp_new_s;
+        idle_s[state::UDP_STREAM as usize] = self.udp_s;
+        idle_s[state::ICMP_UNREPLIED as usize] = self.icmp_s;
+        idle_s[state::ICMP_REPLIED as usize] = self.icmp_s;
+        idle_s[state::OTHER_UNREPLIED as usize] = self.other_s;
+        idle_s[state::OTHER_REPLIED as usize] = self.other_s;
+        idle_s
+    }
+}
 
 /// Token bucket of one IKE source.
 #[repr(C)]

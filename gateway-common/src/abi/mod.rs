@@ -4,8 +4,10 @@
 //! Fields that hold packet data are byte arrays in network order; all others are native integers (the map never
 //! leaves the machine). Any change of layout or meaning raises [`ABI_VERSION`].
 
+pub mod clock;
 pub mod event;
 pub mod flow;
+pub mod geometry;
 pub mod interface;
 pub mod nat;
 pub mod next_hop;
@@ -13,9 +15,10 @@ pub mod rule;
 pub mod sa;
 pub mod site;
 pub mod stats;
+pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -48,21 +51,36 @@ pub mod map {
     pub const INTERFACES: &str = "INTERFACES";
     /// `HashMap<[u8; 4] spi, SaInbound>`.
     pub const SA_INBOUND: &str = "SA_INBOUND";
-    /// `LpmTrie<SaOutboundKey, SaOutbound>`: (site, inner destination) to outbound SA.
+    /// `LpmTrie<SaOutboundKey, u32>`: (site, inner destination) to the number of the outbound SA.
+    pub const SA_ROUTES: &str = "SA_ROUTES";
+    /// `Array<SaOutbound>`: outbound SAs by number. One that flows may know changes only with the epoch.
     pub const SA_OUTBOUND: &str = "SA_OUTBOUND";
     /// `XskMap`: slot = `Interface::xsk_base + rx_queue_index`.
     pub const XSKS: &str = "XSKS";
     /// `HashMap<u32 site, Site>`.
     pub const SITES: &str = "SITES";
-    /// `HashMap<FlowKey, Flow>`.
+    /// `Array<[u64; 8]>`, memory-mapped: buckets of the flow table, by the site's packet
+    /// ([`crate::tables::index`]). As many as the loader says, like all arrays of the two tables.
+    pub const FLOW_INDEX: &str = "FLOW_INDEX";
+    /// `Array<[u64; 8]>`, memory-mapped: buckets of the flow table, by the center's answer.
+    pub const FLOW_ANSWERS: &str = "FLOW_ANSWERS";
+    /// `Array<[u64; 16]>`, memory-mapped: records of flows ([`super::flow::word`]), one for each place of the index.
     pub const FLOWS: &str = "FLOWS";
-    /// `HashMap<InsideKey, Mapping>`: endpoint-independent NAT mapping, from the inside.
+    /// `Array<[u64; 8]>`, memory-mapped: buckets of the mapping table, by the outside.
+    pub const MAPPING_OUTSIDES: &str = "MAPPING_OUTSIDES";
+    /// `Array<[u64; 8]>`, memory-mapped: buckets of the mapping table, by the inside.
+    pub const MAPPING_INSIDES: &str = "MAPPING_INSIDES";
+    /// `Array<[u64; 4]>`, memory-mapped: records of mappings ([`super::nat::word`]), one for each place of the outsides.
     pub const MAPPINGS: &str = "MAPPINGS";
-    /// `HashMap<OutsideKey, InsideKey>`: the same mapping seen from the outside; its insertion claims the port.
-    pub const MAPPINGS_REVERSE: &str = "MAPPINGS_REVERSE";
+    /// `Array<[u64; 4]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
+    pub const SITE_USAGE: &str = "SITE_USAGE";
+    /// `Array<[u64; 2]>[1]`, memory-mapped: clock and epochs ([`super::clock::word`]).
+    pub const CLOCK: &str = "CLOCK";
     /// `ArrayOfMaps[1]` of `Array<Rule>[RULES_MAX + 1]`: the active rule generation; element 0 is its header.
     pub const RULE_SETS: &str = "RULE_SETS";
-    /// `LpmTrie<[u8; 4] destination, NextHop>` for the core side.
+    /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
+    pub const ROUTES: &str = "ROUTES";
+    /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
     pub const EGRESS: &str = "EGRESS";
@@ -85,10 +103,13 @@ pub mod map {
 pub mod limit {
     /// Rules of one compiled generation (a rule with lists is compiled to their product).
     pub const RULES_MAX: u32 = 1024;
-    /// Flows in the table.
-    pub const FLOWS_MAX: u32 = 1_048_576;
-    /// NAT mappings in the table.
-    pub const MAPPINGS_MAX: u32 = 1_048_576;
+    /// Flows that a table may be made for: places are numbered by 29 bits, and 8 hold 5.
+    pub const FLOWS_MAX: u32 = 67_108_864;
+    /// Flows and mappings of a table whose size nobody says: the object as it is compiled.
+    pub const FLOWS_DEFAULT: u32 = 16_384;
+    /// Flows or mappings for which a table has a bucket of eight places: filled so far, two full buckets for one key do
+    /// not occur among millions.
+    pub const PER_BUCKET: u32 = 5;
     /// Inbound SAs.
     pub const SAS_MAX: u32 = 131_072;
     /// Sites.
@@ -103,6 +124,13 @@ pub mod limit {
     pub const NEXT_HOPS_MAX: u32 = 16_384;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
+    /// Buckets of a table for so many flows or mappings.
+    #[must_use]
+    pub const fn buckets(entries: u32) -> u32 {
+        let buckets = entries.div_ceil(PER_BUCKET);
+        if buckets < 2 { 2 } else { buckets }
+    }
+
     /// Attempts to find a free port before a new flow is refused.
     pub const PORT_TRIES: u32 = 32;
 }

@@ -1,8 +1,11 @@
-//! NAT mappings: endpoint-independent (RFC 4787 REQ-1), one table a direction.
+//! NAT mappings: endpoint-independent (RFC 4787 REQ-1); the mapping table's records.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::flow::{halves, pair};
 use crate::abi_assert;
+use crate::tables::hash::port_protocol;
+use crate::tables::words::Words;
 
 /// Inside of a mapping.
 #[repr(C)]
@@ -52,19 +55,90 @@ pub struct OutsideKey {
 }
 abi_assert!(OutsideKey, size = 8, align = 1);
 
-/// Value of the inside table.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+/// Words of a mapping's record.
+pub const RECORD_WORDS: usize = 4;
+
+/// Numbers of the words of a mapping's record. `low | high << 32`.
+pub mod word {
+    /// Pool address; port, protocol, zero.
+    pub const OUTSIDE: usize = 0;
+    /// Site; inner address.
+    pub const INSIDE: usize = 1;
+    /// Inner port, protocol, zero; second of the last flow that was made from it.
+    pub const PORT_USED: usize = 2;
+    /// Second of its creation; place of the inside index's entry.
+    pub const CREATED: usize = 3;
+}
+
+/// A mapping as it is read out of its record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mapping {
     /// Pool address.
     pub address: [u8; 4],
     /// Port or ICMP query identifier, network order.
     pub port: [u8; 2],
-    /// Zero.
-    pub pad: [u8; 2],
     /// Coarse monotonic seconds of the last flow that was made from it.
     pub last_used_s: u32,
     /// Coarse monotonic seconds of its creation.
     pub created_s: u32,
+    /// Its place in the table.
+    pub position: u32,
 }
-abi_assert!(Mapping, size = 16, align = 4);
+
+impl Mapping {
+    /// Its outside.
+    #[inline(always)]
+    #[must_use]
+    pub const fn outside(&self, protocol: u8) -> OutsideKey {
+        OutsideKey {
+            address: self.address,
+            port: self.port,
+            protocol,
+            pad: 0,
+        }
+    }
+}
+
+/// Reads the record of the mapping at `position`.
+#[inline(always)]
+pub fn read<V: Words>(record: V, position: u32) -> (InsideKey, Mapping) {
+    let (address, outside) = halves(record.load(word::OUTSIDE));
+    let (site, inner) = halves(record.load(word::INSIDE));
+    let (inside, last_used_s) = halves(record.load(word::PORT_USED));
+    let (created_s, _) = halves(record.load(word::CREATED));
+    let [o0, o1, protocol, _] = outside.to_ne_bytes();
+    let [i0, i1, _, _] = inside.to_ne_bytes();
+    let key = InsideKey {
+        site,
+        address: inner.to_ne_bytes(),
+        port: [i0, i1],
+        protocol,
+        pad: 0,
+    };
+    let mapping = Mapping {
+        address: address.to_ne_bytes(),
+        port: [o0, o1],
+        last_used_s,
+        created_s,
+        position,
+    };
+    (key, mapping)
+}
+
+/// Writes the record of a mapping that no reader sees yet; `other` is its place in the inside index.
+#[inline(always)]
+pub fn write<V: Words>(record: V, key: &InsideKey, mapping: &Mapping, other: u32) {
+    record.store(
+        word::OUTSIDE,
+        pair(
+            u32::from_ne_bytes(mapping.address),
+            port_protocol(mapping.port, key.protocol),
+        ),
+    );
+    record.store(word::INSIDE, pair(key.site, u32::from_ne_bytes(key.address)));
+    record.store(
+        word::PORT_USED,
+        pair(port_protocol(key.port, key.protocol), mapping.last_used_s),
+    );
+    record.store(word::CREATED, pair(mapping.created_s, other));
+}

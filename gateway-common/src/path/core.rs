@@ -1,7 +1,7 @@
 //! From the center: answers to flows of sites are translated back and handed to a worker; nothing else enters.
 
 use crate::abi::event::kind as event_kind;
-use crate::abi::flow::FlowKey;
+use crate::abi::flow::{self, halves, pair, word};
 use crate::abi::interface::Interface;
 use crate::abi::sa::{LinkHeader, SaOutbound, SaOutboundKey};
 use crate::abi::stats::Path;
@@ -10,11 +10,13 @@ use crate::packet::Packet;
 use crate::packet::ethernet::{Ethernet, ether_type};
 use crate::packet::icmp::{Icmp, kind};
 use crate::packet::ipv4::{Ipv4, protocol};
-use crate::tables::{FlowEntry, Tables};
+use crate::tables::Tables;
+use crate::tables::flows::Entry;
+use crate::tables::words::Words;
 
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
-use super::{Outcome, Verdict, icmp, worker};
+use super::{Outcome, Verdict, icmp, limits, worker};
 
 /// Hands a frame of the core side to a worker, translated back, or answers that it is too big.
 ///
@@ -33,35 +35,38 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         return Ok(Verdict::Pass(Path::CorePassed));
     }
     let inner = Inner::parse(packet, Direction::In)?;
-    let Some(inside) = tables.inside(&inner.outside()) else {
-        return unmapped(&inner, interface);
+    let outside = inner.outside();
+    let found = tables
+        .flows()
+        .find_answer(&outside, inner.ip.source, inner.source_port);
+    let Some(Entry { record, .. }) = found else {
+        return no_flow(tables, &inner, interface);
     };
-    let key = inner.flow_to_site(&inside);
-    let entry = tables.flow(&key).ok_or(DropReason::NoFlow)?;
-    let flow = entry.read();
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
-    if !filter::is_alive(&flow, key.protocol, settings, now_s) {
+    let (state, last_seen_s) = filter::state_and_last_seen_s(record);
+    if !filter::is_alive(state, last_seen_s, settings, now_s) {
         return Err(DropReason::FlowExpired);
-    }
-    // The mapping may have been given to another flow's endpoint since this flow was made.
-    if flow.nat_address != inner.ip.destination || flow.nat_port != inner.destination_port {
-        return Err(DropReason::NoFlow);
     }
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let progress = filter::advance(&flow, &inner, Direction::In)?;
-    let sa = outbound(tables, &key)?;
+    let connection = filter::load(record, Direction::In);
+    let advance = filter::advance(connection, &inner, Direction::In, now_s)?;
+    let sa = outbound(tables, record)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
         return Ok(Verdict::Reflect(Path::CoreTooBig));
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
-    entry.advance(Direction::In, inner.length(), now_s, progress);
-    inner.translate(packet, Direction::In, key.source, key.source_port)?;
+    let (site, source) = halves(record.load(word::SITE_SOURCE));
+    if filter::commit(record, &advance, Direction::In) {
+        limits::give_half_open(tables, site);
+    }
+    let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
+    inner.translate(packet, Direction::In, source.to_ne_bytes(), [s0, s1])?;
     packet
-        .store(0, &LinkHeader::new(key.site, sa.sa_index))
+        .store(0, &LinkHeader::new(site, sa.sa_index))
         .ok_or(DropReason::Internal)?;
     Ok(verdict)
 }
@@ -81,10 +86,11 @@ fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
 
 /// No flow of a site: the answer to a ping of the gateway's own, or nothing that may enter.
 #[inline(always)]
-fn unmapped(inner: &Inner, interface: &Interface) -> Outcome {
+fn no_flow<T: Tables>(tables: &T, inner: &Inner, interface: &Interface) -> Outcome {
     match (is_own(&inner.ip, interface), inner.ip.protocol) {
         (true, protocol::ICMP) => Ok(Verdict::Pass(Path::CorePassed)),
         (true, _) => Err(DropReason::CoreDestination),
+        (false, _) if tables.mappings().has_outside(&inner.outside()) => Err(DropReason::NoFlow),
         (false, _) => Err(DropReason::NoMapping),
     }
 }
@@ -94,15 +100,28 @@ fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
     interface.ipv4 != [0; 4] && ip.destination == interface.ipv4
 }
 
-/// The SA to the site; the controller hears of its absence.
+/// The SA to the site, which the flow has used before as long as SAs are what they were; the controller hears of its
+/// absence.
 #[inline(always)]
-fn outbound<'a, T: Tables>(tables: &'a T, key: &FlowKey) -> Result<&'a SaOutbound, DropReason> {
-    let sa_key = SaOutboundKey {
-        site: key.site.to_be_bytes(),
-        destination: key.source,
+fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
+    let epoch = tables.epochs().sa;
+    let (number, looked_up) = halves(record.load(word::SA));
+    if looked_up == epoch
+        && let Some(sa) = tables.sa_outbound(number)
+    {
+        return Ok(sa);
+    }
+    let (site, source) = halves(record.load(word::SITE_SOURCE));
+    let key = SaOutboundKey {
+        site: site.to_be_bytes(),
+        destination: source.to_ne_bytes(),
     };
-    tables.sa_outbound(&sa_key).ok_or_else(|| {
-        tables.event(&super::clear::event(event_kind::NO_SA, key, 0, 0));
-        DropReason::NoSa
-    })
+    if let Some(number) = tables.sa_route(&key)
+        && let Some(sa) = tables.sa_outbound(number)
+    {
+        record.store(word::SA, pair(number, epoch));
+        return Ok(sa);
+    }
+    tables.event(&super::clear::event(event_kind::NO_SA, &flow::read(record).0, 0, 0));
+    Err(DropReason::NoSa)
 }

@@ -1,12 +1,13 @@
 //! The stateful filter: what may open a flow, and what each packet makes of its state. The site always opens.
 
-use crate::abi::flow::{Flow, state};
-use crate::abi::interface::Settings;
+use crate::abi::flow::{Half, PACKETS_MASK, Progress, halves, later, pair, state, word};
+use crate::abi::interface::{STATES, Settings};
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
-use crate::packet::tcp::flag::{ACK, FIN, RST, SYN};
+use crate::tables::words::Words;
 
 use super::inner::Inner;
+use super::tcp::{self, Connection};
 
 /// Direction of a packet in a flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,247 +18,291 @@ pub enum Direction {
     In,
 }
 
-/// What a packet makes of a flow's state.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Progress {
-    /// One of [`state`].
-    pub state: u8,
-    /// [`Flow::fins`].
-    pub fins: u8,
+impl Direction {
+    /// First words of what packets of this direction write in a record, and of what the others do.
+    #[inline(always)]
+    const fn words(self) -> (usize, usize) {
+        match self {
+            Self::Out => (word::OUT, word::IN),
+            Self::In => (word::IN, word::OUT),
+        }
+    }
 }
 
-/// Bit of [`Flow::fins`] for a FIN of the site.
-const FIN_OUT: u8 = 1;
-/// Bit of [`Flow::fins`] for a FIN of the center.
-const FIN_IN: u8 = 2;
+/// What a packet makes of its flow, to be written once it is sure to be sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Advance {
+    /// State of before.
+    pub before: Progress,
+    /// State and both halves. Of other protocols than TCP only the sender's counters count.
+    pub connection: Connection,
+}
 
-/// State of a flow that this packet of the site opens.
+/// Whether this packet of the site may open a flow.
 ///
 /// # Errors
 /// [`DropReason::TcpState`] if TCP does not begin with a SYN alone (RFC 9293 section 3.5).
 #[inline(always)]
-pub fn open(inner: &Inner) -> Result<Progress, DropReason> {
-    if inner.ip.protocol != protocol::TCP {
-        return Ok(Progress {
-            state: state::UNREPLIED,
-            fins: 0,
-        });
-    }
-    if !is_first_syn(inner.flags) {
+pub fn may_open(inner: &Inner) -> Result<(), DropReason> {
+    if inner.ip.protocol == protocol::TCP && !inner.segment.is_first_syn() {
         return Err(DropReason::TcpState);
     }
-    Ok(Progress {
-        state: state::TCP_SYN_SENT,
-        fins: 0,
-    })
+    Ok(())
+}
+
+/// State of a flow that this packet of the site opens; its first packet is counted.
+#[inline(always)]
+#[must_use]
+pub fn open(inner: &Inner, now_s: u32) -> Connection {
+    let mut connection = Connection {
+        progress: Progress {
+            state: match inner.ip.protocol {
+                protocol::TCP => state::TCP_SYN_SENT,
+                protocol::UDP => state::UDP_UNREPLIED,
+                protocol::ICMP => state::ICMP_UNREPLIED,
+                _ => state::OTHER_UNREPLIED,
+            },
+            ..Progress::default()
+        },
+        own: Half::default(),
+        other: Half::default(),
+        other_changed: true,
+    };
+    if inner.ip.protocol == protocol::TCP {
+        connection.open(&inner.segment);
+    }
+    count(&mut connection.own, inner.length(), now_s);
+    connection.other.seen_s = now_s;
+    connection
 }
 
 /// Seconds without a packet after which a flow is dead.
 #[inline(always)]
 #[must_use]
-pub const fn idle_limit_s(settings: &Settings, protocol: u8, state: u8) -> u32 {
-    match (protocol, state) {
-        (protocol::TCP, state::TCP_SYN_SENT | state::TCP_SYN_RECEIVED) => settings.tcp_opening_s,
-        (protocol::TCP, state::TCP_ESTABLISHED) => settings.tcp_established_s,
-        (protocol::TCP, _) => settings.tcp_closing_s,
-        (protocol::ICMP, _) => settings.icmp_s,
-        _ => settings.udp_s,
-    }
+pub const fn idle_limit_s(settings: &Settings, state: u8) -> u32 {
+    settings.idle_s[state as usize & (STATES - 1)]
 }
 
 /// Whether a flow is still alive.
 #[inline(always)]
 #[must_use]
-pub const fn is_alive(flow: &Flow, protocol: u8, settings: &Settings, now_s: u32) -> bool {
-    // Another CPU may have stored a second that this one has not reached: the difference is then negative.
-    let idle_s = now_s.wrapping_sub(flow.last_seen_s).cast_signed();
-    idle_s < 0 || idle_s.cast_unsigned() <= idle_limit_s(settings, protocol, flow.state)
+pub const fn is_alive(state: u8, last_seen_s: u32, settings: &Settings, now_s: u32) -> bool {
+    // The clock may have been read before it moved on: the difference is then negative.
+    let idle_s = now_s.wrapping_sub(last_seen_s).cast_signed();
+    idle_s < 0 || idle_s.cast_unsigned() <= idle_limit_s(settings, state)
 }
 
-/// Whether a packet of the site begins a new connection on the ports of a closed one; the rules decide on it anew.
+/// Whether a packet of the site begins a new connection on the ports of a closed one (RFC 9293 section 3.6.1); the rules
+/// decide on it anew.
 #[inline(always)]
 #[must_use]
-pub const fn reopens(flow: &Flow, inner: &Inner) -> bool {
-    flow.state == state::TCP_CLOSED && is_first_syn(inner.flags)
+pub const fn reopens(state: u8, inner: &Inner) -> bool {
+    matches!(state, state::TCP_CLOSED | state::TCP_TIME_WAIT) && inner.segment.is_first_syn()
 }
 
-/// Moves a flow's state on.
+/// Whether a state is that of a TCP handshake.
+#[inline(always)]
+#[must_use]
+pub const fn is_half_open(state: u8) -> bool {
+    matches!(
+        state,
+        state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED
+    )
+}
+
+/// The flow in a record, as far as a packet of this direction needs it.
+#[inline(always)]
+pub fn load<V: Words>(record: V, direction: Direction) -> Connection {
+    let (own, other) = direction.words();
+    Connection {
+        progress: Progress::from_bits(halves(record.load(word::PROGRESS)).0),
+        own: Half::read(record, own),
+        other: Half::read(record, other),
+        other_changed: false,
+    }
+}
+
+/// Moves a flow on by a packet. Nothing is written yet.
 ///
 /// # Errors
-/// [`DropReason::TcpState`] if the segment does not fit.
+/// [`DropReason::TcpState`] or [`DropReason::TcpWindow`] if the segment does not fit.
 #[inline(always)]
-pub fn advance(flow: &Flow, inner: &Inner, direction: Direction) -> Result<Progress, DropReason> {
+pub fn advance(
+    mut connection: Connection,
+    inner: &Inner,
+    direction: Direction,
+    now_s: u32,
+) -> Result<Advance, DropReason> {
+    let before = connection.progress;
     if inner.ip.protocol == protocol::TCP {
-        return match direction {
-            Direction::Out => tcp_out(flow, inner.flags),
-            Direction::In => tcp_in(flow, inner.flags),
+        connection.advance(&inner.segment, direction)?;
+    } else if direction == Direction::In {
+        connection.progress.state = match before.state {
+            state::UDP_UNREPLIED => state::UDP_REPLIED,
+            // Twice: this is no single question any more.
+            state::UDP_REPLIED => state::UDP_STREAM,
+            state::ICMP_UNREPLIED => state::ICMP_REPLIED,
+            state::OTHER_UNREPLIED => state::OTHER_REPLIED,
+            state => state,
         };
     }
-    let state = match direction {
-        Direction::Out => flow.state,
-        Direction::In => state::REPLIED,
-    };
-    Ok(Progress {
-        state,
-        fins: flow.fins,
-    })
+    count(&mut connection.own, inner.length(), now_s);
+    Ok(Advance { before, connection })
 }
 
-/// A segment of the site, which opened the connection.
 #[inline(always)]
-fn tcp_out(flow: &Flow, flags: u8) -> Result<Progress, DropReason> {
-    let next = |state| {
-        Ok(Progress {
-            state,
-            fins: flow.fins,
-        })
-    };
-    if flags & RST != 0 {
-        return next(state::TCP_CLOSED);
-    }
-    if flags & SYN != 0 {
-        // A retransmitted SYN, or one after a crash: the center answers it with a challenge ACK, and the RST that
-        // follows closes the flow (RFC 9293 section 3.5.1). SYN+ACK belongs to a server.
-        return if flags & ACK == 0 {
-            next(flow.state)
-        } else {
-            Err(DropReason::TcpState)
-        };
-    }
-    match flow.state {
-        state::TCP_SYN_SENT => Err(DropReason::TcpState),
-        state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED | state::TCP_FIN => Ok(data(flow, flags, FIN_OUT)),
-        _ => next(state::TCP_CLOSED),
-    }
+const fn count(half: &mut Half, length: u32, now_s: u32) {
+    half.seen_s = now_s;
+    half.packets = half.packets.wrapping_add(1) & PACKETS_MASK;
+    half.bytes = half.bytes.wrapping_add(length as u64);
 }
 
-/// A segment of the center, which was called.
+/// Moves a flow on by a packet that is sure to be sent if it fits. Answers whether it was this packet that ended the
+/// flow's handshake. Apart from its caller, whose stack is not large enough for both.
+///
+/// # Errors
+/// As [`advance`].
+#[inline(never)]
+pub fn follow<V: Words>(
+    record: V,
+    inner: &Inner,
+    direction: Direction,
+    now_s: u32,
+) -> Result<bool, DropReason> {
+    let advance = advance(load(record, direction), inner, direction, now_s)?;
+    Ok(commit(record, &advance, direction))
+}
+
+/// State of the flow in a record, and the second of its last packet.
 #[inline(always)]
-fn tcp_in(flow: &Flow, flags: u8) -> Result<Progress, DropReason> {
-    let next = |state| {
-        Ok(Progress {
-            state,
-            fins: flow.fins,
-        })
-    };
-    if flags & RST != 0 {
-        return next(state::TCP_CLOSED);
+pub fn state_and_last_seen_s<V: Words>(record: V) -> (u8, u32) {
+    let state = Progress::from_bits(halves(record.load(word::PROGRESS)).0).state;
+    let (_, out_s) = halves(record.load(word::OUT + word::SEEN));
+    let (_, back_s) = halves(record.load(word::IN + word::SEEN));
+    (state, later(out_s, back_s))
+}
+
+/// Writes what a packet made of its flow. Answers whether it was this packet that ended the flow's handshake.
+#[inline(always)]
+pub fn commit<V: Words>(record: V, advance: &Advance, direction: Direction) -> bool {
+    let (own, other) = direction.words();
+    let connection = &advance.connection;
+    connection.own.write(record, own);
+    if connection.other_changed {
+        connection.other.write(record, other);
     }
-    if flags & SYN != 0 {
-        return match (flags & ACK != 0, flow.state) {
-            // A SYN alone would open a connection to the site.
-            (false, _) => Err(DropReason::TcpState),
-            (true, state::TCP_SYN_SENT) => next(state::TCP_SYN_RECEIVED),
-            (true, state) => next(state),
-        };
+    if connection.progress == advance.before {
+        return false;
     }
-    match flow.state {
-        // Challenge ACK of a server that remembers an older connection (RFC 9293 section 3.10.7.4).
-        state::TCP_SYN_SENT => {
-            if flags & FIN != 0 {
-                Err(DropReason::TcpState)
-            } else {
-                next(state::TCP_SYN_SENT)
-            }
+    change_progress(record, advance)
+}
+
+/// The two directions may change the state at the same moment: the second one to write adds to what the first wrote.
+#[inline(always)]
+fn change_progress<V: Words>(record: V, advance: &Advance) -> bool {
+    let wanted = advance.connection.progress;
+    let found = record.load(word::PROGRESS);
+    let (_, mapping) = halves(found);
+    let old = pair(advance.before.bits(), mapping);
+    let ended = is_half_open(advance.before.state) && !is_half_open(wanted.state);
+    match record.compare_exchange(word::PROGRESS, old, pair(wanted.bits(), mapping)) {
+        Ok(()) => ended,
+        Err(now) => {
+            let there = Progress::from_bits(halves(now).0);
+            let merged = merge(there, wanted);
+            let ended = is_half_open(there.state) && !is_half_open(merged.state);
+            record
+                .compare_exchange(word::PROGRESS, now, pair(merged.bits(), mapping))
+                .is_ok()
+                && ended
         }
-        // Only the site's ACK completes the handshake.
-        state::TCP_SYN_RECEIVED if flags & FIN == 0 => next(state::TCP_SYN_RECEIVED),
-        state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED | state::TCP_FIN => Ok(data(flow, flags, FIN_IN)),
-        _ => next(state::TCP_CLOSED),
     }
 }
 
-/// A segment of an open connection: a FIN half-closes it, the second one closes it.
+/// Both of two changes: each FIN counts, and a reset ends it.
 #[inline(always)]
-const fn data(flow: &Flow, flags: u8, fin: u8) -> Progress {
-    let fins = if flags & FIN != 0 {
-        flow.fins | fin
+const fn merge(there: Progress, wanted: Progress) -> Progress {
+    let fins = there.fins | wanted.fins;
+    let state = if there.state == state::TCP_CLOSED || wanted.state == state::TCP_CLOSED {
+        state::TCP_CLOSED
+    } else if fins == tcp::FINS {
+        state::TCP_TIME_WAIT
     } else {
-        flow.fins
+        wanted.state
     };
-    let state = match fins {
-        0 => state::TCP_ESTABLISHED,
-        FIN_OUT | FIN_IN => state::TCP_FIN,
-        _ => state::TCP_CLOSED,
-    };
-    Progress { state, fins }
-}
-
-#[inline(always)]
-const fn is_first_syn(flags: u8) -> bool {
-    flags & (SYN | ACK | RST | FIN) == SYN
+    Progress {
+        state,
+        fins,
+        ..wanted
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::interface::IdleLimits;
 
-    const SETTINGS: Settings = Settings {
-        tcp_opening_s: 1,
-        tcp_established_s: 2,
-        tcp_closing_s: 3,
-        udp_s: 4,
-        icmp_s: 5,
-        ike_per_source_per_s: 0,
-        port_low: 0,
-        port_high: 0,
-    };
-
-    fn flow(state: u8, last_seen_s: u32) -> Flow {
-        Flow {
-            packets_out: 0,
-            bytes_out: 0,
-            packets_in: 0,
-            bytes_in: 0,
-            last_seen_s,
-            created_s: 0,
-            generation: 0,
-            rule: 0,
-            nat_address: [0; 4],
-            nat_port: [0; 2],
-            state,
-            fins: 0,
+    fn settings() -> Settings {
+        let limits = IdleLimits {
+            tcp_opening_s: 1,
+            tcp_established_s: 2,
+            tcp_closing_s: 3,
+            tcp_time_wait_s: 4,
+            tcp_reset_s: 5,
+            udp_new_s: 6,
+            udp_s: 7,
+            icmp_s: 8,
+            other_s: 9,
+        };
+        Settings {
+            idle_s: limits.by_state(),
+            ..Settings::UNLIMITED
         }
     }
 
     #[test]
     fn each_state_has_its_limit() {
         let limits = [
-            (protocol::TCP, state::TCP_SYN_SENT, 1),
-            (protocol::TCP, state::TCP_SYN_RECEIVED, 1),
-            (protocol::TCP, state::TCP_ESTABLISHED, 2),
-            (protocol::TCP, state::TCP_FIN, 3),
-            (protocol::TCP, state::TCP_CLOSED, 3),
-            (protocol::UDP, state::REPLIED, 4),
-            (protocol::UDP, state::UNREPLIED, 4),
-            (protocol::ICMP, state::UNREPLIED, 5),
+            (state::TCP_SYN_SENT, 1),
+            (state::TCP_SYN_SENT_BOTH, 1),
+            (state::TCP_SYN_RECEIVED, 1),
+            (state::TCP_ESTABLISHED, 2),
+            (state::TCP_FIN, 3),
+            (state::TCP_TIME_WAIT, 4),
+            (state::TCP_CLOSED, 5),
+            (state::UDP_UNREPLIED, 6),
+            (state::UDP_REPLIED, 6),
+            (state::UDP_STREAM, 7),
+            (state::ICMP_UNREPLIED, 8),
+            (state::ICMP_REPLIED, 8),
+            (state::OTHER_UNREPLIED, 9),
+            (state::OTHER_REPLIED, 9),
         ];
-        for (protocol, state, limit_s) in limits {
-            assert_eq!(idle_limit_s(&SETTINGS, protocol, state), limit_s);
-            assert!(is_alive(&flow(state, 100), protocol, &SETTINGS, 100 + limit_s));
-            assert!(!is_alive(&flow(state, 100), protocol, &SETTINGS, 101 + limit_s));
+        for (state, limit_s) in limits {
+            assert_eq!(idle_limit_s(&settings(), state), limit_s);
+            assert!(is_alive(state, 100, &settings(), 100 + limit_s));
+            assert!(!is_alive(state, 100, &settings(), 101 + limit_s));
         }
     }
 
     #[test]
     fn a_clock_that_is_behind_or_wraps_does_not_expire_a_flow() {
-        assert!(is_alive(
-            &flow(state::REPLIED, 101),
-            protocol::UDP,
-            &SETTINGS,
-            100
-        ));
-        assert!(is_alive(
-            &flow(state::REPLIED, u32::MAX),
-            protocol::UDP,
-            &SETTINGS,
-            1
-        ));
-        assert!(!is_alive(
-            &flow(state::REPLIED, u32::MAX),
-            protocol::UDP,
-            &SETTINGS,
-            9
-        ));
+        assert!(is_alive(state::UDP_STREAM, 101, &settings(), 100));
+        assert!(is_alive(state::UDP_STREAM, u32::MAX, &settings(), 1));
+        assert!(!is_alive(state::UDP_STREAM, u32::MAX, &settings(), 9));
+    }
+
+    #[test]
+    fn changes_of_both_directions_add_up() {
+        let fin = |state, fins| Progress {
+            state,
+            fins,
+            ..Progress::default()
+        };
+        let (one, other) = (fin(state::TCP_FIN, 1), fin(state::TCP_FIN, 2));
+        assert_eq!(merge(one, other), fin(state::TCP_TIME_WAIT, 3));
+        let reset = fin(state::TCP_CLOSED, 0);
+        assert_eq!(merge(reset, one).state, state::TCP_CLOSED);
+        assert_eq!(merge(one, reset).state, state::TCP_CLOSED);
     }
 }

@@ -1,7 +1,7 @@
 //! The clear IPv4 packet between site and center: strict parsing, and translation of one of its ends.
 
 use crate::abi::flow::FlowKey;
-use crate::abi::nat::{InsideKey, OutsideKey};
+use crate::abi::nat::OutsideKey;
 use crate::drop::DropReason;
 use crate::packet::{
     Packet,
@@ -14,6 +14,7 @@ use crate::packet::{
 };
 
 use super::filter::Direction;
+use super::tcp::{NO_SCALE, SCALE_MAX, Segment};
 
 /// Offset of the IP header in the frame.
 pub const IP: u32 = ethernet::LENGTH;
@@ -31,8 +32,8 @@ pub struct Inner {
     pub destination_port: [u8; 2],
     /// Transport checksum.
     pub checksum: [u8; 2],
-    /// TCP flags, else zero.
-    pub flags: u8,
+    /// What the filter looks at in TCP; empty otherwise.
+    pub segment: Segment,
 }
 
 impl Inner {
@@ -59,6 +60,7 @@ impl Inner {
             protocol::TCP => Self::tcp(packet, ip, length),
             protocol::UDP => Self::udp(packet, ip, length),
             protocol::ICMP => Self::icmp(packet, ip, length, direction),
+            other if is_tracked_by_address(other) => Ok(Self::by_address(ip)),
             _ => Err(DropReason::InnerProtocol),
         }
     }
@@ -72,19 +74,24 @@ impl Inner {
         if !flags_are_sane(header.flags) {
             return Err(DropReason::TcpFlags);
         }
-        let Tcp {
-            source_port,
-            destination_port,
-            checksum,
-            flags,
-            ..
-        } = header;
+        let scale = if header.flags & tcp::flag::SYN != 0 {
+            window_scale(packet, header.header_length())
+        } else {
+            NO_SCALE
+        };
         Self {
             ip,
-            source_port,
-            destination_port,
-            checksum,
-            flags,
+            source_port: header.source_port,
+            destination_port: header.destination_port,
+            checksum: header.checksum,
+            segment: Segment {
+                sequence: u32::from_be_bytes(header.sequence),
+                acknowledgment: u32::from_be_bytes(header.acknowledgment),
+                length: length - header.header_length(),
+                window: u16::from_be_bytes(header.window),
+                flags: header.flags,
+                scale,
+            },
         }
         .with_ports()
     }
@@ -104,7 +111,7 @@ impl Inner {
             source_port,
             destination_port,
             checksum,
-            flags: 0,
+            segment: Segment::default(),
         }
         .with_ports()
     }
@@ -130,8 +137,20 @@ impl Inner {
             source_port,
             destination_port,
             checksum,
-            flags: 0,
+            segment: Segment::default(),
         })
+    }
+
+    /// A packet of a protocol of which only the addresses are known.
+    #[inline(always)]
+    fn by_address(ip: Ipv4) -> Self {
+        Self {
+            ip,
+            source_port: [0; 2],
+            destination_port: [0; 2],
+            checksum: [0; 2],
+            segment: Segment::default(),
+        }
     }
 
     /// Port zero is reserved; as a destination it is never meant (RFC 6335 section 6).
@@ -160,21 +179,6 @@ impl Inner {
             destination: self.ip.destination,
             source_port: self.source_port,
             destination_port: self.destination_port,
-            protocol: self.ip.protocol,
-            pad: [0; 3],
-        }
-    }
-
-    /// The flow of a packet that the center sent to a mapping of this inside endpoint.
-    #[inline(always)]
-    #[must_use]
-    pub const fn flow_to_site(&self, inside: &InsideKey) -> FlowKey {
-        FlowKey {
-            site: inside.site,
-            source: inside.address,
-            destination: self.ip.source,
-            source_port: inside.port,
-            destination_port: self.source_port,
             protocol: self.ip.protocol,
             pad: [0; 3],
         }
@@ -233,7 +237,9 @@ impl Inner {
                 6,
                 port_offset(direction),
             ),
-            _ => (Change::default().word(old_port, port).apply(self.checksum), 2, 4),
+            protocol::ICMP => (Change::default().word(old_port, port).apply(self.checksum), 2, 4),
+            // Neither ports nor a checksum over addresses.
+            _ => return Ok(()),
         };
         packet
             .store(TRANSPORT + port_offset, &port)
@@ -242,6 +248,79 @@ impl Inner {
             .store(TRANSPORT + checksum_offset, &checksum)
             .ok_or(DropReason::Internal)
     }
+}
+
+/// Whether flows of a protocol are told apart by address alone. Not of those whose checksum covers the addresses
+/// (DCCP, UDP-Lite), of those that are IP's own (IPv6 and its headers, IGMP), and of tunnels of IP in IP, which would carry
+/// what no rule sees.
+#[inline(always)]
+const fn is_tracked_by_address(protocol: u8) -> bool {
+    const IGMP: u8 = 2;
+    const IP_IN_IP: u8 = 4;
+    const DCCP: u8 = 33;
+    const IPV6: u8 = 41;
+    const IPV6_ROUTE: u8 = 43;
+    const IPV6_FRAGMENT: u8 = 44;
+    const ICMPV6: u8 = 58;
+    const IPV6_NO_NEXT: u8 = 59;
+    const IPV6_OPTIONS: u8 = 60;
+    const UDP_LITE: u8 = 136;
+    !matches!(
+        protocol,
+        0 | IGMP
+            | IP_IN_IP
+            | DCCP
+            | IPV6
+            | IPV6_ROUTE
+            | IPV6_FRAGMENT
+            | ICMPV6
+            | IPV6_NO_NEXT
+            | IPV6_OPTIONS
+            | UDP_LITE
+            | 255
+    )
+}
+
+/// Shift count of the window scale option (RFC 7323 section 2.2) of a SYN whose header has `length` bytes, or
+/// [`NO_SCALE`]. A count above 14 means 14.
+#[inline(never)]
+fn window_scale<P: Packet>(packet: &P, length: u32) -> u8 {
+    const END: u8 = 0;
+    const NO_OPERATION: u8 = 1;
+    const WINDOW_SCALE: u8 = 3;
+    const OPTIONS_MAX: u32 = 40;
+    /// Options and single octets of padding that are looked at.
+    const STEPS_MAX: u32 = 24;
+    let end = length.saturating_sub(tcp::LENGTH).min(OPTIONS_MAX);
+    let (mut at, mut steps) = (0u32, 0u32);
+    while steps < STEPS_MAX && at + 2 <= end {
+        steps += 1;
+        // Two bytes at a time: an option's kind and length, or count.
+        let offset = TRANSPORT + tcp::LENGTH + at;
+        let Some([kind, option_length]) = packet.load::<[u8; 2]>(offset) else {
+            return NO_SCALE;
+        };
+        if kind == WINDOW_SCALE {
+            if option_length != 3 || at + 3 > end {
+                return NO_SCALE;
+            }
+            let count = packet.load::<[u8; 2]>(offset + 1);
+            return count.map_or(NO_SCALE, |[_, count]| count.min(SCALE_MAX));
+        }
+        if kind == END || (kind != NO_OPERATION && option_length < 2) {
+            return NO_SCALE;
+        }
+        at += if kind == NO_OPERATION {
+            1
+        } else {
+            u32::from(option_length)
+        };
+        if at > OPTIONS_MAX {
+            return NO_SCALE;
+        }
+        at = P::hide(at) & 0x3f;
+    }
+    NO_SCALE
 }
 
 /// Where TCP and UDP have the port of the site's end.

@@ -5,8 +5,10 @@ pub mod core;
 pub mod filter;
 pub mod icmp;
 pub mod inner;
+pub mod limits;
 pub mod nat;
 pub mod rules;
+pub mod tcp;
 pub mod wan;
 
 use crate::abi::{interface::Interface, stats::Path};

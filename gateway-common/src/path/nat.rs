@@ -1,26 +1,32 @@
 //! NAT mappings: endpoint-independent (RFC 4787 REQ-1), port preserved where it is free, parity kept where possible
 //! (RFC 4787 REQ-4).
 
-use crate::abi::flow::FlowKey;
 use crate::abi::interface::Settings;
 use crate::abi::limit::PORT_TRIES;
-use crate::abi::nat::{InsideKey, Mapping, OutsideKey};
+use crate::abi::nat::{InsideKey, Mapping};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
-use crate::tables::{Refused, Tables};
+use crate::packet::ipv4::protocol;
+use crate::tables::{Step, Tables};
+use crate::tables::mappings::Unmapped;
+
+use super::clear::Opening;
+use super::limits;
 
 /// The mapping of a flow's inside endpoint to `address`: the one it has, or a new one.
 ///
 /// # Errors
-/// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::FlowTableFull`] if a table is full.
-#[inline(always)]
-pub fn map<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    address: [u8; 4],
-    settings: &Settings,
-    now_s: u32,
-) -> Result<Mapping, DropReason> {
+/// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
+/// may; [`DropReason::FlowTableFull`] if the table is full.
+#[inline(never)]
+pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mapping, DropReason> {
+    let Opening {
+        key,
+        settings,
+        now_s,
+        ..
+    } = *opening;
+    let address = opening.site.nat_address;
     let inside = InsideKey {
         site: key.site,
         address: key.source,
@@ -28,86 +34,105 @@ pub fn map<T: Tables>(
         protocol: key.protocol,
         pad: 0,
     };
-    let old = tables.mapping(&inside);
-    if let Some(mapping) = old
-        && mapping.address == address
-    {
-        if mapping.last_used_s != now_s {
-            let used = Mapping {
-                last_used_s: now_s,
-                ..mapping
-            };
-            tables
-                .replace_mapping(&inside, &used)
-                .map_err(|_| DropReason::FlowTableFull)?;
+    let mappings = tables.mappings();
+    if let Some(mapping) = mappings.find(&inside) {
+        if mapping.address == address {
+            if mapping.last_used_s != now_s {
+                mappings.touch(&inside, &mapping, now_s);
+            }
+            return Ok(mapping);
         }
-        return Ok(mapping);
-    }
-    let port = allocate(tables, &inside, address, settings)?;
-    let mapping = Mapping {
-        address,
-        port,
-        pad: [0; 2],
-        last_used_s: now_s,
-        created_s: now_s,
-    };
-    let put = if old.is_some() {
         // The site was given another address: the old mapping serves its flows until they end.
-        tables.replace_mapping(&inside, &mapping)
-    } else {
-        tables.insert_mapping(&inside, &mapping)
-    };
-    if let Err(refused) = put {
-        tables.release(&OutsideKey {
-            address,
-            port,
-            protocol: inside.protocol,
-            pad: 0,
-        });
-        return match refused {
-            // Another CPU made it at the same moment.
-            Refused::Exists => tables.mapping(&inside).ok_or(DropReason::FlowTableFull),
-            Refused::Full => Err(DropReason::FlowTableFull),
-        };
+        if mappings.retire(mapping.position) {
+            limits::give_mapping(tables, key.site);
+        }
     }
-    tables.count(Path::MappingsCreated, 0);
-    Ok(mapping)
+    limits::take_mapping(tables, key.site, settings)?;
+    match allocate(tables, &inside, address, settings, now_s) {
+        Ok(mapping) => {
+            tables.count(Path::MappingsCreated, 0);
+            Ok(mapping)
+        }
+        Err(unmapped) => {
+            limits::give_mapping(tables, key.site);
+            match unmapped {
+                // Another CPU made it at the same moment.
+                Unmapped::InsideExists => mappings.find(&inside).ok_or(DropReason::FlowTableFull),
+                Unmapped::OutsideTaken => Err(DropReason::NatExhausted),
+                Unmapped::Full => Err(DropReason::FlowTableFull),
+            }
+        }
+    }
 }
 
-/// Claims a port: the same one first, then random ones.
+/// Claims a port: the same one first, then random ones. Protocols without ports have the one outside that is without.
 #[inline(always)]
 fn allocate<T: Tables>(
     tables: &T,
     inside: &InsideKey,
     address: [u8; 4],
     settings: &Settings,
-) -> Result<[u8; 2], DropReason> {
-    let own = u16::from_be_bytes(inside.port);
-    let mut outside = OutsideKey {
-        address,
-        port: inside.port,
-        protocol: inside.protocol,
-        pad: 0,
+    now_s: u32,
+) -> Result<Mapping, Unmapped> {
+    let has_ports = matches!(inside.protocol, protocol::TCP | protocol::UDP | protocol::ICMP);
+    let mut search = Search {
+        tables,
+        inside,
+        settings,
+        is_first: true,
+        has_ports,
+        mapping: Mapping {
+            address,
+            port: inside.port,
+            last_used_s: now_s,
+            created_s: now_s,
+            position: 0,
+        },
+        outcome: Err(Unmapped::OutsideTaken),
     };
-    let mut attempt = 0;
-    while attempt < PORT_TRIES {
-        let candidate = if attempt == 0 {
+    tables.repeat(if has_ports { PORT_TRIES } else { 1 }, &mut search);
+    search.outcome.map(|()| search.mapping)
+}
+
+/// The search for a free port.
+struct Search<'a, T> {
+    tables: &'a T,
+    inside: &'a InsideKey,
+    settings: &'a Settings,
+    is_first: bool,
+    has_ports: bool,
+    mapping: Mapping,
+    outcome: Result<(), Unmapped>,
+}
+
+impl<T: Tables> Step for Search<'_, T> {
+    #[inline(always)]
+    fn step(&mut self) -> bool {
+        let own = u16::from_be_bytes(self.inside.port);
+        let port = if self.is_first {
             own
         } else {
-            candidate(tables.random(), own, settings)
+            candidate(self.tables.random(), own, self.settings)
         };
-        attempt += 1;
-        if candidate < settings.port_low || candidate > settings.port_high || candidate == 0 {
-            continue;
+        self.is_first = false;
+        if self.has_ports && (port < self.settings.port_low || port > self.settings.port_high || port == 0) {
+            return true;
         }
-        outside.port = candidate.to_be_bytes();
-        match tables.claim(&outside, inside) {
-            Ok(()) => return Ok(outside.port),
-            Err(Refused::Exists) => {}
-            Err(Refused::Full) => return Err(DropReason::FlowTableFull),
-        }
+        self.mapping.port = port.to_be_bytes();
+        self.outcome = insert(self.tables, self.inside, &mut self.mapping);
+        self.outcome == Err(Unmapped::OutsideTaken)
     }
-    Err(DropReason::NatExhausted)
+}
+
+/// One attempt.
+#[inline(never)]
+fn insert<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) -> Result<(), Unmapped> {
+    let mappings = tables.mappings();
+    if mappings.has_outside(&mapping.outside(inside.protocol)) {
+        return Err(Unmapped::OutsideTaken);
+    }
+    mapping.position = mappings.insert(inside, mapping)?;
+    Ok(())
 }
 
 /// A port of the range with the parity of `own`, where the range's ends allow it.
@@ -138,14 +163,9 @@ mod tests {
             (low, high) in (any::<u16>(), any::<u16>()).prop_map(|(a, b)| (a.min(b), a.max(b))),
         ) {
             let settings = Settings {
-                tcp_opening_s: 0,
-                tcp_established_s: 0,
-                tcp_closing_s: 0,
-                udp_s: 0,
-                icmp_s: 0,
-                ike_per_source_per_s: 0,
                 port_low: low,
                 port_high: high,
+                ..Settings::UNLIMITED
             };
             let port = candidate(random, own, &settings);
             prop_assert!((low..=high).contains(&port));

@@ -1,25 +1,102 @@
 //! [`Tables`] in ordinary memory, with a clock and randomness that the caller sets: for tests and simulations.
 
+use std::boxed::Box;
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
-use super::{FlowEntry, Refused, Tables};
+use super::flows::FlowTable;
+use super::hash::FACTORS;
+use super::index::WIDTH;
+use super::mappings::{MappingTable, Unmapped};
+use super::{Epochs, Refused, Step, Tables};
 use crate::abi::{
     event::Event,
-    flow::{Flow, FlowKey},
+    flow::{self, Flow, FlowKey},
     interface::{Interface, Settings},
     limit,
-    nat::{InsideKey, Mapping, OutsideKey},
+    nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     rule::{Rule, RuleSetHeader},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
+    usage,
 };
-use crate::path::filter::{Direction, Progress};
 use crate::path::rules::{self, Judgement, Tuple};
+
+/// Secret of the tables' hash: any will do where nobody attacks.
+const SECRET: [u64; FACTORS] = [
+    0x9e37_79b9_7f4a_7c15,
+    0xbf58_476d_1ce4_e5b9,
+    0x94d0_49bb_1331_11eb,
+    0xd6e8_feb8_6659_fd93,
+    0xa076_1d64_78bd_642f,
+    0xe703_7ed1_a0b4_28db,
+];
+/// Flows and mappings of tables whose size nobody says.
+const ENTRIES: u32 = 256;
+/// Sites of which the use of tables is counted.
+const SITES: usize = 128;
+
+/// An array of words in ordinary memory.
+#[derive(Debug)]
+pub struct Memory<const N: usize>(Box<[[AtomicU64; N]]>);
+
+impl<const N: usize> Memory<N> {
+    fn new(values: u32) -> Self {
+        Self(
+            (0..values)
+                .map(|_| std::array::from_fn(|_| AtomicU64::new(0)))
+                .collect(),
+        )
+    }
+}
+
+impl<const N: usize> Clone for Memory<N> {
+    fn clone(&self) -> Self {
+        let copy = |value: &[AtomicU64; N]| {
+            std::array::from_fn(|word| AtomicU64::new(value[word].load(Ordering::Relaxed)))
+        };
+        Self(self.0.iter().map(copy).collect())
+    }
+}
+
+/// Arrays of flow and mapping table.
+#[derive(Clone, Debug)]
+pub struct Arrays {
+    index: Memory<WIDTH>,
+    answers: Memory<WIDTH>,
+    flows: Memory<{ flow::RECORD_WORDS }>,
+    outsides: Memory<WIDTH>,
+    insides: Memory<WIDTH>,
+    mappings: Memory<{ nat::RECORD_WORDS }>,
+    usage: Memory<{ usage::WORDS }>,
+}
+
+impl Arrays {
+    /// Arrays for so many flows and mappings.
+    #[must_use]
+    pub fn new(flows: u32, mappings: u32) -> Self {
+        let (flows, mappings) = (limit::buckets(flows), limit::buckets(mappings));
+        Self {
+            index: Memory::new(flows),
+            answers: Memory::new(flows),
+            flows: Memory::new(flows * WIDTH as u32),
+            outsides: Memory::new(mappings),
+            insides: Memory::new(mappings),
+            mappings: Memory::new(mappings * WIDTH as u32),
+            usage: Memory::new(SITES as u32),
+        }
+    }
+}
+
+impl Default for Arrays {
+    fn default() -> Self {
+        Self::new(ENTRIES, ENTRIES)
+    }
+}
 
 /// All tables, open to the test that fills and reads them.
 #[derive(Clone, Debug, Default)]
@@ -42,16 +119,12 @@ pub struct HostTables {
     pub sites: BTreeMap<u32, Site>,
     /// Next hops: prefix length, prefix, hop.
     pub next_hops: Vec<(u32, [u8; 4], NextHop)>,
+    /// Raised when next hops or outbound SAs that flows may know have changed.
+    pub epoch: Cell<u32>,
     /// Generation and rules.
     pub rules: Option<(u32, Vec<Rule>)>,
-    /// Flows.
-    pub flows: RefCell<BTreeMap<FlowKey, Rc<Cell<Flow>>>>,
-    /// Most flows and mappings that fit.
-    pub capacity: Option<usize>,
-    /// Mappings from inside.
-    pub mappings: RefCell<BTreeMap<InsideKey, Mapping>>,
-    /// Mappings from outside.
-    pub reverse: RefCell<BTreeMap<OutsideKey, InsideKey>>,
+    /// Flow table, mapping table, and what sites use of them.
+    pub arrays: Arrays,
     /// IKE datagrams: source, second, count.
     pub ike: RefCell<BTreeMap<[u8; 16], (u32, u32)>>,
     /// Packets by [`Path`].
@@ -63,33 +136,74 @@ pub struct HostTables {
 }
 
 impl HostTables {
-    fn has_room(&self, used: usize, limit: u32) -> bool {
-        used < self.capacity.unwrap_or(limit as usize)
-    }
-}
-
-impl FlowEntry for Rc<Cell<Flow>> {
-    fn read(&self) -> Flow {
-        self.get()
+    /// Every flow, in the order of keys.
+    #[must_use]
+    pub fn flow_list(&self) -> BTreeMap<FlowKey, Flow> {
+        self.flows().live().collect()
     }
 
-    fn advance(&self, direction: Direction, length: u32, now_s: u32, progress: Progress) {
-        let mut flow = self.get();
-        let (packets, bytes) = match direction {
-            Direction::Out => (&mut flow.packets_out, &mut flow.bytes_out),
-            Direction::In => (&mut flow.packets_in, &mut flow.bytes_in),
-        };
-        *packets += 1;
-        *bytes += u64::from(length);
-        flow.last_seen_s = now_s;
-        flow.state = progress.state;
-        flow.fins = progress.fins;
-        self.set(flow);
+    /// Every mapping, in the order of insides.
+    #[must_use]
+    pub fn mapping_list(&self) -> BTreeMap<InsideKey, Mapping> {
+        self.mappings().live().collect()
+    }
+
+    /// Every outside that is taken, with its inside.
+    #[must_use]
+    pub fn outside_list(&self) -> BTreeMap<OutsideKey, InsideKey> {
+        self.mappings()
+            .live()
+            .map(|(key, mapping)| (mapping.outside(key.protocol), key))
+            .collect()
+    }
+
+    /// Puts a mapping in, counted as its site's; its inside and outside must be free.
+    ///
+    /// # Errors
+    /// [`Unmapped`].
+    pub fn put_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<u32, Unmapped> {
+        let position = self.mappings().insert(key, mapping)?;
+        for of in [key.site, usage::TOTAL] {
+            self.add_usage(of, usage::word::MAPPINGS);
+        }
+        Ok(position)
+    }
+
+    /// Puts a flow in, counted as its site's.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn put_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
+        self.flows().insert(key, flow)?;
+        for of in [key.site, usage::TOTAL] {
+            self.add_usage(of, usage::word::FLOWS);
+        }
+        Ok(())
+    }
+
+    /// What a site uses of the tables: flows, half-open connections, mappings.
+    #[must_use]
+    pub fn used(&self, site: u32) -> [u64; 3] {
+        use crate::tables::words::Words as _;
+        let usage = self.usage(site);
+        [usage::word::FLOWS, usage::word::HALF_OPEN, usage::word::MAPPINGS]
+            .map(|word| usage.map_or(0, |usage| usage.load(word)))
+    }
+
+    fn add_usage(&self, site: u32, word: usize) {
+        use crate::tables::words::Words as _;
+        if let Some(usage) = self.usage(site) {
+            usage.add(word, 1);
+        }
     }
 }
 
 impl Tables for HostTables {
-    type Flow = Rc<Cell<Flow>>;
+    type Buckets<'a> = &'a [[AtomicU64; WIDTH]];
+    type FlowRecords<'a> = &'a [[AtomicU64; flow::RECORD_WORDS]];
+    type MappingRecords<'a> = &'a [[AtomicU64; nat::RECORD_WORDS]];
+    type Usage<'a> = &'a [AtomicU64; usage::WORDS];
+    type Secret<'a> = &'a [u64; FACTORS];
 
     fn now_s(&self) -> u32 {
         self.now_s.get()
@@ -122,89 +236,69 @@ impl Tables for HostTables {
         self.sa_inbound.get(&spi)
     }
 
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound> {
-        let of_site = self
-            .sa_outbound
-            .iter()
-            .filter(|(_, entry, _)| entry.site == key.site);
+    fn sa_route(&self, key: &SaOutboundKey) -> Option<u32> {
+        let of_site = (0..)
+            .zip(&self.sa_outbound)
+            .filter(|(_, (_, entry, _))| entry.site == key.site);
         of_site
-            .filter(|(length, entry, _)| prefix_matches(*length, entry.destination, key.destination))
-            .max_by_key(|(length, _, _)| *length)
-            .map(|(_, _, sa)| sa)
+            .filter(|(_, (length, entry, _))| prefix_matches(*length, entry.destination, key.destination))
+            .max_by_key(|(_, (length, _, _))| *length)
+            .map(|(number, _)| number)
+    }
+
+    fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
+        self.sa_outbound.get(number as usize).map(|(_, _, sa)| sa)
     }
 
     fn site(&self, site: u32) -> Option<&Site> {
         self.sites.get(&site)
     }
 
-    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop> {
-        let matching = self
-            .next_hops
-            .iter()
-            .filter(|(length, prefix, _)| prefix_matches(*length, *prefix, destination));
+    fn route(&self, destination: [u8; 4]) -> Option<u32> {
+        let matching = (0..)
+            .zip(&self.next_hops)
+            .filter(|(_, (length, prefix, _))| prefix_matches(*length, *prefix, destination));
         matching
-            .max_by_key(|(length, _, _)| *length)
-            .map(|(_, _, hop)| hop)
+            .max_by_key(|(_, (length, _, _))| *length)
+            .map(|(number, _)| number)
     }
 
-    fn flow(&self, key: &FlowKey) -> Option<Self::Flow> {
-        self.flows.borrow().get(key).cloned()
+    fn next_hop(&self, number: u32) -> Option<&NextHop> {
+        self.next_hops.get(number as usize).map(|(_, _, hop)| hop)
     }
 
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
-        if self.flows.borrow().contains_key(key) {
-            return Err(Refused::Exists);
+    fn epochs(&self) -> Epochs {
+        Epochs {
+            hop: self.epoch.get() + 1,
+            sa: self.epoch.get() + 1,
         }
-        self.replace_flow(key, flow)
     }
 
-    fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
-        let mut flows = self.flows.borrow_mut();
-        if !flows.contains_key(key) && !self.has_room(flows.len(), limit::FLOWS_MAX) {
-            return Err(Refused::Full);
+    fn flows(&self) -> FlowTable<Self::Buckets<'_>, Self::FlowRecords<'_>, Self::Secret<'_>> {
+        let arrays = &self.arrays;
+        FlowTable::new(&*arrays.index.0, &*arrays.answers.0, &*arrays.flows.0, &SECRET)
+    }
+
+    fn mappings(&self) -> MappingTable<Self::Buckets<'_>, Self::MappingRecords<'_>, Self::Secret<'_>> {
+        let arrays = &self.arrays;
+        MappingTable::new(
+            &*arrays.outsides.0,
+            &*arrays.insides.0,
+            &*arrays.mappings.0,
+            &SECRET,
+        )
+    }
+
+    fn usage(&self, site: u32) -> Option<Self::Usage<'_>> {
+        self.arrays.usage.0.get(site as usize)
+    }
+
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S) {
+        for _ in 0..times {
+            if !steps.step() {
+                break;
+            }
         }
-        flows.insert(*key, Rc::new(Cell::new(*flow)));
-        Ok(())
-    }
-
-    fn mapping(&self, key: &InsideKey) -> Option<Mapping> {
-        self.mappings.borrow().get(key).copied()
-    }
-
-    fn insert_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused> {
-        if self.mappings.borrow().contains_key(key) {
-            return Err(Refused::Exists);
-        }
-        self.replace_mapping(key, mapping)
-    }
-
-    fn replace_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused> {
-        let mut mappings = self.mappings.borrow_mut();
-        if !mappings.contains_key(key) && !self.has_room(mappings.len(), limit::MAPPINGS_MAX) {
-            return Err(Refused::Full);
-        }
-        mappings.insert(*key, *mapping);
-        Ok(())
-    }
-
-    fn inside(&self, key: &OutsideKey) -> Option<InsideKey> {
-        self.reverse.borrow().get(key).copied()
-    }
-
-    fn claim(&self, key: &OutsideKey, inside: &InsideKey) -> Result<(), Refused> {
-        let mut reverse = self.reverse.borrow_mut();
-        if reverse.contains_key(key) {
-            return Err(Refused::Exists);
-        }
-        if !self.has_room(reverse.len(), limit::MAPPINGS_MAX) {
-            return Err(Refused::Full);
-        }
-        reverse.insert(*key, *inside);
-        Ok(())
-    }
-
-    fn release(&self, key: &OutsideKey) {
-        self.reverse.borrow_mut().remove(key);
     }
 
     fn judge(&self, tuple: &Tuple) -> Option<Judgement> {

@@ -2,21 +2,26 @@
 
 use crate::abi::{
     event::Event,
-    flow::{Flow, FlowKey},
     interface::{Interface, Settings},
-    nat::{InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
 };
-use crate::path::{
-    filter::{Direction, Progress},
-    rules::{Judgement, Tuple},
-};
+use crate::path::rules::{Judgement, Tuple};
 
+use flows::FlowTable;
+use hash::Factors;
+use mappings::MappingTable;
+use words::{Store, Words};
+
+pub mod flows;
+pub mod hash;
 #[cfg(any(test, feature = "std"))]
 pub mod host;
+pub mod index;
+pub mod mappings;
+pub mod words;
 
 /// Why an entry was not put into a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,22 +32,44 @@ pub enum Refused {
     Full,
 }
 
-/// A found flow, in place.
-pub trait FlowEntry {
-    /// The flow as it is now.
-    fn read(&self) -> Flow;
+/// Something that is done again and again.
+pub trait Step {
+    /// Does it once; whether to do it again.
+    fn step(&mut self) -> bool;
+}
 
-    /// Counts a packet of `length` bytes (IP) in `direction` and stores what it made of the state.
-    ///
-    /// Not atomic against another CPU: two packets of one flow and direction at the same moment may count as one.
-    fn advance(&self, direction: Direction, length: u32, now_s: u32, progress: Progress);
+/// How often numbers have changed their meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Epochs {
+    /// Of next hops.
+    pub hop: u32,
+    /// Of outbound SAs.
+    pub sa: u32,
 }
 
 /// Tables, clock, randomness and counters. Methods take `&self`: all of it is shared memory. What the controller alone
 /// writes is lent, so that only the fields in use are read; what packets write is copied.
 pub trait Tables {
-    /// A flow in place.
-    type Flow: FlowEntry;
+    /// Buckets of the tables' indexes.
+    type Buckets<'a>: Store
+    where
+        Self: 'a;
+    /// Records of flows.
+    type FlowRecords<'a>: Store
+    where
+        Self: 'a;
+    /// Records of mappings.
+    type MappingRecords<'a>: Store
+    where
+        Self: 'a;
+    /// What sites use.
+    type Usage<'a>: Words
+    where
+        Self: 'a;
+    /// Secret of the tables' hash.
+    type Secret<'a>: Factors
+    where
+        Self: 'a;
 
     /// Seconds of a coarse monotonic clock.
     fn now_s(&self) -> u32;
@@ -57,47 +84,29 @@ pub trait Tables {
 
     /// Inbound SA by SPI.
     fn sa_inbound(&self, spi: [u8; 4]) -> Option<&SaInbound>;
-    /// Outbound SA by site and inner destination, longest prefix first.
-    fn sa_outbound(&self, key: &SaOutboundKey) -> Option<&SaOutbound>;
+    /// Number of the outbound SA of site and inner destination, longest prefix first.
+    fn sa_route(&self, key: &SaOutboundKey) -> Option<u32>;
+    /// An outbound SA by its number.
+    fn sa_outbound(&self, number: u32) -> Option<&SaOutbound>;
     /// A site.
     fn site(&self, site: u32) -> Option<&Site>;
-    /// Next hop by destination, longest prefix first.
-    fn next_hop(&self, destination: [u8; 4]) -> Option<&NextHop>;
+    /// Number of the next hop to a destination, longest prefix first.
+    fn route(&self, destination: [u8; 4]) -> Option<u32>;
+    /// A next hop by its number.
+    fn next_hop(&self, number: u32) -> Option<&NextHop>;
+    /// Epochs of next hops and of outbound SAs: a number that was looked up in another epoch means nothing. Never zero.
+    fn epochs(&self) -> Epochs;
 
-    /// A flow.
-    fn flow(&self, key: &FlowKey) -> Option<Self::Flow>;
-    /// Puts a new flow in.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    fn insert_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused>;
-    /// Puts a flow in the place of an expired or closed one.
-    ///
-    /// # Errors
-    /// [`Refused::Full`].
-    fn replace_flow(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused>;
+    /// The flow table.
+    fn flows(&self) -> FlowTable<Self::Buckets<'_>, Self::FlowRecords<'_>, Self::Secret<'_>>;
+    /// The mapping table.
+    fn mappings(&self) -> MappingTable<Self::Buckets<'_>, Self::MappingRecords<'_>, Self::Secret<'_>>;
 
-    /// Mapping of an inside endpoint.
-    fn mapping(&self, key: &InsideKey) -> Option<Mapping>;
-    /// Puts a new mapping in.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    fn insert_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused>;
-    /// Puts a mapping in the place of one that is no longer valid, or notes its use.
-    ///
-    /// # Errors
-    /// [`Refused::Full`].
-    fn replace_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<(), Refused>;
-    /// Inside endpoint of a translated one.
-    fn inside(&self, key: &OutsideKey) -> Option<InsideKey>;
-    /// Claims a translated endpoint.
-    ///
-    /// # Errors
-    /// [`Refused`].
-    fn claim(&self, key: &OutsideKey, inside: &InsideKey) -> Result<(), Refused>;
-    /// Gives a claim back that led to no mapping.
-    fn release(&self, key: &OutsideKey);
+    /// What a site uses of the tables, or their sum.
+    fn usage(&self, site: u32) -> Option<Self::Usage<'_>>;
+
+    /// Does steps until one says that it was the last, `times` at most.
+    fn repeat<S: Step>(&self, times: u32, steps: &mut S);
 
     /// Judges a new flow by the active generation, which is read once; `None` if none is loaded.
     /// Implementations ask [`crate::path::rules::matches`] of each rule in order.

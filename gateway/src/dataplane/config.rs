@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use gateway_common::abi::interface::Settings;
 
+use super::tables::TableSizes;
+
 /// The side an interface is on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -38,6 +40,8 @@ pub struct DataplaneConfig {
     pub pin_cores: Vec<usize>,
     /// Times and limits of the packet path.
     pub settings: Settings,
+    /// Sizes of the flow and mapping tables.
+    pub tables: TableSizes,
     /// Frames of 4,096 octets in each worker's memory.
     pub frames_per_worker: u32,
 }

@@ -14,10 +14,12 @@ use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
+use gateway_common::abi::geometry::Geometry;
 use log::Log;
 
 use super::error::DataplaneError;
 use super::object::{EBPF, program};
+use super::tables::prepare;
 
 /// How a program runs on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +62,12 @@ impl Loaded {
     ///
     /// # Errors
     /// What the verifier or the kernel refuses.
-    pub(crate) fn load(directory: &Path) -> Result<Self, DataplaneError> {
-        let mut ebpf = EbpfLoader::new()
-            .override_global(aya_log::LEVEL, &log_level(), true)
-            .load(EBPF)?;
+    pub(crate) fn load(directory: &Path, geometry: &Geometry) -> Result<Self, DataplaneError> {
+        let level = log_level();
+        let mut loader = EbpfLoader::new();
+        loader.override_global(aya_log::LEVEL, &level, true);
+        prepare(&mut loader, geometry);
+        let mut ebpf = loader.load(EBPF)?;
         let missing = |error: aya_log::Error| DataplaneError::Missing(format!("log ring: {error}"));
         let log = EbpfLogger::init(&mut ebpf).map_err(missing)?;
         let mut loaded = Self {

@@ -1,6 +1,8 @@
 //! Typed access to every map of `gateway_common::abi::map`.
 
 use std::borrow::Borrow;
+use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
@@ -8,9 +10,7 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, XskMap};
 use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
-use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::{Interface, Settings};
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, RuleSetHeader};
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
@@ -21,6 +21,7 @@ use gateway_common::drop::DropReason;
 use zerocopy::FromBytes as _;
 
 use super::error::DataplaneError;
+use super::tables::SharedTables;
 
 /// Bits of the site in an outbound key, which all count.
 const SITE_BITS: u32 = 32;
@@ -31,19 +32,21 @@ pub(crate) struct Maps {
     settings: Array<MapData, Settings>,
     pub(crate) interfaces: HashMap<MapData, u32, Interface>,
     pub(crate) sa_inbound: HashMap<MapData, [u8; 4], SaInbound>,
-    sa_outbound: LpmTrie<MapData, SaOutboundKey, SaOutbound>,
+    sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
+    sa_outbound: Array<MapData, SaOutbound>,
+    sas: Numbered<(u32, ([u8; 4], u8)), SaOutbound>,
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) sites: HashMap<MapData, u32, Site>,
-    pub(crate) flows: HashMap<MapData, FlowKey, Flow>,
-    pub(crate) mappings: HashMap<MapData, InsideKey, Mapping>,
-    pub(crate) reverse: HashMap<MapData, OutsideKey, InsideKey>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Rule>>,
-    next_hops: LpmTrie<MapData, [u8; 4], NextHop>,
+    routes: LpmTrie<MapData, [u8; 4], u32>,
+    next_hops: Array<MapData, NextHop>,
+    hops: Numbered<([u8; 4], u8), NextHop>,
     egress: DevMapHash<MapData>,
     drops: PerCpuArray<MapData, u64>,
     paths: PerCpuArray<MapData, Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
     pub(crate) events: RingBuf<MapData>,
+    tables: Arc<SharedTables>,
 }
 
 impl Maps {
@@ -51,25 +54,27 @@ impl Maps {
     ///
     /// # Errors
     /// A map is missing or has another shape.
-    pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, DataplaneError> {
+    pub(crate) fn take(ebpf: &mut Ebpf, tables: Arc<SharedTables>) -> Result<Self, DataplaneError> {
         let mut maps = Self {
             abi: take(ebpf, map::ABI)?,
             settings: take(ebpf, map::SETTINGS)?,
             interfaces: take(ebpf, map::INTERFACES)?,
             sa_inbound: take(ebpf, map::SA_INBOUND)?,
+            sa_routes: take(ebpf, map::SA_ROUTES)?,
             sa_outbound: take(ebpf, map::SA_OUTBOUND)?,
+            sas: Numbered::new(limit::SAS_MAX),
             xsks: take(ebpf, map::XSKS)?,
             sites: take(ebpf, map::SITES)?,
-            flows: take(ebpf, map::FLOWS)?,
-            mappings: take(ebpf, map::MAPPINGS)?,
-            reverse: take(ebpf, map::MAPPINGS_REVERSE)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
+            routes: take(ebpf, map::ROUTES)?,
             next_hops: take(ebpf, map::NEXT_HOPS)?,
+            hops: Numbered::new(limit::NEXT_HOPS_MAX),
             egress: take(ebpf, map::EGRESS)?,
             drops: take(ebpf, map::DROPS)?,
             paths: take(ebpf, map::PATHS)?,
             rule_hits: take(ebpf, map::RULE_HITS)?,
             events: take(ebpf, map::EVENTS)?,
+            tables,
         };
         let marked = maps.abi.set(0, ABI_VERSION, 0);
         marked.map_err(DataplaneError::map(map::ABI))?;
@@ -120,8 +125,15 @@ impl Maps {
         prefix: ([u8; 4], u8),
         sa: SaOutbound,
     ) -> Result<(), DataplaneError> {
-        let inserted = self.sa_outbound.insert(&outbound_key(site, prefix), sa, 0);
-        inserted.map_err(DataplaneError::map(map::SA_OUTBOUND))
+        let fault = DataplaneError::map;
+        let number = self.sas.number((site, prefix), sa);
+        self.sa_outbound
+            .set(number, sa, 0)
+            .map_err(fault(map::SA_OUTBOUND))?;
+        let inserted = self.sa_routes.insert(&outbound_key(site, prefix), number, 0);
+        inserted.map_err(fault(map::SA_ROUTES))?;
+        self.tables.sas_changed();
+        Ok(())
     }
 
     /// Removes a way out, if it still leads through this SA: its successor may have taken it.
@@ -131,33 +143,44 @@ impl Maps {
         prefix: ([u8; 4], u8),
         sa_index: u32,
     ) -> Result<(), DataplaneError> {
-        let key = outbound_key(site, prefix);
-        // When this very key is gone, the look-up answers with a shorter one; removing the key then finds nothing.
-        match self.sa_outbound.get(&key, 0) {
-            Ok(found) if found.sa_index == sa_index => {
-                absent_is_fine(self.sa_outbound.remove(&key)).map_err(DataplaneError::map(map::SA_OUTBOUND))
-            }
-            Ok(_) | Err(MapError::KeyNotFound) => Ok(()),
-            Err(error) => Err(DataplaneError::map(map::SA_OUTBOUND)(error)),
+        let key = (site, prefix);
+        if self.sas.get(&key).is_none_or(|sa| sa.sa_index != sa_index) {
+            return Ok(());
         }
+        let removed = absent_is_fine(self.sa_routes.remove(&outbound_key(site, prefix)));
+        removed.map_err(DataplaneError::map(map::SA_ROUTES))?;
+        self.sas.forget(&key);
+        self.tables.sas_changed();
+        Ok(())
     }
 
     /// Makes the next hops exactly these. New ones come before old ones go.
     pub(crate) fn set_next_hops(&mut self, hops: &[([u8; 4], u8, NextHop)]) -> Result<(), DataplaneError> {
         let fault = DataplaneError::map;
-        let key = |address: [u8; 4], length: u8| Key::new(u32::from(length.min(32)), address);
+        let key = |(address, length): ([u8; 4], u8)| Key::new(u32::from(length.min(32)), address);
+        let mut changed = false;
         for (address, length, hop) in hops {
-            let inserted = self.next_hops.insert(&key(*address, *length), hop, 0);
-            inserted.map_err(fault(map::NEXT_HOPS))?;
+            let prefix = (*address, *length);
+            if self.hops.get(&prefix) == Some(hop) {
+                continue;
+            }
+            let number = self.hops.number(prefix, *hop);
+            self.next_hops
+                .set(number, hop, 0)
+                .map_err(fault(map::NEXT_HOPS))?;
+            let inserted = self.routes.insert(&key(prefix), number, 0);
+            inserted.map_err(fault(map::ROUTES))?;
+            changed = true;
         }
-        let wanted = |found: &Key<[u8; 4]>| {
-            hops.iter().any(|(address, length, _)| {
-                found.prefix_len() == u32::from(*length) && found.data() == *address
-            })
-        };
-        let old: Vec<_> = self.next_hops.keys().filter_map(Result::ok).collect();
-        for key in old.into_iter().filter(|key| !wanted(key)) {
-            absent_is_fine(self.next_hops.remove(&key)).map_err(fault(map::NEXT_HOPS))?;
+        let wanted: HashSet<_> = hops.iter().map(|(address, length, _)| (*address, *length)).collect();
+        let old = self.hops.keys().filter(|prefix| !wanted.contains(*prefix));
+        for prefix in old.copied().collect::<Vec<_>>() {
+            absent_is_fine(self.routes.remove(&key(prefix))).map_err(fault(map::ROUTES))?;
+            self.hops.forget(&prefix);
+            changed = true;
+        }
+        if changed {
+            self.tables.hops_changed();
         }
         Ok(())
     }
@@ -199,8 +222,7 @@ impl Maps {
 /// Everything in a hash map; entries that vanish meanwhile are left out. The kernel begins anew when the key that it
 /// is to go on from has vanished, hence the bound.
 pub(crate) fn entries<M: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<M, K, V>) -> Vec<(K, V)> {
-    let most = limit::FLOWS_MAX.max(limit::MAPPINGS_MAX) as usize;
-    map.iter().take(most).filter_map(Result::ok).collect()
+    map.iter().take(limit::SITES_MAX as usize).filter_map(Result::ok).collect()
 }
 
 /// Removing what is gone is done.
@@ -240,4 +262,68 @@ fn sum(map: &PerCpuArray<MapData, Counter>, index: u32) -> Counter {
         packets: total.packets + counter.packets,
         bytes: total.bytes + counter.bytes,
     })
+}
+
+/// Numbers of values that flows remember. A value that changes takes another number, and a number that was given up is
+/// taken again as late as may be: a program that has just read it finds what it was.
+struct Numbered<K, V> {
+    values: BTreeMap<K, (u32, V)>,
+    next: u32,
+    max: u32,
+    given_up: VecDeque<u32>,
+}
+
+impl<K: Ord, V: Copy> Numbered<K, V> {
+    fn new(max: u32) -> Self {
+        Self {
+            values: BTreeMap::new(),
+            next: 0,
+            max,
+            given_up: VecDeque::new(),
+        }
+    }
+
+    fn get(&self, key: &K) -> Option<&V> {
+        self.values.get(key).map(|(_, value)| value)
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &K> {
+        self.values.keys()
+    }
+
+    /// A number for the new value of a key. When all are taken, the map refuses what is beyond its end.
+    fn number(&mut self, key: K, value: V) -> u32 {
+        let number = if self.next < self.max {
+            self.next += 1;
+            self.next - 1
+        } else {
+            self.given_up.pop_front().unwrap_or(self.max)
+        };
+        if let Some((old, _)) = self.values.insert(key, (number, value)) {
+            self.given_up.push_back(old);
+        }
+        number
+    }
+
+    fn forget(&mut self, key: &K) {
+        if let Some((number, _)) = self.values.remove(key) {
+            self.given_up.push_back(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_value_takes_another_number_and_old_ones_come_back_late() {
+        let mut numbered = Numbered::new(3);
+        assert_eq!((numbered.number('a', 1), numbered.number('b', 1)), (0, 1));
+        assert_eq!(numbered.number('a', 2), 2);
+        numbered.forget(&'b');
+        assert_eq!((numbered.number('c', 1), numbered.number('d', 1)), (0, 1));
+        assert_eq!(numbered.number('e', 1), 3, "beyond the end of the map");
+        assert_eq!(numbered.get(&'a'), Some(&2));
+    }
 }

@@ -10,6 +10,7 @@
 //! | `worker` | ESP workers |
 //! | `xsk` | AF_XDP sockets |
 //! | `clear_link` | the veth pair between workers and the `clear` program |
+//! | `tables`, `shared` | flow and mapping tables, as the programs have them; memory that both share |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
 //! | `system` | what else the daemon asks of the system |
@@ -27,10 +28,12 @@ mod prefixes;
 pub mod receiver;
 mod sa;
 mod sas;
+mod shared;
 mod start;
 mod stats;
 mod sweep;
 mod system;
+pub mod tables;
 mod worker;
 mod xsk;
 
@@ -42,7 +45,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::map;
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Rule;
 use gateway_common::abi::site::Site;
@@ -55,6 +58,7 @@ pub use self::load::AttachMode;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::stats::WorkerStats;
 pub use self::system::monotonic_s;
+pub use self::tables::TableSizes;
 pub use self::worker::commands::WorkerReport;
 
 use self::clear_link::ClearLink;
@@ -62,6 +66,8 @@ use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
 use self::sas::Sas;
 use self::stats::WorkerCounters;
+use self::sweep::Sweep;
+use self::tables::SharedTables;
 use self::worker::handover::Inbox;
 
 /// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
@@ -98,7 +104,8 @@ pub struct Dataplane {
     loaded: Loaded,
     maps: Mutex<Maps>,
     sas: Mutex<Sas>,
-    suspects: Mutex<HashSet<OutsideKey>>,
+    tables: Arc<SharedTables>,
+    sweep: Mutex<Sweep>,
     attached: Vec<Attached>,
     clear_link: ClearLink,
     inboxes: Arc<[Inbox]>,
@@ -170,16 +177,22 @@ impl Dataplane {
         self.maps().set_next_hops(hops)
     }
 
+    /// What a site uses of the tables: flows, half-open TCP connections, NAT mappings; of all sites together for 0.
+    #[must_use]
+    pub fn used(&self, site: u32) -> [u64; 3] {
+        self.tables.used(site)
+    }
+
     /// Every tracked flow.
     #[must_use]
     pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
-        entries(&self.maps().flows)
+        self.tables.flows().live().collect()
     }
 
     /// Every NAT mapping.
     #[must_use]
     pub fn mappings(&self) -> Vec<(InsideKey, Mapping)> {
-        entries(&self.maps().mappings)
+        self.tables.mappings().live().collect()
     }
 
     /// Drops by reason, of XDP programs and workers together; reasons that never occurred are left out.
@@ -227,25 +240,15 @@ impl Dataplane {
             .collect()
     }
 
-    /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses; mends halves of
-    /// mappings. Answers how many flows and mappings went. Call it every few seconds.
+    /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses. Answers how many flows
+    /// and mappings went. Call it every few seconds: places are free again at the call after.
     ///
     /// # Errors
-    /// A map cannot be read or written.
+    /// The settings cannot be read.
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
-        let mut maps = self.maps();
-        let tables = sweep::Tables {
-            flows: entries(&maps.flows),
-            mappings: entries(&maps.mappings).into_iter().collect(),
-            reverse: entries(&maps.reverse).into_iter().collect(),
-        };
-        let settings = maps.settings()?;
-        let mut suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        let plan = sweep::plan(&tables, &suspects, &settings, MAPPING_HOLD_S, now_s);
-        let counts = (plan.flows.len(), plan.mappings.len());
-        carry_out(&mut maps, &plan, now_s)?;
-        *suspects = plan.suspects;
-        Ok(counts)
+        let settings = self.maps().settings()?;
+        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(sweep.run(&self.tables, &settings, MAPPING_HOLD_S, now_s))
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays
@@ -276,53 +279,4 @@ impl Drop for Dataplane {
     fn drop(&mut self) {
         self.shut_down();
     }
-}
-
-/// Does what a sweep planned. Each entry that is gone meanwhile is as wanted.
-fn carry_out(maps: &mut Maps, plan: &sweep::Plan, now_s: u32) -> Result<(), DataplaneError> {
-    for flow in &plan.flows {
-        absent_is_fine(maps.flows.remove(flow)).map_err(DataplaneError::map(map::FLOWS))?;
-    }
-    for (inside, outside) in &plan.mappings {
-        // Inside first: from then on a new flow takes a new port, and the old one is free when it is let go.
-        absent_is_fine(maps.mappings.remove(inside)).map_err(DataplaneError::map(map::MAPPINGS))?;
-        absent_is_fine(maps.reverse.remove(outside)).map_err(DataplaneError::map(map::MAPPINGS_REVERSE))?;
-    }
-    for outside in &plan.reverse {
-        absent_is_fine(maps.reverse.remove(outside)).map_err(DataplaneError::map(map::MAPPINGS_REVERSE))?;
-    }
-    for (flow, inside, outside) in &plan.restore {
-        restore(maps, flow, inside, outside, now_s)?;
-    }
-    Ok(())
-}
-
-/// Gives a live flow its mapping back, or ends the flow if its port has another owner by now.
-fn restore(
-    maps: &mut Maps,
-    flow: &FlowKey,
-    inside: &InsideKey,
-    outside: &OutsideKey,
-    now_s: u32,
-) -> Result<(), DataplaneError> {
-    let mapping = Mapping {
-        address: outside.address,
-        port: outside.port,
-        pad: [0; 2],
-        last_used_s: now_s,
-        created_s: now_s,
-    };
-    const NOEXIST: u64 = 1;
-    // Both fail when the key is there; what is there then decides.
-    let _ = maps.reverse.insert(outside, inside, NOEXIST);
-    let _ = maps.mappings.insert(inside, mapping, NOEXIST);
-    let port_is_ours = maps.reverse.get(outside, 0).is_ok_and(|owner| owner == *inside);
-    let same_port = maps
-        .mappings
-        .get(inside, 0)
-        .is_ok_and(|found| found.address == outside.address && found.port == outside.port);
-    if port_is_ours && same_port {
-        return Ok(());
-    }
-    absent_is_fine(maps.flows.remove(flow)).map_err(DataplaneError::map(map::FLOWS))
 }

@@ -18,6 +18,7 @@ use super::maps::Maps;
 use super::object::program;
 use super::sas::Sas;
 use super::stats::WorkerCounters;
+use super::tables::SharedTables;
 use super::worker::handover::{Inbox, Side};
 use super::worker::table::SaTable;
 use super::worker::{Engine, Worker};
@@ -48,8 +49,16 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         system::forwarding_off(&interface.config.name)?;
     }
     system::ensure_bpffs(&config.bpffs_dir)?;
-    let mut loaded = Loaded::load(&config.bpffs_dir)?;
-    let mut maps = Maps::take(&mut loaded.ebpf)?;
+    let geometry = config.tables.geometry().map_err(|source| DataplaneError::Call {
+        what: "read random octets",
+        source,
+    })?;
+    let mut loaded = Loaded::load(&config.bpffs_dir, &geometry)?;
+    let tables = SharedTables::new(&loaded.ebpf, &geometry)
+        .map_err(|(map, error)| DataplaneError::Missing(format!("map {map}: {error}")))?;
+    let tables = Arc::new(tables);
+    tables.set_now_s(system::monotonic_s() as u32);
+    let mut maps = Maps::take(&mut loaded.ebpf, Arc::clone(&tables))?;
     maps.set_settings(&config.settings)?;
     let most_queues = planned
         .iter()
@@ -65,7 +74,8 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         loaded,
         maps: Mutex::new(maps),
         sas: Mutex::new(Sas::new(wan_ports(&planned), owners(&planned))),
-        suspects: Mutex::default(),
+        tables,
+        sweep: Mutex::default(),
         attached: Vec::new(),
         clear_link,
         inboxes: inboxes(workers)?,
@@ -219,6 +229,7 @@ fn start_workers(
     };
     for number in 0..dataplane.inboxes.len() as u32 {
         let mut worker = worker(dataplane, config, planned, number)?;
+        let tables = Arc::clone(&dataplane.tables);
         let cpu = cpus.get(number as usize % cpus.len().max(1)).copied();
         let thread = thread::Builder::new()
             .name(format!("esp-{number}"))
@@ -228,7 +239,12 @@ fn start_workers(
                 {
                     tracing::warn!(worker = number, cpu, %error, "worker is not pinned");
                 }
-                worker.run(sleep, system::monotonic_s);
+                // The programs' clock is the workers': without one of them no packet passes anyway.
+                worker.run(sleep, || {
+                    let now_s = system::monotonic_s();
+                    tables.set_now_s(now_s as u32);
+                    now_s
+                });
             })
             .map_err(|source| DataplaneError::Call {
                 what: "start a worker thread",

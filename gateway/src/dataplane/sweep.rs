@@ -1,232 +1,175 @@
-//! What the regular sweep removes: flows that timed out, NAT mappings that nobody uses, halves of mappings whose other
-//! half is gone. The plan is pure; [`super::Dataplane::expire`] carries it out.
+//! What the regular sweep removes: flows that timed out, NAT mappings that nobody uses. It reads the tables where they lie,
+//! without a system call and without a lock: no packet waits for it.
+//!
+//! Removal takes two sweeps. The first retires an entry, so that no packet finds it any more; the next one, a second
+//! later at least, frees its place: programs that had found it before have long ended. A mapping's port is not given to
+//! another before the last flow that used it is freed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
-use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::flow::{Flow, FlowKey, read};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::path::filter::is_alive;
+use gateway_common::tables::index::{state, state_of};
 
-/// The tables as they were read, one after another, while packets changed them.
-pub(crate) struct Tables {
-    pub(crate) flows: Vec<(FlowKey, Flow)>,
-    pub(crate) mappings: HashMap<InsideKey, Mapping>,
-    pub(crate) reverse: HashMap<OutsideKey, InsideKey>,
+use super::tables::{Flows, Mappings, SharedTables};
+
+/// Seconds between two sweeps that an entry is retired at least.
+const RETIRED_S: u32 = 1;
+
+/// What a sweep keeps for the next one: places that are neither free nor live, with their words and when they were first
+/// seen so. Places that are being filled are among them; a program does that in microseconds, so that one which is seen
+/// twice was left behind by a process that died.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep {
+    flows: HashMap<u32, (u64, u32)>,
+    mappings: HashMap<u32, (u64, u32)>,
 }
 
-/// What is to be done, in this order.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Plan {
-    /// Flows that timed out.
-    pub(crate) flows: Vec<FlowKey>,
-    /// Mappings without a live flow, with their outside.
-    pub(crate) mappings: Vec<(InsideKey, OutsideKey)>,
-    /// Outsides that no mapping owns, now and in the sweep before.
-    pub(crate) reverse: Vec<OutsideKey>,
-    /// Mappings that live flows need and that are missing, or whose outside is.
-    pub(crate) restore: Vec<(FlowKey, InsideKey, OutsideKey)>,
-    /// Outsides that no mapping owns for the first time: the packet path may just be making the mapping.
-    pub(crate) suspects: HashSet<OutsideKey>,
-}
+/// Which mappings flows use, by place.
+struct Used(Vec<u64>);
 
-/// Plans a sweep at `now_s`. `suspects` are those of the sweep before; a mapping stays for `hold_s` after its last
-/// flow was made, so that a client that comes back keeps its port.
-pub(crate) fn plan(
-    tables: &Tables,
-    suspects: &HashSet<OutsideKey>,
-    settings: &Settings,
-    hold_s: u32,
-    now_s: u32,
-) -> Plan {
-    let mut plan = Plan::default();
-    let mut used = HashSet::new();
-    for (key, flow) in &tables.flows {
-        if !is_alive(flow, key.protocol, settings, now_s) {
-            plan.flows.push(*key);
-            continue;
-        }
-        let (inside, outside) = (inside(key), outside(key, flow));
-        used.insert(inside);
-        if tables
-            .mappings
-            .get(&inside)
-            .map(|mapping| outside_of(&inside, mapping))
-            != Some(outside)
-            || tables.reverse.get(&outside) != Some(&inside)
-        {
-            plan.restore.push((*key, inside, outside));
+impl Used {
+    fn new(places: u32) -> Self {
+        Self(vec![0; places.div_ceil(64) as usize])
+    }
+
+    fn insert(&mut self, place: u32) {
+        if let Some(word) = self.0.get_mut(place as usize / 64) {
+            *word |= 1 << (place % 64);
         }
     }
-    for (inside, mapping) in &tables.mappings {
-        if !used.contains(inside) && now_s.saturating_sub(mapping.last_used_s) > hold_s {
-            plan.mappings.push((*inside, outside_of(inside, mapping)));
+
+    fn contains(&self, place: u32) -> bool {
+        self.0
+            .get(place as usize / 64)
+            .is_some_and(|word| word & (1 << (place % 64)) != 0)
+    }
+}
+
+impl Sweep {
+    /// Sweeps at `now_s`. A mapping stays for `hold_s` after its last flow was made, so that a client that comes back
+    /// keeps its port. Answers how many flows and mappings were retired.
+    pub(crate) fn run(
+        &mut self,
+        tables: &SharedTables,
+        settings: &Settings,
+        hold_s: u32,
+        now_s: u32,
+    ) -> (usize, usize) {
+        let mappings = tables.mappings();
+        let (mut live, mut retired) = (Used::new(mappings.places()), Used::new(mappings.places()));
+        let flows = self.flows(tables, settings, now_s, &mut live, &mut retired);
+        let gone = self.mappings(tables, mappings, (&live, &retired), hold_s, now_s);
+        (flows, gone)
+    }
+
+    fn flows(
+        &mut self,
+        tables: &SharedTables,
+        settings: &Settings,
+        now_s: u32,
+        live: &mut Used,
+        retired: &mut Used,
+    ) -> usize {
+        let flows = tables.flows();
+        let mut expired = 0;
+        let before = std::mem::take(&mut self.flows);
+        for place in 0..flows.places() {
+            let Some(entry) = flows.at(place) else { continue };
+            match state_of(entry.word) {
+                state::FREE => continue,
+                state::LIVE => {
+                    let (key, flow) = read(entry.record);
+                    if !expire(flows, place, entry.word, (&key, &flow), settings, now_s) {
+                        live.insert(flow.mapping);
+                        continue;
+                    }
+                    tables.give_flow(key.site, flow.progress.state);
+                    expired += 1;
+                }
+                _ => {}
+            }
+            let word = flows.at(place).map_or(0, |entry| entry.word);
+            if is_due(before.get(&place), word, now_s) {
+                flows.free(place);
+            } else {
+                retired.insert(read(entry.record).1.mapping);
+                self.flows.insert(place, since(before.get(&place), word, now_s));
+            }
         }
-    }
-    for (outside, inside) in &tables.reverse {
-        let owner = tables.mappings.get(inside);
-        if owner.map(|mapping| outside_of(inside, mapping)) == Some(*outside) || used.contains(inside) {
-            continue;
-        }
-        if suspects.contains(outside) {
-            plan.reverse.push(*outside);
-        } else {
-            plan.suspects.insert(*outside);
-        }
-    }
-    plan
-}
-
-/// The inside of a flow's mapping.
-pub(crate) fn inside(key: &FlowKey) -> InsideKey {
-    InsideKey {
-        site: key.site,
-        address: key.source,
-        port: key.source_port,
-        protocol: key.protocol,
-        pad: 0,
-    }
-}
-
-/// The outside of a flow's mapping.
-pub(crate) fn outside(key: &FlowKey, flow: &Flow) -> OutsideKey {
-    OutsideKey {
-        address: flow.nat_address,
-        port: flow.nat_port,
-        protocol: key.protocol,
-        pad: 0,
-    }
-}
-
-fn outside_of(inside: &InsideKey, mapping: &Mapping) -> OutsideKey {
-    OutsideKey {
-        address: mapping.address,
-        port: mapping.port,
-        protocol: inside.protocol,
-        pad: 0,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use gateway_common::abi::flow::state;
-
-    const SETTINGS: Settings = Settings {
-        tcp_opening_s: 30,
-        tcp_established_s: 7440,
-        tcp_closing_s: 240,
-        udp_s: 300,
-        icmp_s: 60,
-        ike_per_source_per_s: 10,
-        port_low: 1024,
-        port_high: 65535,
-    };
-    const HOLD_S: u32 = 120;
-
-    fn flow(port: u8, last_seen_s: u32) -> (FlowKey, Flow) {
-        let key = FlowKey {
-            site: 1,
-            source: [192, 168, 1, 10],
-            destination: [203, 0, 113, 1],
-            source_port: [0x80, port],
-            destination_port: [1, 187],
-            protocol: 17,
-            pad: [0; 3],
-        };
-        let flow = Flow {
-            packets_out: 1,
-            bytes_out: 100,
-            packets_in: 0,
-            bytes_in: 0,
-            last_seen_s,
-            created_s: 0,
-            generation: 1,
-            rule: 0,
-            nat_address: [10, 64, 0, 1],
-            nat_port: [0x40, port],
-            state: state::REPLIED,
-            fins: 0,
-        };
-        (key, flow)
+        expired
     }
 
-    fn tables(flows: &[(FlowKey, Flow)]) -> Tables {
-        let mapping = |(key, flow): &(FlowKey, Flow)| {
-            let mapping = Mapping {
-                address: flow.nat_address,
-                port: flow.nat_port,
-                pad: [0; 2],
-                last_used_s: flow.last_seen_s,
-                created_s: 0,
+    fn mappings(
+        &mut self,
+        tables: &SharedTables,
+        mappings: Mappings<'_>,
+        (live, retired): (&Used, &Used),
+        hold_s: u32,
+        now_s: u32,
+    ) -> usize {
+        let mut gone = 0;
+        let before = std::mem::take(&mut self.mappings);
+        for place in 0..mappings.places() {
+            let Some((word, key, mapping)) = mappings.at(place) else {
+                continue;
             };
-            (inside(key), mapping)
-        };
-        Tables {
-            flows: flows.to_vec(),
-            mappings: flows.iter().map(mapping).collect(),
-            reverse: flows
-                .iter()
-                .map(|(key, flow)| (outside(key, flow), inside(key)))
-                .collect(),
+            match state_of(word) {
+                state::FREE => continue,
+                state::LIVE => {
+                    let is_held = now_s.wrapping_sub(mapping.last_used_s).cast_signed() <= hold_s.cast_signed();
+                    if live.contains(place) || is_held || !mappings.retire(place) {
+                        continue;
+                    }
+                    tables.give_mapping(key.site);
+                    gone += 1;
+                }
+                _ => {}
+            }
+            let word = mappings.at(place).map_or(0, |(word, ..)| word);
+            let is_used = live.contains(place) || retired.contains(place);
+            if is_due(before.get(&place), word, now_s) && !is_used {
+                mappings.free(place);
+            } else {
+                self.mappings
+                    .insert(place, since(before.get(&place), word, now_s));
+            }
         }
+        gone
     }
+}
 
-    fn sweep(tables: &Tables, suspects: &HashSet<OutsideKey>, now_s: u32) -> Plan {
-        plan(tables, suspects, &SETTINGS, HOLD_S, now_s)
+/// Retires a flow if it has timed out. A packet may begin it anew at the same moment: it is looked at again afterwards.
+fn expire(
+    flows: Flows<'_>,
+    place: u32,
+    word: u64,
+    (_, flow): (&FlowKey, &Flow),
+    settings: &Settings,
+    now_s: u32,
+) -> bool {
+    if is_alive(flow.progress.state, flow.last_seen_s(), settings, now_s) || !flows.retire(place, word) {
+        return false;
     }
+    let lives = flows.at(place).is_some_and(|entry| {
+        let flow = read(entry.record).1;
+        is_alive(flow.progress.state, flow.last_seen_s(), settings, now_s)
+    });
+    !(lives && flows.revive(place, word))
+}
 
-    #[test]
-    fn live_tables_are_left_alone() {
-        let tables = tables(&[flow(1, 1000), flow(2, 900)]);
-        assert_eq!(sweep(&tables, &HashSet::new(), 1001), Plan::default());
-    }
+/// Whether a place was in this very state a sweep ago.
+fn is_due(before: Option<&(u64, u32)>, word: u64, now_s: u32) -> bool {
+    before.is_some_and(|(found, at_s)| {
+        *found == word && now_s.wrapping_sub(*at_s).cast_signed() >= RETIRED_S.cast_signed()
+    })
+}
 
-    #[test]
-    fn a_dead_flow_goes_and_its_mapping_too() {
-        let (dead, alive) = (flow(1, 100), flow(2, 1000));
-        let plan = sweep(&tables(&[dead, alive]), &HashSet::new(), 1000);
-        assert_eq!(plan.flows, [dead.0]);
-        assert_eq!(plan.mappings, [(inside(&dead.0), outside(&dead.0, &dead.1))]);
-        assert!(plan.restore.is_empty());
-    }
-
-    #[test]
-    fn a_mapping_is_held_for_a_while() {
-        let mut tables = tables(&[flow(1, 1000)]);
-        tables.flows.clear();
-        assert!(sweep(&tables, &HashSet::new(), 1000 + HOLD_S).mappings.is_empty());
-        assert_eq!(sweep(&tables, &HashSet::new(), 1001 + HOLD_S).mappings.len(), 1);
-    }
-
-    #[test]
-    fn a_live_flow_gets_its_mapping_back() {
-        let lost = flow(1, 1000);
-        let mut half = tables(&[lost]);
-        half.mappings.clear();
-        let plan = sweep(&half, &HashSet::new(), 1000);
-        assert_eq!(
-            plan.restore,
-            [(lost.0, inside(&lost.0), outside(&lost.0, &lost.1))]
-        );
-        assert!(plan.suspects.is_empty(), "its outside is needed");
-        let mut half = tables(&[lost]);
-        half.reverse.clear();
-        assert_eq!(sweep(&half, &HashSet::new(), 1000).restore.len(), 1);
-    }
-
-    #[test]
-    fn a_port_without_owner_is_freed_at_the_second_sight() {
-        let (key, flow) = flow(1, 1000);
-        let mut tables = tables(&[(key, flow)]);
-        tables.flows.clear();
-        tables.mappings.clear();
-        let first = sweep(&tables, &HashSet::new(), 1000);
-        assert!(
-            first.reverse.is_empty(),
-            "the packet path may just be making the mapping"
-        );
-        let second = sweep(&tables, &first.suspects, 1010);
-        assert_eq!(second.reverse, [outside(&key, &flow)]);
+/// What to remember of a place.
+fn since(before: Option<&(u64, u32)>, word: u64, now_s: u32) -> (u64, u32) {
+    match before {
+        Some((found, at_s)) if *found == word => (word, *at_s),
+        _ => (word, now_s),
     }
 }

@@ -149,7 +149,7 @@ impl<E: Engine> Controller<E> {
         let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
         let mut all = self.engine.flows()?;
         all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
-        all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s), *key));
+        all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s()), *key));
         let total = all.len();
         let flows = all
             .iter()
@@ -174,14 +174,14 @@ impl<E: Engine> Controller<E> {
             nat_port: u16::from_be_bytes(flow.nat_port),
             destination: Ipv4Addr::from(key.destination),
             destination_port: u16::from_be_bytes(key.destination_port),
-            state: state_word(flow.state).to_owned(),
+            state: state_word(flow.progress.state).to_owned(),
             rule: rule_name(flow.generation, flow.rule, rules),
-            packets_out: flow.packets_out,
-            bytes_out: flow.bytes_out,
-            packets_in: flow.packets_in,
-            bytes_in: flow.bytes_in,
+            packets_out: flow.out.packets,
+            bytes_out: flow.out.bytes,
+            packets_in: flow.back.packets,
+            bytes_in: flow.back.bytes,
             age_s: now_s.saturating_sub(flow.created_s),
-            idle_s: now_s.saturating_sub(flow.last_seen_s),
+            idle_s: now_s.saturating_sub(flow.last_seen_s()),
         }
     }
 
@@ -322,8 +322,11 @@ fn state_word(number: u8) -> &'static str {
         state::TCP_ESTABLISHED => "established",
         state::TCP_FIN => "closing",
         state::TCP_CLOSED => "closed",
-        state::UNREPLIED => "unreplied",
-        state::REPLIED => "replied",
+        state::TCP_TIME_WAIT => "time-wait",
+        state::TCP_SYN_SENT_BOTH => "syn-sent-both",
+        state::UDP_UNREPLIED | state::ICMP_UNREPLIED | state::OTHER_UNREPLIED => "unreplied",
+        state::UDP_REPLIED | state::ICMP_REPLIED | state::OTHER_REPLIED => "replied",
+        state::UDP_STREAM => "stream",
         _ => "unknown",
     }
 }

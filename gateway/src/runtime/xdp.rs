@@ -21,7 +21,7 @@ use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall, TableSizes,
     WorkerReport, monotonic_s,
 };
 
@@ -228,7 +228,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             Role::Core => dataplane::Role::Core,
         },
     };
-    let (timeouts, nat) = (&config.timeouts, &config.nat);
+    let (timeouts, nat, limits) = (&config.timeouts, &config.nat, &config.limits);
     DataplaneConfig {
         interfaces: config.interfaces.iter().map(interface).collect(),
         bpffs_dir: Path::new(BPF_FILE_SYSTEM).join(format!("gateway-{}", config.name)),
@@ -236,14 +236,19 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         workers: config.workers,
         pin_cores: Vec::new(),
         settings: Settings {
-            tcp_opening_s: timeouts.tcp_opening_s,
-            tcp_established_s: timeouts.tcp_established_s,
-            tcp_closing_s: timeouts.tcp_closing_s,
-            udp_s: timeouts.udp_s,
-            icmp_s: timeouts.icmp_s,
-            ike_per_source_per_s: config.limits.ike_per_source_per_s,
+            idle_s: timeouts.by_state(),
+            ike_per_source_per_s: limits.ike_per_source_per_s,
             port_low: nat.port_low,
             port_high: nat.port_high,
+            flows_max: limits.flows,
+            site_flows_max: limits.site_flows,
+            site_new_flows_per_s: limits.site_new_flows_per_s,
+            site_half_open_max: limits.site_half_open,
+            site_mappings_max: limits.site_mappings,
+        },
+        tables: TableSizes {
+            flows: limits.flows,
+            mappings: limits.mappings,
         },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }

@@ -1,10 +1,7 @@
 //! Vectors of `clear`.
 
-use std::cell::Cell;
-use std::rc::Rc;
-
-use gateway_common::abi::flow::{Flow, state};
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::flow::{Flow, Half, Progress, state};
+use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use gateway_common::tables::host::HostTables;
@@ -14,7 +11,7 @@ use super::world::{
     UNRESOLVED,
 };
 use super::{Expect, Program, Step, Vector};
-use crate::frames::{Clear, End, ethernet, fix_ipv4};
+use crate::frames::{Clear, End, ISN, WINDOW, ethernet, fix_ipv4};
 
 /// Source port of the usual connection.
 pub(super) const PORT: u16 = 49_152;
@@ -146,7 +143,8 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         ),
         ("a broadcast destination is dropped", to([255; 4]), InnerAddress),
         ("a land packet is dropped", to(TERMINAL), InnerAddress),
-        ("GRE inside is dropped", changed(9, &[47]), InnerProtocol),
+        ("UDP-Lite inside is dropped", changed(9, &[136]), InnerProtocol),
+        ("IPv6 in IP inside is dropped", changed(9, &[41]), InnerProtocol),
         ("IP in IP inside is dropped", changed(9, &[4]), InnerProtocol),
         (
             "UDP with a length of 7 is dropped",
@@ -359,27 +357,12 @@ fn worlds(now_s: u32) -> Vec<Vector> {
     if let Some(settings) = &mut taken.world.settings {
         (settings.port_low, settings.port_high) = (1026, 1027);
     }
-    for port in [1026u16, 1027] {
-        let outside = OutsideKey {
-            address: NAT,
-            port: port.to_be_bytes(),
-            protocol: 17,
-            pad: 0,
-        };
-        taken.world.reverse.borrow_mut().insert(outside, inside(17, 9));
-    }
-    let mut one_left = Vector {
-        description: "a taken port is replaced by the one that is left".to_owned(),
-        world: taken.world.clone(),
-        steps: vec![leaves(query(1026), SITE, (NAT, 1027))],
-    };
-    let free = OutsideKey {
-        address: NAT,
-        port: 1027u16.to_be_bytes(),
-        protocol: 17,
-        pad: 0,
-    };
-    one_left.world.reverse.borrow_mut().remove(&free);
+    let mut one_left = taken.clone();
+    put_mapping(&taken.world, inside(17, 9), (NAT, 1026), now_s);
+    put_mapping(&taken.world, inside(17, 10), (NAT, 1027), now_s);
+    put_mapping(&one_left.world, inside(17, 9), (NAT, 1026), now_s);
+    one_left.description = "a taken port is replaced by the one that is left".to_owned();
+    one_left.steps = vec![leaves(query(1026), SITE, (NAT, 1027))];
     if let Some(settings) = &mut one_left.world.settings {
         // A range of one port is found by each try but the first.
         settings.port_low = 1027;
@@ -398,8 +381,32 @@ fn inside(protocol: u8, port: u16) -> InsideKey {
     }
 }
 
+/// Puts a mapping into a world and says where it is.
+pub(super) fn put_mapping(tables: &HostTables, inside: InsideKey, nat: End, then_s: u32) -> u32 {
+    let mapping = Mapping {
+        address: nat.0,
+        port: nat.1.to_be_bytes(),
+        last_used_s: then_s,
+        created_s: then_s,
+        position: 0,
+    };
+    tables.put_mapping(&inside, &mapping).unwrap_or(u32::MAX)
+}
+
 /// A world in which the terminal has a flow in this state, last seen `idle_s` seconds ago, with its mapping.
 pub(super) fn with_flow(now_s: u32, clear: &Clear, nat: End, state: u8, fins: u8, idle_s: u32) -> HostTables {
+    with_flow_and_mapping(now_s, clear, (nat, nat), state, fins, idle_s)
+}
+
+/// The same with a mapping that may be another than the flow's translation.
+pub(super) fn with_flow_and_mapping(
+    now_s: u32,
+    clear: &Clear,
+    (nat, mapped): (End, End),
+    state: u8,
+    fins: u8,
+    idle_s: u32,
+) -> HostTables {
     let tables = world::world(now_s);
     let protocol = clear.packet()[9];
     let key = gateway_common::abi::flow::FlowKey {
@@ -412,40 +419,36 @@ pub(super) fn with_flow(now_s: u32, clear: &Clear, nat: End, state: u8, fins: u8
         pad: [0; 3],
     };
     let then_s = now_s.wrapping_sub(idle_s);
+    let inside = InsideKey {
+        port: key.source_port,
+        ..inside(protocol, 0)
+    };
+    let half = Half {
+        seen_s: then_s,
+        end: ISN.wrapping_add(1),
+        acknowledged: ISN.wrapping_add(1),
+        limit: ISN.wrapping_add(1).wrapping_add(u32::from(WINDOW)),
+        window: WINDOW,
+        packets: 1,
+        bytes: 40,
+    };
     let flow = Flow {
-        packets_out: 1,
-        bytes_out: 40,
-        packets_in: 0,
-        bytes_in: 0,
-        last_seen_s: then_s,
+        progress: Progress {
+            state,
+            fins,
+            ..Progress::default()
+        },
+        out: half,
+        back: half,
         created_s: then_s,
         generation: 1,
         rule: 0,
         nat_address: nat.0,
         nat_port: nat.1.to_be_bytes(),
-        state,
-        fins,
+        mapping: put_mapping(&tables, inside, mapped, then_s),
     };
-    tables.flows.borrow_mut().insert(key, Rc::new(Cell::new(flow)));
-    let inside = InsideKey {
-        port: key.source_port,
-        ..inside(protocol, 0)
-    };
-    let mapping = Mapping {
-        address: nat.0,
-        port: nat.1.to_be_bytes(),
-        pad: [0; 2],
-        last_used_s: then_s,
-        created_s: then_s,
-    };
-    tables.mappings.borrow_mut().insert(inside, mapping);
-    let outside = OutsideKey {
-        address: nat.0,
-        port: mapping.port,
-        protocol,
-        pad: 0,
-    };
-    tables.reverse.borrow_mut().insert(outside, inside);
+    let put = tables.put_flow(&key, &flow);
+    assert!(put.is_ok(), "{put:?}");
     tables
 }
 
@@ -459,7 +462,7 @@ fn aged(now_s: u32) -> Vec<Vector> {
     };
     let established = |idle_s| with_flow(now_s, &segment(ACK), nat, state::TCP_ESTABLISHED, 0, idle_s);
     let closed = |idle_s| with_flow(now_s, &segment(ACK), nat, state::TCP_CLOSED, 3, idle_s);
-    let udp = |clear: &Clear, idle_s| with_flow(now_s, clear, nat, state::REPLIED, 0, idle_s);
+    let udp = |clear: &Clear, idle_s| with_flow(now_s, clear, nat, state::UDP_STREAM, 0, idle_s);
     let forbidden = Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), ACK);
     let forbidden_udp = Clear::udp((TERMINAL, PORT), (FORBIDDEN, 443));
     vec![
@@ -526,7 +529,7 @@ fn aged(now_s: u32) -> Vec<Vector> {
                 now_s,
                 &query(1024),
                 ([198, 51, 100, 9], 2000),
-                state::REPLIED,
+                state::UDP_STREAM,
                 0,
                 300,
             ),

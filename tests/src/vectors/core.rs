@@ -5,7 +5,7 @@ use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN};
 
-use super::clear::{PORT, dropped, leaves, segment, with_flow};
+use super::clear::{PORT, dropped, leaves, segment, with_flow, with_flow_and_mapping};
 use super::world::{self, GATEWAY, MAC, MAC_HOP, MTU, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{Clear, End, checksum, ethernet, ipv4};
@@ -121,7 +121,8 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Expect)> {
             changed(12, &[127, 0, 0, 1]),
             drop(InnerAddress),
         ),
-        ("SCTP is dropped", changed(9, &[132]), drop(InnerProtocol)),
+        ("UDP-Lite is dropped", changed(9, &[136]), drop(InnerProtocol)),
+        ("SCTP without a flow is dropped", changed(9, &[132]), drop(NoMapping)),
         (
             "a NAT address without a mapping is dropped",
             frame(&reply(ACK)),
@@ -218,7 +219,14 @@ fn closing() -> Vec<(&'static str, Vec<Step>)> {
         ),
         (
             "a half-open connection recovers (RFC 9293 section 3.5.1)",
-            vec![out(SYN), back(ACK), out(RST), out(SYN), back(SYN | ACK), out(ACK)],
+            vec![
+                out(SYN),
+                enters(reply(ACK).data(0), (TERMINAL, PORT)),
+                out(RST),
+                out(SYN),
+                back(SYN | ACK),
+                out(ACK),
+            ],
         ),
         (
             "an established connection survives a SYN of a client that crashed",
@@ -257,8 +265,8 @@ fn filtering() -> Vec<(&'static str, Vec<Step>)> {
             "the server may not call back",
             vec![
                 out(SYN),
-                refused(&reply(SYN), TcpState),
                 back(SYN | ACK),
+                refused(&reply(SYN), TcpState),
                 out(ACK),
                 refused(&reply(SYN), TcpState),
             ],
@@ -295,13 +303,14 @@ fn worlds(now_s: u32) -> Vec<Vector> {
     if let Some(interface) = &mut no_worker.interface {
         interface.queues = 0;
     }
-    let moved = world(1, state::TCP_ESTABLISHED);
-    for flow in moved.flows.borrow().values() {
-        flow.set(gateway_common::abi::flow::Flow {
-            nat_port: [0, 99],
-            ..flow.get()
-        });
-    }
+    let moved = with_flow_and_mapping(
+        now_s,
+        &segment(ACK),
+        ((NAT, 99), NAT_END),
+        state::TCP_ESTABLISHED,
+        0,
+        1,
+    );
     vec![
         vector(
             "an established flow is answered",

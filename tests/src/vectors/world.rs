@@ -6,7 +6,7 @@
 //! ```
 //! Documentation addresses (RFC 5737, RFC 3849). One interface stands for all: `BPF_PROG_TEST_RUN` has but one.
 
-use gateway_common::abi::interface::{Interface, Settings, role};
+use gateway_common::abi::interface::{IdleLimits, Interface, Settings, role};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action, flag};
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, encapsulation};
@@ -64,16 +64,26 @@ pub const IKE_PER_S: u32 = 3;
 /// Number of the active rule generation.
 pub const GENERATION: u32 = 4;
 
-/// The settings.
-pub const SETTINGS: Settings = Settings {
+/// Seconds after which flows are dead.
+pub const IDLE: IdleLimits = IdleLimits {
     tcp_opening_s: 60,
     tcp_established_s: 7440,
     tcp_closing_s: 240,
+    tcp_time_wait_s: 120,
+    tcp_reset_s: 30,
+    udp_new_s: 40,
     udp_s: 120,
     icmp_s: 60,
+    other_s: 600,
+};
+
+/// The settings.
+pub const SETTINGS: Settings = Settings {
+    idle_s: IDLE.by_state(),
     ike_per_source_per_s: IKE_PER_S,
     port_low: 1024,
     port_high: 65535,
+    ..Settings::UNLIMITED
 };
 
 /// A rule that allows a protocol and a port to a prefix for all; vectors narrow it.

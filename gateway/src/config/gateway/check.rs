@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
+    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
@@ -38,7 +38,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         sites,
         any_sites,
         timeouts: timeouts(checker, file.timeouts),
-        limits: file.limits,
+        limits: limits(checker, file.limits),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
 }
@@ -388,6 +388,46 @@ fn any_sites(
     list.into_iter().filter_map(checked).collect()
 }
 
+/// Limits that would let nothing through, or that the tables cannot be made for.
+fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits {
+    let Some(limits) = limits else {
+        return Limits::default();
+    };
+    let Limits {
+        ike_per_source_per_s,
+        flows,
+        mappings,
+        site_flows,
+        site_new_flows_per_s,
+        site_half_open,
+        site_mappings,
+    } = *limits.get_ref();
+    let all = [
+        ike_per_source_per_s,
+        flows,
+        mappings,
+        site_flows,
+        site_new_flows_per_s,
+        site_half_open,
+        site_mappings,
+    ];
+    if all.contains(&0) {
+        checker.fault(
+            limits.span(),
+            "a limit of 0 lets nothing through",
+            "write at least 1, or leave the limit out",
+        );
+    }
+    if flows.max(mappings) > limit::FLOWS_MAX {
+        checker.fault(
+            limits.span(),
+            format!("a table holds {} entries at most", limit::FLOWS_MAX),
+            "write fewer flows or mappings",
+        );
+    }
+    limits.into_inner()
+}
+
 fn timeouts(checker: &mut Checker<'_>, timeouts: Option<Spanned<Timeouts>>) -> Timeouts {
     let Some(timeouts) = timeouts else {
         return Timeouts::default();
@@ -396,10 +436,25 @@ fn timeouts(checker: &mut Checker<'_>, timeouts: Option<Spanned<Timeouts>>) -> T
         tcp_opening_s,
         tcp_established_s,
         tcp_closing_s,
+        tcp_time_wait_s,
+        tcp_reset_s,
+        udp_new_s,
         udp_s,
         icmp_s,
+        other_s,
     } = *timeouts.get_ref();
-    if [tcp_opening_s, tcp_established_s, tcp_closing_s, udp_s, icmp_s].contains(&0) {
+    let all = [
+        tcp_opening_s,
+        tcp_established_s,
+        tcp_closing_s,
+        tcp_time_wait_s,
+        tcp_reset_s,
+        udp_new_s,
+        udp_s,
+        icmp_s,
+        other_s,
+    ];
+    if all.contains(&0) {
         checker.fault(
             timeouts.span(),
             "a timeout of 0 s forgets every flow at once",

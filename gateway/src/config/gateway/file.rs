@@ -30,7 +30,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
-    pub(super) limits: Limits,
+    pub(super) limits: Option<Spanned<Limits>>,
     pub(super) rules: Option<Rules>,
 }
 

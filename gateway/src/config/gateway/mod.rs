@@ -5,6 +5,7 @@ mod file;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use gateway_common::abi::interface::{IdleLimits, STATES};
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
@@ -175,12 +176,20 @@ pub struct Timeouts {
     pub tcp_opening_s: u32,
     /// Established TCP (RFC 5382 REQ-5: at least 2 h 4 min).
     pub tcp_established_s: u32,
-    /// TCP after FIN or RST (RFC 5382 REQ-5: at least 4 min).
+    /// TCP after the FIN of one side (RFC 5382 REQ-5: at least 4 min).
     pub tcp_closing_s: u32,
-    /// UDP (RFC 4787 REQ-5: at least 2 min).
+    /// TCP after the FINs of both sides.
+    pub tcp_time_wait_s: u32,
+    /// TCP after a reset (RFC 7857 section 2.2: at least 4 min, since resets are forged).
+    pub tcp_reset_s: u32,
+    /// UDP that was answered once or not at all.
+    pub udp_new_s: u32,
+    /// UDP that was answered twice (RFC 4787 REQ-5: at least 2 min).
     pub udp_s: u32,
     /// ICMP queries (RFC 5508 REQ-2: at least 60 s).
     pub icmp_s: u32,
+    /// Any other protocol.
+    pub other_s: u32,
 }
 
 impl Default for Timeouts {
@@ -189,24 +198,65 @@ impl Default for Timeouts {
             tcp_opening_s: 240,
             tcp_established_s: 7440,
             tcp_closing_s: 240,
+            tcp_time_wait_s: 240,
+            tcp_reset_s: 240,
+            udp_new_s: 30,
             udp_s: 300,
             icmp_s: 60,
+            other_s: 600,
         }
     }
 }
 
-/// Rate limits.
+impl Timeouts {
+    /// As the packet path reads them.
+    #[must_use]
+    pub const fn by_state(&self) -> [u32; STATES] {
+        IdleLimits {
+            tcp_opening_s: self.tcp_opening_s,
+            tcp_established_s: self.tcp_established_s,
+            tcp_closing_s: self.tcp_closing_s,
+            tcp_time_wait_s: self.tcp_time_wait_s,
+            tcp_reset_s: self.tcp_reset_s,
+            udp_new_s: self.udp_new_s,
+            udp_s: self.udp_s,
+            icmp_s: self.icmp_s,
+            other_s: self.other_s,
+        }
+        .by_state()
+    }
+}
+
+/// Sizes and rates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Limits {
     /// IKE datagrams a second that one source may send to user space.
     pub ike_per_source_per_s: u32,
+    /// Flows of all sites.
+    pub flows: u32,
+    /// NAT mappings of all sites.
+    pub mappings: u32,
+    /// Flows of one site.
+    pub site_flows: u32,
+    /// New flows of one site in a second.
+    pub site_new_flows_per_s: u32,
+    /// TCP connections of one site whose handshake is not complete.
+    pub site_half_open: u32,
+    /// NAT mappings of one site.
+    pub site_mappings: u32,
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             ike_per_source_per_s: 200,
+            flows: 1_000_000,
+            mappings: 1_000_000,
+            site_flows: 20_000,
+            site_new_flows_per_s: 2_000,
+            site_half_open: 2_000,
+            site_mappings: 20_000,
         }
     }
 }

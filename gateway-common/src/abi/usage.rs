@@ -1,0 +1,18 @@
+//! What each site uses of the tables; element 0 is the sum of all.
+
+/// Words of an element.
+pub const WORDS: usize = 4;
+/// Element of the sums: no site has this number.
+pub const TOTAL: u32 = 0;
+
+/// Numbers of the words of an element.
+pub mod word {
+    /// Flows.
+    pub const FLOWS: usize = 0;
+    /// TCP flows whose handshake is not complete.
+    pub const HALF_OPEN: usize = 1;
+    /// NAT mappings.
+    pub const MAPPINGS: usize = 2;
+    /// Of a site: a second, and the flows that were opened in it. Of the sum: sites with flows.
+    pub const RATE_OR_SITES: usize = 3;
+}

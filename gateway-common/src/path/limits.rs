@@ -1,0 +1,153 @@
+//! What a site may use of the tables. Counts are exact: whoever takes counts first and gives back what is refused.
+//!
+//! The last eighth of the flow table is for sites that have less than their share of it: a site that floods fills the
+//! rest, and never keeps another from working. No live flow is evicted.
+
+use crate::abi::flow::{halves, pair};
+use crate::abi::interface::Settings;
+use crate::abi::usage::{TOTAL, word};
+use crate::drop::DropReason;
+use crate::tables::Tables;
+use crate::tables::words::Words;
+
+/// The last part of the flow table, for sites below their share: one in so many.
+const RESERVE: u32 = 8;
+/// `-1` to [`Words::add`].
+const LESS: u64 = u64::MAX;
+
+/// Counts one more new flow of this second.
+///
+/// # Errors
+/// [`DropReason::SiteFlowRate`].
+#[inline(always)]
+pub fn rate<T: Tables>(tables: &T, site: u32, settings: &Settings, now_s: u32) -> Result<(), DropReason> {
+    let usage = tables.usage(site).ok_or(DropReason::UnknownSite)?;
+    let found = usage.load(word::RATE_OR_SITES);
+    let (second, count) = halves(found);
+    let count = if second == now_s { count } else { 0 };
+    if count >= settings.site_new_flows_per_s {
+        return Err(DropReason::SiteFlowRate);
+    }
+    // If another CPU counts at the same moment, one of the two goes uncounted: a rate need not be exact.
+    let _ = usage.compare_exchange(word::RATE_OR_SITES, found, pair(now_s, count + 1));
+    Ok(())
+}
+
+/// Counts a flow that is about to be put into the table.
+///
+/// # Errors
+/// [`DropReason::SiteFlows`], [`DropReason::FlowTableFull`] or [`DropReason::SiteShare`]; it is not counted then.
+#[inline(always)]
+pub fn take_flow<T: Tables>(tables: &T, site: u32, settings: &Settings) -> Result<(), DropReason> {
+    let usage = tables.usage(site).ok_or(DropReason::UnknownSite)?;
+    let total = tables.usage(TOTAL).ok_or(DropReason::Internal)?;
+    let of_site = usage.add(word::FLOWS, 1);
+    let of_all = total.add(word::FLOWS, 1);
+    if of_site == 0 {
+        total.add(word::RATE_OR_SITES, 1);
+    }
+    let limit = u64::from(settings.flows_max);
+    let refused = if of_site >= u64::from(settings.site_flows_max) {
+        Some(DropReason::SiteFlows)
+    } else if of_all >= limit {
+        Some(DropReason::FlowTableFull)
+    } else if of_all >= limit - limit / u64::from(RESERVE)
+        && of_site.wrapping_mul(total.load(word::RATE_OR_SITES)) >= limit
+    {
+        Some(DropReason::SiteShare)
+    } else {
+        None
+    };
+    match refused {
+        None => Ok(()),
+        Some(reason) => {
+            give_flow(tables, site);
+            Err(reason)
+        }
+    }
+}
+
+/// Counts a flow less.
+#[inline(always)]
+pub fn give_flow<T: Tables>(tables: &T, site: u32) {
+    let (Some(usage), Some(total)) = (tables.usage(site), tables.usage(TOTAL)) else {
+        return;
+    };
+    give(usage, total, word::FLOWS);
+}
+
+/// Counts one less of a site's and of the sum, and a site less if it has no flow left.
+#[inline(always)]
+pub fn give<V: Words>(usage: V, total: V, what: usize) {
+    total.add(what, LESS);
+    if usage.add(what, LESS) == 1 && what == word::FLOWS {
+        total.add(word::RATE_OR_SITES, LESS);
+    }
+}
+
+/// Counts a half-open TCP connection.
+///
+/// # Errors
+/// [`DropReason::SiteHalfOpen`]; it is not counted then.
+#[inline(always)]
+pub fn take_half_open<T: Tables>(tables: &T, site: u32, settings: &Settings) -> Result<(), DropReason> {
+    take(
+        tables,
+        site,
+        word::HALF_OPEN,
+        settings.site_half_open_max,
+        DropReason::SiteHalfOpen,
+    )
+}
+
+/// Counts a mapping.
+///
+/// # Errors
+/// [`DropReason::SiteMappings`]; it is not counted then.
+#[inline(always)]
+pub fn take_mapping<T: Tables>(tables: &T, site: u32, settings: &Settings) -> Result<(), DropReason> {
+    take(
+        tables,
+        site,
+        word::MAPPINGS,
+        settings.site_mappings_max,
+        DropReason::SiteMappings,
+    )
+}
+
+#[inline(always)]
+fn take<T: Tables>(
+    tables: &T,
+    site: u32,
+    what: usize,
+    max: u32,
+    reason: DropReason,
+) -> Result<(), DropReason> {
+    let usage = tables.usage(site).ok_or(DropReason::UnknownSite)?;
+    let total = tables.usage(TOTAL).ok_or(DropReason::Internal)?;
+    total.add(what, 1);
+    if usage.add(what, 1) >= u64::from(max) {
+        give(usage, total, what);
+        return Err(reason);
+    }
+    Ok(())
+}
+
+/// Counts a half-open connection less.
+#[inline(always)]
+pub fn give_half_open<T: Tables>(tables: &T, site: u32) {
+    give_one(tables, site, word::HALF_OPEN);
+}
+
+/// Counts a mapping less.
+#[inline(always)]
+pub fn give_mapping<T: Tables>(tables: &T, site: u32) {
+    give_one(tables, site, word::MAPPINGS);
+}
+
+#[inline(always)]
+fn give_one<T: Tables>(tables: &T, site: u32, what: usize) {
+    if let (Some(usage), Some(total)) = (tables.usage(site), tables.usage(TOTAL)) {
+        give(usage, total, what);
+    }
+}

@@ -1,0 +1,380 @@
+//! TCP as the filter follows it: the state of a connection (RFC 9293 section 3.3.2, as both ends' segments show it) and
+//! the sequence numbers that it may use (Guido van Rooij, "Real Stateful TCP Packet Filtering in IP Filter"; RFC 5961).
+//!
+//! Of each end three numbers are kept: the end of what it has sent, the end of what it lets the other send (its
+//! acknowledgment and window), and the largest window that it offered. A segment passes if it lies in what the other
+//! lets its sender send, is not older than a window, and acknowledges what the other has sent, and not what is long
+//! acknowledged. All numbers wrap (RFC 9293 section 3.4).
+
+use crate::abi::flow::{Half, Progress, state};
+use crate::drop::DropReason;
+use crate::packet::tcp::flag::{ACK, FIN, RST, SYN};
+
+use super::filter::Direction;
+
+/// Bits of [`Progress::flags`].
+pub mod flag {
+    /// The site offered a window scale.
+    pub const SCALE_OUT: u8 = 1;
+    /// The center's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
+    pub const SIMULTANEOUS: u8 = 2;
+}
+
+/// Bit of [`Progress::fins`] for a FIN of the site.
+const FIN_OUT: u8 = 1;
+/// Bit of [`Progress::fins`] for a FIN of the center.
+const FIN_IN: u8 = 2;
+/// Both.
+pub(super) const FINS: u8 = FIN_OUT | FIN_IN;
+/// An acknowledgment may be this much older than the newest data at least, whatever the window: ends repeat old ones.
+const OLD_ACK: u32 = 66_000;
+/// Largest SYN with data, which its answer need not acknowledge (RFC 7413).
+const SYN_DATA_MAX: u32 = 65_535;
+
+/// What the filter looks at in a segment.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Segment {
+    /// Sequence number.
+    pub sequence: u32,
+    /// Acknowledgment number, if ACK is set.
+    pub acknowledgment: u32,
+    /// Bytes of data.
+    pub length: u32,
+    /// Window, as it is in the header.
+    pub window: u16,
+    /// Bits of [`crate::packet::tcp::flag`].
+    pub flags: u8,
+    /// Window scale option of a SYN, or [`NO_SCALE`].
+    pub scale: u8,
+}
+
+/// There is no window scale option.
+pub const NO_SCALE: u8 = 0xff;
+/// Largest window scale (RFC 7323 section 2.3).
+pub const SCALE_MAX: u8 = 14;
+
+impl Segment {
+    /// Whether the flag is set.
+    #[inline(always)]
+    const fn has(&self, flag: u8) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// Sequence number behind the segment; SYN and FIN count as one.
+    #[inline(always)]
+    const fn end(&self) -> u32 {
+        let extra = (self.has(SYN) as u32) + (self.has(FIN) as u32);
+        self.sequence.wrapping_add(self.length).wrapping_add(extra)
+    }
+
+    /// Whether it opens a connection: SYN alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_first_syn(&self) -> bool {
+        self.flags & (SYN | ACK | RST | FIN) == SYN
+    }
+}
+
+/// Whether `a` comes before `b`.
+#[inline(always)]
+const fn before(a: u32, b: u32) -> bool {
+    a.wrapping_sub(b).cast_signed() < 0
+}
+
+#[inline(always)]
+const fn latest(a: u32, b: u32) -> u32 {
+    if before(a, b) { b } else { a }
+}
+
+/// A connection as one direction sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Connection {
+    /// State.
+    pub progress: Progress,
+    /// What the sender of the segment has written so far.
+    pub own: Half,
+    /// What the other end has.
+    pub other: Half,
+    /// Whether `other` was changed too, which a handshake does.
+    pub other_changed: bool,
+}
+
+impl Connection {
+    /// Begins a new connection by a SYN of the site.
+    #[inline(always)]
+    pub fn open(&mut self, segment: &Segment) {
+        self.progress.state = state::TCP_SYN_SENT;
+        self.first_syn_out(segment);
+    }
+
+    /// Moves the connection on by a segment.
+    ///
+    /// # Errors
+    /// [`DropReason::TcpState`] if it does not fit the state, [`DropReason::TcpWindow`] if its numbers do not.
+    #[inline(always)]
+    pub fn advance(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+        if segment.flags & (SYN | RST) == 0 && self.is_synchronized() {
+            self.check(segment, direction)?;
+            self.acknowledge(segment, direction);
+            self.data(segment, direction);
+            return Ok(());
+        }
+        self.advance_rarely(segment, direction)
+    }
+
+    /// Segments of handshake and reset.
+    #[inline(always)]
+    fn advance_rarely(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+        if segment.has(RST) {
+            return self.reset(segment, direction);
+        }
+        match (segment.has(SYN), segment.has(ACK), direction) {
+            (true, false, Direction::Out) => self.syn_out(segment),
+            (true, false, Direction::In) => self.syn_in(segment),
+            (true, true, Direction::Out) => self.syn_ack_out(segment),
+            (true, true, Direction::In) => self.syn_ack_in(segment),
+            // Before the center's SYN only an ACK without data comes: a server that remembers an older connection
+            // challenges (RFC 9293 section 3.10.7.4), and the site's reset of that passes below.
+            (false, _, Direction::In)
+                if self.progress.state == state::TCP_SYN_SENT
+                    && segment.length == 0
+                    && !segment.has(FIN) =>
+            {
+                Ok(())
+            }
+            (false, ..) => Err(DropReason::TcpState),
+        }
+    }
+
+    /// Whether both SYNs are known, so that sequence numbers can be checked.
+    #[inline(always)]
+    const fn is_synchronized(&self) -> bool {
+        !matches!(
+            self.progress.state,
+            state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH
+        )
+    }
+
+    /// The four conditions on a segment's numbers.
+    #[inline(always)]
+    fn check(&self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+        let (own_scale, other_scale) = self.scales(direction);
+        let own_window = u32::from(self.own.window) << own_scale;
+        // Keep-alive probes lie one before the end, even of a window that was never open.
+        let other_window = (u32::from(self.other.window) << other_scale).max(1);
+        let acknowledgment = if segment.has(ACK) {
+            segment.acknowledgment
+        } else {
+            self.other.end
+        };
+        let oldest_ack = own_window.max(OLD_ACK);
+        let fits = !before(self.other.limit, segment.sequence)
+            && !before(segment.end(), self.own.end.wrapping_sub(other_window))
+            && !before(self.other.end, acknowledgment)
+            && !before(acknowledgment, self.other.end.wrapping_sub(oldest_ack));
+        if fits { Ok(()) } else { Err(DropReason::TcpWindow) }
+    }
+
+    /// Notes what the segment says of its sender.
+    #[inline(always)]
+    fn acknowledge(&mut self, segment: &Segment, direction: Direction) {
+        let (own_scale, _) = self.scales(direction);
+        let own = &mut self.own;
+        own.end = latest(own.end, segment.end());
+        if segment.window > own.window {
+            own.window = segment.window;
+        }
+        if segment.has(ACK) {
+            own.acknowledged = latest(own.acknowledged, segment.acknowledgment);
+            // One octet probes a window of zero (RFC 9293 section 3.8.6.1).
+            let window = (u32::from(segment.window) << own_scale).max(1);
+            own.limit = latest(own.limit, segment.acknowledgment.wrapping_add(window));
+        }
+    }
+
+    /// A segment of an open connection: the site's ACK completes the handshake, a FIN half-closes, the second closes.
+    #[inline(always)]
+    fn data(&mut self, segment: &Segment, direction: Direction) {
+        let progress = &mut self.progress;
+        if segment.has(FIN) {
+            progress.fins |= match direction {
+                Direction::Out => FIN_OUT,
+                Direction::In => FIN_IN,
+            };
+        }
+        progress.state = match (progress.state, progress.fins) {
+            (state::TCP_CLOSED, _) => state::TCP_CLOSED,
+            (state::TCP_SYN_RECEIVED, 0) if direction == Direction::In => state::TCP_SYN_RECEIVED,
+            (_, 0) => state::TCP_ESTABLISHED,
+            (_, FIN_OUT | FIN_IN) => state::TCP_FIN,
+            _ => state::TCP_TIME_WAIT,
+        };
+    }
+
+    /// A SYN of the site: the first again, or that of a client that began anew; the center challenges the latter
+    /// (RFC 5961 section 4), and the reset that follows closes the flow.
+    #[inline(always)]
+    fn syn_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        match self.progress.state {
+            state::TCP_SYN_SENT => self.first_syn_out(segment),
+            state::TCP_SYN_SENT_BOTH if segment.end() != self.own.end => {
+                return Err(DropReason::TcpWindow);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn first_syn_out(&mut self, segment: &Segment) {
+        self.own.end = segment.end();
+        self.own.window = segment.window;
+        self.other.limit = segment.end();
+        self.other_changed = true;
+        self.progress.scales = 0;
+        self.progress.flags &= !flag::SCALE_OUT;
+        if segment.scale != NO_SCALE {
+            self.progress.scales = segment.scale & 0xf;
+            self.progress.flags |= flag::SCALE_OUT;
+        }
+    }
+
+    /// A SYN alone of the center: simultaneous open (RFC 5382 REQ-2), if the site has sent its SYN and no more.
+    #[inline(always)]
+    fn syn_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        match self.progress.state {
+            state::TCP_SYN_SENT => {
+                self.first_syn_in(segment);
+                self.progress.state = state::TCP_SYN_SENT_BOTH;
+                self.progress.flags |= flag::SIMULTANEOUS;
+                Ok(())
+            }
+            state::TCP_SYN_SENT_BOTH if segment.end() == self.own.end => Ok(()),
+            _ => Err(DropReason::TcpState),
+        }
+    }
+
+    /// The center's SYN settles the scales: they count only if both offer one (RFC 7323 section 2.2).
+    #[inline(always)]
+    fn first_syn_in(&mut self, segment: &Segment) {
+        self.own.end = segment.end();
+        self.own.window = segment.window;
+        self.own.limit = self.other.end.wrapping_add(u32::from(segment.window));
+        self.other.limit = segment.end().wrapping_add(u32::from(self.other.window));
+        self.other_changed = true;
+        if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OUT == 0 {
+            self.progress.scales = 0;
+            return;
+        }
+        let (out, back) = (self.progress.scales & 0xf, segment.scale & 0xf);
+        self.progress.scales = out | (back << 4);
+        // Windows of SYNs are not scaled: both go over to units of their scales.
+        self.own.window = in_units(self.own.window, back);
+        self.other.window = in_units(self.other.window, out);
+    }
+
+    #[inline(always)]
+    fn syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        match self.progress.state {
+            state::TCP_SYN_SENT => {
+                if !self.answers_syn(segment) {
+                    return Err(DropReason::TcpWindow);
+                }
+                self.first_syn_in(segment);
+                self.own.acknowledged = segment.acknowledgment;
+                let window = u32::from(segment.window).max(1);
+                self.own.limit = segment.acknowledgment.wrapping_add(window);
+                self.progress.state = state::TCP_SYN_RECEIVED;
+                Ok(())
+            }
+            state::TCP_SYN_SENT_BOTH => {
+                self.check(segment, Direction::In)?;
+                self.own.acknowledged = segment.acknowledgment;
+                self.progress.state = state::TCP_SYN_RECEIVED;
+                Ok(())
+            }
+            // Sent again: the ACK was lost.
+            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => self.check(segment, Direction::In),
+            _ => Err(DropReason::TcpState),
+        }
+    }
+
+    /// A SYN+ACK of the site belongs to a simultaneous open.
+    #[inline(always)]
+    fn syn_ack_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        if self.progress.flags & flag::SIMULTANEOUS == 0 {
+            return Err(DropReason::TcpState);
+        }
+        match self.progress.state {
+            state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
+                self.check(segment, Direction::Out)?;
+                self.own.acknowledged = latest(self.own.acknowledged, segment.acknowledgment);
+                if self.progress.state == state::TCP_SYN_RECEIVED {
+                    self.progress.state = state::TCP_ESTABLISHED;
+                }
+                Ok(())
+            }
+            _ => Err(DropReason::TcpState),
+        }
+    }
+
+    /// Whether an acknowledgment is one of the other's SYN, with or without the data that came with it.
+    #[inline(always)]
+    fn answers_syn(&self, segment: &Segment) -> bool {
+        segment.has(ACK) && self.other.end.wrapping_sub(segment.acknowledgment) < SYN_DATA_MAX
+    }
+
+    /// A reset closes if its receiver is sure to take it: RFC 9293 section 3.10.7.3 for one that answers a SYN, RFC 5961
+    /// section 3.2 for the others. One that is merely in the window passes, since its receiver may challenge it, and
+    /// changes nothing.
+    #[inline(always)]
+    fn reset(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+        if !self.is_synchronized() {
+            return match direction {
+                // To the server of an older connection of these ports, or the client gave up.
+                Direction::Out => {
+                    if segment.sequence == self.own.end {
+                        self.progress.state = state::TCP_CLOSED;
+                    }
+                    Ok(())
+                }
+                Direction::In if self.answers_syn(segment) => {
+                    self.progress.state = state::TCP_CLOSED;
+                    Ok(())
+                }
+                Direction::In => Err(DropReason::TcpWindow),
+            };
+        }
+        // The receiver looks at the sequence number alone.
+        let by_sequence = Segment {
+            flags: segment.flags & !ACK,
+            ..*segment
+        };
+        self.check(&by_sequence, direction)?;
+        let expected = self.other.acknowledged;
+        if segment.sequence == expected || segment.sequence == self.own.end {
+            self.progress.state = state::TCP_CLOSED;
+        }
+        Ok(())
+    }
+
+    /// Scales of the sender and of the other end.
+    #[inline(always)]
+    const fn scales(&self, direction: Direction) -> (u32, u32) {
+        let (out, back) = (
+            (self.progress.scales & 0xf) as u32,
+            (self.progress.scales >> 4) as u32,
+        );
+        match direction {
+            Direction::Out => (out, back),
+            Direction::In => (back, out),
+        }
+    }
+}
+
+/// A window of a SYN in units of a scale, rounded up.
+#[inline(always)]
+const fn in_units(window: u16, scale: u8) -> u16 {
+    let scale = (scale & 0xf) as u32;
+    (((window as u32) + (1 << scale) - 1) >> scale) as u16
+}

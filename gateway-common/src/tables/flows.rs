@@ -1,0 +1,228 @@
+//! The flow table: records found by the site's packet or by the center's answer, with one look-up each.
+//!
+//! A record lies at the place that its key has in the index of the site's side; the index of answers has its number.
+
+use super::Refused;
+use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol, ports};
+use super::index::{Claim, Index, Retired, WIDTH, payload_of, state, state_of};
+use super::words::{Store, Words};
+use crate::abi::flow::{self, Flow, FlowKey, halves, pair, word};
+use crate::abi::nat::OutsideKey;
+
+/// The flow table over its arrays.
+#[derive(Clone, Copy, Debug)]
+pub struct FlowTable<B, R, F> {
+    index: Index<B>,
+    answers: Index<B>,
+    records: R,
+    factors: F,
+}
+
+/// A flow in place.
+#[derive(Clone, Copy, Debug)]
+pub struct Entry<V> {
+    /// Its record.
+    pub record: V,
+    /// Its place.
+    pub position: u32,
+    /// Its word in the index.
+    pub word: u64,
+}
+
+impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
+    /// The table in these arrays: as many buckets in both, and a record for each place.
+    #[inline(always)]
+    pub const fn new(index: B, answers: B, records: R, factors: F) -> Self {
+        Self {
+            index: Index::new(index),
+            answers: Index::new(answers),
+            records,
+            factors,
+        }
+    }
+
+    /// The flow that a packet of the site belongs to.
+    #[inline(always)]
+    pub fn find(&self, key: &FlowKey) -> Option<Entry<R::Value>> {
+        let key_words = KeyWords::new(key);
+        self.index.find(&self.hash(key), |position, word| {
+            let record = self.records.get(position)?;
+            key_words.are_of(record).then_some(Entry {
+                record,
+                position,
+                word,
+            })
+        })
+    }
+
+    /// The flow that a packet of the center belongs to: sent to `outside`, from `remote`.
+    #[inline(always)]
+    pub fn find_answer(
+        &self,
+        outside: &OutsideKey,
+        remote: [u8; 4],
+        remote_port: [u8; 2],
+    ) -> Option<Entry<R::Value>> {
+        let hash = of_answer(self.factors, outside, remote, remote_port, self.buckets());
+        let nat = pair(
+            u32::from_ne_bytes(outside.address),
+            port_protocol(outside.port, outside.protocol),
+        );
+        let remote = u32::from_ne_bytes(remote);
+        self.answers.find(&hash, |_, answer| {
+            let position = payload_of(answer);
+            let record = self.records.get(position)?;
+            let (destination, both_ports) = halves(record.load(word::DESTINATION_PORTS));
+            let [_, _, d0, d1] = both_ports.to_ne_bytes();
+            if record.load(word::NAT) != nat || destination != remote || [d0, d1] != remote_port {
+                return None;
+            }
+            let word = self.index.word(position)?;
+            (state_of(word) == state::LIVE).then_some(Entry {
+                record,
+                position,
+                word,
+            })
+        })
+    }
+
+    /// Puts a new flow in.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is in the table then.
+    #[inline(always)]
+    pub fn insert(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
+        let hash = self.hash(key);
+        let mut claim = self.index.claim(&hash, None).ok_or(Refused::Full)?;
+        let answer = self.records.get(claim.position).and_then(|record| {
+            let answer = self.answers.claim(&self.hash_answer(key, flow), Some(claim.position))?;
+            flow::write(record, key, flow, answer.position);
+            Some(answer)
+        });
+        let Some(mut answer) = answer else {
+            self.index.free(&claim);
+            return Err(Refused::Full);
+        };
+        // Readers of it look at the flow's own word, which is not LIVE yet.
+        self.answers.publish(&mut answer);
+        let key_words = KeyWords::new(key);
+        let published = self
+            .index
+            .publish_unique(&hash, &mut claim, Retired::FreesKey, |position, _| {
+                self.records
+                    .get(position)
+                    .is_some_and(|record| key_words.are_of(record))
+            });
+        if published.is_err() {
+            self.answers.free(&answer);
+            return Err(Refused::Exists);
+        }
+        Ok(())
+    }
+
+    /// Takes a flow out: no packet finds it any more. `false` if another was faster.
+    #[inline(always)]
+    pub fn retire(&self, position: u32, word: u64) -> bool {
+        self.index.retire(position, word)
+    }
+
+    /// Takes a retirement back, if the place has not changed since.
+    pub fn revive(&self, position: u32, word: u64) -> bool {
+        self.index.revive(position, word)
+    }
+
+    /// Frees the place of a flow that was retired a sweep ago, for the one owner of expiry.
+    pub fn free(&self, position: u32) {
+        let (Some(word), Some(record)) = (self.index.word(position), self.records.get(position)) else {
+            return;
+        };
+        let (_, answer) = halves(record.load(word::RULE));
+        if self.answers.word(answer).map(payload_of) == Some(position) {
+            self.answers.free(&Claim {
+                position: answer,
+                word: 0,
+            });
+        }
+        self.index.free(&Claim { position, word });
+    }
+
+    /// Places of the table.
+    pub fn places(&self) -> u32 {
+        self.index.places()
+    }
+
+    /// The entry at a place, in whatever state.
+    pub fn at(&self, position: u32) -> Option<Entry<R::Value>> {
+        let word = self.index.word(position)?;
+        let record = self.records.get(position)?;
+        Some(Entry {
+            record,
+            position,
+            word,
+        })
+    }
+
+    /// Every flow that packets find.
+    pub fn live(self) -> impl Iterator<Item = (FlowKey, Flow)> {
+        (0..self.places()).filter_map(move |position| {
+            let entry = self.at(position)?;
+            (state_of(entry.word) == state::LIVE).then(|| flow::read(entry.record))
+        })
+    }
+
+    #[inline(always)]
+    fn buckets(&self) -> u32 {
+        self.index.places() / WIDTH as u32
+    }
+
+    #[inline(always)]
+    fn hash(&self, key: &FlowKey) -> Hash {
+        of_flow(self.factors, key, self.buckets())
+    }
+
+    #[inline(always)]
+    fn hash_answer(&self, key: &FlowKey, flow: &Flow) -> Hash {
+        let outside = OutsideKey {
+            address: flow.nat_address,
+            port: flow.nat_port,
+            protocol: key.protocol,
+            pad: 0,
+        };
+        of_answer(
+            self.factors,
+            &outside,
+            key.destination,
+            key.destination_port,
+            self.buckets(),
+        )
+    }
+}
+
+/// A key as it lies in a record.
+struct KeyWords {
+    site_source: u64,
+    destination_ports: u64,
+    protocol: u8,
+}
+
+impl KeyWords {
+    #[inline(always)]
+    const fn new(key: &FlowKey) -> Self {
+        Self {
+            site_source: pair(key.site, u32::from_ne_bytes(key.source)),
+            destination_ports: pair(
+                u32::from_ne_bytes(key.destination),
+                ports(key.source_port, key.destination_port),
+            ),
+            protocol: key.protocol,
+        }
+    }
+
+    #[inline(always)]
+    fn are_of<V: Words>(&self, record: V) -> bool {
+        let [_, _, protocol, _] = halves(record.load(word::NAT)).1.to_ne_bytes();
+        record.load(word::SITE_SOURCE) == self.site_source
+            && record.load(word::DESTINATION_PORTS) == self.destination_ports
+            && protocol == self.protocol
+    }
+}

@@ -1,0 +1,245 @@
+//! The flow and mapping tables in this process: the same arrays and the same code as in the programs.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::atomic::AtomicU64;
+
+use aya::{Ebpf, EbpfLoader};
+use gateway_common::abi::flow::{self, Flow, FlowKey, halves, pair};
+use gateway_common::abi::geometry::{GEOMETRY, Geometry};
+use gateway_common::abi::nat::{self, InsideKey, Mapping};
+use gateway_common::abi::{clock, limit, map, usage};
+use gateway_common::path::filter::is_half_open;
+use gateway_common::path::limits::give;
+use gateway_common::tables::flows::FlowTable;
+use gateway_common::tables::hash::FACTORS;
+use gateway_common::tables::index::WIDTH;
+use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::words::Words as _;
+
+use super::shared::SharedArray;
+
+/// How many entries the tables are made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TableSizes {
+    /// Flows.
+    pub flows: u32,
+    /// NAT mappings.
+    pub mappings: u32,
+}
+
+impl Default for TableSizes {
+    fn default() -> Self {
+        Self {
+            flows: limit::FLOWS_DEFAULT,
+            mappings: limit::FLOWS_DEFAULT,
+        }
+    }
+}
+
+impl TableSizes {
+    /// Sizes and a new secret, for the loader.
+    ///
+    /// # Errors
+    /// The system gives no random octets.
+    pub fn geometry(self) -> io::Result<Geometry> {
+        let mut factors = [0; FACTORS];
+        for factor in &mut factors {
+            let mut octets = [0; 8];
+            getrandom::fill(&mut octets).map_err(|error| io::Error::other(error.to_string()))?;
+            *factor = u64::from_ne_bytes(octets);
+        }
+        Ok(Geometry {
+            factors,
+            flow_buckets: limit::buckets(self.flows.min(limit::FLOWS_MAX)),
+            mapping_buckets: limit::buckets(self.mappings.min(limit::FLOWS_MAX)),
+        })
+    }
+}
+
+/// Tells the loader secret and sizes.
+pub fn prepare<'a>(loader: &mut EbpfLoader<'a>, geometry: &'a Geometry) {
+    let (flows, mappings) = (geometry.flow_buckets, geometry.mapping_buckets);
+    loader
+        .override_global(GEOMETRY, geometry, true)
+        .map_max_entries(map::FLOW_INDEX, flows)
+        .map_max_entries(map::FLOW_ANSWERS, flows)
+        .map_max_entries(map::FLOWS, flows * WIDTH as u32)
+        .map_max_entries(map::MAPPING_OUTSIDES, mappings)
+        .map_max_entries(map::MAPPING_INSIDES, mappings)
+        .map_max_entries(map::MAPPINGS, mappings * WIDTH as u32);
+}
+
+/// The flow table in this process.
+pub type Flows<'a> =
+    FlowTable<&'a [[AtomicU64; WIDTH]], &'a [[AtomicU64; flow::RECORD_WORDS]], &'a [u64; FACTORS]>;
+/// The mapping table in this process.
+pub type Mappings<'a> =
+    MappingTable<&'a [[AtomicU64; WIDTH]], &'a [[AtomicU64; nat::RECORD_WORDS]], &'a [u64; FACTORS]>;
+
+/// The tables, what sites use of them, and the programs' clock.
+pub struct SharedTables {
+    factors: [u64; FACTORS],
+    flow_index: SharedArray<WIDTH>,
+    flow_answers: SharedArray<WIDTH>,
+    flows: SharedArray<{ flow::RECORD_WORDS }>,
+    mapping_outsides: SharedArray<WIDTH>,
+    mapping_insides: SharedArray<WIDTH>,
+    mappings: SharedArray<{ nat::RECORD_WORDS }>,
+    usage: SharedArray<{ usage::WORDS }>,
+    clock: SharedArray<{ clock::WORDS }>,
+}
+
+impl SharedTables {
+    /// Maps the tables of a loaded object, which was [`prepare`]d with `geometry`. Epochs begin.
+    ///
+    /// # Errors
+    /// A map is missing or has another shape, with its name.
+    pub fn new(ebpf: &Ebpf, geometry: &Geometry) -> Result<Self, (&'static str, io::Error)> {
+        let tables = Self {
+            factors: geometry.factors,
+            flow_index: array(ebpf, map::FLOW_INDEX)?,
+            flow_answers: array(ebpf, map::FLOW_ANSWERS)?,
+            flows: array(ebpf, map::FLOWS)?,
+            mapping_outsides: array(ebpf, map::MAPPING_OUTSIDES)?,
+            mapping_insides: array(ebpf, map::MAPPING_INSIDES)?,
+            mappings: array(ebpf, map::MAPPINGS)?,
+            usage: array(ebpf, map::SITE_USAGE)?,
+            clock: array(ebpf, map::CLOCK)?,
+        };
+        tables.next_epoch(1, 1);
+        Ok(tables)
+    }
+
+    /// The flow table.
+    #[must_use]
+    pub fn flows(&self) -> Flows<'_> {
+        FlowTable::new(
+            self.flow_index.values(),
+            self.flow_answers.values(),
+            self.flows.values(),
+            &self.factors,
+        )
+    }
+
+    /// The mapping table.
+    #[must_use]
+    pub fn mappings(&self) -> Mappings<'_> {
+        MappingTable::new(
+            self.mapping_outsides.values(),
+            self.mapping_insides.values(),
+            self.mappings.values(),
+            &self.factors,
+        )
+    }
+
+    /// Every flow, in the order of keys.
+    #[must_use]
+    pub fn flow_list(&self) -> BTreeMap<FlowKey, Flow> {
+        self.flows().live().collect()
+    }
+
+    /// Every mapping, in the order of insides.
+    #[must_use]
+    pub fn mapping_list(&self) -> BTreeMap<InsideKey, Mapping> {
+        self.mappings().live().collect()
+    }
+
+    /// What a site uses of the tables: flows, half-open connections, mappings.
+    #[must_use]
+    pub fn used(&self, site: u32) -> [u64; 3] {
+        let usage = self.usage.values().get(site as usize);
+        [usage::word::FLOWS, usage::word::HALF_OPEN, usage::word::MAPPINGS]
+            .map(|word| usage.map_or(0, |usage| usage.load(word)))
+    }
+
+    /// Sets the programs' clock.
+    pub fn set_now_s(&self, now_s: u32) {
+        if let Some(clock) = self.clock.values().first()
+            && clock.load(clock::word::NOW_S) != u64::from(now_s)
+        {
+            clock.store(clock::word::NOW_S, now_s.into());
+        }
+    }
+
+    /// Next hops that flows may know have changed.
+    pub fn hops_changed(&self) {
+        self.next_epoch(1, 0);
+    }
+
+    /// Outbound SAs that flows may know have changed.
+    pub fn sas_changed(&self) {
+        self.next_epoch(0, 1);
+    }
+
+    /// One writer at a time: the caller has the maps locked. Zero is no epoch.
+    fn next_epoch(&self, hops: u32, sas: u32) {
+        if let Some(clock) = self.clock.values().first() {
+            let (hop, sa) = halves(clock.load(clock::word::EPOCHS));
+            let next = pair(
+                hop.wrapping_add(hops).max(1),
+                sa.wrapping_add(sas).max(1),
+            );
+            clock.store(clock::word::EPOCHS, next);
+        }
+    }
+
+    /// Empties both tables. For tests: no program may run.
+    pub fn clear(&self) {
+        for word in self.flow_index.values().iter().chain(self.flow_answers.values()) {
+            (0..WIDTH).for_each(|at| word.store(at, 0));
+        }
+        for word in self
+            .mapping_outsides
+            .values()
+            .iter()
+            .chain(self.mapping_insides.values())
+        {
+            (0..WIDTH).for_each(|at| word.store(at, 0));
+        }
+        for usage in self.usage.values() {
+            (0..usage::WORDS).for_each(|at| usage.store(at, 0));
+        }
+    }
+
+    /// Counts one more of `what` ([`usage::word`]), which no packet made.
+    pub fn count(&self, site: u32, what: usize) {
+        for of in [site, usage::TOTAL] {
+            if let Some(usage) = self.usage.values().get(of as usize) {
+                usage.add(what, 1);
+            }
+        }
+    }
+
+    /// Counts a flow of this state less.
+    pub(crate) fn give_flow(&self, site: u32, state: u8) {
+        self.give(site, usage::word::FLOWS);
+        if is_half_open(state) {
+            self.give(site, usage::word::HALF_OPEN);
+        }
+    }
+
+    /// Counts a mapping less.
+    pub(crate) fn give_mapping(&self, site: u32) {
+        self.give(site, usage::word::MAPPINGS);
+    }
+
+    fn give(&self, site: u32, what: usize) {
+        let usage = self.usage.values();
+        if let (Some(of_site), Some(total)) =
+            (usage.get(site as usize), usage.get(usage::TOTAL as usize))
+        {
+            give(of_site, total, what);
+        }
+    }
+}
+
+fn array<const N: usize>(
+    ebpf: &Ebpf,
+    name: &'static str,
+) -> Result<SharedArray<N>, (&'static str, io::Error)> {
+    let map = ebpf
+        .map(name)
+        .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
+    SharedArray::new(map).map_err(|error| (name, error))
+}
