@@ -14,6 +14,14 @@ use gateway_common::tables::words::{Store, Words};
 #[derive(Clone, Copy)]
 pub(crate) struct Value(NonNull<u64>);
 
+impl Value {
+    /// The words of a value that a look-up returned.
+    #[inline(always)]
+    pub(crate) fn new<const N: usize>(value: *mut [u64; N]) -> Option<Self> {
+        NonNull::new(value.cast()).map(Self)
+    }
+}
+
 /// `load` and `store` are plain on this machine's word size, volatile so that each happens once and in order; x86 keeps
 /// loads and stores in the order that acquire and release ask for, and `lock` instructions are full barriers. The kernel's
 /// JIT for other processors would need BPF's load-acquire and store-release here.

@@ -20,11 +20,12 @@ use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::trace;
 use gateway_common::drop::DropReason;
 use gateway_common::packet::Packet;
+use gateway_common::path::clear::Next;
 use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables;
 
 use context::Frame;
-use maps::{DROPS, EGRESS, XSKS};
+use maps::{DROPS, EGRESS, STAGES, XSKS};
 use tables::Maps;
 
 /// Outer interface: ESP and IKE.
@@ -36,7 +37,19 @@ fn wan(context: XdpContext) -> u32 {
 /// The clear link: decrypted packets of sites.
 #[xdp]
 fn clear(context: XdpContext) -> u32 {
-    run(&context, path::clear::clear)
+    run_stage(&context, path::clear::clear)
+}
+
+/// The stage of `clear` that judges a new flow.
+#[xdp]
+fn clear_judge(context: XdpContext) -> u32 {
+    run_stage(&context, path::open::judge)
+}
+
+/// The stage of `clear` that makes a new flow.
+#[xdp]
+fn clear_add(context: XdpContext) -> u32 {
+    run_stage(&context, path::open::add)
 }
 
 /// Core interface: packets of the center.
@@ -50,6 +63,22 @@ fn core(context: XdpContext) -> u32 {
 #[xdp]
 fn pass(_context: XdpContext) -> u32 {
     XDP_PASS
+}
+
+/// Runs a stage of the core that may hand the packet to another, and acts on its outcome.
+#[inline(always)]
+fn run_stage(
+    context: &XdpContext,
+    decide: impl FnOnce(&mut Frame, &Maps) -> Result<Next, DropReason>,
+) -> u32 {
+    run(context, |frame, maps| match decide(frame, maps)? {
+        Next::Decided(verdict) => Ok(verdict),
+        Next::Stage(stage) => {
+            // SAFETY: nothing that is dropped here needs it; a stage that is missing leaves the packet to be dropped.
+            unsafe { STAGES.tail_call(context, stage as u32) };
+            Err(DropReason::Internal)
+        }
+    })
 }
 
 /// Runs the core and acts on its outcome.

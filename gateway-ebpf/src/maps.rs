@@ -1,7 +1,7 @@
 //! All maps. Their names and layouts are `gateway_common::abi::map`.
 
 use aya_ebpf::btf_maps::{
-    Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap,
+    Array, ArrayOfMaps, DevMapHash, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, XskMap,
 };
 use aya_ebpf::macros::btf_map;
 use gateway_common::abi::{
@@ -19,6 +19,7 @@ use gateway_common::abi::{
     usage,
 };
 use gateway_common::drop::DROP_SLOTS;
+use gateway_common::path::open;
 use gateway_common::tables::index::WIDTH;
 
 use crate::arrays::Secret;
@@ -74,6 +75,12 @@ pub(crate) static MAPPING_OUTSIDES: Buckets = Array::new();
 pub(crate) static MAPPING_INSIDES: Buckets = Array::new();
 #[btf_map]
 pub(crate) static MAPPINGS: Array<[u64; nat::RECORD_WORDS], { BUCKETS * WIDTH }, MMAPABLE> = Array::new();
+/// Stages of `clear`, by number.
+#[btf_map]
+pub(crate) static STAGES: ProgramArray<{ open::STAGES as usize }> = ProgramArray::new();
+/// What a stage leaves for the next; the shell's own.
+#[btf_map]
+pub(crate) static SCRATCH: PerCpuArray<[u64; open::SCRATCH_WORDS], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static SITE_USAGE: Array<[u64; usage::WORDS], { limit::SITES_MAX as usize }, MMAPABLE> =
     Array::new();

@@ -28,7 +28,7 @@ use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
     MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SETS, RuleSet,
-    SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SETTINGS, SITE_USAGE, SITES,
+    SA_INBOUND, SA_OUTBOUND, SCRATCH, SA_ROUTES, SETTINGS, SITE_USAGE, SITES,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -153,6 +153,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn usage(&self, site: u32) -> Option<Value> {
         Array::new(&SITE_USAGE, limit::SITES_MAX).get(site)
+    }
+
+    #[inline(always)]
+    fn scratch(&self) -> Option<Value> {
+        SCRATCH.get_ptr_mut(0).and_then(Value::new)
     }
 
     #[inline(always)]

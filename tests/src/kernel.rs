@@ -10,7 +10,7 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
-use gateway::dataplane::TableSizes;
+use gateway::dataplane::{TableSizes, fill_stages};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
@@ -94,10 +94,12 @@ impl Kernel {
         let mut ebpf = loader.load(EBPF).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        for name in [program::WAN, program::CLEAR, program::CORE, program::PASS] {
+        let programs = [program::WAN, program::CORE, program::PASS];
+        for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
         }
+        fill_stages(&mut ebpf)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,

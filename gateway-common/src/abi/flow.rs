@@ -7,6 +7,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi_assert;
+use crate::tables::hash::{port_protocol, ports};
 use crate::tables::words::Words;
 
 /// Words of a record.
@@ -86,6 +87,19 @@ pub struct FlowKey {
     pub pad: [u8; 3],
 }
 abi_assert!(FlowKey, size = 20, align = 4);
+
+impl FlowKey {
+    /// No flow's, to be overwritten.
+    pub const NONE: Self = Self {
+        site: 0,
+        source: [0; 4],
+        destination: [0; 4],
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        protocol: 0,
+        pad: [0; 3],
+    };
+}
 
 /// Values of [`Progress::state`], below [`STATES`](super::interface::STATES).
 pub mod state {
@@ -246,18 +260,14 @@ pub const fn later(one_s: u32, other_s: u32) -> u32 {
     }
 }
 
-/// Reads a whole record.
+/// Reads the key of a record.
 #[inline(always)]
-pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
+pub fn read_key<V: Words>(record: V) -> FlowKey {
     let (site, source) = halves(record.load(word::SITE_SOURCE));
     let (destination, ports) = halves(record.load(word::DESTINATION_PORTS));
-    let (nat_address, nat) = halves(record.load(word::NAT));
-    let (progress, mapping) = halves(record.load(word::PROGRESS));
-    let (created_s, generation) = halves(record.load(word::CREATED));
-    let (rule, _) = halves(record.load(word::RULE));
     let [s0, s1, d0, d1] = ports.to_ne_bytes();
-    let [n0, n1, protocol, _] = nat.to_ne_bytes();
-    let key = FlowKey {
+    let [_, _, protocol, _] = halves(record.load(word::NAT)).1.to_ne_bytes();
+    FlowKey {
         site,
         source: source.to_ne_bytes(),
         destination: destination.to_ne_bytes(),
@@ -265,7 +275,17 @@ pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
         destination_port: [d0, d1],
         protocol,
         pad: [0; 3],
-    };
+    }
+}
+
+/// Reads a whole record.
+#[inline(always)]
+pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
+    let (nat_address, nat) = halves(record.load(word::NAT));
+    let (progress, mapping) = halves(record.load(word::PROGRESS));
+    let (created_s, generation) = halves(record.load(word::CREATED));
+    let (rule, _) = halves(record.load(word::RULE));
+    let [n0, n1, _, _] = nat.to_ne_bytes();
     let flow = Flow {
         progress: Progress::from_bits(progress),
         out: Half::read(record, word::OUT),
@@ -277,43 +297,36 @@ pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
         nat_port: [n0, n1],
         mapping,
     };
-    (key, flow)
+    (read_key(record), flow)
 }
 
-/// Writes a whole record, which no reader sees yet; `other` is its place in the index of answers.
+/// Writes key and translation of a record that no reader sees yet.
 #[inline(always)]
-pub fn write<V: Words>(record: V, key: &FlowKey, flow: &Flow, other: u32) {
-    let [s0, s1] = key.source_port;
-    let [d0, d1] = key.destination_port;
-    let [n0, n1] = flow.nat_port;
+pub fn write_key<V: Words>(record: V, key: &FlowKey, (nat_address, nat_port): ([u8; 4], [u8; 2])) {
     record.store(word::SITE_SOURCE, pair(key.site, u32::from_ne_bytes(key.source)));
     record.store(
         word::DESTINATION_PORTS,
         pair(
             u32::from_ne_bytes(key.destination),
-            u32::from_ne_bytes([s0, s1, d0, d1]),
+            ports(key.source_port, key.destination_port),
         ),
     );
     record.store(
         word::NAT,
         pair(
-            u32::from_ne_bytes(flow.nat_address),
-            u32::from_ne_bytes([n0, n1, key.protocol, 0]),
+            u32::from_ne_bytes(nat_address),
+            port_protocol(nat_port, key.protocol),
         ),
     );
+}
+
+/// Writes a whole record, which no reader sees yet; `other` is its place in the index of answers.
+#[inline(always)]
+pub fn write<V: Words>(record: V, key: &FlowKey, flow: &Flow, other: u32) {
+    write_key(record, key, (flow.nat_address, flow.nat_port));
     record.store(word::PROGRESS, pair(flow.progress.bits(), flow.mapping));
     record.store(word::HOP, 0);
     record.store(word::SA, 0);
-    record.store(word::CREATED, pair(flow.created_s, flow.generation));
-    record.store(word::RULE, pair(flow.rule, other));
-    flow.out.write(record, word::OUT);
-    flow.back.write(record, word::IN);
-}
-
-/// Begins the flow of a record anew, after [`word::PROGRESS`] was won: key, translation and place stay.
-#[inline(always)]
-pub fn renew<V: Words>(record: V, flow: &Flow) {
-    let (_, other) = halves(record.load(word::RULE));
     record.store(word::CREATED, pair(flow.created_s, flow.generation));
     record.store(word::RULE, pair(flow.rule, other));
     flow.out.write(record, word::OUT);

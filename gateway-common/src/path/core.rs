@@ -51,8 +51,6 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let connection = filter::load(record, Direction::In);
-    let advance = filter::advance(connection, &inner, Direction::In, now_s)?;
     let sa = outbound(tables, record)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
@@ -60,7 +58,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
     let (site, source) = halves(record.load(word::SITE_SOURCE));
-    if filter::commit(record, &advance, Direction::In) {
+    if filter::follow(record, &inner, Direction::In, now_s)? {
         limits::give_half_open(tables, site);
     }
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
@@ -122,6 +120,6 @@ fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, D
         record.store(word::SA, pair(number, epoch));
         return Ok(sa);
     }
-    tables.event(&super::clear::event(event_kind::NO_SA, &flow::read(record).0, 0, 0));
+    super::clear::tell(tables, event_kind::NO_SA, &flow::read_key(record), 0, 0);
     Err(DropReason::NoSa)
 }

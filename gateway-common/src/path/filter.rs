@@ -50,11 +50,69 @@ pub fn may_open(inner: &Inner) -> Result<(), DropReason> {
     Ok(())
 }
 
-/// State of a flow that this packet of the site opens; its first packet is counted.
+/// What a flow begins with: its state and the numbers of its first packet.
+#[derive(Clone, Copy, Debug)]
+pub struct First {
+    /// State.
+    pub progress: Progress,
+    /// Second of the packet.
+    pub now_s: u32,
+    /// End of the SYN (TCP).
+    end: u32,
+    /// Its window (TCP).
+    window: u16,
+}
+
+impl First {
+    /// Nothing, to be overwritten.
+    pub const NONE: Self = Self {
+        progress: Progress {
+            state: 0,
+            fins: 0,
+            scales: 0,
+            flags: 0,
+        },
+        now_s: 0,
+        end: 0,
+        window: 0,
+    };
+
+    /// What the site has written: the SYN is known, its packet is yet to be counted.
+    #[inline(always)]
+    #[must_use]
+    pub const fn out(&self) -> Half {
+        Half {
+            end: self.end,
+            limit: 0,
+            acknowledged: 0,
+            seen_s: self.now_s,
+            window: self.window,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What the center has written: nothing. It lets the site send its SYN.
+    #[inline(always)]
+    #[must_use]
+    pub const fn back(&self) -> Half {
+        Half {
+            end: 0,
+            limit: self.end,
+            acknowledged: 0,
+            seen_s: self.now_s,
+            window: 0,
+            packets: 0,
+            bytes: 0,
+        }
+    }
+}
+
+/// What the flow that this packet of the site opens begins with.
 #[inline(always)]
 #[must_use]
-pub fn open(inner: &Inner, now_s: u32) -> Connection {
-    let mut connection = Connection {
+pub fn open(inner: &Inner, now_s: u32) -> First {
+    let mut first = First {
         progress: Progress {
             state: match inner.ip.protocol {
                 protocol::TCP => state::TCP_SYN_SENT,
@@ -64,16 +122,16 @@ pub fn open(inner: &Inner, now_s: u32) -> Connection {
             },
             ..Progress::default()
         },
-        own: Half::default(),
-        other: Half::default(),
-        other_changed: true,
+        now_s,
+        end: 0,
+        window: 0,
     };
     if inner.ip.protocol == protocol::TCP {
-        connection.open(&inner.segment);
+        first.end = inner.segment.end();
+        first.window = inner.segment.window;
+        tcp::offer(&mut first.progress, &inner.segment);
     }
-    count(&mut connection.own, inner.length(), now_s);
-    connection.other.seen_s = now_s;
-    connection
+    first
 }
 
 /// Seconds without a packet after which a flow is dead.
@@ -98,6 +156,14 @@ pub const fn is_alive(state: u8, last_seen_s: u32, settings: &Settings, now_s: u
 #[must_use]
 pub const fn reopens(state: u8, inner: &Inner) -> bool {
     matches!(state, state::TCP_CLOSED | state::TCP_TIME_WAIT) && inner.segment.is_first_syn()
+}
+
+/// Whether a flow that was dead has been begun anew meanwhile, so that the packet that would begin it is merely its next.
+#[inline(always)]
+pub fn is_taken_up<V: Words>(record: V, settings: &Settings, first: &First) -> bool {
+    let (state, last_seen_s) = state_and_last_seen_s(record);
+    let is_closed = matches!(state, state::TCP_CLOSED | state::TCP_TIME_WAIT);
+    !is_closed && is_alive(state, last_seen_s, settings, first.now_s)
 }
 
 /// Whether a state is that of a TCP handshake.

@@ -20,7 +20,7 @@ const TTL: u8 = 64;
 ///
 /// # Errors
 /// [`DropReason::Internal`] if the head cannot be moved.
-#[inline(always)]
+#[inline(never)]
 pub fn answer_too_big<P: Packet>(
     packet: &mut P,
     link: &Ethernet,

@@ -41,7 +41,7 @@ impl Inner {
     ///
     /// # Errors
     /// The reason to drop it.
-    #[inline(always)]
+    #[inline(never)]
     pub fn parse<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
         let ip: Ipv4 = packet.load(IP).ok_or(DropReason::InnerMalformed)?;
         ip.check(packet.len().saturating_sub(IP))
@@ -56,13 +56,16 @@ impl Inner {
             return Err(DropReason::InnerAddress);
         }
         let length = ip.total_length().saturating_sub(ipv4::LENGTH);
-        match ip.protocol {
+        let mut inner = match ip.protocol {
             protocol::TCP => Self::tcp(packet, ip, length),
             protocol::UDP => Self::udp(packet, ip, length),
             protocol::ICMP => Self::icmp(packet, ip, length, direction),
             other if is_tracked_by_address(other) => Ok(Self::by_address(ip)),
             _ => Err(DropReason::InnerProtocol),
-        }
+        }?;
+        // What follows is verified once, not once for each protocol.
+        inner.ip.protocol = P::hide(u32::from(ip.protocol)) as u8;
+        Ok(inner)
     }
 
     #[inline(always)]
@@ -201,7 +204,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`DropReason::Internal`] if the frame changed its length meanwhile.
-    #[inline(always)]
+    #[inline(never)]
     pub fn translate<P: Packet>(
         &self,
         packet: &mut P,

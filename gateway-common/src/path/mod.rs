@@ -7,6 +7,7 @@ pub mod icmp;
 pub mod inner;
 pub mod limits;
 pub mod nat;
+pub mod open;
 pub mod rules;
 pub mod tcp;
 pub mod wan;

@@ -3,135 +3,166 @@
 
 use crate::abi::interface::Settings;
 use crate::abi::limit::PORT_TRIES;
-use crate::abi::nat::{InsideKey, Mapping};
+use crate::abi::flow::FlowKey;
+use crate::abi::nat::{InsideKey, Mapping, OutsideKey};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
 use crate::tables::{Step, Tables};
 use crate::tables::mappings::Unmapped;
 
-use super::clear::Opening;
 use super::limits;
+use super::open::Opening;
 
-/// The mapping of a flow's inside endpoint to `address`: the one it has, or a new one.
+/// Times that a port which was found free may be taken by another before it is claimed.
+const RACES_MAX: u32 = 3;
+
+/// The mapping of a flow's inside endpoint to its site's address: the one it has, or a new one.
 ///
 /// # Errors
 /// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
 /// may; [`DropReason::FlowTableFull`] if the table is full.
-#[inline(never)]
+#[inline(always)]
 pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mapping, DropReason> {
-    let Opening {
-        key,
-        settings,
-        now_s,
-        ..
-    } = *opening;
-    let address = opening.site.nat_address;
-    let inside = InsideKey {
+    let mut mapping = Mapping {
+        address: opening.site.nat_address,
+        port: [0; 2],
+        last_used_s: opening.now_s,
+        created_s: opening.now_s,
+        position: 0,
+    };
+    if find(tables, opening, &mut mapping) {
+        return Ok(mapping);
+    }
+    let site = opening.key.site;
+    limits::take_mapping(tables, site, opening.settings)?;
+    // Others claim ports at the same moment: the one that was free may be taken when it is claimed.
+    let mut races = 0;
+    while races < RACES_MAX {
+        races += 1;
+        if !find_port(tables, opening, &mut mapping) {
+            break;
+        }
+        match insert(tables, opening, &mut mapping) {
+            Ok(()) => {
+                tables.count(Path::MappingsCreated, 0);
+                return Ok(mapping);
+            }
+            Err(Unmapped::OutsideTaken) => {}
+            // Another CPU made it at the same moment.
+            Err(Unmapped::InsideExists) if find(tables, opening, &mut mapping) => {
+                limits::give_mapping(tables, site);
+                return Ok(mapping);
+            }
+            Err(Unmapped::InsideExists | Unmapped::Full) => {
+                limits::give_mapping(tables, site);
+                return Err(DropReason::FlowTableFull);
+            }
+        }
+    }
+    limits::give_mapping(tables, site);
+    Err(DropReason::NatExhausted)
+}
+
+/// The inside endpoint of a flow.
+#[inline(always)]
+const fn inside(key: &FlowKey) -> InsideKey {
+    InsideKey {
         site: key.site,
         address: key.source,
         port: key.source_port,
         protocol: key.protocol,
         pad: 0,
-    };
-    let mappings = tables.mappings();
-    if let Some(mapping) = mappings.find(&inside) {
-        if mapping.address == address {
-            if mapping.last_used_s != now_s {
-                mappings.touch(&inside, &mapping, now_s);
-            }
-            return Ok(mapping);
-        }
-        // The site was given another address: the old mapping serves its flows until they end.
-        if mappings.retire(mapping.position) {
-            limits::give_mapping(tables, key.site);
-        }
-    }
-    limits::take_mapping(tables, key.site, settings)?;
-    match allocate(tables, &inside, address, settings, now_s) {
-        Ok(mapping) => {
-            tables.count(Path::MappingsCreated, 0);
-            Ok(mapping)
-        }
-        Err(unmapped) => {
-            limits::give_mapping(tables, key.site);
-            match unmapped {
-                // Another CPU made it at the same moment.
-                Unmapped::InsideExists => mappings.find(&inside).ok_or(DropReason::FlowTableFull),
-                Unmapped::OutsideTaken => Err(DropReason::NatExhausted),
-                Unmapped::Full => Err(DropReason::FlowTableFull),
-            }
-        }
     }
 }
 
-/// Claims a port: the same one first, then random ones. Protocols without ports have the one outside that is without.
-#[inline(always)]
-fn allocate<T: Tables>(
-    tables: &T,
-    inside: &InsideKey,
-    address: [u8; 4],
-    settings: &Settings,
-    now_s: u32,
-) -> Result<Mapping, Unmapped> {
-    let has_ports = matches!(inside.protocol, protocol::TCP | protocol::UDP | protocol::ICMP);
+/// Fills in the mapping that the inside endpoint has to the address, if it has one; one to another address is retired.
+#[inline(never)]
+fn find<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> bool {
+    let inside = inside(opening.key);
+    let mappings = tables.mappings();
+    let Some(found) = mappings.find(&inside) else {
+        return false;
+    };
+    if found.address == mapping.address {
+        if found.last_used_s != opening.now_s {
+            mappings.touch(&inside, &found, opening.now_s);
+        }
+        *mapping = found;
+        return true;
+    }
+    // The site was given another address: the old mapping serves its flows until they end.
+    if mappings.retire(found.position) {
+        limits::give_mapping(tables, opening.key.site);
+    }
+    false
+}
+
+/// Finds a port that is free: the same one, else random ones. Protocols without ports have the one outside that is
+/// without.
+#[inline(never)]
+fn find_port<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> bool {
+    let key = opening.key;
     let mut search = Search {
         tables,
-        inside,
-        settings,
-        is_first: true,
-        has_ports,
-        mapping: Mapping {
-            address,
-            port: inside.port,
-            last_used_s: now_s,
-            created_s: now_s,
-            position: 0,
+        opening,
+        outside: OutsideKey {
+            address: mapping.address,
+            port: key.source_port,
+            protocol: key.protocol,
+            pad: 0,
         },
-        outcome: Err(Unmapped::OutsideTaken),
+        is_first: true,
+        is_free: false,
     };
-    tables.repeat(if has_ports { PORT_TRIES } else { 1 }, &mut search);
-    search.outcome.map(|()| search.mapping)
+    tables.repeat(PORT_TRIES, &mut search);
+    mapping.port = search.outside.port;
+    search.is_free
 }
 
 /// The search for a free port.
 struct Search<'a, T> {
     tables: &'a T,
-    inside: &'a InsideKey,
-    settings: &'a Settings,
+    opening: &'a Opening<'a>,
+    outside: OutsideKey,
     is_first: bool,
-    has_ports: bool,
-    mapping: Mapping,
-    outcome: Result<(), Unmapped>,
+    is_free: bool,
 }
 
 impl<T: Tables> Step for Search<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        let own = u16::from_be_bytes(self.inside.port);
+        let (key, settings) = (self.opening.key, self.opening.settings);
+        let has_ports = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::ICMP);
+        let own = u16::from_be_bytes(key.source_port);
+        if !has_ports {
+            self.is_free = !self.tables.mappings().has_outside(&self.outside);
+            return false;
+        }
         let port = if self.is_first {
             own
         } else {
-            candidate(self.tables.random(), own, self.settings)
+            candidate(self.tables.random(), own, settings)
         };
         self.is_first = false;
-        if self.has_ports && (port < self.settings.port_low || port > self.settings.port_high || port == 0) {
+        if port < settings.port_low || port > settings.port_high || port == 0 {
             return true;
         }
-        self.mapping.port = port.to_be_bytes();
-        self.outcome = insert(self.tables, self.inside, &mut self.mapping);
-        self.outcome == Err(Unmapped::OutsideTaken)
+        self.outside.port = port.to_be_bytes();
+        self.is_free = !self.tables.mappings().has_outside(&self.outside);
+        !self.is_free
     }
 }
 
-/// One attempt.
+/// Claims the port.
 #[inline(never)]
-fn insert<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) -> Result<(), Unmapped> {
-    let mappings = tables.mappings();
-    if mappings.has_outside(&mapping.outside(inside.protocol)) {
-        return Err(Unmapped::OutsideTaken);
-    }
-    mapping.position = mappings.insert(inside, mapping)?;
+fn insert<T: Tables>(
+    tables: &T,
+    opening: &Opening<'_>,
+    mapping: &mut Mapping,
+) -> Result<(), Unmapped> {
+    mapping.last_used_s = opening.now_s;
+    mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())
 }
 

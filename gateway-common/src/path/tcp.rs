@@ -62,7 +62,8 @@ impl Segment {
 
     /// Sequence number behind the segment; SYN and FIN count as one.
     #[inline(always)]
-    const fn end(&self) -> u32 {
+    #[must_use]
+    pub const fn end(&self) -> u32 {
         let extra = (self.has(SYN) as u32) + (self.has(FIN) as u32);
         self.sequence.wrapping_add(self.length).wrapping_add(extra)
     }
@@ -100,13 +101,6 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Begins a new connection by a SYN of the site.
-    #[inline(always)]
-    pub fn open(&mut self, segment: &Segment) {
-        self.progress.state = state::TCP_SYN_SENT;
-        self.first_syn_out(segment);
-    }
-
     /// Moves the connection on by a segment.
     ///
     /// # Errors
@@ -231,12 +225,7 @@ impl Connection {
         self.own.window = segment.window;
         self.other.limit = segment.end();
         self.other_changed = true;
-        self.progress.scales = 0;
-        self.progress.flags &= !flag::SCALE_OUT;
-        if segment.scale != NO_SCALE {
-            self.progress.scales = segment.scale & 0xf;
-            self.progress.flags |= flag::SCALE_OUT;
-        }
+        offer(&mut self.progress, segment);
     }
 
     /// A SYN alone of the center: simultaneous open (RFC 5382 REQ-2), if the site has sent its SYN and no more.
@@ -369,6 +358,17 @@ impl Connection {
             Direction::Out => (out, back),
             Direction::In => (back, out),
         }
+    }
+}
+
+/// Notes the window scale that the site's SYN offers.
+#[inline(always)]
+pub const fn offer(progress: &mut Progress, segment: &Segment) {
+    progress.scales = 0;
+    progress.flags &= !flag::SCALE_OUT;
+    if segment.scale != NO_SCALE {
+        progress.scales = segment.scale & 0xf;
+        progress.flags |= flag::SCALE_OUT;
     }
 }
 

@@ -90,13 +90,35 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     ///
     /// # Errors
     /// [`Refused`]; nothing is in the table then.
-    #[inline(always)]
     pub fn insert(&self, key: &FlowKey, flow: &Flow) -> Result<(), Refused> {
+        self.insert_with(key, (flow.nat_address, flow.nat_port), |record, other| {
+            flow::write(record, key, flow, other);
+        })
+    }
+
+    /// Puts a new flow in that is translated to `nat`. `fill` writes its record, which holds the number that it is given.
+    ///
+    /// # Errors
+    /// [`Refused`]; nothing is in the table then.
+    #[inline(always)]
+    pub fn insert_with(
+        &self,
+        key: &FlowKey,
+        (address, port): ([u8; 4], [u8; 2]),
+        fill: impl FnOnce(R::Value, u32),
+    ) -> Result<(), Refused> {
+        let outside = OutsideKey {
+            address,
+            port,
+            protocol: key.protocol,
+            pad: 0,
+        };
         let hash = self.hash(key);
         let mut claim = self.index.claim(&hash, None).ok_or(Refused::Full)?;
         let answer = self.records.get(claim.position).and_then(|record| {
-            let answer = self.answers.claim(&self.hash_answer(key, flow), Some(claim.position))?;
-            flow::write(record, key, flow, answer.position);
+            let hash = self.hash_answer(key, &outside);
+            let answer = self.answers.claim(&hash, Some(claim.position))?;
+            fill(record, answer.position);
             Some(answer)
         });
         let Some(mut answer) = answer else {
@@ -105,13 +127,11 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         };
         // Readers of it look at the flow's own word, which is not LIVE yet.
         self.answers.publish(&mut answer);
-        let key_words = KeyWords::new(key);
         let published = self
             .index
             .publish_unique(&hash, &mut claim, Retired::FreesKey, |position, _| {
-                self.records
-                    .get(position)
-                    .is_some_and(|record| key_words.are_of(record))
+                let record = self.records.get(position);
+                record.is_some_and(|record| KeyWords::new(key).are_of(record))
             });
         if published.is_err() {
             self.answers.free(&answer);
@@ -181,20 +201,9 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     }
 
     #[inline(always)]
-    fn hash_answer(&self, key: &FlowKey, flow: &Flow) -> Hash {
-        let outside = OutsideKey {
-            address: flow.nat_address,
-            port: flow.nat_port,
-            protocol: key.protocol,
-            pad: 0,
-        };
-        of_answer(
-            self.factors,
-            &outside,
-            key.destination,
-            key.destination_port,
-            self.buckets(),
-        )
+    fn hash_answer(&self, key: &FlowKey, outside: &OutsideKey) -> Hash {
+        let (remote, port) = (key.destination, key.destination_port);
+        of_answer(self.factors, outside, remote, port, self.buckets())
     }
 }
 

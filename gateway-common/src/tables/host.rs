@@ -73,6 +73,7 @@ pub struct Arrays {
     insides: Memory<WIDTH>,
     mappings: Memory<{ nat::RECORD_WORDS }>,
     usage: Memory<{ usage::WORDS }>,
+    scratch: Memory<{ usage::WORDS }>,
 }
 
 impl Arrays {
@@ -88,6 +89,7 @@ impl Arrays {
             insides: Memory::new(mappings),
             mappings: Memory::new(mappings * WIDTH as u32),
             usage: Memory::new(SITES as u32),
+            scratch: Memory::new(1),
         }
     }
 }
@@ -291,6 +293,10 @@ impl Tables for HostTables {
 
     fn usage(&self, site: u32) -> Option<Self::Usage<'_>> {
         self.arrays.usage.0.get(site as usize)
+    }
+
+    fn scratch(&self) -> Option<Self::Usage<'_>> {
+        self.arrays.scratch.0.first()
     }
 
     fn repeat<S: Step>(&self, times: u32, steps: &mut S) {

@@ -155,6 +155,31 @@ impl<S: Store, const W: usize> Index<S, W> {
         None
     }
 
+    /// Whether an entry holds a key, in whatever state: `same` says whether the one at a place does.
+    #[inline(always)]
+    pub fn holds(&self, hash: &Hash, same: impl Fn(u32) -> bool) -> bool {
+        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second)) else {
+            return false;
+        };
+        let mut at = 0;
+        while at < 2 * W {
+            let (bucket, number, word) = if at < W {
+                (first, hash.first, at)
+            } else {
+                (second, hash.second, at - W)
+            };
+            at += 1;
+            let found = bucket.load(word);
+            if (found >> FINGERPRINT_SHIFT) as u32 == hash.fingerprint
+                && holds_key(state_of(found), Retired::HoldsKey)
+                && same(place::<W>(number, word))
+            {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Claims a place in the emptier bucket. The payload is `payload`, or one more than the place's version.
     #[inline(always)]
     pub fn claim(&self, hash: &Hash, payload: Option<u32>) -> Option<Claim> {
@@ -260,14 +285,17 @@ impl<S: Store, const W: usize> Index<S, W> {
             }
             let position = place::<W>(number, word);
             let found = bucket.load(word);
-            if position == claim.position
+            // Hidden: or the verifier would follow each outcome of a comparison with it to the end.
+            let own = S::Value::hide(u64::from(claim.position));
+            let position = u64::from(position);
+            if position == own
                 || (found ^ claim.word) >> FINGERPRINT_SHIFT != 0
                 || !holds_key(state_of(found), retired)
-                || !same(position, found)
+                || !same(position as u32, found)
             {
                 continue;
             }
-            if state_of(found) != state::TENTATIVE || position < claim.position {
+            if state_of(found) != state::TENTATIVE || position < own {
                 return false;
             }
             let aborted = in_state(found, state::ABORTED);

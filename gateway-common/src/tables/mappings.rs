@@ -54,15 +54,15 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         })
     }
 
-    /// Whether an outside endpoint belongs to somebody.
+    /// Whether an outside endpoint belongs to somebody, or did a short time ago.
     #[inline(always)]
     pub fn has_outside(&self, key: &OutsideKey) -> bool {
         let hash = of_outside(self.factors, key, self.buckets());
-        let found = self.outsides.find(&hash, |position, _| {
-            let record = self.records.get(position)?;
-            is_outside(record, key).then_some(())
-        });
-        found.is_some()
+        self.outsides.holds(&hash, |position| {
+            self.records
+                .get(position)
+                .is_some_and(|record| is_outside(record, key))
+        })
     }
 
     /// Puts a new mapping in and says where it is; [`Mapping::position`] is not looked at.

@@ -62,7 +62,7 @@ pub trait Tables {
     type MappingRecords<'a>: Store
     where
         Self: 'a;
-    /// What sites use.
+    /// What sites use, and what stages leave for each other.
     type Usage<'a>: Words
     where
         Self: 'a;
@@ -105,6 +105,8 @@ pub trait Tables {
     /// What a site uses of the tables, or their sum.
     fn usage(&self, site: u32) -> Option<Self::Usage<'_>>;
 
+    /// What one stage of a packet's way leaves for the next.
+    fn scratch(&self) -> Option<Self::Usage<'_>>;
     /// Does steps until one says that it was the last, `times` at most.
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
 

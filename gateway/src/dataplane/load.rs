@@ -9,12 +9,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
 use aya::programs::{Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use gateway_common::abi::geometry::Geometry;
+use gateway_common::abi::map;
 use log::Log;
 
 use super::error::DataplaneError;
@@ -76,13 +78,14 @@ impl Loaded {
             directory: directory.to_owned(),
             pins: Vec::new(),
         };
-        for name in [program::WAN, program::CLEAR, program::CORE] {
+        for name in [program::WAN, program::CORE].into_iter().chain(program::STAGES) {
             let loading = loaded.program(name)?.load();
             loading.map_err(|source| DataplaneError::Program {
                 program: name,
                 source,
             })?;
         }
+        fill_stages(&mut loaded.ebpf)?;
         Ok(loaded)
     }
 
@@ -216,6 +219,34 @@ impl Loaded {
         self.directory
             .join(format!("link-{interface}-{index}-{}", mode.name()))
     }
+}
+
+/// Lets `clear` hand a packet to its stages, which are loaded. The kernel forgets them when this process ends: packets
+/// without a flow are dropped then.
+///
+/// # Errors
+/// The object is of another build.
+pub fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    let missing = |what: String| DataplaneError::Missing(what);
+    for (number, name) in (0..).zip(program::STAGES) {
+        let xdp: Result<&mut Xdp, _> = ebpf
+            .program_mut(name)
+            .ok_or_else(|| missing(format!("program `{name}`")))?
+            .try_into();
+        let program = xdp
+            .and_then(|xdp| Ok(xdp.fd()?.try_clone()?))
+            .map_err(|source| DataplaneError::Program {
+                program: name,
+                source,
+            })?;
+        let map = ebpf
+            .map_mut(map::STAGES)
+            .ok_or_else(|| missing(format!("map {}", map::STAGES)))?;
+        let mut stages = ProgramArray::try_from(map).map_err(DataplaneError::map(map::STAGES))?;
+        let set = stages.set(number, &program, 0);
+        set.map_err(DataplaneError::map(map::STAGES))?;
+    }
+    Ok(())
 }
 
 /// What the programs log: every drop if the daemon's log lets `gateway_ebpf` through at `trace`, else nothing. Off, it

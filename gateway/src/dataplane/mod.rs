@@ -54,7 +54,7 @@ use gateway_common::drop::DropReason;
 
 pub use self::config::{DataplaneConfig, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
-pub use self::load::AttachMode;
+pub use self::load::{AttachMode, fill_stages};
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::stats::WorkerStats;
 pub use self::system::monotonic_s;

@@ -40,7 +40,7 @@ impl Program {
         let mut buffer = Buffer::new(frame);
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
-            Self::Clear => path::clear::clear(&mut buffer, tables),
+            Self::Clear => path::clear::clear_through(&mut buffer, tables),
             Self::Core => path::core::core(&mut buffer, tables),
         };
         if let Ok(verdict) = outcome {

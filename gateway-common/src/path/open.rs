@@ -1,0 +1,317 @@
+//! What makes a flow: stages for a packet that belongs to none, each a program of its own in BPF. A stage parses the
+//! packet again, which costs less than what a flow costs, and finds what the stage before has left for it.
+
+use crate::abi::event::kind;
+use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
+use crate::abi::interface::Settings;
+use crate::abi::nat::Mapping;
+use crate::abi::rule::{action, flag};
+use crate::abi::site::Site;
+use crate::abi::stats::Path;
+use crate::drop::DropReason;
+use crate::packet::Packet;
+use crate::tables::flows::Entry;
+use crate::tables::hash::port_protocol;
+use crate::tables::words::Words;
+use crate::tables::{Refused, Tables};
+
+use super::clear::{Next, parse, site_of, tell};
+use super::filter::{self, First};
+use super::rules::{Judgement, Tuple};
+use super::{limits, nat};
+
+/// A stage behind [`super::clear::clear`]; its number is its place in the program array.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// [`judge`].
+    Judge = 0,
+    /// [`add`].
+    Add = 1,
+    /// [`super::clear::clear`].
+    Forward = 2,
+}
+
+/// Number of [`Stage`]s.
+pub const STAGES: u32 = 3;
+/// Words of what a stage leaves for the next one.
+pub const SCRATCH_WORDS: usize = 4;
+
+/// Words of what [`judge`] leaves for [`add`]; `low | high << 32`.
+mod left {
+    /// Translated address; translated port.
+    pub(super) const NAT: usize = 0;
+    /// Place of the mapping; flags of the rule.
+    pub(super) const MAPPING_FLAGS: usize = 1;
+    /// Rule; generation.
+    pub(super) const RULE: usize = 2;
+}
+
+/// A packet that may open a flow.
+#[derive(Clone, Copy)]
+pub(super) struct Opening<'a> {
+    pub(super) key: &'a FlowKey,
+    pub(super) site: &'a Site,
+    pub(super) settings: &'a Settings,
+    pub(super) now_s: u32,
+}
+
+/// What the stage of judgement has found.
+#[derive(Clone, Copy)]
+struct Admitted {
+    nat_address: [u8; 4],
+    nat_port: [u8; 2],
+    mapping: u32,
+    flags: u32,
+    rule: u32,
+    generation: u32,
+}
+
+impl Admitted {
+    #[inline(always)]
+    fn load<T: Tables>(tables: &T) -> Option<Self> {
+        let scratch = tables.scratch()?;
+        let (nat_address, nat) = halves(scratch.load(left::NAT));
+        let (mapping, flags) = halves(scratch.load(left::MAPPING_FLAGS));
+        let (rule, generation) = halves(scratch.load(left::RULE));
+        let [p0, p1, _, _] = nat.to_ne_bytes();
+        Some(Self {
+            nat_address: nat_address.to_ne_bytes(),
+            nat_port: [p0, p1],
+            mapping,
+            flags,
+            rule,
+            generation,
+        })
+    }
+}
+
+/// The second stage: judges a new flow by protocol, rules and rate, and maps its source.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let site = site_of(packet)?;
+    let inner = parse(packet)?;
+    let key = inner.flow_from_site(site);
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
+    filter::may_open(&inner)?;
+    let judgement = tables
+        .judge(&Tuple::new(&key, site))
+        .ok_or(DropReason::NoRuleSet)?;
+    tables.count_rule(judgement.rule, inner.length());
+    if judgement.action != action::ALLOW {
+        return Err(denied(tables, &key, &judgement));
+    }
+    let now_s = tables.now_s();
+    limits::rate(tables, key.site, settings, now_s)?;
+    let opening = Opening {
+        key: &key,
+        site,
+        settings,
+        now_s,
+    };
+    let mapping: Mapping = nat::map(tables, &opening)?;
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(
+        left::NAT,
+        pair(
+            u32::from_ne_bytes(mapping.address),
+            port_protocol(mapping.port, 0),
+        ),
+    );
+    scratch.store(
+        left::MAPPING_FLAGS,
+        pair(mapping.position, u32::from(judgement.flags)),
+    );
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    Ok(Next::Stage(Stage::Add))
+}
+
+/// The third stage: puts the flow into the table, or begins a dead one anew. The packet goes back to the first stage, which
+/// finds the flow and forwards it as the flow's first packet.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let (mut key, mut first) = (FlowKey::NONE, First::NONE);
+    let length = look(packet, tables, &mut key, &mut first)?;
+    let mut renewal = Renewal::Elsewhere;
+    if let Some(entry) = tables.flows().find(&key) {
+        renewal = renew(tables, &key, &entry, &first)?;
+    }
+    let is_new = match renewal {
+        Renewal::Done => true,
+        Renewal::Lost => false,
+        Renewal::Elsewhere => put(tables, &key, &first)?,
+    };
+    // Otherwise another CPU made it at the same moment, from the same mapping.
+    if is_new {
+        tables.count(Path::FlowsCreated, length);
+        let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
+        if admitted.flags & u32::from(flag::LOG) != 0 {
+            let (rule, generation) = (admitted.rule, admitted.generation);
+            tell(tables, kind::FLOW_CREATED, &key, rule, generation);
+        }
+    }
+    Ok(Next::Stage(Stage::Forward))
+}
+
+/// The packet as far as making a flow of it goes, and its length. Apart from its caller, whose stack is needed below it.
+#[inline(never)]
+fn look<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    key: &mut FlowKey,
+    first: &mut First,
+) -> Result<u32, DropReason> {
+    let site = site_of(packet)?;
+    let inner = parse(packet)?;
+    *key = inner.flow_from_site(site);
+    *first = filter::open(&inner, tables.now_s());
+    Ok(inner.length())
+}
+
+/// What became of a dead flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Renewal {
+    /// It lives again.
+    Done,
+    /// Another CPU was faster.
+    Lost,
+    /// There is none, or its mapping is another by now: the flow takes a new place.
+    Elsewhere,
+}
+
+/// Puts a flow into the table, within the site's limits. `false` if it is there already.
+#[inline(always)]
+fn put<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    first: &First,
+) -> Result<bool, DropReason> {
+    let half_open = filter::is_half_open(first.progress.state);
+    take(tables, key.site, half_open)?;
+    match insert(tables, key, first) {
+        Ok(()) => Ok(true),
+        Err(refused) => {
+            give(tables, key.site, half_open);
+            match refused {
+                Refused::Exists => Ok(false),
+                Refused::Full => Err(DropReason::FlowTableFull),
+            }
+        }
+    }
+}
+
+/// Counts a flow as the site's.
+#[inline(never)]
+fn take<T: Tables>(tables: &T, site: u32, half_open: bool) -> Result<(), DropReason> {
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    if half_open {
+        limits::take_half_open(tables, site, settings)?;
+    }
+    let taken = limits::take_flow(tables, site, settings);
+    if taken.is_err() && half_open {
+        limits::give_half_open(tables, site);
+    }
+    taken
+}
+
+/// Counts a flow less.
+#[inline(never)]
+fn give<T: Tables>(tables: &T, site: u32, half_open: bool) {
+    limits::give_flow(tables, site);
+    if half_open {
+        limits::give_half_open(tables, site);
+    }
+}
+
+#[inline(never)]
+fn insert<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    first: &First,
+) -> Result<(), Refused> {
+    let Some(admitted) = Admitted::load(tables) else {
+        return Err(Refused::Full);
+    };
+    let nat = (admitted.nat_address, admitted.nat_port);
+    tables.flows().insert_with(key, nat, |record, other| {
+        flow::write_key(record, key, nat);
+        record.store(word::PROGRESS, pair(first.progress.bits(), admitted.mapping));
+        record.store(word::RULE, pair(admitted.rule, other));
+        begin(record, first, admitted.generation);
+    })
+}
+
+/// Writes what a flow begins with.
+#[inline(always)]
+fn begin<V: Words>(record: V, first: &First, generation: u32) {
+    record.store(word::HOP, 0);
+    record.store(word::SA, 0);
+    record.store(word::CREATED, pair(first.now_s, generation));
+    first.out().write(record, word::OUT);
+    first.back().write(record, word::IN);
+}
+
+/// Begins a dead flow anew in its place, or takes it out if its mapping is another by now.
+#[inline(never)]
+fn renew<V: Words, T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    dead: &Entry<V>,
+    first: &First,
+) -> Result<Renewal, DropReason> {
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
+    let found = dead.record.load(word::PROGRESS);
+    let state = Progress::from_bits(halves(found).0).state;
+    let was_half_open = filter::is_half_open(state);
+    let nat = u32::from_ne_bytes(admitted.nat_address);
+    let port = port_protocol(admitted.nat_port, key.protocol);
+    if dead.record.load(word::NAT) != pair(nat, port) {
+        if tables.flows().retire(dead.position, dead.word) {
+            give(tables, key.site, was_half_open);
+        }
+        return Ok(Renewal::Elsewhere);
+    }
+    if filter::is_taken_up(dead.record, settings, first) {
+        // Another CPU has begun it anew since this one looked.
+        return Ok(Renewal::Lost);
+    }
+    let half_open = filter::is_half_open(first.progress.state);
+    if half_open && !was_half_open {
+        limits::take_half_open(tables, key.site, settings)?;
+    }
+    let new = pair(first.progress.bits(), admitted.mapping);
+    let won = dead
+        .record
+        .compare_exchange(word::PROGRESS, found, new)
+        .is_ok();
+    if won {
+        let (_, other) = halves(dead.record.load(word::RULE));
+        dead.record.store(word::RULE, pair(admitted.rule, other));
+        begin(dead.record, first, admitted.generation);
+    }
+    if was_half_open != half_open && won == was_half_open {
+        limits::give_half_open(tables, key.site);
+    }
+    Ok(if won { Renewal::Done } else { Renewal::Lost })
+}
+
+#[inline(always)]
+fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> DropReason {
+    if judgement.flags & flag::LOG != 0 {
+        tell(tables, kind::DENIED, key, judgement.rule, judgement.generation);
+    }
+    if judgement.rule == crate::abi::event::RULE_DEFAULT {
+        DropReason::RuleDefault
+    } else {
+        DropReason::RuleDenied
+    }
+}
+
