@@ -86,7 +86,9 @@ pub(crate) fn hide(value: u64) -> u64 {
     // SAFETY: a variable of the object that nobody writes.
     let zero = unsafe { (&raw const ZERO).read_volatile() };
     // SAFETY: an addition; in assembly, so that the compiler does not look through it.
-    unsafe { asm!("{value} += {zero}", value = inout(reg) value, zero = in(reg) zero, options(nomem, nostack)) };
+    unsafe {
+        asm!("{value} += {zero}", value = inout(reg) value, zero = in(reg) zero, options(nomem, nostack))
+    };
     value
 }
 

@@ -1,8 +1,8 @@
 //! A frame in XDP.
 
+use crate::arrays::hide;
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
-use crate::arrays::hide;
 use gateway_common::packet::{OFFSET_MAX, Packet, Wire};
 
 /// The frame of one run of a program.

@@ -28,7 +28,7 @@ use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
     MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SETS, RuleSet,
-    SA_INBOUND, SA_OUTBOUND, SCRATCH, SA_ROUTES, SETTINGS, SITE_USAGE, SITES,
+    SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -163,7 +163,14 @@ impl Tables for Maps {
     #[inline(always)]
     fn repeat<S: Step>(&self, times: u32, steps: &mut S) {
         // SAFETY: `once` has the signature that the helper calls, and `steps` outlives the call.
-        unsafe { bpf_loop(times, once::<S> as *mut c_void, core::ptr::from_mut(steps).cast(), 0) };
+        unsafe {
+            bpf_loop(
+                times,
+                once::<S> as *mut c_void,
+                core::ptr::from_mut(steps).cast(),
+                0,
+            )
+        };
     }
 
     #[inline(always)]

@@ -10,9 +10,9 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
-use gateway::dataplane::{TableSizes, fill_stages};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
+use gateway::dataplane::{TableSizes, fill_stages};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Rule, RuleSetHeader};

@@ -1,15 +1,15 @@
 //! NAT mappings: endpoint-independent (RFC 4787 REQ-1), port preserved where it is free, parity kept where possible
 //! (RFC 4787 REQ-4).
 
+use crate::abi::flow::FlowKey;
 use crate::abi::interface::Settings;
 use crate::abi::limit::PORT_TRIES;
-use crate::abi::flow::FlowKey;
 use crate::abi::nat::{InsideKey, Mapping, OutsideKey};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
-use crate::tables::{Step, Tables};
 use crate::tables::mappings::Unmapped;
+use crate::tables::{Step, Tables};
 
 use super::limits;
 use super::open::Opening;
@@ -156,11 +156,7 @@ impl<T: Tables> Step for Search<'_, T> {
 
 /// Claims the port.
 #[inline(never)]
-fn insert<T: Tables>(
-    tables: &T,
-    opening: &Opening<'_>,
-    mapping: &mut Mapping,
-) -> Result<(), Unmapped> {
+fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> Result<(), Unmapped> {
     mapping.last_used_s = opening.now_s;
     mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())

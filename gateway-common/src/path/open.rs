@@ -188,11 +188,7 @@ enum Renewal {
 
 /// Puts a flow into the table, within the site's limits. `false` if it is there already.
 #[inline(always)]
-fn put<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    first: &First,
-) -> Result<bool, DropReason> {
+fn put<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<bool, DropReason> {
     let half_open = filter::is_half_open(first.progress.state);
     take(tables, key.site, half_open)?;
     match insert(tables, key, first) {
@@ -231,11 +227,7 @@ fn give<T: Tables>(tables: &T, site: u32, half_open: bool) {
 }
 
 #[inline(never)]
-fn insert<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    first: &First,
-) -> Result<(), Refused> {
+fn insert<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<(), Refused> {
     let Some(admitted) = Admitted::load(tables) else {
         return Err(Refused::Full);
     };
@@ -288,10 +280,7 @@ fn renew<V: Words, T: Tables>(
         limits::take_half_open(tables, key.site, settings)?;
     }
     let new = pair(first.progress.bits(), admitted.mapping);
-    let won = dead
-        .record
-        .compare_exchange(word::PROGRESS, found, new)
-        .is_ok();
+    let won = dead.record.compare_exchange(word::PROGRESS, found, new).is_ok();
     if won {
         let (_, other) = halves(dead.record.load(word::RULE));
         dead.record.store(word::RULE, pair(admitted.rule, other));
@@ -314,4 +303,3 @@ fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> DropRe
         DropReason::RuleDenied
     }
 }
-

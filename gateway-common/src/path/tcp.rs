@@ -130,9 +130,7 @@ impl Connection {
             // Before the center's SYN only an ACK without data comes: a server that remembers an older connection
             // challenges (RFC 9293 section 3.10.7.4), and the site's reset of that passes below.
             (false, _, Direction::In)
-                if self.progress.state == state::TCP_SYN_SENT
-                    && segment.length == 0
-                    && !segment.has(FIN) =>
+                if self.progress.state == state::TCP_SYN_SENT && segment.length == 0 && !segment.has(FIN) =>
             {
                 Ok(())
             }
@@ -250,6 +248,9 @@ impl Connection {
         self.own.window = segment.window;
         self.own.limit = self.other.end.wrapping_add(u32::from(segment.window));
         self.other.limit = segment.end().wrapping_add(u32::from(self.other.window));
+        // Neither has acknowledged anything: the numbers before both SYNs.
+        self.other.acknowledged = segment.sequence;
+        self.own.acknowledged = self.other.end.wrapping_sub(SYN_DATA_MAX);
         self.other_changed = true;
         if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OUT == 0 {
             self.progress.scales = 0;

@@ -163,7 +163,11 @@ mod tests {
         let buckets = 2_000u32;
         let mut used = std::vec![0u32; buckets as usize];
         for number in 0..buckets * 5 {
-            let hash = of_flow(&FACTORS, &key(1 + number / 500, 40_000 + (number % 500) as u16), buckets);
+            let hash = of_flow(
+                &FACTORS,
+                &key(1 + number / 500, 40_000 + (number % 500) as u16),
+                buckets,
+            );
             assert!(hash.first < buckets && hash.second < buckets && hash.first != hash.second);
             let emptier = if used[hash.first as usize] <= used[hash.second as usize] {
                 hash.first
@@ -172,7 +176,11 @@ mod tests {
             };
             used[emptier as usize] += 1;
         }
-        assert!(used.iter().all(|used| *used <= 8), "fullest: {:?}", used.iter().max());
+        assert!(
+            used.iter().all(|used| *used <= 8),
+            "fullest: {:?}",
+            used.iter().max()
+        );
     }
 
     #[test]
@@ -180,10 +188,22 @@ mod tests {
         let base = key(1, 1000);
         let others = [
             FlowKey { site: 2, ..base },
-            FlowKey { source: [192, 168, 1, 11], ..base },
-            FlowKey { destination: [203, 0, 113, 11], ..base },
-            FlowKey { source_port: [9, 9], ..base },
-            FlowKey { destination_port: [9, 9], ..base },
+            FlowKey {
+                source: [192, 168, 1, 11],
+                ..base
+            },
+            FlowKey {
+                destination: [203, 0, 113, 11],
+                ..base
+            },
+            FlowKey {
+                source_port: [9, 9],
+                ..base
+            },
+            FlowKey {
+                destination_port: [9, 9],
+                ..base
+            },
             FlowKey { protocol: 17, ..base },
         ];
         let hash = |key: &FlowKey| of_flow(&FACTORS, key, 1 << 20);
@@ -191,7 +211,11 @@ mod tests {
             assert_ne!(hash(&base).fingerprint, hash(&other).fingerprint);
             assert_ne!(hash(&base).first, hash(&other).first);
         }
-        assert_ne!(hash(&base), of_flow(&[1, 2, 3, 4, 5, 6], &base, 1 << 20), "another secret, another place");
+        assert_ne!(
+            hash(&base),
+            of_flow(&[1, 2, 3, 4, 5, 6], &base, 1 << 20),
+            "another secret, another place"
+        );
     }
 
     #[test]

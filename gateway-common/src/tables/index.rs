@@ -158,7 +158,8 @@ impl<S: Store, const W: usize> Index<S, W> {
     /// Whether an entry holds a key, in whatever state: `same` says whether the one at a place does.
     #[inline(always)]
     pub fn holds(&self, hash: &Hash, same: impl Fn(u32) -> bool) -> bool {
-        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second)) else {
+        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second))
+        else {
             return false;
         };
         let mut at = 0;
@@ -196,7 +197,8 @@ impl<S: Store, const W: usize> Index<S, W> {
     /// Position and payload, or [`UNCLAIMED`], as one word: a function of BPF returns no more.
     #[inline(never)]
     fn claim_packed(&self, hash: &Hash, payload: u32) -> u64 {
-        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second)) else {
+        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second))
+        else {
             return UNCLAIMED;
         };
         let mut tries = 0;

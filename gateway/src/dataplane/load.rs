@@ -233,12 +233,12 @@ pub fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
             .program_mut(name)
             .ok_or_else(|| missing(format!("program `{name}`")))?
             .try_into();
-        let program = xdp
-            .and_then(|xdp| Ok(xdp.fd()?.try_clone()?))
-            .map_err(|source| DataplaneError::Program {
-                program: name,
-                source,
-            })?;
+        let program =
+            xdp.and_then(|xdp| Ok(xdp.fd()?.try_clone()?))
+                .map_err(|source| DataplaneError::Program {
+                    program: name,
+                    source,
+                })?;
         let map = ebpf
             .map_mut(map::STAGES)
             .ok_or_else(|| missing(format!("map {}", map::STAGES)))?;

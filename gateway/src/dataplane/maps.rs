@@ -172,7 +172,10 @@ impl Maps {
             inserted.map_err(fault(map::ROUTES))?;
             changed = true;
         }
-        let wanted: HashSet<_> = hops.iter().map(|(address, length, _)| (*address, *length)).collect();
+        let wanted: HashSet<_> = hops
+            .iter()
+            .map(|(address, length, _)| (*address, *length))
+            .collect();
         let old = self.hops.keys().filter(|prefix| !wanted.contains(*prefix));
         for prefix in old.copied().collect::<Vec<_>>() {
             absent_is_fine(self.routes.remove(&key(prefix))).map_err(fault(map::ROUTES))?;
@@ -222,7 +225,10 @@ impl Maps {
 /// Everything in a hash map; entries that vanish meanwhile are left out. The kernel begins anew when the key that it
 /// is to go on from has vanished, hence the bound.
 pub(crate) fn entries<M: Borrow<MapData>, K: Pod, V: Pod>(map: &HashMap<M, K, V>) -> Vec<(K, V)> {
-    map.iter().take(limit::SITES_MAX as usize).filter_map(Result::ok).collect()
+    map.iter()
+        .take(limit::SITES_MAX as usize)
+        .filter_map(Result::ok)
+        .collect()
 }
 
 /// Removing what is gone is done.

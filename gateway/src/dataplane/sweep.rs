@@ -118,7 +118,8 @@ impl Sweep {
             match state_of(word) {
                 state::FREE => continue,
                 state::LIVE => {
-                    let is_held = now_s.wrapping_sub(mapping.last_used_s).cast_signed() <= hold_s.cast_signed();
+                    let is_held =
+                        now_s.wrapping_sub(mapping.last_used_s).cast_signed() <= hold_s.cast_signed();
                     if live.contains(place) || is_held || !mappings.retire(place) {
                         continue;
                     }

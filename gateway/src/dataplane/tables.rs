@@ -176,10 +176,7 @@ impl SharedTables {
     fn next_epoch(&self, hops: u32, sas: u32) {
         if let Some(clock) = self.clock.values().first() {
             let (hop, sa) = halves(clock.load(clock::word::EPOCHS));
-            let next = pair(
-                hop.wrapping_add(hops).max(1),
-                sa.wrapping_add(sas).max(1),
-            );
+            let next = pair(hop.wrapping_add(hops).max(1), sa.wrapping_add(sas).max(1));
             clock.store(clock::word::EPOCHS, next);
         }
     }
@@ -226,9 +223,7 @@ impl SharedTables {
 
     fn give(&self, site: u32, what: usize) {
         let usage = self.usage.values();
-        if let (Some(of_site), Some(total)) =
-            (usage.get(site as usize), usage.get(usage::TOTAL as usize))
-        {
+        if let (Some(of_site), Some(total)) = (usage.get(site as usize), usage.get(usage::TOTAL as usize)) {
             give(of_site, total, what);
         }
     }

@@ -21,8 +21,8 @@ use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall, TableSizes,
-    WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
+    TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.

@@ -122,7 +122,11 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Expect)> {
             drop(InnerAddress),
         ),
         ("UDP-Lite is dropped", changed(9, &[136]), drop(InnerProtocol)),
-        ("SCTP without a flow is dropped", changed(9, &[132]), drop(NoMapping)),
+        (
+            "SCTP without a flow is dropped",
+            changed(9, &[132]),
+            drop(NoMapping),
+        ),
         (
             "a NAT address without a mapping is dropped",
             frame(&reply(ACK)),

@@ -12,7 +12,8 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
+    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
+    file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
