@@ -4,7 +4,7 @@
 use super::{Refusal, asked_group, chosen, informational::forget_child};
 use crate::{
     channel::Channel,
-    child_sa::{self, NewChild, Phase},
+    child_sa::{self, ChildSa, NewChild, Phase},
     context::{Context, Deferred},
     crypto::dh::{DhGroup, DhPrivate},
     ids::ChildId,
@@ -132,6 +132,10 @@ fn answer_child(
         .transpose()?
         .unzip();
     let (nonce_r, spi_in) = (ctx.nonce(), ctx.esp_spi());
+    let mut pairs = ts_local
+        .iter()
+        .flat_map(|local| ts_remote.iter().map(move |remote| (*local, *remote)));
+    let carried_already = pairs.any(|pair| established.carries(&pair));
     let new = NewChild {
         choice,
         spi_in,
@@ -140,7 +144,8 @@ fn answer_child(
         initiated: false,
         ts_local: ts_local.clone(),
         ts_remote: ts_remote.clone(),
-        outbound_active: old.is_none(),
+        // What another Child SA carries goes on there until the peer shows that it has this one.
+        outbound_active: old.is_none() && !carried_already,
         replaces: old,
     };
     let id =
@@ -470,4 +475,18 @@ pub(crate) fn activate_successors(established: &mut Established, ctx: &mut Conte
         waiting.push(successor.id);
     }
     waiting.into_iter().for_each(|id| activate(established, ctx, id));
+}
+
+/// Another Child SA that carries traffic of one that is gone is named to the data plane again: it knows one
+/// Child SA for each destination, and has just forgotten it.
+pub(crate) fn carry_on(established: &Established, ctx: &mut Context<'_>, gone: &ChildSa) {
+    let overlap = |ours: &[TrafficSelector], theirs: &[TrafficSelector]| !narrow(ours, theirs).is_empty();
+    let others = established.live_children().filter(|child| {
+        child.outbound_active
+            && child.id != gone.id
+            && overlap(&child.ts_local, &gone.ts_local)
+            && overlap(&child.ts_remote, &gone.ts_remote)
+    });
+    let again = others.map(|child| Output::ActivateOutbound(child.id));
+    ctx.outputs.extend(again);
 }

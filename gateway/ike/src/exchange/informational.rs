@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::create_child_sa::activate_successors;
+use super::create_child_sa::{activate_successors, carry_on};
 use crate::{
     child_sa::Phase,
     context::{Context, Deferred},
@@ -72,8 +72,11 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
     };
     let child = established.children.remove(index);
     activate_successors(established, ctx, id);
+    if child.phase == Phase::Live {
+        carry_on(established, ctx, &child);
+    }
     ctx.deferred.push(Deferred::ChildGone {
-        child: id,
+        child: Box::new(child.clone()),
         peer: Arc::clone(&established.peer_name),
     });
     match child.phase {

@@ -342,7 +342,7 @@ impl Established {
                 ctx.remove(child);
             }
             ctx.deferred.push(Deferred::ChildGone {
-                child: child.id,
+                child: Box::new(child.clone()),
                 peer: Arc::clone(&self.peer_name),
             });
         }
@@ -372,7 +372,7 @@ impl Established {
             for child in std::mem::take(&mut self.children) {
                 ctx.remove(&child);
                 ctx.deferred.push(Deferred::ChildGone {
-                    child: child.id,
+                    child: Box::new(child),
                     peer: Arc::clone(&self.peer_name),
                 });
             }
