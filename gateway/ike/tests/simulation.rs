@@ -166,7 +166,7 @@ fn view(sim: &Sim, side: usize) -> Vec<((u64, u64), Vec<(u32, u32)>)> {
 }
 
 fn words(sim: &Sim) -> String {
-    format!("site:\n{}\ncenter:\n{}", sim.words(SITE), sim.words(CENTER))
+    sim.history.join("\n")
 }
 
 /// The sides have the same IKE SAs with the same Child SAs, and their data planes agree.
@@ -193,6 +193,7 @@ fn assert_traffic(sim: &mut Sim) {
         ("192.168.1.200/32", "172.16.5.9/32"),
     ] {
         let (local, remote) = flow(site, center);
+        run_for(sim, 100);
         let before = (sim.arrived, sim.lost);
         let there = sim.send_packet(SITE, &(local, remote));
         let back = sim.send_packet(CENTER, &(remote, local));

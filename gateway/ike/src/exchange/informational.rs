@@ -54,7 +54,10 @@ fn delete_by_peer(
     ctx: &mut Context<'_>,
     spi: u32,
 ) -> Option<u32> {
-    let child = established.children.iter().find(|child| child.spi_out == spi)?;
+    let Some(child) = established.children.iter().find(|child| child.spi_out == spi) else {
+        established.note_unknown_deletion(spi);
+        return None;
+    };
     let (id, spi_in) = (child.id, child.spi_in);
     // RFC 7296 section 1.4.1: when both sides delete it at once, neither answers with it.
     let crossing = matches!(&established.outstanding, Some(outstanding)

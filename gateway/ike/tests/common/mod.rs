@@ -310,6 +310,8 @@ pub struct Sim {
     /// ESP packets that arrived, and that found no SA although nothing was replaced.
     pub arrived: u64,
     pub lost: u64,
+    /// What both sides said, with the time.
+    pub history: Vec<String>,
     /// SPIs of each side that went with a crash.
     crashed: [BTreeSet<u32>; 2],
 }
@@ -336,6 +338,7 @@ impl Sim {
             packets: BTreeMap::new(),
             arrived: 0,
             lost: 0,
+            history: Vec::new(),
             crashed: Default::default(),
         }
     }
@@ -377,10 +380,9 @@ impl Sim {
                 let coming = !self.planes[to].ever.contains_key(&spi) && others.count() == 0;
                 assert!(
                     coming || self.closed(to, spi),
-                    "at {} ms side {from} sends on {child} (SPI {spi:08x}), which the other does not have\n{}\n---\n{}",
+                    "at {} ms side {from} sends on {child} (SPI {spi:08x}), which the other does not have\n{}",
                     self.now_ms,
-                    self.words(SITE),
-                    self.words(CENTER)
+                    self.history.join("\n")
                 );
                 true
             }
@@ -407,10 +409,9 @@ impl Sim {
             None => {
                 assert!(
                     may_be_lost || self.closed(to, spi),
-                    "at {} ms a packet on SPI {spi:08x} is lost at side {to}\n{}\n---\n{}",
+                    "at {} ms a packet on SPI {spi:08x} is lost at side {to}\n{}",
                     self.now_ms,
-                    self.words(SITE),
-                    self.words(CENTER)
+                    self.history.join("\n")
                 );
                 self.lost += 1;
             }
@@ -425,6 +426,9 @@ impl Sim {
     }
 
     pub fn command(&mut self, side: usize, command: Command) {
+        let name = ["site", "center"][side];
+        self.history
+            .push(format!("{:>9} ms {name:>6}: <- {command:?}", self.now_ms));
         let now = self.now();
         self.endpoints[side].handle_command(now, command);
         self.drain(side);
@@ -453,7 +457,12 @@ impl Sim {
                     to: remote,
                     payload,
                 }),
-                Output::Event(event) => self.events[side].push(event),
+                Output::Event(event) => {
+                    let name = ["site", "center"][side];
+                    self.history
+                        .push(format!("{:>9} ms {name:>6}: {event}", self.now_ms));
+                    self.events[side].push(event);
+                }
                 Output::InstallChildSa(_) | Output::ActivateOutbound(_) | Output::RemoveChildSa { .. } => {}
             }
         }
