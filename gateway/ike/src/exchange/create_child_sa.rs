@@ -506,20 +506,14 @@ pub(crate) fn activate_successors(established: &mut Established, ctx: &mut Conte
 /// Another Child SA that carries traffic of one that is gone is named to the data plane again: it knows one
 /// Child SA for each destination, and has just forgotten it.
 pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gone: &ChildSa) {
-    let overlap = |ours: &[TrafficSelector], theirs: &[TrafficSelector]| !narrow(ours, theirs).is_empty();
-    let others = established.live_children().filter(|child| {
-        child.outbound_active
-            && child.id != gone.id
-            && overlap(&child.ts_local, &gone.ts_local)
-            && overlap(&child.ts_remote, &gone.ts_remote)
-    });
+    let others = established
+        .live_children()
+        .filter(|child| child.outbound_active && child.overlaps(&gone.ts_local, &gone.ts_remote));
     let again = others.map(|child| Output::ActivateOutbound(child.id));
     ctx.outputs.extend(again);
     let waiting = established.live_children().filter(|child| {
-        !child.outbound_active
-            && child.replaces.is_none()
-            && overlap(&child.ts_local, &gone.ts_local)
-            && overlap(&child.ts_remote, &gone.ts_remote)
+        let waits = !child.outbound_active && child.replaces.is_none();
+        waits && child.overlaps(&gone.ts_local, &gone.ts_remote)
     });
     let waiting: Vec<_> = waiting.map(|child| child.id).collect();
     waiting.into_iter().for_each(|id| activate(established, ctx, id));
@@ -532,14 +526,9 @@ pub(super) fn carrier(
     ts_local: &[TrafficSelector],
     ts_remote: &[TrafficSelector],
 ) -> Option<ChildId> {
-    let overlap = |ours: &[TrafficSelector], theirs: &[TrafficSelector]| !narrow(ours, theirs).is_empty();
-    let all = ctx
-        .neighbours
-        .with(&established.peer_name)
-        .flat_map(Established::live_children)
-        .chain(established.live_children());
-    let mut carriers = all.filter(|child| {
-        child.outbound_active && overlap(&child.ts_local, ts_local) && overlap(&child.ts_remote, ts_remote)
-    });
-    carriers.next().map(|child| child.id)
+    let neighbours = ctx.neighbours.with(&established.peer_name);
+    let all = neighbours.flat_map(Established::live_children);
+    let mut all = all.chain(established.live_children());
+    let carrier = all.find(|child| child.overlaps(ts_local, ts_remote));
+    carrier.map(|child| child.id)
 }
