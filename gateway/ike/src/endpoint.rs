@@ -35,6 +35,8 @@ use crate::{
 mod connections;
 mod index;
 mod stray;
+#[cfg(test)]
+mod tests;
 
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use gateway_ike::{
@@ -305,6 +305,8 @@ pub struct Sim {
     pub sent: Vec<Datagram>,
     /// The site's address as the center sees it, when a NAT is between.
     pub nat: Option<SocketAddr>,
+    /// Addresses that nothing reaches, and from which nothing comes.
+    pub unreachable: Vec<IpAddr>,
     sequence: u64,
     packets: BTreeMap<(u64, u64), Packet>,
     /// ESP packets that arrived, and that found no SA although nothing was replaced.
@@ -334,6 +336,7 @@ impl Sim {
             in_flight: BTreeMap::new(),
             sent: Vec::new(),
             nat: None,
+            unreachable: Vec::new(),
             sequence: 0,
             packets: BTreeMap::new(),
             arrived: 0,
@@ -471,6 +474,9 @@ impl Sim {
     fn send(&mut self, mut datagram: Datagram) {
         assert!(!datagram.payload.is_empty());
         self.sent.push(datagram.clone());
+        if self.unreachable.contains(&datagram.to.ip()) || self.unreachable.contains(&datagram.from.ip()) {
+            return;
+        }
         let is_site = |address: &SocketAddr| address.ip() == site_address().ip();
         match self.nat {
             Some(public) if is_site(&datagram.from) => {
