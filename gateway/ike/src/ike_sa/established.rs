@@ -444,6 +444,11 @@ impl Established {
             let idle = self.live_children().map(|child| self.child_idle_at(child));
             deadlines.extend(idle.map(|due_ms| (due_ms, TimeoutReason::Idle)));
             deadlines.push((self.ask_at_ms, TimeoutReason::Liveness));
+            deadlines.extend(self.children.iter().map(|child| match child.phase {
+                Phase::Live => (child.rekey_at_ms.min(child.expire_at_ms), TimeoutReason::Rekey),
+                Phase::Replaced => (child.expire_at_ms, TimeoutReason::Expire),
+                Phase::Deleting => (u64::MAX, TimeoutReason::Expire),
+            }));
         }
         deadlines
             .into_iter()
@@ -490,8 +495,8 @@ impl Established {
         } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
             self.tasks.push_back(Task::Liveness);
         }
-        if self.expire_at_ms <= now_ms {
-            if self.is_ending() || self.redundant {
+        if self.expire_at_ms <= now_ms || core.channel.used_up() {
+            if core.channel.used_up() || self.is_ending() || self.redundant {
                 return self.finish(core, ctx, CloseReason::LifetimeExpired);
             }
             self.begin_close(ctx, CloseReason::LifetimeExpired);
@@ -564,7 +569,7 @@ impl Established {
     }
 
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
-        while self.outstanding.is_none() {
+        while self.outstanding.is_none() && !core.channel.used_up() {
             let Some(task) = self.tasks.pop_front() else {
                 return;
             };
