@@ -266,9 +266,6 @@ impl ExpectAuthRequest {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
-        ctx.deferred.push(Deferred::Limit {
-            peer: std::sync::Arc::clone(&established.peer_name),
-        });
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
