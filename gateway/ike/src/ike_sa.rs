@@ -18,7 +18,7 @@ use crate::{
     ids::{ChildId, IkeSaId},
     keys::Secret,
     nat::NatStatus,
-    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
