@@ -221,15 +221,14 @@ impl Context<'_> {
         });
     }
 
-    /// Removes a Child SA at once.
+    /// Removes a Child SA at once, unless another has taken over already.
     pub(crate) fn remove(&mut self, child: &ChildSa) {
-        let direction = match child.outbound_gone {
-            true => Direction::Inbound,
-            false => Direction::Both,
-        };
+        if child.outbound_gone {
+            return self.remove_replaced(child);
+        }
         self.outputs.push_back(Output::RemoveChildSa {
             child: child.id,
-            direction,
+            direction: Direction::Both,
         });
         self.allocator.release(child.spi_in);
     }
