@@ -25,6 +25,7 @@ pub mod output;
 pub mod pki;
 pub mod proposal;
 pub mod retransmit;
+pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
@@ -37,9 +38,10 @@ mod keys;
 mod nat;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, Proof, SitePolicy, Time};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

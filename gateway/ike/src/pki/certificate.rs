@@ -1,5 +1,6 @@
 //! What the rest needs to know of one X.509 certificate, read once.
 
+use super::identity::Identity;
 use super::name::DistinguishedName;
 use crate::crypto::sign::{KeyError, PublicKey};
 use ring::digest;
@@ -182,6 +183,20 @@ impl Certificate {
     /// Addresses in the subjectAltName.
     pub fn san_addresses(&self) -> &[IpAddr] {
         &self.san_addresses
+    }
+
+    /// All identities that it speaks for, for messages to people.
+    pub fn identities(&self) -> impl Iterator<Item = Identity> {
+        let readable = |kind| move |name: &String| Identity::from_wire(kind, name.as_bytes()).ok();
+        let address = |address: &IpAddr| match address {
+            IpAddr::V4(address) => Identity::Ipv4(*address),
+            IpAddr::V6(address) => Identity::Ipv6(*address),
+        };
+        let subject = (!self.subject.is_empty()).then(|| Identity::Dn(self.subject.clone()));
+        let dns = self.san_dns.iter().filter_map(readable(2));
+        let emails = self.san_emails.iter().filter_map(readable(3));
+        let addresses = self.san_addresses.iter().map(address);
+        dns.chain(emails).chain(addresses).chain(subject)
     }
 
     /// Whether the key usage lets the key sign IKE messages; true where there is no such extension.
