@@ -1,5 +1,7 @@
 //! All IKE SAs of one side: finds the one a datagram belongs to, keeps the timers, takes commands.
 
+mod trust;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
@@ -94,6 +96,8 @@ pub struct Endpoint {
     counters: Counters,
     cookies: CookieJar,
     now: Time,
+    /// While chains are verified again: the last IKE SA that was.
+    verified_to: Option<Option<IkeSaId>>,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -136,6 +140,7 @@ impl Endpoint {
                 mono_ms: 0,
                 unix_s: 0,
             },
+            verified_to: None,
         }
     }
 
@@ -281,6 +286,7 @@ impl Endpoint {
         for spi in due {
             self.handle_entry_timeout(spi);
         }
+        self.verify_some_again();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -428,7 +434,10 @@ impl Endpoint {
             .first()
             .map(|(due, ..)| (*due, TimeoutReason::Linger));
         let next = self.deadlines.first().map(|(due, reason, _)| (*due, *reason));
-        lingering.into_iter().chain(next).min()
+        let verifying = self
+            .is_verifying()
+            .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        lingering.into_iter().chain(next).chain(verifying).min()
     }
 
     /// All IKE SAs in words, oldest first.

@@ -17,7 +17,8 @@ use crate::{
     ids::{ChildId, IkeSaId},
     keys::Secret,
     nat::NatStatus,
-    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    output::{CertificateInfo, ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
@@ -96,6 +97,8 @@ pub(crate) struct Established {
     last_heard_ms: u64,
     pub(crate) rekey_at_ms: u64,
     pub(crate) expire_at_ms: u64,
+    /// When a certificate of the peer's chain expires.
+    pub(crate) proof_ends_ms: u64,
     /// The IKE SA that took over.
     pub(crate) superseded: Option<IkeSaId>,
     /// It lost, or may yet lose, against another made at the same time; its end is no event.
@@ -340,6 +343,10 @@ impl IkeSa {
             peer: established
                 .map(|established| established.peer_name.to_string())
                 .unwrap_or_default(),
+            authenticated_by: established.map(|established| established.peer.method()),
+            certificate: established
+                .and_then(|established| established.peer.certificate())
+                .map(CertificateInfo::of),
             local: core.path.local,
             remote: core.path.remote,
             nat: core.nat.any(),
@@ -378,6 +385,7 @@ impl Established {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
             peer_name: peer.identity.to_string().into(),
+            proof_ends_ms: proof_ends_ms(&peer, ctx.now),
             peer,
             policy,
             prf,
@@ -543,6 +551,7 @@ impl Established {
         }
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
+            deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
             deadlines.extend(self.children.iter().map(|child| match child.phase {
                 Phase::Live => (child.rekey_at_ms.min(child.expire_at_ms), TimeoutReason::Rekey),
                 Phase::Replaced => (child.expire_at_ms, TimeoutReason::Expire),
@@ -573,6 +582,11 @@ impl Established {
             }
         } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
             self.tasks.push_back(Task::Liveness);
+        }
+        if !self.is_ending()
+            && let Some(reason) = self.proof_expired(ctx.now)
+        {
+            self.begin_close(ctx, reason);
         }
         if self.expire_at_ms <= now_ms {
             if self.is_ending() || self.redundant {

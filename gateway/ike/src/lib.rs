@@ -36,12 +36,15 @@ mod exchange;
 mod ike_sa;
 mod keys;
 mod nat;
+mod proof;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
 pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, Proof, SitePolicy, Time};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
-pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
+pub use output::{
+    CertificateInfo, ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason,
+};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr};
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
+    pki::trust::{VerifiedPeer, hex, utc},
+    shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
 
@@ -66,6 +68,17 @@ pub enum CloseReason {
     HandshakeTimeout,
     /// Something that the peer said after it was authenticated was not well-formed.
     ProtocolViolation,
+    /// A certificate of the peer's chain reached the end of its validity.
+    CertificateExpired {
+        /// Whose certificate: the peer's own, or an authority's.
+        subject: String,
+        /// Last second of validity, unix time.
+        not_after_unix_s: i64,
+    },
+    /// The peer's chain was verified again and is not accepted any more: which certificate and which check.
+    CertificateRefused(String),
+    /// The shared key that the peer proved itself with was changed or taken away.
+    SharedKeyChanged,
 }
 
 /// Something happened.
@@ -138,6 +151,18 @@ impl fmt::Display for CloseReason {
             Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
             Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
             Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
+            Self::CertificateExpired {
+                subject,
+                not_after_unix_s,
+            } => write!(
+                f,
+                "the certificate of {subject} expired on {}",
+                utc(*not_after_unix_s)
+            ),
+            Self::CertificateRefused(reason) => {
+                write!(f, "its certificate is not accepted any more: {reason}")
+            }
+            Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
         }
     }
 }
@@ -239,6 +264,8 @@ pub enum TimeoutReason {
     Expire,
     /// What was kept for stragglers is to be forgotten.
     Linger,
+    /// Chains of certificates are to be verified again, because trust changed.
+    Verify,
 }
 
 /// One IKE SA in words, for lists.
@@ -254,6 +281,10 @@ pub struct IkeSaInfo {
     pub state: &'static str,
     /// The peer's identity; empty while it is not authenticated.
     pub peer: String,
+    /// What the peer proved itself with; `None` while it is not authenticated.
+    pub authenticated_by: Option<AuthKind>,
+    /// The certificate, if it was one.
+    pub certificate: Option<CertificateInfo>,
     /// Our address.
     pub local: SocketAddr,
     /// The peer's address.
@@ -268,6 +299,40 @@ pub struct IkeSaInfo {
     pub age_s: u64,
     /// Its Child SAs.
     pub children: Vec<ChildSaInfo>,
+}
+
+/// The certificate of a peer in words.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateInfo {
+    /// Whose it is.
+    pub subject: String,
+    /// Who issued it.
+    pub issuer: String,
+    /// The configured authority that its path ends at.
+    pub authority: String,
+    /// Serial number in hex.
+    pub serial: String,
+    /// SHA-256 of the certificate in hex.
+    pub sha256: String,
+    /// Last second of its validity, unix time.
+    pub not_after_unix_s: i64,
+    /// Last second of validity of the whole path, unix time: the IKE SA does not outlive it.
+    pub path_valid_until_unix_s: i64,
+}
+
+impl CertificateInfo {
+    pub(crate) fn of(verified: &VerifiedPeer) -> Self {
+        let certificate = verified.certificate();
+        Self {
+            subject: certificate.subject().to_string(),
+            issuer: certificate.issuer().to_string(),
+            authority: verified.authority().to_string(),
+            serial: hex(certificate.serial()),
+            sha256: hex(&certificate.fingerprint_sha256()),
+            not_after_unix_s: certificate.not_after_unix_s(),
+            path_valid_until_unix_s: verified.valid_until_unix_s(),
+        }
+    }
 }
 
 /// One Child SA in words.

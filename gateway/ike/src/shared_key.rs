@@ -197,6 +197,16 @@ impl SharedKeys {
         self.0.get(peer)
     }
 
+    /// Whether a peer proves itself here and in `other` by the same key.
+    pub(crate) fn agrees_with(&self, other: &Self, peer: &Identity) -> bool {
+        match (self.get(peer), other.get(peer)) {
+            (Some(one), Some(two)) => {
+                one.peer == two.peer && one.key.0 == two.key.0
+            }
+            (None, _) | (_, None) => false,
+        }
+    }
+
     /// Whether no peer has one.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
