@@ -197,6 +197,11 @@ impl SharedKeys {
         self.0.get(peer)
     }
 
+    /// The same, with the identity as it is configured.
+    pub fn get_key_value(&self, peer: &Identity) -> Option<(&Identity, &PeerSharedKey)> {
+        self.0.get_key_value(peer)
+    }
+
     /// Whether a peer proves itself here and in `other` by the same key.
     pub(crate) fn agrees_with(&self, other: &Self, peer: &Identity) -> bool {
         match (self.get(peer), other.get(peer)) {

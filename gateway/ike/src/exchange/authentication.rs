@@ -84,11 +84,11 @@ impl Handshake {
             .auth()
             .ok_or("it sent no AUTH payload: EAP is not offered here")?;
         let octets = self.signed_octets(by_initiator, id);
-        let agreed = ctx.config.shared_keys.get(&identity);
+        let agreed = ctx.config.shared_keys.get_key_value(&identity);
         if auth.method == SHARED_KEY_METHOD {
-            return self.verify_shared_key(identity, agreed, &octets, auth);
+            return self.verify_shared_key(agreed, &octets, auth);
         }
-        if agreed.is_some_and(|agreed| agreed.peer == AuthKind::SharedKey) {
+        if agreed.is_some_and(|(_, agreed)| agreed.peer == AuthKind::SharedKey) {
             return Err(format!(
                 "it is to prove itself by its shared key, and came with authentication method {} and a certificate",
                 auth.method
@@ -104,6 +104,11 @@ impl Handshake {
             let subject = verified.certificate().subject();
             format!("its signature with the key of the certificate of {subject}: {error}")
         })?;
+        // One spelling for each peer, however it wrote its name this time: sites and SAs are found by it.
+        let identity = match identity {
+            Identity::Dn(_) => Identity::Dn(verified.certificate().subject().clone()),
+            other => other.folded(),
+        };
         Ok(AuthenticatedPeer {
             identity,
             proof: Proof::Certificate(Arc::new(verified)),
@@ -114,18 +119,17 @@ impl Handshake {
     /// configured identity from another.
     fn verify_shared_key(
         &self,
-        identity: Identity,
-        agreed: Option<&PeerSharedKey>,
+        agreed: Option<(&Identity, &PeerSharedKey)>,
         octets: &[u8],
         auth: &Authentication,
     ) -> Result<AuthenticatedPeer, String> {
-        let Some(agreed) = agreed.filter(|agreed| agreed.peer == AuthKind::SharedKey) else {
+        let Some((identity, agreed)) = agreed.filter(|(_, agreed)| agreed.peer == AuthKind::SharedKey) else {
             SharedKey::pretend_to_verify(self.prf, octets, &auth.data);
             return Err("it came with a shared key, and none is configured for this identity to use".to_owned());
         };
         match agreed.key.verify(self.prf, octets, &auth.data) {
             true => Ok(AuthenticatedPeer {
-                identity,
+                identity: identity.clone(),
                 proof: Proof::SharedKey,
             }),
             false => Err("its shared key is not the one configured for it".to_owned()),
