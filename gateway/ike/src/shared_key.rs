@@ -32,10 +32,14 @@ pub struct SharedKey(Zeroizing<Vec<u8>>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SharedKeyError {
     /// A random one with too few bytes.
-    #[error("the shared key has {0} bytes; at least {BINARY_LEN_MIN} random ones are needed: make it with `openssl rand -hex 32`")]
+    #[error(
+        "the shared key has {0} bytes; at least {BINARY_LEN_MIN} random ones are needed: make it with `openssl rand -hex 32`"
+    )]
     ShortBinary(usize),
     /// Words with too few characters.
-    #[error("the shared key has {0} characters; text needs at least {TEXT_LEN_MIN}: better write 0x and the output of `openssl rand -hex 32`")]
+    #[error(
+        "the shared key has {0} characters; text needs at least {TEXT_LEN_MIN}: better write 0x and the output of `openssl rand -hex 32`"
+    )]
     ShortText(usize),
     /// Always the same few characters.
     #[error("the shared key is made of {0} different characters; at least {TEXT_DISTINCT_MIN} are needed")]
@@ -122,7 +126,11 @@ impl fmt::Debug for SharedKey {
 }
 
 fn hex(digits: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
+    let digit = |byte: u8| {
+        char::from(byte)
+            .to_digit(16)
+            .and_then(|digit| u8::try_from(digit).ok())
+    };
     let (pairs, []) = digits.as_chunks::<2>() else {
         return None;
     };
@@ -205,9 +213,7 @@ impl SharedKeys {
     /// Whether a peer proves itself here and in `other` by the same key.
     pub(crate) fn agrees_with(&self, other: &Self, peer: &Identity) -> bool {
         match (self.get(peer), other.get(peer)) {
-            (Some(one), Some(two)) => {
-                one.peer == two.peer && one.key.0 == two.key.0
-            }
+            (Some(one), Some(two)) => one.peer == two.peer && one.key.0 == two.key.0,
             (None, _) | (_, None) => false,
         }
     }
@@ -263,7 +269,10 @@ mod tests {
             assert_eq!(*key(text).0, (0..17).collect::<Vec<u8>>());
         }
         for end in ["", "\n", "\r\n"] {
-            assert_eq!(*key(&format!("a secret in many words{end}")).0, b"a secret in many words");
+            assert_eq!(
+                *key(&format!("a secret in many words{end}")).0,
+                b"a secret in many words"
+            );
         }
         assert_eq!(format!("{:?}", key(bytes)), "SharedKey(..)");
     }
@@ -286,10 +295,17 @@ mod tests {
             ("two lines of a secret\nare not one", E::NotOneLine),
             ("a secret in many words\n\n", E::NotOneLine),
         ] {
-            assert_eq!(SharedKey::from_text(text.as_bytes()).unwrap_err(), error, "{text:?}");
+            assert_eq!(
+                SharedKey::from_text(text.as_bytes()).unwrap_err(),
+                error,
+                "{text:?}"
+            );
         }
         let long = format!("0x{}", "a5".repeat(SECRET_LEN_MAX + 1));
-        assert_eq!(SharedKey::from_text(long.as_bytes()).unwrap_err(), E::Long(SECRET_LEN_MAX + 1));
+        assert_eq!(
+            SharedKey::from_text(long.as_bytes()).unwrap_err(),
+            E::Long(SECRET_LEN_MAX + 1)
+        );
     }
 
     proptest! {

@@ -61,7 +61,10 @@ fn intermediates_come_in_any_order_twice_and_with_strangers() {
         assert!(peer.proves(&"gw.lab.test".parse().unwrap()));
     }
     let error = verify(&root.trust(), &leaf, &[&third, &first]).unwrap_err();
-    assert!(matches!(error, ChainError::UnknownIssuer { ref issuer, .. } if issuer == "O=Lab, CN=Second"), "{error}");
+    assert!(
+        matches!(error, ChainError::UnknownIssuer { ref issuer, .. } if issuer == "O=Lab, CN=Second"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -69,7 +72,10 @@ fn the_path_is_valid_until_its_first_certificate_expires() {
     let root = Authority::root("Root", nothing);
     let short_lived = root.below("Short-lived", after_now_s(100));
     let unused = root.below("Unused", after_now_s(10));
-    let cases = [(50, NOW + 50, "O=Lab, CN=gw"), (200, NOW + 100, "O=Lab, CN=Short-lived")];
+    let cases = [
+        (50, NOW + 50, "O=Lab, CN=gw"),
+        (200, NOW + 100, "O=Lab, CN=Short-lived"),
+    ];
     for (leaf_lives_s, ends, first) in cases {
         let leaf = short_lived.issue("gw", vec![dns("gw.lab.test")], after_now_s(leaf_lives_s));
         let peer = verify(&root.trust(), &leaf, &[&unused, &short_lived]).unwrap();
@@ -99,14 +105,23 @@ fn path_lengths_are_kept() {
         ];
         for (leaf, others, intermediates) in &leaves {
             let result = verify(&root.trust(), leaf, others);
-            assert_eq!(result.is_ok(), *intermediates <= len, "{intermediates} below {len}");
+            assert_eq!(
+                result.is_ok(),
+                *intermediates <= len,
+                "{intermediates} below {len}"
+            );
         }
     }
     let root = Authority::root("Root", nothing);
     let first = root.below("First", path_len(0));
     let second = first.below("Second", nothing);
     assert!(verify(&root.trust(), &first.issue("gw", Vec::new(), nothing), &[&first]).is_ok());
-    let error = verify(&root.trust(), &second.issue("gw", Vec::new(), nothing), &[&first, &second]).unwrap_err();
+    let error = verify(
+        &root.trust(),
+        &second.issue("gw", Vec::new(), nothing),
+        &[&first, &second],
+    )
+    .unwrap_err();
     assert!(error.to_string().contains("path length"), "{error}");
 }
 
@@ -116,9 +131,16 @@ fn only_authorities_issue() {
     let root = Authority::root("Root", nothing);
     let no_ca = root.below("No CA", |params| params.is_ca = IsCa::ExplicitNoCa);
     let silent = root.below("Silent", |params| params.is_ca = IsCa::NoCa);
-    let no_sign = root.below("No keyCertSign", |params| params.key_usages = vec![KeyUsagePurpose::CrlSign]);
+    let no_sign = root.below("No keyCertSign", |params| {
+        params.key_usages = vec![KeyUsagePurpose::CrlSign]
+    });
     let no_usage = root.below("No key usage", |params| params.key_usages = Vec::new());
-    for (issuer, good) in [(&no_ca, false), (&silent, false), (&no_sign, false), (&no_usage, true)] {
+    for (issuer, good) in [
+        (&no_ca, false),
+        (&silent, false),
+        (&no_sign, false),
+        (&no_usage, true),
+    ] {
         let leaf = issuer.issue("gw", Vec::new(), nothing);
         let result = verify(&root.trust(), &leaf, &[issuer]);
         assert_eq!(result.is_ok(), good, "{result:?}");
@@ -131,22 +153,41 @@ fn names_keep_to_constraints_on_dns_and_addresses() {
     let v4 = || GeneralSubtree::IpAddress(CidrSubnet::V4([192, 0, 2, 0], [255, 255, 255, 0]));
     let host = || GeneralSubtree::DnsName("clinic.example".to_owned());
     let cases = [
-        (permit(vec![host()]), dns("a.clinic.example"), dns("a.hospital.example")),
-        (permit(vec![host()]), dns("clinic.example"), dns("aclinic.example")),
+        (
+            permit(vec![host()]),
+            dns("a.clinic.example"),
+            dns("a.hospital.example"),
+        ),
+        (
+            permit(vec![host()]),
+            dns("clinic.example"),
+            dns("aclinic.example"),
+        ),
         (permit(vec![v4()]), ip("192.0.2.9"), ip("192.0.3.9")),
     ];
     for (constrain, inside, outside) in cases {
         both_places(&constrain, &inside, &outside);
     }
-    both_places(&exclude(vec![host()]), &dns("a.hospital.example"), &dns("a.clinic.example"));
+    both_places(
+        &exclude(vec![host()]),
+        &dns("a.hospital.example"),
+        &dns("a.clinic.example"),
+    );
     both_places(&exclude(vec![v4()]), &ip("192.0.3.9"), &ip("192.0.2.9"));
 }
 
-fn both_places(constrain: &dyn Fn(&mut CertificateParams), inside: &rcgen::SanType, outside: &rcgen::SanType) {
+fn both_places(
+    constrain: &dyn Fn(&mut CertificateParams),
+    inside: &rcgen::SanType,
+    outside: &rcgen::SanType,
+) {
     let constrained = Authority::root("Constrained", constrain);
     let free = Authority::root("Free", nothing);
     let middle = free.below("Constrained middle", constrain);
-    let places = [(&constrained, constrained.trust(), vec![]), (&middle, free.trust(), vec![&middle])];
+    let places = [
+        (&constrained, constrained.trust(), vec![]),
+        (&middle, free.trust(), vec![&middle]),
+    ];
     for (issuer, trust, others) in &places {
         let leaf = |san: &rcgen::SanType| issuer.issue("gw", vec![san.clone()], nothing);
         verify(trust, &leaf(inside), others).unwrap();
@@ -164,7 +205,12 @@ fn names_keep_to_constraints_on_directory_names_and_mailboxes_of_the_authority()
     let directory = GeneralSubtree::DirectoryName;
     let refused = |trust: TrustAnchors, leaf: &Leaf, middle: &[&Authority]| {
         let error = verify(&trust, leaf, middle).unwrap_err();
-        assert!(error.to_string().contains("outside an authority's name constraints"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .contains("outside an authority's name constraints"),
+            "{error}"
+        );
     };
     let good = |constrain: &dyn Fn(&mut CertificateParams), good: bool| {
         let root = Authority::root("Root", constrain);
@@ -178,17 +224,38 @@ fn names_keep_to_constraints_on_directory_names_and_mailboxes_of_the_authority()
         }
     };
     good(&permit(vec![directory(clinics.clone())]), true);
-    good(&permit(vec![directory(others.clone()), directory(clinics.clone())]), true);
+    good(
+        &permit(vec![directory(others.clone()), directory(clinics.clone())]),
+        true,
+    );
     good(&permit(vec![directory(others.clone())]), false);
     good(&exclude(vec![directory(others)]), true);
     good(&exclude(vec![directory(clinics.clone())]), false);
-    good(&permit(vec![GeneralSubtree::Rfc822Name("lab.test".to_owned())]), true);
-    good(&permit(vec![GeneralSubtree::Rfc822Name(".lab.test".to_owned())]), false);
-    good(&exclude(vec![GeneralSubtree::Rfc822Name("gw@lab.test".to_owned())]), false);
+    good(
+        &permit(vec![GeneralSubtree::Rfc822Name("lab.test".to_owned())]),
+        true,
+    );
+    good(
+        &permit(vec![GeneralSubtree::Rfc822Name(".lab.test".to_owned())]),
+        false,
+    );
+    good(
+        &exclude(vec![GeneralSubtree::Rfc822Name("gw@lab.test".to_owned())]),
+        false,
+    );
     // With another form beside it, each keeps its meaning.
-    let both = vec![directory(clinics.clone()), GeneralSubtree::DnsName("lab.test".to_owned())];
+    let both = vec![
+        directory(clinics.clone()),
+        GeneralSubtree::DnsName("lab.test".to_owned()),
+    ];
     good(&permit(both), true);
-    good(&permit(vec![directory(clinics), GeneralSubtree::DnsName("else.test".to_owned())]), false);
+    good(
+        &permit(vec![
+            directory(clinics),
+            GeneralSubtree::DnsName("else.test".to_owned()),
+        ]),
+        false,
+    );
 }
 
 /// An intermediate's constraints of these two forms cannot be evaluated: refused, with the way out.
@@ -241,7 +308,11 @@ fn extended_key_usages_that_fit_ike() {
         assert_eq!(verify(&root.trust(), &leaf, &[]).is_ok(), good, "{purpose:?}");
         let middle = root.below("Middle", set);
         let leaf = middle.issue("gw", Vec::new(), nothing);
-        assert_eq!(verify(&root.trust(), &leaf, &[&middle]).is_ok(), good, "intermediate, {purpose:?}");
+        assert_eq!(
+            verify(&root.trust(), &leaf, &[&middle]).is_ok(),
+            good,
+            "intermediate, {purpose:?}"
+        );
     }
 }
 
@@ -268,7 +339,11 @@ mod revocation {
         RevocationList::read_file(pem.as_bytes()).unwrap()
     }
 
-    fn trust(root: &Authority, revocation: &[rcgen::CertificateRevocationList], policy: RevocationPolicy) -> TrustAnchors {
+    fn trust(
+        root: &Authority,
+        revocation: &[rcgen::CertificateRevocationList],
+        policy: RevocationPolicy,
+    ) -> TrustAnchors {
         let mut trust = root.trust();
         trust.set_revocation(lists(revocation), policy);
         trust
@@ -280,16 +355,41 @@ mod revocation {
         let serial = rcgen::SerialNumber::from(4711u64);
         let middle = root.below("Middle", |params| params.serial_number = Some(serial.clone()));
         let leaf = middle.issue("gw", Vec::new(), nothing);
-        let error = verify(&trust(&root, &[root.crl(&[&serial], 1, false)], RevocationPolicy::WhereListed), &leaf, &[&middle]);
+        let error = verify(
+            &trust(
+                &root,
+                &[root.crl(&[&serial], 1, false)],
+                RevocationPolicy::WhereListed,
+            ),
+            &leaf,
+            &[&middle],
+        );
         let error = error.unwrap_err();
         assert_eq!(
             error.to_string(),
             "the certificate of O=Lab, CN=Middle (serial 1267) is revoked by its issuer O=Lab, CN=Root"
         );
-        let error = verify(&trust(&root, &[middle.crl(&[&leaf.serial], 1, false)], RevocationPolicy::WhereListed), &leaf, &[&middle]);
-        assert!(error.unwrap_err().to_string().starts_with("the certificate of O=Lab, CN=gw "));
+        let error = verify(
+            &trust(
+                &root,
+                &[middle.crl(&[&leaf.serial], 1, false)],
+                RevocationPolicy::WhereListed,
+            ),
+            &leaf,
+            &[&middle],
+        );
+        assert!(
+            error
+                .unwrap_err()
+                .to_string()
+                .starts_with("the certificate of O=Lab, CN=gw ")
+        );
         // The same serial number of another issuer means nothing.
-        let other = trust(&root, &[root.crl(&[&leaf.serial], 1, false)], RevocationPolicy::WhereListed);
+        let other = trust(
+            &root,
+            &[root.crl(&[&leaf.serial], 1, false)],
+            RevocationPolicy::WhereListed,
+        );
         assert!(verify(&other, &leaf, &[&middle]).is_ok());
     }
 
@@ -335,12 +435,24 @@ mod revocation {
             let forged = trust(&root, &[impostor.crl(&[], 1, false)], policy);
             assert!(verify(&forged, &leaf, &[]).is_err());
         }
-        let no_crl_sign = root.below("Middle", |params| params.key_usages = vec![KeyUsagePurpose::KeyCertSign]);
+        let no_crl_sign = root.below("Middle", |params| {
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign]
+        });
         let leaf = no_crl_sign.issue("gw", Vec::new(), nothing);
-        let mut may_sign = Authority { key: rcgen::KeyPair::from_pem(&no_crl_sign.key.serialize_pem()).unwrap(), ..no_crl_sign.below("x", nothing) };
+        let mut may_sign = Authority {
+            key: rcgen::KeyPair::from_pem(&no_crl_sign.key.serialize_pem()).unwrap(),
+            ..no_crl_sign.below("x", nothing)
+        };
         may_sign.params.distinguished_name = name("Middle");
-        let list = trust(&root, &[may_sign.crl(&[], 1, false)], RevocationPolicy::WhereListed);
-        assert!(verify(&list, &leaf, &[&no_crl_sign]).is_err(), "keyUsage without cRLSign");
+        let list = trust(
+            &root,
+            &[may_sign.crl(&[], 1, false)],
+            RevocationPolicy::WhereListed,
+        );
+        assert!(
+            verify(&list, &leaf, &[&no_crl_sign]).is_err(),
+            "keyUsage without cRLSign"
+        );
     }
 
     #[test]
@@ -372,11 +484,17 @@ mod revocation {
         assert_eq!(read[0].next_update_unix_s(), Some(1_830_297_600));
         let mut trust = root.trust();
         trust.set_revocation(read, RevocationPolicy::WhereListed);
-        assert!(matches!(verify(&trust, &leaf, &[]), Err(ChainError::Revoked { .. })));
+        assert!(matches!(
+            verify(&trust, &leaf, &[]),
+            Err(ChainError::Revoked { .. })
+        ));
         assert!(RevocationList::read_file(&list.der()[..list.der().len() - 1]).is_err());
         assert!(RevocationList::read_file(b"").unwrap().is_empty());
         let cut = list.pem().unwrap();
-        assert!(RevocationList::read_file(cut[..cut.len() - 40].as_bytes()).is_err(), "a file half written");
+        assert!(
+            RevocationList::read_file(cut[..cut.len() - 40].as_bytes()).is_err(),
+            "a file half written"
+        );
     }
 }
 
@@ -384,11 +502,29 @@ mod revocation {
 #[test]
 fn a_certificate_lists_its_identities() {
     let root = Authority::root("Root", nothing);
-    let names = vec![dns("gw.lab.test"), email("gw@lab.test"), ip("192.0.2.1"), ip("2001:db8::1")];
+    let names = vec![
+        dns("gw.lab.test"),
+        email("gw@lab.test"),
+        ip("192.0.2.1"),
+        ip("2001:db8::1"),
+    ];
     let leaf = root.issue("gw", names, nothing);
     let peer = verify(&root.trust(), &leaf, &[]).unwrap();
-    let listed: Vec<_> = peer.certificate().identities().map(|one| one.to_string()).collect();
-    assert_eq!(listed, ["gw.lab.test", "gw@lab.test", "192.0.2.1", "2001:db8::1", "O=Lab, CN=gw"]);
+    let listed: Vec<_> = peer
+        .certificate()
+        .identities()
+        .map(|one| one.to_string())
+        .collect();
+    assert_eq!(
+        listed,
+        [
+            "gw.lab.test",
+            "gw@lab.test",
+            "192.0.2.1",
+            "2001:db8::1",
+            "O=Lab, CN=gw"
+        ]
+    );
     assert!(peer.certificate().identities().all(|one| peer.proves(&one)));
     assert!(!peer.proves(&Identity::KeyId(b"gw".to_vec())));
 }

@@ -125,7 +125,9 @@ impl Handshake {
     ) -> Result<AuthenticatedPeer, String> {
         let Some((identity, agreed)) = agreed.filter(|(_, agreed)| agreed.peer == AuthKind::SharedKey) else {
             SharedKey::pretend_to_verify(self.prf, octets, &auth.data);
-            return Err("it came with a shared key, and none is configured for this identity to use".to_owned());
+            return Err(
+                "it came with a shared key, and none is configured for this identity to use".to_owned(),
+            );
         };
         match agreed.key.verify(self.prf, octets, &auth.data) {
             true => Ok(AuthenticatedPeer {

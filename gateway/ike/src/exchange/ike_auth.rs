@@ -56,7 +56,17 @@ impl Handshake {
         mut core: Core,
         connection: Connection,
     ) -> Option<IkeSa> {
-        let mut payloads = self.own_proof(ctx, true, &connection.remote_identity).ok()?;
+        let mut payloads = match self.own_proof(ctx, true, &connection.remote_identity) {
+            Ok(payloads) => payloads,
+            Err(reason) => {
+                ctx.event(Event::AuthenticationFailed {
+                    remote: core.path.remote,
+                    peer: connection.remote_identity.to_string(),
+                    reason: format!("we cannot prove ourselves: {reason}"),
+                });
+                return None;
+            }
+        };
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
         payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
@@ -149,8 +159,11 @@ impl ExpectAuthRequest {
             .config
             .authorizer
             .authorize(&peer)
-            .ok_or("its certificate is valid, but no configured site matches it")?;
-        let proof = self.handshake.own_proof(ctx, false, &peer.identity)?;
+            .ok_or("it has proved its identity, but no configured site matches it")?;
+        let proof = self
+            .handshake
+            .own_proof(ctx, false, &peer.identity)
+            .map_err(|reason| format!("we cannot prove ourselves: {reason}"))?;
         Ok((peer, policy, proof))
     }
 

@@ -32,7 +32,8 @@ impl NameConstraints {
     /// Those of an authority's certificate.
     pub(super) fn of(der: &[u8]) -> Result<Self, CertificateError> {
         let malformed = CertificateError::Malformed;
-        let (_, parsed) = X509Certificate::from_der(der).map_err(|_| malformed("not an X.509 certificate"))?;
+        let (_, parsed) =
+            X509Certificate::from_der(der).map_err(|_| malformed("not an X.509 certificate"))?;
         let mut all = Self::default();
         for extension in parsed.extensions() {
             match extension.parsed_extension() {
@@ -58,7 +59,11 @@ impl NameConstraints {
             true => Vec::new(),
             false => certificate.subject().email_addresses(),
         };
-        let mut emails = certificate.san_emails().iter().map(String::as_str).chain(in_subject);
+        let mut emails = certificate
+            .san_emails()
+            .iter()
+            .map(String::as_str)
+            .chain(in_subject);
         names.all(|name| self.allow_name(name)) && emails.all(|email| self.allow_email(email))
     }
 

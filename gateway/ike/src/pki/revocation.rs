@@ -36,7 +36,9 @@ impl RevocationList {
     /// If a list is unreadable. A PEM file without any is no error here: an authority may have none yet.
     pub fn read_file(bytes: &[u8]) -> Result<Vec<Self>, TrustError> {
         if bytes.first() == Some(&0x30) {
-            return Ok(vec![Self::from_der(bytes).map_err(|reason| TrustError::Crl { index: 1, reason })?]);
+            return Ok(vec![
+                Self::from_der(bytes).map_err(|reason| TrustError::Crl { index: 1, reason })?,
+            ]);
         }
         CertificateRevocationListDer::pem_slice_iter(bytes)
             .enumerate()

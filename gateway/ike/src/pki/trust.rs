@@ -358,7 +358,8 @@ impl TrustAnchors {
         let crls: Vec<_> = self.crls.iter().map(|one| &one.list).collect();
         // Called for each path that webpki finds in order; what it refuses leaves others to be tried.
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
-            let (intermediates, anchor) = resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
+            let (intermediates, anchor) =
+                resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
             anchor.check(peer, &intermediates)
         };
         let path = leaf

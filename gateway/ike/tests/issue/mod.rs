@@ -6,8 +6,8 @@ use std::{net::IpAddr, time::Duration};
 
 use gateway_ike::pki::{credential::Credential, trust::TrustAnchors};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName,
+    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
     SignatureAlgorithm, date_time_ymd,
 };
 
@@ -70,7 +70,10 @@ fn authority_params(common_name: &str, change: impl FnOnce(&mut CertificateParam
 
 impl Authority {
     pub fn root(common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let (params, key) = (authority_params(common_name, change), KeyPair::generate().unwrap());
+        let (params, key) = (
+            authority_params(common_name, change),
+            KeyPair::generate().unwrap(),
+        );
         let certificate = params.self_signed(&key).unwrap();
         Self {
             params,
@@ -81,7 +84,10 @@ impl Authority {
 
     /// An intermediate below this one.
     pub fn below(&self, common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let (params, key) = (authority_params(common_name, change), KeyPair::generate().unwrap());
+        let (params, key) = (
+            authority_params(common_name, change),
+            KeyPair::generate().unwrap(),
+        );
         let certificate = params.signed_by(&key, &self.issuer()).unwrap();
         Self {
             params,
@@ -100,7 +106,12 @@ impl Authority {
         alternative_names: Vec<SanType>,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Leaf {
-        self.issue_for(&rcgen::PKCS_ECDSA_P256_SHA256, common_name, alternative_names, change)
+        self.issue_for(
+            &rcgen::PKCS_ECDSA_P256_SHA256,
+            common_name,
+            alternative_names,
+            change,
+        )
     }
 
     pub fn issue_for(
@@ -128,7 +139,12 @@ impl Authority {
 
     /// A list of this authority's, made in 2026 at the start of `month` and good until the start of 2028 or, with
     /// `expired`, until the end of 2026.
-    pub fn crl(&self, revoked: &[&SerialNumber], month: u8, expired: bool) -> rcgen::CertificateRevocationList {
+    pub fn crl(
+        &self,
+        revoked: &[&SerialNumber],
+        month: u8,
+        expired: bool,
+    ) -> rcgen::CertificateRevocationList {
         let revoked_certs = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).clone(),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -137,7 +153,11 @@ impl Authority {
         });
         let list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, month, 1),
-            next_update: if expired { date_time_ymd(2026, 12, 31) } else { date_time_ymd(2028, 1, 1) },
+            next_update: if expired {
+                date_time_ymd(2026, 12, 31)
+            } else {
+                date_time_ymd(2028, 1, 1)
+            },
             crl_number: SerialNumber::from(u64::from(month)),
             issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),
