@@ -586,7 +586,8 @@ mod validity {
     fn a_clock_that_is_set_moves_the_end() {
         let root = Authority::root("Root", nothing);
         for (correction_s, ends) in [(-1_000i64, false), (1_000, true)] {
-            let (site, center) = site_of(&root, 300);
+            let (mut site, mut center) = site_of(&root, 300);
+            (site.ike_lifetime_s, center.ike_lifetime_s) = (100_000, 100_000);
             let mut sim = connected(site, center, 1);
             sim.run_ms(40_000);
             let now = sim.now();
