@@ -3,6 +3,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use crate::core::journal::Severity;
+
 /// How the daemon is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Status {
@@ -129,6 +131,14 @@ pub struct ChildSa {
     pub packets_out: u64,
     /// Bytes of inner packets sent.
     pub bytes_out: u64,
+    /// Received and dropped: refused by the replay window.
+    pub replayed: u64,
+    /// Received and dropped: the ICV is wrong.
+    pub unauthentic: u64,
+    /// Received and dropped for another reason.
+    pub refused: u64,
+    /// Sequence numbers left to send with.
+    pub sequence_left: u64,
 }
 
 /// A site that the gateway connects to.
@@ -278,6 +288,85 @@ pub struct Rule {
     pub rule: crate::config::RuleModel,
     /// New flows or packets that it decided.
     pub hits: u64,
+}
+
+/// The last events, as docs/events.md has them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// Oldest first.
+    pub events: Vec<serde_json::Value>,
+}
+
+/// The IKE log of a site or peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkeLog {
+    /// The site, if it is one.
+    pub site: Option<String>,
+    /// What happened, oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// Something that happened, once or often.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When first, in milliseconds since 1970.
+    pub first_ms: u64,
+    /// When last, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// How often.
+    pub count: u32,
+    /// Name of docs/events.md.
+    pub event: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where the peer was.
+    pub remote: Option<SocketAddr>,
+    /// `ike#N`.
+    pub ike_sa: Option<String>,
+    /// `child#N`.
+    pub child_sa: Option<String>,
+    /// Whoever caused it did not prove who it is.
+    pub unproven: bool,
+    /// In words.
+    pub text: String,
+}
+
+/// Peers with a log that are no site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkePeers {
+    /// Those heard last first.
+    pub peers: Vec<IkePeer>,
+}
+
+/// A peer that is no site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkePeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// How often something was noted.
+    pub lines: u64,
+    /// When last, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// What last.
+    pub last: String,
+}
+
+/// Everything known of an IKE SA and its Child SAs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaDetails {
+    /// As in the list.
+    #[serde(flatten)]
+    pub ike: IkeSa,
+    /// SPIs of initiator and responder, 16 hex digits each.
+    pub spis: [String; 2],
+    /// We began it.
+    pub initiator: bool,
+    /// Who we say we are.
+    pub own_identity: String,
+    /// The site's translated address.
+    pub nat_address: Option<Ipv4Addr>,
+    /// What happened to it, its predecessors and its Child SAs, oldest first.
+    pub history: Vec<LogLine>,
 }
 
 /// The outcome of a command to SAs.

@@ -12,6 +12,7 @@ use super::engine::Engine;
 use super::sockets::{IKE_PORT, Sockets};
 use crate::api::view;
 use crate::config::{Config, ConnectionConfig, Start};
+use crate::core::journal::{Journal, Notice};
 use crate::core::sites::Sites;
 
 /// All of them, in the order of the file.
@@ -51,6 +52,13 @@ impl Connections {
         self.list.iter().map(|entry| entry.ike.clone()).collect()
     }
 
+    /// Lets the logs of their sites show what comes from their addresses.
+    pub(super) fn expect_at(&self, journal: &mut Journal) {
+        for entry in &self.list {
+            journal.expect_at(entry.site, &entry.config.remote);
+        }
+    }
+
     /// Keeps what an event says of an attempt.
     pub(super) fn note(&mut self, now_ms: u64, event: &Event) {
         if let Event::IkeSaEstablished { site, .. } = event {
@@ -73,7 +81,10 @@ impl Connections {
         let found = self.list.iter_mut().find(|entry| entry.config.name == name);
         found.ok_or_else(|| match known.is_empty() {
             true => anyhow!("no connection is configured; add a [[connection]]"),
-            false => anyhow!("no connection is named \"{name}\"; there are {}", known.join(", ")),
+            false => anyhow!(
+                "no connection is named \"{name}\"; there are {}",
+                known.join(", ")
+            ),
         })
     }
 }
@@ -178,7 +189,7 @@ impl<E: Engine> Controller<E> {
         let now = |entry: &Entry| (entry.config.start == Start::Now).then(|| entry.config.name.clone());
         let names: Vec<_> = self.connections.list.iter().filter_map(now).collect();
         for name in names {
-            self.initiate(&name);
+            self.initiate(&name, "start");
         }
         self.drain().await;
     }
@@ -194,15 +205,22 @@ impl<E: Engine> Controller<E> {
         };
         // Between an SA's end and the packets that were under way, several of these come: one is enough.
         if self.ike_sas_of_site(event.site).is_empty() {
-            self.initiate(&name);
+            self.initiate(&name, "packet");
         }
     }
 
-    fn initiate(&mut self, name: &str) {
-        if let Ok(entry) = self.connections.named(name) {
-            entry.connecting = true;
-            entry.attempts += 1;
-        }
+    fn initiate(&mut self, name: &str, because: &str) {
+        let Ok(entry) = self.connections.named(name) else {
+            return;
+        };
+        entry.connecting = true;
+        entry.attempts += 1;
+        let site = entry.site;
+        self.record(Notice::Connecting {
+            connection: name,
+            site,
+            because,
+        });
         let initiate = Command::Initiate {
             connection: name.to_owned(),
         };
@@ -249,7 +267,7 @@ impl<E: Engine> Controller<E> {
         let (site, connecting) = (entry.site, entry.connecting);
         let up = self.ike_sas_of_site(site);
         if up.is_empty() && !connecting {
-            self.initiate(name);
+            self.initiate(name, "operator");
         }
         Ok(view::Commanded {
             sas: up.iter().map(|ike| ike.id.to_string()).collect(),
@@ -266,6 +284,10 @@ impl<E: Engine> Controller<E> {
             self.endpoint.handle_command(now, Command::Close(ike.id));
             sas.push(ike.id.to_string());
         }
+        self.record(Notice::Commanded {
+            verb: &format!("connection down {name}"),
+            sas: &sas,
+        });
         Ok(view::Commanded { sas })
     }
 }

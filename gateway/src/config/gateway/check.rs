@@ -12,7 +12,8 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection, file,
+    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection,
+    file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
@@ -41,6 +42,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: file.limits,
+        events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
 }

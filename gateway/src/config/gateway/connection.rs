@@ -85,11 +85,7 @@ pub(super) fn connections(
         }
         if !names.insert(name.clone()) {
             let message = format!("connection \"{name}\" appears twice");
-            checker.fault(
-                written.name.span(),
-                message,
-                "give each connection its own name",
-            );
+            checker.fault(written.name.span(), message, "give each connection its own name");
         }
         if !taken.insert(site.clone()) {
             let message = format!("site \"{site}\" has a connection already");

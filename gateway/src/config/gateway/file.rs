@@ -35,6 +35,7 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) limits: Limits,
     pub(super) rules: Option<Rules>,
+    pub(super) events: Option<Events>,
 }
 
 #[derive(Deserialize)]
@@ -124,6 +125,12 @@ pub(super) struct Any {
 
 fn max() -> u32 {
     limit::SITES_MAX
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Events {
+    pub(super) file: PathBuf,
 }
 
 #[derive(Deserialize)]

@@ -48,6 +48,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Rate limits.
     pub limits: Limits,
+    /// Where events are appended as JSON lines.
+    pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
     pub rules_file: Option<PathBuf>,
 }
@@ -282,6 +284,16 @@ impl NatPool {
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|range| range.contains(address))
+    }
+
+    /// Its addresses in order, without the first `skip`.
+    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let mut skip = skip;
+        self.addresses.iter().flat_map(move |range| {
+            let skipped = skip.min(range.size());
+            skip -= skipped;
+            range.iter_from(skipped)
+        })
     }
 
     /// Number of addresses.
