@@ -1,5 +1,5 @@
 //! Logs of sites and of peers that are none, bounded in lines and in peers.
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 
 use gateway_ike::{ChildId, IkeSaId};
@@ -52,6 +52,8 @@ pub(super) struct Logs {
     peers: HashMap<IpAddr, Peer>,
     /// Counts up with every line of a peer.
     heard: u64,
+    /// Peers by [`Peer::heard`].
+    by_heard: BTreeMap<u64, IpAddr>,
 }
 
 #[derive(Debug, Default)]
@@ -72,14 +74,16 @@ impl Logs {
         }
         let Some(address) = record.address() else { return };
         if self.peers.len() == PEERS_MAX && !self.peers.contains_key(&address) {
-            let longest_silent = self.peers.iter().min_by_key(|(_, peer)| peer.heard);
-            if let Some(address) = longest_silent.map(|(address, _)| *address) {
+            let longest_silent = self.by_heard.pop_first();
+            if let Some((_, address)) = longest_silent {
                 self.peers.remove(&address);
             }
         }
         self.heard += 1;
         let peer = self.peers.entry(address).or_default();
+        self.by_heard.remove(&peer.heard);
         peer.heard = self.heard;
+        self.by_heard.insert(self.heard, address);
         push(&mut peer.lines, record, PEER_LINES_MAX);
     }
 
@@ -108,9 +112,7 @@ impl Logs {
 
     /// All addresses with lines, those heard last first.
     pub(super) fn peers(&self) -> Vec<IpAddr> {
-        let mut peers: Vec<_> = self.peers.iter().collect();
-        peers.sort_by_key(|(_, peer)| std::cmp::Reverse(peer.heard));
-        peers.into_iter().map(|(address, _)| *address).collect()
+        self.by_heard.values().rev().copied().collect()
     }
 }
 
