@@ -208,7 +208,10 @@ fn a_refused_proposal_says_what_would_have_matched() {
         || Some(log(&site, "center")).filter(|log| log.contains("NO_PROPOSAL_CHOSEN")),
         || log(&center, "hospital"),
     );
-    assert!(said.contains("connection to-center is being brought up"), "{said}");
+    assert!(
+        said.contains("connection to-center is being brought up"),
+        "{said}"
+    );
     // The center never learned who it was: its log is found by the address.
     let said = log(&center, &site.address.to_string());
     assert!(said.contains("aes128-sha256"), "{said}");

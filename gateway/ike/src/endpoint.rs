@@ -32,6 +32,7 @@ use crate::{
 };
 
 mod connections;
+mod details;
 mod index;
 mod stray;
 

@@ -42,6 +42,9 @@ pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
-pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
+pub use output::{
+    CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
+    Output, TimeoutReason,
+};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use traffic_selector::TrafficSelector;

@@ -152,12 +152,15 @@ pub struct Connection {
     pub remote: Vec<IpAddr>,
     /// `now`, `on-demand` or `manual`.
     pub start: String,
-    /// `up`: a Child SA carries traffic; `connecting`; `down`.
+    /// `up`: a Child SA carries traffic; `childless`: an IKE SA stands, but the peer refused the Child SA;
+    /// `connecting`; `waiting`: the last attempt failed, another follows; `down`.
     pub state: String,
+    /// While it waits: seconds until the next attempt.
+    pub retry_in_s: Option<u64>,
     /// IKE SAs of the site.
     pub sas: Vec<String>,
-    /// Attempts since it was up last.
-    pub attempts: u64,
+    /// Attempts that failed since it was up last.
+    pub failures: u32,
     /// Why the last attempt failed or the connection ended; empty when it is up.
     pub failure: String,
     /// When, in milliseconds since 1970; zero: never.
@@ -361,12 +364,66 @@ pub struct SaDetails {
     pub spis: [String; 2],
     /// We began it.
     pub initiator: bool,
+    /// The connection of ours that it belongs to.
+    pub connection: Option<String>,
     /// Who we say we are.
     pub own_identity: String,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// The peer's certificate.
+    pub certificate: Option<Certificate>,
     /// The site's translated address.
     pub nat_address: Option<Ipv4Addr>,
+    /// Seconds since the peer was heard.
+    pub heard_before_s: u64,
+    /// Seconds until the gateway rekeys it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until the peer is authenticated anew.
+    pub reauthenticate_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// A request of ours is not answered yet.
+    pub waits_for_peer: bool,
+    /// More of its Child SAs, in the same order.
+    pub child_details: Vec<ChildDetails>,
     /// What happened to it, its predecessors and its Child SAs, oldest first.
     pub history: Vec<LogLine>,
+}
+
+/// Who a peer is by its certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Subject.
+    pub subject: String,
+    /// Issuer.
+    pub issuer: String,
+    /// Serial number in hex.
+    pub serial: String,
+    /// Valid from, RFC 3339.
+    pub not_before: String,
+    /// Valid until, RFC 3339.
+    pub not_after: String,
+    /// The configured authority that its chain ends at.
+    pub authority: String,
+}
+
+/// More of a Child SA.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChildDetails {
+    /// `child#N`.
+    pub id: String,
+    /// The gateway sends on it.
+    pub sends: bool,
+    /// `live`, `replaced`, `closing`.
+    pub phase: String,
+    /// Seconds until the gateway rekeys it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// Seconds since a packet passed on it.
+    pub unused_for_s: u64,
 }
 
 /// The outcome of a command to SAs.

@@ -3,7 +3,7 @@ use clap::Subcommand;
 
 use super::{Common, ike, table};
 use crate::api::message::Request;
-use crate::api::view::{ChildSa, Commanded, IkeSa, SaDetails};
+use crate::api::view::{ChildDetails, ChildSa, Commanded, IkeSa, SaDetails};
 
 #[derive(Subcommand)]
 pub(super) enum Verb {
@@ -112,42 +112,104 @@ fn details(sa: SaDetails) {
         ike: one,
         spis: [spi_i, spi_r],
         initiator,
+        connection,
         own_identity,
+        nat_local,
+        nat_remote,
+        certificate,
         nat_address,
+        heard_before_s,
+        rekey_in_s,
+        reauthenticate_in_s,
+        expire_in_s,
+        waits_for_peer,
+        child_details,
         history,
     } = sa;
-    let nat = if one.nat { "on the way: ESP in UDP" } else { "none" };
-    let row = |name: &str, value: String| println!("{name:<12}{value}");
+    let row = |name: &str, value: String| println!("{name:<14}{value}");
     row(
         "IKE SA",
-        format!("{}, {}, {}", one.id, one.state, table::duration(one.age_s)),
+        format!("{}, {} for {}", one.id, one.state, table::duration(one.age_s)),
     );
-    row("SPIs", format!("{spi_i} (initiator) {spi_r} (responder)"));
-    row("begun by", if initiator { "us" } else { "the peer" }.to_owned());
+    row("SPIs", format!("{spi_i} (initiator), {spi_r} (responder)"));
+    let by = if initiator { "us" } else { "the peer" };
     row(
-        "site",
-        if one.site.is_empty() {
-            "(not authenticated)".to_owned()
-        } else {
-            one.site
-        },
+        "begun by",
+        connection.map_or_else(|| by.to_owned(), |name| format!("{by}, connection {name}")),
     );
+    row("site", one.site);
     if let Some(address) = nat_address {
-        row("translated", address.to_string());
+        row("translated to", address.to_string());
     }
-    row("we are", format!("{own_identity} at {}", one.local));
-    row("the peer is", format!("{} at {}", one.peer, one.remote));
-    row("NAT", nat.to_owned());
+    row(
+        "we",
+        format!("{own_identity} at {}{}", one.local, behind(nat_local)),
+    );
+    row(
+        "peer",
+        format!("{} at {}{}", one.peer, one.remote, behind(nat_remote)),
+    );
+    if let Some(certificate) = certificate {
+        row(
+            "certificate",
+            format!("{}, serial {}", certificate.subject, certificate.serial),
+        );
+        row(
+            "",
+            format!(
+                "issued by {}, under {}",
+                certificate.issuer, certificate.authority
+            ),
+        );
+        row(
+            "",
+            format!(
+                "valid from {} to {}",
+                certificate.not_before, certificate.not_after
+            ),
+        );
+    }
     row("algorithms", one.algorithms);
-    one.children.iter().for_each(child);
+    row(
+        "last heard",
+        format!(
+            "{} ago{}",
+            table::duration(heard_before_s),
+            if waits_for_peer {
+                "; a request of ours waits for its answer"
+            } else {
+                ""
+            }
+        ),
+    );
+    row("next rekey", due(rekey_in_s));
+    if reauthenticate_in_s.is_some() {
+        row("next reauth", due(reauthenticate_in_s));
+    }
+    row("ends at last", due(expire_in_s));
+    for (child, more) in one.children.iter().zip(&child_details) {
+        self::child(child, more);
+    }
     println!("history (UTC)");
     history.iter().for_each(ike::line);
 }
 
-fn child(child: &ChildSa) {
+fn behind(nat: bool) -> &'static str {
+    if nat { ", behind a NAT" } else { "" }
+}
+
+fn due(in_s: Option<u64>) -> String {
+    in_s.map_or_else(
+        || "never".to_owned(),
+        |in_s| format!("in {}", table::duration(in_s)),
+    )
+}
+
+fn child(child: &ChildSa, more: &ChildDetails) {
     let row = |name: &str, value: String| println!("  {name:<12}{value}");
-    println!("{}", child.id);
-    row("SPIs", format!("in {} out {}", child.spi_in, child.spi_out));
+    let sends = if more.sends { "" } else { ", not sent on yet" };
+    println!("{}, {}{sends}", child.id, more.phase);
+    row("SPIs", format!("in {}, out {}", child.spi_in, child.spi_out));
     let esn = if child.esn { ", 64-bit ESN" } else { "" };
     row("algorithms", format!("{}{esn}", child.algorithms));
     row(
@@ -169,5 +231,14 @@ fn child(child: &ChildSa) {
     ];
     let dropped: Vec<_> = dropped.map(|(count, word)| format!("{count} {word}")).into();
     row("dropped", dropped.join(", "));
-    row("numbers left", child.sequence_left.to_string());
+    row("last used", format!("{} ago", table::duration(more.unused_for_s)));
+    row(
+        "next rekey",
+        format!(
+            "{}; {} sequence numbers are left",
+            due(more.rekey_in_s),
+            child.sequence_left
+        ),
+    );
+    row("ends at last", due(more.expire_in_s));
 }

@@ -227,6 +227,13 @@ impl Sites {
         }
     }
 
+    /// The identity of a configured site; that of another one is its name.
+    #[must_use]
+    pub fn identity_of(&self, entry: &SiteEntry) -> Option<&Identity> {
+        let place = self.named.get(&entry.name)?;
+        Some(&self.config.sites.get(*place)?.identity)
+    }
+
     /// Number of known sites.
     #[must_use]
     pub fn len(&self) -> usize {

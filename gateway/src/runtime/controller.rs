@@ -239,18 +239,19 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
+    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4). Those that we send
+    /// show that the Child SA is in use.
     fn tell_traffic(&mut self) {
         let now = self.clock.now();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = self
-                .engine
-                .traffic(installed.handle)
-                .unwrap_or_default()
-                .packets_in;
-            if packets != installed.packets_in_seen {
-                installed.packets_in_seen = packets;
+            let traffic = self.engine.traffic(installed.handle).unwrap_or_default();
+            if traffic.packets_in != installed.packets_in_seen {
+                installed.packets_in_seen = traffic.packets_in;
                 self.endpoint.handle_child_traffic(now, child);
+            }
+            if traffic.packets_out != installed.packets_out_seen {
+                installed.packets_out_seen = traffic.packets_out;
+                self.endpoint.handle_child_sent(now, child);
             }
         }
     }

@@ -1,13 +1,13 @@
 //! `gateway sa list|show|rekey|close`: SAs by name, SPI or site.
 use anyhow::{anyhow, bail};
-use gateway_ike::{ChildId, ChildSaInfo, Command, IkeSaId, IkeSaInfo};
+use gateway_ike::{CertificateDetails, ChildId, ChildSaDetails, ChildSaInfo, Command, IkeSaId, IkeSaInfo};
 
 use super::controller::Controller;
 use super::engine::Engine;
 use super::journal::line_view;
 use super::requests::site_number;
 use crate::api::view;
-use crate::core::journal::Notice;
+use crate::core::journal::{Notice, utc};
 
 /// Which SAs a command is for.
 pub(super) enum Target {
@@ -126,6 +126,13 @@ impl<E: Engine> Controller<E> {
     /// Everything known of an SA, or of the IKE SA of a Child SA.
     pub(super) fn sa_show(&self, id: &str) -> anyhow::Result<view::SaDetails> {
         let Found { ike, child } = self.find(id.parse()?)?;
+        let Some(more) = self.endpoint.ike_sa_details(ike.id) else {
+            bail!(
+                "{} is {}: nothing is known of it before its peer is authenticated",
+                ike.id,
+                ike.state
+            );
+        };
         let children: Vec<_> = match child {
             Some(child) => vec![child],
             None => ike.children.iter().map(|child| child.id).collect(),
@@ -136,39 +143,56 @@ impl<E: Engine> Controller<E> {
         Ok(view::SaDetails {
             spis: [ike.spis.0, ike.spis.1].map(|spi| format!("{spi:016x}")),
             initiator: ike.initiator,
-            own_identity: self.config.ike.identity.to_string(),
+            connection: more.connection,
+            own_identity: more.local_identity,
+            nat_local: more.nat_local,
+            nat_remote: more.nat_remote,
+            certificate: more.certificate.map(certificate_view),
             nat_address,
+            heard_before_s: more.heard_before_s,
+            rekey_in_s: more.rekey_in_s,
+            reauthenticate_in_s: more.reauthenticate_in_s,
+            expire_in_s: more.expire_in_s,
+            waits_for_peer: more.waits_for_peer,
+            child_details: more.children.iter().map(child_details).collect(),
             history: history.unwrap_or_default().iter().map(line_view).collect(),
             ike: self.ike_view(ike),
         })
     }
 
     fn find(&self, id: SaId) -> anyhow::Result<Found> {
-        let child_of = |ike: &IkeSaInfo, wanted: &dyn Fn(&ChildSaInfo) -> bool| {
-            ike.children
-                .iter()
-                .find(|child| wanted(child))
-                .map(|child| child.id)
+        let found = match id {
+            SaId::Ike(number) => self
+                .endpoint
+                .ike_sa(IkeSaId(number))
+                .map(|ike| Found { ike, child: None }),
+            SaId::Child(number) => {
+                let child = ChildId(number);
+                let ike = self.endpoint.ike_sa_of_child(child);
+                ike.map(|ike| Found {
+                    ike,
+                    child: Some(child),
+                })
+            }
+            SaId::IkeSpi(spi) => {
+                let has_spi = |ike: &IkeSaInfo| [ike.spis.0, ike.spis.1].contains(&spi);
+                let ike = self.endpoint.ike_sas().find(has_spi);
+                ike.map(|ike| Found { ike, child: None })
+            }
+            SaId::EspSpi(spi) => self.endpoint.ike_sas().find_map(|ike| {
+                let has_spi = |child: &&ChildSaInfo| [child.spi_in, child.spi_out].contains(&spi);
+                let child = ike.children.iter().find(has_spi)?.id;
+                Some(Found {
+                    ike,
+                    child: Some(child),
+                })
+            }),
         };
-        for ike in self.endpoint.ike_sas() {
-            let child = match id {
-                SaId::Ike(number) if ike.id == IkeSaId(number) => None,
-                SaId::IkeSpi(spi) if [ike.spis.0, ike.spis.1].contains(&spi) => None,
-                SaId::Ike(_) | SaId::IkeSpi(_) => continue,
-                SaId::Child(number) => match child_of(&ike, &|child| child.id == ChildId(number)) {
-                    Some(child) => Some(child),
-                    None => continue,
-                },
-                SaId::EspSpi(spi) => {
-                    match child_of(&ike, &|child| [child.spi_in, child.spi_out].contains(&spi)) {
-                        Some(child) => Some(child),
-                        None => continue,
-                    }
-                }
-            };
-            return Ok(Found { ike, child });
-        }
-        bail!("there is no such SA (any more): a rekeyed SA has a new name; `gateway sa list` shows all")
+        found.ok_or_else(|| {
+            anyhow!(
+                "there is no such SA (any more): a rekeyed SA has a new name; `gateway sa list` shows all"
+            )
+        })
     }
 
     /// The established IKE SAs of a site; there is at least one.
@@ -246,6 +270,33 @@ fn must_be_established(ike: &IkeSaInfo) -> anyhow::Result<()> {
     match ike.state {
         "established" => Ok(()),
         state => bail!("{} is {state}: only an established SA can be rekeyed", ike.id),
+    }
+}
+
+fn certificate_view(certificate: CertificateDetails) -> view::Certificate {
+    let time = |unix_s: i64| utc(u64::try_from(unix_s).unwrap_or(0).saturating_mul(1_000));
+    view::Certificate {
+        subject: certificate.subject,
+        issuer: certificate.issuer,
+        serial: certificate
+            .serial
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect(),
+        not_before: time(certificate.not_before_unix_s),
+        not_after: time(certificate.not_after_unix_s),
+        authority: certificate.authority,
+    }
+}
+
+fn child_details(child: &ChildSaDetails) -> view::ChildDetails {
+    view::ChildDetails {
+        id: child.id.to_string(),
+        sends: child.sends,
+        phase: child.phase.to_owned(),
+        rekey_in_s: child.rekey_in_s,
+        expire_in_s: child.expire_in_s,
+        unused_for_s: child.unused_for_s,
     }
 }
 

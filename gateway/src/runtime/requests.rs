@@ -77,7 +77,7 @@ impl<E: Engine> Controller<E> {
             workers: tables.workers,
             sites_known: self.sites.get().len(),
             sites_up: self.sadb.sites_up(),
-            ike_sas: self.endpoint.ike_sas().count(),
+            ike_sas: self.endpoint.ike_sa_count(),
             child_sas: self.sadb.len(),
             flows: tables.flows,
             mappings: tables.mappings,

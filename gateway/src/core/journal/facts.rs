@@ -17,6 +17,7 @@ pub(super) struct Facts {
     ike_sas: HashMap<IkeSaId, IkeSa>,
     children: HashMap<ChildId, IkeSaId>,
     addresses: HashMap<u32, Vec<IpAddr>>,
+    connections: HashMap<String, u32>,
     /// Child SAs of each site that has some.
     up: HashMap<u32, usize>,
 }
@@ -61,6 +62,16 @@ impl Facts {
         self.addresses.get(&site).map(Vec::as_slice).unwrap_or_default()
     }
 
+    /// The site of a connection.
+    pub(super) fn site_of_connection(&self, connection: &str) -> Option<u32> {
+        self.connections.get(connection).copied()
+    }
+
+    /// A connection leads to this site.
+    pub(super) fn leads_to(&mut self, connection: &str, site: u32) {
+        self.connections.insert(connection.to_owned(), site);
+    }
+
     /// The site was seen there.
     pub(super) fn seen_at(&mut self, site: u32, address: IpAddr) {
         let known = self.addresses.entry(site).or_default();
@@ -103,7 +114,8 @@ impl Facts {
             Event::AuthenticationFailed { .. }
             | Event::ProposalRefused { .. }
             | Event::TrafficSelectorsRefused { .. }
-            | Event::RefusedByPeer { .. } => {}
+            | Event::RefusedByPeer { .. }
+            | Event::ConnectionDown { .. } => {}
         }
     }
 

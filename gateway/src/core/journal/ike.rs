@@ -73,6 +73,17 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
                 .with("peer", peer.as_str())
                 .with("reason", reason_word(reason))
         }
+        Event::ConnectionDown {
+            connection,
+            failures,
+            retry_in_ms,
+        } => {
+            let site = facts.site_of_connection(connection);
+            of_sa("connection_down", Severity::Warning, event, site)
+                .with("connection", connection.as_str())
+                .with("failures", *failures)
+                .with("retry_in_ms", *retry_in_ms)
+        }
         Event::AuthenticationFailed { remote, peer, reason } => {
             let mut record = refused("authentication_failed", *remote, event.to_string())
                 .with("claimed_peer", peer.as_str())
@@ -147,13 +158,16 @@ pub(super) fn site_of(peer: &str, sites: &Sites) -> Option<u32> {
 
 fn severity(reason: &CloseReason) -> Severity {
     match reason {
-        CloseReason::DeletedByPeer | CloseReason::Requested | CloseReason::ReplacedByInitialContact => {
-            Severity::Info
-        }
+        CloseReason::DeletedByPeer
+        | CloseReason::Requested
+        | CloseReason::ReplacedByInitialContact
+        | CloseReason::Idle
+        | CloseReason::Reauthenticated => Severity::Info,
         CloseReason::PeerUnresponsive
         | CloseReason::LifetimeExpired
         | CloseReason::PeerRefused(_)
         | CloseReason::HandshakeTimeout
+        | CloseReason::OutOfStep
         | CloseReason::ProtocolViolation => Severity::Warning,
     }
 }
@@ -167,6 +181,9 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::ReplacedByInitialContact => "replaced_by_initial_contact",
         CloseReason::PeerRefused(_) => "peer_refused",
         CloseReason::HandshakeTimeout => "handshake_timeout",
+        CloseReason::Idle => "idle",
+        CloseReason::Reauthenticated => "reauthenticated",
+        CloseReason::OutOfStep => "out_of_step",
         CloseReason::ProtocolViolation => "protocol_violation",
     }
 }

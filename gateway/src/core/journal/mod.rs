@@ -64,8 +64,9 @@ impl Journal {
         }
     }
 
-    /// Notes that a site is to be found at these addresses, so that its log shows what comes from there.
-    pub fn expect_at(&mut self, site: u32, addresses: &[IpAddr]) {
+    /// Notes that a connection leads to a site at these addresses, so that the site's log shows what comes from there.
+    pub fn expect(&mut self, connection: &str, site: u32, addresses: &[IpAddr]) {
+        self.facts.leads_to(connection, site);
         for address in addresses {
             self.facts.seen_at(site, *address);
         }
