@@ -17,6 +17,7 @@
 
 pub mod child_sa;
 pub mod config;
+pub mod connection;
 pub mod counters;
 pub mod crypto;
 pub mod endpoint;
@@ -39,11 +40,13 @@ mod nat;
 mod proof;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, Proof, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
+pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{
-    CertificateInfo, ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason,
+    CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
+    Output, TimeoutReason,
 };
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};

@@ -5,8 +5,8 @@ mod issue;
 
 use common::*;
 use gateway_ike::{
-    AuthKind, CloseReason, Command, Endpoint, EndpointConfig, Event, Output, PeerSharedKey, SharedKey,
-    SharedKeys, Time,
+    AuthKind, CloseReason, Command, Endpoint, EndpointConfig, Event, IkeSaDetails, Output, PeerSharedKey,
+    SharedKey, SharedKeys, Time,
     crypto::sign::RsaPadding,
     pki::{credential::Credential, identity::Identity, revocation::RevocationPolicy, trust::TrustAnchors},
     wire::{Header, Message, Payload, header::HEADER_LEN, notify::kind},
@@ -74,6 +74,11 @@ fn reason(sim: &Sim, side: usize) -> String {
     found.unwrap_or_else(|| panic!("no such event: {}", sim.words(side)))
 }
 
+fn details(sim: &Sim, side: usize) -> IkeSaDetails {
+    let last = sim.endpoints[side].ike_sas().last().unwrap();
+    sim.endpoints[side].ike_sa_details(last.id).unwrap()
+}
+
 fn close_reason(sim: &Sim, side: usize) -> Option<&CloseReason> {
     sim.events[side].iter().find_map(|event| match event {
         Event::Closed { reason, .. } => Some(reason),
@@ -89,10 +94,10 @@ mod shared_keys {
         let (site, center) = with_shared_keys();
         let sim = connected(site, center, 1);
         for side in [SITE, CENTER] {
-            let info = sim.endpoints[side].ike_sas().next().unwrap();
+            let details = details(&sim, side);
             assert_eq!(
-                (info.authenticated_by, info.certificate),
-                (Some(AuthKind::SharedKey), None)
+                (details.authenticated_by, details.certificate),
+                (AuthKind::SharedKey, None)
             );
         }
     }
@@ -109,8 +114,8 @@ mod shared_keys {
             agree(&mut site, "gw.lab.test", KEY, (center_proves, site_proves));
             agree(&mut center, "site1.lab.test", KEY, (site_proves, center_proves));
             let sim = connected(site, center, 1);
-            let by = |side: usize| sim.endpoints[side].ike_sas().next().unwrap().authenticated_by;
-            assert_eq!((by(CENTER), by(SITE)), (Some(site_proves), Some(center_proves)));
+            let by = |side: usize| details(&sim, side).authenticated_by;
+            assert_eq!((by(CENTER), by(SITE)), (site_proves, center_proves));
         }
     }
 
@@ -121,8 +126,7 @@ mod shared_keys {
         let ike_sa = sim.only_ike_sa(SITE);
         sim.command(SITE, Command::RekeyIke(ike_sa));
         sim.run_ms(2_000);
-        let info = sim.endpoints[CENTER].ike_sas().last().unwrap();
-        assert_eq!(info.authenticated_by, Some(AuthKind::SharedKey));
+        assert_eq!(details(&sim, CENTER).authenticated_by, AuthKind::SharedKey);
         sim.assert_agreement();
     }
 
@@ -564,13 +568,11 @@ mod validity {
         let (mut site, center) = with_certificates(&root, &leaf);
         site.credential = leaf.credential(&[&middle]);
         let mut sim = connected(site, center, 1);
-        let info = sim.endpoints[CENTER]
-            .ike_sas()
-            .next()
-            .unwrap()
-            .certificate
-            .unwrap();
-        assert_eq!(info.path_valid_until_unix_s, i64::try_from(UNIX_S + 100).unwrap());
+        let info = details(&sim, CENTER).certificate.unwrap();
+        assert_eq!(
+            info.chain_valid_until_unix_s,
+            i64::try_from(UNIX_S + 100).unwrap()
+        );
         assert_eq!(
             (info.subject.as_str(), info.authority.as_str()),
             ("O=Lab, CN=site1", "O=Lab, CN=Root")
@@ -667,16 +669,9 @@ mod validity {
             &mut sim,
             TrustAnchors::from_pem(renewed.pem().as_bytes()).unwrap(),
         );
-        let info = |sim: &Sim| {
-            sim.endpoints[CENTER]
-                .ike_sas()
-                .next()
-                .unwrap()
-                .certificate
-                .unwrap()
-        };
+        let info = |sim: &Sim| details(&sim, CENTER).certificate.unwrap();
         assert_eq!(
-            info(&sim).path_valid_until_unix_s,
+            info(&sim).chain_valid_until_unix_s,
             i64::try_from(UNIX_S + 1_000).unwrap()
         );
         assert_eq!(close_reason(&sim, CENTER), None);
@@ -690,16 +685,11 @@ mod validity {
         let mut sim = connected(site, center, 1);
         let renewed = root.issue("renewed", vec![dns("gw.lab.test")], nothing);
         sim.endpoints[CENTER].set_credential(renewed.credential(&[]));
-        let subject = |sim: &Sim| {
-            sim.endpoints[SITE]
-                .ike_sas()
-                .last()
-                .unwrap()
-                .certificate
-                .unwrap()
-                .subject
-        };
+        let subject = |sim: &Sim| details(&sim, SITE).certificate.unwrap().subject;
         assert_eq!(subject(&sim), "O=Lab, CN=gw");
+        let ike_sa = sim.only_ike_sa(SITE);
+        sim.command(SITE, Command::Close(ike_sa));
+        sim.run_ms(500);
         sim.initiate();
         sim.run_ms(500);
         assert_eq!(subject(&sim), "O=Lab, CN=renewed");
@@ -769,7 +759,7 @@ mod many_sites {
             .map(|(number, leaf)| {
                 let (mut site, _) = with_certificates(&root, leaf);
                 site.local_identity = identity(&format!("site{number}.lab.test"));
-                site.connections[0].local = format!("192.0.2.{}:500", number + 1).parse().unwrap();
+                site.connections[0].remotes[0].local = format!("192.0.2.{}:500", number + 1).parse().unwrap();
                 Endpoint::new(site, Box::new(Seeded(number as u64)))
             })
             .collect();

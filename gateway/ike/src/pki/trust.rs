@@ -641,7 +641,7 @@ fn unknown_issuer(peer: &Certificate, others: &[Certificate]) -> ChainError {
     }
 }
 
-pub(crate) fn hex(bytes: &[u8]) -> String {
+fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
