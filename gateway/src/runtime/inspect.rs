@@ -273,8 +273,12 @@ fn must_be_established(ike: &IkeSaInfo) -> anyhow::Result<()> {
     }
 }
 
+/// A time of a certificate, RFC 3339.
+pub(super) fn time(unix_s: i64) -> String {
+    utc(u64::try_from(unix_s).unwrap_or(0).saturating_mul(1_000))
+}
+
 fn certificate_view(certificate: CertificateDetails) -> view::Certificate {
-    let time = |unix_s: i64| utc(u64::try_from(unix_s).unwrap_or(0).saturating_mul(1_000));
     view::Certificate {
         subject: certificate.subject,
         issuer: certificate.issuer,

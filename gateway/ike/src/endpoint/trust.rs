@@ -26,6 +26,11 @@ impl Endpoint {
         self.verified_to = Some(None);
     }
 
+    /// Authorities and revocation lists in use.
+    pub fn trust(&self) -> &TrustAnchors {
+        &self.config.trust
+    }
+
     /// Replaces shared keys. IKE SAs whose peer proved itself by one that is gone or changed are closed.
     pub fn set_shared_keys(&mut self, now: Time, keys: SharedKeys) {
         self.now = now;
