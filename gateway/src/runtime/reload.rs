@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::core::journal::Notice;
 
 /// Seconds between two looks at the files of authorities and revocation lists.
-const LOOK_EVERY_S: u32 = 10;
+const LOOK_EVERY_S: u32 = 3;
 
 /// Sees that files were replaced.
 pub(super) struct Watch {

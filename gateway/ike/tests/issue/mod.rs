@@ -121,7 +121,21 @@ impl Authority {
         alternative_names: Vec<SanType>,
         change: impl FnOnce(&mut CertificateParams),
     ) -> Leaf {
-        let key = KeyPair::generate_for(algorithm).unwrap();
+        self.issue_key(
+            KeyPair::generate_for(algorithm).unwrap(),
+            common_name,
+            alternative_names,
+            change,
+        )
+    }
+
+    pub fn issue_key(
+        &self,
+        key: KeyPair,
+        common_name: &str,
+        alternative_names: Vec<SanType>,
+        change: impl FnOnce(&mut CertificateParams),
+    ) -> Leaf {
         let mut params = params(common_name);
         params.subject_alt_names = alternative_names;
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
