@@ -487,7 +487,7 @@ impl Established {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeSet, VecDeque};
 
     use zeroize::Zeroizing;
@@ -501,7 +501,7 @@ mod tests {
         pki::{credential::Credential, trust::TrustAnchors},
     };
 
-    struct Nobody;
+    pub(in crate::exchange) struct Nobody;
 
     impl Authorizer for Nobody {
         fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
@@ -509,7 +509,7 @@ mod tests {
         }
     }
 
-    fn handshake() -> Handshake {
+    pub(in crate::exchange) fn handshake() -> Handshake {
         Handshake {
             init_request: b"request".to_vec(),
             init_response: b"response".to_vec(),
