@@ -128,7 +128,7 @@ impl<E: Engine> Controller<E> {
             }
             None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
         }
-        controller.tell_ending_lists();
+        controller.tell_what_ends();
         Ok(controller)
     }
 
