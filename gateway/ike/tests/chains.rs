@@ -492,7 +492,7 @@ mod revocation {
         assert!(RevocationList::read_file(b"").unwrap().is_empty());
         let cut = list.pem().unwrap();
         assert!(
-            RevocationList::read_file(cut[..cut.len() - 40].as_bytes()).is_err(),
+            RevocationList::read_file(&cut.as_bytes()[..cut.len() - 40]).is_err(),
             "a file half written"
         );
     }
