@@ -361,8 +361,7 @@ fn what_is_about_to_end_is_told_ahead_and_once() {
         .duration_since(UNIX_EPOCH)
         .expect("after 1970")
         .as_secs();
-    let days = |days: u64| rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_s + days * 86_400);
-    params.not_after = days(13);
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_s + 13 * 86_400);
     let authority = params.self_signed(&root.key).expect("signed");
     std::fs::write(folder.path().join("ca.crt"), authority.pem()).expect("written");
     options.more = Default::default();

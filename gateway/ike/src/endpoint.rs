@@ -36,9 +36,9 @@ mod connections;
 mod details;
 mod index;
 mod stray;
-mod trust;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]

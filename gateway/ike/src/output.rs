@@ -5,7 +5,7 @@ use std::{fmt, net::SocketAddr};
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
-    pki::trust::utc,
+    pki::utc,
     shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };

@@ -669,7 +669,7 @@ mod validity {
             &mut sim,
             TrustAnchors::from_pem(renewed.pem().as_bytes()).unwrap(),
         );
-        let info = |sim: &Sim| details(&sim, CENTER).certificate.unwrap();
+        let info = |sim: &Sim| details(sim, CENTER).certificate.unwrap();
         assert_eq!(
             info(&sim).chain_valid_until_unix_s,
             i64::try_from(UNIX_S + 1_000).unwrap()
@@ -685,7 +685,7 @@ mod validity {
         let mut sim = connected(site, center, 1);
         let renewed = root.issue("renewed", vec![dns("gw.lab.test")], nothing);
         sim.endpoints[CENTER].set_credential(renewed.credential(&[]));
-        let subject = |sim: &Sim| details(&sim, SITE).certificate.unwrap().subject;
+        let subject = |sim: &Sim| details(sim, SITE).certificate.unwrap().subject;
         assert_eq!(subject(&sim), "O=Lab, CN=gw");
         let ike_sa = sim.only_ike_sa(SITE);
         sim.command(SITE, Command::Close(ike_sa));
