@@ -529,7 +529,8 @@ impl Endpoint {
                     to,
                     children,
                     tasks,
-                } => self.adopt((from, to), children, tasks),
+                    closing,
+                } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
@@ -543,13 +544,22 @@ impl Endpoint {
         }
     }
 
-    fn adopt(&mut self, (from, to): (IkeSaId, u64), mut children: Vec<ChildSa>, tasks: Vec<Task>) {
+    fn adopt(
+        &mut self,
+        (from, to): (IkeSaId, u64),
+        mut children: Vec<ChildSa>,
+        tasks: Vec<Task>,
+        closing: Option<CloseReason>,
+    ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
             if let Some(established) = ike_sa.established_mut() {
                 established.redundant = false;
                 established.adopt(std::mem::take(&mut children), tasks);
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
+                if let Some(reason) = closing {
+                    established.begin_close(ctx, reason);
+                }
             }
             ike_sa.pump(ctx);
         });
