@@ -228,6 +228,22 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
+    #[tokio::test]
+    async fn a_hangup_asks_for_what_the_verb_asks() {
+        let (sender, mut calls) = mpsc::channel(1);
+        on_hangup(sender).expect("a handler");
+        for _ in 0..2 {
+            let hangup = format!("kill -HUP {}", std::process::id());
+            let sent = std::process::Command::new("sh").args(["-c", &hangup]).status();
+            assert!(sent.expect("a shell").success());
+            let call = calls.recv().await.expect("a call");
+            assert_eq!(call.request, Request::Reload);
+            call.reply
+                .send(crate::api::message::Reply::Error(String::new()))
+                .expect("awaited");
+        }
+    }
+
     #[test]
     fn a_file_counts_as_changed_once_it_stands_still() {
         let folder = tempfile::tempdir().expect("folder");
