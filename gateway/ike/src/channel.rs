@@ -122,6 +122,11 @@ impl Channel {
         self.message_max
     }
 
+    /// Memory that fragments take, in octets.
+    pub(crate) fn octets(&self) -> usize {
+        self.requests.octets() + self.responses.octets()
+    }
+
     /// The SPI that the peer addresses us by.
     pub(crate) fn own_spi(&self) -> u64 {
         if self.initiator { self.spi_i } else { self.spi_r }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::{
+    half_open::Defence,
     pki::{
         credential::Credential,
         identity::Identity,
@@ -94,6 +95,8 @@ pub struct EndpointConfig {
     pub half_open_max: usize,
     /// Handshakes in progress from which on initiators must return a cookie (RFC 7296 section 2.6).
     pub cookie_from: usize,
+    /// What is done under attack beyond these two.
+    pub defence: Defence,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -130,6 +133,7 @@ impl EndpointConfig {
             child_lifetime_s: 3600,
             half_open_max: 1_000,
             cookie_from: 100,
+            defence: Defence::default(),
             half_open_timeout_s: 30,
             children_max: 16,
             fragment_size: Some(1_280),

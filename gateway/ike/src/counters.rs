@@ -21,6 +21,16 @@ pub struct Counters {
     pub half_open_full: u64,
     /// Handshakes asked to return a cookie.
     pub cookies_sent: u64,
+    /// Handshakes asked to solve a puzzle.
+    pub puzzles_sent: u64,
+    /// Puzzles that were solved.
+    pub puzzles_solved: u64,
+    /// Solutions that were none.
+    pub puzzles_failed: u64,
+    /// Key exchanges computed to answer IKE_SA_INIT.
+    pub key_exchanges: u64,
+    /// IKE_SA_INIT responses not sent because they would be longer than a request that proves nothing.
+    pub not_amplified: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -13,9 +13,11 @@ use crate::{
     counters::Counters,
     crypto::random::Random,
     exchange::{
+        admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
     },
+    half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
     ike_sa::{IkeSa, State, Task},
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
@@ -72,6 +74,7 @@ struct Indexed {
     peer: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
+    half_open: Option<Booked>,
 }
 
 /// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
@@ -87,7 +90,7 @@ pub struct Endpoint {
     by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
-    half_open: usize,
+    half_open: HalfOpen,
     lingering: BTreeSet<(u64, ChildId, u32)>,
     outputs: VecDeque<Output>,
     allocator: Allocator,
@@ -126,7 +129,7 @@ impl Endpoint {
             by_peer: HashMap::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             lingering: BTreeSet::new(),
             outputs: VecDeque::new(),
             allocator: Allocator::default(),
@@ -198,11 +201,13 @@ impl Endpoint {
             return;
         }
         let key = (path.remote, header.spi_i);
-        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
+        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get_mut(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let State::ExpectAuthRequest(awaited) = &ike_sa.state
+            if let State::ExpectAuthRequest(awaited) = &mut ike_sa.state
                 && awaited.handshake.init_request == message
+                && awaited.answers_left > 0
             {
+                awaited.answers_left -= 1;
                 let answer = awaited.handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
@@ -210,15 +215,17 @@ impl Endpoint {
             }
             return;
         }
-        if self.half_open >= self.config.half_open_max {
+        if self.half_open.is_full(&self.config) {
             self.counters.half_open_full += 1;
             return;
         }
-        let wary = self.half_open >= self.config.cookie_from;
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let jar = wary.then_some(&mut self.cookies);
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, jar) {
+        let gate = Gate {
+            half_open: &mut self.half_open,
+            cookies: &mut self.cookies,
+        };
+        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
@@ -249,7 +256,10 @@ impl Endpoint {
             message_id: 0,
         };
         let notify = Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []));
-        if let Ok(answer) = header.message(Payload::chain(&[notify])) {
+        // Nothing proves the sender's address: never more octets go back than came.
+        if let Ok(answer) = header.message(Payload::chain(&[notify]))
+            && answer.len() <= message.len()
+        {
             let mut deferred = Vec::new();
             context!(self, deferred).transmit(path, &[answer]);
         }
@@ -444,6 +454,11 @@ impl Endpoint {
             })
     }
 
+    /// How many handshakes are in progress as responder, and the memory they take.
+    pub fn half_open(&self) -> HalfOpenUse {
+        self.half_open.usage()
+    }
+
     /// What was dropped, and other counts.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -524,7 +539,9 @@ impl Endpoint {
         let indexed = self.indexed.remove(&spi)?;
         self.deadlines
             .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
-        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
+        if let Some(booked) = indexed.half_open {
+            self.half_open.leave(booked);
+        }
         self.by_id.remove(&indexed.id);
         if let Some(peer) = &indexed.peer
             && let Some(spis) = self.by_peer.get_mut(peer)
@@ -550,7 +567,7 @@ impl Endpoint {
         };
         let (id, deadline) = match entry {
             Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+            Entry::Initiating(awaited) => (awaited.id, awaited.deadline()),
         };
         let children = established
             .map(|established| established.children.as_slice())
@@ -560,7 +577,13 @@ impl Endpoint {
         if let Some(peer) = &peer {
             self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
         }
-        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
+        let half_open = match entry {
+            Entry::Sa(ike_sa) => ike_sa.half_open(),
+            Entry::Initiating(_) => None,
+        };
+        if let Some(booked) = half_open {
+            self.half_open.enter(booked);
+        }
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
         self.deadlines.insert((deadline.0, deadline.1, spi));
@@ -573,6 +596,7 @@ impl Endpoint {
                 children,
                 peer,
                 answered,
+                half_open,
             },
         );
     }

@@ -229,6 +229,8 @@ pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
 pub enum TimeoutReason {
     /// A request is due to be sent again.
     Retransmit,
+    /// A puzzle is to be worked on (RFC 8019).
+    Puzzle,
     /// A half-open handshake ends.
     HalfOpen,
     /// The peer was silent long enough to ask whether it is there.

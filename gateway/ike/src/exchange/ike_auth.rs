@@ -169,6 +169,10 @@ impl Handshake {
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
 pub(crate) struct ExpectAuthRequest {
     pub(crate) handshake: Handshake,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl ExpectAuthRequest {

@@ -20,8 +20,8 @@ use crate::crypto::{cipher::SkSealer, random::Random};
 pub const FIELDS_LEN: usize = 4;
 /// A message of more fragments is refused: certificates of a whole chain fit in a tenth of it.
 pub const FRAGMENTS_MAX: u16 = 64;
-/// A joined message may not be longer than an unfragmented one could be.
-const JOINED_MAX: usize = 65_535;
+/// A joined message may not be longer than this.
+const JOINED_MAX: usize = crate::half_open::REASSEMBLY_MAX;
 
 /// Which fragment of how many; both count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -100,6 +100,12 @@ pub struct Reassembly {
 }
 
 impl Reassembly {
+    /// Memory that the fragments take, in octets.
+    pub fn octets(&self) -> usize {
+        let pieces: usize = self.pieces.iter().flatten().map(|piece| piece.capacity()).sum();
+        pieces + self.pieces.capacity() * size_of::<Option<Zeroizing<Vec<u8>>>>()
+    }
+
     /// Adds a fragment that was opened; `next` is the type in its generic header. Returns the type of the
     /// first inner payload and the joined content once all are there.
     ///
