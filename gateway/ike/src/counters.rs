@@ -31,6 +31,10 @@ pub struct Counters {
     pub key_exchanges: u64,
     /// IKE_SA_INIT responses not sent because they would be longer than a request that proves nothing.
     pub not_amplified: u64,
+    /// Answers outside any IKE SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION.
+    pub unprotected_answers: u64,
+    /// Unprotected claims of a peer that it does not know an IKE SA; each makes us ask at most.
+    pub hints: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -17,6 +17,7 @@
 
 pub mod child_sa;
 pub mod config;
+pub mod connection;
 pub mod counters;
 pub mod crypto;
 pub mod endpoint;
@@ -39,7 +40,8 @@ mod nat;
 mod puzzle;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time};
+pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
