@@ -83,6 +83,12 @@ pub struct EndpointConfig {
     pub cookie_from: usize,
     /// What is done under attack beyond these two.
     pub defence: Defence,
+    /// Speak MOBIKE (RFC 4555) with peers that do.
+    pub mobike: bool,
+    /// Our addresses, for peers with MOBIKE to choose from.
+    pub additional_addresses: Vec<std::net::IpAddr>,
+    /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
+    pub nat_keepalive_s: u64,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -121,6 +127,9 @@ impl EndpointConfig {
             half_open_max: 1_000,
             cookie_from: 100,
             defence: Defence::default(),
+            mobike: true,
+            additional_addresses: Vec::new(),
+            nat_keepalive_s: 20,
             half_open_timeout_s: 30,
             children_max: 16,
             fragment_size: Some(1_280),

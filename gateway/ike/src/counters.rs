@@ -35,6 +35,12 @@ pub struct Counters {
     pub unprotected_answers: u64,
     /// Unprotected claims of a peer that it does not know an IKE SA; each makes us ask at most.
     pub hints: u64,
+    /// NAT keepalives sent.
+    pub keepalives_sent: u64,
+    /// NAT keepalives received.
+    pub keepalives_received: u64,
+    /// Authentic ESP packets from another address that changed nothing: their sender is not behind a NAT.
+    pub moves_refused: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -23,6 +23,8 @@ use crate::{
     half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
     ike_sa::{IkeSa, State, Task},
+    keepalive::NAT_KEEPALIVE,
+    mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     traffic_selector::TrafficSelector,
     wire::{
@@ -75,6 +77,16 @@ pub enum Command {
     RekeyIke(IkeSaId),
     /// Delete a Child SA.
     CloseChild(ChildId),
+    /// Move an IKE SA that we began, with its Child SAs, to other addresses (MOBIKE, RFC 4555). The port is 4500
+    /// in any case.
+    Move {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Our address from now on.
+        local: SocketAddr,
+        /// The peer's address from now on.
+        remote: SocketAddr,
+    },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
     /// Delete all.
@@ -190,6 +202,10 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         self.now = now;
         self.counters.received += 1;
+        if local.port() == NAT_PORT && payload == NAT_KEEPALIVE {
+            self.counters.keepalives_received += 1;
+            return;
+        }
         let message = if local.port() == NAT_PORT {
             payload.strip_prefix(&NON_ESP_MARKER)
         } else {
@@ -364,6 +380,13 @@ impl Endpoint {
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
+            Command::Move {
+                ike_sa,
+                local,
+                remote,
+            } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
+                ike_sa.move_to(ctx, local, remote);
+            }),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
                     self.forgo(spi);
@@ -436,6 +459,40 @@ impl Endpoint {
         });
     }
 
+    /// The data plane saw an authentic ESP packet, newer than all before, come from another outer address or
+    /// port than it sends `child` to.
+    pub fn handle_peer_moved(&mut self, now: Time, child: ChildId, remote: SocketAddr) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            ike_sa.follow_esp(ctx, remote);
+        });
+    }
+
+    /// The network says that `remote` cannot be reached. Anybody can say so: each IKE SA with it is asked
+    /// whether it still stands, at most once in a while (RFC 7296 section 2.4).
+    pub fn handle_unreachable(&mut self, now: Time, remote: SocketAddr) {
+        self.now = now;
+        let at_remote = |entry: &Entry| {
+            matches!(entry, Entry::Sa(ike_sa)
+                if ike_sa.core.path.remote == remote && ike_sa.established().is_some())
+        };
+        let spis: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| at_remote(entry))
+            .map(|(spi, _)| *spi)
+            .collect();
+        for spi in spis {
+            self.counters.hints += 1;
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut() {
+                    established.suspect(ctx.now.mono_ms);
+                }
+                ike_sa.pump(ctx);
+            });
+        }
+    }
+
     /// The data plane sent packets on the outbound SA of `child`: it is in use.
     pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
         self.now = now;
@@ -443,6 +500,7 @@ impl Endpoint {
             if let Some(established) = ike_sa.established_mut() {
                 established.used(ctx.now.mono_ms, child);
             }
+            ike_sa.esp_sent(ctx);
         });
     }
 
@@ -535,9 +593,14 @@ impl Endpoint {
     ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
-            if let Some(established) = ike_sa.established_mut() {
+            let core = &ike_sa.core;
+            if let State::Established(established) = &mut ike_sa.state {
                 established.redundant = false;
                 established.adopt(std::mem::take(&mut children), tasks);
+                if established.mobike.is_enabled() {
+                    // A move may have come while they belonged to the IKE SA before.
+                    mobike::send_children_to(established, core, ctx, established.child_path(core));
+                }
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
             }
             ike_sa.pump(ctx);

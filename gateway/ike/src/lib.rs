@@ -35,7 +35,9 @@ mod context;
 mod cookie;
 mod exchange;
 mod ike_sa;
+mod keepalive;
 mod keys;
+mod mobike;
 mod nat;
 mod puzzle;
 

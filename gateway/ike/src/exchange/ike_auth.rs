@@ -9,6 +9,7 @@ use crate::{
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
     keys::{Secret, auth_octets},
+    mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
@@ -147,6 +148,7 @@ impl Handshake {
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
+        payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
         let (first_local, first_remote) = attempt.packet.unzip();
@@ -267,6 +269,10 @@ impl ExpectAuthRequest {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, false);
+        if established.mobike.is_enabled() {
+            payloads.extend(mobike::announcement(ctx.config, core.path));
+        }
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -454,6 +460,7 @@ impl ExpectAuthResponse {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.authenticated(core.id, Some(&self.connection), ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),

@@ -196,6 +196,7 @@ fn accept(
         core: Core {
             id: ctx.allocator.ike_sa(),
             path,
+            arrived: path,
             nat,
             channel,
             suite,
@@ -226,7 +227,7 @@ fn answer_payloads(
         Payload::Nonce(Nonce(nonce_r.to_vec())),
     ];
     let announced = |kind| message.notify(kind).is_some();
-    if announced(kind::NAT_DETECTION_SOURCE_IP) || announced(kind::NAT_DETECTION_DESTINATION_IP) {
+    if nat::is_announced(message) {
         payloads.extend(nat::notifications(header.spi_i, header.spi_r, path));
     }
     payloads.push(certificate_request(ctx));
@@ -609,7 +610,8 @@ impl ExpectInitResponse {
         };
         let nat = nat::detect(message, spi_i, header.spi_r, self.path);
         let mut path = self.path;
-        if nat.any() {
+        // RFC 4555 section 3.3: with MOBIKE too, so that no port changes if a NAT comes in later.
+        if nat.any() || (ctx.config.mobike && nat::is_announced(message)) {
             path.local.set_port(NAT_PORT);
             path.remote.set_port(NAT_PORT);
         }
@@ -636,6 +638,7 @@ impl ExpectInitResponse {
         let core = Core {
             id,
             path,
+            arrived: path,
             nat,
             channel,
             suite,

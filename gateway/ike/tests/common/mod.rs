@@ -8,7 +8,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use gateway_ike::{
@@ -127,6 +127,8 @@ pub fn site_config() -> EndpointConfig {
         both_authorities(),
         Box::new(Everybody(policy.clone())),
     );
+    // Without it IKE stays on port 500, and tests find the octets of messages at fixed places.
+    config.mobike = false;
     let remote = Remote {
         local: site_address(),
         address: center_address(),
@@ -145,12 +147,14 @@ pub fn center_config() -> EndpointConfig {
         &[net("10.1.0.0/16"), net("172.16.0.0/16")],
         &[net("192.168.0.0/16")],
     );
-    EndpointConfig::new(
+    let mut config = EndpointConfig::new(
         rsa_credential(),
         "gw.lab.test".parse().unwrap(),
         both_authorities(),
         Box::new(Everybody(policy)),
-    )
+    );
+    config.mobike = false;
+    config
 }
 
 /// What a data plane knows of one Child SA.
@@ -168,6 +172,8 @@ pub struct DataPlane {
     pub sending_on: Option<ChildId>,
     /// Something was installed at some time.
     pub began: bool,
+    /// How often a Child SA was sent to other addresses.
+    pub moves: u32,
 }
 
 impl DataPlane {
@@ -214,6 +220,18 @@ impl DataPlane {
                     self.children.remove(child);
                 }
             }
+            Output::UpdateChildSa {
+                child,
+                local,
+                remote,
+                udp_encap,
+            } => {
+                let installed = self.children.get_mut(child).expect("moved what was not there");
+                installed.sa.local = *local;
+                installed.sa.remote = *remote;
+                installed.sa.udp_encap = *udp_encap;
+                self.moves += 1;
+            }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
     }
@@ -256,6 +274,10 @@ pub struct Sim {
     pub sent: Vec<Datagram>,
     /// The site's address as the center sees it, when a NAT is between.
     pub nat: Option<SocketAddr>,
+    /// What the site is reached at.
+    pub site_addresses: Vec<IpAddr>,
+    /// What goes to or from these is lost.
+    pub dead: Vec<IpAddr>,
     sequence: u64,
 }
 
@@ -277,6 +299,8 @@ impl Sim {
             in_flight: BTreeMap::new(),
             sent: Vec::new(),
             nat: None,
+            site_addresses: vec![site_address().ip()],
+            dead: Vec::new(),
             sequence: 0,
         }
     }
@@ -318,7 +342,10 @@ impl Sim {
                     payload,
                 }),
                 Output::Event(event) => self.events[side].push(event),
-                Output::InstallChildSa(_) | Output::ActivateOutbound(_) | Output::RemoveChildSa { .. } => {}
+                Output::InstallChildSa(_)
+                | Output::ActivateOutbound(_)
+                | Output::UpdateChildSa { .. }
+                | Output::RemoveChildSa { .. } => {}
             }
         }
     }
@@ -344,7 +371,10 @@ impl Sim {
         }
         let copies = 1 + usize::from(self.rng.chance(self.link.duplicates));
         for _ in 0..copies {
-            if !self.rng.chance(self.link.loss) {
+            let dead = [datagram.from.ip(), datagram.to.ip()]
+                .iter()
+                .any(|ip| self.dead.contains(ip));
+            if !self.rng.chance(self.link.loss) && !dead {
                 self.sequence += 1;
                 let due = self.now_ms + 1 + self.rng.below(self.link.delay_ms.max(1));
                 self.in_flight.insert((due, self.sequence), datagram.clone());
@@ -353,7 +383,7 @@ impl Sim {
     }
 
     pub fn deliver(&mut self, datagram: &Datagram) {
-        let side = if datagram.to.ip() == site_address().ip() {
+        let side = if self.site_addresses.contains(&datagram.to.ip()) {
             SITE
         } else {
             CENTER
