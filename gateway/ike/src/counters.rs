@@ -41,6 +41,8 @@ pub struct Counters {
     pub keepalives_received: u64,
     /// Authentic ESP packets from another address that changed nothing: their sender is not behind a NAT.
     pub moves_refused: u64,
+    /// Requests that were sent again in smaller fragments.
+    pub cut_smaller: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -21,6 +21,7 @@ use crate::{
     mobike::{ExpectPathCheck, ExpectUpdate, Mobike},
     nat::NatStatus,
     output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, Output, TimeoutReason},
+    pmtu,
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
@@ -43,6 +44,25 @@ pub(crate) struct Core {
     pub(crate) nat: NatStatus,
     pub(crate) channel: Channel,
     pub(crate) suite: IkeProposal,
+}
+
+impl Core {
+    /// Cuts a request that stays unanswered into smaller fragments: the path may lose long datagrams.
+    pub(crate) fn cut_smaller(
+        &mut self,
+        ctx: &mut Context<'_>,
+        clock: &Retransmission,
+        datagrams: &mut Vec<Vec<u8>>,
+    ) {
+        if clock.repetitions() >= pmtu::SUSPECT_AFTER
+            && let Some(smaller) =
+                self.channel
+                    .request_cut_smaller(self.path.remote.is_ipv6(), datagrams.len(), ctx.random)
+        {
+            ctx.counters.cut_smaller += 1;
+            *datagrams = smaller;
+        }
+    }
 }
 
 pub(crate) struct IkeSa {
@@ -187,12 +207,14 @@ impl IkeSa {
         datagram: &[u8],
     ) {
         let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         match self.core.channel.open(header, datagram) {
             Err(dropped) => ctx.counters.dropped(dropped),
             Ok(Opened::Partial) => self.heard(ctx),
             Ok(Opened::Repeated) => {
                 ctx.counters.repeated += 1;
-                let answer = self.core.channel.last_answer().clone();
+                let ipv6 = path.remote.is_ipv6();
+                let answer = self.core.channel.answer_again(ipv6, ctx.random).clone();
                 ctx.transmit(path, &answer);
             }
             Ok(Opened::Request(first, content)) => {
@@ -303,6 +325,7 @@ impl IkeSa {
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
         let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         self.step(ctx, |core, ctx, state| match state {
             State::ExpectAuthRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())

@@ -39,6 +39,7 @@ mod keepalive;
 mod keys;
 mod mobike;
 mod nat;
+mod pmtu;
 mod puzzle;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};

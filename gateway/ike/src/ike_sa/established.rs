@@ -472,6 +472,7 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
                     if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
                         self.try_other_address(core, ctx);

@@ -276,6 +276,8 @@ pub struct Sim {
     pub nat: Option<SocketAddr>,
     /// What the site is reached at.
     pub site_addresses: Vec<IpAddr>,
+    /// Longer IP datagrams are lost without a word.
+    pub mtu: usize,
     /// What goes to or from these is lost.
     pub dead: Vec<IpAddr>,
     sequence: u64,
@@ -300,6 +302,7 @@ impl Sim {
             sent: Vec::new(),
             nat: None,
             site_addresses: vec![site_address().ip()],
+            mtu: usize::MAX,
             dead: Vec::new(),
             sequence: 0,
         }
@@ -374,7 +377,9 @@ impl Sim {
             let dead = [datagram.from.ip(), datagram.to.ip()]
                 .iter()
                 .any(|ip| self.dead.contains(ip));
-            if !self.rng.chance(self.link.loss) && !dead {
+            let headers = if datagram.to.is_ipv4() { 28 } else { 48 };
+            let fits = headers + datagram.payload.len() <= self.mtu;
+            if !self.rng.chance(self.link.loss) && !dead && fits {
                 self.sequence += 1;
                 let due = self.now_ms + 1 + self.rng.below(self.link.delay_ms.max(1));
                 self.in_flight.insert((due, self.sequence), datagram.clone());
