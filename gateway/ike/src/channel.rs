@@ -197,6 +197,30 @@ impl Channel {
         Ok(datagrams)
     }
 
+    /// Seals a request whose content is given as octets.
+    #[cfg(test)]
+    pub(crate) fn request_raw(
+        &mut self,
+        exchange: Exchange,
+        first: u8,
+        content: &[u8],
+        random: &mut dyn Random,
+    ) -> Result<Vec<u8>, ProtectError> {
+        let message_id = self.next_request;
+        let header = self.header(exchange, false, message_id);
+        self.next_request = message_id.saturating_add(1);
+        self.awaited_response = Some(message_id);
+        encrypted::seal_payload(
+            header,
+            payload_type::SK,
+            first,
+            &[],
+            content,
+            &mut self.sealer,
+            random,
+        )
+    }
+
     /// Seals the response to the request opened last, and remembers it.
     pub(crate) fn respond(
         &mut self,

@@ -11,7 +11,7 @@ use crate::{
     keys::{KeyError, Secret, derive_child},
     output::{Event, Output},
     proposal::{EspChoice, EspSuite},
-    traffic_selector::TrafficSelector,
+    traffic_selector::{TrafficSelector, narrow},
 };
 
 /// A Child SA of a new IKE SA waits so long for a sign that the peer has it, while an older IKE SA carries the
@@ -93,6 +93,13 @@ pub(crate) struct ChildSa {
     /// The Child SA this one took over from and which is still there.
     pub(crate) replaces: Option<ChildId>,
     pub(crate) phase: Phase,
+}
+
+impl ChildSa {
+    /// Some traffic between these selectors goes on it.
+    pub(crate) fn overlaps(&self, ts_local: &[TrafficSelector], ts_remote: &[TrafficSelector]) -> bool {
+        !narrow(&self.ts_local, ts_local).is_empty() && !narrow(&self.ts_remote, ts_remote).is_empty()
+    }
 }
 
 /// Where a Child SA is in its life.

@@ -76,8 +76,8 @@ pub(crate) enum Deferred {
         children: Vec<ChildSa>,
         tasks: Vec<Task>,
     },
-    /// A Child SA is gone that one on another IKE SA of the peer may be meant to replace.
-    ChildGone { child: ChildId, peer: Arc<str> },
+    /// A Child SA is gone; others with the peer may carry its traffic.
+    ChildGone { child: Box<ChildSa>, peer: Arc<str> },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.
     Authenticated { connection: Arc<str>, spi: u64 },
     /// The peer of a connection is to be authenticated anew.

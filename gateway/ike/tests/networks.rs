@@ -509,7 +509,7 @@ fn another_address_of_a_silent_center_is_tried() {
     center.additional_addresses = vec![center_address().ip(), "2001:db8::1".parse().unwrap(), second];
     let mut sim = connected(site, center, 1);
     // The center's first line is dead from now on.
-    sim.dead.push(center_address().ip());
+    sim.unreachable.push(center_address().ip());
     sim.run_ms(140_000);
     assert_eq!(sim.endpoints[SITE].ike_sas().count(), 1, "{}", sim.words(SITE));
     assert_eq!(sim.endpoints[SITE].ike_sas().next().unwrap().remote.ip(), second);

@@ -355,16 +355,16 @@ impl Established {
         }
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            let heirs = |other: &Self| other.children.iter().any(|heir| heir.replaces == Some(child.id));
-            let replaced =
-                reason == CloseReason::Reauthenticated || ctx.neighbours.with(&self.peer_name).any(heirs);
+            let neighbours = &mut ctx.neighbours.with(&self.peer_name).flat_map(Self::live_children);
+            let replaced = reason == CloseReason::Reauthenticated
+                || neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote));
             if replaced {
                 ctx.remove_replaced(child);
             } else {
                 ctx.remove(child);
             }
             ctx.deferred.push(Deferred::ChildGone {
-                child: child.id,
+                child: Box::new(child.clone()),
                 peer: Arc::clone(&self.peer_name),
             });
         }
@@ -394,7 +394,7 @@ impl Established {
             for child in std::mem::take(&mut self.children) {
                 ctx.remove(&child);
                 ctx.deferred.push(Deferred::ChildGone {
-                    child: child.id,
+                    child: Box::new(child),
                     peer: Arc::clone(&self.peer_name),
                 });
             }
