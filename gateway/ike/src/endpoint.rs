@@ -37,6 +37,7 @@ use crate::{
 };
 
 mod connections;
+mod details;
 mod index;
 mod stray;
 #[cfg(test)]

@@ -28,6 +28,7 @@ use crate::{
     wire::{Exchange, Header, Message, Payload, delete::Delete, notify::kind},
 };
 
+mod details;
 mod established;
 
 /// A closed IKE SA still answers the request that closed it, should the peer repeat it.

@@ -48,6 +48,9 @@ pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle,
 pub use endpoint::{Command, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
-pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
+pub use output::{
+    CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
+    Output, TimeoutReason,
+};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use traffic_selector::TrafficSelector;

@@ -354,3 +354,64 @@ pub struct ChildSaInfo {
     /// The peer's side.
     pub ts_remote: Vec<TrafficSelector>,
 }
+
+/// Everything known of an established IKE SA that [`IkeSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeSaDetails {
+    /// Who we say we are.
+    pub local_identity: String,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// The connection of ours that it belongs to.
+    pub connection: Option<String>,
+    /// The peer's certificate, if that is what it proved itself with.
+    pub certificate: Option<CertificateDetails>,
+    /// Seconds since the peer was heard: by IKE or by ESP.
+    pub heard_before_s: u64,
+    /// Seconds until we rekey it; `None`: another took over or it ends.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until the peer is authenticated anew, where that is configured.
+    pub reauthenticate_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// A request of ours is not answered yet.
+    pub waits_for_peer: bool,
+    /// Its Child SAs, in the order of [`IkeSaInfo::children`].
+    pub children: Vec<ChildSaDetails>,
+}
+
+/// Who a peer is by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateDetails {
+    /// Subject.
+    pub subject: String,
+    /// Issuer.
+    pub issuer: String,
+    /// Serial number.
+    pub serial: Vec<u8>,
+    /// Valid from.
+    pub not_before_unix_s: i64,
+    /// Valid until.
+    pub not_after_unix_s: i64,
+    /// The authority of ours that its chain ends at.
+    pub authority: String,
+}
+
+/// What [`ChildSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSaDetails {
+    /// Its name.
+    pub id: ChildId,
+    /// We send on it.
+    pub sends: bool,
+    /// `live`, `replaced`, `closing`.
+    pub phase: &'static str,
+    /// Seconds until we rekey it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// Seconds since a packet passed on it.
+    pub unused_for_s: u64,
+}

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
+pub(super) use super::connection::Written as Connection;
 use super::{Center, Interface, Limits, Nat, Timeouts};
 
 #[derive(Deserialize)]
@@ -28,10 +29,13 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) any_site: Vec<Any>,
     #[serde(default)]
+    pub(super) connection: Vec<Connection>,
+    #[serde(default)]
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
     pub(super) limits: Limits,
     pub(super) rules: Option<Rules>,
+    pub(super) events: Option<Events>,
 }
 
 #[derive(Deserialize)]
@@ -121,6 +125,12 @@ pub(super) struct Any {
 
 fn max() -> u32 {
     limit::SITES_MAX
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Events {
+    pub(super) file: PathBuf,
 }
 
 #[derive(Deserialize)]

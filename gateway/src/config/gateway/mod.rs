@@ -1,6 +1,9 @@
 //! `gateway.toml`: its shape (`file`), its checks (`check`), and the checked configuration that comes out.
 mod check;
+mod connection;
 mod file;
+
+pub use connection::{ConnectionConfig, Start};
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -39,10 +42,14 @@ pub struct Config {
     pub sites: Vec<SiteConfig>,
     /// Sites admitted by the pattern of their certificate's name.
     pub any_sites: Vec<AnySite>,
+    /// Sites that the gateway connects to by itself.
+    pub connections: Vec<ConnectionConfig>,
     /// Lifetimes of flows.
     pub timeouts: Timeouts,
     /// Rate limits.
     pub limits: Limits,
+    /// Where events are appended as JSON lines.
+    pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
     pub rules_file: Option<PathBuf>,
 }
@@ -277,6 +284,16 @@ impl NatPool {
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|range| range.contains(address))
+    }
+
+    /// Its addresses in order, without the first `skip`.
+    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let mut skip = skip;
+        self.addresses.iter().flat_map(move |range| {
+            let skipped = skip.min(range.size());
+            skip -= skipped;
+            range.iter_from(skipped)
+        })
     }
 
     /// Number of addresses.
