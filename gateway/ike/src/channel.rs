@@ -21,6 +21,8 @@ use crate::{
 /// When smaller fragments would be no more than before, they are made smaller by this, down to the other.
 const CUT_STEP: usize = 64;
 const CUT_MIN: usize = 256;
+/// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
+const IDS_RESERVED: u32 = 1_000;
 
 /// Sealed datagrams of one message, without the non-ESP marker.
 pub(crate) type Datagrams = Vec<Vec<u8>>;
@@ -149,9 +151,19 @@ impl Channel {
         if self.initiator { self.spi_i } else { self.spi_r }
     }
 
-    /// The message IDs can be used no further (RFC 7296 section 2.2): 2^32 requests are the end.
+    /// The message IDs come to their end (RFC 7296 section 2.2): the IKE SA is to be rekeyed.
     pub(crate) fn exhausted(&self) -> bool {
-        self.next_request == u32::MAX || self.expected_request == u32::MAX
+        self.next_request.max(self.expected_request) >= u32::MAX - IDS_RESERVED
+    }
+
+    /// No message ID is left for a request.
+    pub(crate) fn used_up(&self) -> bool {
+        self.next_request == u32::MAX
+    }
+
+    #[cfg(test)]
+    pub(crate) fn jump_to(&mut self, message_id: u32) {
+        self.next_request = message_id;
     }
 
     fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {

@@ -75,6 +75,8 @@ pub(crate) enum Deferred {
         to: u64,
         children: Vec<ChildSa>,
         tasks: Vec<Task>,
+        /// It is to be closed in place of the one that it rekeys.
+        closing: Option<CloseReason>,
     },
     /// A Child SA is gone; others with the peer may carry its traffic.
     ChildGone { child: Box<ChildSa>, peer: Arc<str> },

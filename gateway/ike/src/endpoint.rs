@@ -586,7 +586,8 @@ impl Endpoint {
                     to,
                     children,
                     tasks,
-                } => self.adopt((from, to), children, tasks),
+                    closing,
+                } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
@@ -600,7 +601,13 @@ impl Endpoint {
         }
     }
 
-    fn adopt(&mut self, (from, to): (IkeSaId, u64), mut children: Vec<ChildSa>, tasks: Vec<Task>) {
+    fn adopt(
+        &mut self,
+        (from, to): (IkeSaId, u64),
+        mut children: Vec<ChildSa>,
+        tasks: Vec<Task>,
+        closing: Option<CloseReason>,
+    ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
             let core = &ike_sa.core;
@@ -612,6 +619,9 @@ impl Endpoint {
                     mobike::send_children_to(established, core, ctx, established.child_path(core));
                 }
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
+                if let Some(reason) = closing {
+                    established.begin_close(ctx, reason);
+                }
             }
             ike_sa.pump(ctx);
         });

@@ -761,3 +761,92 @@ fn deleting_the_ike_sa_deletes_its_child_sas() {
     assert_eq!(pair.outputs.last(), Some(&gone));
     assert!(pair.said("deleted by the peer"));
 }
+
+/// RFC 7296 section 2.2: message IDs do not wrap: the IKE SA is rekeyed before, and at the very end closed. The new
+/// IKE SA begins at 0.
+#[test]
+fn message_ids_do_not_wrap() {
+    let mut pair = Pair::new(false, |_| {});
+    let jump = |pair: &mut Pair, message_id| {
+        for entry in pair.ours.entries.values_mut() {
+            if let Entry::Sa(ike_sa) = entry {
+                ike_sa.core.channel.jump_to(message_id);
+            }
+        }
+    };
+    jump(&mut pair, u32::MAX - 900);
+    pair.wait(31_000);
+    let header = Header::parse(pair.sent.last().unwrap()).unwrap();
+    assert!(
+        pair.sent.len() > 1,
+        "a liveness request, then the rekeying waits: {}",
+        pair.sent.len()
+    );
+    assert!(header.message_id >= u32::MAX - 900);
+    jump(&mut pair, u32::MAX);
+    pair.wait(60_000);
+    assert_eq!(pair.ours.ike_sas().count(), 0);
+    let mut pair = Pair::new(false, |_| {});
+    let now = pair.now();
+    pair.ours.handle_command(now, Command::RekeyIke(pair.ike_sa()));
+    for _ in 0..3 {
+        pair.carry();
+    }
+    pair.command(Command::RekeyChild(pair.child()));
+    assert_eq!(Header::parse(&pair.sent[0]).unwrap().message_id, 0);
+}
+
+/// RFC 7296 section 1.3.2: an IKE SA is not rekeyed without a key exchange, nor with an SPI of zero.
+#[test]
+fn rekeying_the_ike_sa_needs_a_key_exchange_and_an_spi() {
+    let mut pair = Pair::new(false, |_| {});
+    let offer = |spi| {
+        Payload::Sa(crate::proposal::offer_ike(
+            &["aes256gcm16-prfsha256-x25519".parse().unwrap()],
+            spi,
+        ))
+    };
+    let nonce = Payload::Nonce(Nonce(vec![7; 32]));
+    let answer = pair
+        .ask(Exchange::CreateChildSa, &[offer(Some(5)), nonce.clone()])
+        .unwrap();
+    assert_eq!(kinds(&answer), [kind::INVALID_SYNTAX]);
+    let dh =
+        crate::crypto::dh::DhPrivate::generate(crate::crypto::dh::DhGroup::X25519, &mut SystemRandom::new());
+    let dh = dh.unwrap();
+    let ke = Payload::Ke(crate::wire::ke::KeyExchange {
+        group: dh.group().id(),
+        data: dh.public(),
+    });
+    let answer = pair
+        .ask(Exchange::CreateChildSa, &[offer(Some(0)), nonce, ke])
+        .unwrap();
+    assert_eq!(kinds(&answer), [kind::INVALID_SYNTAX]);
+    assert_eq!((pair.standing(), pair.children()), (Some("established"), 1));
+}
+
+/// RFC 7296 section 2.9: the packet that asks for a Child SA goes first, then what the connection is to carry. One
+/// that the connection is not for asks for nothing.
+#[test]
+fn a_packet_goes_first_in_the_selectors() {
+    let mut pair = Pair::new(false, |_| {});
+    let spi = pair.ours.ike_sas().next().unwrap().children[0].spi_out;
+    pair.ask_informational(&[Payload::Delete(Delete::Esp(vec![spi]))]);
+    let acquire = |local, remote| Command::Acquire {
+        connection: "it".to_owned(),
+        ts_local: net(local),
+        ts_remote: net(remote),
+    };
+    pair.command(acquire("10.9.0.1/32", "192.168.1.7/32"));
+    pair.command(acquire("10.1.0.10/32", "192.168.2.7/32"));
+    assert!(pair.sent.is_empty());
+    pair.command(acquire("10.1.0.10/32", "192.168.1.7/32"));
+    let (exchange, request) = pair.asked().unwrap();
+    assert_eq!(exchange, Exchange::CreateChildSa);
+    let expected = ["10.1.0.10/32", "10.1.0.0/16", "172.16.5.0/24"].map(net);
+    assert_eq!(request.ts_i().unwrap().0, expected);
+    assert_eq!(
+        request.ts_r().unwrap().0,
+        ["192.168.1.7/32", "192.168.1.0/24"].map(net)
+    );
+}

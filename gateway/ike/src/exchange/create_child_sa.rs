@@ -370,6 +370,11 @@ impl ExpectChildResponse {
             }
             (Some(_), ..) => return Err(syntax),
         };
+        // The IKE SA is being closed, and whatever the peer made goes with it.
+        if established.is_ending() {
+            ctx.allocator.release(self.spi_in);
+            return Ok(());
+        }
         if self.withdrawn.contains(&choice.peer_spi) {
             ctx.allocator.release(self.spi_in);
             if let Some(old) = self.replaces {
@@ -484,7 +489,6 @@ pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id:
     };
     if !child.outbound_active && child.phase == Phase::Live {
         child.outbound_active = true;
-        child.activate_at_ms = u64::MAX;
         ctx.outputs.push_back(Output::ActivateOutbound(id));
     }
 }
@@ -511,10 +515,23 @@ pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gon
         .filter(|child| child.outbound_active && child.overlaps(&gone.ts_local, &gone.ts_remote));
     let again = others.map(|child| Output::ActivateOutbound(child.id));
     ctx.outputs.extend(again);
+    // What waited for a sign of the peer waits no longer when nothing else carries its traffic.
     let waiting = established.live_children().filter(|child| {
         let waits = !child.outbound_active && child.replaces.is_none();
-        waits && child.overlaps(&gone.ts_local, &gone.ts_remote)
+        let neighbours = ctx.neighbours.with(&established.peer_name);
+        let all = neighbours.flat_map(Established::live_children);
+        let mut all = all.chain(established.live_children());
+        let carries =
+            |other: &ChildSa| other.outbound_active && other.overlaps(&child.ts_local, &child.ts_remote);
+        waits && child.overlaps(&gone.ts_local, &gone.ts_remote) && !all.any(carries)
     });
+    let waiting: Vec<_> = waiting.map(|child| child.id).collect();
+    waiting.into_iter().for_each(|id| activate(established, ctx, id));
+}
+
+/// The peer has shown that it has all Child SAs here: they are sent on.
+pub(crate) fn activate_all(established: &mut Established, ctx: &mut Context<'_>) {
+    let waiting = established.live_children().filter(|child| !child.outbound_active);
     let waiting: Vec<_> = waiting.map(|child| child.id).collect();
     waiting.into_iter().for_each(|id| activate(established, ctx, id));
 }

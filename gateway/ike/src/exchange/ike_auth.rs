@@ -329,6 +329,9 @@ fn first_child(
         replaces,
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if replaces.is_some() {
+        established.wait_for_proof(ctx.now.mono_ms);
+    }
     Ok(vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),
