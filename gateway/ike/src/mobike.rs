@@ -150,6 +150,18 @@ pub(crate) fn respond(
     payloads
 }
 
+/// RFC 4555 section 3.9: the peer forbids NATs, and its message did not come from and to where it says.
+pub(crate) fn unexpected_nat(message: &Message, arrived: Path) -> bool {
+    // As the sender sees it.
+    let sent = Path {
+        local: arrived.remote,
+        remote: arrived.local,
+    };
+    message
+        .notify(kind::NO_NATS_ALLOWED)
+        .is_some_and(|claimed| claimed.data != no_nats_data(sent))
+}
+
 /// RFC 4555 section 3.5, as responder: the IKE SA moves at once, the Child SAs when the peer is known to
 /// receive at the new address. The number of a notification says why not.
 fn follow(
@@ -159,13 +171,7 @@ fn follow(
     message: &Message,
 ) -> Result<(), u16> {
     let to = core.arrived;
-    if let Some(claimed) = message.notify(kind::NO_NATS_ALLOWED)
-        && claimed.data
-            != no_nats_data(Path {
-                local: to.remote,
-                remote: to.local,
-            })
-    {
+    if unexpected_nat(message, to) {
         return Err(kind::UNEXPECTED_NAT_DETECTED);
     }
     if established.mobike.moves || !is_acceptable(to) {

@@ -7,7 +7,7 @@ use std::{collections::HashSet, net::SocketAddr};
 
 use common::*;
 use gateway_ike::{
-    EndpointConfig,
+    EndpointConfig, Event,
     crypto::{
         dh::{DhGroup, DhPrivate},
         prf::PrfAlgorithm,
@@ -15,6 +15,7 @@ use gateway_ike::{
     half_open::{INIT_REQUEST_MAX, REASSEMBLY_MAX, STATE_MAX},
     wire::{
         Exchange, Header, Message, Payload,
+        delete::Delete,
         ke::KeyExchange,
         nonce::Nonce,
         notify::{Notify, kind},
@@ -543,4 +544,60 @@ fn a_puzzle_is_solved_in_steps() {
     // Four keys of 2^11 tries each, 2,048 tries a step.
     assert!(steps > 1, "{steps}");
     assert_eq!(counters(&sim).puzzles_solved, 1);
+}
+
+/// RFC 7296 sections 1.5 and 2.4: whatever is said in the clear about a standing IKE SA, in whatever exchange,
+/// ends nothing; at most it makes us ask.
+#[test]
+fn nothing_in_the_clear_tears_down_an_sa() {
+    let mut sim = connected(site_config(), center_config(), 9);
+    let spis = sim.endpoints[CENTER].ike_sas().next().unwrap().spis;
+    let spi = sim.planes[CENTER].children.values().next().unwrap().sa.spi_in;
+    let said = [
+        Payload::Delete(Delete::Ike),
+        Payload::Delete(Delete::Esp(vec![spi])),
+        Payload::Notify(Notify::new(kind::INVALID_IKE_SPI, [])),
+        Payload::Notify(Notify::new(kind::INVALID_SPI, spi.to_be_bytes())),
+        Payload::Notify(Notify::new(kind::INVALID_SYNTAX, [])),
+        Payload::Notify(Notify::new(kind::INVALID_MESSAGE_ID, [0, 0, 0, 1])),
+        Payload::Notify(Notify::new(kind::AUTHENTICATION_FAILED, [])),
+        Payload::Notify(Notify::new(kind::NO_PROPOSAL_CHOSEN, [])),
+        Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])),
+        Payload::Notify(Notify::new(kind::UPDATE_SA_ADDRESSES, [])),
+    ];
+    for payload in said {
+        for (exchange, message_id) in [(34, 0), (35, 1), (36, 2), (37, 0), (37, 2), (37, 3), (240, 1)] {
+            for response in [false, true] {
+                for (from, to, from_initiator) in [
+                    (site_address(), center_address(), true),
+                    (center_address(), site_address(), false),
+                ] {
+                    let header = Header {
+                        spi_i: spis.0,
+                        spi_r: spis.1,
+                        next_payload: payload_type::NONE,
+                        exchange: Exchange::from(exchange),
+                        from_initiator,
+                        response,
+                        message_id,
+                    };
+                    let payload = header
+                        .message(Payload::chain(std::slice::from_ref(&payload)))
+                        .unwrap();
+                    sim.deliver(&Datagram { from, to, payload });
+                }
+            }
+        }
+    }
+    sim.run_ms(60_000);
+    sim.assert_agreement();
+    for side in [SITE, CENTER] {
+        assert_eq!(sim.endpoints[side].ike_sas().count(), 1);
+        assert_eq!(sim.planes[side].children.len(), 1);
+        assert!(
+            sim.events[side]
+                .iter()
+                .all(|event| !matches!(event, Event::Closed { .. }))
+        );
+    }
 }

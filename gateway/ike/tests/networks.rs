@@ -9,7 +9,13 @@ use std::{
 };
 
 use common::*;
-use gateway_ike::{Command, EndpointConfig, Event, TimeoutReason};
+use gateway_ike::{
+    Command, EndpointConfig, Event, TimeoutReason,
+    wire::{
+        Header, Message, Payload,
+        notify::{Notify, kind},
+    },
+};
 
 fn public(port: u16) -> SocketAddr {
     SocketAddr::new("203.0.113.9".parse().unwrap(), port)
@@ -587,4 +593,35 @@ fn moves_over_a_bad_link() {
             sim.words(CENTER)
         );
     }
+}
+
+/// RFC 4555 section 3.9: a peer that forbids NATs is told when there is one on the way.
+#[test]
+fn a_peer_that_forbids_nats() {
+    let mut source = Sim::new(site_config(), center_config(), 1);
+    source.initiate();
+    let request = source.sent.remove(0);
+    let header = Header::parse(&request.payload).unwrap();
+    let claims = |source_port: u16| {
+        let message = Message::parse(header.next_payload, &request.payload[28..]).unwrap();
+        let mut data = [192, 0, 2, 1, 198, 51, 100, 1].to_vec();
+        data.extend_from_slice(&source_port.to_be_bytes());
+        data.extend_from_slice(&500u16.to_be_bytes());
+        let mut payloads = message.0;
+        payloads.push(Payload::Notify(Notify::new(kind::NO_NATS_ALLOWED, data)));
+        let mut sim = Sim::new(site_config(), center_config(), 2);
+        sim.deliver(&Datagram {
+            payload: header.message(Payload::chain(&payloads)).unwrap(),
+            ..request.clone()
+        });
+        let answer = sim.sent.remove(0).payload;
+        let first = Header::parse(&answer).unwrap().next_payload;
+        Message::parse(first, &answer[28..]).unwrap()
+    };
+    assert!(claims(500).ke().is_some());
+    let refused = claims(501);
+    assert_eq!(
+        refused.error().map(|error| error.kind),
+        Some(kind::UNEXPECTED_NAT_DETECTED)
+    );
 }

@@ -18,7 +18,7 @@ use crate::{
     ids::IkeSaId,
     ike_sa::{Core, IkeSa, State},
     keys::{Seeds, derive_ike, skeyseed},
-    nat,
+    mobike, nat,
     output::{CloseReason, Event, TimeoutReason},
     proposal::{IkeChoice, IkeProposal, accept_ike, describe, join, offer_ike, select_ike},
     puzzle::{Puzzle, Solver},
@@ -130,6 +130,9 @@ fn accept(
     }
     if ke.data.len() != suite.group.public_len() {
         return Err(syntax());
+    }
+    if mobike::unexpected_nat(message, path) {
+        return Err(vec![Refusal::of(kind::UNEXPECTED_NAT_DETECTED).0]);
     }
     let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
     let answer_header = Header {
