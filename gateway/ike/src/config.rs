@@ -93,6 +93,8 @@ pub struct EndpointConfig {
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
     pub children_max: usize,
+    /// IKE SAs with one peer identity at most; a further one ends the oldest.
+    pub ike_sas_per_peer_max: usize,
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
@@ -132,6 +134,7 @@ impl EndpointConfig {
             nat_keepalive_s: 20,
             half_open_timeout_s: 30,
             children_max: 16,
+            ike_sas_per_peer_max: 16,
             fragment_size: Some(1_280),
             digital_signatures: true,
             linger_s: 5,

@@ -589,6 +589,7 @@ impl Endpoint {
                     closing,
                 } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
+                Deferred::Limit { peer } => self.limit_peer(&peer),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
@@ -644,6 +645,24 @@ impl Endpoint {
                         create_child_sa::carry_on(established, ctx, gone);
                     }
                 }
+            });
+        }
+    }
+
+    /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
+    /// the memory.
+    fn limit_peer(&mut self, peer: &str) {
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
             });
         }
     }

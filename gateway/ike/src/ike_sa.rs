@@ -465,6 +465,7 @@ impl Deferred {
             Self::Spawn(ike_sa) => Ok(ike_sa),
             other @ (Self::Adopt { .. }
             | Self::CloseOthers { .. }
+            | Self::Limit { .. }
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }

@@ -76,6 +76,8 @@ pub enum CloseReason {
     PeerRefused(&'static str),
     /// The handshake did not end in time.
     HandshakeTimeout,
+    /// The peer has newer ones, more than are allowed.
+    TooMany,
     /// It carried no traffic for the configured time.
     Idle,
     /// An IKE SA on which the peer was authenticated anew took over.
@@ -174,6 +176,7 @@ impl fmt::Display for CloseReason {
             Self::ReplacedByInitialContact => f.write_str("the peer began anew (INITIAL_CONTACT)"),
             Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
             Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
+            Self::TooMany => f.write_str("the peer has too many newer IKE SAs"),
             Self::Idle => f.write_str("idle"),
             Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
             Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),

@@ -72,7 +72,12 @@ impl Established {
         ctx: &mut Context<'_>,
     ) {
         self.authenticated_as = ike_sa;
-        let Some(connection) = connection else { return };
+        let Some(connection) = connection else {
+            ctx.deferred.push(Deferred::Limit {
+                peer: Arc::clone(&self.peer_name),
+            });
+            return;
+        };
         self.connection = Some(connection.name.as_str().into());
         self.keeps_up = connection.start == Start::Now;
         self.idle = match connection.start {
