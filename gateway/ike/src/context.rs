@@ -78,6 +78,8 @@ pub(crate) enum Deferred {
         /// It is to be closed in place of the one that it rekeys.
         closing: Option<CloseReason>,
     },
+    /// A peer has come to us: it may have too many IKE SAs now.
+    Limit { peer: Arc<str> },
     /// A Child SA is gone; others with the peer may carry its traffic.
     ChildGone { child: Box<ChildSa>, peer: Arc<str> },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.

@@ -1,6 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
+use crate::mobike;
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -50,6 +51,8 @@ impl Established {
             childless_since_ms: None,
             temporary_ms: None,
             suspected_ms: None,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
         }
@@ -70,7 +73,12 @@ impl Established {
         ctx: &mut Context<'_>,
     ) {
         self.authenticated_as = ike_sa;
-        let Some(connection) = connection else { return };
+        let Some(connection) = connection else {
+            ctx.deferred.push(Deferred::Limit {
+                peer: Arc::clone(&self.peer_name),
+            });
+            return;
+        };
         self.connection = Some(connection.name.as_str().into());
         self.keeps_up = connection.start == Start::Now;
         self.idle = match connection.start {
@@ -90,6 +98,8 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.mobike.clone_from(&before.mobike);
+        self.tasks.extend(before.unfinished_move());
     }
 
     /// Says that both sides are authenticated.
@@ -142,7 +152,11 @@ impl Established {
             .map(|(_, task)| task);
         let about_children = |task: &Task| match task {
             Task::RekeyChild { .. } | Task::NewChild { .. } | Task::DeleteChild(_) => true,
-            Task::RekeyIke { .. } | Task::DeleteIke | Task::Liveness => false,
+            Task::RekeyIke { .. }
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::UpdateAddresses { .. }
+            | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
@@ -321,7 +335,10 @@ impl Established {
                 (payloads, State::Established(self))
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
-                (payloads, None) => (payloads, State::Established(self)),
+                (mut payloads, None) => {
+                    payloads.extend(mobike::respond(&mut self, core, ctx, message));
+                    (payloads, State::Established(self))
+                }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
@@ -347,7 +364,17 @@ impl Established {
             create_child_sa::activate_all(&mut self, ctx);
         }
         match pending {
-            Pending::Liveness => {}
+            Pending::Liveness => self.liveness_answered(core, &message),
+            Pending::UpdateAddresses(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
+            Pending::CheckPath(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
             Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -433,6 +460,7 @@ impl Established {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
+        deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
             deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
@@ -490,7 +518,11 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
+                    if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
+                        self.try_other_address(core, ctx);
+                    }
                 }
                 Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
             }
@@ -604,7 +636,23 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
+            Task::Liveness => Some((
+                Exchange::Informational,
+                self.liveness_payloads(core),
+                Pending::Liveness,
+            )),
+            Task::UpdateAddresses { before } => {
+                let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
+                Some((
+                    Exchange::Informational,
+                    payloads,
+                    Pending::UpdateAddresses(awaited),
+                ))
+            }
+            Task::CheckPath { before } => {
+                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
             Task::DeleteIke => Some((
                 Exchange::Informational,
                 vec![Payload::Delete(Delete::Ike)],
