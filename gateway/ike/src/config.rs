@@ -1,7 +1,10 @@
 //! What an endpoint is told once, by its caller.
 
+use std::sync::Arc;
+
 use crate::{
     connection::{Connection, Idle},
+    half_open::Defence,
     pki::{
         credential::Credential,
         identity::Identity,
@@ -9,6 +12,7 @@ use crate::{
     },
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
     retransmit::RetransmitPolicy,
+    shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
 };
 
@@ -21,17 +25,44 @@ pub struct Time {
     pub unix_s: u64,
 }
 
-/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
-/// identity, and it signed the exchange with the certificate's key.
+/// A peer that has proved who it is.
 #[derive(Debug, Clone)]
 pub struct AuthenticatedPeer {
     /// Who the peer says it is (IDi or IDr).
     pub identity: Identity,
-    /// Its certificate.
-    pub verified: VerifiedPeer,
+    /// What proved it.
+    pub proof: Proof,
 }
 
-/// Decides who may connect, and as which site, once certificate and signature were verified.
+/// What an authenticated peer proved itself with.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Its certificate leads to an authority of ours and speaks for its identity, and it signed the exchange with the
+    /// certificate's key.
+    Certificate(Arc<VerifiedPeer>),
+    /// It knows the shared key of its identity.
+    SharedKey,
+}
+
+impl AuthenticatedPeer {
+    /// By which method.
+    pub fn method(&self) -> AuthKind {
+        match self.proof {
+            Proof::Certificate(_) => AuthKind::Certificate,
+            Proof::SharedKey => AuthKind::SharedKey,
+        }
+    }
+
+    /// The certificate, if that was the proof.
+    pub fn certificate(&self) -> Option<&VerifiedPeer> {
+        match &self.proof {
+            Proof::Certificate(verified) => Some(verified),
+            Proof::SharedKey => None,
+        }
+    }
+}
+
+/// Decides who may connect, and as which site, once the peer has proved its identity.
 pub trait Authorizer {
     /// The policy of the peer, or `None` to refuse it.
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
@@ -60,6 +91,10 @@ pub struct EndpointConfig {
     pub local_identity: Identity,
     /// The authorities whose certificates we accept.
     pub trust: TrustAnchors,
+    /// Peers with whom shared keys are used on one side or both.
+    pub shared_keys: SharedKeys,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
     /// ESP algorithms, preferred first.
@@ -80,6 +115,14 @@ pub struct EndpointConfig {
     pub half_open_max: usize,
     /// Handshakes in progress from which on initiators must return a cookie (RFC 7296 section 2.6).
     pub cookie_from: usize,
+    /// What is done under attack beyond these two.
+    pub defence: Defence,
+    /// Speak MOBIKE (RFC 4555) with peers that do.
+    pub mobike: bool,
+    /// Our addresses, for peers with MOBIKE to choose from.
+    pub additional_addresses: Vec<std::net::IpAddr>,
+    /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
+    pub nat_keepalive_s: u64,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -109,6 +152,8 @@ impl EndpointConfig {
             credential,
             local_identity,
             trust,
+            shared_keys: SharedKeys::default(),
+            address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             esp_proposals: default_esp_proposals(),
             authorizer,
@@ -119,6 +164,10 @@ impl EndpointConfig {
             child_lifetime_s: 3600,
             half_open_max: 1_000,
             cookie_from: 100,
+            defence: Defence::default(),
+            mobike: true,
+            additional_addresses: Vec::new(),
+            nat_keepalive_s: 20,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

@@ -83,7 +83,7 @@ pub(crate) enum Deferred {
         to: u64,
         children: Vec<ChildSa>,
         tasks: Vec<Task>,
-        before: Predecessor,
+        before: Box<Predecessor>,
     },
     /// A peer has come to us: it may have too many IKE SAs now.
     Limit { peer: Arc<str> },

@@ -1,6 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
+use crate::mobike;
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -25,6 +26,7 @@ impl Established {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
             peer_name: peer.identity.to_string().into(),
+            proof_ends_ms: proof_ends_ms(&peer, ctx.now),
             peer,
             policy,
             prf,
@@ -49,6 +51,8 @@ impl Established {
             childless_since_ms: None,
             temporary_ms: None,
             suspected_ms: None,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
         }
@@ -94,6 +98,8 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.mobike.clone_from(&before.mobike);
+        self.tasks.extend(before.unfinished_move());
     }
 
     /// Says that both sides are authenticated.
@@ -146,7 +152,11 @@ impl Established {
             .map(|(_, task)| task);
         let about_children = |task: &Task| match task {
             Task::RekeyChild { .. } | Task::NewChild { .. } | Task::DeleteChild(_) => true,
-            Task::RekeyIke { .. } | Task::DeleteIke | Task::Liveness => false,
+            Task::RekeyIke { .. }
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::UpdateAddresses { .. }
+            | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
@@ -333,7 +343,10 @@ impl Established {
                 (payloads, State::Established(self))
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
-                (payloads, None) => (payloads, State::Established(self)),
+                (mut payloads, None) => {
+                    payloads.extend(mobike::respond(&mut self, core, ctx, message));
+                    (payloads, State::Established(self))
+                }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
@@ -359,7 +372,17 @@ impl Established {
             create_child_sa::activate_all(&mut self, ctx);
         }
         match pending {
-            Pending::Liveness => {}
+            Pending::Liveness => self.liveness_answered(core, &message),
+            Pending::UpdateAddresses(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
+            Pending::CheckPath(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
             Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -447,8 +470,10 @@ impl Established {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
+        deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
+            deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
             deadlines.push((self.reauth_at_ms, TimeoutReason::Reauthenticate));
             deadlines.extend(
                 self.delayed
@@ -503,12 +528,21 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
+                    if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
+                        self.try_other_address(core, ctx);
+                    }
                 }
                 Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
             }
         } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
             self.tasks.push_back(Task::Liveness);
+        }
+        if !self.is_ending()
+            && let Some(reason) = self.proof_expired(ctx.now)
+        {
+            self.begin_close(ctx, reason);
         }
         if self.expire_at_ms <= now_ms || core.channel.used_up() {
             if core.channel.used_up() || self.is_ending() || self.redundant {
@@ -612,7 +646,23 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
+            Task::Liveness => Some((
+                Exchange::Informational,
+                self.liveness_payloads(core),
+                Pending::Liveness,
+            )),
+            Task::UpdateAddresses { before } => {
+                let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
+                Some((
+                    Exchange::Informational,
+                    payloads,
+                    Pending::UpdateAddresses(awaited),
+                ))
+            }
+            Task::CheckPath { before } => {
+                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
             Task::DeleteIke => Some((
                 Exchange::Informational,
                 vec![Payload::Delete(Delete::Ike)],

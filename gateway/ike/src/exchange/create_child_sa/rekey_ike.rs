@@ -97,6 +97,7 @@ fn successor(
     let core = Core {
         id: ctx.allocator.ike_sa(),
         path: core.path,
+        arrived: core.arrived,
         nat: core.nat,
         channel,
         suite,
@@ -285,11 +286,11 @@ pub(crate) fn yield_to(
         to: theirs.child,
         children,
         tasks,
-        before: Predecessor {
+        before: Box::new(Predecessor {
             id: core.id,
             peer: Arc::clone(&established.peer_name),
             connection: established.connection.clone(),
             closing: established.closing_reason(),
-        },
+        }),
     });
 }
