@@ -139,6 +139,7 @@ pub(crate) fn install(
         (responder, initiator)
     };
     let child = ctx.allocator.child();
+    let path = established.child_path(core);
     ctx.outputs
         .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
             child,
@@ -151,8 +152,8 @@ pub(crate) fn install(
             keys_out,
             esn: new.choice.esn,
             udp_encap: core.nat.any(),
-            local: core.path.local,
-            remote: core.path.remote,
+            local: path.local,
+            remote: path.remote,
             ts_local: new.ts_local.clone(),
             ts_remote: new.ts_remote.clone(),
             outbound_active: new.outbound_active,

@@ -48,6 +48,8 @@ fn endpoint(identity: &str, [leaf, key]: [&[u8]; 2], policy: SitePolicy) -> Endp
         TrustAnchors::from_pem(&authorities.concat()).unwrap(),
         Box::new(Everybody(policy)),
     );
+    // Without it IKE stays on port 500, and no marker stands in front of messages.
+    config.mobike = false;
     config.fragment_size = None;
     config.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()];
     config.esp_proposals = vec!["aes256gcm16-x25519-modpnone-noesn".parse().unwrap()];
@@ -152,6 +154,7 @@ impl Pair {
                 Output::Event(event) => self.events.push(event),
                 other @ (Output::InstallChildSa(_)
                 | Output::ActivateOutbound(_)
+                | Output::UpdateChildSa { .. }
                 | Output::RemoveChildSa { .. }) => self.outputs.push(other),
             }
         }

@@ -12,6 +12,7 @@ use crate::{
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
     keys::{Secret, auth_octets},
+    mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
@@ -150,6 +151,7 @@ impl Handshake {
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
+        payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
         let (first_local, first_remote) = attempt.packet.unzip();
@@ -182,6 +184,10 @@ impl Handshake {
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
 pub(crate) struct ExpectAuthRequest {
     pub(crate) handshake: Handshake,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl ExpectAuthRequest {
@@ -266,6 +272,10 @@ impl ExpectAuthRequest {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, false);
+        if established.mobike.is_enabled() {
+            payloads.extend(mobike::announcement(ctx.config, core.path));
+        }
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -340,11 +350,12 @@ pub(crate) struct ExpectAuthResponse {
 
 impl ExpectAuthResponse {
     /// Repeats the request when it is due; false when the peer does not answer.
-    pub(crate) fn handle_timeout(&mut self, core: &Core, ctx: &mut Context<'_>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, ctx: &mut Context<'_>) -> bool {
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
                 ctx.counters.retransmitted += 1;
+                core.cut_smaller(ctx, &self.clock, &mut self.datagrams);
                 ctx.transmit(core.path, &self.datagrams);
                 true
             }
@@ -453,6 +464,7 @@ impl ExpectAuthResponse {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.authenticated(core.id, Some(&self.connection), ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),

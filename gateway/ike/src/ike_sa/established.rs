@@ -1,6 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
+use crate::mobike;
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -51,6 +52,8 @@ impl Established {
             suspected_ms: None,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
         }
     }
 
@@ -89,6 +92,8 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.mobike.clone_from(&before.mobike);
+        self.tasks.extend(before.unfinished_move());
     }
 
     /// Says that both sides are authenticated.
@@ -141,7 +146,11 @@ impl Established {
             .map(|(_, task)| task);
         let about_children = |task: &Task| match task {
             Task::RekeyChild { .. } | Task::NewChild { .. } | Task::DeleteChild(_) => true,
-            Task::RekeyIke { .. } | Task::DeleteIke | Task::Liveness => false,
+            Task::RekeyIke { .. }
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::UpdateAddresses { .. }
+            | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
@@ -320,7 +329,10 @@ impl Established {
                 (payloads, State::Established(self))
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
-                (payloads, None) => (payloads, State::Established(self)),
+                (mut payloads, None) => {
+                    payloads.extend(mobike::respond(&mut self, core, ctx, message));
+                    (payloads, State::Established(self))
+                }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
@@ -346,7 +358,17 @@ impl Established {
             create_child_sa::activate_all(&mut self, ctx);
         }
         match pending {
-            Pending::Liveness => {}
+            Pending::Liveness => self.liveness_answered(core, &message),
+            Pending::UpdateAddresses(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
+            Pending::CheckPath(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
             Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -432,6 +454,7 @@ impl Established {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
+        deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
             deadlines.push((self.reauth_at_ms, TimeoutReason::Reauthenticate));
@@ -488,7 +511,11 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
+                    if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
+                        self.try_other_address(core, ctx);
+                    }
                 }
                 Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
             }
@@ -597,7 +624,23 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
+            Task::Liveness => Some((
+                Exchange::Informational,
+                self.liveness_payloads(core),
+                Pending::Liveness,
+            )),
+            Task::UpdateAddresses { before } => {
+                let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
+                Some((
+                    Exchange::Informational,
+                    payloads,
+                    Pending::UpdateAddresses(awaited),
+                ))
+            }
+            Task::CheckPath { before } => {
+                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
             Task::DeleteIke => Some((
                 Exchange::Informational,
                 vec![Payload::Delete(Delete::Ike)],

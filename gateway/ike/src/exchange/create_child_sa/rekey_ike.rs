@@ -94,6 +94,7 @@ fn successor(
     let core = Core {
         id: ctx.allocator.ike_sa(),
         path: core.path,
+        arrived: core.arrived,
         nat: core.nat,
         channel,
         suite,
