@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod cmd;
+pub mod debian13;
 pub mod demo;
 pub mod lab;
 pub mod paths;

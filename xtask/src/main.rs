@@ -4,9 +4,10 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
+use xtask::lab::strongswan::{Connection, Release};
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
 use xtask::test::Part;
@@ -71,12 +72,32 @@ struct LabUp {
     /// Put a NAT box between site 1 and the gateway
     #[arg(long)]
     nat: bool,
+    /// The strongSwan that the sites run
+    #[arg(long, value_enum, default_value_t)]
+    strongswan: Router,
+    /// Claim a NAT at the sites, so that strongSwan 6.0 too puts ESP in UDP
+    #[arg(long)]
+    udp: bool,
+    /// Let the sites offer MOBIKE
+    #[arg(long)]
+    mobike: bool,
     /// Start the gateway that is built, and both tunnels
     #[arg(long, conflicts_with = "strongswan_gateway")]
     gateway: bool,
     /// Put strongSwan in the gateway's place, for this site (1 or 2)
     #[arg(long, value_name = "SITE")]
     strongswan_gateway: Option<u8>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Router {
+    /// Debian 12's: ESP always in UDP
+    #[default]
+    #[value(name = "5.9")]
+    Debian12,
+    /// Debian 13's: plain ESP
+    #[value(name = "6.0")]
+    Debian13,
 }
 
 fn main() -> ExitCode {
@@ -123,6 +144,10 @@ fn lab_up(args: &LabUp) -> Result<()> {
         queues: args.queues,
         nat: args.nat,
         kernel_forwards_in_gateway,
+        release: match args.strongswan {
+            Router::Debian12 => Release::Debian12,
+            Router::Debian13 => Release::Debian13,
+        },
     })?;
     if args.gateway {
         lab.start_gateway(&Config::usual(Auth::Rsa))?;
@@ -132,7 +157,12 @@ fn lab_up(args: &LabUp) -> Result<()> {
         lab.start_strongswan_gateway(site, Auth::Rsa)?;
     }
     for site in Site::BOTH {
-        let router = lab.start_site(site, Auth::Rsa)?;
+        let connection = Connection {
+            mobike: args.mobike,
+            force_udp: args.udp,
+            ..Connection::of_site(site, Auth::Rsa, lab.options())
+        };
+        let router = lab.start_site_with(site, &connection)?;
         if args.gateway {
             println!("{}: {}", site.name(), router.initiate()?.algorithms);
         }

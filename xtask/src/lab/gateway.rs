@@ -34,6 +34,10 @@ pub const BENCH_PORT: u16 = 5201;
 pub struct Config {
     /// Which authority certified the gateway and is trusted for sites.
     pub auth: Auth,
+    /// The gateway's certificate is of the intermediate authority under that one.
+    pub intermediate: bool,
+    /// Sites may have certificates that lead to either authority.
+    pub trust_both: bool,
     /// How both ends are named.
     pub ids: IdKind,
     /// IKE proposals, best first.
@@ -56,6 +60,8 @@ impl Config {
     pub fn usual(auth: Auth) -> Self {
         Self {
             auth,
+            intermediate: false,
+            trust_both: false,
             ids: IdKind::Fqdn,
             ike: vec!["aes256-sha256-modp2048".to_owned()],
             esp: vec!["aes256gcm16-modp2048".to_owned()],
@@ -67,7 +73,16 @@ impl Config {
     }
 
     fn to_toml(&self, pki: &Pki) -> String {
-        let authority = self.auth.authority();
+        let issuer = if self.intermediate {
+            self.auth.intermediate()
+        } else {
+            self.auth.authority()
+        };
+        let trusted = if self.trust_both {
+            pki.authorities()
+        } else {
+            pki.authority(self.auth.authority())
+        };
         let path = |path: PathBuf| quoted(&path.display().to_string());
         let mut text = format!(
             "[gateway]\nname = \"lab\"\nstate_dir = {}\nsocket = {}\n\n",
@@ -80,9 +95,9 @@ impl Config {
         text += &format!(
             "[ike]\ncertificate = {}\nprivate_key = {}\nca = {}\nidentity = {}\nproposals = {}\nesp_proposals = {}\n\
              rekey_ike_after_s = {}\nrekey_child_after_s = {}\n\n",
-            path(pki.certificate(authority, "gateway")),
-            path(pki.key(authority, "gateway")),
-            path(pki.authority(authority)),
+            path(pki.chain(issuer, "gateway")),
+            path(pki.key(issuer, "gateway")),
+            path(trusted),
             quoted(&self.identity("gateway")),
             list(&self.ike),
             list(&self.esp),

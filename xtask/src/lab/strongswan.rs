@@ -1,7 +1,8 @@
 //! strongSwan with user-space ESP in a namespace of the lab: the sites' routers, and a second opinion as gateway.
 //!
 //! Each daemon has a configuration, a VICI socket and a log of its own in the lab's state folder; nothing under /etc
-//! is read. Its `kernel-libipsec` plugin does ESP on a TUN device, `ipsec0`, always encapsulated in UDP.
+//! is read. Its `kernel-libipsec` plugin does ESP on a TUN device, `ipsec0`: encapsulated in UDP always, or with
+//! [`Release::Debian13`] only where a NAT is seen or [`Connection::force_udp`] asks for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,8 +15,8 @@ use nix::sys::signal::Signal;
 
 use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
-use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, Site};
-use crate::cmd;
+use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, STATE, Site};
+use crate::{cmd, debian13};
 
 /// The name of the one Child SA of a connection.
 const CHILD: &str = "net";
@@ -24,6 +25,33 @@ const CONNECTION: &str = "tunnel";
 const START_S: u64 = 5;
 /// How long a set-up or rekey may take.
 const EXCHANGE_S: u64 = 15;
+
+/// Which strongSwan a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// 5.9, of the machine itself; ESP always in UDP.
+    #[default]
+    Debian12,
+    /// 6.0, of the tree that `setup` makes; plain ESP where no NAT is seen.
+    Debian13,
+}
+
+impl Release {
+    /// Both.
+    pub const BOTH: [Release; 2] = [Release::Debian12, Release::Debian13];
+
+    fn daemon(self, node: Node) -> Command {
+        const CHARON: &str = "/usr/sbin/charon-systemd";
+        match self {
+            Release::Debian12 => node.command(CHARON),
+            Release::Debian13 => {
+                let mut command = node.command("unshare");
+                command.args(["--mount", "sh", "-c", &debian13::enter(Path::new(STATE), CHARON)]);
+                command
+            }
+        }
+    }
+}
 
 /// How a peer is named in IKE_AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +95,10 @@ pub struct Connection {
     pub rekey_ike_s: u32,
     /// Seconds between dead-peer checks; 0: none.
     pub dpd_s: u32,
+    /// Whether this end offers to move its addresses (RFC 4555); it then floats to port 4500 in IKE_AUTH.
+    pub mobike: bool,
+    /// Whether this end claims to see a NAT, so that ESP is encapsulated in UDP.
+    pub force_udp: bool,
 }
 
 impl Connection {
@@ -89,6 +121,8 @@ impl Connection {
             rekey_child_s: 0,
             rekey_ike_s: 0,
             dpd_s: 0,
+            mobike: false,
+            force_udp: false,
         }
     }
 
@@ -121,13 +155,15 @@ impl Connection {
             .map_or_else(|| "%any".to_owned(), |peer| self.identity(peer));
         format!(
             "connections {{\n {CONNECTION} {{\n\
-             version = 2\nmobike = no\n\
+             version = 2\nmobike = {}\nencap = {}\n\
              local_addrs = {}\nremote_addrs = {}\nproposals = {}\nfragmentation = {}\n\
              rekey_time = {}s\ndpd_delay = {}s\n\
              local {{\nauth = pubkey\ncerts = own.crt\nid = {}\n}}\n\
              remote {{\nauth = pubkey\ncacerts = peer-ca.crt\nid = {peer}\n}}\n\
              children {{\n{CHILD} {{\nlocal_ts = {}\nremote_ts = {}\nesp_proposals = {}\nrekey_time = {}s\n}}\n}}\n\
              }}\n}}\n",
+            yes_no(self.mobike),
+            yes_no(self.force_udp),
             self.local,
             self.remote,
             self.ike,
@@ -166,13 +202,13 @@ pub struct StrongSwan {
 
 impl StrongSwan {
     /// Starts charon in `node` with `connection` loaded.
-    pub fn start(node: Node, pki: &Pki, connection: &Connection) -> Result<Self> {
+    pub fn start(node: Node, release: Release, pki: &Pki, connection: &Connection) -> Result<Self> {
         let folder = state::path(&format!("{node}-swan"));
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join("strongswan.conf"), settings(&folder))?;
+        fs::write(folder.join("strongswan.conf"), settings(&folder, release))?;
         // The socket of an earlier run would be taken for that of this one.
         let _absent = fs::remove_file(folder.join("vici"));
-        let mut charon = node.command("/usr/sbin/charon-systemd");
+        let mut charon = release.daemon(node);
         charon.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
         let process = state::spawn(&format!("{node}-charon"), &mut charon)?;
         let swan = Self {
@@ -187,7 +223,7 @@ impl StrongSwan {
 
     /// Replaces the loaded connection and credentials; SAs that are up stay.
     pub fn load(&self, pki: &Pki, connection: &Connection) -> Result<()> {
-        for part in ["x509", "x509ca", "private"] {
+        for part in ["x509", "x509ca", "x509crl", "private"] {
             let part = self.folder.join(part);
             let _absent = fs::remove_dir_all(&part);
             fs::create_dir_all(&part)?;
@@ -202,6 +238,11 @@ impl StrongSwan {
             pki.authority(connection.peer_authority),
             self.folder.join("x509ca/peer-ca.crt"),
         )?;
+        // An intermediate authority's certificate goes with its holder's, for the peer to find its way to the root.
+        if Auth::BOTH.iter().any(|auth| auth.intermediate() == authority) {
+            let own = self.folder.join("x509ca/own-ca.crt");
+            fs::copy(pki.authority(authority), own)?;
+        }
         fs::write(self.folder.join("swanctl.conf"), connection.to_swanctl())?;
         self.swanctl(&["--load-all", "--clear"])?;
         Ok(())
@@ -342,9 +383,17 @@ impl StrongSwan {
     }
 }
 
+fn yes_no(flag: bool) -> &'static str {
+    if flag { "yes" } else { "no" }
+}
+
 /// Retransmission is short so that a refused tunnel fails in seconds.
-fn settings(folder: &Path) -> String {
+fn settings(folder: &Path, release: Release) -> String {
     let folder = folder.display();
+    let raw_esp = match release {
+        Release::Debian12 => "",
+        Release::Debian13 => "kernel-libipsec {\n raw_esp = yes\n }\n",
+    };
     format!(
         "charon-systemd {{\n\
          load = openssl random nonce pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf gcm chapoly \
@@ -352,7 +401,7 @@ fn settings(folder: &Path) -> String {
          retransmit_tries = 3\nretransmit_timeout = 1.0\n\
          filelog {{\n log {{\n path = {folder}/log\n default = 1\n flush_line = yes\n }}\n}}\n\
          journal {{\n default = -1\n}}\n\
-         plugins {{\n vici {{\n socket = unix://{folder}/vici\n }}\n}}\n\
+         plugins {{\n {raw_esp} vici {{\n socket = unix://{folder}/vici\n }}\n}}\n\
          }}\n\
          swanctl {{\n load = openssl random pem pkcs1 pkcs8 x509 pubkey\n}}\n"
     )
