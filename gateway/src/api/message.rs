@@ -47,6 +47,18 @@ pub enum Request {
         /// Name of the site.
         site: String,
     },
+    /// Sites that the gateway connects to: a list of [`super::view::Connection`].
+    ConnectionList,
+    /// Bring a connection up: [`super::view::Commanded`].
+    ConnectionUp {
+        /// Its name.
+        name: String,
+    },
+    /// Take a connection down and leave it down: [`super::view::Commanded`].
+    ConnectionDown {
+        /// Its name.
+        name: String,
+    },
     /// Tracked connections: [`super::view::Flows`].
     FlowsList {
         /// Of this site only.

@@ -1,5 +1,5 @@
 //! What replies hold; `--json` prints it as it is.
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -129,6 +129,29 @@ pub struct ChildSa {
     pub packets_out: u64,
     /// Bytes of inner packets sent.
     pub bytes_out: u64,
+}
+
+/// A site that the gateway connects to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Name of the `[[connection]]`.
+    pub name: String,
+    /// Name of its site.
+    pub site: String,
+    /// Its addresses in order.
+    pub remote: Vec<IpAddr>,
+    /// `now`, `on-demand` or `manual`.
+    pub start: String,
+    /// `up`: a Child SA carries traffic; `connecting`; `down`.
+    pub state: String,
+    /// IKE SAs of the site.
+    pub sas: Vec<String>,
+    /// Attempts since it was up last.
+    pub attempts: u64,
+    /// Why the last attempt failed or the connection ended; empty when it is up.
+    pub failure: String,
+    /// When, in milliseconds since 1970; zero: never.
+    pub failed_at_ms: u64,
 }
 
 /// Tracked connections.

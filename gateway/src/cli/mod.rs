@@ -1,4 +1,5 @@
 //! The command line: one verb a file. People get tables, machines `--json`.
+mod connection;
 mod drops;
 mod flows;
 mod nat;
@@ -12,6 +13,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::client::{Client, ClientError};
@@ -59,6 +61,9 @@ enum Verb {
     /// List, rekey or close security associations.
     #[command(subcommand)]
     Sa(sa::Verb),
+    /// Sites that the gateway connects to by itself.
+    #[command(subcommand)]
+    Connection(connection::Verb),
     /// Tracked connections.
     #[command(subcommand)]
     Flows(flows::Verb),
@@ -78,6 +83,7 @@ pub fn main() -> ExitCode {
         Verb::Rules(verb) => rules::run(&common, &verb),
         Verb::Status => status::run(&common),
         Verb::Sa(verb) => sa::run(&common, verb),
+        Verb::Connection(verb) => connection::run(&common, &verb),
         Verb::Flows(verb) => flows::run(&common, verb),
         Verb::Nat(verb) => nat::run(&common, verb),
         Verb::Drops => drops::run(&common),
@@ -100,6 +106,16 @@ impl Common {
             println!("{view:#}");
         } else {
             show(serde_json::from_value(view).map_err(ClientError::Answer)?);
+        }
+        Ok(())
+    }
+
+    /// Prints a view that is at hand already.
+    fn print<V: Serialize>(&self, view: &V, show: impl FnOnce(&V)) -> anyhow::Result<()> {
+        if self.json {
+            println!("{:#}", serde_json::to_value(view)?);
+        } else {
+            show(view);
         }
         Ok(())
     }

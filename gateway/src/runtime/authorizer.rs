@@ -54,7 +54,8 @@ impl Authorizer for SiteAuthorizer {
     }
 }
 
-fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
+/// What a site may do.
+pub(super) fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
     SitePolicy {
         site: entry.site,
         name: entry.name.clone(),
@@ -64,7 +65,8 @@ fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
     }
 }
 
-fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
+/// Networks as traffic selectors.
+pub(super) fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
     let selector = |prefix: &Prefix| {
         let (first, last) = prefix.bounds();
         TrafficSelector::addresses(IpAddr::V4(first), IpAddr::V4(last))

@@ -2,14 +2,16 @@
 use std::future::Future;
 use std::time::Duration;
 
+use gateway_common::abi::event::kind;
 use gateway_common::abi::site::Site;
 use gateway_ike::crypto::random::SystemRandom;
-use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Output, TimeoutReason};
+use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{SharedSites, SiteAuthorizer};
 use super::clock::Clock;
+use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path};
@@ -38,6 +40,7 @@ pub struct Controller<E: Engine> {
     /// Generation and rule set in force.
     pub(super) rules: Option<(u32, Compiled)>,
     pub(super) clock: Clock,
+    pub(super) connections: Connections,
     sockets: Sockets,
     /// Number of sites that the data plane knows.
     sites_loaded: usize,
@@ -77,6 +80,8 @@ impl<E: Engine> Controller<E> {
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
+        let connections = Connections::new(&config, &sites.get(), &sockets)?;
+        ike.connections = connections.for_ike();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
         let sadb = Sadb::default();
         let clock = Clock::start();
@@ -88,6 +93,7 @@ impl<E: Engine> Controller<E> {
             sadb,
             rules: None,
             clock,
+            connections,
             sockets,
             sites_loaded: 0,
             polls: 0,
@@ -120,6 +126,7 @@ impl<E: Engine> Controller<E> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         tracing::info!(name = self.config.name, "gateway runs");
+        self.start_connections().await;
         loop {
             let deadline = self.deadline();
             tokio::select! {
@@ -195,6 +202,9 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         match happening {
             Happening::Packet(event) => {
+                if event.kind == kind::NO_SA {
+                    self.acquire(&event);
+                }
                 let rules = self
                     .rules
                     .as_ref()
@@ -232,7 +242,7 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.
-    async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
         while let Some(output) = self.endpoint.poll_output() {
             match output {
                 Output::Transmit {
@@ -251,9 +261,14 @@ impl<E: Engine> Controller<E> {
                         log_failure("SA not removed", self.engine.remove(handle, direction));
                     }
                 }
-                Output::Event(event) => tracing::info!(target: "gateway::ike", "{event}"),
+                Output::Event(event) => self.note(&event),
             }
         }
+    }
+
+    fn note(&mut self, event: &Event) {
+        tracing::info!(target: "gateway::ike", "{event}");
+        self.connections.note(self.clock.unix_ms(), event);
     }
 
     async fn install(&mut self, install: &ChildSaInstall) {

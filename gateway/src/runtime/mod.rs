@@ -4,6 +4,7 @@
 //! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
 mod authorizer;
 mod clock;
+mod connections;
 mod controller;
 mod engine;
 mod events;

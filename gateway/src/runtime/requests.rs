@@ -28,6 +28,9 @@ impl<E: Engine> Controller<E> {
             Request::SaList => Ok(Reply::view(&self.sa_list())),
             Request::SaRekey { site, ike } => self.sa_rekey(&site, ike).map(|view| Reply::view(&view)),
             Request::SaClose { site } => self.sa_close(&site).map(|view| Reply::view(&view)),
+            Request::ConnectionList => Ok(Reply::view(&self.connection_list())),
+            Request::ConnectionUp { name } => self.connection_up(&name).map(|view| Reply::view(&view)),
+            Request::ConnectionDown { name } => self.connection_down(&name).map(|view| Reply::view(&view)),
             Request::FlowsList { site, limit } => {
                 self.flows(site.as_deref(), limit).map(|view| Reply::view(&view))
             }

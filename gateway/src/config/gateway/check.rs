@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
+    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection, file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
@@ -24,6 +24,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let connections = connection::connections(checker, file.connection, &sites);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -37,6 +38,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         groups: names.groups,
         sites,
         any_sites,
+        connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: file.limits,
         rules_file: file.rules.map(|rules| folder.join(rules.file)),

@@ -9,6 +9,7 @@ use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
+pub(super) use super::connection::Written as Connection;
 use super::{Center, Interface, Limits, Nat, Timeouts};
 
 #[derive(Deserialize)]
@@ -27,6 +28,8 @@ pub(super) struct File {
     pub(super) site: Vec<Site>,
     #[serde(default)]
     pub(super) any_site: Vec<Any>,
+    #[serde(default)]
+    pub(super) connection: Vec<Connection>,
     #[serde(default)]
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]

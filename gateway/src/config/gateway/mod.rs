@@ -1,6 +1,9 @@
 //! `gateway.toml`: its shape (`file`), its checks (`check`), and the checked configuration that comes out.
 mod check;
+mod connection;
 mod file;
+
+pub use connection::{ConnectionConfig, Start};
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
@@ -39,6 +42,8 @@ pub struct Config {
     pub sites: Vec<SiteConfig>,
     /// Sites admitted by the pattern of their certificate's name.
     pub any_sites: Vec<AnySite>,
+    /// Sites that the gateway connects to by itself.
+    pub connections: Vec<ConnectionConfig>,
     /// Lifetimes of flows.
     pub timeouts: Timeouts,
     /// Rate limits.
