@@ -124,7 +124,10 @@ http://mirror.test/debian/ Debian main
 http://old.test/debian/ Debian main
 http://mirror.test/debian/ Debian contrib
 ";
-        assert_eq!(mirror_among(targets).as_deref(), Some("http://mirror.test/debian/"));
+        assert_eq!(
+            mirror_among(targets).as_deref(),
+            Some("http://mirror.test/debian/")
+        );
         assert_eq!(mirror_among("http://other.test/ Other main\n"), None);
     }
 }

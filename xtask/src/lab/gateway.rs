@@ -15,7 +15,7 @@ use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
 use super::strongswan::IdKind;
 use super::topology::{
-    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
+    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, Options, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
 };
 use crate::cmd;
 
@@ -36,6 +36,8 @@ pub struct Config {
     pub auth: Auth,
     /// The gateway's certificate is of the intermediate authority under that one.
     pub intermediate: bool,
+    /// The gateway can bring up each site's tunnel by itself, on request.
+    pub connections: bool,
     /// Sites may have certificates that lead to either authority.
     pub trust_both: bool,
     /// How both ends are named.
@@ -62,6 +64,7 @@ impl Config {
             auth,
             intermediate: false,
             trust_both: false,
+            connections: false,
             ids: IdKind::Fqdn,
             ike: vec!["aes256-sha256-modp2048".to_owned()],
             esp: vec!["aes256gcm16-modp2048".to_owned()],
@@ -123,6 +126,13 @@ impl Config {
                 "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n\n",
                 site.name(),
                 quoted(&self.identity(site.name())),
+            );
+        }
+        for site in Site::BOTH.into_iter().filter(|_| self.connections) {
+            text += &format!(
+                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n\n",
+                site.name(),
+                site.router_address(&Options::default()),
             );
         }
         text + "[rules]\nfile = \"rules.toml\"\n"

@@ -147,7 +147,8 @@ fn make(folder: &Path) -> Result<()> {
         }
         anyhow::Ok(())
     })?;
-    let trusted = Auth::BOTH.map(|auth| fs::read_to_string(folder.join(format!("{}-ca.crt", auth.authority()))));
+    let trusted =
+        Auth::BOTH.map(|auth| fs::read_to_string(folder.join(format!("{}-ca.crt", auth.authority()))));
     let [rsa, ecdsa] = trusted;
     fs::write(folder.join("trusted-ca.crt"), rsa? + &ecdsa?)?;
     Ok(())
@@ -209,7 +210,10 @@ impl<'a> Issuer<'a> {
     }
 
     fn file(&self, part: &str) -> String {
-        self.folder.join(format!("{}{part}", self.name)).display().to_string()
+        self.folder
+            .join(format!("{}{part}", self.name))
+            .display()
+            .to_string()
     }
 
     /// A key and a certificate for `holder`; answers the certificate (PEM).

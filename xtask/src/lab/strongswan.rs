@@ -190,6 +190,10 @@ pub struct Tunnel {
     pub spi_out: String,
     /// Algorithms of the IKE SA and of the Child SA.
     pub algorithms: String,
+    /// The Child SA's keys come from a key exchange of its own.
+    pub has_group: bool,
+    /// ESP is encapsulated in UDP.
+    pub in_udp: bool,
 }
 
 /// A running charon.
@@ -293,6 +297,25 @@ impl StrongSwan {
         Ok(parse_sas(&self.swanctl(&["--list-sas"])?))
     }
 
+    /// Waits for a tunnel that `wanted` accepts.
+    ///
+    /// # Errors
+    /// When none comes, with the end of charon's log.
+    pub fn wait_for_tunnel(&self, wanted: impl Fn(&Tunnel) -> bool) -> Result<Tunnel> {
+        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
+        while Instant::now() < deadline {
+            if let Some(tunnel) = self.tunnel()?.filter(&wanted) {
+                return Ok(tunnel);
+            }
+            sleep(Duration::from_millis(20));
+        }
+        bail!(
+            "{}: no such SAs in {EXCHANGE_S} s; charon's log ends:\n{}",
+            self.node,
+            self.tail()
+        )
+    }
+
     /// What charon logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -329,20 +352,8 @@ impl StrongSwan {
             .tunnel()?
             .with_context(|| format!("{}: no tunnel to rekey", self.node))?;
         self.swanctl(&["--rekey", what, name])?;
-        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
-        while Instant::now() < deadline {
-            if let Some(new) = self.tunnel()?
-                && done(&old, &new)
-            {
-                return Ok(new);
-            }
-            sleep(Duration::from_millis(50));
-        }
-        bail!(
-            "{}: rekeying {name} gave no new SPIs in {EXCHANGE_S} s; charon's log ends:\n{}",
-            self.node,
-            self.tail()
-        )
+        self.wait_for_tunnel(|new| done(&old, new))
+            .with_context(|| format!("rekeying {name}"))
     }
 
     fn swanctl(&self, args: &[&str]) -> Result<String> {
@@ -411,7 +422,7 @@ fn settings(folder: &Path, release: Release) -> String {
 fn parse_sas(text: &str) -> Option<Tunnel> {
     let mut ike = None;
     let (mut spi_in, mut spi_out, mut esp) = (None, None, None);
-    let mut installed = false;
+    let (mut installed, mut in_udp) = (false, false);
     for line in text.lines() {
         let words: Vec<_> = line
             .split_whitespace()
@@ -431,6 +442,7 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
                 installed = words.contains(&"INSTALLED");
                 if installed && esp.is_none() {
                     esp = last.strip_prefix("ESP:").map(str::to_owned);
+                    in_udp = words.contains(&"TUNNEL-in-UDP");
                 }
             }
             ["in", spi, ..] if installed && spi_in.is_none() => spi_in = Some((*spi).to_owned()),
@@ -443,12 +455,16 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
         .map(str::trim)
         .find(|line| line.contains("/PRF_"))
         .unwrap_or_default();
-    let algorithms = format!("IKE {suite}, ESP {}", esp?);
+    let esp = esp?;
     Some(Tunnel {
+        has_group: esp
+            .split('/')
+            .any(|word| ["MODP", "ECP", "CURVE"].iter().any(|kind| word.starts_with(kind))),
+        in_udp,
+        algorithms: format!("IKE {suite}, ESP {esp}"),
         ike_spis: ike?,
         spi_in: spi_in?,
         spi_out: spi_out?,
-        algorithms,
     })
 }
 
@@ -486,6 +502,7 @@ tunnel: #2, ESTABLISHED, IKEv2, e0c4dd4dd11a9a3f_i* 4f4d1c2e9d1b2a7e_r
             "{}",
             tunnel.algorithms
         );
+        assert!(tunnel.has_group && tunnel.in_udp);
     }
 
     #[test]
