@@ -100,7 +100,7 @@ const COUNTS: [usize; 10] = [
     GROUPS.len(),
 ];
 
-/// A gateway cannot begin with a site that it does not see, and a NAT leaves no plain ESP.
+/// A gateway cannot begin with a site behind NAT, which it does not see.
 fn is_possible(chosen: &[Option<usize>]) -> bool {
     let nat = chosen[0] == Some(1);
     let begins = chosen[4] == Some(1);

@@ -3,6 +3,7 @@
 
 pub mod covering;
 pub mod frames;
+pub mod fuzz;
 pub mod kernel;
 pub mod scene;
 pub mod transfer;

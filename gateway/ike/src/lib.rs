@@ -28,6 +28,9 @@ pub mod retransmit;
 pub mod traffic_selector;
 pub mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 mod channel;
 mod context;
 mod cookie;

@@ -242,10 +242,14 @@ impl StrongSwan {
             pki.authority(connection.peer_authority),
             self.folder.join("x509ca/peer-ca.crt"),
         )?;
-        // An intermediate authority's certificate goes with its holder's, for the peer to find its way to the root.
-        if Auth::BOTH.iter().any(|auth| auth.intermediate() == authority) {
-            let own = self.folder.join("x509ca/own-ca.crt");
-            fs::copy(pki.authority(authority), own)?;
+        // strongSwan sends the certificates between its own and its root, if it has that to lead them to.
+        if let Some(auth) = Auth::BOTH
+            .into_iter()
+            .find(|auth| auth.intermediate() == authority)
+        {
+            for (name, part) in [(authority, "own-mid.crt"), (auth.authority(), "own-ca.crt")] {
+                fs::copy(pki.authority(name), self.folder.join("x509ca").join(part))?;
+            }
         }
         fs::write(self.folder.join("swanctl.conf"), connection.to_swanctl())?;
         self.swanctl(&["--load-all", "--clear"])?;
