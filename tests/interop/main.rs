@@ -2,6 +2,7 @@
 //! every suite, both kinds of certificate, begun and rekeyed by either side. The lab is one, so tests run one by one: `cargo xtask test interop`.
 
 mod identities;
+mod moves;
 mod product;
 mod rekey;
 mod traffic;

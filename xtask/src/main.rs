@@ -11,7 +11,7 @@ use xtask::lab::strongswan::{Connection, Release};
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
 use xtask::test::Part;
-use xtask::{bench, demo, setup, test};
+use xtask::{bench, demo, fuzz, interop, setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every chore of the project")]
@@ -41,6 +41,23 @@ enum Chore {
         /// The part to run alone
         #[arg(value_enum)]
         part: Option<Part>,
+    },
+    /// The gateway against strongSwan
+    Interop {
+        /// Every case of the product of algorithms, peers, lines, certificates and sides (an hour or more)
+        #[arg(long)]
+        full: bool,
+    },
+    /// Fuzz, guided by coverage (installs cargo-fuzz); what is found goes into tests/fuzz/artifacts
+    Fuzz {
+        /// The target to fuzz alone
+        target: Option<String>,
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Afterwards drop what of a corpus reaches nothing that the rest does not
+        #[arg(long)]
+        minimize: bool,
     },
     /// Check dependencies against .deny.toml (installs cargo-deny, which compiles for some minutes)
     Deny,
@@ -117,6 +134,12 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Demo => demo::run(),
         Chore::Bench { short } => bench::run(*short),
         Chore::Test { part } => test::run(*part),
+        Chore::Interop { full } => interop::run(*full),
+        Chore::Fuzz {
+            target,
+            seconds,
+            minimize,
+        } => fuzz::run(target.as_deref(), *seconds, *minimize),
         Chore::Deny => setup::deny(),
         Chore::Lab(verb) => run_lab(verb),
     }

@@ -36,6 +36,8 @@ pub struct Config {
     pub auth: Auth,
     /// The gateway's certificate is of the intermediate authority under that one.
     pub intermediate: bool,
+    /// The gateway knows the revocation list of that intermediate authority.
+    pub revocation_list: bool,
     /// The gateway can bring up each site's tunnel by itself, on request.
     pub connections: bool,
     /// Sites may have certificates that lead to either authority.
@@ -64,6 +66,7 @@ impl Config {
             auth,
             intermediate: false,
             trust_both: false,
+            revocation_list: false,
             connections: false,
             ids: IdKind::Fqdn,
             ike: vec!["aes256-sha256-modp2048".to_owned()],
@@ -97,7 +100,7 @@ impl Config {
         }
         text += &format!(
             "[ike]\ncertificate = {}\nprivate_key = {}\nca = {}\nidentity = {}\nproposals = {}\nesp_proposals = {}\n\
-             rekey_ike_after_s = {}\nrekey_child_after_s = {}\n\n",
+             rekey_ike_after_s = {}\nrekey_child_after_s = {}\n",
             path(pki.chain(issuer, "gateway")),
             path(pki.key(issuer, "gateway")),
             path(trusted),
@@ -107,8 +110,12 @@ impl Config {
             self.rekey_ike_s,
             self.rekey_child_s,
         );
+        if self.revocation_list {
+            let list = pki.revocation_list(self.auth.intermediate());
+            text += &format!("crl = [{}]\n", path(list));
+        }
         text += &format!(
-            "[center]\nnetworks = {}\n\n",
+            "\n[center]\nnetworks = {}\n\n",
             list(&CENTER_NETS.map(str::to_owned))
         );
         text += &format!("[[nat_pool]]\nname = \"sites\"\naddresses = [\"{NAT_POOL}\"]\n\n");

@@ -188,6 +188,8 @@ pub struct Tunnel {
     pub spi_in: String,
     /// SPI of the outbound ESP SA, hexadecimal.
     pub spi_out: String,
+    /// This end's outer address and port: `203.0.113.10[500]`.
+    pub local: String,
     /// Algorithms of the IKE SA and of the Child SA.
     pub algorithms: String,
     /// The Child SA's keys come from a key exchange of its own.
@@ -426,6 +428,7 @@ fn settings(folder: &Path, release: Release) -> String {
 fn parse_sas(text: &str) -> Option<Tunnel> {
     let mut ike = None;
     let (mut spi_in, mut spi_out, mut esp) = (None, None, None);
+    let mut local = None;
     let (mut installed, mut in_udp) = (false, false);
     for line in text.lines() {
         let words: Vec<_> = line
@@ -441,6 +444,9 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
                     initiator.trim_end_matches("_i*"),
                     responder.trim_end_matches("_r")
                 ));
+            }
+            ["local", _, "@", address, ..] if ike.is_some() && local.is_none() => {
+                local = Some((*address).to_owned());
             }
             [name, .., last] if name.starts_with(CHILD) && last.starts_with("ESP:") => {
                 installed = words.contains(&"INSTALLED");
@@ -465,6 +471,7 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
             .split('/')
             .any(|word| ["MODP", "ECP", "CURVE"].iter().any(|kind| word.starts_with(kind))),
         in_udp,
+        local: local?,
         algorithms: format!("IKE {suite}, ESP {esp}"),
         ike_spis: ike?,
         spi_in: spi_in?,
@@ -507,6 +514,7 @@ tunnel: #2, ESTABLISHED, IKEv2, e0c4dd4dd11a9a3f_i* 4f4d1c2e9d1b2a7e_r
             tunnel.algorithms
         );
         assert!(tunnel.has_group && tunnel.in_udp);
+        assert_eq!(tunnel.local, "203.0.113.10[4500]");
     }
 
     #[test]
