@@ -1,8 +1,9 @@
 //! What an endpoint is told once, by its caller.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::{
+    connection::{Connection, Idle},
     pki::{
         credential::Credential,
         identity::Identity,
@@ -10,6 +11,7 @@ use crate::{
     },
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
     retransmit::RetransmitPolicy,
+    shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
 };
 
@@ -22,17 +24,44 @@ pub struct Time {
     pub unix_s: u64,
 }
 
-/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
-/// identity, and it signed the exchange with the certificate's key.
+/// A peer that has proved who it is.
 #[derive(Debug, Clone)]
 pub struct AuthenticatedPeer {
     /// Who the peer says it is (IDi or IDr).
     pub identity: Identity,
-    /// Its certificate.
-    pub verified: VerifiedPeer,
+    /// What proved it.
+    pub proof: Proof,
 }
 
-/// Decides who may connect, and as which site, once certificate and signature were verified.
+/// What an authenticated peer proved itself with.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Its certificate leads to an authority of ours and speaks for its identity, and it signed the exchange with the
+    /// certificate's key.
+    Certificate(Arc<VerifiedPeer>),
+    /// It knows the shared key of its identity.
+    SharedKey,
+}
+
+impl AuthenticatedPeer {
+    /// By which method.
+    pub fn method(&self) -> AuthKind {
+        match self.proof {
+            Proof::Certificate(_) => AuthKind::Certificate,
+            Proof::SharedKey => AuthKind::SharedKey,
+        }
+    }
+
+    /// The certificate, if that was the proof.
+    pub fn certificate(&self) -> Option<&VerifiedPeer> {
+        match &self.proof {
+            Proof::Certificate(verified) => Some(verified),
+            Proof::SharedKey => None,
+        }
+    }
+}
+
+/// Decides who may connect, and as which site, once the peer has proved its identity.
 pub trait Authorizer {
     /// The policy of the peer, or `None` to refuse it.
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
@@ -53,21 +82,6 @@ pub struct SitePolicy {
     pub esp_proposals: Option<Vec<EspProposal>>,
 }
 
-/// A peer that this side connects to.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Names it in [`crate::endpoint::Command::Initiate`].
-    pub name: String,
-    /// Our address, with the IKE port (500).
-    pub local: SocketAddr,
-    /// The peer's address, with the IKE port (500).
-    pub remote: SocketAddr,
-    /// The identity that the peer must prove.
-    pub remote_identity: Identity,
-    /// What the Child SA is to carry.
-    pub policy: SitePolicy,
-}
-
 /// Everything an endpoint needs to know.
 pub struct EndpointConfig {
     /// Our certificate chain and private key.
@@ -76,6 +90,10 @@ pub struct EndpointConfig {
     pub local_identity: Identity,
     /// The authorities whose certificates we accept.
     pub trust: TrustAnchors,
+    /// Peers with whom shared keys are used on one side or both.
+    pub shared_keys: SharedKeys,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
     /// ESP algorithms, preferred first.
@@ -84,6 +102,8 @@ pub struct EndpointConfig {
     pub authorizer: Box<dyn Authorizer + Send>,
     /// Peers that we connect to.
     pub connections: Vec<Connection>,
+    /// When SAs that peers began are closed for want of traffic.
+    pub idle: Idle,
     /// Silence after which we ask whether the peer is there.
     pub dpd_after_s: u64,
     /// Age at which an IKE SA is rekeyed; a tenth more, and it is closed. Each SA draws up to a tenth less.
@@ -121,10 +141,13 @@ impl EndpointConfig {
             credential,
             local_identity,
             trust,
+            shared_keys: SharedKeys::default(),
+            address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             esp_proposals: default_esp_proposals(),
             authorizer,
             connections: Vec::new(),
+            idle: Idle::default(),
             dpd_after_s: 30,
             ike_lifetime_s: 4 * 3600,
             child_lifetime_s: 3600,

@@ -69,8 +69,8 @@ fn up(common: &Common, name: &str, wait: Duration) -> anyhow::Result<()> {
                 })?;
                 return Ok(());
             }
-            "down" => bail!(
-                "{name} is down: {}\n  to see more: `gateway ike log {}`",
+            state @ ("down" | "waiting" | "childless") if !connection.failure.is_empty() => bail!(
+                "{name} is {state}: {}\n  to see more: `gateway ike log {}`",
                 connection.failure,
                 connection.site
             ),
@@ -98,7 +98,10 @@ fn show(list: Vec<Connection>) {
                 connection.site,
                 remote.join(","),
                 connection.start,
-                connection.state,
+                match connection.retry_in_s {
+                    Some(seconds) => format!("{} {}", connection.state, table::duration(seconds)),
+                    None => connection.state,
+                },
                 connection.sas.join(","),
                 connection.failure,
             ]

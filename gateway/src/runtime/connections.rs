@@ -1,10 +1,13 @@
 //! Connections that the gateway brings up itself (`[[connection]]`): at start, by a verb, or for the first packet of a
 //! site without an SA.
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{anyhow, bail};
 use gateway_common::abi::event;
-use gateway_ike::{Command, Connection, Event, IkeSaInfo};
+use gateway_ike::{
+    Command, Connection, ConnectionInfo, ConnectionState, Event, IkeSaInfo, Remote, TrafficSelector,
+};
 
 use super::authorizer::{policy, selectors};
 use super::controller::Controller;
@@ -12,38 +15,45 @@ use super::engine::Engine;
 use super::sockets::{IKE_PORT, Sockets};
 use crate::api::view;
 use crate::config::{Config, ConnectionConfig, Start};
+use crate::core::journal::{Journal, Notice};
 use crate::core::sites::Sites;
 
 /// All of them, in the order of the file.
 pub(super) struct Connections {
     list: Vec<Entry>,
+    by_name: HashMap<String, usize>,
+    by_site: HashMap<u32, usize>,
 }
 
 struct Entry {
     config: ConnectionConfig,
     ike: Connection,
     site: u32,
-    /// An attempt is under way.
-    connecting: bool,
-    /// Attempts since it was up last.
-    attempts: u64,
-    /// When, in milliseconds since 1970, and why the last attempt failed.
+    /// A packet asked for it since it was up or down last.
+    asked_for: bool,
+    /// When, in milliseconds since 1970, and why the last attempt failed or the last SA ended.
     failure: Option<(u64, String)>,
 }
 
 impl Connections {
-    /// Finds each connection's site and local address.
+    /// Finds each connection's site and local addresses.
     ///
     /// # Errors
     /// If no WAN interface has an address that a connection could go out from.
     pub(super) fn new(config: &Config, sites: &Sites, sockets: &Sockets) -> anyhow::Result<Self> {
-        let entry = |connection: &ConnectionConfig| entry(config, connection, sites, sockets);
-        let list = config
+        let list: Vec<Entry> = config
             .connections
             .iter()
-            .map(entry)
+            .map(|connection| entry(config, connection, sites, sockets))
             .collect::<anyhow::Result<_>>()?;
-        Ok(Self { list })
+        let places = || list.iter().enumerate();
+        Ok(Self {
+            by_name: places()
+                .map(|(place, entry)| (entry.config.name.clone(), place))
+                .collect(),
+            by_site: places().map(|(place, entry)| (entry.site, place)).collect(),
+            list,
+        })
     }
 
     /// As IKE wants them.
@@ -51,30 +61,55 @@ impl Connections {
         self.list.iter().map(|entry| entry.ike.clone()).collect()
     }
 
+    /// Lets the logs of their sites show what comes from their addresses.
+    pub(super) fn expect_at(&self, journal: &mut Journal) {
+        for entry in &self.list {
+            journal.expect(&entry.config.name, entry.site, &entry.config.remote);
+        }
+    }
+
     /// Keeps what an event says of an attempt.
     pub(super) fn note(&mut self, now_ms: u64, event: &Event) {
         if let Event::IkeSaEstablished { site, .. } = event {
-            for entry in self.list.iter_mut().filter(|entry| entry.site == *site) {
-                entry.connecting = false;
-                entry.attempts = 0;
+            if let Some(entry) = self.of_site(*site) {
+                entry.asked_for = false;
                 entry.failure = None;
+            }
+            return;
+        }
+        if let Event::ConnectionDown { connection, .. } = event {
+            if let Some(entry) = self.named(connection) {
+                entry.asked_for = false;
             }
             return;
         }
         let Some(concerns) = ended(event) else { return };
         for entry in self.list.iter_mut().filter(|entry| concerns.matches(entry)) {
-            entry.connecting = false;
             entry.failure = Some((now_ms, event.to_string()));
         }
     }
 
-    fn named(&mut self, name: &str) -> anyhow::Result<&mut Entry> {
-        let known: Vec<_> = self.list.iter().map(|entry| entry.config.name.clone()).collect();
-        let found = self.list.iter_mut().find(|entry| entry.config.name == name);
-        found.ok_or_else(|| match known.is_empty() {
-            true => anyhow!("no connection is configured; add a [[connection]]"),
-            false => anyhow!("no connection is named \"{name}\"; there are {}", known.join(", ")),
-        })
+    fn named(&mut self, name: &str) -> Option<&mut Entry> {
+        self.list.get_mut(*self.by_name.get(name)?)
+    }
+
+    fn of_site(&mut self, site: u32) -> Option<&mut Entry> {
+        self.list.get_mut(*self.by_site.get(&site)?)
+    }
+
+    fn must_be_there(&mut self, name: &str) -> anyhow::Result<&mut Entry> {
+        if !self.by_name.contains_key(name) {
+            let known: Vec<_> = self.list.iter().map(|entry| entry.config.name.as_str()).collect();
+            match known.is_empty() {
+                true => bail!("no connection is configured; add a [[connection]]"),
+                false => bail!(
+                    "no connection is named \"{name}\"; there are {}",
+                    known.join(", ")
+                ),
+            }
+        }
+        self.named(name)
+            .ok_or_else(|| anyhow!("connection \"{name}\" is gone"))
     }
 }
 
@@ -85,31 +120,49 @@ fn entry(
     sockets: &Sockets,
 ) -> anyhow::Result<Entry> {
     let name = &connection.name;
-    let site = config.sites.iter().find(|site| site.name == connection.site);
-    let (Some(site), Some(known)) = (site, sites.by_name(&connection.site)) else {
+    let Some(known) = sites.by_name(&connection.site) else {
         bail!("connection \"{name}\": no site is named \"{}\"", connection.site);
     };
-    let Some(remote) = connection.remote.first().copied() else {
-        bail!("connection \"{name}\" has no remote address");
+    let Some(identity) = sites.identity_of(known) else {
+        bail!(
+            "connection \"{name}\": site \"{}\" has no [[site]]",
+            connection.site
+        );
     };
     let mut policy = policy(known, &config.center.networks);
     if let Some(networks) = &connection.networks {
         policy.ts_remote = selectors(networks);
     }
     policy.esp_proposals.clone_from(&connection.esp_proposals);
+    let remote = |address: &IpAddr| -> anyhow::Result<Remote> {
+        Ok(Remote {
+            local: local(connection, *address, sockets)?,
+            address: SocketAddr::new(*address, IKE_PORT),
+        })
+    };
     let ike = Connection {
         name: name.clone(),
-        local: local(connection, remote, sockets)?,
-        remote: SocketAddr::new(remote, IKE_PORT),
-        remote_identity: site.identity.clone(),
+        remotes: connection
+            .remote
+            .iter()
+            .map(remote)
+            .collect::<anyhow::Result<_>>()?,
+        remote_identity: identity.clone(),
         policy,
+        start: match connection.start {
+            Start::Now => gateway_ike::Start::Now,
+            Start::OnDemand => gateway_ike::Start::OnDemand,
+            Start::Manual => gateway_ike::Start::Manual,
+        },
+        idle: connection.idle,
+        reauth_after_s: connection.reauth_after_s,
+        backoff: connection.backoff,
     };
     Ok(Entry {
         config: connection.clone(),
         ike,
         site: known.site,
-        connecting: false,
-        attempts: 0,
+        asked_for: false,
         failure: None,
     })
 }
@@ -168,67 +221,84 @@ fn ended(event: &Event) -> Option<Concerns<'_>> {
         | Event::ChildSaEstablished { .. }
         | Event::ChildSaRekeyed { .. }
         | Event::IkeSaRekeyed { .. }
-        | Event::ChildSaClosed { .. } => None,
+        | Event::ChildSaClosed { .. }
+        | Event::ConnectionDown { .. } => None,
     }
 }
 
 impl<E: Engine> Controller<E> {
-    /// Begins those that are to be up from the start.
+    /// Tells of those that IKE brings up from the start.
     pub(super) async fn start_connections(&mut self) {
-        let now = |entry: &Entry| (entry.config.start == Start::Now).then(|| entry.config.name.clone());
-        let names: Vec<_> = self.connections.list.iter().filter_map(now).collect();
-        for name in names {
-            self.initiate(&name);
+        let now = |entry: &Entry| {
+            (entry.config.start == Start::Now).then(|| (entry.config.name.clone(), entry.site))
+        };
+        let started: Vec<_> = self.connections.list.iter().filter_map(now).collect();
+        for (connection, site) in started {
+            self.record(Notice::Connecting {
+                connection: &connection,
+                site,
+                because: "start",
+            });
         }
+        self.endpoint.handle_timeout(self.clock.now());
         self.drain().await;
     }
 
     /// A packet for a site found no SA: the site's connection is brought up, if it waits for that.
     pub(super) fn acquire(&mut self, event: &event::Event) {
-        let waits = |entry: &&Entry| {
-            entry.site == event.site && entry.config.start != Start::Manual && !entry.connecting
-        };
-        let found = self.connections.list.iter().find(waits);
-        let Some(name) = found.map(|entry| entry.config.name.clone()) else {
+        let Some(entry) = self.connections.of_site(event.site) else {
             return;
         };
-        // Between an SA's end and the packets that were under way, several of these come: one is enough.
-        if self.ike_sas_of_site(event.site).is_empty() {
-            self.initiate(&name);
+        if entry.config.start == Start::Manual {
+            return;
         }
-    }
-
-    fn initiate(&mut self, name: &str) {
-        if let Ok(entry) = self.connections.named(name) {
-            entry.connecting = true;
-            entry.attempts += 1;
+        let (name, site) = (entry.config.name.clone(), entry.site);
+        let first = !std::mem::replace(&mut entry.asked_for, true);
+        if first && entry.config.start == Start::OnDemand {
+            self.record(Notice::Connecting {
+                connection: &name,
+                site,
+                because: "packet",
+            });
         }
-        let initiate = Command::Initiate {
-            connection: name.to_owned(),
+        let acquire = Command::Acquire {
+            connection: name,
+            // The event tells of a flow, whose source is the site.
+            ts_local: one_packet(event.protocol, event.destination, event.destination_port),
+            ts_remote: one_packet(event.protocol, event.source, event.source_port),
         };
-        self.endpoint.handle_command(self.clock.now(), initiate);
+        self.endpoint.handle_command(self.clock.now(), acquire);
     }
 
-    /// Established and half-open IKE SAs of a site.
-    fn ike_sas_of_site(&self, number: u32) -> Vec<IkeSaInfo> {
-        let of_site = |ike: &IkeSaInfo| ike.site.as_ref().is_some_and(|(site, _)| *site == number);
-        self.endpoint.ike_sas().filter(of_site).collect()
+    /// IKE SAs of a site, whoever began them.
+    fn ike_sas_of_entry(&self, entry: &Entry) -> Vec<IkeSaInfo> {
+        let peer = entry.ike.remote_identity.to_string();
+        self.endpoint.ike_sas_with(&peer).collect()
     }
 
     pub(super) fn connection_list(&self) -> Vec<view::Connection> {
-        self.connections
-            .list
-            .iter()
-            .map(|entry| self.connection(entry))
-            .collect()
+        let states: HashMap<String, ConnectionInfo> = self
+            .endpoint
+            .connections()
+            .map(|info| (info.name.clone(), info))
+            .collect();
+        let view = |entry: &Entry| self.connection(entry, states.get(&entry.config.name));
+        self.connections.list.iter().map(view).collect()
     }
 
-    fn connection(&self, entry: &Entry) -> view::Connection {
-        let sas = self.ike_sas_of_site(entry.site);
-        let state = match sas.iter().any(|ike| !ike.children.is_empty()) {
-            true => "up",
-            false if entry.connecting => "connecting",
-            false => "down",
+    fn connection(&self, entry: &Entry, info: Option<&ConnectionInfo>) -> view::Connection {
+        let sas = self.ike_sas_of_entry(entry);
+        let up = sas.iter().any(|ike| !ike.children.is_empty());
+        let retry_in_ms = match info.map(|info| info.state) {
+            Some(ConnectionState::Waiting { retry_in_ms }) => Some(retry_in_ms),
+            Some(ConnectionState::Down | ConnectionState::Connecting | ConnectionState::Up) | None => None,
+        };
+        let state = match info.map(|info| info.state) {
+            _ if up => "up",
+            Some(ConnectionState::Up) => "childless",
+            Some(ConnectionState::Connecting) => "connecting",
+            Some(ConnectionState::Waiting { .. }) => "waiting",
+            Some(ConnectionState::Down) | None => "down",
         };
         let (failed_at_ms, failure) = entry.failure.clone().unwrap_or_default();
         view::Connection {
@@ -237,35 +307,70 @@ impl<E: Engine> Controller<E> {
             remote: entry.config.remote.clone(),
             start: entry.config.start.word().to_owned(),
             state: state.to_owned(),
+            retry_in_s: retry_in_ms.map(|ms| ms.div_ceil(1_000)),
             sas: sas.iter().map(|ike| ike.id.to_string()).collect(),
-            attempts: entry.attempts,
+            failures: info.map_or(0, |info| info.failures),
             failure,
             failed_at_ms,
         }
     }
 
     pub(super) fn connection_up(&mut self, name: &str) -> anyhow::Result<view::Commanded> {
-        let entry = self.connections.named(name)?;
-        let (site, connecting) = (entry.site, entry.connecting);
-        let up = self.ike_sas_of_site(site);
-        if up.is_empty() && !connecting {
-            self.initiate(name);
-        }
-        Ok(view::Commanded {
-            sas: up.iter().map(|ike| ike.id.to_string()).collect(),
-        })
+        let entry = self.connections.must_be_there(name)?;
+        entry.failure = None;
+        let site = entry.site;
+        self.record(Notice::Connecting {
+            connection: name,
+            site,
+            because: "operator",
+        });
+        let initiate = Command::Initiate {
+            connection: name.to_owned(),
+        };
+        self.endpoint.handle_command(self.clock.now(), initiate);
+        Ok(view::Commanded { sas: Vec::new() })
     }
 
     pub(super) fn connection_down(&mut self, name: &str) -> anyhow::Result<view::Commanded> {
-        let entry = self.connections.named(name)?;
-        entry.connecting = false;
-        let site = entry.site;
+        let peer = self
+            .connections
+            .must_be_there(name)?
+            .ike
+            .remote_identity
+            .to_string();
         let now = self.clock.now();
-        let mut sas = Vec::new();
-        for ike in self.ike_sas_of_site(site) {
-            self.endpoint.handle_command(now, Command::Close(ike.id));
-            sas.push(ike.id.to_string());
+        let terminate = Command::Terminate {
+            connection: name.to_owned(),
+        };
+        self.endpoint.handle_command(now, terminate);
+        // Those that the peer began go too.
+        let found: Vec<_> = self.endpoint.ike_sas_with(&peer).map(|ike| ike.id).collect();
+        for ike in &found {
+            self.endpoint.handle_command(now, Command::Close(*ike));
         }
+        let sas: Vec<_> = found.iter().map(ToString::to_string).collect();
+        self.record(Notice::Commanded {
+            verb: &format!("connection down {name}"),
+            sas: &sas,
+        });
         Ok(view::Commanded { sas })
+    }
+}
+
+/// The selector of one packet at one end (RFC 7296 section 2.9).
+fn one_packet(protocol: u8, address: [u8; 4], port: [u8; 2]) -> TrafficSelector {
+    const TCP: u8 = 6;
+    const UDP: u8 = 17;
+    let address = IpAddr::V4(address.into());
+    let (start_port, end_port) = match protocol {
+        TCP | UDP => (u16::from_be_bytes(port), u16::from_be_bytes(port)),
+        _ => (0, u16::MAX),
+    };
+    TrafficSelector {
+        protocol,
+        start: address,
+        end: address,
+        start_port,
+        end_port,
     }
 }

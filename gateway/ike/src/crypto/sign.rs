@@ -150,6 +150,9 @@ pub enum KeyError {
     /// A public key of an algorithm that we do not verify.
     #[error("public key algorithm {0} is not supported (RSA, P-256, P-384 or Ed25519)")]
     Algorithm(String),
+    /// An RSA key of a size that nobody should use.
+    #[error("the RSA key has {0} bits; 2048 to 8192 are accepted")]
+    RsaSize(usize),
     /// A public key that is not DER.
     #[error("the public key is malformed")]
     Malformed,
@@ -492,6 +495,13 @@ impl PublicKey {
         }
         let algorithm = &spki.algorithm.algorithm;
         let kind = if *algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            let bits = match spki.parsed() {
+                Ok(x509_parser::public_key::PublicKey::RSA(key)) => modulus_bits(key.modulus),
+                Ok(_) | Err(_) => return Err(KeyError::Malformed),
+            };
+            if !(2048..=8192).contains(&bits) {
+                return Err(KeyError::RsaSize(bits));
+            }
             KeyKind::Rsa
         } else if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
             let curve = spki
@@ -603,6 +613,14 @@ impl PublicKey {
             .verify(message, signature)
             .map_err(|_| VerifyError::Signature)
     }
+}
+
+/// Bits of a big-endian number.
+fn modulus_bits(modulus: &[u8]) -> usize {
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let significant = modulus.get(zeros..).unwrap_or_default();
+    let spare = significant.first().map_or(0, |first| first.leading_zeros());
+    (significant.len() * 8).saturating_sub(spare as usize)
 }
 
 impl std::fmt::Debug for PublicKey {

@@ -6,4 +6,6 @@ pub mod certreq;
 pub mod credential;
 pub mod identity;
 pub mod name;
+mod name_constraints;
+pub mod revocation;
 pub mod trust;

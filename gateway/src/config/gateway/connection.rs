@@ -2,7 +2,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 
-use gateway_ike::EspProposal;
+use gateway_ike::{Backoff, EspProposal, Idle};
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
@@ -53,6 +53,12 @@ pub struct ConnectionConfig {
     pub networks: Option<Vec<Prefix>>,
     /// ESP proposals, best first, in place of those of `[ike]`.
     pub esp_proposals: Option<Vec<EspProposal>>,
+    /// When SAs without traffic are closed.
+    pub idle: Idle,
+    /// Age at which the peer is authenticated anew.
+    pub reauth_after_s: Option<u64>,
+    /// How long to wait after failures.
+    pub backoff: Backoff,
 }
 
 /// As it is written.
@@ -67,6 +73,11 @@ pub(super) struct Written {
     start: Start,
     networks: Option<Spanned<Vec<Prefix>>>,
     esp_proposals: Option<List<EspProposal>>,
+    idle_child_after_s: Option<Spanned<u64>>,
+    idle_ike_after_s: Option<Spanned<u64>>,
+    reauth_after_s: Option<Spanned<u64>>,
+    retry_after_s: Option<Spanned<u64>>,
+    retry_longest_s: Option<Spanned<u64>>,
 }
 
 /// Checks all, against the sites of the file.
@@ -85,11 +96,7 @@ pub(super) fn connections(
         }
         if !names.insert(name.clone()) {
             let message = format!("connection \"{name}\" appears twice");
-            checker.fault(
-                written.name.span(),
-                message,
-                "give each connection its own name",
-            );
+            checker.fault(written.name.span(), message, "give each connection its own name");
         }
         if !taken.insert(site.clone()) {
             let message = format!("site \"{site}\" has a connection already");
@@ -108,6 +115,7 @@ pub(super) fn connections(
             }
         }
         addresses(checker, &written.remote, written.local.as_ref());
+        let times = times(checker, &written);
         ConnectionConfig {
             name: written.name.into_inner(),
             site: written.site.into_inner(),
@@ -119,9 +127,65 @@ pub(super) fn connections(
                 .esp_proposals
                 .filter(|list| !list.is_any())
                 .map(|list| list.0),
+            idle: times.0,
+            reauth_after_s: times.1,
+            backoff: times.2,
         }
     };
     list.into_iter().map(checked).collect()
+}
+
+/// When it is closed, authenticated anew and tried again.
+fn times(checker: &mut Checker<'_>, written: &Written) -> (Idle, Option<u64>, Backoff) {
+    let mut seconds = |value: &Option<Spanned<u64>>, name: &str, low: u64, high: u64| {
+        let value = value.as_ref()?;
+        within(checker, value, name, low, high);
+        Some(*value.get_ref())
+    };
+    let idle = Idle {
+        child_after_s: seconds(&written.idle_child_after_s, "idle_child_after_s", 5, 604_800),
+        ike_after_s: seconds(&written.idle_ike_after_s, "idle_ike_after_s", 5, 604_800),
+    };
+    let reauth_after_s = seconds(&written.reauth_after_s, "reauth_after_s", 10, 604_800);
+    let usual = Backoff::default();
+    let first_s = seconds(&written.retry_after_s, "retry_after_s", 1, 3_600).unwrap_or(usual.first_s);
+    let longest_s = seconds(&written.retry_longest_s, "retry_longest_s", 1, 86_400);
+    let backoff = Backoff {
+        first_s,
+        longest_s: longest_s.unwrap_or(usual.longest_s.max(first_s)),
+    };
+    if let Some(longest) = written
+        .retry_longest_s
+        .as_ref()
+        .filter(|longest| *longest.get_ref() < first_s)
+    {
+        let message = format!(
+            "retry_longest_s = {} is less than retry_after_s = {first_s}",
+            longest.get_ref()
+        );
+        checker.fault(longest.span(), message, "write the longer time");
+    }
+    if written.start == Start::Now && idle != Idle::default() {
+        checker.fault(
+            written.name.span(),
+            format!(
+                "connection \"{}\" is to be up at all times and closed when idle",
+                written.name.get_ref()
+            ),
+            "write start = \"on-demand\", or leave the idle_ keys out",
+        );
+    }
+    (idle, reauth_after_s, backoff)
+}
+
+fn within(checker: &mut Checker<'_>, value: &Spanned<u64>, name: &str, low: u64, high: u64) {
+    if !(low..=high).contains(value.get_ref()) {
+        checker.fault(
+            value.span(),
+            format!("{name} = {}", value.get_ref()),
+            format!("write {low} to {high} seconds"),
+        );
+    }
 }
 
 fn networks(checker: &mut Checker<'_>, networks: Option<&Spanned<Vec<Prefix>>>, site: &SiteConfig) {
