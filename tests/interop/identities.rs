@@ -47,6 +47,8 @@ fn is_refused_for(
     router
         .initiate()
         .with_context(|| format!("the gateway's log:\n{}", gateway.log()))?;
+    router.terminate()?;
+    router.stop();
     Ok(())
 }
 

@@ -445,7 +445,7 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
                     responder.trim_end_matches("_r")
                 ));
             }
-            ["local", _, "@", address, ..] if ike.is_some() && local.is_none() => {
+            ["local", .., "@", address] if ike.is_some() && local.is_none() => {
                 local = Some((*address).to_owned());
             }
             [name, .., last] if name.starts_with(CHILD) && last.starts_with("ESP:") => {
