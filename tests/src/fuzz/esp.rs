@@ -2,8 +2,8 @@
 
 use gateway_esp::engine::{self, Job};
 use gateway_esp::{
-    ESP_HEADER_LEN, InboundConfig, InboundSa, InnerIpv4, KeyMaterial, Opened, Selectors, Suite,
-    TrafficSelector,
+    ESP_HEADER_LEN, InboundConfig, InboundSa, InnerIpv4, KeyMaterial, Opened, REPLAY_WINDOW_MIN, Selectors,
+    Suite, TrafficSelector,
 };
 
 use super::Input;
@@ -26,7 +26,7 @@ pub fn esp_inbound(input: &[u8]) {
         suite,
         keys: keys(suite),
         esn,
-        replay_window: 64,
+        replay_window: REPLAY_WINDOW_MIN,
         selectors: selectors(),
     })
     .expect("an SA");
