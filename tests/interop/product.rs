@@ -4,6 +4,7 @@
 //! A run takes few cases that hold every pair of an algorithm with a surrounding; `cargo xtask interop --full` takes
 //! every IKE suite with every group and every ESP suite with every group, in every surrounding.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Instant;
 
@@ -134,11 +135,15 @@ impl Case {
         self.peer.1 || self.line == Line::Ipv4Nat
     }
 
+    fn ike(&self) -> String {
+        format!("{}-{}", IKE[self.ike], GROUPS[self.group])
+    }
+
     fn connection(&self, options: &Options) -> Connection {
         Connection {
             authority: self.site.intermediate(),
             peer_authority: self.gateway.authority(),
-            ike: format!("{}-{}", IKE[self.ike], GROUPS[self.group]),
+            ike: self.ike(),
             esp: format!("{}-{}", ESP[self.esp].0, GROUPS[self.pfs]),
             mobike: self.mobike,
             force_udp: self.peer.1,
@@ -152,15 +157,14 @@ impl fmt::Display for Case {
         let (release, udp) = self.peer;
         write!(
             out,
-            "{release:?}{}{} over {:?}, site {:?}, gateway {:?}, begun by {:?}: {}-{}, {}-{}",
+            "{release:?}{}{} over {:?}, site {:?}, gateway {:?}, begun by {:?}: {}, {}-{}",
             if udp { "" } else { " plain" },
             if self.mobike { " mobike" } else { "" },
             self.line,
             self.site,
             self.gateway,
             self.beginner,
-            IKE[self.ike],
-            GROUPS[self.group],
+            self.ike(),
             ESP[self.esp].0,
             GROUPS[self.pfs],
         )
@@ -238,7 +242,12 @@ fn run(cases: &[&Case], nat: bool, auth: Auth) -> Result<()> {
         intermediate: true,
         trust_both: true,
         connections: !nat,
-        ike: product(&IKE, &GROUPS),
+        ike: cases
+            .iter()
+            .map(|case| case.ike())
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect(),
         esp: ESP
             .iter()
             .map(|(suite, _)| format!("{suite}-{}", GROUPS.join("-")))
@@ -273,14 +282,6 @@ fn run(cases: &[&Case], nat: bool, auth: Auth) -> Result<()> {
         running = Some((case.peer.0, case.at(), router));
     }
     Ok(())
-}
-
-/// Each of one list with each of the other.
-fn product(suites: &[&str], groups: &[&str]) -> Vec<String> {
-    let pairs = suites
-        .iter()
-        .flat_map(|suite| groups.iter().map(move |group| format!("{suite}-{group}")));
-    pairs.collect()
 }
 
 /// Set-up and every kind of rekey, each followed by traffic.
