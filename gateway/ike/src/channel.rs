@@ -184,13 +184,10 @@ impl Channel {
         payloads: &[Payload],
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
-        fragment::seal(
-            header,
-            Payload::chain(payloads),
-            self.message_max,
-            &mut self.sealer,
-            random,
-        )
+        let chain = Payload::chain(payloads);
+        #[cfg(any(test, fuzzing))]
+        let chain = crate::fuzzing::tampered(chain);
+        fragment::seal(header, chain, self.message_max, &mut self.sealer, random)
     }
 
     /// Seals a request; the next response is awaited for it.
