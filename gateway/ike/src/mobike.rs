@@ -290,11 +290,12 @@ impl IkeSa {
             local: SocketAddr::new(local.ip(), NAT_PORT),
             remote: SocketAddr::new(remote.ip(), NAT_PORT),
         };
-        let refused = |ctx: &mut Context<'_>, notification| {
-            ctx.event(Event::RefusedByPeer {
-                remote,
-                what: "a change of addresses",
-                notification,
+        let ike_sa = self.core.id;
+        let refused = |ctx: &mut Context<'_>, reason| {
+            ctx.event(Event::MoveRefused {
+                ike_sa,
+                to: path.remote,
+                reason,
             });
         };
         let core = &mut self.core;
@@ -431,10 +432,10 @@ impl ExpectUpdate {
         }
         if let Some(error) = message.error() {
             core.path = self.before;
-            ctx.event(Event::RefusedByPeer {
-                remote: self.path.remote,
-                what: "a change of addresses",
-                notification: error_name(error.kind),
+            ctx.event(Event::MoveRefused {
+                ike_sa: core.id,
+                to: self.path.remote,
+                reason: error_name(error.kind),
             });
             return Ok(());
         }

@@ -131,6 +131,12 @@ pub enum Event {
         from: SocketAddr,
         to: SocketAddr,
     },
+    /// An IKE SA stays where it is, although we wanted to move it.
+    MoveRefused {
+        ike_sa: IkeSaId,
+        to: SocketAddr,
+        reason: &'static str,
+    },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
     /// A connection of ours is down; when it is tried again, if it is.
@@ -244,6 +250,9 @@ impl fmt::Display for Event {
                 from,
                 to,
             } => write!(f, "{ike_sa} with {peer} moved from {from} to {to}"),
+            Self::MoveRefused { ike_sa, to, reason } => {
+                write!(f, "{ike_sa} cannot move to a path to {to}: {reason}")
+            }
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
             Self::ConnectionDown {
                 connection,
