@@ -173,7 +173,7 @@ mod tests {
         assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2]);
         // What a crash in the middle of a write leaves.
         let mut text = fs::read_to_string(&path).expect("read");
-        text.push_str("3");
+        text.push('3');
         fs::write(&path, &text).expect("written");
         assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2]);
         fs::write(&path, "1\n{\n2\n").expect("written");
