@@ -31,6 +31,9 @@ pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 mod channel;
 mod context;
 mod cookie;
@@ -40,8 +43,8 @@ mod keepalive;
 mod keys;
 mod mobike;
 mod nat;
-mod proof;
 mod pmtu;
+mod proof;
 mod puzzle;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};

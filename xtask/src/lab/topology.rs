@@ -24,6 +24,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::strongswan::Release;
+
 /// What every namespace of the lab is called by: `gwlab-site1` and so on.
 pub const PREFIX: &str = "gwlab-";
 /// Where the lab keeps its processes' files while it is up.
@@ -207,6 +209,8 @@ pub struct Options {
     pub nat: bool,
     /// Whether the kernel forwards in the gateway's namespace: only for a gateway that is not ours (strongSwan).
     pub kernel_forwards_in_gateway: bool,
+    /// The strongSwan that the sites' routers run, unless a test starts another.
+    pub release: Release,
 }
 
 impl Default for Options {
@@ -215,6 +219,7 @@ impl Default for Options {
             queues: 1,
             nat: false,
             kernel_forwards_in_gateway: false,
+            release: Release::default(),
         }
     }
 }
