@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use xtask::cmd;
 use xtask::lab::center::{blob_digest, curl, url};
 use xtask::lab::state;
-use xtask::lab::topology::Node;
+use xtask::lab::topology::{Node, SITE_ROUTER, Site};
 
 /// Bytes each way: several packets of full size.
 const SIZE: usize = 20_000;
@@ -24,6 +24,9 @@ pub(crate) struct Traffic {
 impl Traffic {
     /// Makes the data, in a lab that is up.
     pub(crate) fn ready() -> Result<Self> {
+        for site in Site::BOTH {
+            small_segments(site.terminal())?;
+        }
         let upload = state::path("upload");
         let bytes: Vec<u8> = (0..SIZE).map(|i| (i * i / 7) as u8).collect();
         fs::write(&upload, bytes)?;
@@ -38,7 +41,7 @@ impl Traffic {
     pub(crate) fn both_ways(&self, terminal: Node) -> Result<()> {
         let download = state::path(&format!("{terminal}-download"));
         let mut command = curl(terminal, &url(&format!("/blob?bytes={SIZE}")), LIMIT_S);
-        command.arg("--output").arg(&download);
+        command.arg("--fail-early").arg("--output").arg(&download);
         // What stands before --next does not hold for what comes after it.
         command.args(["--next", "--silent", "--show-error", "--fail", "--max-time"]);
         command.args([
@@ -58,6 +61,22 @@ impl Traffic {
         );
         Ok(())
     }
+}
+
+/// The server sends what fits each tunnel from the beginning. A "fragmentation needed" for it would be put on the wire
+/// by XDP_TX, which a veth end without an XDP program, as the server's is, hears only when something else wakes it.
+fn small_segments(terminal: Node) -> Result<()> {
+    let mut command = Command::new("ip");
+    command.args([
+        "-netns",
+        &terminal.namespace(),
+        "route",
+        "change",
+        "default",
+        "via",
+    ]);
+    cmd::output(command.args([SITE_ROUTER, "mtu", "1280"]))?;
+    Ok(())
 }
 
 fn digest(file: &PathBuf) -> Result<String> {

@@ -7,7 +7,7 @@ use crate::test;
 /// Tells the interop suite to take the whole product.
 const EXTENT: (&str, &str) = ("GATEWAY_INTEROP", "full");
 
-/// Runs the suite as `cargo xtask test interop` does, or with every case of the product, which takes an hour or more.
+/// Runs the suite as `cargo xtask test interop` does, or with every case of the product, which takes hours.
 ///
 /// # Errors
 /// When a case fails.

@@ -47,7 +47,7 @@ enum Chore {
     },
     /// The gateway against strongSwan
     Interop {
-        /// Every case of the product of algorithms, peers, lines, certificates and sides (an hour or more)
+        /// Every case of the product of algorithms, peers, lines, certificates and sides (hours)
         #[arg(long)]
         full: bool,
     },

@@ -35,6 +35,8 @@ pub const STATE: &str = "/run/gwlab";
 pub const TERMINAL: &str = "192.168.1.10";
 /// Both sites' LAN, the inner traffic selector at the site's end.
 pub const SITE_LAN: &str = "192.168.1.0/24";
+/// Each site's router on its LAN.
+pub const SITE_ROUTER: &str = "192.168.1.1";
 /// The eligibility server.
 pub const SERVER: &str = "10.100.0.10";
 /// The same server in the center's second network.

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use super::tamper;
 use crate::{
     AuthenticatedPeer, Authorizer, ChildId, Command, Connection, Direction, Endpoint, EndpointConfig,
-    IkeSaId, Output, SitePolicy, Time, TrafficSelector,
+    IkeSaId, Output, Remote, SitePolicy, Time, TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -310,6 +310,11 @@ fn command(kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -> Option<Comm
         3 => Command::CloseChild(child?),
         4 => Command::Close(sa?),
         5 => Command::CloseAll,
+        6 => Command::Acquire {
+            connection: CONNECTION.to_owned(),
+            ts_local: net("192.168.1.5/32"),
+            ts_remote: net("10.1.2.3/32"),
+        },
         _ => Command::CreateChild {
             ike_sa: sa?,
             ts_local: vec![net("192.168.1.0/24")],
@@ -380,13 +385,12 @@ fn endpoint(side: usize, crashes: u64) -> Endpoint {
     config.cookie_from = 3;
     config.children_max = 3;
     if side == SITE {
-        config.connections = vec![Connection {
-            name: CONNECTION.to_owned(),
+        let remote = Remote {
             local: address(SITE),
-            remote: address(CENTER),
-            remote_identity: IDENTITY.parse().expect("the identity"),
-            policy,
-        }];
+            address: address(CENTER),
+        };
+        let identity = IDENTITY.parse().expect("the identity");
+        config.connections = vec![Connection::new(CONNECTION, remote, identity, policy)];
     }
     Endpoint::new(config, Box::new(Seeded(side as u64 + 2 * crashes)))
 }
