@@ -383,3 +383,98 @@ fn faults_of_a_json_rule_set_have_lines_too() {
         check(RULES_JSON, rules, case);
     }
 }
+
+/// The example with a connection to hospital-a, in which `from` is replaced.
+fn with_connection(from: &str, to: &str) -> String {
+    let connection = "[[connection]]\nname = \"c\"\nsite = \"hospital-a\"\nremote = [\"198.51.100.7\", \"2001:db8::7\"]\n\
+        local = [\"203.0.113.1\", \"2001:db8::1\"]\nstart = \"on-demand\"\nnetworks = [\"192.168.1.0/25\"]\n\
+        idle_child_after_s = 600\nretry_after_s = 5\nretry_longest_s = 60\n\n[timeouts]";
+    assert!(connection.contains(from), "the connection has no {from}");
+    CONFIG.replacen("[timeouts]", &connection.replacen(from, to, 1), 1)
+}
+
+#[test]
+fn a_connection_is_read() {
+    let text = with_connection("start", "start");
+    let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+    let connection = &config.connections[0];
+    assert_eq!(
+        (connection.remote.len(), connection.start.word()),
+        (2, "on-demand")
+    );
+    assert_eq!(connection.idle.child_after_s, Some(600));
+    assert_eq!(
+        (connection.backoff.first_s, connection.backoff.longest_s),
+        (5, 60)
+    );
+}
+
+#[test]
+fn faults_of_a_connection() {
+    for (from, to, message) in [
+        (
+            "site = \"hospital-a\"",
+            "site = \"b\"",
+            "no [[site]] is named \"b\"",
+        ),
+        ("name = \"c\"", "name = \"c d\"", "\"c d\" is no connection name"),
+        (
+            "[\"198.51.100.7\", ",
+            "[\"224.0.0.1\", ",
+            "224.0.0.1 is no address of a host",
+        ),
+        (
+            "[\"198.51.100.7\", \"2001:db8::7\"]",
+            "\"any\"",
+            "remote names no address",
+        ),
+        (
+            ", \"2001:db8::1\"]",
+            "]",
+            "local has no address of the family of 2001:db8::7",
+        ),
+        (
+            "\"2001:db8::1\"]",
+            "\"203.0.113.2\"]",
+            "local has two addresses of one family",
+        ),
+        (
+            "192.168.1.0/25",
+            "192.168.2.0/24",
+            "192.168.2.0/24 is no network of site \"hospital-a\"",
+        ),
+        (
+            "on-demand",
+            "now",
+            "connection \"c\" is to be up at all times and closed when idle",
+        ),
+        ("on-demand", "sometimes", "unknown variant `sometimes`"),
+        (
+            "retry_longest_s = 60",
+            "retry_longest_s = 4",
+            "retry_longest_s = 4 is less than retry_after_s = 5",
+        ),
+        (
+            "idle_child_after_s = 600",
+            "idle_child_after_s = 1",
+            "idle_child_after_s = 1",
+        ),
+    ] {
+        let fault = config(&with_connection(from, to));
+        assert!(fault.contains(message), "expected {message}\n     got {fault}");
+    }
+}
+
+#[test]
+fn a_site_has_one_connection() {
+    let second =
+        "[[connection]]\nname = \"c\"\nsite = \"hospital-a\"\nremote = \"198.51.100.9\"\n\n[timeouts]";
+    let text = with_connection("start", "start").replacen("[timeouts]", second, 1);
+    let fault = config(&text);
+    for message in [
+        "connection \"c\" appears twice",
+        "site \"hospital-a\" has a connection already\n  to mend it: write all of its addresses into one",
+    ] {
+        assert!(fault.contains(message), "{fault}");
+    }
+}

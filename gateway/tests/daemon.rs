@@ -12,6 +12,7 @@ mod node;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway::api::message::Request;
 use gateway::runtime::Happening;
@@ -349,6 +350,40 @@ fn a_list_that_is_replaced_is_read_without_being_told() {
         || log(&center, "hospital"),
     );
     assert!(names(&center).contains(&"credentials_loaded".to_owned()));
+}
+
+#[test]
+fn what_is_about_to_end_is_told_ahead_and_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, _, mut options) = certified(folder.path());
+    let mut params = root.params.clone();
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_s + 13 * 86_400);
+    let authority = params.self_signed(&root.key).expect("signed");
+    std::fs::write(folder.path().join("ca.crt"), authority.pem()).expect("written");
+    options.more = Default::default();
+    let (center, _site) = pair(options);
+    let ends = |node: &Node| {
+        let view = node.ask(Request::EventsRecent { last: 1_000 });
+        let events = view["events"].as_array().expect("events").clone();
+        let of = |event: &&Value| event["event"] == "certificate_ends";
+        events
+            .iter()
+            .filter(of)
+            .map(|event| event["text"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let told = ends(&center);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("the authority's certificate (O=Lab, CN=Root) is valid until"),
+        "{told:?}"
+    );
+    center.ask(Request::Reload);
+    assert_eq!(ends(&center).len(), 1);
 }
 
 /// A file with a secret, for its owner alone.

@@ -10,17 +10,22 @@ use connections::Link;
 use stray::Strays;
 
 use crate::{
+    child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
     context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
     exchange::{
+        admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
     },
+    half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
     ike_sa::{IkeSa, State, Task},
+    keepalive::NAT_KEEPALIVE,
+    mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     traffic_selector::TrafficSelector,
     wire::{
@@ -35,6 +40,8 @@ mod connections;
 mod details;
 mod index;
 mod stray;
+#[cfg(test)]
+mod tests;
 mod trust;
 
 /// What the operator or the data plane wants.
@@ -42,6 +49,11 @@ mod trust;
 pub enum Command {
     /// Bring up a configured connection, unless it is up or on its way.
     Initiate {
+        /// Its name.
+        connection: String,
+    },
+    /// Authenticate the peer of a connection anew, if it is up (RFC 7296 section 2.8.3).
+    Reauthenticate {
         /// Its name.
         connection: String,
     },
@@ -75,6 +87,16 @@ pub enum Command {
     RekeyIke(IkeSaId),
     /// Delete a Child SA.
     CloseChild(ChildId),
+    /// Move an IKE SA that we began, with its Child SAs, to other addresses (MOBIKE, RFC 4555). The port is 4500
+    /// in any case.
+    Move {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Our address from now on.
+        local: SocketAddr,
+        /// The peer's address from now on.
+        remote: SocketAddr,
+    },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
     /// Delete all.
@@ -97,6 +119,7 @@ struct Indexed {
     connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
+    half_open: Option<Booked>,
 }
 
 /// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
@@ -117,7 +140,7 @@ pub struct Endpoint {
     connect_at: BTreeSet<(u64, Arc<str>)>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
-    half_open: usize,
+    half_open: HalfOpen,
     lingering: BTreeSet<(u64, ChildId, u32)>,
     outputs: VecDeque<Output>,
     allocator: Allocator,
@@ -164,7 +187,7 @@ impl Endpoint {
             connect_at: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             lingering: BTreeSet::new(),
             outputs: VecDeque::new(),
             allocator: Allocator::default(),
@@ -192,6 +215,10 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         self.now = now;
         self.counters.received += 1;
+        if local.port() == NAT_PORT && payload == NAT_KEEPALIVE {
+            self.counters.keepalives_received += 1;
+            return;
+        }
         let message = if local.port() == NAT_PORT {
             payload.strip_prefix(&NON_ESP_MARKER)
         } else {
@@ -245,11 +272,13 @@ impl Endpoint {
             return;
         }
         let key = (path.remote, header.spi_i);
-        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
+        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get_mut(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let State::ExpectAuthRequest(awaited) = &ike_sa.state
+            if let State::ExpectAuthRequest(awaited) = &mut ike_sa.state
                 && awaited.handshake.init_request == message
+                && awaited.answers_left > 0
             {
+                awaited.answers_left -= 1;
                 let answer = awaited.handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
@@ -257,15 +286,17 @@ impl Endpoint {
             }
             return;
         }
-        if self.half_open >= self.config.half_open_max {
+        if self.half_open.is_full(&self.config) {
             self.counters.half_open_full += 1;
             return;
         }
-        let wary = self.half_open >= self.config.cookie_from;
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let jar = wary.then_some(&mut self.cookies);
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, jar) {
+        let gate = Gate {
+            half_open: &mut self.half_open,
+            cookies: &mut self.cookies,
+        };
+        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
@@ -336,6 +367,12 @@ impl Endpoint {
         self.now = now;
         match command {
             Command::Initiate { connection } => self.initiate(&connection),
+            Command::Reauthenticate { connection } => {
+                let name: Arc<str> = connection.into();
+                if self.by_connection.contains_key(&name) {
+                    self.reauthenticate(&name);
+                }
+            }
             Command::Terminate { connection } => self.terminate(&connection),
             Command::Acquire {
                 connection,
@@ -363,6 +400,13 @@ impl Endpoint {
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
+            Command::Move {
+                ike_sa,
+                local,
+                remote,
+            } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
+                ike_sa.move_to(ctx, local, remote);
+            }),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
                     self.forgo(spi);
@@ -435,6 +479,40 @@ impl Endpoint {
         });
     }
 
+    /// The data plane saw an authentic ESP packet, newer than all before, come from another outer address or
+    /// port than it sends `child` to.
+    pub fn handle_peer_moved(&mut self, now: Time, child: ChildId, remote: SocketAddr) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            ike_sa.follow_esp(ctx, remote);
+        });
+    }
+
+    /// The network says that `remote` cannot be reached. Anybody can say so: each IKE SA with it is asked
+    /// whether it still stands, at most once in a while (RFC 7296 section 2.4).
+    pub fn handle_unreachable(&mut self, now: Time, remote: SocketAddr) {
+        self.now = now;
+        let at_remote = |entry: &Entry| {
+            matches!(entry, Entry::Sa(ike_sa)
+                if ike_sa.core.path.remote == remote && ike_sa.established().is_some())
+        };
+        let spis: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| at_remote(entry))
+            .map(|(spi, _)| *spi)
+            .collect();
+        for spi in spis {
+            self.counters.hints += 1;
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut() {
+                    established.suspect(ctx.now.mono_ms);
+                }
+                ike_sa.pump(ctx);
+            });
+        }
+    }
+
     /// The data plane sent packets on the outbound SA of `child`: it is in use.
     pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
         self.now = now;
@@ -442,6 +520,7 @@ impl Endpoint {
             if let Some(established) = ike_sa.established_mut() {
                 established.used(ctx.now.mono_ms, child);
             }
+            ike_sa.esp_sent(ctx);
         });
     }
 
@@ -488,6 +567,11 @@ impl Endpoint {
             })
     }
 
+    /// How many handshakes are in progress as responder, and the memory they take.
+    pub fn half_open(&self) -> HalfOpenUse {
+        self.half_open.usage()
+    }
+
     /// What was dropped, and other counts.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -515,9 +599,11 @@ impl Endpoint {
                     to,
                     children,
                     tasks,
-                } => self.adopt((from, to), children, tasks),
+                    closing,
+                } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
-                Deferred::ChildGone { child, peer } => self.child_is_gone(child, &peer),
+                Deferred::Limit { peer } => self.limit_peer(&peer),
+                Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
                 Deferred::Ended {
@@ -532,15 +618,24 @@ impl Endpoint {
     fn adopt(
         &mut self,
         (from, to): (IkeSaId, u64),
-        mut children: Vec<crate::child_sa::ChildSa>,
+        mut children: Vec<ChildSa>,
         tasks: Vec<Task>,
+        closing: Option<CloseReason>,
     ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
-            if let Some(established) = ike_sa.established_mut() {
+            let core = &ike_sa.core;
+            if let State::Established(established) = &mut ike_sa.state {
                 established.redundant = false;
                 established.adopt(std::mem::take(&mut children), tasks);
+                if established.mobike.is_enabled() {
+                    // A move may have come while they belonged to the IKE SA before.
+                    mobike::send_children_to(established, core, ctx, established.child_path(core));
+                }
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
+                if let Some(reason) = closing {
+                    established.begin_close(ctx, reason);
+                }
             }
             ike_sa.pump(ctx);
         });
@@ -551,18 +646,37 @@ impl Endpoint {
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
-    fn child_is_gone(&mut self, gone: ChildId, peer: &str) {
+    fn child_is_gone(&mut self, gone: &ChildSa, peer: &str) {
         let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in spis {
-            let concerned = matches!(self.entries.get(&spi), Some(Entry::Sa(ike_sa))
-                if ike_sa.established().is_some_and(|one| one.children.iter().any(|child| child.replaces == Some(gone))));
-            if concerned {
-                self.with_sa(Some(spi), |ike_sa, ctx| {
-                    if let Some(established) = ike_sa.established_mut() {
-                        create_child_sa::activate_successors(established, ctx, gone);
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut()
+                    && !established.children.iter().any(|child| child.id == gone.id)
+                {
+                    create_child_sa::activate_successors(established, ctx, gone.id);
+                    if gone.phase == Phase::Live {
+                        create_child_sa::carry_on(established, ctx, gone);
                     }
-                });
-            }
+                }
+            });
+        }
+    }
+
+    /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
+    /// the memory.
+    fn limit_peer(&mut self, peer: &str) {
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
+            });
         }
     }
 

@@ -16,9 +16,12 @@ use crate::{
         informational,
     },
     ids::{ChildId, IkeSaId},
+    keepalive,
     keys::Secret,
+    mobike::{ExpectPathCheck, ExpectUpdate, Mobike},
     nat::NatStatus,
-    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, Output, TimeoutReason},
+    pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
@@ -38,9 +41,30 @@ const CLOSING_MAX_MS: u64 = 60_000;
 pub(crate) struct Core {
     pub(crate) id: IkeSaId,
     pub(crate) path: Path,
+    /// Where the last new authentic message came from and to.
+    pub(crate) arrived: Path,
     pub(crate) nat: NatStatus,
     pub(crate) channel: Channel,
     pub(crate) suite: IkeProposal,
+}
+
+impl Core {
+    /// Cuts a request that stays unanswered into smaller fragments: the path may lose long datagrams.
+    pub(crate) fn cut_smaller(
+        &mut self,
+        ctx: &mut Context<'_>,
+        clock: &Retransmission,
+        datagrams: &mut Vec<Vec<u8>>,
+    ) {
+        if clock.repetitions() >= pmtu::SUSPECT_AFTER
+            && let Some(smaller) =
+                self.channel
+                    .request_cut_smaller(self.path.remote.is_ipv6(), datagrams.len(), ctx.random)
+        {
+            ctx.counters.cut_smaller += 1;
+            *datagrams = smaller;
+        }
+    }
 }
 
 pub(crate) struct IkeSa {
@@ -125,8 +149,14 @@ pub(crate) struct Established {
     childless_since_ms: Option<u64>,
     /// TEMPORARY_FAILURE and nothing else was answered from the first of these instants to the last.
     temporary_ms: Option<(u64, u64)>,
+    pub(crate) mobike: Mobike,
+    /// When a NAT keepalive is due.
+    pub(crate) keepalive_at_ms: u64,
     /// When an unprotected message last claimed that the peer does not know this IKE SA.
     suspected_ms: Option<u64>,
+    /// When the peer is asked whether it has our answer to IKE_AUTH.
+    ask_at_ms: u64,
+    awaits_proof: bool,
 }
 
 /// A request to be made.
@@ -146,12 +176,21 @@ pub(crate) enum Task {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    /// Tell the peer that we moved from there (MOBIKE).
+    UpdateAddresses {
+        before: Path,
+    },
+    /// Ask whether the peer receives where it says it is (MOBIKE).
+    CheckPath {
+        /// Where the Child SAs are.
+        before: Path,
+    },
 }
 
 pub(crate) struct Outstanding {
     pub(crate) pending: Pending,
-    datagrams: Vec<Vec<u8>>,
-    clock: Retransmission,
+    pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) clock: Retransmission,
 }
 
 /// The response that is awaited.
@@ -161,6 +200,8 @@ pub(crate) enum Pending {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    UpdateAddresses(ExpectUpdate),
+    CheckPath(ExpectPathCheck),
 }
 
 impl IkeSa {
@@ -172,25 +213,29 @@ impl IkeSa {
         header: &Header,
         datagram: &[u8],
     ) {
+        let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         match self.core.channel.open(header, datagram) {
             Err(dropped) => ctx.counters.dropped(dropped),
             Ok(Opened::Partial) => self.heard(ctx),
             Ok(Opened::Repeated) => {
                 ctx.counters.repeated += 1;
-                let answer = self.core.channel.last_answer().clone();
+                let ipv6 = path.remote.is_ipv6();
+                let answer = self.core.channel.answer_again(ipv6, ctx.random).clone();
                 ctx.transmit(path, &answer);
             }
             Ok(Opened::Request(first, content)) => {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.heard(ctx);
                 self.handle_request(ctx, header.exchange, Message::parse(first, &content));
             }
             Ok(Opened::Response(first, content)) => {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.heard(ctx);
                 self.handle_response(ctx, Message::parse(first, &content));
             }
         }
+        self.tend_keepalive(ctx, outputs);
     }
 
     fn heard(&mut self, ctx: &Context<'_>) {
@@ -199,13 +244,12 @@ impl IkeSa {
         }
     }
 
-    /// RFC 7296 section 2.23: the initiator moves to port 4500; later on only the address of a peer behind
-    /// a NAT is followed.
-    fn follow(&mut self, path: Path) {
-        let moves = matches!(self.state, State::ExpectAuthRequest(_))
-            || (self.core.nat.remote && !self.core.nat.local);
-        if moves {
-            self.core.path = path;
+    /// Looks after the NAT keepalive; `outputs` is how many there were before this turn.
+    fn tend_keepalive(&mut self, ctx: &mut Context<'_>, outputs: usize) {
+        if let State::Established(established) = &mut self.state {
+            let mut new = ctx.outputs.iter().skip(outputs);
+            let sent = new.any(|output| matches!(output, Output::Transmit { .. }));
+            keepalive::tend(established, &self.core, ctx, sent);
         }
     }
 
@@ -251,7 +295,8 @@ impl IkeSa {
             }
         });
         let Some(payloads) = payloads else { return };
-        let path = self.core.path;
+        // RFC 7296 section 2.11: the response goes to where the request came from.
+        let path = self.core.arrived;
         if let Ok(datagrams) = self.core.channel.respond(exchange, &payloads, ctx.random) {
             ctx.transmit(path, datagrams);
         }
@@ -286,6 +331,8 @@ impl IkeSa {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
+        let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         self.step(ctx, |core, ctx, state| match state {
             State::ExpectAuthRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())
@@ -305,6 +352,7 @@ impl IkeSa {
             state @ (State::ExpectAuthRequest(_) | State::Closed { .. }) => (state, ()),
         });
         self.pump(ctx);
+        self.tend_keepalive(ctx, outputs);
     }
 
     /// Begins to close the IKE SA.
@@ -420,6 +468,7 @@ impl Deferred {
             Self::Spawn(ike_sa) => Ok(ike_sa),
             other @ (Self::Adopt { .. }
             | Self::CloseOthers { .. }
+            | Self::Limit { .. }
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }

@@ -203,15 +203,21 @@ impl Client {
                 _ = reader.read(&mut byte) => return Ok(()),
                 event = events.recv() => event,
             };
-            let line = match event {
+            let event = match event {
                 Ok(event) if event.sequence <= seen => continue,
-                Ok(event) => {
-                    seen = event.sequence;
-                    format!("{}\n", event.json)
-                }
-                Err(RecvError::Lagged(lost)) => format!("{}\n", gap(lost, seen + lost + 1)),
+                Ok(event) => event,
+                // How many is seen by the number of the next.
+                Err(RecvError::Lagged(_)) => continue,
                 Err(RecvError::Closed) => return Ok(()),
             };
+            let mut line = String::new();
+            let lost = event.sequence - seen - 1;
+            if lost > 0 {
+                line = gap(lost, event.sequence) + "\n";
+            }
+            seen = event.sequence;
+            line += &event.json;
+            line.push('\n');
             writer.write_all(line.as_bytes()).await?;
         }
     }
@@ -233,8 +239,8 @@ pub(crate) fn gap(lost: u64, before: u64) -> String {
 /// The number of the newest event of a reply.
 fn newest(reply: &Reply) -> u64 {
     let Reply::Ok(view) = reply else { return 0 };
-    let last = view.get("events").and_then(|events| events.as_array()?.last());
-    last.and_then(|event| event.get("sequence")?.as_u64())
+    view.get("newest")
+        .and_then(serde_json::Value::as_u64)
         .unwrap_or_default()
 }
 
@@ -335,6 +341,109 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         std::fs::write(folder.path().join("file"), "precious").expect("written");
         assert!(Server::bind(&folder.path().join("file"), own_uid()).is_err());
+    }
+
+    fn event(sequence: u64) -> EventLine {
+        EventLine {
+            sequence,
+            // Long, so that a socket's buffer holds few.
+            json: format!("{{\"sequence\":{sequence},\"text\":\"{}\"}}", "x".repeat(10_000)).into(),
+        }
+    }
+
+    /// A server that says of the last events that there was one.
+    fn telling(path: &Path, events: &broadcast::Sender<EventLine>) {
+        let server = Server::bind(path, own_uid()).expect("bound");
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, events.clone()));
+        tokio::spawn(async move {
+            while let Some(call) = incoming.recv().await {
+                let _ = call
+                    .reply
+                    .send(Reply::Ok(serde_json::json!({ "newest": 1, "events": [] })));
+            }
+        });
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reader_that_is_too_slow_reads_how_many_it_lost_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let (events, _) = broadcast::channel(8);
+        telling(&path, &events);
+        let mut follower = follow(&path).await;
+        for sequence in 1..=1_000 {
+            // Never waits, whoever reads.
+            events.send(event(sequence)).expect("subscribed");
+        }
+        let (mut next, mut lost) = (2, 0);
+        while next <= 1_000 {
+            let mut line = String::new();
+            tokio::time::timeout(Duration::from_secs(20), follower.read_line(&mut line))
+                .await
+                .expect("in time")
+                .expect("a line");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            match line["event"].as_str() {
+                Some("gap") => {
+                    lost += line["lost"].as_u64().expect("a count");
+                    next = line["before"].as_u64().expect("a number");
+                }
+                _ => {
+                    assert_eq!(
+                        line["sequence"], next,
+                        "in order, and none is missing without a word"
+                    );
+                    next += 1;
+                }
+            }
+        }
+        assert!(
+            lost > 0,
+            "1,000 events of 10 kB fit no socket buffer and 8 places"
+        );
+    }
+
+    async fn follow(path: &Path) -> BufReader<UnixStream> {
+        let mut stream = UnixStream::connect(path).await.expect("connected");
+        let request = serde_json::to_string(&Envelope::new(Request::EventsFollow { last: 5 })).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.expect("a reply");
+        let reply: Envelope<Reply> = serde_json::from_str(&line).expect("JSON");
+        assert!(matches!(reply.message, Reply::Ok(_)), "{line}");
+        stream
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn followers_leave_room_for_other_requests() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let (events, _) = broadcast::channel(8);
+        telling(&path, &events);
+        let mut followers = Vec::new();
+        for _ in 0..FOLLOWERS_MAX {
+            followers.push(follow(&path).await);
+        }
+        let refusal = call(&path, Request::EventsFollow { last: 1 })
+            .await
+            .expect_err("one more");
+        assert!(
+            refusal.to_string().contains("clients follow the events already"),
+            "{refusal}"
+        );
+        call(&path, Request::Drops).await.expect("the API is open");
+        // One that hangs up makes room.
+        drop(followers.pop());
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "its place is not free");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[test]

@@ -296,6 +296,8 @@ pub struct Rule {
 /// The last events, as docs/events.md has them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Events {
+    /// Number of the last that there was.
+    pub newest: u64,
     /// Oldest first.
     pub events: Vec<serde_json::Value>,
 }

@@ -28,7 +28,7 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<()> 
         false => Request::EventsRecent { last: *last },
     };
     let view = client.call(&request)?;
-    let Events { events } = serde_json::from_value(view).map_err(ClientError::Answer)?;
+    let Events { events, .. } = serde_json::from_value(view).map_err(ClientError::Answer)?;
     events.iter().for_each(show);
     if *follow {
         client.follow(|line| {

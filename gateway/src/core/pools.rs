@@ -186,7 +186,12 @@ impl Assignments {
     }
 
     fn free_address(&mut self, pool: &NatPool, fixed: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let from = self.taken.pools_from.get(&pool.name).map_or(0, |(_, from)| *from);
+        let from = self
+            .taken
+            .pools_from
+            .get(&pool.name)
+            .filter(|(ranges, _)| *ranges == pool.addresses)
+            .map_or(0, |(_, from)| *from);
         let found = pool
             .addresses_from(from)
             .zip(from..)

@@ -319,6 +319,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::{AnySite, SiteConfig};
 
     fn config() -> Config {
         let text = include_str!("../../examples/gateway.toml").replace("max = 200", "max = 2");
@@ -375,5 +376,42 @@ mod tests {
         let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
         let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
         assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+
+    /// 10,000 configured sites and as many that a pattern admits, in a debug build: what takes time with the square of
+    /// their number (a search among all for each) does not end here in any patience.
+    #[test]
+    fn ten_thousand_sites_are_found_without_searching() {
+        const SITES: usize = 10_000;
+        let mut config = config();
+        let (site, any) = (config.sites[0].clone(), config.any_sites[0].clone());
+        config.nat_pools[0].addresses = vec!["10.128.0.0/16".parse().expect("range")];
+        config.sites = (0..SITES)
+            .map(|number| SiteConfig {
+                name: format!("site-{number}"),
+                identity: identity(&format!("site-{number}.hospital.example")),
+                nat: NatSource::Pool(config.nat_pools[0].name.clone()),
+                ..site.clone()
+            })
+            .collect();
+        config.any_sites = vec![AnySite { max: 60_000, ..any }];
+        let mut sites = Sites::new(&config, Assignments::default()).expect("the pool suffices");
+        for number in 0..SITES {
+            let known = sites
+                .by_identity(&identity(&format!("SITE-{number}.hospital.example")))
+                .expect("configured");
+            assert_eq!(known.name, format!("site-{number}"));
+            let admitted = sites
+                .admit(&identity(&format!("c{number}.clinic.example")))
+                .expect("admitted");
+            assert_eq!(sites.by_name(&admitted.name), Some(&admitted));
+        }
+        let addresses: HashSet<_> = sites.iter().map(|entry| entry.nat_address).collect();
+        assert_eq!((sites.len(), addresses.len()), (2 * SITES, 2 * SITES));
+        // A restart gives everybody the same again.
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let again =
+            Sites::new(&config, serde_json::from_str(&stored).expect("JSON")).expect("the pool suffices");
+        assert_eq!(again.iter().collect::<Vec<_>>(), sites.iter().collect::<Vec<_>>());
     }
 }

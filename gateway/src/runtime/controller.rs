@@ -94,6 +94,13 @@ impl<E: Engine> Controller<E> {
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
+        ike.half_open_max = config.ike.half_open_max;
+        ike.defence.half_open_per_source = config.ike.half_open_per_source;
+        ike.defence.puzzle_from = config.ike.puzzle_above;
+        ike.nat_keepalive_s = config.ike.nat_keepalive_s;
+        ike.mobike = config.ike.mobike;
+        ike.additional_addresses
+            .clone_from(&config.ike.additional_addresses);
         let connections = Connections::new(&config, &sites.get(), &sockets)?;
         ike.connections = connections.for_ike();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
@@ -128,7 +135,7 @@ impl<E: Engine> Controller<E> {
             }
             None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
         }
-        controller.tell_ending_lists();
+        controller.tell_what_ends();
         Ok(controller)
     }
 
@@ -237,6 +244,11 @@ impl<E: Engine> Controller<E> {
                     self.endpoint.handle_child_traffic(now, child);
                 }
             }
+            Happening::PeerMoved(handle, remote) => {
+                if let Some(child) = self.sadb.child(handle) {
+                    self.endpoint.handle_peer_moved(now, child, remote);
+                }
+            }
             Happening::SequenceNear(handle) => {
                 if let Some(child) = self.sadb.child(handle) {
                     tracing::info!(%child, "sequence numbers run out, rekeying");
@@ -277,6 +289,17 @@ impl<E: Engine> Controller<E> {
                 Output::ActivateOutbound(child) => {
                     if let Some(handle) = self.sadb.handle(child) {
                         log_failure("outbound SA not activated", self.engine.activate_outbound(handle));
+                    }
+                }
+                Output::UpdateChildSa {
+                    child,
+                    local,
+                    remote,
+                    udp_encap,
+                } => {
+                    if let Some(handle) = self.sadb.handle(child) {
+                        let outcome = self.engine.update(handle, local, remote, udp_encap);
+                        log_failure("SA not sent to the peer's new address", outcome);
                     }
                 }
                 Output::RemoveChildSa { child, direction } => {

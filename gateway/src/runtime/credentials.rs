@@ -71,8 +71,9 @@ fn authorities(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {
 
 fn credential(config: &Config) -> anyhow::Result<Credential> {
     let (certificate, key) = (&config.ike.certificate, &config.ike.private_key);
+    let chain = read(certificate)?;
     let key_pem = Zeroizing::new(read(key)?);
-    let credential = Credential::from_pem(&read(certificate)?, &key_pem)
+    let credential = Credential::from_pem(&chain, &key_pem)
         .with_context(|| format!("{} and {}", certificate.display(), key.display()))?
         .with_rsa_padding(config.ike.rsa_signatures);
     if !credential.proves(&config.ike.identity) {

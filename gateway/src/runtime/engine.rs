@@ -1,4 +1,6 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
+use std::net::SocketAddr;
+
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
@@ -79,6 +81,19 @@ pub trait Engine {
     /// If the kernel refuses it.
     fn activate_outbound(&mut self, handle: Self::Handle) -> anyhow::Result<()>;
 
+    /// Sends a Child SA between other outer addresses from now on, and receives it there. Where the way to the peer
+    /// has yet to be found, it follows as soon as it is.
+    ///
+    /// # Errors
+    /// If the data plane is stopped.
+    fn update(
+        &mut self,
+        handle: Self::Handle,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()>;
+
     /// Removes one or both directions.
     ///
     /// # Errors
@@ -135,6 +150,8 @@ pub enum Happening<H> {
     Packet(Event),
     /// The first authentic packet on a Child SA: the peer uses it.
     FirstInbound(H),
+    /// An authentic packet, newer than all before, came from another outer address or port.
+    PeerMoved(H, SocketAddr),
     /// Sequence numbers run out.
     SequenceNear(H),
 }

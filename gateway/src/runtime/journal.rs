@@ -51,6 +51,7 @@ impl<E: Engine> Controller<E> {
     pub(super) fn recent_events(&self, count: usize) -> anyhow::Result<view::Events> {
         let event = |line: &crate::core::journal::EventLine| serde_json::from_str(&line.json);
         Ok(view::Events {
+            newest: self.journal.recent(1).map(|line| line.sequence).sum(),
             events: self.journal.recent(count).map(event).collect::<Result<_, _>>()?,
         })
     }

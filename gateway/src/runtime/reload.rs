@@ -25,8 +25,16 @@ pub(super) struct Watch {
     loaded: Vec<Stamp>,
     last_look: Vec<Stamp>,
     seconds: u32,
-    /// Revocation lists whose end was told already: issuer, next update, expired.
-    told: BTreeSet<(String, Option<i64>, bool)>,
+    /// Ends that were told already: what, of whom, when, whether it is over.
+    told: BTreeSet<(What, String, Option<i64>, bool)>,
+}
+
+/// What comes to an end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    RevocationList,
+    OwnCertificate,
+    Authority,
 }
 
 /// What tells one content of a file from the next; `None` while it is not there.
@@ -87,7 +95,7 @@ impl<E: Engine> Controller<E> {
                 }),
             }
         }
-        self.tell_ending_lists();
+        self.tell_what_ends();
     }
 
     /// Reads everything again. If anything is wrong, all stays as it is.
@@ -120,40 +128,62 @@ impl<E: Engine> Controller<E> {
             authorities: &view.authorities,
             lists: &view.revocation_lists,
         });
-        self.tell_ending_lists();
+        self.tell_what_ends();
         view
     }
 
-    /// Says once when a list has a day left, and once when it is over.
-    pub(super) fn tell_ending_lists(&mut self) {
-        const DAY_S: u64 = 86_400;
-        let unix_s = self.clock.now().unix_s;
-        let ending: Vec<_> = self
-            .endpoint
-            .trust()
-            .revocation_lists()
-            .iter()
-            .filter(|list| list.is_expired(unix_s.saturating_add(DAY_S)))
-            .map(|list| {
-                (
-                    list.issuer().to_string(),
-                    list.next_update_unix_s(),
-                    list.is_expired(unix_s),
-                )
-            })
-            .collect();
-        for list in ending {
-            let (issuer, next_update, expired) = &list;
-            if self.watch.told.contains(&list) {
+    /// Says once when a list or certificate is about to end, and once when it is over.
+    pub(super) fn tell_what_ends(&mut self) {
+        for end in self.what_ends() {
+            if !self.watch.told.insert(end.clone()) {
                 continue;
             }
-            self.record(Notice::RevocationListEnds {
-                issuer,
-                next_update: &next_update.map_or_else(|| "an unknown time".to_owned(), time),
-                expired: *expired,
+            let (what, of, at, expired) = end;
+            let at = at.map_or_else(|| "an unknown time".to_owned(), time);
+            self.record(match what {
+                What::RevocationList => Notice::RevocationListEnds {
+                    issuer: &of,
+                    next_update: &at,
+                    expired,
+                },
+                What::OwnCertificate | What::Authority => Notice::CertificateEnds {
+                    whose: if what == What::Authority {
+                        "authority"
+                    } else {
+                        "gateway"
+                    },
+                    subject: &of,
+                    not_after: &at,
+                    expired,
+                },
             });
-            self.watch.told.insert(list);
         }
+    }
+
+    fn what_ends(&self) -> Vec<(What, String, Option<i64>, bool)> {
+        const DAY_S: u64 = 86_400;
+        let now = self.clock.now().unix_s;
+        let has_ended = |at: i64, unix_s: u64| u64::try_from(at).unwrap_or(0) < unix_s;
+        let lists = self.endpoint.trust().revocation_lists().iter();
+        let lists = lists
+            .filter(|list| list.is_expired(now.saturating_add(DAY_S)))
+            .map(|list| {
+                let (issuer, next) = (list.issuer().to_string(), list.next_update_unix_s());
+                (What::RevocationList, issuer, next, list.is_expired(now))
+            });
+        let own = [(What::OwnCertificate, self.endpoint.credential().leaf())];
+        let authorities = self
+            .endpoint
+            .trust()
+            .certificates()
+            .map(|one| (What::Authority, one));
+        let certificates = own
+            .into_iter()
+            .chain(authorities)
+            .map(|(what, one)| (what, one.subject().to_string(), one.not_after_unix_s()))
+            .filter(|(.., end)| has_ended(*end, now.saturating_add(14 * DAY_S)))
+            .map(|(what, subject, end)| (what, subject, Some(end), has_ended(end, now)));
+        lists.chain(certificates).collect()
     }
 }
 
@@ -197,6 +227,22 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_hangup_asks_for_what_the_verb_asks() {
+        let (sender, mut calls) = mpsc::channel(1);
+        on_hangup(sender).expect("a handler");
+        for _ in 0..2 {
+            let hangup = format!("kill -HUP {}", std::process::id());
+            let sent = std::process::Command::new("sh").args(["-c", &hangup]).status();
+            assert!(sent.expect("a shell").success());
+            let call = calls.recv().await.expect("a call");
+            assert_eq!(call.request, Request::Reload);
+            call.reply
+                .send(crate::api::message::Reply::Error(String::new()))
+                .expect("awaited");
+        }
+    }
 
     #[test]
     fn a_file_counts_as_changed_once_it_stands_still() {

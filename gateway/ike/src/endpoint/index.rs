@@ -6,6 +6,7 @@ impl Endpoint {
     /// Stores an entry again, or forgets it, and brings the indices up to date.
     pub(super) fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
         let before = self.take_from_indices(spi);
+        let connection = before.as_ref().and_then(|before| before.connection.clone());
         let now_ms = self.now.mono_ms;
         let kept = entry.filter(|entry| match entry {
             Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
@@ -23,13 +24,19 @@ impl Endpoint {
                 }
             }
         }
+        // Whatever became of it: a connection that is to be up and has nothing left is tried again.
+        if let Some(name) = connection {
+            self.set_timer(&name);
+        }
     }
 
     fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
         let indexed = self.indexed.remove(&spi)?;
         self.deadlines
             .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
-        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
+        if let Some(booked) = indexed.half_open {
+            self.half_open.leave(booked);
+        }
         self.by_id.remove(&indexed.id);
         if let Some(peer) = &indexed.peer
             && let Some(spis) = self.by_peer.get_mut(peer)
@@ -63,7 +70,7 @@ impl Endpoint {
         };
         let (id, deadline) = match entry {
             Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+            Entry::Initiating(awaited) => (awaited.id, awaited.deadline()),
         };
         let children = established
             .map(|established| established.children.as_slice())
@@ -80,7 +87,13 @@ impl Endpoint {
                 .or_default()
                 .insert(spi);
         }
-        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
+        let half_open = match entry {
+            Entry::Sa(ike_sa) => ike_sa.half_open(),
+            Entry::Initiating(_) => None,
+        };
+        if let Some(booked) = half_open {
+            self.half_open.enter(booked);
+        }
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
         self.deadlines.insert((deadline.0, deadline.1, spi));
@@ -94,6 +107,7 @@ impl Endpoint {
                 peer,
                 connection,
                 answered,
+                half_open,
             },
         );
     }

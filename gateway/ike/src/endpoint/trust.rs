@@ -55,6 +55,11 @@ impl Endpoint {
         self.config.credential = credential;
     }
 
+    /// Our certificate and key.
+    pub fn credential(&self) -> &Credential {
+        &self.config.credential
+    }
+
     /// Whether chains of established IKE SAs wait to be verified again.
     pub(super) fn is_verifying(&self) -> bool {
         self.verified_to.is_some()

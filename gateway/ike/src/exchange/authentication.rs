@@ -207,3 +207,195 @@ fn check_source(ctx: &Context<'_>, identity: &Identity, source: IpAddr) -> Resul
         "its identity is the address {claimed}, but it sends from {source} (RFC 4945 section 3.1.1; address_identity_is_source = false waives this)"
     ))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
+    use super::*;
+    use crate::{
+        config::{EndpointConfig, Time},
+        context::{Allocator, Neighbours},
+        counters::Counters,
+        crypto::random::SystemRandom,
+        exchange::ike_auth::tests::{Nobody, handshake},
+        pki::{credential::Credential, trust::TrustAnchors},
+    };
+
+    fn config() -> EndpointConfig {
+        let credential = Credential::from_pem(
+            include_bytes!("../../tests/data/ec-leaf.crt"),
+            include_bytes!("../../tests/data/ec-leaf.key"),
+        );
+        EndpointConfig::new(
+            credential.unwrap(),
+            identity("site1.lab.test"),
+            TrustAnchors::from_pem(include_bytes!("../../tests/data/ec-ca.crt")).unwrap(),
+            Box::new(Nobody),
+        )
+    }
+
+    fn identity(text: &str) -> Identity {
+        text.parse().unwrap()
+    }
+
+    fn in_context<T>(config: &EndpointConfig, act: impl FnOnce(&Context<'_>) -> T) -> T {
+        act(&Context {
+            config,
+            now: Time {
+                mono_ms: 0,
+                unix_s: 1_798_761_600,
+            },
+            random: &mut SystemRandom::new(),
+            outputs: &mut VecDeque::new(),
+            allocator: &mut Allocator::default(),
+            counters: &mut Counters::default(),
+            lingering: &mut BTreeSet::new(),
+            deferred: &mut Vec::new(),
+            neighbours: Neighbours::default(),
+        })
+    }
+
+    /// What the initiator `site1.lab.test` sends, with `change` done to it, as the responder sees it.
+    fn verified(
+        config: &EndpointConfig,
+        change: impl FnOnce(&mut Vec<Payload>),
+    ) -> Result<AuthenticatedPeer, String> {
+        in_context(config, |ctx| {
+            let mut payloads = handshake().own_proof(ctx, true, &identity("gw.lab.test"))?;
+            change(&mut payloads);
+            let message = Message(payloads);
+            let id = message.id_i().unwrap().clone();
+            handshake().verify(ctx, &message, &id, true, "192.0.2.1".parse().unwrap())
+        })
+    }
+
+    fn certificate(encoding: u8) -> Payload {
+        Payload::Cert(Certificate {
+            encoding,
+            data: b"\0http://192.0.2.66/certificate".to_vec(),
+        })
+    }
+
+    /// RFC 7296 section 3.6: encodings 12 and 13 are for those who were told HTTP_CERT_LOOKUP_SUPPORTED. There is
+    /// nothing here that fetches: the endpoint puts out datagrams of IKE and no more.
+    #[test]
+    fn hash_and_url_is_refused_by_name() {
+        for encoding in [12, 13] {
+            for place in [1, 2] {
+                let error = verified(&config(), |payloads| {
+                    payloads.insert(place, certificate(encoding))
+                });
+                let error = error.unwrap_err();
+                assert!(
+                    error.starts_with("it sent its certificate as hash and URL of a"),
+                    "{error}"
+                );
+                assert!(
+                    error.contains(&format!("(encoding {encoding}), which is never fetched")),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn certificates_of_other_encodings_are_no_help_and_no_harm() {
+        // A revocation list and an OCSP response that the peer sends along are not used.
+        for encoding in [7, 14] {
+            assert!(verified(&config(), |payloads| payloads.push(certificate(encoding))).is_ok());
+        }
+        let in_place = |encoding: Option<u8>| {
+            verified(&config(), |payloads| {
+                payloads.retain(|payload| !matches!(payload, Payload::Cert(_)));
+                payloads.extend(encoding.map(certificate));
+            })
+            .unwrap_err()
+        };
+        assert_eq!(
+            in_place(Some(1)),
+            "it sent no X.509 certificate (encoding 4), but a PKCS #7 wrapped certificate (encoding 1)"
+        );
+        assert!(in_place(Some(15)).contains("a raw public key"));
+        assert_eq!(in_place(None), "it sent no X.509 certificate");
+        let error = verified(&config(), |payloads| {
+            payloads.retain(|one| !matches!(one, Payload::Auth(_)))
+        });
+        assert!(error.unwrap_err().contains("EAP"));
+    }
+
+    /// RFC 7296 section 3.6 and 3.8: whole certificates only; none with a shared key.
+    #[test]
+    fn what_we_send() {
+        let kinds = |config: &EndpointConfig| {
+            in_context(config, |ctx| {
+                let payloads = handshake()
+                    .own_proof(ctx, false, &identity("site9.lab.test"))
+                    .unwrap();
+                let kind = |payload: &Payload| match payload {
+                    Payload::IdR(_) => "IDr".to_owned(),
+                    Payload::Cert(certificate) => format!("CERT {}", certificate.encoding),
+                    Payload::Auth(auth) => format!("AUTH {}", auth.method),
+                    other => format!("{other:?}"),
+                };
+                payloads.iter().map(kind).collect::<Vec<_>>()
+            })
+        };
+        assert_eq!(kinds(&config()), ["IDr", "CERT 4", "AUTH 9"]);
+        let mut shared = config();
+        shared
+            .shared_keys
+            .insert(identity("site9.lab.test"), shared_key());
+        assert_eq!(kinds(&shared), ["IDr", "AUTH 2"]);
+    }
+
+    fn shared_key() -> PeerSharedKey {
+        PeerSharedKey {
+            key: SharedKey::from_text(b"0x000102030405060708090a0b0c0d0e0f").unwrap(),
+            peer: AuthKind::SharedKey,
+            own: AuthKind::SharedKey,
+            own_identity: None,
+        }
+    }
+
+    /// RFC 7296 section 2.15: a MAC of a shared key covers what a signature covers.
+    #[test]
+    fn a_shared_key_proves_for_one_handshake_only() {
+        let mut config = config();
+        for peer in ["gw.lab.test", "site1.lab.test"] {
+            config.shared_keys.insert(identity(peer), shared_key());
+        }
+        assert!(verified(&config, |_| {}).is_ok());
+        in_context(&config, |ctx| {
+            let message = Message(
+                handshake()
+                    .own_proof(ctx, true, &identity("gw.lab.test"))
+                    .unwrap(),
+            );
+            let id = message.id_i().unwrap().clone();
+            let source = "192.0.2.1".parse().unwrap();
+            assert!(
+                handshake().verify(ctx, &message, &id, false, source).is_err(),
+                "reflected"
+            );
+            let others: [fn(&mut Handshake); 3] = [
+                |one| one.nonce_r[0] = 9,
+                |one| one.init_request[0] = 9,
+                |one| one.sk_pi[0] = 9,
+            ];
+            for change in others {
+                let mut other = handshake();
+                change(&mut other);
+                assert!(other.verify(ctx, &message, &id, true, source).is_err());
+            }
+        });
+        for at in [0, 31] {
+            let error = verified(&config, |payloads| {
+                if let Some(Payload::Auth(auth)) = payloads.last_mut() {
+                    auth.data[at] ^= 1;
+                }
+            });
+            assert!(error.is_err());
+        }
+    }
+}

@@ -1,14 +1,18 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
-use super::ike_sa_init::{Attempt, certificate_request};
+use super::{
+    create_child_sa::carrier,
+    ike_sa_init::{Attempt, certificate_request},
+};
 use crate::{
-    child_sa::{self, NewChild, Phase},
+    child_sa::{self, NewChild},
     config::{AuthenticatedPeer, SitePolicy},
     connection::Connection,
     context::{Context, Deferred},
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
     keys::{Secret, auth_octets},
+    mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
@@ -81,6 +85,7 @@ impl Handshake {
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
+        payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
         let (first_local, first_remote) = attempt.packet.unzip();
@@ -113,6 +118,10 @@ impl Handshake {
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
 pub(crate) struct ExpectAuthRequest {
     pub(crate) handshake: Handshake,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl ExpectAuthRequest {
@@ -202,6 +211,10 @@ impl ExpectAuthRequest {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, false);
+        if established.mobike.is_enabled() {
+            payloads.extend(mobike::announcement(ctx.config, core.path));
+        }
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -239,13 +252,10 @@ fn first_child(
     let spi_in = ctx.esp_spi();
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
-    let others = ctx.neighbours.with(&established.peer_name);
-    let replaces = others
-        .filter(|_| message.notify(kind::INITIAL_CONTACT).is_none())
-        .flat_map(|other| &other.children)
-        .filter(|child| child.phase == Phase::Live && child.outbound_active)
-        .find(|child| child.ts_local == ts_local && child.ts_remote == ts_remote)
-        .map(|child| child.id);
+    let anew = message.notify(kind::INITIAL_CONTACT).is_none();
+    let replaces = anew
+        .then(|| carrier(established, ctx, &ts_local, &ts_remote))
+        .flatten();
     let new = NewChild {
         choice,
         spi_in,
@@ -258,6 +268,9 @@ fn first_child(
         replaces,
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if replaces.is_some() {
+        established.wait_for_proof(ctx.now.mono_ms);
+    }
     Ok(vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),
@@ -276,11 +289,12 @@ pub(crate) struct ExpectAuthResponse {
 
 impl ExpectAuthResponse {
     /// Repeats the request when it is due; false when the peer does not answer.
-    pub(crate) fn handle_timeout(&mut self, core: &Core, ctx: &mut Context<'_>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, ctx: &mut Context<'_>) -> bool {
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
                 ctx.counters.retransmitted += 1;
+                core.cut_smaller(ctx, &self.clock, &mut self.datagrams);
                 ctx.transmit(core.path, &self.datagrams);
                 true
             }
@@ -396,6 +410,7 @@ impl ExpectAuthResponse {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.authenticated(core.id, Some(&self.connection), ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),
@@ -487,7 +502,7 @@ impl Established {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeSet, VecDeque};
 
     use zeroize::Zeroizing;
@@ -501,7 +516,7 @@ mod tests {
         pki::{credential::Credential, trust::TrustAnchors},
     };
 
-    struct Nobody;
+    pub(in crate::exchange) struct Nobody;
 
     impl Authorizer for Nobody {
         fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
@@ -509,7 +524,7 @@ mod tests {
         }
     }
 
-    fn handshake() -> Handshake {
+    pub(in crate::exchange) fn handshake() -> Handshake {
         Handshake {
             init_request: b"request".to_vec(),
             init_response: b"response".to_vec(),

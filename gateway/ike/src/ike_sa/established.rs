@@ -1,6 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
+use crate::mobike;
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -10,6 +11,9 @@ const TEMPORARY_MAX_MS: u64 = 300_000;
 const TEMPORARY_GAP_MS: u64 = 60_000;
 /// A connection that is to be up at all times asks again for a Child SA after this.
 const CHILD_AGAIN_MS: u64 = 30_000;
+/// A peer that was authenticated while it has Child SAs on an older IKE SA is asked after this whether it has the
+/// new one.
+const PROOF_AFTER_MS: u64 = 2_000;
 
 impl Established {
     pub(crate) fn new(
@@ -47,7 +51,18 @@ impl Established {
             childless_since_ms: None,
             temporary_ms: None,
             suspected_ms: None,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
+            ask_at_ms: u64::MAX,
+            awaits_proof: false,
         }
+    }
+
+    /// The first Child SA is not sent on before the peer has shown that it has our answer. Should it say nothing,
+    /// it is asked: it cannot answer before.
+    pub(crate) fn wait_for_proof(&mut self, now_ms: u64) {
+        self.awaits_proof = true;
+        self.ask_at_ms = now_ms.saturating_add(PROOF_AFTER_MS);
     }
 
     /// The peer was authenticated on this IKE SA, for a connection of ours or because it came to us.
@@ -58,7 +73,12 @@ impl Established {
         ctx: &mut Context<'_>,
     ) {
         self.authenticated_as = ike_sa;
-        let Some(connection) = connection else { return };
+        let Some(connection) = connection else {
+            ctx.deferred.push(Deferred::Limit {
+                peer: Arc::clone(&self.peer_name),
+            });
+            return;
+        };
         self.connection = Some(connection.name.as_str().into());
         self.keeps_up = connection.start == Start::Now;
         self.idle = match connection.start {
@@ -78,6 +98,8 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.mobike.clone_from(&before.mobike);
+        self.tasks.extend(before.unfinished_move());
     }
 
     /// Says that both sides are authenticated.
@@ -109,6 +131,11 @@ impl Established {
             || matches!(self.pending(), Some(Pending::DeleteIke))
     }
 
+    /// Why it is being closed, if it is.
+    pub(crate) fn closing_reason(&self) -> Option<CloseReason> {
+        self.closing.clone()
+    }
+
     /// Takes over Child SAs of the IKE SA before, and what was to be done with them.
     pub(crate) fn adopt(&mut self, children: Vec<ChildSa>, tasks: Vec<Task>) {
         tasks.into_iter().for_each(|task| self.push_new(task));
@@ -125,7 +152,11 @@ impl Established {
             .map(|(_, task)| task);
         let about_children = |task: &Task| match task {
             Task::RekeyChild { .. } | Task::NewChild { .. } | Task::DeleteChild(_) => true,
-            Task::RekeyIke { .. } | Task::DeleteIke | Task::Liveness => false,
+            Task::RekeyIke { .. }
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::UpdateAddresses { .. }
+            | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
@@ -259,7 +290,7 @@ impl Established {
     }
 
     pub(super) fn handle_request(
-        mut self: Box<Self>,
+        self: Box<Self>,
         core: &mut Core,
         ctx: &mut Context<'_>,
         exchange: Exchange,
@@ -279,13 +310,35 @@ impl Established {
                 };
             }
         };
+        // The window is one request: the peer has had our answer to the one before, and all it made.
+        let proven: Vec<_> = self.live_children().map(|child| child.id).collect();
+        let (payloads, mut state) = self.carry_out(core, ctx, exchange, &message);
+        if let State::Established(established) = &mut state {
+            for id in proven {
+                create_child_sa::activate(established, ctx, id);
+            }
+        }
+        (payloads, state)
+    }
+
+    fn carry_out(
+        mut self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        exchange: Exchange,
+        message: &Message,
+    ) -> (Vec<Payload>, State) {
+        let refuse = |refusal: Refusal| vec![Payload::Notify(refusal.0)];
         match exchange {
             Exchange::CreateChildSa => {
-                let payloads = create_child_sa::respond(&mut self, core, ctx, &message);
+                let payloads = create_child_sa::respond(&mut self, core, ctx, message);
                 (payloads, State::Established(self))
             }
-            Exchange::Informational => match informational::respond(&mut self, core, ctx, &message) {
-                (payloads, None) => (payloads, State::Established(self)),
+            Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
+                (mut payloads, None) => {
+                    payloads.extend(mobike::respond(&mut self, core, ctx, message));
+                    (payloads, State::Established(self))
+                }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
@@ -306,8 +359,22 @@ impl Established {
         let Ok(message) = message else {
             return self.finish(core, ctx, CloseReason::ProtocolViolation);
         };
+        if std::mem::replace(&mut self.awaits_proof, false) {
+            self.ask_at_ms = u64::MAX;
+            create_child_sa::activate_all(&mut self, ctx);
+        }
         match pending {
-            Pending::Liveness => {}
+            Pending::Liveness => self.liveness_answered(core, &message),
+            Pending::UpdateAddresses(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
+            Pending::CheckPath(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
             Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -334,16 +401,16 @@ impl Established {
         }
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            let heirs = |other: &Self| other.children.iter().any(|heir| heir.replaces == Some(child.id));
-            let replaced =
-                reason == CloseReason::Reauthenticated || ctx.neighbours.with(&self.peer_name).any(heirs);
+            let neighbours = &mut ctx.neighbours.with(&self.peer_name).flat_map(Self::live_children);
+            let replaced = reason == CloseReason::Reauthenticated
+                || neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote));
             if replaced {
                 ctx.remove_replaced(child);
             } else {
                 ctx.remove(child);
             }
             ctx.deferred.push(Deferred::ChildGone {
-                child: child.id,
+                child: Box::new(child.clone()),
                 peer: Arc::clone(&self.peer_name),
             });
         }
@@ -365,7 +432,7 @@ impl Established {
 
     /// The Child SAs go at once, the peer is told. After re-authentication they stay until the peer has
     /// answered, because it may send on them until then.
-    pub(super) fn begin_close(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
+    pub(crate) fn begin_close(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
         if self.is_ending() {
             return;
         }
@@ -373,7 +440,7 @@ impl Established {
             for child in std::mem::take(&mut self.children) {
                 ctx.remove(&child);
                 ctx.deferred.push(Deferred::ChildGone {
-                    child: child.id,
+                    child: Box::new(child),
                     peer: Arc::clone(&self.peer_name),
                 });
             }
@@ -393,6 +460,7 @@ impl Established {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
+        deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
             deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
@@ -405,8 +473,7 @@ impl Established {
             deadlines.push((self.idle_at(), TimeoutReason::Idle));
             let idle = self.live_children().map(|child| self.child_idle_at(child));
             deadlines.extend(idle.map(|due_ms| (due_ms, TimeoutReason::Idle)));
-            let late = self.live_children().map(|child| child.activate_at_ms);
-            deadlines.extend(late.map(|due_ms| (due_ms, TimeoutReason::Retry)));
+            deadlines.push((self.ask_at_ms, TimeoutReason::Liveness));
             deadlines.extend(self.children.iter().map(|child| match child.phase {
                 Phase::Live => (child.rekey_at_ms.min(child.expire_at_ms), TimeoutReason::Rekey),
                 Phase::Replaced => (child.expire_at_ms, TimeoutReason::Expire),
@@ -451,7 +518,11 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
+                    if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
+                        self.try_other_address(core, ctx);
+                    }
                 }
                 Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
             }
@@ -463,8 +534,8 @@ impl Established {
         {
             self.begin_close(ctx, reason);
         }
-        if self.expire_at_ms <= now_ms {
-            if self.is_ending() || self.redundant {
+        if self.expire_at_ms <= now_ms || core.channel.used_up() {
+            if core.channel.used_up() || self.is_ending() || self.redundant {
                 return self.finish(core, ctx, CloseReason::LifetimeExpired);
             }
             self.begin_close(ctx, CloseReason::LifetimeExpired);
@@ -504,13 +575,10 @@ impl Established {
             let due = connection.map(|connection| Deferred::Reauthenticate { connection });
             ctx.deferred.extend(due);
         }
-        let late: Vec<_> = self
-            .live_children()
-            .filter(|child| child.activate_at_ms <= now_ms)
-            .map(|child| child.id)
-            .collect();
-        late.into_iter()
-            .for_each(|child| create_child_sa::activate(self, ctx, child));
+        if self.ask_at_ms <= now_ms {
+            self.ask_at_ms = u64::MAX;
+            self.push_new(Task::Liveness);
+        }
     }
 
     fn rekey_what_is_due(&mut self, core: &Core, ctx: &mut Context<'_>) {
@@ -540,7 +608,7 @@ impl Established {
     }
 
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
-        while self.outstanding.is_none() {
+        while self.outstanding.is_none() && !core.channel.used_up() {
             let Some(task) = self.tasks.pop_front() else {
                 return;
             };
@@ -568,7 +636,23 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
+            Task::Liveness => Some((
+                Exchange::Informational,
+                self.liveness_payloads(core),
+                Pending::Liveness,
+            )),
+            Task::UpdateAddresses { before } => {
+                let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
+                Some((
+                    Exchange::Informational,
+                    payloads,
+                    Pending::UpdateAddresses(awaited),
+                ))
+            }
+            Task::CheckPath { before } => {
+                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
             Task::DeleteIke => Some((
                 Exchange::Informational,
                 vec![Payload::Delete(Delete::Ike)],

@@ -151,7 +151,7 @@ impl Authority {
         }
     }
 
-    /// A list of this authority's, made in 2026 at the start of `month` and good until the start of 2028 or, with
+    /// A list of this authority's, made in 2026 at the start of `month` and good until the start of 2045 or, with
     /// `expired`, until the end of 2026.
     pub fn crl(
         &self,
@@ -170,7 +170,7 @@ impl Authority {
             next_update: if expired {
                 date_time_ymd(2026, 12, 31)
             } else {
-                date_time_ymd(2028, 1, 1)
+                date_time_ymd(2045, 1, 1)
             },
             crl_number: SerialNumber::from(u64::from(month)),
             issuing_distribution_point: None,

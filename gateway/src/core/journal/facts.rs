@@ -115,6 +115,8 @@ impl Facts {
             | Event::ProposalRefused { .. }
             | Event::TrafficSelectorsRefused { .. }
             | Event::RefusedByPeer { .. }
+            | Event::PeerMoved { .. }
+            | Event::MoveRefused { .. }
             | Event::ConnectionDown { .. } => {}
         }
     }

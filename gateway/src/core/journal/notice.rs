@@ -67,6 +67,17 @@ pub enum Notice<'a> {
         /// It is over.
         expired: bool,
     },
+    /// A certificate that many depend on has days left, or is over.
+    CertificateEnds {
+        /// `gateway` or `authority`.
+        whose: &'static str,
+        /// Its subject.
+        subject: &'a str,
+        /// When it ends or ended.
+        not_after: &'a str,
+        /// It is over.
+        expired: bool,
+    },
     /// An operator's command was carried out.
     Commanded {
         /// Which.
@@ -158,6 +169,12 @@ impl Notice<'_> {
                 next_update,
                 expired,
             } => revocation_list_ends(issuer, next_update, expired),
+            Self::CertificateEnds {
+                whose,
+                subject,
+                not_after,
+                expired,
+            } => certificate_ends(whose, subject, not_after, expired),
             Self::Commanded { verb, sas } => commanded(verb, sas),
             Self::Connecting {
                 connection,
@@ -259,6 +276,26 @@ fn revocation_list_ends(issuer: &str, next_update: &str, expired: bool) -> Recor
     record
         .with("issuer", issuer)
         .with("next_update", next_update)
+        .with("expired", expired)
+}
+
+fn certificate_ends(whose: &str, subject: &str, not_after: &str, expired: bool) -> Record {
+    let of = match whose {
+        "gateway" => "the gateway's certificate",
+        _ => "the authority's certificate",
+    };
+    let text = match expired {
+        true => format!("{of} ({subject}) expired on {not_after}: nobody can connect by it"),
+        false => format!("{of} ({subject}) is valid until {not_after} only: renew it"),
+    };
+    let mut record = warning(of_gateway("certificate_ends", text));
+    if expired {
+        record.severity = Severity::Error;
+    }
+    record
+        .with("whose", whose)
+        .with("subject", subject)
+        .with("not_after", not_after)
         .with("expired", expired)
 }
 

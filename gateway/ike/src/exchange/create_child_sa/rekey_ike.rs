@@ -94,6 +94,7 @@ fn successor(
     let core = Core {
         id: ctx.allocator.ike_sa(),
         path: core.path,
+        arrived: core.arrived,
         nat: core.nat,
         channel,
         suite,
@@ -116,6 +117,14 @@ fn hand_over(established: &mut Established, core: &Core, ctx: &mut Context<'_>, 
         old: core.id,
         new: ike_sa.core.id,
     });
+}
+
+/// We began to close the IKE SA while it was being rekeyed: the peer has moved the Child SAs to the new one, which
+/// is closed in its place.
+fn close_too(established: &mut Established, ctx: &mut Context<'_>, ike_sa: &mut IkeSa) {
+    if let (Some(reason), State::Established(next)) = (established.closing_reason(), &mut ike_sa.state) {
+        next.begin_close(ctx, reason);
+    }
 }
 
 /// Our request to rekey the IKE SA waits for its response.
@@ -247,6 +256,7 @@ impl ExpectRekeyIkeResponse {
             }
             _ => {
                 hand_over(established, core, ctx, &mut ike_sa);
+                close_too(established, ctx, &mut ike_sa);
                 established.superseded = Some(ike_sa.core.id);
                 established.tasks.push_back(Task::DeleteIke);
             }
@@ -274,5 +284,6 @@ pub(crate) fn yield_to(
         to: theirs.child,
         children,
         tasks,
+        closing: established.closing_reason(),
     });
 }
