@@ -162,6 +162,48 @@ fn faults_of_the_configuration() {
             "",
             "\"hospital a\" is no site name",
         ],
+        [
+            "identity = \"hospital-a.hospital.example\"",
+            "identity = \"keyid:hospital\"",
+            "",
+            "no certificate proves the key id keyid:hospital\n  to mend it: add a psk_file",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"psk\"",
+            "",
+            "site_auth = \"psk\" without a psk_file\n  to mend it: add psk_file",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"certificate\"\ngateway_auth = \"certificate\"\npsk_file = \"x\"",
+            "",
+            "site \"hospital-a\" has a psk_file that neither side uses",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\npsk_file = \"x\"\ngateway_auth = \"certificate\"\ngateway_identity = \"gw\"",
+            "",
+            "gateway_identity is for a gateway that proves itself by the shared key",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"pks\"",
+            "",
+            "unknown variant `pks`, expected `certificate` or `psk`",
+        ],
+        [
+            "[ike]",
+            "[ike]\ncrl_policy = \"always\"",
+            "",
+            "crl_policy = \"always\" without a revocation list lets nobody in\n  to mend it: add crl",
+        ],
+        [
+            "[ike]",
+            "[ike]\ncrl_policy = \"never\"",
+            "",
+            "unknown variant `never`, expected `where-listed` or `always`",
+        ],
     ] {
         check(CONFIG, config, case);
     }
@@ -181,6 +223,64 @@ fn faults_of_the_configuration() {
         fault,
         "file: no interface has the role \"wan\"\n  to mend it: add an [[interface]] with role = \"wan\""
     );
+}
+
+/// Who proves what by which method, as it is written and as it is understood.
+#[test]
+fn shared_keys_of_sites() {
+    use gateway::config::SiteSharedKey;
+    use gateway_ike::AuthKind::{Certificate, SharedKey};
+    let understood = |more: &str, identity: &str| {
+        let text = CONFIG
+            .replacen(
+                "name = \"hospital-a\"",
+                &format!("name = \"hospital-a\"\n{more}"),
+                1,
+            )
+            .replacen("hospital-a.hospital.example", identity, 1);
+        let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+        config.sites[0].shared_key.clone()
+    };
+    let key = |site, gateway, identity: Option<&str>| {
+        Some(SiteSharedKey {
+            file: "/etc/gateway/psk/a".into(),
+            site,
+            gateway,
+            gateway_identity: identity.map(|text| text.parse().expect("identity")),
+        })
+    };
+    let file = "psk_file = \"psk/a\"\n";
+    for (more, expected) in [
+        ("", key(SharedKey, SharedKey, None)),
+        (
+            "gateway_auth = \"certificate\"",
+            key(SharedKey, Certificate, None),
+        ),
+        ("site_auth = \"certificate\"", key(Certificate, SharedKey, None)),
+        (
+            "gateway_identity = \"keyid:center\"",
+            key(SharedKey, SharedKey, Some("keyid:center")),
+        ),
+    ] {
+        assert_eq!(
+            understood(&format!("{file}{more}"), "a.example"),
+            expected,
+            "{more}"
+        );
+    }
+    assert_eq!(understood("", "a.example"), None);
+    // Each kind of identity has its spelling.
+    for identity in [
+        "a.example",
+        "a@b.example",
+        "192.0.2.1",
+        "2001:db8::1",
+        "C=JP, O=A, CN=b",
+        "keyid:r7",
+        "@#0bad",
+    ] {
+        assert!(understood(file, identity).is_some(), "{identity}");
+    }
 }
 
 #[test]

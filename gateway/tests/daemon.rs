@@ -5,12 +5,19 @@
 //!  center  gw.lab.test, RSA        127.x.y.1:500  ====  127.x.y.2:500    site  site1.lab.test, P-256
 //!  10.100.0.0/16                                                         192.168.1.0/24
 //! ```
+#[path = "../ike/tests/issue/mod.rs"]
+mod issue;
 #[path = "daemon/node.rs"]
 mod node;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use gateway::api::message::Request;
 use gateway::runtime::Happening;
 use gateway_common::abi::event::{Event, kind};
+use issue::{Authority, dns, nothing};
 use node::{Node, Options, pair, until};
 use serde_json::Value;
 
@@ -248,4 +255,192 @@ fn a_peer_that_is_no_site_is_told_nothing_and_the_operator_why() {
     );
     let error = center.refused(Request::IkeLog { of: "x".into() });
     assert!(error.contains(&site.address.to_string()), "{error}");
+}
+
+/// Certificates of the wall clock's year: the daemon asks the real one.
+fn certified(folder: &Path) -> (Authority, rcgen::SerialNumber, Options) {
+    let root = Authority::root("Root", nothing);
+    let key = include_str!("../ike/tests/data/ec-leaf.pkcs8.key");
+    let leaf = root.issue_key(
+        rcgen::KeyPair::from_pem(key).expect("a key"),
+        "site1",
+        vec![dns("site1.lab.test")],
+        nothing,
+    );
+    let (ca, certificate, crl) = (
+        folder.join("ca.crt"),
+        folder.join("site.crt"),
+        folder.join("ca.crl"),
+    );
+    std::fs::write(&ca, root.certificate.pem()).expect("written");
+    std::fs::write(&certificate, leaf.certificate.pem()).expect("written");
+    std::fs::write(&crl, root.crl(&[], 1, false).der()).expect("written");
+    let options = Options {
+        site_certificate: (certificate, "site1.lab.test"),
+        center_ca: ca,
+        more: [
+            format!("crl = {crl:?}\ncrl_policy = \"always\""),
+            String::new(),
+            String::new(),
+        ],
+        ..Options::default()
+    };
+    (root, leaf.serial, options)
+}
+
+#[test]
+fn a_certificate_that_becomes_revoked_loses_its_sa_by_the_verb() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, options) = certified(folder.path());
+    let (center, site) = pair(options);
+    up(&site);
+    let before = center.ask(Request::Reload);
+    assert_eq!(before["authorities"], serde_json::json!(["O=Lab, CN=Root"]));
+    assert_eq!(before["revocation_lists"][0]["revoked"], 0);
+    let crl = folder.path().join("ca.crl");
+    // What cannot be read changes nothing.
+    std::fs::write(&crl, "").expect("written");
+    let error = center.refused(Request::Reload);
+    assert!(error.contains("ca.crl: holds no X509 CRL section"), "{error}");
+    assert_eq!(
+        names(&center).last().map(String::as_str),
+        Some("credentials_refused")
+    );
+    assert_eq!(center.engine().installed.len(), 1);
+
+    std::fs::write(&crl, root.crl(&[&serial], 2, false).pem().expect("PEM")).expect("written");
+    assert_eq!(center.ask(Request::Reload)["revocation_lists"][0]["revoked"], 1);
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("is revoked by its issuer O=Lab, CN=Root")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+    // And it does not come back.
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    until(
+        || {
+            names(&center)
+                .contains(&"authentication_failed".to_owned())
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+}
+
+#[test]
+fn a_list_that_is_replaced_is_read_without_being_told() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, options) = certified(folder.path());
+    let (center, site) = pair(options);
+    up(&site);
+    let new = folder.path().join("new");
+    std::fs::write(&new, root.crl(&[&serial], 2, false).der()).expect("written");
+    std::fs::rename(&new, folder.path().join("ca.crl")).expect("renamed");
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert!(names(&center).contains(&"credentials_loaded".to_owned()));
+}
+
+#[test]
+fn what_is_about_to_end_is_told_ahead_and_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, _, mut options) = certified(folder.path());
+    let mut params = root.params.clone();
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_s + 13 * 86_400);
+    let authority = params.self_signed(&root.key).expect("signed");
+    std::fs::write(folder.path().join("ca.crt"), authority.pem()).expect("written");
+    options.more = Default::default();
+    let (center, _site) = pair(options);
+    let ends = |node: &Node| {
+        let view = node.ask(Request::EventsRecent { last: 1_000 });
+        let events = view["events"].as_array().expect("events").clone();
+        let of = |event: &&Value| event["event"] == "certificate_ends";
+        events
+            .iter()
+            .filter(of)
+            .map(|event| event["text"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let told = ends(&center);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("the authority's certificate (O=Lab, CN=Root) is valid until"),
+        "{told:?}"
+    );
+    center.ask(Request::Reload);
+    assert_eq!(ends(&center).len(), 1);
+}
+
+/// A file with a secret, for its owner alone.
+fn psk(folder: &Path, name: &str, secret: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, secret).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+    format!("psk_file = {path:?}")
+}
+
+#[test]
+fn a_site_with_a_shared_key_comes_up_and_falls_when_it_changes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let secret = "0x000102030405060708090a0b0c0d0e0f";
+    let options = |center: String, site: String| Options {
+        more: [String::new(), center, site],
+        ..Options::default()
+    };
+    let of_center = psk(folder.path(), "center.psk", secret);
+    let (center, site) = pair(options(of_center, psk(folder.path(), "site.psk", secret)));
+    up(&site);
+    let id = first_sa(&center)["id"].as_str().expect("id").to_owned();
+    assert_eq!(center.ask(Request::SaShow { id })["certificate"], Value::Null);
+    psk(folder.path(), "center.psk", "another secret of many words");
+    center.ask(Request::Reload);
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("its shared key was changed or taken away")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+}
+
+#[test]
+fn a_site_with_a_shared_key_is_not_let_in_by_its_certificate() {
+    let folder = tempfile::tempdir().expect("folder");
+    let of_center = psk(folder.path(), "center.psk", "a secret of so many words");
+    let (center, site) = pair(Options {
+        more: [String::new(), of_center, String::new()],
+        ..Options::default()
+    });
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("it is to prove itself by its shared key")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+    assert!(center.engine().installed.is_empty());
 }

@@ -42,6 +42,7 @@ mod index;
 mod stray;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +148,8 @@ pub struct Endpoint {
     cookies: CookieJar,
     strays: Strays,
     now: Time,
+    /// While chains are verified again: the last IKE SA that was.
+    verified_to: Option<Option<IkeSaId>>,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -195,6 +198,7 @@ impl Endpoint {
                 mono_ms: 0,
                 unix_s: 0,
             },
+            verified_to: None,
         };
         this.load_connections();
         this
@@ -335,6 +339,7 @@ impl Endpoint {
             .map(|(_, name)| Arc::clone(name))
             .collect();
         due.iter().for_each(|name| self.tend(name));
+        self.verify_some_again();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -538,7 +543,15 @@ impl Endpoint {
             .connect_at
             .first()
             .map(|(due, _)| (*due, TimeoutReason::Connect));
-        lingering.into_iter().chain(next).chain(connect).min()
+        let verify = self
+            .is_verifying()
+            .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        lingering
+            .into_iter()
+            .chain(next)
+            .chain(connect)
+            .chain(verify)
+            .min()
     }
 
     /// All IKE SAs in words, oldest first.

@@ -27,6 +27,7 @@ pub mod output;
 pub mod pki;
 pub mod proposal;
 pub mod retransmit;
+pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
@@ -40,10 +41,11 @@ mod keys;
 mod mobike;
 mod nat;
 mod pmtu;
+mod proof;
 mod puzzle;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
@@ -53,4 +55,5 @@ pub use output::{
     Output, TimeoutReason,
 };
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr};
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
+    pki::utc,
+    shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
 
@@ -86,6 +88,17 @@ pub enum CloseReason {
     OutOfStep,
     /// Something that the peer said after it was authenticated was not well-formed.
     ProtocolViolation,
+    /// A certificate of the peer's chain reached the end of its validity.
+    CertificateExpired {
+        /// Whose certificate: the peer's own, or an authority's.
+        subject: String,
+        /// Last second of validity, unix time.
+        not_after_unix_s: i64,
+    },
+    /// The peer's chain was verified again and is not accepted any more: which certificate and which check.
+    CertificateRefused(String),
+    /// The shared key that the peer proved itself with was changed or taken away.
+    SharedKeyChanged,
 }
 
 /// Something happened.
@@ -181,6 +194,18 @@ impl fmt::Display for CloseReason {
             Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
             Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),
             Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
+            Self::CertificateExpired {
+                subject,
+                not_after_unix_s,
+            } => write!(
+                f,
+                "the certificate of {subject} expired on {}",
+                utc(*not_after_unix_s)
+            ),
+            Self::CertificateRefused(reason) => {
+                write!(f, "its certificate is not accepted any more: {reason}")
+            }
+            Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
         }
     }
 }
@@ -317,6 +342,8 @@ pub enum TimeoutReason {
     Reauthenticate,
     /// Something that was put off is to be tried again.
     Retry,
+    /// Chains of certificates are to be verified again, because trust changed.
+    Verify,
 }
 
 /// One IKE SA in words, for lists.
@@ -378,6 +405,8 @@ pub struct IkeSaDetails {
     pub nat_remote: bool,
     /// The connection of ours that it belongs to.
     pub connection: Option<String>,
+    /// What the peer proved itself with.
+    pub authenticated_by: AuthKind,
     /// The peer's certificate, if that is what it proved itself with.
     pub certificate: Option<CertificateDetails>,
     /// Seconds since the peer was heard: by IKE or by ESP.
@@ -407,6 +436,8 @@ pub struct CertificateDetails {
     pub not_before_unix_s: i64,
     /// Valid until.
     pub not_after_unix_s: i64,
+    /// Its whole chain is valid until then, and the IKE SA no longer.
+    pub chain_valid_until_unix_s: i64,
     /// The authority of ours that its chain ends at.
     pub authority: String,
 }

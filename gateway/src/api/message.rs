@@ -104,6 +104,8 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].
+    Reload,
     /// Counters of dropped packets: a list of [`super::view::Drop`].
     Drops,
     /// Put a rule set in force: [`super::view::Loaded`].

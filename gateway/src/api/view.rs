@@ -407,6 +407,8 @@ pub struct Certificate {
     pub not_before: String,
     /// Valid until, RFC 3339.
     pub not_after: String,
+    /// The whole chain is valid until then, RFC 3339: the IKE SA is closed at that time.
+    pub chain_valid_until: String,
     /// The configured authority that its chain ends at.
     pub authority: String,
 }
@@ -426,6 +428,28 @@ pub struct ChildDetails {
     pub expire_in_s: Option<u64>,
     /// Seconds since a packet passed on it.
     pub unused_for_s: u64,
+}
+
+/// What peers' certificates are measured by from now on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Subjects of the authorities.
+    pub authorities: Vec<String>,
+    /// Revocation lists, newest first.
+    pub revocation_lists: Vec<RevocationList>,
+}
+
+/// A revocation list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevocationList {
+    /// Whose it is.
+    pub issuer: String,
+    /// When it was made, RFC 3339.
+    pub this_update: String,
+    /// When there is a newer one at the latest, RFC 3339.
+    pub next_update: Option<String>,
+    /// Certificates on it.
+    pub revoked: usize,
 }
 
 /// The outcome of a command to SAs.

@@ -5,6 +5,7 @@ mod events;
 mod flows;
 mod ike;
 mod nat;
+mod reload;
 mod rules;
 mod run;
 mod sa;
@@ -77,6 +78,8 @@ enum Verb {
     /// Address translation.
     #[command(subcommand)]
     Nat(nat::Verb),
+    /// Read certificates, authorities, revocation lists and shared keys again.
+    Reload,
     /// Dropped packets by reason.
     Drops,
 }
@@ -95,6 +98,7 @@ pub fn main() -> ExitCode {
         Verb::Connection(verb) => connection::run(&common, &verb),
         Verb::Flows(verb) => flows::run(&common, verb),
         Verb::Nat(verb) => nat::run(&common, verb),
+        Verb::Reload => reload::run(&common),
         Verb::Drops => drops::run(&common),
     };
     match outcome {

@@ -164,10 +164,12 @@ fn details(sa: SaDetails) {
         row(
             "",
             format!(
-                "valid from {} to {}",
-                certificate.not_before, certificate.not_after
+                "valid from {} to {}, the whole chain to {}",
+                certificate.not_before, certificate.not_after, certificate.chain_valid_until
             ),
         );
+    } else {
+        row("proved by", "a shared key".to_owned());
     }
     row("algorithms", one.algorithms);
     row(

@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 
 use super::policy::Directory;
@@ -225,6 +226,15 @@ impl Sites {
                 .by_name(&dynamic_name(identity))
                 .filter(|entry| entry.any_site.is_some()),
         }
+    }
+
+    /// How whoever claims `identity` is to prove it: only a `[[site]]` may have a shared key.
+    #[must_use]
+    pub fn proved_by(&self, identity: &Identity) -> AuthKind {
+        let place = self.identified.get(identity);
+        let site = place.and_then(|place| self.config.sites.get(*place));
+        site.and_then(|site| site.shared_key.as_ref())
+            .map_or(AuthKind::Certificate, |key| key.site)
     }
 
     /// The identity of a configured site; that of another one is its name.

@@ -59,6 +59,14 @@ pub(super) struct SiteAuthorizer {
 impl Authorizer for SiteAuthorizer {
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy> {
         let mut sites = self.sites.get();
+        // IKE has seen to it already; who is let in hangs on it, so it is looked at once more.
+        if peer.method() != sites.proved_by(&peer.identity) {
+            self.admissions.push(Admission::Refused {
+                peer: peer.identity.to_string(),
+                reason: "it is configured to prove itself in another way".to_owned(),
+            });
+            return None;
+        }
         if let Some(known) = sites.by_identity(&peer.identity) {
             return Some(policy(known, sites.center_networks()));
         }

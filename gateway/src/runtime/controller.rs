@@ -15,6 +15,7 @@ use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path};
+use super::reload::Watch;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
@@ -49,6 +50,7 @@ pub struct Controller<E: Engine> {
     lines: events::Lines,
     pub(super) journal: Journal,
     pub(super) admissions: Admissions,
+    pub(super) watch: Watch,
     pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
@@ -65,8 +67,7 @@ impl<E: Engine> Controller<E> {
     ) -> anyhow::Result<Self> {
         let Prepared {
             config,
-            credential,
-            trust,
+            credentials,
             sites,
             rules,
         } = prepared;
@@ -80,11 +81,13 @@ impl<E: Engine> Controller<E> {
             store,
         };
         let mut ike = EndpointConfig::new(
-            credential,
+            credentials.credential,
             config.ike.identity.clone(),
-            trust,
+            credentials.trust,
             Box::new(authorizer),
         );
+        ike.shared_keys = credentials.shared_keys;
+        ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
@@ -105,6 +108,7 @@ impl<E: Engine> Controller<E> {
         connections.expect_at(&mut journal);
         let sadb = Sadb::default();
         let clock = Clock::start();
+        let watch = Watch::new(&config);
         let mut controller = Self {
             config,
             engine,
@@ -120,6 +124,7 @@ impl<E: Engine> Controller<E> {
             lines: events::Lines::default(),
             journal,
             admissions,
+            watch,
             subscribers,
         };
         controller.load_sites()?;
@@ -130,6 +135,7 @@ impl<E: Engine> Controller<E> {
             }
             None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
         }
+        controller.tell_what_ends();
         Ok(controller)
     }
 
@@ -214,6 +220,7 @@ impl<E: Engine> Controller<E> {
             self.lines.next_second();
             self.next_second_of_journal();
             self.tell_traffic();
+            self.next_second_of_files();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;

@@ -273,8 +273,12 @@ fn must_be_established(ike: &IkeSaInfo) -> anyhow::Result<()> {
     }
 }
 
+/// A time of a certificate, RFC 3339.
+pub(super) fn time(unix_s: i64) -> String {
+    utc(u64::try_from(unix_s).unwrap_or(0).saturating_mul(1_000))
+}
+
 fn certificate_view(certificate: CertificateDetails) -> view::Certificate {
-    let time = |unix_s: i64| utc(u64::try_from(unix_s).unwrap_or(0).saturating_mul(1_000));
     view::Certificate {
         subject: certificate.subject,
         issuer: certificate.issuer,
@@ -285,6 +289,7 @@ fn certificate_view(certificate: CertificateDetails) -> view::Certificate {
             .collect(),
         not_before: time(certificate.not_before_unix_s),
         not_after: time(certificate.not_after_unix_s),
+        chain_valid_until: time(certificate.chain_valid_until_unix_s),
         authority: certificate.authority,
     }
 }

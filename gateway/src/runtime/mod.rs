@@ -6,18 +6,21 @@ mod authorizer;
 mod clock;
 mod connections;
 mod controller;
+mod credentials;
 mod engine;
 mod event_file;
 mod events;
 mod inspect;
 mod journal;
 mod prepare;
+mod reload;
 mod requests;
 mod sockets;
 mod ways;
 mod xdp;
 
 pub use controller::Controller;
+pub use credentials::Credentials;
 pub use engine::{Engine, Happening, SaTraffic, Tables};
 pub use prepare::{Prepared, assignments_path, prepare};
 pub use sockets::{Datagram, Sockets};
@@ -68,6 +71,7 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     // From here the programs are attached: IKE that arrives early waits in the sockets.
     let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
     let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;
+    reload::on_hangup(call_sender.clone()).context("SIGHUP")?;
     let api = tokio::spawn(server.run(call_sender, events));
     controller.run(datagrams, calls, stop_signal()?).await;
     controller.close().await;

@@ -49,6 +49,7 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
+            Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text } => {
                 let loaded = self.rules_load(file.clone(), text);

@@ -1,7 +1,7 @@
 //! A controller on a thread of its own.
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -125,6 +125,12 @@ pub(crate) struct Options {
     pub(crate) site_proposals: &'static str,
     /// The identity that the center knows.
     pub(crate) center_knows: &'static str,
+    /// The site's certificate, for the key of `ec-leaf`, and its identity.
+    pub(crate) site_certificate: (PathBuf, &'static str),
+    /// What the center trusts.
+    pub(crate) center_ca: PathBuf,
+    /// More lines of the center's `[ike]`, of its `[[site]]`, and of the site's `[[site]]`.
+    pub(crate) more: [String; 3],
 }
 
 impl Default for Options {
@@ -133,6 +139,9 @@ impl Default for Options {
             start: "manual",
             site_proposals: "aes256-sha256-x25519",
             center_knows: "site1.lab.test",
+            site_certificate: ("ec-leaf.crt".into(), "site1.lab.test"),
+            center_ca: "ec-ca.crt".into(),
+            more: Default::default(),
         }
     }
 }
@@ -145,6 +154,8 @@ pub(crate) struct Node {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
     _state: tempfile::TempDir,
+    /// Files that the configuration names.
+    files: Option<tempfile::TempDir>,
 }
 
 impl Node {
@@ -194,6 +205,7 @@ impl Node {
             stop: Some(stop),
             thread: Some(thread),
             _state: state,
+            files: None,
         }
     }
 
@@ -258,27 +270,29 @@ pub(crate) fn pair(options: Options) -> (Node, Node) {
     let certificates = ["rsa-leaf.crt", "rsa-mid.crt"];
     let certificates = certificates.map(|name| std::fs::read_to_string(data.join(name)).expect(name));
     std::fs::write(&chain, certificates.concat()).expect("written");
+    let [more_ike, more_center, more_site] = &options.more;
+    let center_ca = &options.center_ca;
+    let (certificate, identity) = &options.site_certificate;
     let interfaces =
         "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n";
     let center_config = format!(
-        "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
-         mobike = false\nidentity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n\
+        "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = {center_ca:?}\n\
+         mobike = false\nidentity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n{more_ike}\n\
          [center]\nnetworks = [\"10.100.0.0/16\"]\n\
-         [[site]]\nname = \"hospital\"\nidentity = \"{}\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n",
+         [[site]]\nname = \"hospital\"\nidentity = \"{}\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n{more_center}\n",
         options.center_knows
     );
     let site_config = format!(
-        "{interfaces}[ike]\ncertificate = \"ec-leaf.crt\"\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
-         mobike = false\nidentity = \"site1.lab.test\"\nproposals = [\"{}\"]\n\
+        "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
+         mobike = false\nidentity = \"{identity}\"\nproposals = [\"{}\"]\n\
          [center]\nnetworks = [\"192.168.1.0/24\"]\n\
-         [[site]]\nname = \"center\"\nidentity = \"gw.lab.test\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n\
+         [[site]]\nname = \"center\"\nidentity = \"gw.lab.test\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\
          [[connection]]\nname = \"to-center\"\nsite = \"center\"\nremote = \"{center}\"\nlocal = \"{site}\"\nstart = \"{}\"\n",
         options.site_proposals, options.start
     );
-    (
-        Node::start(&center_config, center),
-        Node::start(&site_config, site),
-    )
+    let mut center = Node::start(&center_config, center);
+    center.files = Some(folder);
+    (center, Node::start(&site_config, site))
 }
 
 /// Waits until `done` has something; `otherwise` says what to read when it never has.

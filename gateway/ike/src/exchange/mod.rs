@@ -2,6 +2,7 @@
 //! is awaited.
 
 pub(crate) mod admission;
+mod authentication;
 pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;
 pub(crate) mod ike_sa_init;

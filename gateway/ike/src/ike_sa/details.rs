@@ -1,7 +1,10 @@
 //! Everything known of one IKE SA, for people.
 
 use super::*;
-use crate::output::{CertificateDetails, ChildSaDetails, IkeSaDetails};
+use crate::{
+    output::{CertificateDetails, ChildSaDetails, IkeSaDetails},
+    pki::trust::VerifiedPeer,
+};
 
 impl IkeSa {
     /// What [`IkeSa::info`] has no room for; `None` before the peer is authenticated.
@@ -13,7 +16,8 @@ impl IkeSa {
             nat_local: self.core.nat.local,
             nat_remote: self.core.nat.remote,
             connection: established.connection.as_deref().map(str::to_owned),
-            certificate: Some(certificate(&established.peer)),
+            authenticated_by: established.peer.method(),
+            certificate: established.peer.certificate().map(certificate),
             heard_before_s: now_ms.saturating_sub(established.last_heard_ms) / 1000,
             rekey_in_s: in_s(established.rekey_at_ms),
             reauthenticate_in_s: in_s(established.reauth_at_ms),
@@ -39,14 +43,15 @@ impl IkeSa {
     }
 }
 
-fn certificate(peer: &AuthenticatedPeer) -> CertificateDetails {
-    let certificate = peer.verified.certificate();
+fn certificate(verified: &VerifiedPeer) -> CertificateDetails {
+    let certificate = verified.certificate();
     CertificateDetails {
         subject: certificate.subject().to_string(),
         issuer: certificate.issuer().to_string(),
         serial: certificate.serial().to_vec(),
         not_before_unix_s: certificate.not_before_unix_s(),
         not_after_unix_s: certificate.not_after_unix_s(),
-        authority: peer.verified.authority().to_string(),
+        chain_valid_until_unix_s: verified.valid_until_unix_s(),
+        authority: verified.authority().to_string(),
     }
 }

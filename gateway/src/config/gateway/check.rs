@@ -5,12 +5,14 @@ use std::path::Path;
 
 use gateway_common::abi::limit;
 use gateway_ike::pki::identity::{Identity, IdentityError};
+use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::proposal::{default_esp_proposals, default_ike_proposals};
 use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
+use super::proof::shared_key;
 use super::{
     AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection,
     file,
@@ -20,7 +22,7 @@ use super::{
 pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
     let mut names = Names::default();
     let nat_pools = pools(checker, file.nat_pool);
-    let sites = sites(checker, &mut names, file.site, &nat_pools);
+    let sites = sites(checker, &mut names, file.site, &nat_pools, folder);
     let any_sites = any_sites(checker, &mut names, file.any_site, &nat_pools);
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
@@ -156,10 +158,21 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             "name the PEM file of the CA that signs the sites' certificates",
         );
     }
+    let has_lists = ike.crl.as_ref().is_some_and(|list| !list.is_any());
     Ike {
         certificate: folder.join(ike.certificate),
         private_key: folder.join(ike.private_key),
         ca,
+        crl: ike
+            .crl
+            .map(|list| list.0)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| folder.join(path))
+            .collect(),
+        crl_policy: crl_policy(checker, ike.crl_policy, has_lists),
+        rsa_signatures: ike.rsa_signatures.into(),
+        address_identity_is_source: ike.address_identity_is_source,
         identity,
         proposals: given_or(ike.proposals, default_ike_proposals),
         esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
@@ -194,8 +207,32 @@ fn number_in_range(checker: &mut Checker<'_>, value: Spanned<u64>, name: &str, h
     number
 }
 
+/// What to do about an issuer without a list. `always` without any list would let nobody in.
+fn crl_policy(
+    checker: &mut Checker<'_>,
+    policy: Option<Spanned<file::CrlPolicy>>,
+    has_lists: bool,
+) -> RevocationPolicy {
+    let Some(policy) = policy else {
+        return RevocationPolicy::default();
+    };
+    match policy.get_ref() {
+        file::CrlPolicy::WhereListed => RevocationPolicy::WhereListed,
+        file::CrlPolicy::Always => {
+            if !has_lists {
+                checker.fault(
+                    policy.span(),
+                    "crl_policy = \"always\" without a revocation list lets nobody in",
+                    "add crl = [\"FILE\"], one list of each authority and intermediate",
+                );
+            }
+            RevocationPolicy::Always
+        }
+    }
+}
+
 /// The identity in a text; on a fault an opaque one that never gets further than this check.
-fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
+pub(super) fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
     text.get_ref().parse().unwrap_or_else(|error| {
         checker.fault(
             text.span(),
@@ -276,6 +313,7 @@ fn sites(
     names: &mut Names,
     list: Vec<file::Site>,
     pools: &[NatPool],
+    folder: &Path,
 ) -> Vec<SiteConfig> {
     if list.len() >= limit::SITES_MAX as usize {
         checker.fault_anywhere(
@@ -310,11 +348,13 @@ fn sites(
             );
         }
         networks(checker, &site.networks);
+        let shared_key = shared_key(checker, &site, &identity, folder);
         let groups = names.group_bits(checker, site.groups);
         let name = site.name.into_inner();
         SiteConfig {
             name,
             identity,
+            shared_key,
             groups,
             networks: site.networks.into_inner(),
             nat,

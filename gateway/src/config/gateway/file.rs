@@ -3,6 +3,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use gateway_common::abi::limit;
+use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::Deserialize;
 use toml::Spanned;
@@ -10,6 +11,7 @@ use toml::Spanned;
 use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
+use super::proof::Method;
 use super::{Center, Interface, Limits, Nat, Timeouts};
 
 #[derive(Deserialize)]
@@ -63,6 +65,12 @@ pub(super) struct Ike {
     pub(super) certificate: PathBuf,
     pub(super) private_key: PathBuf,
     pub(super) ca: List<PathBuf>,
+    pub(super) crl: Option<List<PathBuf>>,
+    pub(super) crl_policy: Option<Spanned<CrlPolicy>>,
+    #[serde(default)]
+    pub(super) rsa_signatures: RsaSignatures,
+    #[serde(default = "yes")]
+    pub(super) address_identity_is_source: bool,
     pub(super) identity: Spanned<String>,
     pub(super) proposals: Option<List<IkeProposal>>,
     pub(super) esp_proposals: Option<List<EspProposal>>,
@@ -86,6 +94,34 @@ pub(super) struct Ike {
     pub(super) mobike: bool,
     #[serde(default)]
     pub(super) additional_addresses: Vec<IpAddr>,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CrlPolicy {
+    WhereListed,
+    Always,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RsaSignatures {
+    #[default]
+    Pkcs1,
+    Pss,
+}
+
+impl From<RsaSignatures> for RsaPadding {
+    fn from(signatures: RsaSignatures) -> Self {
+        match signatures {
+            RsaSignatures::Pkcs1 => Self::Pkcs1,
+            RsaSignatures::Pss => Self::Pss,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn rekey_ike_after_s() -> Spanned<u64> {
@@ -136,6 +172,10 @@ pub(super) struct Pool {
 pub(super) struct Site {
     pub(super) name: Spanned<String>,
     pub(super) identity: Spanned<String>,
+    pub(super) psk_file: Option<Spanned<PathBuf>>,
+    pub(super) site_auth: Option<Spanned<Method>>,
+    pub(super) gateway_auth: Option<Spanned<Method>>,
+    pub(super) gateway_identity: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) groups: Vec<Spanned<String>>,
     pub(super) networks: Spanned<Vec<Prefix>>,

@@ -2,15 +2,20 @@
 mod check;
 mod connection;
 mod file;
+mod proof;
 
 pub use connection::{ConnectionConfig, Start};
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
+use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
+use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
+
+pub use proof::SiteSharedKey;
 
 use super::address::{AddressRange, Prefix};
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
@@ -83,6 +88,14 @@ pub struct Ike {
     pub private_key: PathBuf,
     /// PEM files: CAs that sites' certificates must chain to.
     pub ca: Vec<PathBuf>,
+    /// Files of revocation lists, PEM or DER.
+    pub crl: Vec<PathBuf>,
+    /// What to do about issuers without a list.
+    pub crl_policy: RevocationPolicy,
+    /// How the gateway signs with an RSA key, where the peer knows RFC 7427.
+    pub rsa_signatures: RsaPadding,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// The gateway's identity (IDr): FQDN or distinguished name, as in its certificate.
     pub identity: Identity,
     /// IKE proposals, best first.
@@ -161,8 +174,10 @@ pub enum NatSource {
 pub struct SiteConfig {
     /// Name in rules, tables and logs.
     pub name: String,
-    /// Identity (IDi) that its certificate must carry: FQDN or distinguished name.
+    /// Identity (IDi) that it must prove.
     pub identity: Identity,
+    /// Its shared key; `None`: certificates on both sides.
+    pub shared_key: Option<SiteSharedKey>,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that the site may have behind its router (remote traffic selectors).

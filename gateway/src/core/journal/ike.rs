@@ -187,7 +187,10 @@ fn severity(reason: &CloseReason) -> Severity {
         | CloseReason::PeerRefused(_)
         | CloseReason::HandshakeTimeout
         | CloseReason::OutOfStep
-        | CloseReason::ProtocolViolation => Severity::Warning,
+        | CloseReason::ProtocolViolation
+        | CloseReason::CertificateExpired { .. }
+        | CloseReason::CertificateRefused(_)
+        | CloseReason::SharedKeyChanged => Severity::Warning,
     }
 }
 
@@ -202,6 +205,9 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::HandshakeTimeout => "handshake_timeout",
         CloseReason::Idle => "idle",
         CloseReason::Reauthenticated => "reauthenticated",
+        CloseReason::CertificateExpired { .. } => "certificate_expired",
+        CloseReason::CertificateRefused(_) => "certificate_refused",
+        CloseReason::SharedKeyChanged => "shared_key_changed",
         CloseReason::OutOfStep => "out_of_step",
         CloseReason::ProtocolViolation => "protocol_violation",
     }

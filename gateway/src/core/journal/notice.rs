@@ -6,7 +6,7 @@ use gateway_ike::{ChildId, Event};
 use super::facts::Facts;
 use super::ike;
 use super::record::{Record, Severity};
-use crate::api::view::ActiveRules;
+use crate::api::view::{ActiveRules, RevocationList};
 use crate::core::sites::Sites;
 
 /// Who can cause a record: what others can cause is limited.
@@ -41,6 +41,42 @@ pub enum Notice<'a> {
         file: &'a str,
         /// Why.
         reason: &'a str,
+    },
+    /// Authorities, revocation lists and the rest were read again and are in force.
+    CredentialsLoaded {
+        /// `reload` or `a file changed`.
+        because: &'a str,
+        /// Subjects of the authorities.
+        authorities: &'a [String],
+        /// Revocation lists.
+        lists: &'a [RevocationList],
+    },
+    /// They were refused; what was in force stays.
+    CredentialsRefused {
+        /// `reload` or `a file changed`.
+        because: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
+    /// A revocation list has a day left, or is over.
+    RevocationListEnds {
+        /// Whose it is.
+        issuer: &'a str,
+        /// When it ends or ended.
+        next_update: &'a str,
+        /// It is over.
+        expired: bool,
+    },
+    /// A certificate that many depend on has days left, or is over.
+    CertificateEnds {
+        /// `gateway` or `authority`.
+        whose: &'static str,
+        /// Its subject.
+        subject: &'a str,
+        /// When it ends or ended.
+        not_after: &'a str,
+        /// It is over.
+        expired: bool,
     },
     /// An operator's command was carried out.
     Commanded {
@@ -116,6 +152,29 @@ impl Notice<'_> {
                 let record = of_gateway("rules_refused", format!("rule set {file} refused: {reason}"));
                 warning(record).with("file", file).with("reason", reason)
             }
+            Self::CredentialsLoaded {
+                because,
+                authorities,
+                lists,
+            } => credentials_loaded(because, authorities, lists),
+            Self::CredentialsRefused { because, reason } => {
+                let text =
+                    format!("certificates or keys not read again ({because}), those in force stay: {reason}");
+                let mut record = of_gateway("credentials_refused", text);
+                record.severity = Severity::Error;
+                record.with("because", because).with("reason", reason)
+            }
+            Self::RevocationListEnds {
+                issuer,
+                next_update,
+                expired,
+            } => revocation_list_ends(issuer, next_update, expired),
+            Self::CertificateEnds {
+                whose,
+                subject,
+                not_after,
+                expired,
+            } => certificate_ends(whose, subject, not_after, expired),
             Self::Commanded { verb, sas } => commanded(verb, sas),
             Self::Connecting {
                 connection,
@@ -185,6 +244,59 @@ fn rules_loaded(rules: &ActiveRules) -> Record {
         .with("name", rules.name.as_str())
         .with("rules", rules.rules)
         .with("compiled", rules.compiled)
+}
+
+fn credentials_loaded(because: &str, authorities: &[String], lists: &[RevocationList]) -> Record {
+    let lists: Vec<_> = lists.iter().map(|list| list.issuer.as_str()).collect();
+    let of = match lists.is_empty() {
+        true => "no revocation list".to_owned(),
+        false => format!("revocation lists of {}", lists.join("; ")),
+    };
+    let text = format!(
+        "certificates read again ({because}): authorities {}; {of}",
+        authorities.join("; ")
+    );
+    of_gateway("credentials_loaded", text)
+        .with("because", because)
+        .with("authorities", authorities.to_vec())
+        .with(
+            "revocation_lists",
+            lists.into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        )
+}
+
+fn revocation_list_ends(issuer: &str, next_update: &str, expired: bool) -> Record {
+    let text = match expired {
+        true => format!(
+            "the revocation list of {issuer} is out of date since {next_update}: no certificate of this issuer is accepted until a new one is loaded"
+        ),
+        false => format!("the revocation list of {issuer} is good until {next_update} only: load a new one"),
+    };
+    let record = warning(of_gateway("revocation_list_ends", text));
+    record
+        .with("issuer", issuer)
+        .with("next_update", next_update)
+        .with("expired", expired)
+}
+
+fn certificate_ends(whose: &str, subject: &str, not_after: &str, expired: bool) -> Record {
+    let of = match whose {
+        "gateway" => "the gateway's certificate",
+        _ => "the authority's certificate",
+    };
+    let text = match expired {
+        true => format!("{of} ({subject}) expired on {not_after}: nobody can connect by it"),
+        false => format!("{of} ({subject}) is valid until {not_after} only: renew it"),
+    };
+    let mut record = warning(of_gateway("certificate_ends", text));
+    if expired {
+        record.severity = Severity::Error;
+    }
+    record
+        .with("whose", whose)
+        .with("subject", subject)
+        .with("not_after", not_after)
+        .with("expired", expired)
 }
 
 fn commanded(verb: &str, sas: &[String]) -> Record {
