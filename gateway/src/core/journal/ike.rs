@@ -187,6 +187,7 @@ fn severity(reason: &CloseReason) -> Severity {
         | CloseReason::PeerRefused(_)
         | CloseReason::HandshakeTimeout
         | CloseReason::OutOfStep
+        | CloseReason::TooMany
         | CloseReason::ProtocolViolation
         | CloseReason::CertificateExpired { .. }
         | CloseReason::CertificateRefused(_)
@@ -209,6 +210,7 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::CertificateRefused(_) => "certificate_refused",
         CloseReason::SharedKeyChanged => "shared_key_changed",
         CloseReason::OutOfStep => "out_of_step",
+        CloseReason::TooMany => "too_many",
         CloseReason::ProtocolViolation => "protocol_violation",
     }
 }
