@@ -18,11 +18,11 @@ use crate::{
     },
 };
 
+/// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
+const IDS_RESERVED: u32 = 1_000;
 /// When smaller fragments would be no more than before, they are made smaller by this, down to the other.
 const CUT_STEP: usize = 64;
 const CUT_MIN: usize = 256;
-/// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
-const IDS_RESERVED: u32 = 1_000;
 
 /// Sealed datagrams of one message, without the non-ESP marker.
 pub(crate) type Datagrams = Vec<Vec<u8>>;
@@ -184,13 +184,10 @@ impl Channel {
         payloads: &[Payload],
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
-        fragment::seal(
-            header,
-            Payload::chain(payloads),
-            self.message_max,
-            &mut self.sealer,
-            random,
-        )
+        let chain = Payload::chain(payloads);
+        #[cfg(any(test, fuzzing))]
+        let chain = crate::fuzzing::tampered(chain);
+        fragment::seal(header, chain, self.message_max, &mut self.sealer, random)
     }
 
     /// Seals a request; the next response is awaited for it.

@@ -31,6 +31,9 @@ pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 mod channel;
 mod context;
 mod cookie;

@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
-use super::prepare::{Prepared, assignments_path};
+use super::prepare::{Prepared, assignments_path, first_visits_path};
 use super::reload::Watch;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
+use crate::core::sites::SiteEntry;
 use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
@@ -44,8 +45,8 @@ pub struct Controller<E: Engine> {
     pub(super) clock: Clock,
     pub(super) connections: Connections,
     sockets: Sockets,
-    /// Number of sites that the data plane knows.
-    sites_loaded: usize,
+    /// Sites that the data plane does not know yet.
+    pub(super) new_sites: Vec<u32>,
     polls: u32,
     lines: events::Lines,
     pub(super) journal: Journal,
@@ -71,14 +72,15 @@ impl<E: Engine> Controller<E> {
             sites,
             rules,
         } = prepared;
-        let store = assignments_path(&config);
-        store::replace_json(&store, sites.assignments())?;
+        // All in one file from now on; first visits are added to the other until the next start.
+        store::replace_json(&assignments_path(&config), sites.assignments())?;
+        store::remove(&first_visits_path(&config))?;
         let sites = SharedSites::new(sites);
         let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
             admissions: admissions.clone(),
             sites: sites.clone(),
-            store,
+            store: first_visits_path(&config),
         };
         let mut ike = EndpointConfig::new(
             credentials.credential,
@@ -119,7 +121,7 @@ impl<E: Engine> Controller<E> {
             clock,
             connections,
             sockets,
-            sites_loaded: 0,
+            new_sites: Vec::new(),
             polls: 0,
             lines: events::Lines::default(),
             journal,
@@ -127,7 +129,7 @@ impl<E: Engine> Controller<E> {
             watch,
             subscribers,
         };
-        controller.load_sites()?;
+        controller.set_sites()?;
         match rules {
             Some(compiled) => {
                 let active = controller.activate(compiled)?;
@@ -318,7 +320,7 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn install(&mut self, install: &ChildSaInstall) {
-        let outcome = match self.load_sites() {
+        let outcome = match self.add_sites() {
             Ok(()) => self.engine.install(install).await,
             Err(error) => Err(error),
         };
@@ -337,27 +339,22 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Tells the data plane of all sites, if some are new.
-    fn load_sites(&mut self) -> anyhow::Result<()> {
-        let sites = self.sites.get();
-        // Sites are only ever added while the daemon runs.
-        if sites.len() == self.sites_loaded {
+    /// Tells the data plane of all sites.
+    fn set_sites(&mut self) -> anyhow::Result<()> {
+        let all: Vec<_> = self.sites.get().iter().map(for_data_plane).collect();
+        self.engine.set_sites(&all)
+    }
+
+    /// Tells the data plane of the sites that came since; those that it does not take are told again.
+    fn add_sites(&mut self) -> anyhow::Result<()> {
+        if self.new_sites.is_empty() {
             return Ok(());
         }
-        let of_entry = |entry: &crate::core::sites::SiteEntry| {
-            let nat_address = entry.nat_address.octets();
-            (
-                entry.site,
-                Site {
-                    groups: entry.groups,
-                    nat_address,
-                    pad: [0; 4],
-                },
-            )
-        };
-        let list: Vec<_> = sites.iter().map(of_entry).collect();
-        self.engine.set_sites(&list)?;
-        self.sites_loaded = list.len();
+        let sites = self.sites.get();
+        let new = self.new_sites.iter().filter_map(|site| sites.get(*site));
+        let new: Vec<_> = new.map(for_data_plane).collect();
+        self.engine.add_sites(&new)?;
+        self.new_sites.clear();
         Ok(())
     }
 
@@ -383,6 +380,15 @@ impl<E: Engine> Controller<E> {
             }
         }
     }
+}
+
+fn for_data_plane(entry: &SiteEntry) -> (u32, Site) {
+    let site = Site {
+        groups: entry.groups,
+        nat_address: entry.nat_address.octets(),
+        pad: [0; 4],
+    };
+    (entry.site, site)
 }
 
 fn log_failure(what: &str, outcome: anyhow::Result<()>) {

@@ -55,13 +55,19 @@ pub struct Tables {
 )]
 pub trait Engine {
     /// Its name of an installed Child SA.
-    type Handle: Copy + PartialEq;
+    type Handle: Copy + Eq + std::hash::Hash;
 
     /// Replaces what is known of sites.
     ///
     /// # Errors
     /// If the tables cannot hold them; what was known stays.
     fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
+
+    /// Adds sites to those that are known.
+    ///
+    /// # Errors
+    /// If the tables cannot hold them.
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
 
     /// Puts a generation of rules in force: a packet sees the old one or the new one.
     ///

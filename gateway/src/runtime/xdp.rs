@@ -71,6 +71,10 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.set_sites(sites)?)
     }
 
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.add_sites(sites)?)
+    }
+
     fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()> {
         self.dataplane()?.load_rules(generation, rules)?;
         self.ways.want(named_hosts(rules));

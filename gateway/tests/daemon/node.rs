@@ -42,6 +42,10 @@ impl Engine for InMemory {
         Ok(())
     }
 
+    fn add_sites(&mut self, _: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn load_rules(&mut self, _: u32, _: &[Rule]) -> anyhow::Result<()> {
         Ok(())
     }

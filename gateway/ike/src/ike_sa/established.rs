@@ -51,10 +51,10 @@ impl Established {
             childless_since_ms: None,
             temporary_ms: None,
             suspected_ms: None,
-            mobike: Mobike::default(),
-            keepalive_at_ms: u64::MAX,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
         }
     }
 
