@@ -19,7 +19,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use gateway::dataplane::{Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, monotonic_s};
+use gateway::dataplane::{
+    Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
+};
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action};
