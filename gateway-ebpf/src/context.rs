@@ -1,6 +1,9 @@
 //! A frame in XDP.
 
 use crate::arrays::hide;
+use core::arch::asm;
+use core::mem::MaybeUninit;
+
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
 use gateway_common::packet::{OFFSET_MAX, Packet, Wire};
@@ -49,10 +52,68 @@ impl Frame {
     }
 }
 
-/// A header at an even address, which halves the loads. XDP frames begin behind 256 bytes of headroom, or
-/// `NET_IP_ALIGN` further; the programs move the head by 28 alone.
-#[repr(C, align(2))]
-struct Even<T>(T);
+/// Reads a header four bytes at a time, from wherever it lies: the compiler would read what is not aligned byte by byte.
+///
+/// # Safety
+/// All of `from` is in the frame.
+#[inline(always)]
+unsafe fn read<T: Wire>(from: *const T) -> T {
+    let mut value = Aligned(MaybeUninit::<T>::uninit());
+    let to = value.0.as_mut_ptr();
+    let mut at = 0;
+    // SAFETY: by the caller; `at` stays below the size of `T`, and the parts of an aligned `T` are aligned.
+    unsafe {
+        while at + 4 <= size_of::<T>() {
+            let part: u32;
+            asm!("{part} = *(u32 *)({from} + 0)", part = out(reg) part, from = in(reg) from.byte_add(at),
+                 options(pure, readonly, nostack));
+            to.byte_add(at).cast::<u32>().write(part);
+            at += 4;
+        }
+        if at + 2 <= size_of::<T>() {
+            let part: u32;
+            asm!("{part} = *(u16 *)({from} + 0)", part = out(reg) part, from = in(reg) from.byte_add(at),
+                 options(pure, readonly, nostack));
+            to.byte_add(at).cast::<u16>().write(part as u16);
+            at += 2;
+        }
+        if at < size_of::<T>() {
+            to.byte_add(at).cast::<u8>().write(from.byte_add(at).cast::<u8>().read());
+        }
+        value.0.assume_init()
+    }
+}
+
+/// Writes a header in the same way.
+///
+/// # Safety
+/// All of `to` is in the frame, which is the program's.
+#[inline(always)]
+unsafe fn write<T: Wire>(to: *mut T, value: &T) {
+    let value = Aligned(*value);
+    let from = &raw const value.0;
+    let mut at = 0;
+    // SAFETY: by the caller; `at` stays below the size of `T`, and the parts of an aligned `T` are aligned.
+    unsafe {
+        while at + 4 <= size_of::<T>() {
+            let part = from.byte_add(at).cast::<u32>().read();
+            asm!("*(u32 *)({to} + 0) = {part}", part = in(reg) part, to = in(reg) to.byte_add(at), options(nostack));
+            at += 4;
+        }
+        if at + 2 <= size_of::<T>() {
+            let part = from.byte_add(at).cast::<u16>().read();
+            asm!("*(u16 *)({to} + 0) = {part}", part = in(reg) u32::from(part), to = in(reg) to.byte_add(at),
+                 options(nostack));
+            at += 2;
+        }
+        if at < size_of::<T>() {
+            to.byte_add(at).cast::<u8>().write(from.byte_add(at).cast::<u8>().read());
+        }
+    }
+}
+
+#[repr(C, align(8))]
+struct Aligned<T>(T);
 
 impl Packet for Frame {
     #[inline(always)]
@@ -64,24 +125,15 @@ impl Packet for Frame {
     #[inline(always)]
     fn load<T: Wire>(&self, offset: u32) -> Option<T> {
         let pointer = self.at::<T>(offset)?;
-        if size_of::<T>() % 2 == 0 && offset % 2 == 0 {
-            // SAFETY: `at` checked the bounds; any bytes are a `T`; frames begin at an even address (`Even`).
-            return Some(unsafe { pointer.cast::<Even<T>>().read() }.0);
-        }
         // SAFETY: `at` checked the bounds; any bytes are a `T`.
-        Some(unsafe { pointer.read_unaligned() })
+        Some(unsafe { read(pointer) })
     }
 
     #[inline(always)]
     fn store<T: Wire>(&mut self, offset: u32, value: &T) -> Option<()> {
         let pointer = self.at::<T>(offset)?;
-        if size_of::<T>() % 2 == 0 && offset % 2 == 0 {
-            // SAFETY: `at` checked the bounds; the program owns the frame; it begins at an even address (`Even`).
-            unsafe { pointer.cast::<Even<T>>().write(Even(*value)) };
-            return Some(());
-        }
         // SAFETY: `at` checked the bounds; the program owns the frame while it runs.
-        unsafe { pointer.write_unaligned(*value) };
+        unsafe { write(pointer, value) };
         Some(())
     }
 

@@ -46,6 +46,12 @@ fn clear_judge(context: XdpContext) -> u32 {
     run_stage(&context, path::open::judge)
 }
 
+/// The stage of `clear` that maps the source of a new flow.
+#[xdp]
+fn clear_map(context: XdpContext) -> u32 {
+    run_stage(&context, path::open::map)
+}
+
 /// The stage of `clear` that makes a new flow.
 #[xdp]
 fn clear_add(context: XdpContext) -> u32 {

@@ -86,12 +86,20 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_for(sizes: TableSizes) -> Result<Self> {
+        Self::load_object(EBPF, sizes)
+    }
+
+    /// Loads another object than this build's, to compare them; needs root.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_object(object: &[u8], sizes: TableSizes) -> Result<Self> {
         let geometry = sizes.geometry()?;
         let mut loader = EbpfLoader::new();
         // As the daemon loads it when nobody asks for log lines.
         loader.override_global("AYA_LOG_LEVEL", &0u8, true);
         prepare(&mut loader, &geometry);
-        let mut ebpf = loader.load(EBPF).context("loading the object")?;
+        let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
         let programs = [program::WAN, program::CORE, program::PASS];

@@ -204,6 +204,18 @@ impl Half {
         }
     }
 
+    /// Reads what the other direction needs of it in TCP.
+    #[inline(always)]
+    pub fn read_tcp<V: Words>(record: V, at: usize) -> Self {
+        let (end, limit) = halves(record.load(at + word::EDGES));
+        Self {
+            end,
+            limit,
+            window: (record.load(at + word::PACKETS) >> PACKETS_BITS) as u16,
+            ..Self::default()
+        }
+    }
+
     /// Writes it.
     #[inline(always)]
     pub fn write<V: Words>(&self, record: V, at: usize) {

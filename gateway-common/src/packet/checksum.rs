@@ -31,37 +31,39 @@ impl Sum {
     }
 }
 
-/// Changes of summed fields, to be applied to a checksum (RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`).
+/// Changes of summed fields, to be applied to a checksum (RFC 1624 equation 3: `HC' = ~(~HC + ~m + m')`). Longer fields
+/// are summed as they are: 2^16 is 1 modulo 2^16 - 1, so that folding comes last (RFC 1071 section 2 C).
 #[derive(Clone, Copy, Default)]
-pub struct Change(u32);
+pub struct Change(u64);
 
 impl Change {
     /// A 16-bit word becomes another.
     #[inline(always)]
     #[must_use]
-    pub fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
-        let old = u32::from(!u16::from_ne_bytes(old));
-        Self(
-            self.0
-                .wrapping_add(old)
-                .wrapping_add(u32::from(u16::from_ne_bytes(new))),
-        )
+    pub const fn word(self, old: [u8; 2], new: [u8; 2]) -> Self {
+        let (old, new) = (u16::from_ne_bytes(old) as u64, u16::from_ne_bytes(new) as u64);
+        Self(self.0.wrapping_add(old ^ 0xffff).wrapping_add(new))
     }
 
     /// A 32-bit field at an even offset becomes another.
     #[inline(always)]
     #[must_use]
-    pub fn double(self, old: [u8; 4], new: [u8; 4]) -> Self {
-        let ([o0, o1, o2, o3], [n0, n1, n2, n3]) = (old, new);
-        self.word([o0, o1], [n0, n1]).word([o2, o3], [n2, n3])
+    pub const fn double(self, old: [u8; 4], new: [u8; 4]) -> Self {
+        let (old, new) = (u32::from_ne_bytes(old) as u64, u32::from_ne_bytes(new) as u64);
+        Self(self.0.wrapping_add(old ^ 0xffff_ffff).wrapping_add(new))
     }
 
-    /// The checksum after the changes.
+    /// The checksum after the changes, of which there may be many thousands.
     #[inline(always)]
     #[must_use]
-    pub fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
-        let old = u32::from(!u16::from_ne_bytes(checksum));
-        (!fold(old.wrapping_add(self.0))).to_ne_bytes()
+    pub const fn apply(self, checksum: [u8; 2]) -> [u8; 2] {
+        let sum = self.0.wrapping_add(u16::from_ne_bytes(checksum) as u64 ^ 0xffff);
+        // Below 2^48, 2^33, 2^18 and 2^16 + 4 after each step.
+        let sum = (sum & 0xffff_ffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        let sum = (sum & 0xffff) + (sum >> 16);
+        (!(sum as u16)).to_ne_bytes()
     }
 
     /// The same for UDP over IPv4: zero means "no checksum" and stays (RFC 4787 leaves it); a sum of zero is sent as

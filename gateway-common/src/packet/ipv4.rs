@@ -4,6 +4,12 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Length of a header without options.
 pub const LENGTH: u32 = 20;
+/// Offset of TTL, protocol and header checksum.
+pub const TTL: u32 = 8;
+/// Offset of the source address.
+pub const SOURCE: u32 = 12;
+/// Offset of the destination address.
+pub const DESTINATION: u32 = 16;
 
 /// IP protocol numbers (also next headers of IPv6).
 pub mod protocol {

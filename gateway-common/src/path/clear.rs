@@ -18,7 +18,7 @@ use super::open::{self, Stage};
 use super::{Outcome, Verdict, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
-const ROUNDS_MAX: u32 = 8;
+const ROUNDS_MAX: u32 = 10;
 
 /// Where a packet goes on: it is decided, or another stage decides. A stage is a program of its own in BPF, with a stack
 /// of its own.
@@ -41,6 +41,7 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Decided(verdict) => return Ok(verdict),
             Next::Stage(Stage::Forward) => clear(packet, tables)?,
             Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
+            Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
         };
     }
@@ -66,7 +67,7 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
-    if filter::follow(entry.record, &inner, Direction::Out, now_s)? {
+    if filter::follow::<_, true>(entry.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
     let (address, nat) = halves(entry.record.load(word::NAT));

@@ -58,7 +58,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
     let (site, source) = halves(record.load(word::SITE_SOURCE));
-    if filter::follow(record, &inner, Direction::In, now_s)? {
+    if filter::follow::<_, false>(record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();

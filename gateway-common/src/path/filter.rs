@@ -19,6 +19,11 @@ pub enum Direction {
 }
 
 impl Direction {
+    #[inline(always)]
+    const fn of(out: bool) -> Self {
+        if out { Self::Out } else { Self::In }
+    }
+
     /// First words of what packets of this direction write in a record, and of what the others do.
     #[inline(always)]
     const fn words(self) -> (usize, usize) {
@@ -27,15 +32,6 @@ impl Direction {
             Self::In => (word::IN, word::OUT),
         }
     }
-}
-
-/// What a packet makes of its flow, to be written once it is sure to be sent.
-#[derive(Clone, Copy, Debug)]
-pub struct Advance {
-    /// State of before.
-    pub before: Progress,
-    /// State and both halves. Of other protocols than TCP only the sender's counters count.
-    pub connection: Connection,
 }
 
 /// Whether this packet of the site may open a flow.
@@ -176,44 +172,90 @@ pub const fn is_half_open(state: u8) -> bool {
     )
 }
 
-/// The flow in a record, as far as a packet of this direction needs it.
+/// Moves a flow on by a packet that is sure to be sent if it fits: from the site if `OUT`. Answers whether it was this
+/// packet that ended the flow's handshake.
+///
+/// # Errors
+/// [`DropReason::TcpState`] or [`DropReason::TcpWindow`] if the segment does not fit; nothing is written then.
 #[inline(always)]
-pub fn load<V: Words>(record: V, direction: Direction) -> Connection {
-    let (own, other) = direction.words();
-    Connection {
-        progress: Progress::from_bits(halves(record.load(word::PROGRESS)).0),
-        own: Half::read(record, own),
-        other: Half::read(record, other),
-        other_changed: false,
+pub fn follow<V: Words, const OUT: bool>(record: V, inner: &Inner, now_s: u32) -> Result<bool, DropReason> {
+    let before = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
+    if inner.ip.protocol == protocol::TCP && tcp::is_rare(before, &inner.segment) {
+        follow_rarely::<V, OUT>(record, inner, now_s)
+    } else {
+        follow_usually::<V, OUT>(record, inner, now_s)
     }
 }
 
-/// Moves a flow on by a packet. Nothing is written yet.
-///
-/// # Errors
-/// [`DropReason::TcpState`] or [`DropReason::TcpWindow`] if the segment does not fit.
-#[inline(always)]
-pub fn advance(
-    mut connection: Connection,
+/// The same for all but handshake and reset. Apart from its caller, whose stack is not large enough for both.
+#[inline(never)]
+fn follow_usually<V: Words, const OUT: bool>(
+    record: V,
     inner: &Inner,
-    direction: Direction,
     now_s: u32,
-) -> Result<Advance, DropReason> {
-    let before = connection.progress;
+) -> Result<bool, DropReason> {
+    let direction = Direction::of(OUT);
+    let (own, other) = direction.words();
+    let before = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
+    let mut connection = Connection {
+        progress: before,
+        own: Half::read(record, own),
+        other: Half::default(),
+        other_changed: false,
+    };
     if inner.ip.protocol == protocol::TCP {
+        connection.other = Half::read_tcp(record, other);
         connection.advance(&inner.segment, direction)?;
-    } else if direction == Direction::In {
-        connection.progress.state = match before.state {
-            state::UDP_UNREPLIED => state::UDP_REPLIED,
-            // Twice: this is no single question any more.
-            state::UDP_REPLIED => state::UDP_STREAM,
-            state::ICMP_UNREPLIED => state::ICMP_REPLIED,
-            state::OTHER_UNREPLIED => state::OTHER_REPLIED,
-            state => state,
-        };
+    } else if !OUT {
+        connection.progress.state = answered(before.state);
     }
     count(&mut connection.own, inner.length(), now_s);
-    Ok(Advance { before, connection })
+    connection.own.write(record, own);
+    if connection.progress == before {
+        return Ok(false);
+    }
+    Ok(change_progress(record, before, connection.progress))
+}
+
+/// The same for segments of handshake and reset.
+#[inline(never)]
+fn follow_rarely<V: Words, const OUT: bool>(
+    record: V,
+    inner: &Inner,
+    now_s: u32,
+) -> Result<bool, DropReason> {
+    let direction = Direction::of(OUT);
+    let (own, other) = direction.words();
+    let before = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
+    let mut connection = Connection {
+        progress: before,
+        own: Half::read(record, own),
+        other: Half::read(record, other),
+        other_changed: false,
+    };
+    connection.advance_rarely(&inner.segment, direction)?;
+    count(&mut connection.own, inner.length(), now_s);
+    connection.own.write(record, own);
+    if connection.other_changed {
+        connection.other.write(record, other);
+    }
+    if connection.progress == before {
+        return Ok(false);
+    }
+    Ok(change_progress(record, before, connection.progress))
+}
+
+/// The state of a flow without connections after an answer.
+#[inline(always)]
+const fn answered(state: u8) -> u8 {
+    match state {
+        state::UDP_UNREPLIED => state::UDP_REPLIED,
+        // Twice: this is no single question any more.
+        state::UDP_REPLIED => state::UDP_STREAM,
+        state::ICMP_UNREPLIED => state::ICMP_REPLIED,
+        state::OTHER_UNREPLIED => state::OTHER_REPLIED,
+        state => state,
+    }
 }
 
 #[inline(always)]
@@ -221,22 +263,6 @@ const fn count(half: &mut Half, length: u32, now_s: u32) {
     half.seen_s = now_s;
     half.packets = half.packets.wrapping_add(1) & PACKETS_MASK;
     half.bytes = half.bytes.wrapping_add(length as u64);
-}
-
-/// Moves a flow on by a packet that is sure to be sent if it fits. Answers whether it was this packet that ended the
-/// flow's handshake. Apart from its caller, whose stack is not large enough for both.
-///
-/// # Errors
-/// As [`advance`].
-#[inline(never)]
-pub fn follow<V: Words>(
-    record: V,
-    inner: &Inner,
-    direction: Direction,
-    now_s: u32,
-) -> Result<bool, DropReason> {
-    let advance = advance(load(record, direction), inner, direction, now_s)?;
-    Ok(commit(record, &advance, direction))
 }
 
 /// State of the flow in a record, and the second of its last packet.
@@ -248,29 +274,13 @@ pub fn state_and_last_seen_s<V: Words>(record: V) -> (u8, u32) {
     (state, later(out_s, back_s))
 }
 
-/// Writes what a packet made of its flow. Answers whether it was this packet that ended the flow's handshake.
-#[inline(always)]
-pub fn commit<V: Words>(record: V, advance: &Advance, direction: Direction) -> bool {
-    let (own, other) = direction.words();
-    let connection = &advance.connection;
-    connection.own.write(record, own);
-    if connection.other_changed {
-        connection.other.write(record, other);
-    }
-    if connection.progress == advance.before {
-        return false;
-    }
-    change_progress(record, advance)
-}
-
 /// The two directions may change the state at the same moment: the second one to write adds to what the first wrote.
 #[inline(always)]
-fn change_progress<V: Words>(record: V, advance: &Advance) -> bool {
-    let wanted = advance.connection.progress;
+fn change_progress<V: Words>(record: V, before: Progress, wanted: Progress) -> bool {
     let found = record.load(word::PROGRESS);
     let (_, mapping) = halves(found);
-    let old = pair(advance.before.bits(), mapping);
-    let ended = is_half_open(advance.before.state) && !is_half_open(wanted.state);
+    let old = pair(before.bits(), mapping);
+    let ended = is_half_open(before.state) && !is_half_open(wanted.state);
     match record.compare_exchange(word::PROGRESS, old, pair(wanted.bits(), mapping)) {
         Ok(()) => ended,
         Err(now) => {

@@ -21,19 +21,21 @@ pub const IP: u32 = ethernet::LENGTH;
 /// Offset of the transport header in the frame.
 pub const TRANSPORT: u32 = IP + ipv4::LENGTH;
 
-/// What is tracked of a packet. For ICMP queries the identifier stands at the site's end, zero at the other.
+/// What is tracked of a packet. For ICMP queries the identifier stands at the site's end, zero at the other. Laid out so
+/// that headers are aligned, which BPF moves by words then.
+#[repr(C, align(4))]
 #[derive(Clone, Copy)]
 pub struct Inner {
     /// IP header.
     pub ip: Ipv4,
+    /// What the filter looks at in TCP; empty otherwise.
+    pub segment: Segment,
     /// Source port.
     pub source_port: [u8; 2],
     /// Destination port.
     pub destination_port: [u8; 2],
     /// Transport checksum.
     pub checksum: [u8; 2],
-    /// What the filter looks at in TCP; empty otherwise.
-    pub segment: Segment,
 }
 
 impl Inner {
@@ -212,21 +214,22 @@ impl Inner {
         address: [u8; 4],
         port: [u8; 2],
     ) -> Result<(), DropReason> {
-        let mut ip = self.ip;
-        let (old_address, old_port) = match direction {
-            Direction::Out => (self.ip.source, self.source_port),
-            Direction::In => (self.ip.destination, self.destination_port),
+        let (old_address, old_port, address_offset) = match direction {
+            Direction::Out => (self.ip.source, self.source_port, ipv4::SOURCE),
+            Direction::In => (self.ip.destination, self.destination_port, ipv4::DESTINATION),
         };
-        match direction {
-            Direction::Out => ip.source = address,
-            Direction::In => ip.destination = address,
-        }
-        ip.ttl = ip.ttl.saturating_sub(1);
         let addresses = Change::default().double(old_address, address);
-        ip.checksum = addresses
-            .word(self.ip.ttl_word(), ip.ttl_word())
+        let ttl = [self.ip.ttl.saturating_sub(1), self.ip.protocol];
+        let checksum = addresses
+            .word(self.ip.ttl_word(), ttl)
             .apply(self.ip.checksum);
-        packet.store(IP, &ip).ok_or(DropReason::Internal)?;
+        let ([ttl, protocol], [c0, c1]) = (ttl, checksum);
+        packet
+            .store(IP + ipv4::TTL, &[ttl, protocol, c0, c1])
+            .ok_or(DropReason::Internal)?;
+        packet
+            .store(IP + address_offset, &address)
+            .ok_or(DropReason::Internal)?;
 
         // The pseudo-header has the addresses in it, but ICMP has no pseudo-header.
         let (checksum, checksum_offset, port_offset) = match self.ip.protocol {

@@ -26,25 +26,29 @@ use super::{limits, nat};
 pub enum Stage {
     /// [`judge`].
     Judge = 0,
+    /// [`map`].
+    Map = 1,
     /// [`add`].
-    Add = 1,
+    Add = 2,
     /// [`super::clear::clear`].
-    Forward = 2,
+    Forward = 3,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 3;
+pub const STAGES: u32 = 4;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 4;
 
-/// Words of what [`judge`] leaves for [`add`]; `low | high << 32`.
+/// Words of what [`judge`] and [`map`] leave for [`add`]; `low | high << 32`.
 mod left {
-    /// Translated address; translated port.
-    pub(super) const NAT: usize = 0;
-    /// Place of the mapping; flags of the rule.
-    pub(super) const MAPPING_FLAGS: usize = 1;
     /// Rule; generation.
-    pub(super) const RULE: usize = 2;
+    pub(super) const RULE: usize = 0;
+    /// Flags of the rule.
+    pub(super) const FLAGS: usize = 1;
+    /// Translated address; translated port.
+    pub(super) const NAT: usize = 2;
+    /// Place of the mapping.
+    pub(super) const MAPPING: usize = 3;
 }
 
 /// A packet that may open a flow.
@@ -72,21 +76,20 @@ impl Admitted {
     fn load<T: Tables>(tables: &T) -> Option<Self> {
         let scratch = tables.scratch()?;
         let (nat_address, nat) = halves(scratch.load(left::NAT));
-        let (mapping, flags) = halves(scratch.load(left::MAPPING_FLAGS));
         let (rule, generation) = halves(scratch.load(left::RULE));
         let [p0, p1, _, _] = nat.to_ne_bytes();
         Some(Self {
             nat_address: nat_address.to_ne_bytes(),
             nat_port: [p0, p1],
-            mapping,
-            flags,
+            mapping: scratch.load(left::MAPPING) as u32,
+            flags: scratch.load(left::FLAGS) as u32,
             rule,
             generation,
         })
     }
 }
 
-/// The second stage: judges a new flow by protocol, rules and rate, and maps its source.
+/// The second stage: judges a new flow by protocol, rules and rate.
 ///
 /// # Errors
 /// The reason to drop the packet.
@@ -95,7 +98,6 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let site = site_of(packet)?;
     let inner = parse(packet)?;
     let key = inner.flow_from_site(site);
-    let settings = tables.settings().ok_or(DropReason::Internal)?;
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let judgement = tables
@@ -105,32 +107,37 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if judgement.action != action::ALLOW {
         return Err(denied(tables, &key, &judgement));
     }
-    let now_s = tables.now_s();
-    limits::rate(tables, key.site, settings, now_s)?;
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    limits::rate(tables, key.site, settings, tables.now_s())?;
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    scratch.store(left::FLAGS, u64::from(judgement.flags));
+    Ok(Next::Stage(Stage::Map))
+}
+
+/// The third stage: maps the flow's source.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let (mut key, mut first) = (FlowKey::NONE, First::NONE);
+    look(packet, tables, &mut key, &mut first)?;
     let opening = Opening {
         key: &key,
-        site,
-        settings,
-        now_s,
+        site: tables.site(key.site).ok_or(DropReason::UnknownSite)?,
+        settings: tables.settings().ok_or(DropReason::Internal)?,
+        now_s: first.now_s,
     };
     let mapping: Mapping = nat::map(tables, &opening)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(
-        left::NAT,
-        pair(
-            u32::from_ne_bytes(mapping.address),
-            port_protocol(mapping.port, 0),
-        ),
-    );
-    scratch.store(
-        left::MAPPING_FLAGS,
-        pair(mapping.position, u32::from(judgement.flags)),
-    );
-    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    let nat = port_protocol(mapping.port, 0);
+    scratch.store(left::NAT, pair(u32::from_ne_bytes(mapping.address), nat));
+    scratch.store(left::MAPPING, u64::from(mapping.position));
     Ok(Next::Stage(Stage::Add))
 }
 
-/// The third stage: puts the flow into the table, or begins a dead one anew. The packet goes back to the first stage, which
+/// The fourth stage: puts the flow into the table, or begins a dead one anew. The packet goes back to the first stage, which
 /// finds the flow and forwards it as the flow's first packet.
 ///
 /// # Errors

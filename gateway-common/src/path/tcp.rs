@@ -76,15 +76,28 @@ impl Segment {
     }
 }
 
-/// Whether `a` comes before `b`.
+/// Whether `a` comes before `b`: their difference modulo 2^32 is negative.
 #[inline(always)]
 const fn before(a: u32, b: u32) -> bool {
-    a.wrapping_sub(b).cast_signed() < 0
+    ((a as u64).wrapping_sub(b as u64) >> 31) & 1 != 0
 }
 
 #[inline(always)]
 const fn latest(a: u32, b: u32) -> u32 {
     if before(a, b) { b } else { a }
+}
+
+/// Whether a segment is one of handshake or reset.
+#[inline(always)]
+#[must_use]
+pub const fn is_rare(progress: Progress, segment: &Segment) -> bool {
+    segment.flags & (SYN | RST) != 0 || !is_synchronized(progress.state)
+}
+
+/// Whether both SYNs are known, so that sequence numbers can be checked.
+#[inline(always)]
+const fn is_synchronized(state: u8) -> bool {
+    !matches!(state, state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH)
 }
 
 /// A connection as one direction sees it.
@@ -101,24 +114,26 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Moves the connection on by a segment.
+    /// Moves a synchronized connection on by a segment that is not [rare](is_rare).
+    ///
+    /// # Errors
+    /// [`DropReason::TcpWindow`] if its numbers do not fit.
+    #[inline(always)]
+    pub fn advance(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+        self.check(segment, direction)?;
+        self.acknowledge(segment, direction);
+        if segment.has(FIN) || self.progress.state == state::TCP_SYN_RECEIVED {
+            self.data(segment, direction);
+        }
+        Ok(())
+    }
+
+    /// Moves a connection on by a [rare](is_rare) segment.
     ///
     /// # Errors
     /// [`DropReason::TcpState`] if it does not fit the state, [`DropReason::TcpWindow`] if its numbers do not.
     #[inline(always)]
-    pub fn advance(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
-        if segment.flags & (SYN | RST) == 0 && self.is_synchronized() {
-            self.check(segment, direction)?;
-            self.acknowledge(segment, direction);
-            self.data(segment, direction);
-            return Ok(());
-        }
-        self.advance_rarely(segment, direction)
-    }
-
-    /// Segments of handshake and reset.
-    #[inline(always)]
-    fn advance_rarely(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+    pub fn advance_rarely(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         if segment.has(RST) {
             return self.reset(segment, direction);
         }
@@ -136,15 +151,6 @@ impl Connection {
             }
             (false, ..) => Err(DropReason::TcpState),
         }
-    }
-
-    /// Whether both SYNs are known, so that sequence numbers can be checked.
-    #[inline(always)]
-    const fn is_synchronized(&self) -> bool {
-        !matches!(
-            self.progress.state,
-            state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH
-        )
     }
 
     /// The four conditions on a segment's numbers.
@@ -319,7 +325,7 @@ impl Connection {
     /// changes nothing.
     #[inline(always)]
     fn reset(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
-        if !self.is_synchronized() {
+        if !is_synchronized(self.progress.state) {
             return match direction {
                 // To the server of an older connection of these ports, or the client gave up.
                 Direction::Out => {
