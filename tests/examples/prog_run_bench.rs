@@ -1,6 +1,6 @@
 //! Nanoseconds per packet of each program by `BPF_PROG_TEST_RUN`, beside a bare `XDP_PASS` in the same run.
 //!
-//! `cargo run -p gateway-tests --release --example prog_run_bench [-- --json]`; needs root.
+//! `cargo run -p gateway-tests --release --example prog_run_bench [-- --json] [-- --object FILE]`; needs root.
 //!
 //! The kernel does not put the frame back between repeats, and does not send what is redirected: a case repeats a
 //! packet that stays what it was (a mapping to the same address, MAC addresses that read as a link header again, a TTL
@@ -10,6 +10,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Result, ensure};
+use gateway::dataplane::TableSizes;
 use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::abi::sa::LinkHeader;
@@ -36,7 +37,11 @@ struct Case {
 
 fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
-    let mut kernel = Kernel::load()?;
+    let object = std::env::args().skip_while(|argument| argument != "--object").nth(1);
+    let mut kernel = match object {
+        Some(path) => Kernel::load_object(&std::fs::read(path)?, TableSizes::default())?,
+        None => Kernel::load()?,
+    };
     kernel.fill(&bench_world(u32::try_from(monotonic().as_secs())?))?;
     let cases = cases();
     let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
@@ -179,6 +184,13 @@ fn cases() -> Vec<Case> {
             program: "pass",
             frame: esp.clone(),
             repeat: REPEAT,
+            code: PASS,
+        },
+        Case {
+            name: "pass, runs of 200",
+            program: "pass",
+            frame: esp.clone(),
+            repeat: REPEAT_FORWARDED,
             code: PASS,
         },
         Case {
