@@ -11,12 +11,13 @@ use gateway_common::abi::{
     limit,
     nat::{InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
-    rule::Rule,
+    rule::Chunk,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{self, Counter},
 };
 use gateway_common::drop::DROP_SLOTS;
+use gateway_common::path::rules::SLOTS;
 
 /// IKE sources whose rate is watched at a time.
 const IKE_SOURCES: usize = 65_536;
@@ -27,8 +28,11 @@ const EVENT_KINDS: usize = 8;
 /// A table that is as large as what is in it, not as its limit.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 
-/// One rule generation; element 0 is its header.
-pub(crate) type RuleSet = Array<Rule, { limit::RULES_MAX as usize + 1 }>;
+/// Generations differ in size.
+const INNER_MAP: usize = aya_ebpf::bindings::BPF_F_INNER_MAP as usize;
+
+/// One rule generation.
+pub(crate) type RuleSet = Array<Chunk, 1, INNER_MAP>;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
@@ -58,6 +62,9 @@ pub(crate) static MAPPINGS_REVERSE: HashMap<
 > = HashMap::new();
 #[btf_map]
 pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
+/// Room for the look-up of one packet in the rules; the shell's own.
+#[btf_map]
+pub(crate) static RULE_SEARCH: PerCpuArray<[u64; SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS: LpmTrie<[u8; 4], NextHop, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
@@ -67,7 +74,7 @@ pub(crate) static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray
 #[btf_map]
 pub(crate) static PATHS: PerCpuArray<Counter, { stats::PATHS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static RULE_HITS: PerCpuArray<Counter, { limit::RULES_MAX as usize }> = PerCpuArray::new();
+pub(crate) static RULE_HITS: PerCpuArray<Counter, { 2 * limit::RULES_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// Events of this second on this CPU, by kind; the shell's own.

@@ -4,26 +4,25 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_coarse_ns, bpf_loop, bpf_map_lookup_elem};
 use gateway_common::abi::{
     event::Event,
     flow::{Flow, FlowKey},
     interface::{Interface, Settings},
-    limit,
     nat::{InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
-    rule::{Rule, RuleSetHeader},
+    rule::layout,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
 };
 use gateway_common::path::filter::{Direction, Progress};
-use gateway_common::path::rules::{self, Judgement, Tuple};
+use gateway_common::path::rules::{self, Judgement, Slot, Step, Tuple, Words};
 use gateway_common::tables::{FlowEntry, Refused, Tables};
 
 use crate::maps::{
     EVENT_RATE, EVENTS, FLOWS, IKE_RATE, INTERFACES, MAPPINGS, MAPPINGS_REVERSE, NEXT_HOPS, PATHS, RULE_HITS,
-    RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SETTINGS, SITES,
+    RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SETTINGS, SITES,
 };
 use gateway_common::abi::interface::RateBucket;
 
@@ -203,20 +202,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn judge(&self, tuple: &Tuple) -> Option<Judgement> {
-        // The one read of the active generation: all rules of this packet come from `rules`.
-        let rules = RULE_SETS.get(0)?;
-        let header: *const RuleSetHeader = rules.get_ptr(0)?.cast();
-        // SAFETY: element 0 holds a header (`abi::map::RULE_SETS`), of the same size and a smaller alignment.
-        let header = unsafe { *header };
-        let mut walk = Walk {
-            rules,
-            tuple,
-            judgement: Judgement::default_deny(&header),
-        };
-        let count = header.count.min(limit::RULES_MAX);
-        // SAFETY: `step` has the signature that the helper calls, and `walk` outlives the call.
-        unsafe { bpf_loop(count, step as *mut c_void, (&raw mut walk).cast(), 0) };
-        Some(walk.judgement)
+        let mut judgement = Judgement::default_deny(0);
+        if judge(tuple, &mut judgement) == 0 {
+            return None;
+        }
+        Some(judgement)
     }
 
     #[inline(always)]
@@ -243,8 +233,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn count_rule(&self, source_rule: u32, bytes: u32) {
-        add(RULE_HITS.get_ptr_mut(source_rule), bytes);
+    fn count_rule(&self, counter: u32, bytes: u32) {
+        add(RULE_HITS.get_ptr_mut(counter), bytes);
     }
 
     #[inline(always)]
@@ -260,27 +250,98 @@ impl Tables for Maps {
     }
 }
 
-/// What [`step`] works on.
-struct Walk<'a> {
-    rules: &'a RuleSet,
-    tuple: &'a Tuple,
-    judgement: Judgement,
+/// Asks the active generation; returns 0 if there is none. A subprogram with a stack frame of its own.
+#[inline(never)]
+fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
+    // The one read of the active generation: all that this packet sees of rules comes from it.
+    let (Some(rules), Some(slots)) = (RULE_SETS.get(0), RULE_SEARCH.get_ptr_mut(0)) else {
+        return 0;
+    };
+    let mut generation = Generation {
+        rules,
+        slots: slots.cast(),
+    };
+    rules::begin(&generation, tuple);
+    // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
+    unsafe { bpf_loop(layout::VECTOR_WORDS + 1, step as *mut c_void, (&raw mut generation).cast(), 0) };
+    match rules::judgement(&generation) {
+        Some(found) => {
+            *judgement = found;
+            1
+        }
+        None => 0,
+    }
 }
 
-/// Asks one rule; returns 1 to end the loop.
-unsafe extern "C" fn step(index: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `judge` passed it, and nothing else uses it during the loop.
-    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
-    let Some(rule): Option<*const Rule> = walk.rules.get_ptr(index as u32 + 1) else {
-        return 1;
-    };
-    // SAFETY: the look-up returned it; a generation does not change once it is in the outer map.
-    let rule = unsafe { &*rule };
-    if !rules::matches(rule, walk.tuple) {
-        return 0;
+/// Looks at the next word that may hold a match; returns 1 to end the loop.
+unsafe extern "C" fn step(_index: u64, generation: *mut c_void) -> i64 {
+    // SAFETY: `judge` passed it, and nothing writes to it during the loop.
+    let generation = unsafe { &*generation.cast::<Generation<'_>>() };
+    match rules::step(generation) {
+        Step::More => 0,
+        Step::Done => 1,
     }
-    walk.judgement.decide(rule);
-    1
+}
+
+/// The active generation, and this CPU's room for a look-up.
+struct Generation<'a> {
+    rules: &'a RuleSet,
+    slots: *mut u64,
+}
+
+/// Words of a chunk from one on.
+#[derive(Clone, Copy)]
+struct Run {
+    chunk: *const u64,
+    first: u32,
+}
+
+impl Words for Generation<'_> {
+    type Run = Run;
+
+    #[inline(always)]
+    fn run(&self, word: u32) -> Option<Run> {
+        // The key of the look-up lies in the slots: on the stack, each look-up would take room of its own.
+        self.put(Slot::Shell, u64::from(word / layout::CHUNK_WORDS));
+        let map = core::ptr::from_ref(self.rules).cast_mut().cast();
+        // SAFETY: the outer map's look-up returned the map; the slot is a value of a map, and the key its first 4 bytes.
+        let chunk = unsafe { bpf_map_lookup_elem(map, self.slots.add(Slot::Shell as usize).cast()) };
+        if chunk.is_null() {
+            return None;
+        }
+        Some(Run {
+            chunk: chunk.cast_const().cast(),
+            first: word % layout::CHUNK_WORDS,
+        })
+    }
+
+    #[inline(always)]
+    fn word(run: &Run, index: u32) -> u64 {
+        let place = run.first.wrapping_add(index) % layout::CHUNK_WORDS;
+        // SAFETY: a look-up returned the chunk, and the place lies in it. A generation does not change once it is in the
+        // outer map.
+        unsafe { *run.chunk.add(place as usize) }
+    }
+
+    #[inline(always)]
+    fn half(run: &Run, index: u32) -> u32 {
+        let place = run.first.wrapping_mul(2).wrapping_add(index) % (2 * layout::CHUNK_WORDS);
+        // SAFETY: as in `word`; a chunk has twice as many halves as words.
+        unsafe { *run.chunk.cast::<u32>().add(place as usize) }
+    }
+
+    #[inline(always)]
+    fn put(&self, slot: Slot, value: u64) {
+        // SAFETY: the array has a place for each slot, and no other CPU has it. A program is not interrupted by another
+        // XDP program of its CPU.
+        unsafe { self.slots.add(slot as usize).write_volatile(value) };
+    }
+
+    #[inline(always)]
+    fn get(&self, slot: Slot) -> u64 {
+        // SAFETY: as in `put`.
+        unsafe { self.slots.add(slot as usize).read_volatile() }
+    }
 }
 
 /// Counts one more in the current second.

@@ -12,12 +12,13 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
+use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::object::{EBPF, program};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
-use gateway_common::abi::rule::{Rule, RuleSetHeader};
+use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::stats::{Counter, Path};
-use gateway_common::abi::{ABI_VERSION, limit, map};
+use gateway_common::abi::{ABI_VERSION, map};
 use gateway_common::drop::DropReason;
 use gateway_common::tables::host::HostTables;
 use socket2::{Domain, Socket, Type};
@@ -29,12 +30,17 @@ pub const LOOPBACK: u32 = 1;
 /// Room for the largest frame that a program may give back.
 const FRAME_MAX: usize = 4096;
 
+/// `BPF_F_INNER_MAP` of the kernel: generations differ in size.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
+
 /// The loaded object with its own, unpinned maps.
 pub struct Kernel {
     ebpf: Ebpf,
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
+    /// Groups of the sites of the last [`Kernel::fill`].
+    group_bitmaps: Vec<u64>,
 }
 
 /// Where frames come from and go to, for all of a world's interfaces and workers.
@@ -84,6 +90,7 @@ impl Kernel {
             ebpf,
             _worker: worker,
             links,
+            group_bitmaps: Vec::new(),
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
         Ok(kernel)
@@ -197,6 +204,7 @@ impl Kernel {
                 .iter()
                 .map(|(length, prefix, hop)| (Key::new(*length, *prefix), *hop)),
         )?;
+        self.group_bitmaps = tables.sites.values().map(|site| site.groups).collect();
         if let Some((generation, rules)) = &tables.rules {
             self.load_rules(*generation, rules)?;
         }
@@ -238,16 +246,21 @@ impl Kernel {
     /// # Errors
     /// The kernel refused a map or an entry.
     pub fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> Result<()> {
-        let mut set: Array<MapData, Rule> = Array::create(limit::RULES_MAX + 1, 0)?;
-        set.set(
-            0,
-            RuleSetHeader::new(generation, u32::try_from(rules.len())?).element(),
-            0,
-        )?;
-        for (index, rule) in (1..).zip(rules) {
-            set.set(index, *rule, 0)?;
+        let conditions: Vec<_> = rules.iter().map(Condition::from).collect();
+        let built = classifier::build(generation, 0, &conditions, &self.group_bitmaps)?;
+        self.load_generation(built.chunks())
+    }
+
+    /// As [`Kernel::load_rules`], with tables that are built already.
+    ///
+    /// # Errors
+    /// The kernel refused a map or an entry.
+    pub fn load_generation(&mut self, chunks: &[Chunk]) -> Result<()> {
+        let mut set: Array<MapData, Chunk> = Array::create(u32::try_from(chunks.len())?, BPF_F_INNER_MAP)?;
+        for (index, chunk) in (0..).zip(chunks) {
+            set.set(index, chunk, 0)?;
         }
-        let mut outer: ArrayOfMaps<_, Array<MapData, Rule>> =
+        let mut outer: ArrayOfMaps<_, Array<MapData, Chunk>> =
             ArrayOfMaps::try_from(self.map(map::RULE_SETS)?)?;
         Ok(outer.set(0, &set, 0)?)
     }

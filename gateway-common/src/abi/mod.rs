@@ -60,7 +60,7 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// `HashMap<OutsideKey, InsideKey>`: the same mapping seen from the outside; its insertion claims the port.
     pub const MAPPINGS_REVERSE: &str = "MAPPINGS_REVERSE";
-    /// `ArrayOfMaps[1]` of `Array<Rule>[RULES_MAX + 1]`: the active rule generation; element 0 is its header.
+    /// `ArrayOfMaps[1]` of `Array<Chunk>`: the active rule generation, as large as it needs ([`super::rule`]).
     pub const RULE_SETS: &str = "RULE_SETS";
     /// `LpmTrie<[u8; 4] destination, NextHop>` for the core side.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
@@ -70,8 +70,8 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// `PerCpuArray<Counter>` indexed by [`super::stats::Path`].
     pub const PATHS: &str = "PATHS";
-    /// `PerCpuArray<Counter>[RULES_MAX]` indexed by [`super::rule::Rule::source_rule`]: packets that opened a flow or
-    /// were denied.
+    /// `PerCpuArray<Counter>[2 * RULES_MAX]` indexed by the operator's rule in the half that the generation names: packets
+    /// that opened a flow or were denied.
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `RingBuf` of [`super::event::Event`].
     pub const EVENTS: &str = "EVENTS";
@@ -83,8 +83,8 @@ pub mod map {
 
 /// Limits shared by loader, packet core and configuration.
 pub mod limit {
-    /// Rules of one compiled generation (a rule with lists is compiled to their product).
-    pub const RULES_MAX: u32 = 1024;
+    /// Compiled rules of one generation.
+    pub const RULES_MAX: u32 = super::rule::layout::VECTOR_WORDS * 64;
     /// Flows in the table.
     pub const FLOWS_MAX: u32 = 1_048_576;
     /// NAT mappings in the table.

@@ -81,7 +81,7 @@ fn admit<T: Tables>(
     let judgement = tables
         .judge(&Tuple::new(key, site))
         .ok_or(DropReason::NoRuleSet)?;
-    tables.count_rule(judgement.rule, inner.length());
+    tables.count_rule(judgement.counter, inner.length());
     if judgement.action != action::ALLOW {
         return Err(denied(tables, key, &judgement));
     }

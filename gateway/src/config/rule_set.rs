@@ -300,7 +300,8 @@ fn check(checker: &mut Checker<'_>, text: &str, rule: &SourceRule, names: &mut H
             "a rule without a name",
             "name it: the name appears in tables and logs",
         );
-    } else if let Some(line) = names.insert(model.name.clone(), line_of(text, rule.span.start)) {
+    } else if let Some(first) = names.insert(model.name.clone(), rule.span.start) {
+        let line = line_of(text, first);
         let message = format!("rule \"{}\" appears twice, first in line {line}", model.name);
         checker.fault(
             rule.locate(text, &model.name),

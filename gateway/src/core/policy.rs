@@ -1,14 +1,15 @@
 //! From the operator's rules to what the packet path evaluates.
 //!
-//! A rule with lists becomes the product of its lists, in place, so that the order of the file is kept and the first
-//! match decides. Each compiled rule remembers the rule it came from: hits and log lines speak of the operator's
-//! rules only.
-use gateway_common::abi::limit::RULES_MAX;
-use gateway_common::abi::rule::{Rule, action, flag};
+//! The order of the file is kept and the first match decides. Each compiled rule remembers the rule it came from: hits
+//! and log lines speak of the operator's rules only.
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
 
-use crate::config::{
-    Action, Checker, Diagnostics, List, PortRange, Prefix, Protocol, RuleModel, RuleSetFile, SourceRule,
-};
+use gateway_common::abi::limit::RULES_MAX;
+use gateway_common::abi::rule::{Record, action, flag};
+
+use super::classifier::{self, ALL_DIRECTIONS, Condition, Generation, TooLarge};
+use crate::config::{Action, Checker, Diagnostics, List, PortRange, Prefix, RuleModel, RuleSetFile, SourceRule};
 
 /// Names that rules may use.
 pub trait Directory {
@@ -18,15 +19,40 @@ pub trait Directory {
     fn group(&self, name: &str) -> Option<u64>;
     /// Names of all groups, for messages.
     fn group_names(&self) -> Vec<&str>;
+    /// Every combination of groups that a site has or may have.
+    fn group_bitmaps(&self) -> Vec<u64>;
 }
 
 /// A rule set ready to be loaded.
 #[derive(Clone, Debug)]
 pub struct Compiled {
     /// At most [`RULES_MAX`] rules in the order of evaluation.
-    pub rules: Vec<Rule>,
-    /// The file it came from; [`Rule::source_rule`] is an index into its rules.
+    pub rules: Vec<Condition>,
+    /// Every combination of groups that a site may have.
+    pub group_bitmaps: Vec<u64>,
+    /// The file it came from; [`Record::source_rule`] is an index into its rules.
     pub source: RuleSetFile,
+}
+
+impl Compiled {
+    /// The tables of the packet path.
+    ///
+    /// # Errors
+    /// They would be too large.
+    pub fn generation(&self, number: u32, counter_base: u32) -> Result<Generation, TooLarge> {
+        classifier::build(number, counter_base, &self.rules, &self.group_bitmaps)
+    }
+
+    /// Hosts that a rule allows by their own address: their next hops are resolved before the first packet needs them.
+    #[must_use]
+    pub fn named_hosts(&self) -> BTreeSet<Ipv4Addr> {
+        let allowed = self.rules.iter().filter(|rule| rule.record.action == action::ALLOW);
+        let hosts = allowed.flat_map(|rule| &rule.destination);
+        hosts
+            .filter(|(first, last)| first == last)
+            .map(|(host, _)| Ipv4Addr::from(*host))
+            .collect()
+    }
 }
 
 /// Compiles a rule set.
@@ -37,53 +63,52 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
     let mut checker = Checker::new(&source.file, &source.text);
     let mut rules = Vec::new();
     for (index, rule) in source.rules.iter().enumerate() {
-        let subjects = subjects(&mut checker, &source.text, rule, directory);
-        let product = subjects.len() as u64 * conditions(&rule.model);
-        if rules.len() as u64 + product > u64::from(RULES_MAX) {
+        let subject = subject(&mut checker, &source.text, rule, directory);
+        if rules.len() >= RULES_MAX as usize {
             let message = format!(
-                "rule \"{}\" becomes {product} compiled rules, but of {RULES_MAX} only {} are left",
-                rule.model.name,
-                RULES_MAX as usize - rules.len()
+                "rule \"{}\" is one too many: a rule set may have {RULES_MAX} rules",
+                rule.model.name
             );
-            checker.fault(
-                rule.span.clone(),
-                message,
-                "use prefixes, ranges and groups in place of long lists",
-            );
+            let remedy = "join rules that differ in one list only";
+            checker.fault(rule.span.clone(), message, remedy);
             break;
         }
-        expand(
-            &rule.model,
-            u32::try_from(index).unwrap_or(u32::MAX),
-            &subjects,
-            &mut rules,
-        );
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        rules.push(condition(&rule.model, number, subject));
     }
     let clean = checker.finish(());
-    clean.map(|()| Compiled { rules, source })
+    clean.map(|()| Compiled {
+        rules,
+        group_bitmaps: directory.group_bitmaps(),
+        source,
+    })
 }
 
-/// Whom a compiled rule speaks of: a site, some groups, or everyone (both zero).
-#[derive(Clone, Copy)]
+/// Whom a compiled rule speaks of.
+#[derive(Default)]
 struct Subject {
-    site: u32,
+    everyone: bool,
+    sites: Vec<u32>,
     groups: u64,
 }
 
-fn subjects(
+fn subject(
     checker: &mut Checker<'_>,
     text: &str,
     rule: &SourceRule,
     directory: &dyn Directory,
-) -> Vec<Subject> {
+) -> Subject {
     let model = &rule.model;
     if model.sites.is_any() && model.groups.is_any() {
-        return vec![Subject { site: 0, groups: 0 }];
+        return Subject {
+            everyone: true,
+            ..Subject::default()
+        };
     }
-    let mut subjects = Vec::new();
+    let mut subject = Subject::default();
     for name in &model.sites.0 {
         match directory.site(name) {
-            Some(site) => subjects.push(Subject { site, groups: 0 }),
+            Some(site) => subject.sites.push(site),
             None => checker.fault(
                 rule.locate(text, name),
                 format!("rule \"{}\": no site is named \"{name}\"", model.name),
@@ -91,10 +116,9 @@ fn subjects(
             ),
         }
     }
-    let mut groups = 0;
     for name in &model.groups.0 {
         match directory.group(name) {
-            Some(bit) => groups |= bit,
+            Some(bit) => subject.groups |= bit,
             None => {
                 let known: Vec<_> = directory
                     .group_names()
@@ -112,72 +136,46 @@ fn subjects(
             }
         }
     }
-    if groups != 0 {
-        subjects.push(Subject { site: 0, groups });
+    subject
+}
+
+fn condition(model: &RuleModel, source_rule: u32, subject: Subject) -> Condition {
+    Condition {
+        everyone: subject.everyone,
+        sites: subject.sites,
+        groups: subject.groups,
+        directions: ALL_DIRECTIONS,
+        source: addresses(&model.source),
+        destination: addresses(&model.destination),
+        protocols: model.protocol.0.iter().map(|protocol| protocol.0).collect(),
+        source_ports: ports(&model.source_ports),
+        destination_ports: ports(&model.destination_ports),
+        record: Record {
+            source_rule,
+            action: match model.action {
+                Action::Allow => action::ALLOW,
+                Action::Deny => action::DENY,
+            },
+            flags: if model.log { flag::LOG } else { 0 },
+            pad: [0; 2],
+        },
     }
-    subjects
 }
 
-/// Size of the product of all lists but sites and groups.
-fn conditions(model: &RuleModel) -> u64 {
-    let lengths = [
-        model.source.0.len(),
-        model.destination.0.len(),
-        model.protocol.0.len(),
-        model.source_ports.0.len(),
-        model.destination_ports.0.len(),
-    ];
-    lengths.iter().fold(1, |product, length| {
-        product
-            .saturating_mul((*length).max(1) as u64)
-            .min(u64::from(u32::MAX))
-    })
-}
-
-/// The words of a list, or `any` if it sets no condition.
-fn or_any<T: Copy>(list: &List<T>, any: T) -> Vec<T> {
+fn addresses(list: &List<Prefix>) -> Vec<(u32, u32)> {
+    let range = |prefix: Prefix| {
+        let (first, last) = prefix.bounds();
+        (u32::from(first), u32::from(last))
+    };
     match list.is_any() {
-        true => vec![any],
-        false => list.0.clone(),
+        true => vec![range(Prefix::everything())],
+        false => list.0.iter().map(|prefix| range(*prefix)).collect(),
     }
 }
 
-fn expand(model: &RuleModel, source_rule: u32, subjects: &[Subject], rules: &mut Vec<Rule>) {
-    let everywhere = Prefix::everything();
-    let protocols = or_any(&model.protocol, Protocol::ANY);
-    let source_ports = or_any(&model.source_ports, PortRange::ALL);
-    let destination_ports = or_any(&model.destination_ports, PortRange::ALL);
-    for subject in subjects {
-        for source in or_any(&model.source, everywhere) {
-            for destination in or_any(&model.destination, everywhere) {
-                for protocol in &protocols {
-                    for source_port in &source_ports {
-                        for destination_port in &destination_ports {
-                            rules.push(Rule {
-                                groups: subject.groups,
-                                site: subject.site,
-                                source: source.network().octets(),
-                                source_mask: source.mask().octets(),
-                                destination: destination.network().octets(),
-                                destination_mask: destination.mask().octets(),
-                                source_port_low: source_port.low,
-                                source_port_high: source_port.high,
-                                destination_port_low: destination_port.low,
-                                destination_port_high: destination_port.high,
-                                protocol: protocol.0,
-                                action: match model.action {
-                                    Action::Allow => action::ALLOW,
-                                    Action::Deny => action::DENY,
-                                },
-                                flags: if model.log { flag::LOG } else { 0 },
-                                pad: 0,
-                                source_rule,
-                                pad2: 0,
-                            });
-                        }
-                    }
-                }
-            }
-        }
+fn ports(list: &List<PortRange>) -> Vec<(u16, u16)> {
+    match list.is_any() {
+        true => vec![(PortRange::ALL.low, PortRange::ALL.high)],
+        false => list.0.iter().map(|range| (range.low, range.high)).collect(),
     }
 }

@@ -251,6 +251,12 @@ impl Directory for Sites {
     fn group_names(&self) -> Vec<&str> {
         self.config.groups.iter().map(String::as_str).collect()
     }
+
+    /// The configuration does not change while the daemon runs: a site that comes later has one of these.
+    fn group_bitmaps(&self) -> Vec<u64> {
+        let sites = self.config.sites.iter().map(|site| site.groups);
+        sites.chain(self.config.any_sites.iter().map(|any| any.groups)).collect()
+    }
 }
 
 /// One spelling for each identity: host names are equal without regard to case.

@@ -271,7 +271,8 @@ impl<E: Engine> Controller<E> {
             .rules
             .as_ref()
             .map_or(1, |(generation, _)| generation.wrapping_add(1).max(1));
-        self.engine.load_rules(generation, &compiled.rules)?;
+        let tables = compiled.generation(generation, 0)?;
+        self.engine.load_rules(&tables, compiled.named_hosts())?;
         let view = active(generation, &compiled);
         self.rules = Some((generation, compiled));
         Ok(view)
@@ -281,7 +282,7 @@ impl<E: Engine> Controller<E> {
         let nothing = || anyhow!("no rule set is in force; load one with `gateway rules load FILE`");
         let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
         let count = u32::try_from(compiled.source.rules.len())?;
-        let hits = self.engine.rule_hits(count)?;
+        let hits = self.engine.rule_hits(0, count)?;
         let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
             rule: rule.model.clone(),
             hits,

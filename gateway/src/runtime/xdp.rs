@@ -9,7 +9,6 @@ use gateway_common::abi::event::kind;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{InsideKey, Mapping};
-use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
@@ -20,6 +19,7 @@ use super::engine::{Engine, Happening, SaTraffic, Tables};
 use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
+use crate::core::classifier::Generation;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
     WorkerReport, monotonic_s,
@@ -71,10 +71,18 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.set_sites(sites)?)
     }
 
-    fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()> {
-        self.dataplane()?.load_rules(generation, rules)?;
-        self.ways.want(named_hosts(rules));
+    fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+        self.dataplane()?.load_rules(generation.chunks())?;
+        self.ways.want(hosts);
         Ok(())
+    }
+
+    fn reset_rule_hits(&mut self, base: u32, rules: u32) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.reset_rule_hits(base, rules)?)
+    }
+
+    fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.end_flows(flows)?)
     }
 
     async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
@@ -139,8 +147,8 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.mappings())
     }
 
-    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>> {
-        let counters = self.dataplane()?.rule_hits(rules);
+    fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
+        let counters = self.dataplane()?.rule_hits(base, rules);
         Ok(counters.iter().map(|counter| counter.packets).collect())
     }
 
@@ -266,14 +274,6 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
     }
 }
 
-/// Hosts that rules allow by their own address: their next hops are resolved before the first packet needs them.
-fn named_hosts(rules: &[Rule]) -> BTreeSet<Ipv4Addr> {
-    let hosts = rules
-        .iter()
-        .filter(|rule| rule.action == action::ALLOW && rule.destination_mask == [255; 4]);
-    hosts.map(|rule| Ipv4Addr::from(rule.destination)).collect()
-}
-
 fn sa_install(install: &ChildSaInstall, way: &Way) -> anyhow::Result<SaInstall> {
     let keys = |keys: &gateway_ike::KeyMaterial| KeyMaterial::new(&keys.encryption, &keys.integrity);
     let selectors =
@@ -341,34 +341,6 @@ mod tests {
             assert_eq!(suite(proposal.suite).expect(words).name(), words);
         }
         assert!(suite(EspSuite::AesGcm16 { key_bits: 192 }).is_err());
-    }
-
-    #[test]
-    fn only_hosts_that_a_rule_allows_are_resolved_ahead() {
-        let rule = |destination, destination_mask, action| Rule {
-            groups: 0,
-            site: 0,
-            source: [0; 4],
-            source_mask: [0; 4],
-            destination,
-            destination_mask,
-            source_port_low: 0,
-            source_port_high: u16::MAX,
-            destination_port_low: 0,
-            destination_port_high: u16::MAX,
-            protocol: 0,
-            action,
-            flags: 0,
-            pad: 0,
-            source_rule: 0,
-            pad2: 0,
-        };
-        let rules = [
-            rule([10, 0, 0, 1], [255; 4], action::ALLOW),
-            rule([10, 0, 0, 2], [255; 4], action::DENY),
-            rule([10, 1, 0, 0], [255, 255, 0, 0], action::ALLOW),
-        ];
-        assert_eq!(named_hosts(&rules), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 1)]));
     }
 
     #[test]
