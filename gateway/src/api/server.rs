@@ -8,6 +8,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
+use super::caller::Caller;
 use super::message::{Envelope, LINE_MAX, Reply, Request, VERSION};
 
 /// Connections served at a time; more wait.
@@ -20,6 +21,8 @@ const IDLE_S: u64 = 60;
 pub struct Call {
     /// What is asked.
     pub request: Request,
+    /// Who asks.
+    pub caller: Caller,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
 }
@@ -114,7 +117,8 @@ fn remove_stale(path: &Path) -> io::Result<()> {
 }
 
 async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
+    let credentials = stream.peer_cred()?;
+    let uid = credentials.uid();
     let (reader, mut writer) = stream.into_split();
     if uid != allowed_uid {
         tracing::warn!(uid, "API refused to a user other than root");
@@ -126,6 +130,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) 
         )
         .await;
     }
+    let caller = Caller::new(&credentials);
     let mut reader = BufReader::new(reader);
     loop {
         let mut line = Vec::new();
@@ -144,7 +149,7 @@ async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) 
             .await;
         }
         let reply = match parse(&line) {
-            Ok(request) => ask(&calls, request).await,
+            Ok(request) => ask(&calls, request, caller.clone()).await,
             Err(fault) => Reply::Error(fault),
         };
         send(&mut writer, reply).await?;
@@ -169,10 +174,15 @@ fn parse(line: &[u8]) -> Result<Request, String> {
         .map_err(fault)
 }
 
-async fn ask(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
+async fn ask(calls: &mpsc::Sender<Call>, request: Request, caller: Caller) -> Reply {
     let (reply, answer) = oneshot::channel();
     let stopping = || Reply::Error("the daemon is stopping".to_owned());
-    if calls.send(Call { request, reply }).await.is_err() {
+    let call = Call {
+        request,
+        caller,
+        reply,
+    };
+    if calls.send(call).await.is_err() {
         return stopping();
     }
     answer.await.unwrap_or_else(|_| stopping())

@@ -13,6 +13,7 @@ use super::clock::Clock;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path};
+use super::rules::RuleState;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
@@ -37,6 +38,7 @@ pub struct Controller<E: Engine> {
     pub(super) sadb: Sadb<E::Handle>,
     /// Generation and rule set in force.
     pub(super) rules: Option<(u32, Compiled)>,
+    pub(super) rule_state: RuleState,
     pub(super) clock: Clock,
     sockets: Sockets,
     /// Number of sites that the data plane knows.
@@ -56,6 +58,7 @@ impl<E: Engine> Controller<E> {
             credential,
             trust,
             sites,
+            history,
             rules,
         } = prepared;
         let store = assignments_path(&config);
@@ -87,6 +90,7 @@ impl<E: Engine> Controller<E> {
             sites,
             sadb,
             rules: None,
+            rule_state: RuleState::new(history),
             clock,
             sockets,
             sites_loaded: 0,
@@ -94,18 +98,7 @@ impl<E: Engine> Controller<E> {
             lines: events::Lines::default(),
         };
         controller.load_sites()?;
-        match rules {
-            Some(compiled) => {
-                let active = controller.activate(compiled)?;
-                tracing::info!(
-                    generation = active.generation,
-                    file = active.file,
-                    rules = active.rules,
-                    "rules in force"
-                );
-            }
-            None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
-        }
+        controller.begin_rules(rules)?;
         Ok(controller)
     }
 
@@ -171,7 +164,7 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_call(&mut self, call: Call) {
-        let reply = self.answer(call.request);
+        let reply = self.answer(&call.caller, call.request);
         // The client may have gone; that is its affair.
         let _ = call.reply.send(reply);
         self.drain().await;
@@ -185,6 +178,7 @@ impl<E: Engine> Controller<E> {
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
             self.lines.next_second();
+            self.tend_rules();
             self.tell_traffic();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }

@@ -9,6 +9,7 @@ mod engine;
 mod events;
 mod prepare;
 mod requests;
+mod rules;
 mod sockets;
 mod ways;
 mod xdp;
