@@ -204,7 +204,7 @@ fn faults_of_the_rule_set() {
             "action = \"deny\"",
             "action = \"dany\"",
             "",
-            "unknown variant `dany`, expected `allow` or `deny`",
+            "unknown variant `dany`, expected one of `allow`, `deny`, `reject`",
         ],
         [
             "destination_ports = 23",

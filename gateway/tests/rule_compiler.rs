@@ -1,7 +1,7 @@
 //! The rule compiler against a naive reading of the rules.
 use std::net::Ipv4Addr;
 
-use gateway::config::{Action, List, PortRange, Prefix, Protocol, RuleModel, RuleSetFile};
+use gateway::config::{Action, AddressWord, List, PortRange, Protocol, RuleModel, RuleSetFile};
 use gateway::core::classifier::Generation;
 use gateway::core::policy::{Directory, compile};
 use gateway_common::abi::event::RULE_DEFAULT;
@@ -64,7 +64,11 @@ fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
         .iter()
         .any(|name| Center.group(name).expect("known") & groups != 0);
     let within =
-        |list: &List<Prefix>, address| list.is_any() || list.0.iter().any(|prefix| prefix.contains(address));
+        |list: &List<AddressWord>, address| list.is_any() || list.0.iter().any(|word| match word {
+            AddressWord::Prefix(prefix) => prefix.contains(address),
+            AddressWord::Range(range) => range.contains(address),
+            AddressWord::Name(name) => panic!("{name} is not written by this test"),
+        });
     let ports = |list: &List<PortRange>, port| {
         list.is_any()
             || list
@@ -124,8 +128,9 @@ fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
 }
 
 // Few values, so that rules and packets meet often.
-fn prefix() -> impl Strategy<Value = Prefix> {
-    const WORDS: [&str; 7] = [
+fn prefix() -> impl Strategy<Value = AddressWord> {
+    const WORDS: [&str; 8] = [
+        "10.1.2.1-10.1.2.3",
         "10.0.0.0/8",
         "10.1.0.0/16",
         "10.1.2.0/24",
@@ -134,7 +139,7 @@ fn prefix() -> impl Strategy<Value = Prefix> {
         "0.0.0.0/0",
         "192.168.1.0/24",
     ];
-    select(&WORDS[..]).prop_map(|word| word.parse().expect("a prefix"))
+    select(&WORDS[..]).prop_map(|word| word.parse().expect("an address word"))
 }
 
 fn address() -> impl Strategy<Value = Ipv4Addr> {
@@ -189,6 +194,11 @@ fn rule() -> impl Strategy<Value = RuleModel> {
                 protocol: List(protocols.into_iter().map(Protocol).collect()),
                 source_ports,
                 destination_ports,
+                direction: List::default(),
+                services: List::default(),
+                icmp_types: List::default(),
+                fqdn: List::default(),
+                schedule: None,
                 log: false,
                 comment: String::new(),
             }
@@ -236,7 +246,7 @@ proptest! {
     fn compiled_rules_decide_as_the_file_reads(rules in vec(rule(), 0..70), packets in vec(packet(), 1000)) {
         let file = file(rules);
         let rules = compile(file.clone(), &Center).expect("names are right");
-        let generation = rules.generation(7, 1000).expect("it is small");
+        let generation = rules.generation(7, 1000, &[]).expect("it is small");
         for packet in packets {
             prop_assert_eq!(compiled(&generation, &packet), naive(&file, &packet), "{:?}", packet);
         }
@@ -251,7 +261,7 @@ fn the_rule_that_overflows_is_named() {
     let parsed = RuleSetFile::parse("rules.toml", &rules).expect("right by itself");
     let fault = compile(parsed, &Center).expect_err("one too many").to_string();
     assert!(
-        fault.starts_with("rules.toml:49153: rule \"r16384\" is one too many: a rule set may have 16384 rules"),
+        fault.starts_with("rules.toml:49153: rule \"r16384\" is one too many: a rule set may have 16384 compiled rules"),
         "{fault}"
     );
 }

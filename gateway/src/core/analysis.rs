@@ -1,6 +1,6 @@
 //! Rules that another rule makes meaningless, or that contradict each other.
 //!
-//! Each pair of compiled rules is compared; what only several rules together cover is not found.
+//! Each pair of rules is compared; what only several rules together cover is not found.
 use gateway_common::abi::rule::action;
 use serde::Serialize;
 
@@ -53,38 +53,28 @@ impl std::fmt::Display for Finding {
 /// Everything worth a look, `max` findings at most, and how many there are in all.
 #[must_use]
 pub fn analyse(compiled: &Compiled, max: usize) -> (Vec<Finding>, usize) {
-    let boxes: Vec<Extent> = compiled.rules.iter().map(Extent::new).collect();
+    let rules: Vec<&[Condition]> = compiled
+        .rules
+        .chunk_by(|a, b| a.record.source_rule == b.record.source_rule)
+        .collect();
+    let extents: Vec<Extent> = rules.iter().map(|rule| Extent::new(rule)).collect();
     let (mut findings, mut total) = (Vec::new(), 0);
-    let rules = &compiled.rules;
-    let mut covered = vec![false; compiled.source.rules.len()];
-    for (later_place, (later, later_box)) in rules.iter().zip(&boxes).enumerate() {
-        let number = later.record.source_rule as usize;
-        for (earlier, earlier_box) in rules.iter().zip(&boxes).take(later_place) {
-            if earlier.record.source_rule == later.record.source_rule
-                || !earlier_box.meets(later_box)
-                || !is_always_on(compiled, earlier, later)
-            {
+    for (place, (later, extent)) in rules.iter().zip(&extents).enumerate() {
+        for (earlier, other) in rules.iter().zip(&extents).take(place) {
+            if !other.meets(extent) || !is_on_whenever(compiled, earlier, later) {
                 continue;
             }
             let Some(kind) = relation(earlier, later) else { continue };
-            let is_cover = kind != Kind::Conflicting;
-            if is_cover && std::mem::replace(covered.get_mut(number).unwrap_or(&mut true), true) {
-                continue;
-            }
             total += 1;
             if findings.len() < max {
-                let name = |condition: &Condition| {
-                    let rule = compiled.source.rules.get(condition.record.source_rule as usize);
-                    rule.map(|rule| (rule.model.name.clone(), compiled.source.line(&rule.span)))
-                        .unwrap_or_default()
-                };
                 findings.push(Finding {
                     kind,
-                    earlier: name(earlier),
-                    later: name(later),
+                    earlier: name(compiled, earlier),
+                    later: name(compiled, later),
                 });
             }
-            if is_cover {
+            // It never decides: what else it overlaps says nothing.
+            if kind != Kind::Conflicting {
                 break;
             }
         }
@@ -92,19 +82,35 @@ pub fn analyse(compiled: &Compiled, max: usize) -> (Vec<Finding>, usize) {
     (findings, total)
 }
 
-/// A rule with a schedule covers only one with the same.
-fn is_always_on(compiled: &Compiled, earlier: &Condition, later: &Condition) -> bool {
-    let schedule = |rule: &Condition| compiled.schedule_of.get(rule.record.source_rule as usize).copied().flatten();
+/// Name and line of the rule that these conditions come from.
+fn name(compiled: &Compiled, rule: &[Condition]) -> (String, usize) {
+    let number = rule.first().map_or(0, |condition| condition.record.source_rule as usize);
+    let rule = compiled.source.rules.get(number);
+    rule.map(|rule| (rule.model.name.clone(), compiled.source.line(&rule.span)))
+        .unwrap_or_default()
+}
+
+/// Whether the earlier rule is in force whenever the later one is.
+fn is_on_whenever(compiled: &Compiled, earlier: &[Condition], later: &[Condition]) -> bool {
+    let schedule = |rule: &[Condition]| {
+        let number = rule.first()?.record.source_rule as usize;
+        compiled.schedule_of.get(number).copied().flatten()
+    };
     schedule(earlier).is_none() || schedule(earlier) == schedule(later)
 }
 
-fn relation(earlier: &Condition, later: &Condition) -> Option<Kind> {
-    let same = (earlier.record.action == action::ALLOW) == (later.record.action == action::ALLOW);
-    if covers(earlier, later) {
+fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {
+    let allows = |rule: &[Condition]| rule.iter().any(|condition| condition.record.action == action::ALLOW);
+    let same = allows(earlier) == allows(later);
+    let covers_all = |outer: &[Condition], inner: &[Condition]| {
+        inner.iter().all(|inner| outer.iter().any(|outer| covers(outer, inner)))
+    };
+    if covers_all(earlier, later) {
         return Some(if same { Kind::Redundant } else { Kind::Shadowed });
     }
+    let overlap = || earlier.iter().any(|a| later.iter().any(|b| overlaps(a, b)));
     // An exception in front of a general rule is how rule sets are written; only a partial overlap is a conflict.
-    (!same && overlaps(earlier, later) && !covers(later, earlier)).then_some(Kind::Conflicting)
+    (!same && overlap() && !covers_all(later, earlier)).then_some(Kind::Conflicting)
 }
 
 /// Whether all that `inner` is about is what `outer` is about.
@@ -163,11 +169,11 @@ struct Extent {
 }
 
 impl Extent {
-    fn new(condition: &Condition) -> Self {
+    fn new(rule: &[Condition]) -> Self {
         Self {
-            source: hull(&condition.source),
-            destination: hull(&condition.destination),
-            ports: hull(&condition.destination_ports),
+            source: hull(rule.iter().flat_map(|condition| &condition.source)),
+            destination: hull(rule.iter().flat_map(|condition| &condition.destination)),
+            ports: hull(rule.iter().flat_map(|condition| &condition.destination_ports)),
         }
     }
 
@@ -180,8 +186,8 @@ impl Extent {
     }
 }
 
-fn hull<T: Ord + Copy + Default>(ranges: &[(T, T)]) -> (T, T) {
-    let low = ranges.iter().map(|range| range.0).min().unwrap_or_default();
-    let high = ranges.iter().map(|range| range.1).max().unwrap_or_default();
+fn hull<'a, T: Ord + Copy + Default + 'a>(ranges: impl Iterator<Item = &'a (T, T)> + Clone) -> (T, T) {
+    let low = ranges.clone().map(|range| range.0).min().unwrap_or_default();
+    let high = ranges.map(|range| range.1).max().unwrap_or_default();
     (low, high)
 }

@@ -104,7 +104,7 @@ fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Res
     if let (Some(waiting), Some(entry)) = (history.unconfirmed(), in_force) {
         let stored = match waiting.fall_back_to {
             Some(generation) => rules::read_text(config, generation)?,
-            None => StoredRules::default(),
+            None => rules::nothing(),
         };
         return first(sites, stored, Origin::FellBack(entry.generation), history).map(Some);
     }

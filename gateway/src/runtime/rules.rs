@@ -37,7 +37,7 @@ pub struct StoredRules {
 
 /// What the controller remembers of rule sets besides the one in force.
 #[derive(Debug, Default)]
-pub struct RuleState {
+pub(super) struct RuleState {
     pub(super) history: History,
     /// Which schedules are in force in the packet path.
     schedules: Vec<bool>,
@@ -48,7 +48,7 @@ pub struct RuleState {
 impl RuleState {
     /// With what was stored.
     #[must_use]
-    pub fn new(history: History) -> Self {
+    pub(super) fn new(history: History) -> Self {
         Self {
             history,
             ..Self::default()
@@ -73,7 +73,7 @@ fn text_path(config: &Config, generation: u32) -> PathBuf {
 ///
 /// # Errors
 /// It is there and cannot be read: what was in force is not guessed.
-pub fn read_history(config: &Config) -> anyhow::Result<History> {
+pub(super) fn read_history(config: &Config) -> anyhow::Result<History> {
     Ok(store::read_json(&history_path(config))?.unwrap_or_default())
 }
 
@@ -81,7 +81,7 @@ pub fn read_history(config: &Config) -> anyhow::Result<History> {
 ///
 /// # Errors
 /// It is not stored.
-pub fn read_text(config: &Config, generation: u32) -> anyhow::Result<StoredRules> {
+pub(super) fn read_text(config: &Config, generation: u32) -> anyhow::Result<StoredRules> {
     let path = text_path(config, generation);
     store::read_json(&path)?.ok_or_else(|| anyhow!("{}: the rule set is not there", path.display()))
 }
@@ -107,7 +107,7 @@ impl<E: Engine> Controller<E> {
         if is_new {
             let history = self.rule_state.history.with(first.entry.clone(), None);
             self.store(&history, first.entry.generation, &first.stored)?;
-            self.rule_state.history = history;
+            self.take_over(history);
         }
         self.activate(first.entry.generation, first.compiled)?;
         let entry = first.entry;
@@ -179,27 +179,32 @@ impl<E: Engine> Controller<E> {
             store::replace_json(&history_path(&self.config), &before)?;
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
-        self.rule_state.history = history;
+        self.take_over(history);
         self.rule_state.fall_back_at_ms = how.confirm_s.map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
         tracing::info!(generation, file = stored.file, ?origin, confirm_s = ?how.confirm_s, "rules in force");
         let ended = if how.rejudge { self.rejudge()? } else { 0 };
         self.loaded(ended, how.confirm_s)
     }
 
-    /// Writes the text, then the history that names it, then forgets texts that no entry names.
+    /// Writes the text, then the history that names it: after a crash the history names what is there.
     fn store(&self, history: &History, generation: u32, stored: &StoredRules) -> anyhow::Result<()> {
         store::replace_json(&text_path(&self.config, generation), stored)?;
-        store::replace_json(&history_path(&self.config), history)?;
-        let gone = self.rule_state.history.entries().iter().filter(|old| {
-            !history.entries().iter().any(|entry| entry.generation == old.generation)
-        });
-        for entry in gone {
+        Ok(store::replace_json(&history_path(&self.config), history)?)
+    }
+
+    /// Takes a new history over, and removes the texts that only the old one names.
+    fn take_over(&mut self, history: History) {
+        let before = std::mem::replace(&mut self.rule_state.history, history);
+        let kept = self.rule_state.history.entries();
+        for entry in before.entries() {
+            if kept.iter().any(|kept| kept.generation == entry.generation) {
+                continue;
+            }
             let path = text_path(&self.config, entry.generation);
             if let Err(error) = std::fs::remove_file(&path) {
                 tracing::warn!(%error, path = %path.display(), "an old rule set is not removed");
             }
         }
-        Ok(())
     }
 
     /// Puts a compiled rule set in force under its number.
@@ -372,7 +377,7 @@ impl<E: Engine> Controller<E> {
 }
 
 /// A rule set without rules: nothing passes.
-fn nothing() -> StoredRules {
+pub(super) fn nothing() -> StoredRules {
     StoredRules {
         file: "(nothing)".to_owned(),
         text: String::new(),
