@@ -263,7 +263,14 @@ fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
     };
     rules::begin(&generation, tuple);
     // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
-    unsafe { bpf_loop(layout::VECTOR_WORDS + 1, step as *mut c_void, (&raw mut generation).cast(), 0) };
+    unsafe {
+        bpf_loop(
+            layout::VECTOR_WORDS + 1,
+            step as *mut c_void,
+            (&raw mut generation).cast(),
+            0,
+        )
+    };
     match rules::judgement(&generation) {
         Some(found) => {
             *judgement = found;

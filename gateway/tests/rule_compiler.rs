@@ -63,12 +63,14 @@ fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
         .0
         .iter()
         .any(|name| Center.group(name).expect("known") & groups != 0);
-    let within =
-        |list: &List<AddressWord>, address| list.is_any() || list.0.iter().any(|word| match word {
-            AddressWord::Prefix(prefix) => prefix.contains(address),
-            AddressWord::Range(range) => range.contains(address),
-            AddressWord::Name(name) => panic!("{name} is not written by this test"),
-        });
+    let within = |list: &List<AddressWord>, address| {
+        list.is_any()
+            || list.0.iter().any(|word| match word {
+                AddressWord::Prefix(prefix) => prefix.contains(address),
+                AddressWord::Range(range) => range.contains(address),
+                AddressWord::Name(name) => panic!("{name} is not written by this test"),
+            })
+    };
     let ports = |list: &List<PortRange>, port| {
         list.is_any()
             || list
@@ -261,7 +263,9 @@ fn the_rule_that_overflows_is_named() {
     let parsed = RuleSetFile::parse("rules.toml", &rules).expect("right by itself");
     let fault = compile(parsed, &Center).expect_err("one too many").to_string();
     assert!(
-        fault.starts_with("rules.toml:49153: rule \"r16384\" is one too many: a rule set may have 16384 compiled rules"),
+        fault.starts_with(
+            "rules.toml:49153: rule \"r16384\" is one too many: a rule set may have 16384 compiled rules"
+        ),
         "{fault}"
     );
 }

@@ -41,7 +41,9 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                     "boolean" => value.is_boolean(),
                     other => panic!("type {other}"),
                 };
-                let fits = rule.as_array().map_or_else(|| is(rule), |kinds| kinds.iter().any(is));
+                let fits = rule
+                    .as_array()
+                    .map_or_else(|| is(rule), |kinds| kinds.iter().any(is));
                 found.extend((!fits).then(|| format!("{at}: not of type {rule}")));
             }
             "enum" => {
@@ -54,19 +56,26 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
                 let fits = matches!(bytes, [b'0'..=b'2', b'0'..=b'9', b':', b'0'..=b'5', b'0'..=b'9']);
                 found.extend((!fits).then(|| format!("{at}: no time")));
             }
-            "minItems" => found.extend(
-                (value.as_array().is_some_and(Vec::is_empty)).then(|| format!("{at}: empty list")),
-            ),
+            "minItems" => found
+                .extend((value.as_array().is_some_and(Vec::is_empty)).then(|| format!("{at}: empty list"))),
             "items" => {
                 let items = value.as_array().into_iter().flatten().enumerate();
                 found.extend(items.flat_map(|(n, item)| faults(root, rule, item, &format!("{at}[{n}]"))));
             }
             "anyOf" => {
-                let fits = rule.as_array().expect("a list").iter().any(|one| faults(root, one, value, at).is_empty());
+                let fits = rule
+                    .as_array()
+                    .expect("a list")
+                    .iter()
+                    .any(|one| faults(root, one, value, at).is_empty());
                 found.extend((!fits).then(|| format!("{at}: fits no alternative")));
             }
             "required" => {
-                let missing = rule.as_array().expect("a list").iter().filter(|key| value.get(key.as_str().expect("a string")).is_none());
+                let missing = rule
+                    .as_array()
+                    .expect("a list")
+                    .iter()
+                    .filter(|key| value.get(key.as_str().expect("a string")).is_none());
                 found.extend(missing.map(|key| format!("{at}: no {key}")));
             }
             "properties" => {
@@ -88,7 +97,10 @@ fn faults(root: &Value, schema: &Value, value: &Value, at: &str) -> Vec<String> 
 fn examples_fit_the_schema_and_the_model() {
     for text in EXAMPLES {
         let schema = schema();
-        assert_eq!(faults(&schema, &schema, &value(text), "file"), Vec::<String>::new());
+        assert_eq!(
+            faults(&schema, &schema, &value(text), "file"),
+            Vec::<String>::new()
+        );
         RuleSetFile::parse("example", text).expect("an example is right");
     }
 }
@@ -120,8 +132,14 @@ fn schema_and_model_refuse_the_same() {
         json!({ "service": [{ "members": "b" }] }),
     ];
     for case in cases {
-        assert!(!faults(&schema, &schema, &case, "file").is_empty(), "the schema takes {case}");
-        assert!(RuleSetFile::parse("case", &case.to_string()).is_err(), "the model takes {case}");
+        assert!(
+            !faults(&schema, &schema, &case, "file").is_empty(),
+            "the schema takes {case}"
+        );
+        assert!(
+            RuleSetFile::parse("case", &case.to_string()).is_err(),
+            "the model takes {case}"
+        );
     }
 }
 
@@ -131,11 +149,20 @@ fn schema_and_model_refuse_the_same() {
 fn schema_and_model_have_the_same_keys() {
     let schema = schema();
     let keys = |table: &Value| -> BTreeSet<String> {
-        table["properties"].as_object().expect("keys").keys().cloned().collect()
+        table["properties"]
+            .as_object()
+            .expect("keys")
+            .keys()
+            .cloned()
+            .collect()
     };
     let expected = |text: &str| -> BTreeSet<String> {
-        let fault = RuleSetFile::parse("keys", text).expect_err("an unknown key").to_string();
-        let (_, list) = fault.split_once("expected one of ").expect("serde lists the keys");
+        let fault = RuleSetFile::parse("keys", text)
+            .expect_err("an unknown key")
+            .to_string();
+        let (_, list) = fault
+            .split_once("expected one of ")
+            .expect("serde lists the keys");
         list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
     };
     assert_eq!(keys(&schema), expected("{\"?\": 1}"));
@@ -150,10 +177,16 @@ fn both_formats_say_the_same() {
     for text in EXAMPLES {
         let file = RuleSetFile::parse("example", text).expect("right");
         let [toml, json] = [Format::Toml, Format::Json].map(|format| file.write(format));
-        assert_eq!((Format::of(&toml), Format::of(&json)), (Format::Toml, Format::Json));
+        assert_eq!(
+            (Format::of(&toml), Format::of(&json)),
+            (Format::Toml, Format::Json)
+        );
         for written in [toml, json] {
             let again = RuleSetFile::parse("written", &written).expect("what is written can be read");
-            assert_eq!(value(&again.write(Format::Json)), value(&file.write(Format::Json)));
+            assert_eq!(
+                value(&again.write(Format::Json)),
+                value(&file.write(Format::Json))
+            );
             assert_eq!(again.rules.len(), file.rules.len());
         }
     }

@@ -46,7 +46,10 @@ fn main() -> Result<()> {
             );
         }
         if !json {
-            println!("{shape:<8} 10,000 rules cost {:.2} times 10 rules", last as f64 / first as f64);
+            println!(
+                "{shape:<8} 10,000 rules cost {:.2} times 10 rules",
+                last as f64 / first as f64
+            );
         }
     }
     if json {
@@ -111,7 +114,14 @@ fn frame(rule: &Rule) -> Vec<u8> {
     }
     let source_port = rule.source_port_low.max(1024);
     Clear::tcp(
-        (if source == [0, 0, 0, 1] { world::TERMINAL } else { source }, source_port),
+        (
+            if source == [0, 0, 0, 1] {
+                world::TERMINAL
+            } else {
+                source
+            },
+            source_port,
+        ),
         (destination, rule.destination_port_low.max(1)),
         SYN,
     )
@@ -157,7 +167,11 @@ fn mixed(number: u32) -> Rule {
     let low = (random(5) % 60_000) as u16 + 1;
     Rule {
         site: if random(6) % 4 == 0 { world::SITE } else { 0 },
-        groups: if random(6) % 4 == 1 { world::GROUP_CLINIC } else { 0 },
+        groups: if random(6) % 4 == 1 {
+            world::GROUP_CLINIC
+        } else {
+            0
+        },
         source,
         source_mask,
         destination,

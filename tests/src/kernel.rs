@@ -256,7 +256,12 @@ impl Kernel {
     /// They are too large.
     pub fn build_rules(&self, generation: u32, rules: &[Rule]) -> Result<Generation> {
         let conditions: Vec<_> = rules.iter().map(Condition::from).collect();
-        Ok(classifier::build(generation, 0, &conditions, &self.group_bitmaps)?)
+        Ok(classifier::build(
+            generation,
+            0,
+            &conditions,
+            &self.group_bitmaps,
+        )?)
     }
 
     /// As [`Kernel::load_rules`], with tables that are built already.

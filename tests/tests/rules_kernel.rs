@@ -48,7 +48,12 @@ const SERVERS: [[u8; 4]; 5] = [
     [203, 0, 113, 200],
     [203, 0, 113, 53],
 ];
-const TERMINALS: [[u8; 4]; 4] = [[192, 168, 1, 10], [192, 168, 1, 11], [192, 168, 1, 139], [192, 169, 1, 10]];
+const TERMINALS: [[u8; 4]; 4] = [
+    [192, 168, 1, 10],
+    [192, 168, 1, 11],
+    [192, 168, 1, 139],
+    [192, 169, 1, 10],
+];
 const PORTS: [u16; 6] = [1, 79, 80, 443, 8000, 65535];
 
 fn rule(random: &mut Random, number: u32) -> Rule {
@@ -58,11 +63,20 @@ fn rule(random: &mut Random, number: u32) -> Rule {
         let (a, b) = (random.pick(&PORTS), random.pick(&PORTS));
         (a.min(b), a.max(b))
     };
-    let ((source_port_low, source_port_high), (destination_port_low, destination_port_high)) = (ports(), ports());
+    let ((source_port_low, source_port_high), (destination_port_low, destination_port_high)) =
+        (ports(), ports());
     let who = random.below(4);
     Rule {
-        groups: if who == 1 { random.pick(&[1, 2, GROUP_CLINIC, GROUP_CLINIC | 2]) } else { 0 },
-        site: if who == 2 { random.pick(&[SITE, SITE_OTHER, 3]) } else { 0 },
+        groups: if who == 1 {
+            random.pick(&[1, 2, GROUP_CLINIC, GROUP_CLINIC | 2])
+        } else {
+            0
+        },
+        site: if who == 2 {
+            random.pick(&[SITE, SITE_OTHER, 3])
+        } else {
+            0
+        },
         source,
         source_mask,
         destination,
@@ -114,8 +128,6 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
             };
             let expected = rules.iter().find(|rule| matches(rule, &tuple));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);
-            // Flows of before would pass without asking the rules.
-            kernel.refill(&tables)?;
             let code = kernel.run("clear", &packet.linked(site, SA_INDEX))?.code;
             ensure!(
                 code == if allow { XDP_REDIRECT } else { XDP_DROP },
@@ -127,7 +139,10 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 let flows = state.flows.borrow();
                 let flow = flows.values().next().context("a flow")?.get();
                 let by = expected.map(|rule| rule.source_rule);
-                ensure!((flow.generation, Some(flow.rule)) == (generation, by), "{flow:?} {expected:?}");
+                ensure!(
+                    (flow.generation, Some(flow.rule)) == (generation, by),
+                    "{flow:?} {expected:?}"
+                );
             }
         }
     }
@@ -147,7 +162,12 @@ fn no_packet_is_lost_and_none_meets_a_mix_of_two_rule_sets() -> Result<()> {
     kernel.fill(&world::world(u32::try_from(monotonic().as_secs())?))?;
     let other = |number: u32| Rule {
         action: action::DENY,
-        ..world::allow(number, [203, 0, 112, number as u8], 17, 1 + (number % 60_000) as u16)
+        ..world::allow(
+            number,
+            [203, 0, 112, number as u8],
+            17,
+            1 + (number % 60_000) as u16,
+        )
     };
     let set = |allowing: u32| -> Vec<Rule> {
         let rule = |number| match number == allowing {
@@ -156,7 +176,10 @@ fn no_packet_is_lost_and_none_meets_a_mix_of_two_rule_sets() -> Result<()> {
         };
         (0..RULES).map(rule).collect()
     };
-    let sets = [kernel.build_rules(5, &set(0))?, kernel.build_rules(6, &set(RULES - 1))?];
+    let sets = [
+        kernel.build_rules(5, &set(0))?,
+        kernel.build_rules(6, &set(RULES - 1))?,
+    ];
     kernel.load_generation(sets[0].chunks())?;
     let mut rule_sets = kernel.take_rule_sets()?;
     let stop = AtomicBool::new(false);
@@ -182,7 +205,13 @@ fn no_packet_is_lost_and_none_meets_a_mix_of_two_rule_sets() -> Result<()> {
         judge.join().map_err(|_| anyhow::anyhow!("the judge panicked"))?
     })?;
     let (first, last) = (kernel.rule_hits(0)?, kernel.rule_hits(RULES - 1)?);
-    ensure!(first + last == packets, "{first} and {last} hits of {packets} packets");
-    ensure!(first > 0 && last > 0, "{first} and {last}: the sets took no turns");
+    ensure!(
+        first + last == packets,
+        "{first} and {last} hits of {packets} packets"
+    );
+    ensure!(
+        first > 0 && last > 0,
+        "{first} and {last}: the sets took no turns"
+    );
     Ok(())
 }

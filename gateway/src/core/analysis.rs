@@ -64,7 +64,9 @@ pub fn analyse(compiled: &Compiled, max: usize) -> (Vec<Finding>, usize) {
             if !other.meets(extent) || !is_on_whenever(compiled, earlier, later) {
                 continue;
             }
-            let Some(kind) = relation(earlier, later) else { continue };
+            let Some(kind) = relation(earlier, later) else {
+                continue;
+            };
             total += 1;
             if findings.len() < max {
                 findings.push(Finding {
@@ -84,7 +86,9 @@ pub fn analyse(compiled: &Compiled, max: usize) -> (Vec<Finding>, usize) {
 
 /// Name and line of the rule that these conditions come from.
 fn name(compiled: &Compiled, rule: &[Condition]) -> (String, usize) {
-    let number = rule.first().map_or(0, |condition| condition.record.source_rule as usize);
+    let number = rule
+        .first()
+        .map_or(0, |condition| condition.record.source_rule as usize);
     let rule = compiled.source.rules.get(number);
     rule.map(|rule| (rule.model.name.clone(), compiled.source.line(&rule.span)))
         .unwrap_or_default()
@@ -100,10 +104,15 @@ fn is_on_whenever(compiled: &Compiled, earlier: &[Condition], later: &[Condition
 }
 
 fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {
-    let allows = |rule: &[Condition]| rule.iter().any(|condition| condition.record.action == action::ALLOW);
+    let allows = |rule: &[Condition]| {
+        rule.iter()
+            .any(|condition| condition.record.action == action::ALLOW)
+    };
     let same = allows(earlier) == allows(later);
     let covers_all = |outer: &[Condition], inner: &[Condition]| {
-        inner.iter().all(|inner| outer.iter().any(|outer| covers(outer, inner)))
+        inner
+            .iter()
+            .all(|inner| outer.iter().any(|outer| covers(outer, inner)))
     };
     if covers_all(earlier, later) {
         return Some(if same { Kind::Redundant } else { Kind::Shadowed });
@@ -116,7 +125,11 @@ fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {
 /// Whether all that `inner` is about is what `outer` is about.
 fn covers(outer: &Condition, inner: &Condition) -> bool {
     let protocols = outer.protocols.is_empty()
-        || (!inner.protocols.is_empty() && inner.protocols.iter().all(|protocol| outer.protocols.contains(protocol)));
+        || (!inner.protocols.is_empty()
+            && inner
+                .protocols
+                .iter()
+                .all(|protocol| outer.protocols.contains(protocol)));
     let who = outer.everyone
         || (!inner.everyone
             && inner.groups & !outer.groups == 0

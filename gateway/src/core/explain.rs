@@ -122,7 +122,10 @@ impl<'a> Explainer<'a> {
         let mut found = None;
         let mut rest = self.compiled.rules.as_slice();
         for number in 0..self.compiled.source.rules.len() {
-            let own = rest.iter().take_while(|rule| rule.record.source_rule as usize == number).count();
+            let own = rest
+                .iter()
+                .take_while(|rule| rule.record.source_rule as usize == number)
+                .count();
             let (conditions, others) = rest.split_at(own);
             rest = others;
             match self.obstacle(number, conditions, &tuple, query) {
@@ -136,7 +139,9 @@ impl<'a> Explainer<'a> {
                 }
             }
         }
-        let by_reading = found.map_or(RULE_DEFAULT, |number| u32::try_from(number).unwrap_or(RULE_DEFAULT));
+        let by_reading = found.map_or(RULE_DEFAULT, |number| {
+            u32::try_from(number).unwrap_or(RULE_DEFAULT)
+        });
         if by_tables != by_reading {
             let word = |rule: u32| match rule {
                 RULE_DEFAULT => "no rule".to_owned(),
@@ -162,9 +167,18 @@ impl<'a> Explainer<'a> {
     }
 
     /// The first condition of a rule that does not hold; `None`: all hold.
-    fn obstacle(&self, number: usize, conditions: &[Condition], tuple: &Tuple, query: &Query) -> Option<String> {
+    fn obstacle(
+        &self,
+        number: usize,
+        conditions: &[Condition],
+        tuple: &Tuple,
+        query: &Query,
+    ) -> Option<String> {
         let model = &self.compiled.source.rules.get(number)?.model;
-        if !self.compiled.is_on(u32::try_from(number).unwrap_or(RULE_DEFAULT), &self.schedules) {
+        if !self
+            .compiled
+            .is_on(u32::try_from(number).unwrap_or(RULE_DEFAULT), &self.schedules)
+        {
             let schedule = model.schedule.as_deref().unwrap_or_default();
             return Some(format!("schedule \"{schedule}\" is not in force now"));
         }
@@ -177,10 +191,18 @@ impl<'a> Explainer<'a> {
             return Some(format!("site \"{}\" is not among {who}", query.site));
         }
         if !within(&first.source, tuple.source) {
-            return Some(format!("source {} is not in {}", query.from, list(&model.source.0)));
+            return Some(format!(
+                "source {} is not in {}",
+                query.from,
+                list(&model.source.0)
+            ));
         }
         if !within(&first.destination, tuple.destination) {
-            return Some(format!("destination {} is not in {}", query.to, list(&model.destination.0)));
+            return Some(format!(
+                "destination {} is not in {}",
+                query.to,
+                list(&model.destination.0)
+            ));
         }
         if conditions.iter().any(|condition| carries(condition, tuple)) {
             return None;
@@ -188,13 +210,23 @@ impl<'a> Explainer<'a> {
         Some(self.service_obstacle(number, conditions, tuple, query))
     }
 
-    fn service_obstacle(&self, number: usize, conditions: &[Condition], tuple: &Tuple, query: &Query) -> String {
+    fn service_obstacle(
+        &self,
+        number: usize,
+        conditions: &[Condition],
+        tuple: &Tuple,
+        query: &Query,
+    ) -> String {
         let Some(rule) = self.compiled.source.rules.get(number) else {
             return String::new();
         };
         let model = &rule.model;
         if !model.services.is_any() {
-            return format!("{} is none of the services {}", flow_words(query), list(&model.services.0));
+            return format!(
+                "{} is none of the services {}",
+                flow_words(query),
+                list(&model.services.0)
+            );
         }
         let Some(condition) = conditions.first() else {
             return String::new();
@@ -212,7 +244,11 @@ impl<'a> Explainer<'a> {
                 false => format!("an echo request is not among {}", list(&model.icmp_types.0)),
             };
         }
-        format!("source port {} is not in {}", tuple.source_port, list(&model.source_ports.0))
+        format!(
+            "source port {} is not in {}",
+            tuple.source_port,
+            list(&model.source_ports.0)
+        )
     }
 }
 
@@ -244,7 +280,11 @@ fn tuple(query: &Query, site: u32, groups: u64) -> Result<Tuple, ExplainError> {
         site,
         source: query.from.into(),
         destination: query.to.into(),
-        source_port: if has_ports { query.source_port.unwrap_or(SOURCE_PORT) } else { 0 },
+        source_port: if has_ports {
+            query.source_port.unwrap_or(SOURCE_PORT)
+        } else {
+            0
+        },
         destination_port: port,
         protocol: query.protocol.0,
         direction: direction::SITE_TO_CENTER,

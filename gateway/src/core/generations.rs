@@ -105,7 +105,8 @@ impl History {
     /// The number of the next generation.
     #[must_use]
     pub fn next(&self) -> u32 {
-        self.in_force().map_or(1, |entry| entry.generation.wrapping_add(1).max(1))
+        self.in_force()
+            .map_or(1, |entry| entry.generation.wrapping_add(1).max(1))
     }
 
     /// The generation that a rollback brings back: the one of that number, or the one in force before.
@@ -118,7 +119,12 @@ impl History {
                 let found = self.entries.iter().find(|entry| entry.generation == number);
                 found.ok_or(HistoryError::Unknown(number))
             }
-            None => self.entries.iter().rev().nth(1).ok_or(HistoryError::NothingBefore),
+            None => self
+                .entries
+                .iter()
+                .rev()
+                .nth(1)
+                .ok_or(HistoryError::NothingBefore),
         }
     }
 
@@ -136,7 +142,9 @@ impl History {
             until_unix_s,
         });
         next.entries.push(entry);
-        let kept = |entry: &Entry| Some(entry.generation) == next.unconfirmed.and_then(|waiting| waiting.fall_back_to);
+        let kept = |entry: &Entry| {
+            Some(entry.generation) == next.unconfirmed.and_then(|waiting| waiting.fall_back_to)
+        };
         let surplus = next.entries.len().saturating_sub(HISTORY_MAX);
         let mut number = 0;
         next.entries.retain(|entry| {
@@ -180,12 +188,24 @@ mod tests {
     #[test]
     fn an_unconfirmed_set_is_never_fallen_back_to() {
         let history = History::default().with(entry(1), None).with(entry(2), Some(60));
-        assert_eq!(history.unconfirmed().and_then(|waiting| waiting.fall_back_to), Some(1));
+        assert_eq!(
+            history.unconfirmed().and_then(|waiting| waiting.fall_back_to),
+            Some(1)
+        );
         let history = history.with(entry(3), Some(70));
-        assert_eq!(history.unconfirmed().and_then(|waiting| waiting.fall_back_to), Some(1));
+        assert_eq!(
+            history.unconfirmed().and_then(|waiting| waiting.fall_back_to),
+            Some(1)
+        );
         let history = history.confirmed().expect("it waits").with(entry(4), Some(80));
-        assert_eq!(history.unconfirmed().and_then(|waiting| waiting.fall_back_to), Some(3));
-        assert_eq!(history.confirmed().expect("it waits").confirmed(), Err(HistoryError::NothingToConfirm));
+        assert_eq!(
+            history.unconfirmed().and_then(|waiting| waiting.fall_back_to),
+            Some(3)
+        );
+        assert_eq!(
+            history.confirmed().expect("it waits").confirmed(),
+            Err(HistoryError::NothingToConfirm)
+        );
     }
 
     #[test]

@@ -44,15 +44,23 @@ impl Schedule {
         let mut days = [model.days.is_any(); 7];
         for word in &model.days.0 {
             let found = DAYS.iter().position(|day| day == word);
-            let day = found.and_then(|place| days.get_mut(place)).ok_or_else(|| ScheduleFault {
-                word: word.clone(),
-                message: format!("\"{word}\" is no day of the week"),
-                remedy: format!("write some of {}", DAYS.join(", ")),
-            })?;
+            let day = found
+                .and_then(|place| days.get_mut(place))
+                .ok_or_else(|| ScheduleFault {
+                    word: word.clone(),
+                    message: format!("\"{word}\" is no day of the week"),
+                    remedy: format!("write some of {}", DAYS.join(", ")),
+                })?;
             *day = true;
         }
-        let from = model.from.as_deref().map_or(Ok(0), |word| minutes(word, MINUTES_A_DAY - 1))?;
-        let to = model.to.as_deref().map_or(Ok(MINUTES_A_DAY), |word| minutes(word, MINUTES_A_DAY))?;
+        let from = model
+            .from
+            .as_deref()
+            .map_or(Ok(0), |word| minutes(word, MINUTES_A_DAY - 1))?;
+        let to = model
+            .to
+            .as_deref()
+            .map_or(Ok(MINUTES_A_DAY), |word| minutes(word, MINUTES_A_DAY))?;
         Ok(Self { zone, days, from, to })
     }
 
@@ -156,7 +164,9 @@ mod tests {
         let early = schedule("Europe/Berlin", &[], "02:00", "03:00").expect("right");
         // 2026-03-29: 02:00 to 03:00 does not exist. 2026-10-25: it is met twice.
         let hours = |from: &str, minutes: u64| {
-            (0..minutes).filter(|minute| early.is_on(at(from) + minute * 60)).count()
+            (0..minutes)
+                .filter(|minute| early.is_on(at(from) + minute * 60))
+                .count()
         };
         assert_eq!(hours("2026-03-29T00:00:00[Europe/Berlin]", 6 * 60), 0);
         assert_eq!(hours("2026-10-25T00:00:00[Europe/Berlin]", 6 * 60), 120);
@@ -165,7 +175,10 @@ mod tests {
     #[test]
     fn wrong_words_are_named() {
         let fault = |result: Result<Schedule, ScheduleFault>| result.expect_err("wrong").word;
-        assert_eq!(fault(schedule("Mars/Olympus", &[], "00:00", "24:00")), "Mars/Olympus");
+        assert_eq!(
+            fault(schedule("Mars/Olympus", &[], "00:00", "24:00")),
+            "Mars/Olympus"
+        );
         assert_eq!(fault(schedule("UTC", &["day"], "00:00", "24:00")), "day");
         assert_eq!(fault(schedule("UTC", &[], "24:00", "24:00")), "24:00");
         assert_eq!(fault(schedule("UTC", &[], "8:00", "24:00")), "8:00");

@@ -255,7 +255,9 @@ impl Directory for Sites {
     /// The configuration does not change while the daemon runs: a site that comes later has one of these.
     fn group_bitmaps(&self) -> Vec<u64> {
         let sites = self.config.sites.iter().map(|site| site.groups);
-        sites.chain(self.config.any_sites.iter().map(|any| any.groups)).collect()
+        sites
+            .chain(self.config.any_sites.iter().map(|any| any.groups))
+            .collect()
     }
 }
 

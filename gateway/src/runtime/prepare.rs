@@ -139,7 +139,12 @@ fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Res
     Ok(Some(first))
 }
 
-fn first(sites: &Sites, stored: StoredRules, origin: Origin, history: &History) -> anyhow::Result<FirstRules> {
+fn first(
+    sites: &Sites,
+    stored: StoredRules,
+    origin: Origin,
+    history: &History,
+) -> anyhow::Result<FirstRules> {
     let compiled = compile(&stored.file, &stored.text, sites)?;
     let at_unix_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)

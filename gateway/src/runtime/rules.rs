@@ -101,7 +101,10 @@ impl<E: Engine> Controller<E> {
             return Ok(());
         };
         if let Origin::FellBack(generation) = first.entry.origin {
-            tracing::warn!(generation, "the rule set was not confirmed before the gateway stopped, it falls back");
+            tracing::warn!(
+                generation,
+                "the rule set was not confirmed before the gateway stopped, it falls back"
+            );
         }
         let is_new = self.rule_state.history.in_force() != Some(&first.entry);
         if is_new {
@@ -111,7 +114,12 @@ impl<E: Engine> Controller<E> {
         }
         self.activate(first.entry.generation, first.compiled)?;
         let entry = first.entry;
-        tracing::info!(generation = entry.generation, file = entry.file, rules = entry.rules, "rules in force");
+        tracing::info!(
+            generation = entry.generation,
+            file = entry.file,
+            rules = entry.rules,
+            "rules in force"
+        );
         Ok(())
     }
 
@@ -122,7 +130,12 @@ impl<E: Engine> Controller<E> {
         text: String,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
-        self.put_in_force(author(caller, how), Origin::Loaded, StoredRules { file, text }, how)
+        self.put_in_force(
+            author(caller, how),
+            Origin::Loaded,
+            StoredRules { file, text },
+            how,
+        )
     }
 
     pub(super) fn rules_rollback(
@@ -154,7 +167,10 @@ impl<E: Engine> Controller<E> {
         stored: StoredRules,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
-        if how.confirm_s.is_some_and(|seconds| seconds == 0 || seconds > CONFIRM_MAX_S) {
+        if how
+            .confirm_s
+            .is_some_and(|seconds| seconds == 0 || seconds > CONFIRM_MAX_S)
+        {
             bail!("a rule set can wait from 1 to {CONFIRM_MAX_S} seconds to be confirmed");
         }
         let compiled = compile(&stored.file, &stored.text, &self.sites.get())?;
@@ -180,7 +196,9 @@ impl<E: Engine> Controller<E> {
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
         self.take_over(history);
-        self.rule_state.fall_back_at_ms = how.confirm_s.map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
+        self.rule_state.fall_back_at_ms = how
+            .confirm_s
+            .map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
         tracing::info!(generation, file = stored.file, ?origin, confirm_s = ?how.confirm_s, "rules in force");
         let ended = if how.rejudge { self.rejudge()? } else { 0 };
         self.loaded(ended, how.confirm_s)
@@ -237,7 +255,10 @@ impl<E: Engine> Controller<E> {
         drop(sites);
         self.engine.end_flows(&ended)?;
         if !ended.is_empty() {
-            tracing::info!(flows = ended.len(), "flows ended that the rules in force do not allow");
+            tracing::info!(
+                flows = ended.len(),
+                "flows ended that the rules in force do not allow"
+            );
         }
         Ok(ended.len())
     }
@@ -245,7 +266,11 @@ impl<E: Engine> Controller<E> {
     /// What time brings: an unconfirmed set falls back, schedules begin and end. Called once a second.
     pub(super) fn tend_rules(&mut self) {
         let now = self.clock.now();
-        if self.rule_state.fall_back_at_ms.is_some_and(|at| now.mono_ms >= at) {
+        if self
+            .rule_state
+            .fall_back_at_ms
+            .is_some_and(|at| now.mono_ms >= at)
+        {
             match self.fall_back() {
                 Ok(()) => {}
                 // It is tried again in a second; what is in force meanwhile is known to the operator who loaded it.
@@ -266,15 +291,23 @@ impl<E: Engine> Controller<E> {
             Some(generation) => read_text(&self.config, generation)?,
             None => nothing(),
         };
-        let failed = self.rule_state.history.in_force().map_or(0, |entry| entry.generation);
+        let failed = self
+            .rule_state
+            .history
+            .in_force()
+            .map_or(0, |entry| entry.generation);
         let origin = Origin::FellBack(failed);
-        tracing::warn!(generation = failed, "the rule set was not confirmed, it falls back");
+        tracing::warn!(
+            generation = failed,
+            "the rule set was not confirmed, it falls back"
+        );
         // Flows that only the withdrawn set allowed end with it.
         let how = HowToLoad {
             rejudge: true,
             ..HowToLoad::default()
         };
-        self.put_in_force(Author::default(), origin, stored, &how).map(|_| ())
+        self.put_in_force(Author::default(), origin, stored, &how)
+            .map(|_| ())
     }
 
     /// Loads the same generation again without the rules whose time is over and with those whose time has come.
@@ -288,9 +321,18 @@ impl<E: Engine> Controller<E> {
         }
         let tables = compiled.generation(*generation, counter_base(*generation), &schedules)?;
         self.engine.load_rules(&tables, compiled.named_hosts())?;
-        let on = compiled.source.schedules.iter().zip(&schedules).filter(|(_, on)| **on);
+        let on = compiled
+            .source
+            .schedules
+            .iter()
+            .zip(&schedules)
+            .filter(|(_, on)| **on);
         let on: Vec<_> = on.map(|(schedule, _)| schedule.model.name.as_str()).collect();
-        tracing::info!(generation, schedules_in_force = on.join(", "), "a schedule began or ended");
+        tracing::info!(
+            generation,
+            schedules_in_force = on.join(", "),
+            "a schedule began or ended"
+        );
         self.rule_state.schedules = schedules;
         Ok(())
     }
@@ -354,12 +396,19 @@ impl<E: Engine> Controller<E> {
             None => history.in_force().context("no rule set is in force")?.generation,
         };
         let StoredRules { file, text } = read_text(&self.config, generation)?;
-        Ok(view::RulesText { generation, file, text })
+        Ok(view::RulesText {
+            generation,
+            file,
+            text,
+        })
     }
 
     pub(super) fn rules_explain(&self, flows: &[Query]) -> anyhow::Result<Vec<view::RulesExplained>> {
         if flows.len() > FLOWS_MAX {
-            bail!("{} flows are too many at once; ask about {FLOWS_MAX} at most", flows.len());
+            bail!(
+                "{} flows are too many at once; ask about {FLOWS_MAX} at most",
+                flows.len()
+            );
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
         let explainer = Explainer::new(compiled, self.clock.now().unix_s)?;

@@ -22,6 +22,17 @@ const PROG_RUN_BENCH: [&str; 7] = [
     "prog_run_bench",
 ];
 
+/// The program that measures new flows under rule sets of several sizes.
+const RULES_BENCH: [&str; 7] = [
+    "run",
+    "--quiet",
+    "--release",
+    "--package",
+    "gateway-tests",
+    "--example",
+    "rules_bench",
+];
+
 /// Measures everything; `short` takes seconds instead of minutes and shows only that it works.
 ///
 /// # Errors
@@ -31,6 +42,8 @@ pub fn run(short: bool) -> Result<()> {
     cargo(&["build", "--release", "--package", "gateway"])?;
     println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
     cargo(&PROG_RUN_BENCH)?;
+    println!("== A new flow under 10, 1,000 and 10,000 rules, BPF_PROG_TEST_RUN of `clear`");
+    cargo(&RULES_BENCH)?;
     println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");
     through::run(short)
 }

@@ -47,7 +47,11 @@ pub(super) fn check(common: &Common, file: &Path, config: Option<&Path>, strict:
             1 => "1 finding".to_owned(),
             total => format!("{total} findings"),
         };
-        println!("{}: {rules} rules, {} compiled, {words}", file.display(), compiled.rules.len());
+        println!(
+            "{}: {rules} rules, {} compiled, {words}",
+            file.display(),
+            compiled.rules.len()
+        );
     }
     if strict && total > 0 {
         bail!("{}: {total} findings, and --strict allows none", file.display());

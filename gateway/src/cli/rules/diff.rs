@@ -27,7 +27,9 @@ enum What {
     Added,
     Removed,
     /// Key by key: before and after.
-    Changed { keys: BTreeMap<String, (Value, Value)> },
+    Changed {
+        keys: BTreeMap<String, (Value, Value)>,
+    },
     /// In front of or behind rules that it was not in front of or behind before.
     Moved,
 }
@@ -43,7 +45,9 @@ pub(super) fn run(
         Some(path) => RuleSetFile::parse(&path.display().to_string(), &read(path)?)?,
         None => {
             let mut found = None;
-            common.ask_plain(&Request::RulesText { generation }, |view: RulesText| found = Some(view))?;
+            common.ask_plain(&Request::RulesText { generation }, |view: RulesText| {
+                found = Some(view)
+            })?;
             let name = |found: &RulesText| format!("generation {} ({})", found.generation, found.file);
             found.map_or_else(
                 || Ok(RuleSetFile::default()),
@@ -88,10 +92,34 @@ fn words(value: &Value) -> String {
 
 fn changes(old: &RuleSetFile, new: &RuleSetFile) -> Vec<Change> {
     let mut changes = Vec::new();
-    compare("address", &old.addresses, &new.addresses, |model| &model.name, &mut changes);
-    compare("service", &old.services, &new.services, |model| &model.name, &mut changes);
-    compare("site_group", &old.site_groups, &new.site_groups, |model| &model.name, &mut changes);
-    compare("schedule", &old.schedules, &new.schedules, |model| &model.name, &mut changes);
+    compare(
+        "address",
+        &old.addresses,
+        &new.addresses,
+        |model| &model.name,
+        &mut changes,
+    );
+    compare(
+        "service",
+        &old.services,
+        &new.services,
+        |model| &model.name,
+        &mut changes,
+    );
+    compare(
+        "site_group",
+        &old.site_groups,
+        &new.site_groups,
+        |model| &model.name,
+        &mut changes,
+    );
+    compare(
+        "schedule",
+        &old.schedules,
+        &new.schedules,
+        |model| &model.name,
+        &mut changes,
+    );
     compare("rule", &old.rules, &new.rules, |model| &model.name, &mut changes);
     let names = |file: &RuleSetFile| -> Vec<String> {
         file.rules.iter().map(|rule| rule.model.name.clone()).collect()
@@ -111,7 +139,10 @@ fn compare<T: Serialize>(
     name: impl Fn(&T) -> &String,
     changes: &mut Vec<Change>,
 ) {
-    let before: HashMap<&String, &T> = old.iter().map(|found| (name(&found.model), &found.model)).collect();
+    let before: HashMap<&String, &T> = old
+        .iter()
+        .map(|found| (name(&found.model), &found.model))
+        .collect();
     let after: HashSet<&String> = new.iter().map(|found| name(&found.model)).collect();
     let mut push = |name: &String, what| {
         changes.push(Change {
@@ -145,10 +176,11 @@ fn keys<T: Serialize>(old: &T, new: &T) -> BTreeMap<String, (Value, Value)> {
     };
     let (old, new) = (object(old), object(new));
     let all: HashSet<&String> = old.keys().chain(new.keys()).collect();
-    let value = |object: &serde_json::Map<String, Value>, key: &String| {
-        object.get(key).cloned().unwrap_or_default()
-    };
-    let pairs = all.into_iter().map(|key| (key.clone(), (value(&old, key), value(&new, key))));
+    let value =
+        |object: &serde_json::Map<String, Value>, key: &String| object.get(key).cloned().unwrap_or_default();
+    let pairs = all
+        .into_iter()
+        .map(|key| (key.clone(), (value(&old, key), value(&new, key))));
     pairs.filter(|(_, (before, after))| before != after).collect()
 }
 
@@ -178,7 +210,10 @@ fn moved(old: &[String], new: &[String]) -> Vec<String> {
         stays.insert(index);
         next = below.get(index).copied().flatten();
     }
-    let moved = kept.iter().enumerate().filter(|(index, _)| !stays.contains(index));
+    let moved = kept
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| !stays.contains(index));
     moved.map(|(_, (name, _))| (*name).clone()).collect()
 }
 
@@ -209,7 +244,11 @@ mod tests {
         )]);
         assert_eq!(
             changes,
-            [Change { kind: "rule", name: "no-telnet".into(), what: What::Changed { keys } }]
+            [Change {
+                kind: "rule",
+                name: "no-telnet".into(),
+                what: What::Changed { keys }
+            }]
         );
     }
 

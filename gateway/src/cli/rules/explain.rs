@@ -35,7 +35,12 @@ pub(in crate::cli) struct Flow {
     source_port: Option<u16>,
 }
 
-pub(super) fn explain(common: &Common, flow: Flow, all: bool, choice: &offline::Choice) -> anyhow::Result<()> {
+pub(super) fn explain(
+    common: &Common,
+    flow: Flow,
+    all: bool,
+    choice: &offline::Choice,
+) -> anyhow::Result<()> {
     let query = Query {
         site: flow.site,
         from: flow.from,
@@ -131,7 +136,10 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
             Some(rule) => format!("{} by \"{rule}\"", answer.verdict),
             None => format!("{}, no rule matches", answer.verdict),
         };
-        failures.push(format!("{}:{line}: expected {wanted}, but it is {found}", file.display()));
+        failures.push(format!(
+            "{}:{line}: expected {wanted}, but it is {found}",
+            file.display()
+        ));
     }
     let (count, failed) = (answers.len(), failures.len());
     if common.json {
@@ -142,7 +150,10 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
         println!("{}: {count} flows, {failed} with another verdict", file.display());
     }
     if failed > 0 {
-        bail!("{}: {failed} of {count} flows have another verdict", file.display());
+        bail!(
+            "{}: {failed} of {count} flows have another verdict",
+            file.display()
+        );
     }
     Ok(())
 }

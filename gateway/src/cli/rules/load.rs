@@ -50,9 +50,12 @@ pub(super) fn rollback(common: &Common, generation: Option<u32>, how: How) -> an
 }
 
 pub(super) fn confirm(common: &Common) -> anyhow::Result<()> {
-    common.ask(&Request::RulesConfirm, |RulesLoaded { rules, .. }: RulesLoaded| {
-        println!("generation {} is confirmed", rules.generation);
-    })
+    common.ask(
+        &Request::RulesConfirm,
+        |RulesLoaded { rules, .. }: RulesLoaded| {
+            println!("generation {} is confirmed", rules.generation);
+        },
+    )
 }
 
 fn loaded(loaded: RulesLoaded) {
@@ -60,7 +63,10 @@ fn loaded(loaded: RulesLoaded) {
     let (generation, count, compiled) = (rules.generation, rules.rules, rules.compiled);
     println!("generation {generation} is in force: {count} rules, {compiled} compiled");
     if loaded.ended_flows > 0 {
-        println!("{} running flows ended that it does not allow", loaded.ended_flows);
+        println!(
+            "{} running flows ended that it does not allow",
+            loaded.ended_flows
+        );
     }
     if let Some(seconds) = loaded.confirm_within_s {
         println!("it falls back in {seconds} s unless you run `gateway rules confirm`");
@@ -70,14 +76,20 @@ fn loaded(loaded: RulesLoaded) {
 pub(super) fn history(common: &Common) -> anyhow::Result<()> {
     common.ask(&Request::RulesHistory, |generations: Vec<RulesGeneration>| {
         let rows: Vec<_> = generations.into_iter().rev().map(row).collect();
-        table::print(&[">GENERATION", "TIME", "WHO", "HOW", ">RULES", "FILE", ""], &rows);
+        table::print(
+            &[">GENERATION", "TIME", "WHO", "HOW", ">RULES", "FILE", ""],
+            &rows,
+        );
     })
 }
 
 fn row(generation: RulesGeneration) -> Vec<String> {
     let entry = generation.entry;
     let time = Timestamp::from_second(i64::try_from(entry.at_unix_s).unwrap_or_default());
-    let user = entry.author.login.unwrap_or_else(|| format!("uid {}", entry.author.uid));
+    let user = entry
+        .author
+        .login
+        .unwrap_or_else(|| format!("uid {}", entry.author.uid));
     let (who, how) = match entry.origin {
         Origin::Configured => (String::new(), "configured".to_owned()),
         Origin::Loaded => (user, "load".to_owned()),

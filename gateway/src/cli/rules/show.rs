@@ -15,7 +15,10 @@ pub(super) fn hits(common: &Common, unused: bool) -> anyhow::Result<()> {
     let Some(RuleSet { active, rules }) = set else {
         return Ok(());
     };
-    let mut rules: Vec<_> = (1..).zip(rules).filter(|(_, rule)| !unused || rule.hits == 0).collect();
+    let mut rules: Vec<_> = (1..)
+        .zip(rules)
+        .filter(|(_, rule)| !unused || rule.hits == 0)
+        .collect();
     rules.sort_by_key(|(number, rule)| (std::cmp::Reverse(rule.hits), *number));
     if common.json {
         let rules: Vec<_> = rules
@@ -24,10 +27,16 @@ pub(super) fn hits(common: &Common, unused: bool) -> anyhow::Result<()> {
                 serde_json::json!({ "number": number, "name": rule.rule.name, "hits": rule.hits })
             })
             .collect();
-        println!("{:#}", serde_json::json!({ "generation": active.generation, "rules": rules }));
+        println!(
+            "{:#}",
+            serde_json::json!({ "generation": active.generation, "rules": rules })
+        );
         return Ok(());
     }
-    println!("generation {}: new flows and denied packets since it was loaded", active.generation);
+    println!(
+        "generation {}: new flows and denied packets since it was loaded",
+        active.generation
+    );
     let rows: Vec<_> = rules
         .into_iter()
         .map(|(number, rule)| vec![rule.hits.to_string(), number.to_string(), rule.rule.name])

@@ -9,14 +9,32 @@ use crate::config::list::List;
 
 pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
     let text = &file.text;
-    names(checker, text, "rule", file.rules.iter().map(|rule| (rule.model.name.as_str(), rule)), false);
-    let addresses = file.addresses.iter().map(|found| (found.model.name.as_str(), found));
+    names(
+        checker,
+        text,
+        "rule",
+        file.rules.iter().map(|rule| (rule.model.name.as_str(), rule)),
+        false,
+    );
+    let addresses = file
+        .addresses
+        .iter()
+        .map(|found| (found.model.name.as_str(), found));
     names(checker, text, "address", addresses, true);
-    let services = file.services.iter().map(|found| (found.model.name.as_str(), found));
+    let services = file
+        .services
+        .iter()
+        .map(|found| (found.model.name.as_str(), found));
     names(checker, text, "service", services, true);
-    let groups = file.site_groups.iter().map(|found| (found.model.name.as_str(), found));
+    let groups = file
+        .site_groups
+        .iter()
+        .map(|found| (found.model.name.as_str(), found));
     names(checker, text, "site_group", groups, true);
-    let schedules = file.schedules.iter().map(|found| (found.model.name.as_str(), found));
+    let schedules = file
+        .schedules
+        .iter()
+        .map(|found| (found.model.name.as_str(), found));
     names(checker, text, "schedule", schedules, true);
     for rule in &file.rules {
         let model = &rule.model;
@@ -62,11 +80,19 @@ fn names<'a, T: 'a>(
     for (name, found) in all {
         if name.trim().is_empty() {
             let message = format!("a {kind} without a name");
-            checker.fault(found.span.clone(), message, "name it: the name appears in tables and logs");
+            checker.fault(
+                found.span.clone(),
+                message,
+                "name it: the name appears in tables and logs",
+            );
         } else if let Some(first) = seen.insert(name, found.span.start) {
             let line = line_of(text, first);
             let message = format!("{kind} \"{name}\" appears twice, first in line {line}");
-            checker.fault(found.locate(text, name), message, format!("give each {kind} its own name"));
+            checker.fault(
+                found.locate(text, name),
+                message,
+                format!("give each {kind} its own name"),
+            );
         } else if is_word && (!is_name(name) || name == "any") {
             let message = format!("\"{name}\" is no name for a {kind}");
             let remedy = "begin with a letter; go on with letters, digits, \"-\", \"_\" and \".\"";
@@ -106,7 +132,12 @@ impl Service<'_> {
             let message = format!("{who} has ICMP types, but its protocol is not \"icmp\" alone");
             checker.fault(found.span.clone(), message, "write protocol = \"icmp\"");
         }
-        for other in self.icmp_types.0.iter().filter(|found| found.kind != IcmpType::ECHO_REQUEST) {
+        for other in self
+            .icmp_types
+            .0
+            .iter()
+            .filter(|found| found.kind != IcmpType::ECHO_REQUEST)
+        {
             checker.fault(
                 found.locate(text, &other.to_string()),
                 format!("{who}: ICMP type {other} is not enforced: only an echo request opens a flow"),

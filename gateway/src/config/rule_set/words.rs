@@ -155,7 +155,9 @@ impl FromStr for IcmpType {
 
     fn from_str(word: &str) -> Result<Self, String> {
         let fault = || {
-            format!("\"{word}\" is no ICMP type; write it like \"echo-request\", \"8\" or, with a code, \"3/13\"")
+            format!(
+                "\"{word}\" is no ICMP type; write it like \"echo-request\", \"8\" or, with a code, \"3/13\""
+            )
         };
         let (kind, code) = match word.split_once('/') {
             Some((kind, code)) => (kind, Some(code.parse().map_err(|_| fault())?)),
@@ -208,7 +210,9 @@ impl FromStr for AddressWord {
 /// Whether a word may be the name of an object: it begins with a letter, so that no address reads like one.
 pub(crate) fn is_name(word: &str) -> bool {
     word.starts_with(|first: char| first.is_alphabetic())
-        && word.chars().all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
+        && word
+            .chars()
+            .all(|c| c.is_alphanumeric() || matches!(c, '-' | '_' | '.'))
 }
 
 /// Which way a flow is opened.

@@ -6,8 +6,8 @@
 mod image;
 mod sweep;
 
-use gateway_common::abi::rule::{Chunk, GROUP_MULTIPLIER, Record, Rule, RuleSetHeader, direction, layout};
 use gateway_common::abi::limit::RULES_MAX;
+use gateway_common::abi::rule::{Chunk, GROUP_MULTIPLIER, Record, Rule, RuleSetHeader, direction, layout};
 use gateway_common::path::rules::{Judgement, Tuple, host};
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
@@ -56,7 +56,11 @@ impl From<&Rule> for Condition {
             directions: ALL_DIRECTIONS,
             source: range(rule.source, rule.source_mask),
             destination: range(rule.destination, rule.destination_mask),
-            protocols: if rule.protocol == 0 { vec![] } else { vec![rule.protocol] },
+            protocols: if rule.protocol == 0 {
+                vec![]
+            } else {
+                vec![rule.protocol]
+            },
             source_ports: vec![(rule.source_port_low, rule.source_port_high)],
             destination_ports: vec![(rule.destination_port_low, rule.destination_port_high)],
             record: Record {
@@ -134,7 +138,9 @@ pub fn build(
         return Err(TooLarge::Rules(conditions.len()));
     }
     let mut image = Image::new(conditions.len());
-    ports(&mut image, layout::SOURCE_PORTS, conditions, |rule| &rule.source_ports)?;
+    ports(&mut image, layout::SOURCE_PORTS, conditions, |rule| {
+        &rule.source_ports
+    })?;
     ports(&mut image, layout::DESTINATION_PORTS, conditions, |rule| {
         &rule.destination_ports
     })?;
@@ -176,7 +182,11 @@ fn ports(
     conditions: &[Condition],
     of: impl Fn(&Condition) -> &Vec<(u16, u16)>,
 ) -> Result<(), TooLarge> {
-    let spans = |rule| of(rule).iter().map(|(low, high)| (u64::from(*low), u64::from(*high)));
+    let spans = |rule| {
+        of(rule)
+            .iter()
+            .map(|(low, high)| (u64::from(*low), u64::from(*high)))
+    };
     let spans = conditions.iter().map(|rule| merge(spans(rule)));
     sweep(spans, PORT_MAX, |(low, high), vector| {
         let vector = image.vector(vector)?;
@@ -191,7 +201,11 @@ fn addresses(
     conditions: &[Condition],
     of: impl Fn(&Condition) -> &Vec<(u32, u32)>,
 ) -> Result<(), TooLarge> {
-    let spans = |rule| of(rule).iter().map(|(low, high)| (u64::from(*low), u64::from(*high)));
+    let spans = |rule| {
+        of(rule)
+            .iter()
+            .map(|(low, high)| (u64::from(*low), u64::from(*high)))
+    };
     let spans = conditions.iter().map(|rule| merge(spans(rule)));
     sweep(spans, KEY_MAX, |(low, high), vector| {
         let vector = image.vector(vector)?;
@@ -244,7 +258,10 @@ fn groups(image: &mut Image, conditions: &[Condition], bitmaps: &[u64]) -> Resul
     let table = image.allocate_buckets(buckets.len() as u32)?;
     let pairs = buckets.iter().zip(0..).flat_map(|(bucket, number)| {
         let first = table + number * 2 * layout::GROUPS_A_BUCKET;
-        bucket.iter().zip(0..).map(move |(bitmap, place)| (first + place * 2, *bitmap))
+        bucket
+            .iter()
+            .zip(0..)
+            .map(move |(bitmap, place)| (first + place * 2, *bitmap))
     });
     for (pair, bitmap) in pairs {
         let mut vector = image.blank();

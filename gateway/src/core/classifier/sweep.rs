@@ -27,7 +27,11 @@ pub(super) fn sweep<E>(
     let mut turns: Vec<(u64, usize)> = Vec::new();
     let mut count = 0;
     for (bit, spans) in rules.enumerate() {
-        turns.extend(spans.iter().flat_map(|(low, high)| [(*low, bit), (high + 1, bit)]));
+        turns.extend(
+            spans
+                .iter()
+                .flat_map(|(low, high)| [(*low, bit), (high + 1, bit)]),
+        );
         count = bit + 1;
     }
     turns.sort_unstable();

@@ -46,7 +46,10 @@ impl Compiled {
     /// Which schedules are in force at a time.
     #[must_use]
     pub fn schedules_at(&self, unix_s: u64) -> Vec<bool> {
-        self.schedules.iter().map(|schedule| schedule.is_on(unix_s)).collect()
+        self.schedules
+            .iter()
+            .map(|schedule| schedule.is_on(unix_s))
+            .collect()
     }
 
     /// Whether a rule of the file is in force while these schedules are.
@@ -77,7 +80,10 @@ impl Compiled {
     /// Hosts that a rule allows by their own address: their next hops are resolved before the first packet needs them.
     #[must_use]
     pub fn named_hosts(&self) -> BTreeSet<Ipv4Addr> {
-        let allowed = self.rules.iter().filter(|rule| rule.record.action == action::ALLOW);
+        let allowed = self
+            .rules
+            .iter()
+            .filter(|rule| rule.record.action == action::ALLOW);
         let hosts = allowed.flat_map(|rule| &rule.destination);
         hosts
             .filter(|(first, last)| first == last)

@@ -44,8 +44,14 @@ impl<'a, 'c> Resolver<'a, 'c> {
         directory: &'a dyn Directory,
         checker: &'c mut Checker<'a>,
     ) -> Self {
-        let addresses = file.addresses.iter().map(|found| (found.model.name.as_str(), found));
-        let services = file.services.iter().map(|found| (found.model.name.as_str(), found));
+        let addresses = file
+            .addresses
+            .iter()
+            .map(|found| (found.model.name.as_str(), found));
+        let services = file
+            .services
+            .iter()
+            .map(|found| (found.model.name.as_str(), found));
         let schedules = file.schedules.iter().zip(0..);
         let schedules = schedules.map(|(found, place)| (found.model.name.as_str(), place));
         Self {
@@ -87,7 +93,8 @@ impl<'a, 'c> Resolver<'a, 'c> {
     fn unknown<T>(&mut self, found: &Located<T>, who: &str, kind: &str, name: &str) {
         let message = format!("\"{who}\": there is no {kind} \"{name}\"");
         let at = found.locate(&self.file.text, name);
-        self.checker.fault(at, message, format!("add a [[{kind}]] of that name to this file"));
+        self.checker
+            .fault(at, message, format!("add a [[{kind}]] of that name to this file"));
     }
 
     pub(super) fn too_many(&mut self, rule: &SourceRule) {
@@ -95,7 +102,8 @@ impl<'a, 'c> Resolver<'a, 'c> {
             "rule \"{}\" is one too many: a rule set may have {RULES_MAX} compiled rules",
             rule.model.name
         );
-        let remedy = "join rules that differ in one list only; a rule with services becomes one for each of them";
+        let remedy =
+            "join rules that differ in one list only; a rule with services becomes one for each of them";
         self.checker.fault(rule.span.clone(), message, remedy);
     }
 
@@ -107,7 +115,11 @@ impl<'a, 'c> Resolver<'a, 'c> {
         };
         self.sites(rule, &model.name, &model.sites, &mut subject);
         for name in &model.groups.0 {
-            let own = self.file.site_groups.iter().find(|group| group.model.name == *name);
+            let own = self
+                .file
+                .site_groups
+                .iter()
+                .find(|group| group.model.name == *name);
             match own {
                 Some(group) => {
                     self.sites(group, name, &group.model.sites, &mut subject);
@@ -139,7 +151,11 @@ impl<'a, 'c> Resolver<'a, 'c> {
             subject.groups |= bit;
             return;
         }
-        let own = self.file.site_groups.iter().map(|group| group.model.name.as_str());
+        let own = self
+            .file
+            .site_groups
+            .iter()
+            .map(|group| group.model.name.as_str());
         let known: Vec<_> = self
             .directory
             .group_names()
@@ -205,7 +221,8 @@ impl<'a, 'c> Resolver<'a, 'c> {
 
     fn contains_itself<T>(&mut self, found: &Located<T>, kind: &str, name: &str) {
         let message = format!("{kind} \"{name}\" contains itself");
-        self.checker.fault(found.span.clone(), message, "take it out of its members");
+        self.checker
+            .fault(found.span.clone(), message, "take it out of its members");
     }
 
     /// Each becomes a compiled rule. Terms that differ in one list only are joined.
@@ -286,9 +303,9 @@ fn term(
 fn join(terms: Vec<Term>) -> Vec<Term> {
     let mut joined: Vec<Term> = Vec::new();
     for term in terms {
-        let alike = joined.iter_mut().find(|other| {
-            other.protocols == term.protocols && other.source_ports == term.source_ports
-        });
+        let alike = joined
+            .iter_mut()
+            .find(|other| other.protocols == term.protocols && other.source_ports == term.source_ports);
         match alike {
             Some(other) => other.destination_ports.extend(term.destination_ports),
             None => joined.push(term),
