@@ -14,9 +14,10 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use gateway::core::classifier::{self, Condition};
 use gateway_common::abi::rule::{Rule, action};
+use gateway_common::drop::DropReason;
 use gateway_common::packet::tcp::flag::SYN;
 use gateway_tests::frames::Clear;
-use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::kernel::{Kernel, increase, monotonic};
 use gateway_tests::vectors::world;
 
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
@@ -29,6 +30,7 @@ fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
     let mut kernel = Kernel::load()?;
     kernel.fill(&world::world(u32::try_from(monotonic().as_secs())?))?;
+    let before = kernel.drops()?;
     let mut report = serde_json::Map::new();
     for (shape, rule) in [("servers", servers as fn(u32) -> Rule), ("mixed", mixed)] {
         let figures = measure(&mut kernel, rule)?;
@@ -52,6 +54,11 @@ fn main() -> Result<()> {
             );
         }
     }
+    let dropped: Vec<_> = increase(&before, &kernel.drops()?).into_keys().collect();
+    ensure!(
+        dropped == [DropReason::RuleDenied],
+        "not only rules dropped packets: {dropped:?}"
+    );
     if json {
         println!("{}", serde_json::Value::Object(report));
     }
@@ -73,7 +80,10 @@ fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
             let rules: Vec<Rule> = (0..size).map(rule).collect();
             let begin = Instant::now();
             let conditions: Vec<_> = rules.iter().map(Condition::from).collect();
-            let bitmaps: Vec<u64> = (0..64).map(|bit| 1 << bit).chain([u64::MAX]).collect();
+            let bitmaps: Vec<u64> = (0..64)
+                .map(|bit| 1 << bit)
+                .chain([world::GROUP_CLINIC | 1])
+                .collect();
             let built = classifier::build(round as u32 + 1, 0, &conditions, &bitmaps)?;
             let build_ms = begin.elapsed().as_millis();
             let begin = Instant::now();
@@ -106,22 +116,16 @@ fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
 
 /// A packet that meets the rule's conditions (and perhaps an earlier rule's: all deny).
 fn frame(rule: &Rule) -> Vec<u8> {
-    let mut source = rule.source;
-    source[3] |= 1;
-    let mut destination = rule.destination;
-    if rule.destination_mask != [255; 4] {
-        destination[3] |= 1;
-    }
+    // A host of the prefix.
+    let host = |[a, b, c, d]: [u8; 4], mask: [u8; 4]| [a, b, c, d | (1 & !mask[3])];
+    let source = match rule.source_mask {
+        [0, 0, 0, 0] => world::TERMINAL,
+        mask => host(rule.source, mask),
+    };
+    let destination = host(rule.destination, rule.destination_mask);
     let source_port = rule.source_port_low.max(1024);
     Clear::tcp(
-        (
-            if source == [0, 0, 0, 1] {
-                world::TERMINAL
-            } else {
-                source
-            },
-            source_port,
-        ),
+        (source, source_port),
         (destination, rule.destination_port_low.max(1)),
         SYN,
     )
