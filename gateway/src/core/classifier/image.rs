@@ -162,11 +162,11 @@ impl Image {
 
     /// Sets all halves from `first` to `last`.
     pub(super) fn set_halves(&mut self, first: u32, last: u32, value: u32) {
-        let words = (first.div_ceil(2) as usize)..(last as usize + 1) / 2;
+        let words = (first.div_ceil(2) as usize)..(last as usize).div_ceil(2);
         if first % 2 == 1 {
             self.set_half(first, value);
         }
-        if last % 2 == 0 {
+        if last.is_multiple_of(2) {
             self.set_half(last, value);
         }
         let [a, b, c, d] = value.to_ne_bytes();
