@@ -8,6 +8,7 @@ use crate::{
         cipher::{SkOpener, SkSealer},
         random::Random,
     },
+    pmtu::{self, Plain},
     wire::{
         Chain, Exchange, Header, Payload, WireError,
         encrypted::{self, ProtectError},
@@ -16,6 +17,12 @@ use crate::{
         payload_type,
     },
 };
+
+/// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
+const IDS_RESERVED: u32 = 1_000;
+/// When smaller fragments would be no more than before, they are made smaller by this, down to the other.
+const CUT_STEP: usize = 64;
+const CUT_MIN: usize = 256;
 
 /// Sealed datagrams of one message, without the non-ESP marker.
 pub(crate) type Datagrams = Vec<Vec<u8>>;
@@ -81,6 +88,14 @@ pub(crate) struct Channel {
     responses: Reassembly,
     /// Messages longer than this are sent in fragments.
     message_max: usize,
+    /// What waits for its response, if it may be too long for the path.
+    asked: Option<Plain>,
+    /// The answer to the peer's request before, likewise.
+    answer: Option<Plain>,
+    /// How often the peer asked for that answer again, and in how many fragments it had asked at first.
+    asked_again: (u32, u16),
+    /// Longest fragment of the request that is being put together.
+    longest_fragment: usize,
 }
 
 impl Channel {
@@ -107,6 +122,10 @@ impl Channel {
             requests: Reassembly::default(),
             responses: Reassembly::default(),
             message_max,
+            asked: None,
+            answer: None,
+            asked_again: (0, 0),
+            longest_fragment: 0,
         }
     }
 
@@ -122,14 +141,29 @@ impl Channel {
         self.message_max
     }
 
+    /// Memory that fragments take, in octets.
+    pub(crate) fn octets(&self) -> usize {
+        self.requests.octets() + self.responses.octets()
+    }
+
     /// The SPI that the peer addresses us by.
     pub(crate) fn own_spi(&self) -> u64 {
         if self.initiator { self.spi_i } else { self.spi_r }
     }
 
-    /// The message IDs can be used no further (RFC 7296 section 2.2): 2^32 requests are the end.
+    /// The message IDs come to their end (RFC 7296 section 2.2): the IKE SA is to be rekeyed.
     pub(crate) fn exhausted(&self) -> bool {
-        self.next_request == u32::MAX || self.expected_request == u32::MAX
+        self.next_request.max(self.expected_request) >= u32::MAX - IDS_RESERVED
+    }
+
+    /// No message ID is left for a request.
+    pub(crate) fn used_up(&self) -> bool {
+        self.next_request == u32::MAX
+    }
+
+    #[cfg(test)]
+    pub(crate) fn jump_to(&mut self, message_id: u32) {
+        self.next_request = message_id;
     }
 
     fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
@@ -150,13 +184,10 @@ impl Channel {
         payloads: &[Payload],
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
-        fragment::seal(
-            header,
-            Payload::chain(payloads),
-            self.message_max,
-            &mut self.sealer,
-            random,
-        )
+        let chain = Payload::chain(payloads);
+        #[cfg(any(test, fuzzing))]
+        let chain = crate::fuzzing::tampered(chain);
+        fragment::seal(header, chain, self.message_max, &mut self.sealer, random)
     }
 
     /// Seals a request; the next response is awaited for it.
@@ -167,10 +198,36 @@ impl Channel {
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
         let message_id = self.next_request;
-        let datagrams = self.seal(self.header(exchange, false, message_id), payloads, random)?;
+        let header = self.header(exchange, false, message_id);
+        let datagrams = self.seal(header, payloads, random)?;
+        self.asked = self.plain(header, payloads, &datagrams);
         self.next_request = message_id.saturating_add(1);
         self.awaited_response = Some(message_id);
         Ok(datagrams)
+    }
+
+    /// Seals a request whose content is given as octets.
+    #[cfg(test)]
+    pub(crate) fn request_raw(
+        &mut self,
+        exchange: Exchange,
+        first: u8,
+        content: &[u8],
+        random: &mut dyn Random,
+    ) -> Result<Vec<u8>, ProtectError> {
+        let message_id = self.next_request;
+        let header = self.header(exchange, false, message_id);
+        self.next_request = message_id.saturating_add(1);
+        self.awaited_response = Some(message_id);
+        encrypted::seal_payload(
+            header,
+            payload_type::SK,
+            first,
+            &[],
+            content,
+            &mut self.sealer,
+            random,
+        )
     }
 
     /// Seals the response to the request opened last, and remembers it.
@@ -181,15 +238,89 @@ impl Channel {
         random: &mut dyn Random,
     ) -> Result<&Datagrams, ProtectError> {
         let message_id = self.expected_request;
-        let datagrams = self.seal(self.header(exchange, true, message_id), payloads, random)?;
+        let header = self.header(exchange, true, message_id);
+        let datagrams = self.seal(header, payloads, random)?;
+        self.answer = self.plain(header, payloads, &datagrams);
+        self.asked_again.0 = 0;
         self.expected_request = message_id.saturating_add(1);
         self.answered = datagrams;
         Ok(&self.answered)
     }
 
-    /// The answer to the request before.
-    pub(crate) fn last_answer(&self) -> &Datagrams {
+    /// The message as it was before sealing, if a path may be too narrow for it and fragments are understood.
+    fn plain(&self, header: Header, payloads: &[Payload], datagrams: &Datagrams) -> Option<Plain> {
+        let longest = datagrams.iter().map(Vec::len).max()?;
+        let narrowest = pmtu::next_smaller(pmtu::next_smaller(usize::MAX, false)?, false)?;
+        if !self.fragments() || longest <= narrowest {
+            return None;
+        }
+        let (first, content) = Payload::chain(payloads).finish().ok()?;
+        Some(Plain {
+            header,
+            first,
+            content: Zeroizing::new(content),
+        })
+    }
+
+    /// RFC 7383 section 2.3: both sides announced fragments.
+    fn fragments(&self) -> bool {
+        self.message_max != usize::MAX
+    }
+
+    /// The request that waits for its response, in smaller fragments than before; `None` when it is short
+    /// enough for any path.
+    pub(crate) fn request_cut_smaller(
+        &mut self,
+        ipv6: bool,
+        before: usize,
+        random: &mut dyn Random,
+    ) -> Option<Datagrams> {
+        let plain = self.asked.take()?;
+        let datagrams = self.cut_smaller(&plain, (ipv6, before), random);
+        self.asked = Some(plain);
+        datagrams
+    }
+
+    fn cut_smaller(
+        &mut self,
+        plain: &Plain,
+        (ipv6, before): (bool, usize),
+        random: &mut dyn Random,
+    ) -> Option<Datagrams> {
+        let mut message_max = pmtu::next_smaller(self.message_max, ipv6)?;
+        let content = (plain.first, plain.content.as_slice());
+        loop {
+            let sealed =
+                fragment::seal_content(plain.header, content, message_max, &mut self.sealer, random).ok()?;
+            // Section 2.5.2: the peer tells the sets apart by their totals, so this one has to be larger.
+            if sealed.len() > before {
+                self.message_max = message_max;
+                return Some(sealed);
+            }
+            message_max = message_max.checked_sub(CUT_STEP).filter(|max| *max >= CUT_MIN)?;
+        }
+    }
+
+    /// The answer to the request before, which the peer asks for again; in smaller fragments if it does so
+    /// often, or has itself gone over to smaller ones.
+    pub(crate) fn answer_again(&mut self, ipv6: bool, random: &mut dyn Random) -> &Datagrams {
+        self.asked_again.0 = self.asked_again.0.saturating_add(1);
+        if self.asked_again.0 >= pmtu::ANSWER_SUSPECT_AFTER
+            && let Some(plain) = self.answer.take()
+        {
+            let before = self.answered.len();
+            if let Some(datagrams) = self.cut_smaller(&plain, (ipv6, before), random) {
+                self.answered = datagrams;
+            }
+            self.answer = Some(plain);
+        }
         &self.answered
+    }
+
+    /// Forgets fragments that waited too long for the rest of their message.
+    pub(crate) fn forget_stale_fragments(&mut self, now_ms: u64) {
+        self.requests.forget_stale(now_ms);
+        self.responses.forget_stale(now_ms);
     }
 
     fn place(&self, header: &Header) -> Option<Place> {
@@ -218,6 +349,8 @@ impl Channel {
                     let content = encrypted::open(datagram, offset, &self.opener)?;
                     return Ok(self.complete(&place, raw.next, content));
                 }
+                // RFC 7383 section 2.3: not between peers that did not both announce it.
+                payload_type::SKF if !self.fragments() => return Err(Dropped::Unexpected),
                 payload_type::SKF => {
                     let fields = FragmentFields::parse(raw.body)?;
                     let content = encrypted::open(
@@ -225,6 +358,9 @@ impl Channel {
                         offset.saturating_add(fragment::FIELDS_LEN),
                         &self.opener,
                     )?;
+                    if matches!(place, Place::NewRequest) {
+                        self.longest_fragment = self.longest_fragment.max(datagram.len());
+                    }
                     return Ok(self.fragment(&place, header.message_id, fields, raw.next, content));
                 }
                 // RFC 7296 section 3.14 lets unprotected payloads stand before; they mean nothing here.
@@ -240,6 +376,8 @@ impl Channel {
             Place::OldRequest => Opened::Repeated,
             Place::Response => {
                 self.awaited_response = None;
+                // The peer goes on: it has our answer to its last request.
+                (self.asked, self.answer) = (None, None);
                 Opened::Response(first, content)
             }
         }
@@ -257,11 +395,27 @@ impl Channel {
             Place::NewRequest => self.requests.add(message_id, fields, next, content),
             Place::Response => self.responses.add(message_id, fields, next, content),
             // RFC 7383 section 2.6.1: only the first fragment is answered again.
-            Place::OldRequest if fields.number == 1 => return Opened::Repeated,
+            Place::OldRequest if fields.number == 1 => {
+                // Section 2.5.2: the peer found the path to be narrower than it had thought.
+                if fields.total > self.asked_again.1 {
+                    self.asked_again = (pmtu::ANSWER_SUSPECT_AFTER, fields.total);
+                }
+                return Opened::Repeated;
+            }
             Place::OldRequest => None,
         };
         match joined {
-            Some((first, content)) => self.complete(place, first, content),
+            Some((first, content)) => {
+                if matches!(place, Place::NewRequest) {
+                    self.asked_again.1 = fields.total;
+                    // What the peer found to come through this way is the best guess for the other.
+                    let longest = std::mem::take(&mut self.longest_fragment).max(CUT_MIN);
+                    if fields.total > 1 {
+                        self.message_max = self.message_max.min(longest);
+                    }
+                }
+                self.complete(place, first, content)
+            }
             None => Opened::Partial,
         }
     }

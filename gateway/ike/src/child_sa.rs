@@ -11,7 +11,7 @@ use crate::{
     keys::{KeyError, Secret, derive_child},
     output::{Event, Output},
     proposal::{EspChoice, EspSuite},
-    traffic_selector::TrafficSelector,
+    traffic_selector::{TrafficSelector, narrow},
 };
 
 /// Keys of one direction of an ESP SA; wiped when dropped, never printed.
@@ -82,9 +82,18 @@ pub(crate) struct ChildSa {
     /// When it must be gone, rekeyed or not.
     pub(crate) expire_at_ms: u64,
     pub(crate) outbound_active: bool,
+    /// When a packet last passed on it, or on the one before.
+    pub(crate) last_used_ms: u64,
     /// The Child SA this one took over from and which is still there.
     pub(crate) replaces: Option<ChildId>,
     pub(crate) phase: Phase,
+}
+
+impl ChildSa {
+    /// Some traffic between these selectors goes on it.
+    pub(crate) fn overlaps(&self, ts_local: &[TrafficSelector], ts_remote: &[TrafficSelector]) -> bool {
+        !narrow(&self.ts_local, ts_local).is_empty() && !narrow(&self.ts_remote, ts_remote).is_empty()
+    }
 }
 
 /// Where a Child SA is in its life.
@@ -130,6 +139,7 @@ pub(crate) fn install(
         (responder, initiator)
     };
     let child = ctx.allocator.child();
+    let path = established.child_path(core);
     ctx.outputs
         .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
             child,
@@ -142,14 +152,20 @@ pub(crate) fn install(
             keys_out,
             esn: new.choice.esn,
             udp_encap: core.nat.any(),
-            local: core.path.local,
-            remote: core.path.remote,
+            local: path.local,
+            remote: path.remote,
             ts_local: new.ts_local.clone(),
             ts_remote: new.ts_remote.clone(),
             outbound_active: new.outbound_active,
             replaces: new.replaces,
         })));
-    ctx.event(match new.replaces {
+    let before = established
+        .children
+        .iter()
+        .find(|one| Some(one.id) == new.replaces);
+    let last_used_ms = before.map_or(ctx.now.mono_ms, |before| before.last_used_ms);
+    let rekeys = before.is_some();
+    ctx.event(match new.replaces.filter(|_| rekeys) {
         Some(old) => Event::ChildSaRekeyed {
             old,
             new: child,
@@ -177,7 +193,9 @@ pub(crate) fn install(
         rekey_at_ms: ctx.jittered_deadline(lifetime_s),
         expire_at_ms: ctx.now.mono_ms.saturating_add(expire_ms),
         outbound_active: new.outbound_active,
-        replaces: new.replaces,
+        last_used_ms,
+        // What is on another IKE SA goes by itself.
+        replaces: new.replaces.filter(|_| rekeys),
         phase: Phase::Live,
     });
     Ok(child)

@@ -1,8 +1,10 @@
 //! What an endpoint is told once, by its caller.
 
-use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::{
+    connection::{Connection, Idle},
+    half_open::Defence,
     pki::{
         credential::Credential,
         identity::Identity,
@@ -10,6 +12,7 @@ use crate::{
     },
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
     retransmit::RetransmitPolicy,
+    shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
 };
 
@@ -22,17 +25,44 @@ pub struct Time {
     pub unix_s: u64,
 }
 
-/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
-/// identity, and it signed the exchange with the certificate's key.
+/// A peer that has proved who it is.
 #[derive(Debug, Clone)]
 pub struct AuthenticatedPeer {
     /// Who the peer says it is (IDi or IDr).
     pub identity: Identity,
-    /// Its certificate.
-    pub verified: VerifiedPeer,
+    /// What proved it.
+    pub proof: Proof,
 }
 
-/// Decides who may connect, and as which site, once certificate and signature were verified.
+/// What an authenticated peer proved itself with.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Its certificate leads to an authority of ours and speaks for its identity, and it signed the exchange with the
+    /// certificate's key.
+    Certificate(Arc<VerifiedPeer>),
+    /// It knows the shared key of its identity.
+    SharedKey,
+}
+
+impl AuthenticatedPeer {
+    /// By which method.
+    pub fn method(&self) -> AuthKind {
+        match self.proof {
+            Proof::Certificate(_) => AuthKind::Certificate,
+            Proof::SharedKey => AuthKind::SharedKey,
+        }
+    }
+
+    /// The certificate, if that was the proof.
+    pub fn certificate(&self) -> Option<&VerifiedPeer> {
+        match &self.proof {
+            Proof::Certificate(verified) => Some(verified),
+            Proof::SharedKey => None,
+        }
+    }
+}
+
+/// Decides who may connect, and as which site, once the peer has proved its identity.
 pub trait Authorizer {
     /// The policy of the peer, or `None` to refuse it.
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
@@ -53,21 +83,6 @@ pub struct SitePolicy {
     pub esp_proposals: Option<Vec<EspProposal>>,
 }
 
-/// A peer that this side connects to.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Names it in [`crate::endpoint::Command::Initiate`].
-    pub name: String,
-    /// Our address, with the IKE port (500).
-    pub local: SocketAddr,
-    /// The peer's address, with the IKE port (500).
-    pub remote: SocketAddr,
-    /// The identity that the peer must prove.
-    pub remote_identity: Identity,
-    /// What the Child SA is to carry.
-    pub policy: SitePolicy,
-}
-
 /// Everything an endpoint needs to know.
 pub struct EndpointConfig {
     /// Our certificate chain and private key.
@@ -76,6 +91,10 @@ pub struct EndpointConfig {
     pub local_identity: Identity,
     /// The authorities whose certificates we accept.
     pub trust: TrustAnchors,
+    /// Peers with whom shared keys are used on one side or both.
+    pub shared_keys: SharedKeys,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
     /// ESP algorithms, preferred first.
@@ -84,6 +103,8 @@ pub struct EndpointConfig {
     pub authorizer: Box<dyn Authorizer + Send>,
     /// Peers that we connect to.
     pub connections: Vec<Connection>,
+    /// When SAs that peers began are closed for want of traffic.
+    pub idle: Idle,
     /// Silence after which we ask whether the peer is there.
     pub dpd_after_s: u64,
     /// Age at which an IKE SA is rekeyed; a tenth more, and it is closed. Each SA draws up to a tenth less.
@@ -94,10 +115,20 @@ pub struct EndpointConfig {
     pub half_open_max: usize,
     /// Handshakes in progress from which on initiators must return a cookie (RFC 7296 section 2.6).
     pub cookie_from: usize,
+    /// What is done under attack beyond these two.
+    pub defence: Defence,
+    /// Speak MOBIKE (RFC 4555) with peers that do.
+    pub mobike: bool,
+    /// Our addresses, for peers with MOBIKE to choose from.
+    pub additional_addresses: Vec<std::net::IpAddr>,
+    /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
+    pub nat_keepalive_s: u64,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
     pub children_max: usize,
+    /// IKE SAs with one peer identity at most; a further one ends the oldest.
+    pub ike_sas_per_peer_max: usize,
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
@@ -121,17 +152,25 @@ impl EndpointConfig {
             credential,
             local_identity,
             trust,
+            shared_keys: SharedKeys::default(),
+            address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             esp_proposals: default_esp_proposals(),
             authorizer,
             connections: Vec::new(),
+            idle: Idle::default(),
             dpd_after_s: 30,
             ike_lifetime_s: 4 * 3600,
             child_lifetime_s: 3600,
             half_open_max: 1_000,
             cookie_from: 100,
+            defence: Defence::default(),
+            mobike: true,
+            additional_addresses: Vec::new(),
+            nat_keepalive_s: 20,
             half_open_timeout_s: 30,
             children_max: 16,
+            ike_sas_per_peer_max: 16,
             fragment_size: Some(1_280),
             digital_signatures: true,
             linger_s: 5,

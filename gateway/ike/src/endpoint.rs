@@ -6,18 +6,26 @@ use std::{
     sync::Arc,
 };
 
+use connections::Link;
+use stray::Strays;
+
 use crate::{
+    child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Path},
+    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
     exchange::{
+        admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
     },
+    half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
     ike_sa::{IkeSa, State, Task},
+    keepalive::NAT_KEEPALIVE,
+    mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     traffic_selector::TrafficSelector,
     wire::{
@@ -28,13 +36,41 @@ use crate::{
     },
 };
 
+mod connections;
+mod details;
+mod index;
+mod stray;
+#[cfg(test)]
+mod tests;
+mod trust;
+
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Bring up a configured connection.
+    /// Bring up a configured connection, unless it is up or on its way.
     Initiate {
         /// Its name.
         connection: String,
+    },
+    /// Authenticate the peer of a connection anew, if it is up (RFC 7296 section 2.8.3).
+    Reauthenticate {
+        /// Its name.
+        connection: String,
+    },
+    /// Take a connection down and keep it down until [`Command::Initiate`] or [`Command::Acquire`].
+    Terminate {
+        /// Its name.
+        connection: String,
+    },
+    /// A packet wants to go to the peer of a connection and no Child SA carries it. Brings the connection
+    /// up, or makes a Child SA on the IKE SA that is there. May come for every such packet.
+    Acquire {
+        /// Name of the connection.
+        connection: String,
+        /// The packet, on our side.
+        ts_local: TrafficSelector,
+        /// The packet, on the peer's side.
+        ts_remote: TrafficSelector,
     },
     /// Negotiate another Child SA on an IKE SA.
     CreateChild {
@@ -51,6 +87,16 @@ pub enum Command {
     RekeyIke(IkeSaId),
     /// Delete a Child SA.
     CloseChild(ChildId),
+    /// Move an IKE SA that we began, with its Child SAs, to other addresses (MOBIKE, RFC 4555). The port is 4500
+    /// in any case.
+    Move {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Our address from now on.
+        local: SocketAddr,
+        /// The peer's address from now on.
+        remote: SocketAddr,
+    },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
     /// Delete all.
@@ -58,7 +104,7 @@ pub enum Command {
 }
 
 /// One side of any number of IKE SAs, by the SPI that peers address us by.
-enum Entry {
+pub(crate) enum Entry {
     /// Our IKE_SA_INIT waits for its response; there are no keys yet.
     Initiating(Box<ExpectInitResponse>),
     Sa(Box<IkeSa>),
@@ -70,8 +116,10 @@ struct Indexed {
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
     peer: Option<Arc<str>>,
+    connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
+    half_open: Option<Booked>,
 }
 
 /// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
@@ -85,15 +133,23 @@ pub struct Endpoint {
     by_child: HashMap<ChildId, u64>,
     /// Established IKE SAs by the identity of the peer.
     by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
+    /// IKE SAs of a connection of ours, and attempts at them.
+    by_connection: HashMap<Arc<str>, BTreeSet<u64>>,
+    links: BTreeMap<Arc<str>, Link>,
+    /// When attempts are due.
+    connect_at: BTreeSet<(u64, Arc<str>)>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
-    half_open: usize,
+    half_open: HalfOpen,
     lingering: BTreeSet<(u64, ChildId, u32)>,
     outputs: VecDeque<Output>,
     allocator: Allocator,
     counters: Counters,
     cookies: CookieJar,
+    strays: Strays,
     now: Time,
+    /// While chains are verified again: the last IKE SA that was.
+    verified_to: Option<Option<IkeSaId>>,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -108,15 +164,17 @@ macro_rules! context {
             counters: &mut $self.counters,
             lingering: &mut $self.lingering,
             deferred: &mut $deferred,
+            neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
         }
     };
 }
+use context;
 
 impl Endpoint {
     /// An endpoint without IKE SAs.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Self {
         let cookies = CookieJar::new(&mut *random);
-        Self {
+        let mut this = Self {
             config,
             random,
             entries: HashMap::new(),
@@ -124,24 +182,32 @@ impl Endpoint {
             by_id: BTreeMap::new(),
             by_child: HashMap::new(),
             by_peer: HashMap::new(),
+            by_connection: HashMap::new(),
+            links: BTreeMap::new(),
+            connect_at: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             lingering: BTreeSet::new(),
             outputs: VecDeque::new(),
             allocator: Allocator::default(),
             counters: Counters::default(),
             cookies,
+            strays: Strays::default(),
             now: Time {
                 mono_ms: 0,
                 unix_s: 0,
             },
-        }
+            verified_to: None,
+        };
+        this.load_connections();
+        this
     }
 
     /// Replaces the configuration; what is established stays as it is until it is rekeyed.
     pub fn set_config(&mut self, config: EndpointConfig) {
         self.config = config;
+        self.load_connections();
     }
 
     /// Handles a UDP payload received on `local` from `remote`. On local port 4500 it begins with the
@@ -149,6 +215,10 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         self.now = now;
         self.counters.received += 1;
+        if local.port() == NAT_PORT && payload == NAT_KEEPALIVE {
+            self.counters.keepalives_received += 1;
+            return;
+        }
         let message = if local.port() == NAT_PORT {
             payload.strip_prefix(&NON_ESP_MARKER)
         } else {
@@ -175,9 +245,12 @@ impl Endpoint {
         } else {
             header.spi_i
         };
+        if header.response && self.is_hint(own_spi, path, header, message) {
+            return;
+        }
         let Some(entry) = self.entries.remove(&own_spi) else {
             self.counters.unknown_spi += 1;
-            return;
+            return self.answer_stray(path, header, message);
         };
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
@@ -190,6 +263,7 @@ impl Endpoint {
         };
         self.put_back(own_spi, entry);
         self.handle_deferred(deferred);
+        self.retire_predecessors_of(own_spi);
     }
 
     fn handle_init_request(&mut self, path: Path, header: &Header, message: &[u8]) {
@@ -198,11 +272,13 @@ impl Endpoint {
             return;
         }
         let key = (path.remote, header.spi_i);
-        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
+        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get_mut(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let State::ExpectAuthRequest(awaited) = &ike_sa.state
+            if let State::ExpectAuthRequest(awaited) = &mut ike_sa.state
                 && awaited.handshake.init_request == message
+                && awaited.answers_left > 0
             {
+                awaited.answers_left -= 1;
                 let answer = awaited.handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
@@ -210,48 +286,23 @@ impl Endpoint {
             }
             return;
         }
-        if self.half_open >= self.config.half_open_max {
+        if self.half_open.is_full(&self.config) {
             self.counters.half_open_full += 1;
             return;
         }
-        let wary = self.half_open >= self.config.cookie_from;
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let jar = wary.then_some(&mut self.cookies);
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, jar) {
+        let gate = Gate {
+            half_open: &mut self.half_open,
+            cookies: &mut self.cookies,
+        };
+        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
             if let Some(indexed) = self.indexed.get_mut(&own_spi) {
                 indexed.answered = Some(key);
             }
-        }
-    }
-
-    /// RFC 7296 section 2.5: tells a later version's initiator which version this is.
-    fn refuse_version(&mut self, path: Path, version: u8, message: &[u8]) {
-        self.counters.unsupported_version += 1;
-        let is_response = message.get(19).is_none_or(|flags| flags & 0x20 != 0);
-        let spi_i = message
-            .first_chunk::<8>()
-            .map(|bytes| u64::from_be_bytes(*bytes))
-            .unwrap_or(0);
-        if version >> 4 < 2 || is_response || spi_i == 0 {
-            return;
-        }
-        let header = Header {
-            spi_i,
-            spi_r: 0,
-            next_payload: payload_type::NONE,
-            exchange: Exchange::IkeSaInit,
-            from_initiator: false,
-            response: true,
-            message_id: 0,
-        };
-        let notify = Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []));
-        if let Ok(answer) = header.message(Payload::chain(&[notify])) {
-            let mut deferred = Vec::new();
-            context!(self, deferred).transmit(path, &[answer]);
         }
     }
 
@@ -281,6 +332,14 @@ impl Endpoint {
         for spi in due {
             self.handle_entry_timeout(spi);
         }
+        let due: Vec<_> = self
+            .connect_at
+            .iter()
+            .take_while(|(due_ms, _)| *due_ms <= now.mono_ms)
+            .map(|(_, name)| Arc::clone(name))
+            .collect();
+        due.iter().for_each(|name| self.tend(name));
+        self.verify_some_again();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -300,6 +359,7 @@ impl Endpoint {
         };
         self.put_back(spi, entry);
         self.handle_deferred(deferred);
+        self.retire_predecessors_of(spi);
     }
 
     /// Carries out a command; one that names what is not there does nothing.
@@ -307,6 +367,18 @@ impl Endpoint {
         self.now = now;
         match command {
             Command::Initiate { connection } => self.initiate(&connection),
+            Command::Reauthenticate { connection } => {
+                let name: Arc<str> = connection.into();
+                if self.by_connection.contains_key(&name) {
+                    self.reauthenticate(&name);
+                }
+            }
+            Command::Terminate { connection } => self.terminate(&connection),
+            Command::Acquire {
+                connection,
+                ts_local,
+                ts_remote,
+            } => self.acquire(&connection, (ts_local, ts_remote)),
             Command::RekeyChild(child) => {
                 self.queue(
                     self.by_child.get(&child).copied(),
@@ -328,33 +400,25 @@ impl Endpoint {
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
+            Command::Move {
+                ike_sa,
+                local,
+                remote,
+            } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
+                ike_sa.move_to(ctx, local, remote);
+            }),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
+                    self.forgo(spi);
                     self.close(spi);
                 }
             }
             Command::CloseAll => {
+                let names: Vec<_> = self.links.keys().cloned().collect();
+                names.iter().for_each(|name| self.terminate(name));
                 let spis: Vec<_> = self.by_id.values().copied().collect();
                 spis.into_iter().for_each(|spi| self.close(spi));
             }
-        }
-    }
-
-    fn initiate(&mut self, name: &str) {
-        let Some(connection) = self
-            .config
-            .connections
-            .iter()
-            .find(|one| one.name == name)
-            .cloned()
-        else {
-            return;
-        };
-        let mut deferred = Vec::new();
-        let mut ctx = context!(self, deferred);
-        if let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection) {
-            let spi = awaited.spi_i;
-            self.put_back(spi, Some(Entry::Initiating(Box::new(awaited))));
         }
     }
 
@@ -362,9 +426,8 @@ impl Endpoint {
         self.with_sa(spi, |ike_sa, ctx| {
             if let Some(established) = ike_sa.established_mut()
                 && !established.is_ending()
-                && !established.tasks.contains(&task)
             {
-                established.tasks.push_back(task);
+                established.push_new(task);
             }
             ike_sa.pump(ctx);
         });
@@ -373,6 +436,7 @@ impl Endpoint {
     fn close(&mut self, spi: u64) {
         if let Some(Entry::Initiating(awaited)) = self.entries.get(&spi) {
             let ike_sa = awaited.id;
+            let name: Arc<str> = awaited.connection_name().into();
             self.put_back(spi, None);
             let closed = Event::Closed {
                 ike_sa,
@@ -380,6 +444,7 @@ impl Endpoint {
                 reason: CloseReason::Requested,
             };
             self.outputs.push_back(Output::Event(closed));
+            self.connection_ended(&name, false, &CloseReason::Requested);
             return;
         }
         self.with_sa(Some(spi), |ike_sa, ctx| ike_sa.close(ctx, CloseReason::Requested));
@@ -408,8 +473,54 @@ impl Endpoint {
         self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
             if let Some(established) = ike_sa.established_mut() {
                 established.heard_at(ctx.now.mono_ms);
+                established.used(ctx.now.mono_ms, child);
                 create_child_sa::activate(established, ctx, child);
             }
+        });
+    }
+
+    /// The data plane saw an authentic ESP packet, newer than all before, come from another outer address or
+    /// port than it sends `child` to.
+    pub fn handle_peer_moved(&mut self, now: Time, child: ChildId, remote: SocketAddr) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            ike_sa.follow_esp(ctx, remote);
+        });
+    }
+
+    /// The network says that `remote` cannot be reached. Anybody can say so: each IKE SA with it is asked
+    /// whether it still stands, at most once in a while (RFC 7296 section 2.4).
+    pub fn handle_unreachable(&mut self, now: Time, remote: SocketAddr) {
+        self.now = now;
+        let at_remote = |entry: &Entry| {
+            matches!(entry, Entry::Sa(ike_sa)
+                if ike_sa.core.path.remote == remote && ike_sa.established().is_some())
+        };
+        let spis: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| at_remote(entry))
+            .map(|(spi, _)| *spi)
+            .collect();
+        for spi in spis {
+            self.counters.hints += 1;
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut() {
+                    established.suspect(ctx.now.mono_ms);
+                }
+                ike_sa.pump(ctx);
+            });
+        }
+    }
+
+    /// The data plane sent packets on the outbound SA of `child`: it is in use.
+    pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            if let Some(established) = ike_sa.established_mut() {
+                established.used(ctx.now.mono_ms, child);
+            }
+            ike_sa.esp_sent(ctx);
         });
     }
 
@@ -428,7 +539,19 @@ impl Endpoint {
             .first()
             .map(|(due, ..)| (*due, TimeoutReason::Linger));
         let next = self.deadlines.first().map(|(due, reason, _)| (*due, *reason));
-        lingering.into_iter().chain(next).min()
+        let connect = self
+            .connect_at
+            .first()
+            .map(|(due, _)| (*due, TimeoutReason::Connect));
+        let verify = self
+            .is_verifying()
+            .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        lingering
+            .into_iter()
+            .chain(next)
+            .chain(connect)
+            .chain(verify)
+            .min()
     }
 
     /// All IKE SAs in words, oldest first.
@@ -442,6 +565,11 @@ impl Endpoint {
                 }
                 Some(Entry::Sa(_) | Entry::Initiating(_)) | None => None,
             })
+    }
+
+    /// How many handshakes are in progress as responder, and the memory they take.
+    pub fn half_open(&self) -> HalfOpenUse {
+        self.half_open.usage()
     }
 
     /// What was dropped, and other counts.
@@ -466,19 +594,48 @@ impl Endpoint {
         for other in others {
             match other {
                 Deferred::Spawn(_) => {}
-                Deferred::Adopt { from, to, children } => self.adopt(from, to, children),
+                Deferred::Adopt {
+                    from,
+                    to,
+                    children,
+                    tasks,
+                    closing,
+                } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
+                Deferred::Limit { peer } => self.limit_peer(&peer),
+                Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
+                Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
+                Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
+                Deferred::Ended {
+                    connection,
+                    was_up,
+                    reason,
+                } => self.connection_ended(&connection, was_up, &reason),
             }
         }
     }
 
-    fn adopt(&mut self, from: IkeSaId, to: u64, mut children: Vec<crate::child_sa::ChildSa>) {
+    fn adopt(
+        &mut self,
+        (from, to): (IkeSaId, u64),
+        mut children: Vec<ChildSa>,
+        tasks: Vec<Task>,
+        closing: Option<CloseReason>,
+    ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
-            if let Some(established) = ike_sa.established_mut() {
+            let core = &ike_sa.core;
+            if let State::Established(established) = &mut ike_sa.state {
                 established.redundant = false;
-                established.adopt(std::mem::take(&mut children));
+                established.adopt(std::mem::take(&mut children), tasks);
+                if established.mobike.is_enabled() {
+                    // A move may have come while they belonged to the IKE SA before.
+                    mobike::send_children_to(established, core, ctx, established.child_path(core));
+                }
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
+                if let Some(reason) = closing {
+                    established.begin_close(ctx, reason);
+                }
             }
             ike_sa.pump(ctx);
         });
@@ -488,93 +645,49 @@ impl Endpoint {
         children.iter().for_each(|child| ctx.remove(child));
     }
 
+    /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
+    fn child_is_gone(&mut self, gone: &ChildSa, peer: &str) {
+        let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
+        for spi in spis {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut()
+                    && !established.children.iter().any(|child| child.id == gone.id)
+                {
+                    create_child_sa::activate_successors(established, ctx, gone.id);
+                    if gone.phase == Phase::Live {
+                        create_child_sa::carry_on(established, ctx, gone);
+                    }
+                }
+            });
+        }
+    }
+
+    /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
+    /// the memory.
+    fn limit_peer(&mut self, peer: &str) {
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
+            });
+        }
+    }
+
     fn close_others(&mut self, peer: &str, except: IkeSaId) {
         let kept = self.by_id.get(&except).copied();
         let others = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
-                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact);
+                ike_sa.drop_superfluous(ctx, CloseReason::ReplacedByInitialContact);
             });
         }
-    }
-
-    /// Stores an entry again, or forgets it, and brings the indices up to date.
-    fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
-        let before = self.take_from_indices(spi);
-        let now_ms = self.now.mono_ms;
-        let kept = entry.filter(|entry| match entry {
-            Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
-            Entry::Initiating(_) => true,
-        });
-        match kept {
-            Some(entry) => {
-                self.put_into_indices(spi, &entry, before);
-                self.entries.insert(spi, entry);
-            }
-            None => {
-                self.entries.remove(&spi);
-                if let Some(key) = before.and_then(|before| before.answered) {
-                    self.answered.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
-        let indexed = self.indexed.remove(&spi)?;
-        self.deadlines
-            .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
-        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
-        self.by_id.remove(&indexed.id);
-        if let Some(peer) = &indexed.peer
-            && let Some(spis) = self.by_peer.get_mut(peer)
-        {
-            spis.remove(&spi);
-            if spis.is_empty() {
-                self.by_peer.remove(peer);
-            }
-        }
-        for child in &indexed.children {
-            // A rekeyed IKE SA may have taken it meanwhile.
-            if self.by_child.get(child) == Some(&spi) {
-                self.by_child.remove(child);
-            }
-        }
-        Some(indexed)
-    }
-
-    fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
-        let established = match entry {
-            Entry::Sa(ike_sa) => ike_sa.established(),
-            Entry::Initiating(_) => None,
-        };
-        let (id, deadline) = match entry {
-            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
-        };
-        let children = established
-            .map(|established| established.children.as_slice())
-            .unwrap_or_default();
-        let children: Vec<_> = children.iter().map(|child| child.id).collect();
-        let peer = established.map(|established| Arc::clone(&established.peer_name));
-        if let Some(peer) = &peer {
-            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
-        }
-        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
-        self.by_id.insert(id, spi);
-        self.by_child.extend(children.iter().map(|child| (*child, spi)));
-        self.deadlines.insert((deadline.0, deadline.1, spi));
-        let answered = before.and_then(|before| before.answered);
-        self.indexed.insert(
-            spi,
-            Indexed {
-                id,
-                deadline,
-                children,
-                peer,
-                answered,
-            },
-        );
     }
 }
 

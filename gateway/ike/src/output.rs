@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr};
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
+    pki::utc,
+    shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
 
@@ -24,6 +26,18 @@ pub enum Output {
     InstallChildSa(Box<ChildSaInstall>),
     /// From now on send on this Child SA instead of the one it replaces.
     ActivateOutbound(ChildId),
+    /// The Child SA goes between other outer addresses from now on: the peer's NAT has another mapping, or one
+    /// side moved (RFC 7296 section 2.23, RFC 4555). SPIs, keys and sequence numbers stay.
+    UpdateChildSa {
+        /// Which.
+        child: ChildId,
+        /// Our outer address; the port matters only with `udp_encap`.
+        local: SocketAddr,
+        /// The peer's outer address; likewise.
+        remote: SocketAddr,
+        /// ESP goes in UDP.
+        udp_encap: bool,
+    },
     /// Remove one or both directions. The inbound one lingers a few seconds after a rekey, so that packets
     /// in flight are not lost.
     RemoveChildSa {
@@ -64,8 +78,27 @@ pub enum CloseReason {
     PeerRefused(&'static str),
     /// The handshake did not end in time.
     HandshakeTimeout,
+    /// The peer has newer ones, more than are allowed.
+    TooMany,
+    /// It carried no traffic for the configured time.
+    Idle,
+    /// An IKE SA on which the peer was authenticated anew took over.
+    Reauthenticated,
+    /// The peer answered TEMPORARY_FAILURE for minutes: the two sides no longer agree (RFC 7296 section 2.25).
+    OutOfStep,
     /// Something that the peer said after it was authenticated was not well-formed.
     ProtocolViolation,
+    /// A certificate of the peer's chain reached the end of its validity.
+    CertificateExpired {
+        /// Whose certificate: the peer's own, or an authority's.
+        subject: String,
+        /// Last second of validity, unix time.
+        not_after_unix_s: i64,
+    },
+    /// The peer's chain was verified again and is not accepted any more: which certificate and which check.
+    CertificateRefused(String),
+    /// The shared key that the peer proved itself with was changed or taken away.
+    SharedKeyChanged,
 }
 
 /// Something happened.
@@ -93,8 +126,27 @@ pub enum Event {
     ChildSaRekeyed { old: ChildId, new: ChildId, pfs: bool },
     /// An IKE SA took over from another, with its Child SAs.
     IkeSaRekeyed { old: IkeSaId, new: IkeSaId },
+    /// The peer is at another address.
+    PeerMoved {
+        ike_sa: IkeSaId,
+        peer: String,
+        from: SocketAddr,
+        to: SocketAddr,
+    },
+    /// An IKE SA stays where it is, although we wanted to move it.
+    MoveRefused {
+        ike_sa: IkeSaId,
+        to: SocketAddr,
+        reason: &'static str,
+    },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
+    /// A connection of ours is down; when it is tried again, if it is.
+    ConnectionDown {
+        connection: String,
+        failures: u32,
+        retry_in_ms: Option<u64>,
+    },
     /// An IKE SA is gone with its Child SAs.
     Closed {
         ike_sa: IkeSaId,
@@ -137,7 +189,23 @@ impl fmt::Display for CloseReason {
             Self::ReplacedByInitialContact => f.write_str("the peer began anew (INITIAL_CONTACT)"),
             Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
             Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
+            Self::TooMany => f.write_str("the peer has too many newer IKE SAs"),
+            Self::Idle => f.write_str("idle"),
+            Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
+            Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),
             Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
+            Self::CertificateExpired {
+                subject,
+                not_after_unix_s,
+            } => write!(
+                f,
+                "the certificate of {subject} expired on {}",
+                utc(*not_after_unix_s)
+            ),
+            Self::CertificateRefused(reason) => {
+                write!(f, "its certificate is not accepted any more: {reason}")
+            }
+            Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
         }
     }
 }
@@ -179,7 +247,30 @@ impl fmt::Display for Event {
                 )
             }
             Self::IkeSaRekeyed { old, new } => write!(f, "{old} rekeyed as {new}"),
+            Self::PeerMoved {
+                ike_sa,
+                peer,
+                from,
+                to,
+            } => write!(f, "{ike_sa} with {peer} moved from {from} to {to}"),
+            Self::MoveRefused { ike_sa, to, reason } => {
+                write!(f, "{ike_sa} cannot move to a path to {to}: {reason}")
+            }
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
+            Self::ConnectionDown {
+                connection,
+                failures,
+                retry_in_ms,
+            } => {
+                write!(f, "connection \"{connection}\" is down")?;
+                if *failures > 0 {
+                    write!(f, ", attempts failed: {failures}")?;
+                }
+                match retry_in_ms {
+                    Some(ms) => write!(f, ", next attempt in {}.{} s", ms / 1000, ms % 1000 / 100),
+                    None => Ok(()),
+                }
+            }
             Self::Closed { ike_sa, peer, reason } => write!(f, "{ike_sa} with {peer} closed: {reason}"),
             Self::AuthenticationFailed { remote, peer, reason } => {
                 write!(f, "authentication of {peer} at {remote} failed: {reason}")
@@ -229,16 +320,30 @@ pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
 pub enum TimeoutReason {
     /// A request is due to be sent again.
     Retransmit,
+    /// A puzzle is to be worked on (RFC 8019).
+    Puzzle,
     /// A half-open handshake ends.
     HalfOpen,
     /// The peer was silent long enough to ask whether it is there.
     Liveness,
+    /// A NAT keepalive is due.
+    Keepalive,
     /// An SA is to be rekeyed.
     Rekey,
     /// An SA reaches the end of its life.
     Expire,
     /// What was kept for stragglers is to be forgotten.
     Linger,
+    /// An SA without traffic is to be closed.
+    Idle,
+    /// A connection is to be brought up.
+    Connect,
+    /// The peer of a connection is to be authenticated anew.
+    Reauthenticate,
+    /// Something that was put off is to be tried again.
+    Retry,
+    /// Chains of certificates are to be verified again, because trust changed.
+    Verify,
 }
 
 /// One IKE SA in words, for lists.
@@ -287,4 +392,69 @@ pub struct ChildSaInfo {
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side.
     pub ts_remote: Vec<TrafficSelector>,
+}
+
+/// Everything known of an established IKE SA that [`IkeSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeSaDetails {
+    /// Who we say we are.
+    pub local_identity: String,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// The connection of ours that it belongs to.
+    pub connection: Option<String>,
+    /// What the peer proved itself with.
+    pub authenticated_by: AuthKind,
+    /// The peer's certificate, if that is what it proved itself with.
+    pub certificate: Option<CertificateDetails>,
+    /// Seconds since the peer was heard: by IKE or by ESP.
+    pub heard_before_s: u64,
+    /// Seconds until we rekey it; `None`: another took over or it ends.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until the peer is authenticated anew, where that is configured.
+    pub reauthenticate_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// A request of ours is not answered yet.
+    pub waits_for_peer: bool,
+    /// Its Child SAs, in the order of [`IkeSaInfo::children`].
+    pub children: Vec<ChildSaDetails>,
+}
+
+/// Who a peer is by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateDetails {
+    /// Subject.
+    pub subject: String,
+    /// Issuer.
+    pub issuer: String,
+    /// Serial number.
+    pub serial: Vec<u8>,
+    /// Valid from.
+    pub not_before_unix_s: i64,
+    /// Valid until.
+    pub not_after_unix_s: i64,
+    /// Its whole chain is valid until then, and the IKE SA no longer.
+    pub chain_valid_until_unix_s: i64,
+    /// The authority of ours that its chain ends at.
+    pub authority: String,
+}
+
+/// What [`ChildSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSaDetails {
+    /// Its name.
+    pub id: ChildId,
+    /// We send on it.
+    pub sends: bool,
+    /// `live`, `replaced`, `closing`.
+    pub phase: &'static str,
+    /// Seconds until we rekey it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// Seconds since a packet passed on it.
+    pub unused_for_s: u64,
 }

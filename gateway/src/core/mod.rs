@@ -3,6 +3,7 @@ pub mod analysis;
 pub mod classifier;
 pub mod explain;
 pub mod generations;
+pub mod journal;
 pub mod policy;
 pub mod pools;
 

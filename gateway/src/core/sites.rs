@@ -1,11 +1,13 @@
 //! Who may connect, as which site.
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 
 use super::policy::Directory;
-use super::pools::{AssignError, Assignment, Assignments, Surroundings, Wanted};
+use super::pools::{AssignError, Assignment, Assignments, Proposal, Surroundings, Wanted};
 use crate::config::{Config, NatSource, Prefix};
 
 /// A site with its number and translated address.
@@ -42,6 +44,9 @@ pub enum Refusal {
     /// The identity reads like another site's name.
     #[error("{0} is the name of a [[site]] with another identity; rename that site")]
     NameTaken(String),
+    /// Its number and address could not be stored.
+    #[error("its address cannot be stored: {0}")]
+    NotKept(String),
     /// No number or address is left.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -50,10 +55,16 @@ pub enum Refusal {
 /// All sites known: the configured ones, and those that came in by a pattern.
 #[derive(Clone, Debug)]
 pub struct Sites {
-    config: Config,
-    fixed: HashSet<Ipv4Addr>,
+    config: Arc<Config>,
+    fixed: Arc<HashSet<Ipv4Addr>>,
+    /// Places of the `[[site]]` tables by name and by identity.
+    named: Arc<HashMap<String, usize>>,
+    identified: Arc<HashMap<Identity, usize>>,
     assignments: Assignments,
     known: BTreeMap<u32, SiteEntry>,
+    by_name: HashMap<String, u32>,
+    /// Sites that each `[[any_site]]` has admitted.
+    admitted: HashMap<usize, usize>,
 }
 
 impl Sites {
@@ -67,12 +78,20 @@ impl Sites {
             NatSource::Fixed(address) => Some(address),
             NatSource::Pool(_) => None,
         });
-        let fixed = fixed.collect();
+        let places = || config.sites.iter().enumerate();
         let mut sites = Self {
-            config: config.clone(),
-            fixed,
+            fixed: Arc::new(fixed.collect()),
+            named: Arc::new(places().map(|(place, site)| (site.name.clone(), place)).collect()),
+            identified: Arc::new(
+                places()
+                    .map(|(place, site)| (site.identity.clone(), place))
+                    .collect(),
+            ),
+            config: Arc::new(config.clone()),
             assignments,
             known: BTreeMap::new(),
+            by_name: HashMap::new(),
+            admitted: HashMap::new(),
         };
         sites.admit_configured()?;
         sites.admit_earlier();
@@ -80,7 +99,7 @@ impl Sites {
     }
 
     fn admit_configured(&mut self) -> Result<(), AssignError> {
-        let config = self.config.clone();
+        let config = Arc::clone(&self.config);
         // Fixed addresses first: whoever else held one moves.
         let (fixed, pooled): (Vec<_>, Vec<_>) = config
             .sites
@@ -96,7 +115,7 @@ impl Sites {
                 networks: site.networks.clone(),
                 any_site: None,
             };
-            self.known.insert(entry.site, entry);
+            self.insert(entry);
         }
         Ok(())
     }
@@ -122,16 +141,25 @@ impl Sites {
     /// # Errors
     /// Why it may not connect; nothing has changed then.
     pub fn admit(&mut self, identity: &Identity) -> Result<SiteEntry, Refusal> {
-        if let Some(site) = self.config.sites.iter().find(|site| site.identity == *identity) {
-            let found = self.by_name(&site.name).cloned();
-            return found.ok_or_else(|| Refusal::Unknown(identity.to_string()));
+        self.admit_and_keep(identity, |_| Ok(()))
+    }
+
+    /// [`Self::admit`], which calls `keep` before it makes a site known: an address that could not be stored would not
+    /// be stable, and is not given out.
+    ///
+    /// # Errors
+    /// Why it may not connect; nothing has changed then.
+    pub fn admit_and_keep(
+        &mut self,
+        identity: &Identity,
+        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+    ) -> Result<SiteEntry, Refusal> {
+        if let Some(known) = self.by_identity(identity) {
+            return Ok(known.clone());
         }
         let name = dynamic_name(identity);
         if self.configured(&name).is_some() {
             return Err(Refusal::NameTaken(name));
-        }
-        if let Some(known) = self.by_name(&name) {
-            return Ok(known.clone());
         }
         let found = self
             .config
@@ -139,25 +167,31 @@ impl Sites {
             .iter()
             .position(|any| any.pattern.admits(identity));
         let index = found.ok_or_else(|| Refusal::Unknown(name.clone()))?;
-        self.admit_by_pattern(name, index)
+        self.admit_by_pattern(name, index, keep)
     }
 
-    fn admit_by_pattern(&mut self, name: String, index: usize) -> Result<SiteEntry, Refusal> {
+    fn admit_by_pattern(
+        &mut self,
+        name: String,
+        index: usize,
+        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+    ) -> Result<SiteEntry, Refusal> {
         let Some(any) = self.config.any_sites.get(index).cloned() else {
             return Err(Refusal::Unknown(name));
         };
-        let so_far = self
-            .known
-            .values()
-            .filter(|entry| entry.any_site == Some(index))
-            .count();
+        let so_far = self.admitted.get(&index).copied().unwrap_or_default();
         if so_far >= any.max as usize {
             return Err(Refusal::TooMany {
                 pattern: any.pattern.to_string(),
                 max: any.max,
             });
         }
-        let assignment = self.assign(&name, &NatSource::Pool(any.nat_pool))?;
+        let proposal = self.propose(&name, &NatSource::Pool(any.nat_pool))?;
+        if self.assignments.get(&name) != Some(proposal.assignment) {
+            keep(&proposal).map_err(Refusal::NotKept)?;
+        }
+        let assignment = proposal.assignment;
+        self.assignments.accept(proposal);
         let entry = SiteEntry {
             site: assignment.site,
             name,
@@ -166,11 +200,24 @@ impl Sites {
             networks: any.networks,
             any_site: Some(index),
         };
-        self.known.insert(entry.site, entry.clone());
+        self.insert(entry.clone());
+        *self.admitted.entry(index).or_default() += 1;
         Ok(entry)
     }
 
+    fn insert(&mut self, entry: SiteEntry) {
+        self.by_name.insert(entry.name.clone(), entry.site);
+        self.known.insert(entry.site, entry);
+    }
+
     fn assign(&mut self, name: &str, nat: &NatSource) -> Result<Assignment, AssignError> {
+        let proposal = self.propose(name, nat)?;
+        let assignment = proposal.assignment;
+        self.assignments.accept(proposal);
+        Ok(assignment)
+    }
+
+    fn propose(&mut self, name: &str, nat: &NatSource) -> Result<Proposal, AssignError> {
         let wanted = match nat {
             NatSource::Fixed(address) => Wanted::Fixed(*address),
             NatSource::Pool(pool) => Wanted::Pool(self.config.pool(pool).ok_or_else(|| {
@@ -181,15 +228,15 @@ impl Sites {
                 }
             })?),
         };
-        let (config, known) = (&self.config, &self.known);
+        let (config, by_name, named) = (&self.config, &self.by_name, &self.named);
         let is_orphan = |name: &str| {
-            known.values().all(|entry| entry.name != name)
-                && config.sites.iter().all(|site| site.name != name)
+            !by_name.contains_key(name)
+                && !named.contains_key(name)
                 && !name
                     .parse()
                     .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
         };
-        self.assignments.assign(
+        self.assignments.propose(
             name,
             wanted,
             &Surroundings {
@@ -200,7 +247,46 @@ impl Sites {
     }
 
     fn configured(&self, name: &str) -> Option<usize> {
-        self.config.sites.iter().position(|site| site.name == name)
+        self.named.get(name).copied()
+    }
+
+    /// The known site of an identity: a configured one, or one that a pattern admitted before.
+    #[must_use]
+    pub fn by_identity(&self, identity: &Identity) -> Option<&SiteEntry> {
+        match self.identified.get(identity) {
+            Some(place) => self.by_name(&self.config.sites.get(*place)?.name),
+            None => self
+                .by_name(&dynamic_name(identity))
+                .filter(|entry| entry.any_site.is_some()),
+        }
+    }
+
+    /// How whoever claims `identity` is to prove it: only a `[[site]]` may have a shared key.
+    #[must_use]
+    pub fn proved_by(&self, identity: &Identity) -> AuthKind {
+        let place = self.identified.get(identity);
+        let site = place.and_then(|place| self.config.sites.get(*place));
+        site.and_then(|site| site.shared_key.as_ref())
+            .map_or(AuthKind::Certificate, |key| key.site)
+    }
+
+    /// The identity of a configured site; that of another one is its name.
+    #[must_use]
+    pub fn identity_of(&self, entry: &SiteEntry) -> Option<&Identity> {
+        let place = self.named.get(&entry.name)?;
+        Some(&self.config.sites.get(*place)?.identity)
+    }
+
+    /// Number of known sites.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     /// What must be stored before a newly admitted peer is told anything.
@@ -223,7 +309,7 @@ impl Sites {
     /// The site of that name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&SiteEntry> {
-        self.known.values().find(|entry| entry.name == name)
+        self.known.get(self.by_name.get(name)?)
     }
 
     /// Networks of the center, the same for every site.
@@ -274,6 +360,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::{AnySite, SiteConfig};
 
     fn config() -> Config {
         let text = include_str!("../../examples/gateway.toml").replace("max = 200", "max = 2");
@@ -314,6 +401,27 @@ mod tests {
     }
 
     #[test]
+    fn an_address_that_cannot_be_stored_is_not_given_out() {
+        let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
+        let before = sites.assignments().clone();
+        let refusal = sites
+            .admit_and_keep(&identity("a.clinic.example"), |_| Err("the disk is full".into()))
+            .expect_err("not stored");
+        assert_eq!(
+            refusal.to_string(),
+            "its address cannot be stored: the disk is full"
+        );
+        assert_eq!(
+            (sites.assignments(), sites.by_name("a.clinic.example")),
+            (&before, None)
+        );
+        let admitted = sites.admit(&identity("a.clinic.example")).expect("admitted");
+        // A site that is known needs no storing.
+        let again = sites.admit_and_keep(&identity("a.clinic.example"), |_| Err("never asked".into()));
+        assert_eq!(again, Ok(admitted));
+    }
+
+    #[test]
     fn a_configured_site_has_its_fixed_address() {
         let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
         let hospital = sites
@@ -330,5 +438,42 @@ mod tests {
         let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
         let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
         assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+
+    /// 10,000 configured sites and as many that a pattern admits, in a debug build: what takes time with the square of
+    /// their number (a search among all for each) does not end here in any patience.
+    #[test]
+    fn ten_thousand_sites_are_found_without_searching() {
+        const SITES: usize = 10_000;
+        let mut config = config();
+        let (site, any) = (config.sites[0].clone(), config.any_sites[0].clone());
+        config.nat_pools[0].addresses = vec!["10.128.0.0/16".parse().expect("range")];
+        config.sites = (0..SITES)
+            .map(|number| SiteConfig {
+                name: format!("site-{number}"),
+                identity: identity(&format!("site-{number}.hospital.example")),
+                nat: NatSource::Pool(config.nat_pools[0].name.clone()),
+                ..site.clone()
+            })
+            .collect();
+        config.any_sites = vec![AnySite { max: 60_000, ..any }];
+        let mut sites = Sites::new(&config, Assignments::default()).expect("the pool suffices");
+        for number in 0..SITES {
+            let known = sites
+                .by_identity(&identity(&format!("SITE-{number}.hospital.example")))
+                .expect("configured");
+            assert_eq!(known.name, format!("site-{number}"));
+            let admitted = sites
+                .admit(&identity(&format!("c{number}.clinic.example")))
+                .expect("admitted");
+            assert_eq!(sites.by_name(&admitted.name), Some(&admitted));
+        }
+        let addresses: HashSet<_> = sites.iter().map(|entry| entry.nat_address).collect();
+        assert_eq!((sites.len(), addresses.len()), (2 * SITES, 2 * SITES));
+        // A restart gives everybody the same again.
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let again =
+            Sites::new(&config, serde_json::from_str(&stored).expect("JSON")).expect("the pool suffices");
+        assert_eq!(again.iter().collect::<Vec<_>>(), sites.iter().collect::<Vec<_>>());
     }
 }

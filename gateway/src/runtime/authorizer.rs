@@ -1,11 +1,12 @@
 //! Tells IKE which site a peer is.
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gateway_ike::{AuthenticatedPeer, Authorizer, SitePolicy, TrafficSelector};
 
 use crate::config::Prefix;
+use crate::core::pools::Proposal;
 use crate::core::sites::{SiteEntry, Sites};
 use crate::store;
 
@@ -23,38 +24,78 @@ impl SharedSites {
     }
 }
 
+/// What the authorizer decided and the journal is to know.
+pub(super) enum Admission {
+    /// A site was there for the first time.
+    Known { site: u32, nat_address: Ipv4Addr },
+    /// A peer with a valid certificate may not connect.
+    Refused { peer: String, reason: String },
+}
+
+/// Decisions on their way from the authorizer to the controller, which takes them after each call of IKE.
+#[derive(Clone, Default)]
+pub(super) struct Admissions(Arc<Mutex<Vec<Admission>>>);
+
+impl Admissions {
+    fn push(&self, admission: Admission) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(admission);
+    }
+
+    /// Those since the last call.
+    pub(super) fn take(&self) -> Vec<Admission> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Admits the sites of the configuration, and stores what a first visit assigns.
 pub(super) struct SiteAuthorizer {
+    pub(super) admissions: Admissions,
     pub(super) sites: SharedSites,
+    /// Where first visits are noted.
     pub(super) store: PathBuf,
 }
 
 impl Authorizer for SiteAuthorizer {
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy> {
         let mut sites = self.sites.get();
-        // Works on a copy: an address that could not be stored would not be stable, and is not given out.
-        let mut admitted = sites.clone();
-        let entry = match admitted.admit(&peer.identity) {
-            Ok(entry) => entry,
-            Err(refusal) => {
-                tracing::warn!(peer = %peer.identity, %refusal, "peer refused");
-                return None;
-            }
-        };
-        if admitted.assignments() != sites.assignments() {
-            if let Err(error) = store::replace_json(&self.store, admitted.assignments()) {
-                tracing::error!(peer = %peer.identity, %error, "peer refused: its address cannot be stored");
-                return None;
-            }
-            tracing::info!(site = %entry.name, number = entry.site, nat_address = %entry.nat_address, "site known from now on");
+        // IKE has seen to it already; who is let in hangs on it, so it is looked at once more.
+        if peer.method() != sites.proved_by(&peer.identity) {
+            self.admissions.push(Admission::Refused {
+                peer: peer.identity.to_string(),
+                reason: "it is configured to prove itself in another way".to_owned(),
+            });
+            return None;
         }
-        let policy = policy(&entry, admitted.center_networks());
-        *sites = admitted;
-        Some(policy)
+        if let Some(known) = sites.by_identity(&peer.identity) {
+            return Some(policy(known, sites.center_networks()));
+        }
+        let keep = |proposal: &Proposal| {
+            store::append_json(&self.store, proposal).map_err(|error| error.to_string())
+        };
+        match sites.admit_and_keep(&peer.identity, keep) {
+            Ok(entry) => {
+                self.admissions.push(Admission::Known {
+                    site: entry.site,
+                    nat_address: entry.nat_address,
+                });
+                Some(policy(&entry, sites.center_networks()))
+            }
+            Err(refusal) => {
+                self.admissions.push(Admission::Refused {
+                    peer: peer.identity.to_string(),
+                    reason: refusal.to_string(),
+                });
+                None
+            }
+        }
     }
 }
 
-fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
+/// What a site may do.
+pub(super) fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
     SitePolicy {
         site: entry.site,
         name: entry.name.clone(),
@@ -64,7 +105,8 @@ fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
     }
 }
 
-fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
+/// Networks as traffic selectors.
+pub(super) fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
     let selector = |prefix: &Prefix| {
         let (first, last) = prefix.bounds();
         TrafficSelector::addresses(IpAddr::V4(first), IpAddr::V4(last))

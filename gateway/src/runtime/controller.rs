@@ -2,23 +2,28 @@
 use std::future::Future;
 use std::time::Duration;
 
+use gateway_common::abi::event::kind;
 use gateway_common::abi::site::Site;
 use gateway_ike::crypto::random::SystemRandom;
-use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Output, TimeoutReason};
-use tokio::sync::mpsc;
+use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::authorizer::{SharedSites, SiteAuthorizer};
+use super::authorizer::{Admissions, SharedSites, SiteAuthorizer};
 use super::clock::Clock;
+use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
-use super::prepare::{Prepared, assignments_path};
+use super::prepare::{Prepared, assignments_path, first_visits_path};
+use super::reload::Watch;
 use super::rules::RuleState;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
+use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
+use crate::core::sites::SiteEntry;
 use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
@@ -40,11 +45,16 @@ pub struct Controller<E: Engine> {
     pub(super) rules: Option<(u32, Compiled)>,
     pub(super) rule_state: RuleState,
     pub(super) clock: Clock,
+    pub(super) connections: Connections,
     sockets: Sockets,
-    /// Number of sites that the data plane knows.
-    sites_loaded: usize,
+    /// Sites that the data plane does not know yet.
+    pub(super) new_sites: Vec<u32>,
     polls: u32,
     lines: events::Lines,
+    pub(super) journal: Journal,
+    pub(super) admissions: Admissions,
+    pub(super) watch: Watch,
+    pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
 impl<E: Engine> Controller<E> {
@@ -52,37 +62,58 @@ impl<E: Engine> Controller<E> {
     ///
     /// # Errors
     /// If the state folder cannot be written or the data plane refuses sites or rules.
-    pub async fn new(prepared: Prepared, engine: E, sockets: Sockets) -> anyhow::Result<Self> {
+    pub async fn new(
+        prepared: Prepared,
+        engine: E,
+        sockets: Sockets,
+        subscribers: broadcast::Sender<EventLine>,
+    ) -> anyhow::Result<Self> {
         let Prepared {
             config,
-            credential,
-            trust,
+            credentials,
             sites,
             history,
             rules,
         } = prepared;
-        let store = assignments_path(&config);
-        store::replace_json(&store, sites.assignments())?;
+        // All in one file from now on; first visits are added to the other until the next start.
+        store::replace_json(&assignments_path(&config), sites.assignments())?;
+        store::remove(&first_visits_path(&config))?;
         let sites = SharedSites::new(sites);
+        let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
+            admissions: admissions.clone(),
             sites: sites.clone(),
-            store,
+            store: first_visits_path(&config),
         };
         let mut ike = EndpointConfig::new(
-            credential,
+            credentials.credential,
             config.ike.identity.clone(),
-            trust,
+            credentials.trust,
             Box::new(authorizer),
         );
+        ike.shared_keys = credentials.shared_keys;
+        ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
+        ike.half_open_max = config.ike.half_open_max;
+        ike.defence.half_open_per_source = config.ike.half_open_per_source;
+        ike.defence.puzzle_from = config.ike.puzzle_above;
+        ike.nat_keepalive_s = config.ike.nat_keepalive_s;
+        ike.mobike = config.ike.mobike;
+        ike.additional_addresses
+            .clone_from(&config.ike.additional_addresses);
+        let connections = Connections::new(&config, &sites.get(), &sockets)?;
+        ike.connections = connections.for_ike();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
+        let mut journal = Journal::new(&config.name);
+        connections.expect_at(&mut journal);
         let sadb = Sadb::default();
         let clock = Clock::start();
+        let watch = Watch::new(&config);
         let mut controller = Self {
             config,
             engine,
@@ -92,13 +123,19 @@ impl<E: Engine> Controller<E> {
             rules: None,
             rule_state: RuleState::new(history),
             clock,
+            connections,
             sockets,
-            sites_loaded: 0,
+            new_sites: Vec::new(),
             polls: 0,
             lines: events::Lines::default(),
+            journal,
+            admissions,
+            watch,
+            subscribers,
         };
-        controller.load_sites()?;
+        controller.set_sites()?;
         controller.begin_rules(rules)?;
+        controller.tell_what_ends();
         Ok(controller)
     }
 
@@ -112,12 +149,15 @@ impl<E: Engine> Controller<E> {
         let mut tick = interval(Duration::from_millis(POLL_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
-        tracing::info!(name = self.config.name, "gateway runs");
+        self.record(Notice::Started {
+            version: env!("CARGO_PKG_VERSION"),
+        });
+        self.start_connections().await;
         loop {
             let deadline = self.deadline();
             tokio::select! {
                 reason = &mut stop => {
-                    tracing::info!(reason, "gateway stops");
+                    self.record(Notice::Stopping { reason });
                     break;
                 }
                 Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
@@ -179,7 +219,9 @@ impl<E: Engine> Controller<E> {
             self.polls = 0;
             self.lines.next_second();
             self.tend_rules();
+            self.next_second_of_journal();
             self.tell_traffic();
+            self.next_second_of_files();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
@@ -189,6 +231,9 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         match happening {
             Happening::Packet(event) => {
+                if event.kind == kind::NO_SA {
+                    self.acquire(&event);
+                }
                 let rules = self
                     .rules
                     .as_ref()
@@ -200,6 +245,11 @@ impl<E: Engine> Controller<E> {
                     self.endpoint.handle_child_traffic(now, child);
                 }
             }
+            Happening::PeerMoved(handle, remote) => {
+                if let Some(child) = self.sadb.child(handle) {
+                    self.endpoint.handle_peer_moved(now, child, remote);
+                }
+            }
             Happening::SequenceNear(handle) => {
                 if let Some(child) = self.sadb.child(handle) {
                     tracing::info!(%child, "sequence numbers run out, rekeying");
@@ -209,24 +259,26 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
+    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4). Those that we send
+    /// show that the Child SA is in use.
     fn tell_traffic(&mut self) {
         let now = self.clock.now();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = self
-                .engine
-                .traffic(installed.handle)
-                .unwrap_or_default()
-                .packets_in;
-            if packets != installed.packets_in_seen {
-                installed.packets_in_seen = packets;
+            let traffic = self.engine.traffic(installed.handle).unwrap_or_default();
+            if traffic.packets_in != installed.packets_in_seen {
+                installed.packets_in_seen = traffic.packets_in;
                 self.endpoint.handle_child_traffic(now, child);
+            }
+            if traffic.packets_out != installed.packets_out_seen {
+                installed.packets_out_seen = traffic.packets_out;
+                self.endpoint.handle_child_sent(now, child);
             }
         }
     }
 
     /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.
-    async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
+        self.record_admissions();
         while let Some(output) = self.endpoint.poll_output() {
             match output {
                 Output::Transmit {
@@ -240,18 +292,34 @@ impl<E: Engine> Controller<E> {
                         log_failure("outbound SA not activated", self.engine.activate_outbound(handle));
                     }
                 }
+                Output::UpdateChildSa {
+                    child,
+                    local,
+                    remote,
+                    udp_encap,
+                } => {
+                    if let Some(handle) = self.sadb.handle(child) {
+                        let outcome = self.engine.update(handle, local, remote, udp_encap);
+                        log_failure("SA not sent to the peer's new address", outcome);
+                    }
+                }
                 Output::RemoveChildSa { child, direction } => {
                     if let Some(handle) = self.sadb.remove(child, direction) {
                         log_failure("SA not removed", self.engine.remove(handle, direction));
                     }
                 }
-                Output::Event(event) => tracing::info!(target: "gateway::ike", "{event}"),
+                Output::Event(event) => self.note(&event),
             }
         }
     }
 
+    fn note(&mut self, event: &Event) {
+        self.record(Notice::Ike(event));
+        self.connections.note(self.clock.unix_ms(), event);
+    }
+
     async fn install(&mut self, install: &ChildSaInstall) {
-        let outcome = match self.load_sites() {
+        let outcome = match self.add_sites() {
             Ok(()) => self.engine.install(install).await,
             Err(error) => Err(error),
         };
@@ -259,33 +327,33 @@ impl<E: Engine> Controller<E> {
             Ok(handle) => self.sadb.insert(install.child, install.site, handle),
             Err(error) => {
                 // The peer is told of an SA that is not there: take it back at once rather than lose its packets.
-                tracing::error!(child = %install.child, error = format!("{error:#}"), "SA not installed, it is closed");
+                self.record(Notice::NotInstalled {
+                    child: install.child,
+                    site: install.site,
+                    reason: &format!("{error:#}"),
+                });
                 self.endpoint
                     .handle_command(self.clock.now(), Command::CloseChild(install.child));
             }
         }
     }
 
-    /// Tells the data plane of all sites, if some are new.
-    fn load_sites(&mut self) -> anyhow::Result<()> {
-        let sites = self.sites.get();
-        let of_entry = |entry: &crate::core::sites::SiteEntry| {
-            let nat_address = entry.nat_address.octets();
-            (
-                entry.site,
-                Site {
-                    groups: entry.groups,
-                    nat_address,
-                    pad: [0; 4],
-                },
-            )
-        };
-        let list: Vec<_> = sites.iter().map(of_entry).collect();
-        // Sites are only ever added while the daemon runs.
-        if list.len() != self.sites_loaded {
-            self.engine.set_sites(&list)?;
-            self.sites_loaded = list.len();
+    /// Tells the data plane of all sites.
+    fn set_sites(&mut self) -> anyhow::Result<()> {
+        let all: Vec<_> = self.sites.get().iter().map(for_data_plane).collect();
+        self.engine.set_sites(&all)
+    }
+
+    /// Tells the data plane of the sites that came since; those that it does not take are told again.
+    fn add_sites(&mut self) -> anyhow::Result<()> {
+        if self.new_sites.is_empty() {
+            return Ok(());
         }
+        let sites = self.sites.get();
+        let new = self.new_sites.iter().filter_map(|site| sites.get(*site));
+        let new: Vec<_> = new.map(for_data_plane).collect();
+        self.engine.add_sites(&new)?;
+        self.new_sites.clear();
         Ok(())
     }
 
@@ -311,6 +379,15 @@ impl<E: Engine> Controller<E> {
             }
         }
     }
+}
+
+fn for_data_plane(entry: &SiteEntry) -> (u32, Site) {
+    let site = Site {
+        groups: entry.groups,
+        nat_address: entry.nat_address.octets(),
+        pad: [0; 4],
+    };
+    (entry.site, site)
 }
 
 fn log_failure(what: &str, outcome: anyhow::Result<()>) {

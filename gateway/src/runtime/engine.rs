@@ -1,6 +1,6 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
@@ -22,6 +22,14 @@ pub struct SaTraffic {
     pub packets_out: u64,
     /// Their bytes.
     pub bytes_out: u64,
+    /// Received and refused by the replay window.
+    pub replayed: u64,
+    /// Received with a wrong ICV.
+    pub unauthentic: u64,
+    /// Received and refused for another reason.
+    pub refused: u64,
+    /// Sequence numbers left to send with.
+    pub sequence_left: u64,
 }
 
 /// Counters and sizes at one moment.
@@ -48,13 +56,19 @@ pub struct Tables {
 )]
 pub trait Engine {
     /// Its name of an installed Child SA.
-    type Handle: Copy + PartialEq;
+    type Handle: Copy + Eq + std::hash::Hash;
 
     /// Replaces what is known of sites.
     ///
     /// # Errors
     /// If the tables cannot hold them; what was known stays.
     fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
+
+    /// Adds sites to those that are known.
+    ///
+    /// # Errors
+    /// If the tables cannot hold them.
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
 
     /// Puts a generation of rules in force: a packet sees the old one or the new one, and none the old one once this
     /// returns. Next hops to `hosts` are resolved ahead.
@@ -86,6 +100,19 @@ pub trait Engine {
     /// # Errors
     /// If the kernel refuses it.
     fn activate_outbound(&mut self, handle: Self::Handle) -> anyhow::Result<()>;
+
+    /// Sends a Child SA between other outer addresses from now on, and receives it there. Where the way to the peer
+    /// has yet to be found, it follows as soon as it is.
+    ///
+    /// # Errors
+    /// If the data plane is stopped.
+    fn update(
+        &mut self,
+        handle: Self::Handle,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()>;
 
     /// Removes one or both directions.
     ///
@@ -143,6 +170,8 @@ pub enum Happening<H> {
     Packet(Event),
     /// The first authentic packet on a Child SA: the peer uses it.
     FirstInbound(H),
+    /// An authentic packet, newer than all before, came from another outer address or port.
+    PeerMoved(H, SocketAddr),
     /// Sequence numbers run out.
     SequenceNear(H),
 }

@@ -18,6 +18,7 @@ use crate::config::Config;
 use crate::core::classifier::Generation;
 use crate::core::explain::{Explainer, Query};
 use crate::core::generations::{Author, Entry, History, Origin};
+use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
 use crate::store;
 
@@ -113,13 +114,9 @@ impl<E: Engine> Controller<E> {
             self.take_over(history);
         }
         self.activate(first.entry.generation, first.compiled)?;
-        let entry = first.entry;
-        tracing::info!(
-            generation = entry.generation,
-            file = entry.file,
-            rules = entry.rules,
-            "rules in force"
-        );
+        if let Some(active) = self.active_rules() {
+            self.record(Notice::RulesLoaded(&active));
+        }
         Ok(())
     }
 
@@ -199,7 +196,9 @@ impl<E: Engine> Controller<E> {
         self.rule_state.fall_back_at_ms = how
             .confirm_s
             .map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
-        tracing::info!(generation, file = stored.file, ?origin, confirm_s = ?how.confirm_s, "rules in force");
+        if let Some(active) = self.active_rules() {
+            self.record(Notice::RulesLoaded(&active));
+        }
         let ended = if how.rejudge { self.rejudge()? } else { 0 };
         self.loaded(ended, how.confirm_s)
     }

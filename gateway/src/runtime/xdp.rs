@@ -1,6 +1,6 @@
 //! The engine that is there today: XDP programs with AF_XDP workers.
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -71,6 +71,10 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.set_sites(sites)?)
     }
 
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.add_sites(sites)?)
+    }
+
     fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
         self.dataplane()?.load_rules(generation.chunks())?;
         self.ways.want(hosts);
@@ -116,6 +120,22 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.activate_outbound(handle)?)
     }
 
+    fn update(
+        &mut self,
+        handle: SaHandle,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()> {
+        self.dataplane()?;
+        let udp = udp_encap.then(|| UdpEncap {
+            local_port: local.port(),
+            remote_port: remote.port(),
+        });
+        self.ways.move_peer_to(handle, local.ip(), remote.ip(), udp);
+        Ok(())
+    }
+
     fn remove(&mut self, handle: SaHandle, direction: Direction) -> anyhow::Result<()> {
         let dataplane = self.dataplane()?;
         // Outbound first: nothing is sent any more that the peer could answer.
@@ -136,6 +156,10 @@ impl Engine for Xdp {
             bytes_in: stats.bytes_in,
             packets_out: stats.packets_out,
             bytes_out: stats.bytes_out,
+            replayed: stats.replayed,
+            unauthentic: stats.unauthentic,
+            refused: stats.refused,
+            sequence_left: stats.sequence_left,
         })
     }
 
@@ -208,7 +232,7 @@ impl Engine for Xdp {
                     happened.push(Happening::SequenceNear(handle));
                 }
                 DataplaneEvent::Worker(WorkerReport::PeerMoved { handle, source, port }) => {
-                    self.ways.follow_peer(handle, source, port);
+                    happened.push(Happening::PeerMoved(handle, SocketAddr::new(source, port)));
                 }
             }
         }

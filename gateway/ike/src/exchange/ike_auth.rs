@@ -1,13 +1,18 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
-use super::ike_sa_init::certificate_request;
+use super::{
+    create_child_sa::carrier,
+    ike_sa_init::{Attempt, certificate_request},
+};
 use crate::{
     child_sa::{self, NewChild},
-    config::{AuthenticatedPeer, Connection, SitePolicy},
+    config::{AuthenticatedPeer, SitePolicy},
+    connection::Connection,
     context::{Context, Deferred},
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
     keys::{Secret, auth_octets},
+    mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
@@ -15,8 +20,6 @@ use crate::{
     traffic_selector::narrow,
     wire::{
         Exchange, Message, Payload, WireError,
-        auth::Authentication,
-        cert::{Certificate, X509_SIGNATURE},
         id::Identification,
         notify::{Notify, error_name, kind},
         ts::TrafficSelectors,
@@ -41,7 +44,7 @@ pub(crate) struct Handshake {
 
 impl Handshake {
     /// The octets that one side signs (RFC 7296 section 2.15).
-    fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
+    pub(super) fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
         let mut body = Vec::new();
         id.emit(&mut body);
         if by_initiator {
@@ -51,101 +54,47 @@ impl Handshake {
         }
     }
 
-    /// ID, CERT and AUTH payloads of ours.
-    fn own_proof(&self, ctx: &Context<'_>, initiator: bool) -> Result<Vec<Payload>, String> {
-        let identity = &ctx.config.local_identity;
-        let id = Identification {
-            kind: identity.id_type(),
-            data: identity.data(),
-        };
-        let credential = &ctx.config.credential;
-        let scheme = credential
-            .key()
-            .choose(&self.peer_hashes)
-            .map_err(|error| error.to_string())?;
-        let octets = self.signed_octets(initiator, &id);
-        let data = credential
-            .key()
-            .sign(scheme, &octets)
-            .map_err(|error| error.to_string())?;
-        let mut payloads = vec![if initiator {
-            Payload::IdI(id)
-        } else {
-            Payload::IdR(id)
-        }];
-        payloads.extend(credential.chain().map(|certificate| {
-            Payload::Cert(Certificate {
-                encoding: X509_SIGNATURE,
-                data: certificate.der().to_vec(),
-            })
-        }));
-        payloads.push(Payload::Auth(Authentication {
-            method: scheme.method().id(),
-            data,
-        }));
-        Ok(payloads)
-    }
-
-    /// Verifies the peer's certificate chain, that it speaks for the identity, and the signature.
-    fn verify(
-        &self,
-        ctx: &Context<'_>,
-        message: &Message,
-        id: &Identification,
-        by_initiator: bool,
-    ) -> Result<AuthenticatedPeer, String> {
-        let identity = Identity::from_wire(id.kind, &id.data).map_err(|error| error.to_string())?;
-        let auth = message
-            .auth()
-            .ok_or("it sent no AUTH payload: EAP is not offered here")?;
-        let mut certificates = message.0.iter().filter_map(|payload| match payload {
-            Payload::Cert(certificate) if certificate.encoding == X509_SIGNATURE => {
-                Some(certificate.data.clone())
-            }
-            _ => None,
-        });
-        let leaf = certificates.next().ok_or("it sent no X.509 certificate")?;
-        let intermediates: Vec<_> = certificates.collect();
-        let verified = ctx
-            .config
-            .trust
-            .verify_chain(&leaf, &intermediates, ctx.now.unix_s)
-            .map_err(|error| error.to_string())?;
-        if !verified.proves(&identity) {
-            let subject = verified.certificate().subject();
-            return Err(format!(
-                "its certificate ({subject}) does not speak for the identity {identity}"
-            ));
-        }
-        let octets = self.signed_octets(by_initiator, id);
-        verified
-            .public_key()
-            .verify(auth.method, &octets, &auth.data)
-            .map_err(|error| error.to_string())?;
-        Ok(AuthenticatedPeer { identity, verified })
-    }
-
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
     pub(super) fn start_auth(
         self,
         ctx: &mut Context<'_>,
         mut core: Core,
         connection: Connection,
+        attempt: Attempt,
     ) -> Option<IkeSa> {
-        let mut payloads = self.own_proof(ctx, true).ok()?;
+        let mut payloads = match self.own_proof(ctx, true, &connection.remote_identity) {
+            Ok(payloads) => payloads,
+            Err(reason) => {
+                ctx.event(Event::AuthenticationFailed {
+                    remote: core.path.remote,
+                    peer: connection.remote_identity.to_string(),
+                    reason: format!("we cannot prove ourselves: {reason}"),
+                });
+                return None;
+            }
+        };
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
-        payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
+        // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
+        let peer = connection.remote_identity.to_string();
+        if ctx.neighbours.with(&peer).next().is_none() {
+            payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
+        }
         let proposals = connection
             .policy
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
+        payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
-        payloads.push(Payload::TsI(TrafficSelectors(connection.policy.ts_local.clone())));
-        payloads.push(Payload::TsR(TrafficSelectors(
-            connection.policy.ts_remote.clone(),
-        )));
+        // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
+        let (first_local, first_remote) = attempt.packet.unzip();
+        let selectors =
+            |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
+        let ts_local = selectors(first_local, &connection.policy.ts_local);
+        let ts_remote = selectors(first_remote, &connection.policy.ts_remote);
+        payloads.push(Payload::TsI(TrafficSelectors(ts_local)));
+        payloads.push(Payload::TsR(TrafficSelectors(ts_remote)));
         let datagrams = core
             .channel
             .request(Exchange::IkeAuth, &payloads, ctx.random)
@@ -169,6 +118,10 @@ impl Handshake {
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
 pub(crate) struct ExpectAuthRequest {
     pub(crate) handshake: Handshake,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl ExpectAuthRequest {
@@ -218,13 +171,18 @@ impl ExpectAuthRequest {
     ) -> Result<(AuthenticatedPeer, SitePolicy, Vec<Payload>), String> {
         debug_assert!(!core.channel.initiator());
         let id = message.id_i().ok_or("it sent no identity")?;
-        let peer = self.handshake.verify(ctx, message, id, true)?;
+        let peer = self
+            .handshake
+            .verify(ctx, message, id, true, core.path.remote.ip())?;
         let policy = ctx
             .config
             .authorizer
             .authorize(&peer)
-            .ok_or("its certificate is valid, but no configured site matches it")?;
-        let proof = self.handshake.own_proof(ctx, false)?;
+            .ok_or("it has proved its identity, but no configured site matches it")?;
+        let proof = self
+            .handshake
+            .own_proof(ctx, false, &peer.identity)
+            .map_err(|reason| format!("we cannot prove ourselves: {reason}"))?;
         Ok((peer, policy, proof))
     }
 
@@ -252,6 +210,11 @@ impl ExpectAuthRequest {
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
+        established.authenticated(core.id, None, ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, false);
+        if established.mobike.is_enabled() {
+            payloads.extend(mobike::announcement(ctx.config, core.path));
+        }
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -287,6 +250,12 @@ fn first_child(
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
     let spi_in = ctx.esp_spi();
+    // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
+    // can have this one.
+    let anew = message.notify(kind::INITIAL_CONTACT).is_none();
+    let replaces = anew
+        .then(|| carrier(established, ctx, &ts_local, &ts_remote))
+        .flatten();
     let new = NewChild {
         choice,
         spi_in,
@@ -295,10 +264,13 @@ fn first_child(
         initiated: false,
         ts_local: ts_local.clone(),
         ts_remote: ts_remote.clone(),
-        outbound_active: true,
-        replaces: None,
+        outbound_active: replaces.is_none(),
+        replaces,
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if replaces.is_some() {
+        established.wait_for_proof(ctx.now.mono_ms);
+    }
     Ok(vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),
@@ -317,11 +289,12 @@ pub(crate) struct ExpectAuthResponse {
 
 impl ExpectAuthResponse {
     /// Repeats the request when it is due; false when the peer does not answer.
-    pub(crate) fn handle_timeout(&mut self, core: &Core, ctx: &mut Context<'_>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, ctx: &mut Context<'_>) -> bool {
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
                 ctx.counters.retransmitted += 1;
+                core.cut_smaller(ctx, &self.clock, &mut self.datagrams);
                 ctx.transmit(core.path, &self.datagrams);
                 true
             }
@@ -336,13 +309,26 @@ impl ExpectAuthResponse {
         self.connection.remote_identity.to_string()
     }
 
+    pub(crate) fn connection_name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn ended(&self, ctx: &mut Context<'_>, reason: CloseReason) {
+        ctx.deferred.push(Deferred::Ended {
+            connection: self.connection.name.as_str().into(),
+            was_up: false,
+            reason,
+        });
+    }
+
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
         ctx.allocator.release(self.spi_in);
         ctx.event(Event::Closed {
             ike_sa: core.id,
             peer: self.peer(),
-            reason,
+            reason: reason.clone(),
         });
+        self.ended(ctx, reason);
     }
 
     /// Verifies the responder and takes the Child SA over.
@@ -362,15 +348,22 @@ impl ExpectAuthResponse {
             self.abandon(core, ctx, CloseReason::PeerRefused(error_name(error.kind)));
             return closed(ctx);
         }
-        match self.authenticate(ctx, &message) {
+        match self.authenticate(core, ctx, &message) {
             Ok(peer) => self.establish(core, ctx, &message, peer),
             Err(reason) => self.fail(core, ctx, reason),
         }
     }
 
-    fn authenticate(&self, ctx: &Context<'_>, message: &Message) -> Result<AuthenticatedPeer, String> {
+    fn authenticate(
+        &self,
+        core: &Core,
+        ctx: &Context<'_>,
+        message: &Message,
+    ) -> Result<AuthenticatedPeer, String> {
         let id = message.id_r().ok_or("it sent no identity")?;
-        let peer = self.handshake.verify(ctx, message, id, false)?;
+        let peer = self
+            .handshake
+            .verify(ctx, message, id, false, core.path.remote.ip())?;
         let expected = &self.connection.remote_identity;
         if peer.identity == *expected {
             Ok(peer)
@@ -397,6 +390,7 @@ impl ExpectAuthResponse {
             peer: self.peer(),
             reason,
         });
+        self.ended(ctx, CloseReason::ProtocolViolation);
         closed(ctx)
     }
 
@@ -415,7 +409,13 @@ impl ExpectAuthResponse {
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
+        established.authenticated(core.id, Some(&self.connection), ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.announce(core, ctx);
+        ctx.deferred.push(Deferred::Authenticated {
+            connection: self.connection.name.as_str().into(),
+            spi: core.channel.own_spi(),
+        });
         let result = first_child_answer(
             &mut established,
             core,
@@ -430,6 +430,9 @@ impl ExpectAuthResponse {
                 what: "the first Child SA",
                 notification: error_name(notification),
             });
+            // What goes into no common Child SA may go into one a pair, or succeed in a while.
+            let policy = &self.connection.policy;
+            established.child_refused(ctx, (&policy.ts_local, &policy.ts_remote), notification);
         }
         State::Established(Box::new(established))
     }
@@ -499,7 +502,7 @@ impl Established {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeSet, VecDeque};
 
     use zeroize::Zeroizing;
@@ -507,13 +510,13 @@ mod tests {
     use super::*;
     use crate::{
         config::{Authorizer, EndpointConfig, Time},
-        context::Allocator,
+        context::{Allocator, Neighbours},
         counters::Counters,
         crypto::random::SystemRandom,
         pki::{credential::Credential, trust::TrustAnchors},
     };
 
-    struct Nobody;
+    pub(in crate::exchange) struct Nobody;
 
     impl Authorizer for Nobody {
         fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
@@ -521,7 +524,7 @@ mod tests {
         }
     }
 
-    fn handshake() -> Handshake {
+    pub(in crate::exchange) fn handshake() -> Handshake {
         Handshake {
             init_request: b"request".to_vec(),
             init_response: b"response".to_vec(),
@@ -565,14 +568,18 @@ mod tests {
             counters: &mut counters,
             lingering: &mut lingering,
             deferred: &mut deferred,
+            neighbours: Neighbours::default(),
         };
         for initiator in [true, false] {
-            let message = Message(handshake().own_proof(&ctx, initiator).unwrap());
+            let somebody = "site2.lab.test".parse().unwrap();
+            let message = Message(handshake().own_proof(&ctx, initiator, &somebody).unwrap());
             let id = if initiator { message.id_i() } else { message.id_r() }
                 .unwrap()
                 .clone();
-            let verify =
-                |handshake: Handshake, by_initiator| handshake.verify(&ctx, &message, &id, by_initiator);
+            let source = "192.0.2.1".parse().unwrap();
+            let verify = |handshake: Handshake, by_initiator| {
+                handshake.verify(&ctx, &message, &id, by_initiator, source)
+            };
             assert!(verify(handshake(), initiator).is_ok());
             assert!(verify(handshake(), !initiator).is_err(), "reflected");
             let others: [fn(&mut Handshake); 3] = [

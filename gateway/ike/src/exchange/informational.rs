@@ -1,11 +1,14 @@
 //! INFORMATIONAL (RFC 7296 section 1.4): deletions, and empty requests that ask whether the peer is there.
 
+use std::sync::Arc;
+
+use super::create_child_sa::{activate_successors, carry_on};
 use crate::{
     child_sa::Phase,
-    context::Context,
+    context::{Context, Deferred},
     ids::ChildId,
     ike_sa::{Core, Established, Pending},
-    output::{CloseReason, Event, Output},
+    output::{CloseReason, Event},
     wire::{Message, Payload, delete::Delete, notify::kind},
 };
 
@@ -51,7 +54,10 @@ fn delete_by_peer(
     ctx: &mut Context<'_>,
     spi: u32,
 ) -> Option<u32> {
-    let child = established.children.iter().find(|child| child.spi_out == spi)?;
+    let Some(child) = established.children.iter().find(|child| child.spi_out == spi) else {
+        established.note_unknown_deletion(spi);
+        return None;
+    };
     let (id, spi_in) = (child.id, child.spi_in);
     // RFC 7296 section 1.4.1: when both sides delete it at once, neither answers with it.
     let crossing = matches!(&established.outstanding, Some(outstanding)
@@ -68,17 +74,14 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
         return;
     };
     let child = established.children.remove(index);
-    for successor in established
-        .children
-        .iter_mut()
-        .filter(|other| other.replaces == Some(id))
-    {
-        successor.replaces = None;
-        if !successor.outbound_active && successor.phase == Phase::Live {
-            successor.outbound_active = true;
-            ctx.outputs.push_back(Output::ActivateOutbound(successor.id));
-        }
+    activate_successors(established, ctx, id);
+    if child.phase == Phase::Live {
+        carry_on(established, ctx, &child);
     }
+    ctx.deferred.push(Deferred::ChildGone {
+        child: Box::new(child.clone()),
+        peer: Arc::clone(&established.peer_name),
+    });
     match child.phase {
         Phase::Live => {
             ctx.remove(&child);

@@ -11,7 +11,6 @@ use crate::cli::Common;
 use crate::config::{Config, RuleSetFile};
 use crate::core::explain::{Explainer, Explanation, Query};
 use crate::core::policy::{self, Compiled};
-use crate::core::pools::Assignments;
 use crate::core::sites::Sites;
 
 /// Which rules are asked: those in force, or a file.
@@ -32,9 +31,7 @@ pub(in crate::cli) struct Choice {
 /// there.
 pub(super) fn compile(parsed: RuleSetFile, config: &Path) -> anyhow::Result<(Compiled, Sites)> {
     let config = Config::load(config)?;
-    let assignments: Option<Assignments> =
-        crate::store::read_json(&crate::runtime::assignments_path(&config))?;
-    let sites = Sites::new(&config, assignments.unwrap_or_default())?;
+    let sites = Sites::new(&config, crate::runtime::stored_assignments(&config)?)?;
     Ok((policy::compile(parsed, &sites)?, sites))
 }
 

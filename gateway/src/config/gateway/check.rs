@@ -5,25 +5,29 @@ use std::path::Path;
 
 use gateway_common::abi::limit;
 use gateway_ike::pki::identity::{Identity, IdentityError};
+use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::proposal::{default_esp_proposals, default_ike_proposals};
 use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
+use super::proof::shared_key;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
+    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection,
+    file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
 pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
     let mut names = Names::default();
     let nat_pools = pools(checker, file.nat_pool);
-    let sites = sites(checker, &mut names, file.site, &nat_pools);
+    let sites = sites(checker, &mut names, file.site, &nat_pools, folder);
     let any_sites = any_sites(checker, &mut names, file.any_site, &nat_pools);
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let connections = connection::connections(checker, file.connection, &sites);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -37,8 +41,10 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         groups: names.groups,
         sites,
         any_sites,
+        connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: file.limits,
+        events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
 }
@@ -152,10 +158,21 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             "name the PEM file of the CA that signs the sites' certificates",
         );
     }
+    let has_lists = ike.crl.as_ref().is_some_and(|list| !list.is_any());
     Ike {
         certificate: folder.join(ike.certificate),
         private_key: folder.join(ike.private_key),
         ca,
+        crl: ike
+            .crl
+            .map(|list| list.0)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| folder.join(path))
+            .collect(),
+        crl_policy: crl_policy(checker, ike.crl_policy, has_lists),
+        rsa_signatures: ike.rsa_signatures.into(),
+        address_identity_is_source: ike.address_identity_is_source,
         identity,
         proposals: given_or(ike.proposals, default_ike_proposals),
         esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
@@ -163,11 +180,59 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         rekey_child_after_s: in_range(checker, ike.rekey_child_after_s, "rekey_child_after_s", 4, 86_400),
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
         cookie_above: ike.cookie_above,
+        puzzle_above: ike.puzzle_above,
+        half_open_max: number_in_range(checker, ike.half_open_max, "half_open_max", 100_000),
+        half_open_per_source: number_in_range(
+            checker,
+            ike.half_open_per_source,
+            "half_open_per_source",
+            100_000,
+        ),
+        nat_keepalive_s: in_range(checker, ike.nat_keepalive_s, "nat_keepalive_s", 0, 3_600),
+        mobike: ike.mobike,
+        additional_addresses: ike.additional_addresses,
     }
 }
 
+/// What to do about an issuer without a list. `always` without any list would let nobody in.
+fn crl_policy(
+    checker: &mut Checker<'_>,
+    policy: Option<Spanned<file::CrlPolicy>>,
+    has_lists: bool,
+) -> RevocationPolicy {
+    let Some(policy) = policy else {
+        return RevocationPolicy::default();
+    };
+    match policy.get_ref() {
+        file::CrlPolicy::WhereListed => RevocationPolicy::WhereListed,
+        file::CrlPolicy::Always => {
+            if !has_lists {
+                checker.fault(
+                    policy.span(),
+                    "crl_policy = \"always\" without a revocation list lets nobody in",
+                    "add crl = [\"FILE\"], one list of each authority and intermediate",
+                );
+            }
+            RevocationPolicy::Always
+        }
+    }
+}
+
+/// A number from 1 to `high`.
+fn number_in_range(checker: &mut Checker<'_>, value: Spanned<u64>, name: &str, high: usize) -> usize {
+    let number = usize::try_from(*value.get_ref()).unwrap_or(usize::MAX);
+    if !(1..=high).contains(&number) {
+        checker.fault(
+            value.span(),
+            format!("{name} = {number}"),
+            format!("write 1 to {high}"),
+        );
+    }
+    number
+}
+
 /// The identity in a text; on a fault an opaque one that never gets further than this check.
-fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
+pub(super) fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
     text.get_ref().parse().unwrap_or_else(|error| {
         checker.fault(
             text.span(),
@@ -248,6 +313,7 @@ fn sites(
     names: &mut Names,
     list: Vec<file::Site>,
     pools: &[NatPool],
+    folder: &Path,
 ) -> Vec<SiteConfig> {
     if list.len() >= limit::SITES_MAX as usize {
         checker.fault_anywhere(
@@ -282,11 +348,13 @@ fn sites(
             );
         }
         networks(checker, &site.networks);
+        let shared_key = shared_key(checker, &site, &identity, folder);
         let groups = names.group_bits(checker, site.groups);
         let name = site.name.into_inner();
         SiteConfig {
             name,
             identity,
+            shared_key,
             groups,
             networks: site.networks.into_inner(),
             nat,
