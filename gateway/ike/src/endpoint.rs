@@ -12,7 +12,7 @@ use stray::Strays;
 use crate::{
     child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
+    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor},
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
@@ -595,12 +595,11 @@ impl Endpoint {
             match other {
                 Deferred::Spawn(_) => {}
                 Deferred::Adopt {
-                    from,
                     to,
                     children,
                     tasks,
-                    closing,
-                } => self.adopt((from, to), children, tasks, closing),
+                    before,
+                } => self.adopt(to, children, tasks, *before),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
                 Deferred::Limit { peer } => self.limit_peer(&peer),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
@@ -615,34 +614,52 @@ impl Endpoint {
         }
     }
 
-    fn adopt(
-        &mut self,
-        (from, to): (IkeSaId, u64),
-        mut children: Vec<ChildSa>,
-        tasks: Vec<Task>,
-        closing: Option<CloseReason>,
-    ) {
+    fn adopt(&mut self, to: u64, children: Vec<ChildSa>, tasks: Vec<Task>, before: Predecessor) {
+        let mut left = Some((children, tasks));
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
             let core = &ike_sa.core;
-            if let State::Established(established) = &mut ike_sa.state {
+            if let State::Established(established) = &mut ike_sa.state
+                && let Some((children, tasks)) = left.take()
+            {
                 established.redundant = false;
-                established.adopt(std::mem::take(&mut children), tasks);
+                established.adopt(children, tasks);
                 if established.mobike.is_enabled() {
                     // A move may have come while they belonged to the IKE SA before.
                     mobike::send_children_to(established, core, ctx, established.child_path(core));
                 }
-                ctx.event(Event::IkeSaRekeyed { old: from, new });
-                if let Some(reason) = closing {
+                ctx.event(Event::IkeSaRekeyed { old: before.id, new });
+                if let Some(reason) = before.closing.clone() {
                     established.begin_close(ctx, reason);
                 }
             }
             ike_sa.pump(ctx);
         });
-        // The IKE SA that should have taken them is gone already.
+        if let Some((children, _)) = left {
+            self.bury(&children, before);
+        }
+    }
+
+    /// The IKE SA that should have taken the Child SAs is gone already: so are they.
+    fn bury(&mut self, children: &[ChildSa], before: Predecessor) {
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        children.iter().for_each(|child| ctx.remove(child));
+        let reason = before.closing.unwrap_or(CloseReason::DeletedByPeer);
+        for child in children {
+            ctx.remove_closed(child, &before.peer);
+        }
+        ctx.event(Event::Closed {
+            ike_sa: before.id,
+            peer: before.peer.to_string(),
+            reason: reason.clone(),
+        });
+        let ended = before.connection.map(|connection| Deferred::Ended {
+            connection,
+            was_up: true,
+            reason,
+        });
+        ctx.deferred.extend(ended);
+        self.handle_deferred(deferred);
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.

@@ -20,7 +20,7 @@ use crate::{
     keys::Secret,
     mobike::{ExpectPathCheck, ExpectUpdate, Mobike},
     nat::NatStatus,
-    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, Output, TimeoutReason},
+    output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},

@@ -78,6 +78,7 @@ fn meaning(payload: &Payload) {
         | Payload::Nonce(_)
         | Payload::Notify(_)
         | Payload::Delete(_)
+        | Payload::PuzzleSolution(_)
         | Payload::Vendor(_)
         | Payload::TsI(_)
         | Payload::TsR(_) => {}

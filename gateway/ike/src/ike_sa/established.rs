@@ -184,7 +184,13 @@ impl Established {
     }
 
     pub(crate) fn live_children(&self) -> impl Iterator<Item = &ChildSa> {
-        self.children.iter().filter(|child| child.phase == Phase::Live)
+        self.carriers().filter(|child| child.phase == Phase::Live)
+    }
+
+    /// What traffic is sent on, or will be. One that the peer has rekeyed is sent on until its successor is.
+    pub(crate) fn carriers(&self) -> impl Iterator<Item = &ChildSa> {
+        let carriers = self.children.iter();
+        carriers.filter(|child| child.phase != Phase::Deleting && !child.outbound_gone)
     }
 
     /// A Child SA carries this packet (our side, the peer's side).
@@ -290,7 +296,7 @@ impl Established {
     }
 
     pub(super) fn handle_request(
-        self: Box<Self>,
+        mut self: Box<Self>,
         core: &mut Core,
         ctx: &mut Context<'_>,
         exchange: Exchange,
@@ -311,6 +317,8 @@ impl Established {
             }
         };
         // The window is one request: the peer has had our answer to the one before, and all it made.
+        self.awaits_proof = false;
+        self.ask_at_ms = u64::MAX;
         let proven: Vec<_> = self.live_children().map(|child| child.id).collect();
         let (payloads, mut state) = self.carry_out(core, ctx, exchange, &message);
         if let State::Established(established) = &mut state {
@@ -401,18 +409,7 @@ impl Established {
         }
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            let neighbours = &mut ctx.neighbours.with(&self.peer_name).flat_map(Self::live_children);
-            let replaced = reason == CloseReason::Reauthenticated
-                || neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote));
-            if replaced {
-                ctx.remove_replaced(child);
-            } else {
-                ctx.remove(child);
-            }
-            ctx.deferred.push(Deferred::ChildGone {
-                child: Box::new(child.clone()),
-                peer: Arc::clone(&self.peer_name),
-            });
+            ctx.remove_closed(child, &self.peer_name);
         }
         if self.superseded.is_none() && !self.redundant {
             ctx.deferred
@@ -436,13 +433,11 @@ impl Established {
         if self.is_ending() {
             return;
         }
-        if reason != CloseReason::Reauthenticated {
+        if reason == CloseReason::Reauthenticated {
+            self.stop_sending(ctx);
+        } else {
             for child in std::mem::take(&mut self.children) {
-                ctx.remove(&child);
-                ctx.deferred.push(Deferred::ChildGone {
-                    child: Box::new(child),
-                    peer: Arc::clone(&self.peer_name),
-                });
+                ctx.remove_closed(&child, &self.peer_name);
             }
         }
         self.delayed.clear();
@@ -451,6 +446,21 @@ impl Established {
         self.tasks.push_back(Task::DeleteIke);
         self.rekey_at_ms = u64::MAX;
         self.expire_at_ms = ctx.now.mono_ms.saturating_add(CLOSING_MAX_MS);
+    }
+
+    /// What is sent from now on goes on the Child SAs of another IKE SA.
+    fn stop_sending(&mut self, ctx: &mut Context<'_>) {
+        for child in self.children.iter_mut().filter(|child| !child.outbound_gone) {
+            child.outbound_gone = true;
+            ctx.outputs.push_back(Output::RemoveChildSa {
+                child: child.id,
+                direction: Direction::Outbound,
+            });
+            ctx.deferred.push(Deferred::ChildGone {
+                child: Box::new(child.clone()),
+                peer: Arc::clone(&self.peer_name),
+            });
+        }
     }
 
     /// The next thing to do, or `u64::MAX`.
