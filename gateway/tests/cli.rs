@@ -299,3 +299,20 @@ fn a_difference_is_told_by_name() {
     let output = gateway(&["rules", "convert", "rules.toml"]);
     check(&output, 0, "\"name\": \"eligibility-web\"", "");
 }
+
+#[test]
+fn names_of_names_of_names_do_not_multiply() {
+    let mut text = String::new();
+    for depth in 0..64 {
+        let inner = format!("n{}", depth + 1);
+        text += &format!("[[address]]\nname = \"n{depth}\"\naddresses = [\"{inner}\", \"{inner}\"]\n");
+    }
+    text += "[[address]]\nname = \"n64\"\naddresses = \"10.0.0.1\"\n";
+    text += &rule("r", "allow", "source = \"n0\"");
+    check(
+        &check_text(&text, &[]),
+        0,
+        "1 rules, 1 compiled, nothing wrong",
+        "",
+    );
+}

@@ -1,5 +1,5 @@
 //! Looks the names of rules up: sites, groups, addresses, services, schedules.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use gateway_common::abi::limit::RULES_MAX;
 
@@ -24,6 +24,13 @@ pub(super) struct Term {
     pub(super) protocols: Vec<u8>,
     pub(super) source_ports: Vec<(u16, u16)>,
     pub(super) destination_ports: Vec<(u16, u16)>,
+}
+
+/// Names of a list that were looked up, and those among them whose members are being looked up.
+#[derive(Default)]
+struct Names<'a> {
+    seen: HashSet<&'a str>,
+    inside: HashSet<&'a str>,
 }
 
 const EVERY_PORT: (u16, u16) = (PortRange::ALL.low, PortRange::ALL.high);
@@ -185,17 +192,17 @@ impl<'a, 'c> Resolver<'a, 'c> {
             return vec![EVERYWHERE];
         }
         let mut ranges = Vec::new();
-        self.collect_ranges(found, who, list, &mut Vec::new(), &mut ranges);
+        self.collect_ranges(found, who, list, &mut Names::default(), &mut ranges);
         ranges
     }
 
-    /// `inside`: names that are being looked up, for one that contains itself.
+    /// A name is looked up once for a list, so that names of names of names do not multiply.
     fn collect_ranges<T>(
         &mut self,
         found: &Located<T>,
         who: &str,
         list: &List<AddressWord>,
-        inside: &mut Vec<&'a str>,
+        names: &mut Names<'a>,
         ranges: &mut Vec<(u32, u32)>,
     ) {
         for word in &list.0 {
@@ -204,15 +211,16 @@ impl<'a, 'c> Resolver<'a, 'c> {
                 AddressWord::Range(range) => ranges.push((range.first.into(), range.last.into())),
                 AddressWord::Name(name) => match self.addresses.get(name.as_str()).copied() {
                     None => self.unknown(found, who, "address", name),
-                    Some(inner) if inside.contains(&inner.model.name.as_str()) => {
+                    Some(inner) if names.inside.contains(inner.model.name.as_str()) => {
                         self.contains_itself(inner, "address", &inner.model.name);
                     }
+                    Some(inner) if !names.seen.insert(&inner.model.name) => {}
                     // Everything, said by a name.
                     Some(inner) if inner.model.addresses.is_any() => ranges.push(EVERYWHERE),
                     Some(inner) => {
-                        inside.push(&inner.model.name);
-                        self.collect_ranges(inner, name, &inner.model.addresses, inside, ranges);
-                        inside.pop();
+                        names.inside.insert(&inner.model.name);
+                        self.collect_ranges(inner, name, &inner.model.addresses, names, ranges);
+                        names.inside.remove(inner.model.name.as_str());
                     }
                 },
             }
@@ -237,7 +245,13 @@ impl<'a, 'c> Resolver<'a, 'c> {
             )];
         }
         let mut terms = Vec::new();
-        self.collect_terms(rule, &model.name, &model.services, &mut Vec::new(), &mut terms);
+        self.collect_terms(
+            rule,
+            &model.name,
+            &model.services,
+            &mut Names::default(),
+            &mut terms,
+        );
         join(terms)
     }
 
@@ -245,16 +259,17 @@ impl<'a, 'c> Resolver<'a, 'c> {
         &mut self,
         found: &Located<T>,
         who: &str,
-        names: &List<String>,
-        inside: &mut Vec<&'a str>,
+        list: &List<String>,
+        names: &mut Names<'a>,
         terms: &mut Vec<Term>,
     ) {
-        for name in &names.0 {
+        for name in &list.0 {
             match self.services.get(name.as_str()).copied() {
                 None => self.unknown(found, who, "service", name),
-                Some(inner) if inside.contains(&inner.model.name.as_str()) => {
+                Some(inner) if names.inside.contains(inner.model.name.as_str()) => {
                     self.contains_itself(inner, "service", &inner.model.name);
                 }
+                Some(inner) if !names.seen.insert(&inner.model.name) => {}
                 Some(inner) if inner.model.members.is_any() => {
                     let model = &inner.model;
                     terms.push(term(
@@ -265,9 +280,9 @@ impl<'a, 'c> Resolver<'a, 'c> {
                     ));
                 }
                 Some(inner) => {
-                    inside.push(&inner.model.name);
-                    self.collect_terms(inner, name, &inner.model.members, inside, terms);
-                    inside.pop();
+                    names.inside.insert(&inner.model.name);
+                    self.collect_terms(inner, name, &inner.model.members, names, terms);
+                    names.inside.remove(inner.model.name.as_str());
                 }
             }
         }
