@@ -481,7 +481,7 @@ fn only_a_confirmed_rule_set_stays() {
     center.ask(load("third", Some(3600)));
     center.ask(Request::RulesConfirm);
     let wrong = center.refused(load("\"", None));
-    assert!(wrong.contains("rules.toml:1"), "{wrong}");
+    assert!(wrong.contains("rules.toml:2: "), "{wrong}");
     assert_eq!(rules(&center), "third");
     let back = Request::RulesRollback {
         generation: Some(2),
