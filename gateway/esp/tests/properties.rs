@@ -84,7 +84,7 @@ proptest! {
         esp.extend([0, 0, 0, 1]);
         esp.extend(vec![9; suite.iv_len()]);
         esp.extend(text);
-        esp.extend([0; 16]);
+        esp.extend(vec![0; suite.icv_len()]);
         let sealer = engine::new(suite, &keys(suite)).unwrap();
         sealer.seal(engine::Job { esp: &mut esp, sequence_high: None }).unwrap();
         let mut receiver = inbound(suite, false);
