@@ -202,7 +202,10 @@ mod tests {
         let (nonce_i, nonce_r, shared) = (octets(0, 32), octets(32, 64), octets(100, 132));
         let sk_d = expected("sk_d");
         let gcm = EspSuite::AesGcm16 { key_bits: 256 };
-        let cbc = EspSuite::AesCbcHmacSha256_128 { key_bits: 128 };
+        let cbc = EspSuite::AesCbcHmac {
+            key_bits: 128,
+            integrity: crate::crypto::cipher::Integrity::HmacSha256,
+        };
         for (name, shared, suite) in [
             ("child", None, gcm),
             ("child_pfs", Some(shared.as_slice()), gcm),
