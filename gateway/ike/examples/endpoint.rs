@@ -16,8 +16,8 @@ use std::{
 };
 
 use gateway_ike::{
-    AuthenticatedPeer, Authorizer, Command, Connection, Endpoint, EndpointConfig, Output, SitePolicy, Time,
-    TrafficSelector,
+    AuthenticatedPeer, Authorizer, Command, Connection, Endpoint, EndpointConfig, Output, Remote, SitePolicy,
+    Time, TrafficSelector,
     crypto::random::SystemRandom,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -77,13 +77,12 @@ fn config(arguments: &[String]) -> Result<(EndpointConfig, IpAddr), Error> {
         Box::new(Everybody(policy.clone())),
     );
     if let [remote, remote_identity] = rest {
-        config.connections.push(Connection {
-            name: "peer".to_owned(),
+        let remote = Remote {
             local: SocketAddr::new(local, 500),
-            remote: SocketAddr::new(remote.parse()?, 500),
-            remote_identity: remote_identity.parse()?,
-            policy,
-        });
+            address: SocketAddr::new(remote.parse()?, 500),
+        };
+        let connection = Connection::new("peer", remote, remote_identity.parse()?, policy);
+        config.connections.push(connection);
     }
     Ok((config, local))
 }

@@ -1,8 +1,7 @@
 //! What an endpoint is told once, by its caller.
 
-use std::net::SocketAddr;
-
 use crate::{
+    connection::{Connection, Idle},
     pki::{
         credential::Credential,
         identity::Identity,
@@ -53,21 +52,6 @@ pub struct SitePolicy {
     pub esp_proposals: Option<Vec<EspProposal>>,
 }
 
-/// A peer that this side connects to.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Names it in [`crate::endpoint::Command::Initiate`].
-    pub name: String,
-    /// Our address, with the IKE port (500).
-    pub local: SocketAddr,
-    /// The peer's address, with the IKE port (500).
-    pub remote: SocketAddr,
-    /// The identity that the peer must prove.
-    pub remote_identity: Identity,
-    /// What the Child SA is to carry.
-    pub policy: SitePolicy,
-}
-
 /// Everything an endpoint needs to know.
 pub struct EndpointConfig {
     /// Our certificate chain and private key.
@@ -84,6 +68,8 @@ pub struct EndpointConfig {
     pub authorizer: Box<dyn Authorizer + Send>,
     /// Peers that we connect to.
     pub connections: Vec<Connection>,
+    /// When SAs that peers began are closed for want of traffic.
+    pub idle: Idle,
     /// Silence after which we ask whether the peer is there.
     pub dpd_after_s: u64,
     /// Age at which an IKE SA is rekeyed; a tenth more, and it is closed. Each SA draws up to a tenth less.
@@ -125,6 +111,7 @@ impl EndpointConfig {
             esp_proposals: default_esp_proposals(),
             authorizer,
             connections: Vec::new(),
+            idle: Idle::default(),
             dpd_after_s: 30,
             ike_lifetime_s: 4 * 3600,
             child_lifetime_s: 3600,

@@ -1,7 +1,7 @@
 //! What the handling of one input may touch beside the IKE SA it concerns.
 
 use std::{
-    collections::{BTreeSet, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
     net::SocketAddr,
     sync::Arc,
 };
@@ -11,9 +11,10 @@ use crate::{
     config::{EndpointConfig, Time},
     counters::Counters,
     crypto::random::Random,
+    endpoint::Entry,
     ids::{ChildId, IkeSaId},
-    ike_sa::IkeSa,
-    output::{Direction, Event, Output},
+    ike_sa::{Established, IkeSa, Task},
+    output::{CloseReason, Direction, Event, Output},
 };
 
 /// UDP port of IKE behind NAT, where the non-ESP marker stands in front (RFC 7296 section 2.23).
@@ -68,14 +69,52 @@ impl Allocator {
 pub(crate) enum Deferred {
     /// A new IKE SA, made by rekeying.
     Spawn(Box<IkeSa>),
-    /// Hand Child SAs to the IKE SA with this SPI of ours.
+    /// Hand Child SAs, and what is to be done with them, to the IKE SA with this SPI of ours.
     Adopt {
         from: IkeSaId,
         to: u64,
         children: Vec<ChildSa>,
+        tasks: Vec<Task>,
+    },
+    /// A Child SA is gone that one on another IKE SA of the peer may be meant to replace.
+    ChildGone { child: ChildId, peer: Arc<str> },
+    /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.
+    Authenticated { connection: Arc<str>, spi: u64 },
+    /// The peer of a connection is to be authenticated anew.
+    Reauthenticate { connection: Arc<str> },
+    /// An IKE SA of a connection, or an attempt at one, is no more.
+    Ended {
+        connection: Arc<str>,
+        was_up: bool,
+        reason: CloseReason,
     },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
     CloseOthers { peer: Arc<str>, except: IkeSaId },
+}
+
+/// The other IKE SAs of the endpoint, to look at.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Neighbours<'a>(Option<(&'a Entries, &'a ByPeer)>);
+
+type Entries = HashMap<u64, Entry>;
+type ByPeer = HashMap<Arc<str>, BTreeSet<u64>>;
+
+impl<'a> Neighbours<'a> {
+    pub(crate) fn new(entries: &'a Entries, by_peer: &'a ByPeer) -> Self {
+        Self(Some((entries, by_peer)))
+    }
+
+    /// Those with this peer.
+    pub(crate) fn with(self, peer: &str) -> impl Iterator<Item = &'a Established> {
+        let found = self.0.and_then(|(entries, by_peer)| {
+            let spis = by_peer.get(peer)?;
+            Some(spis.iter().filter_map(|spi| match entries.get(spi) {
+                Some(Entry::Sa(ike_sa)) => ike_sa.established(),
+                Some(Entry::Initiating(_)) | None => None,
+            }))
+        });
+        found.into_iter().flatten()
+    }
 }
 
 pub(crate) struct Context<'a> {
@@ -88,6 +127,7 @@ pub(crate) struct Context<'a> {
     /// Inbound SAs that are to go at a later time: due in ms, name, SPI.
     pub(crate) lingering: &'a mut BTreeSet<(u64, ChildId, u32)>,
     pub(crate) deferred: &'a mut Vec<Deferred>,
+    pub(crate) neighbours: Neighbours<'a>,
 }
 
 impl Context<'_> {

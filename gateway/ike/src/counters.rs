@@ -21,6 +21,10 @@ pub struct Counters {
     pub half_open_full: u64,
     /// Handshakes asked to return a cookie.
     pub cookies_sent: u64,
+    /// Answers outside any IKE SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION.
+    pub unprotected_answers: u64,
+    /// Unprotected claims of a peer that it does not know an IKE SA; each makes us ask at most.
+    pub hints: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -6,9 +6,12 @@ use std::{
     sync::Arc,
 };
 
+use connections::Link;
+use stray::Strays;
+
 use crate::{
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Path},
+    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
@@ -28,13 +31,32 @@ use crate::{
     },
 };
 
+mod connections;
+mod index;
+mod stray;
+
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Bring up a configured connection.
+    /// Bring up a configured connection, unless it is up or on its way.
     Initiate {
         /// Its name.
         connection: String,
+    },
+    /// Take a connection down and keep it down until [`Command::Initiate`] or [`Command::Acquire`].
+    Terminate {
+        /// Its name.
+        connection: String,
+    },
+    /// A packet wants to go to the peer of a connection and no Child SA carries it. Brings the connection
+    /// up, or makes a Child SA on the IKE SA that is there. May come for every such packet.
+    Acquire {
+        /// Name of the connection.
+        connection: String,
+        /// The packet, on our side.
+        ts_local: TrafficSelector,
+        /// The packet, on the peer's side.
+        ts_remote: TrafficSelector,
     },
     /// Negotiate another Child SA on an IKE SA.
     CreateChild {
@@ -58,7 +80,7 @@ pub enum Command {
 }
 
 /// One side of any number of IKE SAs, by the SPI that peers address us by.
-enum Entry {
+pub(crate) enum Entry {
     /// Our IKE_SA_INIT waits for its response; there are no keys yet.
     Initiating(Box<ExpectInitResponse>),
     Sa(Box<IkeSa>),
@@ -70,6 +92,7 @@ struct Indexed {
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
     peer: Option<Arc<str>>,
+    connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
 }
@@ -85,6 +108,11 @@ pub struct Endpoint {
     by_child: HashMap<ChildId, u64>,
     /// Established IKE SAs by the identity of the peer.
     by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
+    /// IKE SAs of a connection of ours, and attempts at them.
+    by_connection: HashMap<Arc<str>, BTreeSet<u64>>,
+    links: BTreeMap<Arc<str>, Link>,
+    /// When attempts are due.
+    connect_at: BTreeSet<(u64, Arc<str>)>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
     half_open: usize,
@@ -93,6 +121,7 @@ pub struct Endpoint {
     allocator: Allocator,
     counters: Counters,
     cookies: CookieJar,
+    strays: Strays,
     now: Time,
 }
 
@@ -108,15 +137,17 @@ macro_rules! context {
             counters: &mut $self.counters,
             lingering: &mut $self.lingering,
             deferred: &mut $deferred,
+            neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
         }
     };
 }
+use context;
 
 impl Endpoint {
     /// An endpoint without IKE SAs.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Self {
         let cookies = CookieJar::new(&mut *random);
-        Self {
+        let mut this = Self {
             config,
             random,
             entries: HashMap::new(),
@@ -124,6 +155,9 @@ impl Endpoint {
             by_id: BTreeMap::new(),
             by_child: HashMap::new(),
             by_peer: HashMap::new(),
+            by_connection: HashMap::new(),
+            links: BTreeMap::new(),
+            connect_at: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
             half_open: 0,
@@ -132,16 +166,20 @@ impl Endpoint {
             allocator: Allocator::default(),
             counters: Counters::default(),
             cookies,
+            strays: Strays::default(),
             now: Time {
                 mono_ms: 0,
                 unix_s: 0,
             },
-        }
+        };
+        this.load_connections();
+        this
     }
 
     /// Replaces the configuration; what is established stays as it is until it is rekeyed.
     pub fn set_config(&mut self, config: EndpointConfig) {
         self.config = config;
+        self.load_connections();
     }
 
     /// Handles a UDP payload received on `local` from `remote`. On local port 4500 it begins with the
@@ -175,9 +213,12 @@ impl Endpoint {
         } else {
             header.spi_i
         };
+        if header.response && self.is_hint(own_spi, path, header, message) {
+            return;
+        }
         let Some(entry) = self.entries.remove(&own_spi) else {
             self.counters.unknown_spi += 1;
-            return;
+            return self.answer_stray(path, header, message);
         };
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
@@ -190,6 +231,7 @@ impl Endpoint {
         };
         self.put_back(own_spi, entry);
         self.handle_deferred(deferred);
+        self.retire_predecessors_of(own_spi);
     }
 
     fn handle_init_request(&mut self, path: Path, header: &Header, message: &[u8]) {
@@ -228,33 +270,6 @@ impl Endpoint {
         }
     }
 
-    /// RFC 7296 section 2.5: tells a later version's initiator which version this is.
-    fn refuse_version(&mut self, path: Path, version: u8, message: &[u8]) {
-        self.counters.unsupported_version += 1;
-        let is_response = message.get(19).is_none_or(|flags| flags & 0x20 != 0);
-        let spi_i = message
-            .first_chunk::<8>()
-            .map(|bytes| u64::from_be_bytes(*bytes))
-            .unwrap_or(0);
-        if version >> 4 < 2 || is_response || spi_i == 0 {
-            return;
-        }
-        let header = Header {
-            spi_i,
-            spi_r: 0,
-            next_payload: payload_type::NONE,
-            exchange: Exchange::IkeSaInit,
-            from_initiator: false,
-            response: true,
-            message_id: 0,
-        };
-        let notify = Payload::Notify(Notify::new(kind::INVALID_MAJOR_VERSION, []));
-        if let Ok(answer) = header.message(Payload::chain(&[notify])) {
-            let mut deferred = Vec::new();
-            context!(self, deferred).transmit(path, &[answer]);
-        }
-    }
-
     /// Does everything that is due at `now`.
     pub fn handle_timeout(&mut self, now: Time) {
         self.now = now;
@@ -281,6 +296,13 @@ impl Endpoint {
         for spi in due {
             self.handle_entry_timeout(spi);
         }
+        let due: Vec<_> = self
+            .connect_at
+            .iter()
+            .take_while(|(due_ms, _)| *due_ms <= now.mono_ms)
+            .map(|(_, name)| Arc::clone(name))
+            .collect();
+        due.iter().for_each(|name| self.tend(name));
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -300,6 +322,7 @@ impl Endpoint {
         };
         self.put_back(spi, entry);
         self.handle_deferred(deferred);
+        self.retire_predecessors_of(spi);
     }
 
     /// Carries out a command; one that names what is not there does nothing.
@@ -307,6 +330,12 @@ impl Endpoint {
         self.now = now;
         match command {
             Command::Initiate { connection } => self.initiate(&connection),
+            Command::Terminate { connection } => self.terminate(&connection),
+            Command::Acquire {
+                connection,
+                ts_local,
+                ts_remote,
+            } => self.acquire(&connection, (ts_local, ts_remote)),
             Command::RekeyChild(child) => {
                 self.queue(
                     self.by_child.get(&child).copied(),
@@ -330,31 +359,16 @@ impl Endpoint {
             }
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
+                    self.forgo(spi);
                     self.close(spi);
                 }
             }
             Command::CloseAll => {
+                let names: Vec<_> = self.links.keys().cloned().collect();
+                names.iter().for_each(|name| self.terminate(name));
                 let spis: Vec<_> = self.by_id.values().copied().collect();
                 spis.into_iter().for_each(|spi| self.close(spi));
             }
-        }
-    }
-
-    fn initiate(&mut self, name: &str) {
-        let Some(connection) = self
-            .config
-            .connections
-            .iter()
-            .find(|one| one.name == name)
-            .cloned()
-        else {
-            return;
-        };
-        let mut deferred = Vec::new();
-        let mut ctx = context!(self, deferred);
-        if let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection) {
-            let spi = awaited.spi_i;
-            self.put_back(spi, Some(Entry::Initiating(Box::new(awaited))));
         }
     }
 
@@ -362,9 +376,8 @@ impl Endpoint {
         self.with_sa(spi, |ike_sa, ctx| {
             if let Some(established) = ike_sa.established_mut()
                 && !established.is_ending()
-                && !established.tasks.contains(&task)
             {
-                established.tasks.push_back(task);
+                established.push_new(task);
             }
             ike_sa.pump(ctx);
         });
@@ -373,6 +386,7 @@ impl Endpoint {
     fn close(&mut self, spi: u64) {
         if let Some(Entry::Initiating(awaited)) = self.entries.get(&spi) {
             let ike_sa = awaited.id;
+            let name: Arc<str> = awaited.connection_name().into();
             self.put_back(spi, None);
             let closed = Event::Closed {
                 ike_sa,
@@ -380,6 +394,7 @@ impl Endpoint {
                 reason: CloseReason::Requested,
             };
             self.outputs.push_back(Output::Event(closed));
+            self.connection_ended(&name, false, &CloseReason::Requested);
             return;
         }
         self.with_sa(Some(spi), |ike_sa, ctx| ike_sa.close(ctx, CloseReason::Requested));
@@ -408,7 +423,18 @@ impl Endpoint {
         self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
             if let Some(established) = ike_sa.established_mut() {
                 established.heard_at(ctx.now.mono_ms);
+                established.used(ctx.now.mono_ms, child);
                 create_child_sa::activate(established, ctx, child);
+            }
+        });
+    }
+
+    /// The data plane sent packets on the outbound SA of `child`: it is in use.
+    pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            if let Some(established) = ike_sa.established_mut() {
+                established.used(ctx.now.mono_ms, child);
             }
         });
     }
@@ -428,7 +454,11 @@ impl Endpoint {
             .first()
             .map(|(due, ..)| (*due, TimeoutReason::Linger));
         let next = self.deadlines.first().map(|(due, reason, _)| (*due, *reason));
-        lingering.into_iter().chain(next).min()
+        let connect = self
+            .connect_at
+            .first()
+            .map(|(due, _)| (*due, TimeoutReason::Connect));
+        lingering.into_iter().chain(next).chain(connect).min()
     }
 
     /// All IKE SAs in words, oldest first.
@@ -466,18 +496,36 @@ impl Endpoint {
         for other in others {
             match other {
                 Deferred::Spawn(_) => {}
-                Deferred::Adopt { from, to, children } => self.adopt(from, to, children),
+                Deferred::Adopt {
+                    from,
+                    to,
+                    children,
+                    tasks,
+                } => self.adopt((from, to), children, tasks),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
+                Deferred::ChildGone { child, peer } => self.child_is_gone(child, &peer),
+                Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
+                Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
+                Deferred::Ended {
+                    connection,
+                    was_up,
+                    reason,
+                } => self.connection_ended(&connection, was_up, &reason),
             }
         }
     }
 
-    fn adopt(&mut self, from: IkeSaId, to: u64, mut children: Vec<crate::child_sa::ChildSa>) {
+    fn adopt(
+        &mut self,
+        (from, to): (IkeSaId, u64),
+        mut children: Vec<crate::child_sa::ChildSa>,
+        tasks: Vec<Task>,
+    ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
             if let Some(established) = ike_sa.established_mut() {
                 established.redundant = false;
-                established.adopt(std::mem::take(&mut children));
+                established.adopt(std::mem::take(&mut children), tasks);
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
             }
             ike_sa.pump(ctx);
@@ -488,93 +536,30 @@ impl Endpoint {
         children.iter().for_each(|child| ctx.remove(child));
     }
 
+    /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
+    fn child_is_gone(&mut self, gone: ChildId, peer: &str) {
+        let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
+        for spi in spis {
+            let concerned = matches!(self.entries.get(&spi), Some(Entry::Sa(ike_sa))
+                if ike_sa.established().is_some_and(|one| one.children.iter().any(|child| child.replaces == Some(gone))));
+            if concerned {
+                self.with_sa(Some(spi), |ike_sa, ctx| {
+                    if let Some(established) = ike_sa.established_mut() {
+                        create_child_sa::activate_successors(established, ctx, gone);
+                    }
+                });
+            }
+        }
+    }
+
     fn close_others(&mut self, peer: &str, except: IkeSaId) {
         let kept = self.by_id.get(&except).copied();
         let others = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
-                ike_sa.drop_silently(ctx, CloseReason::ReplacedByInitialContact);
+                ike_sa.drop_superfluous(ctx, CloseReason::ReplacedByInitialContact);
             });
         }
-    }
-
-    /// Stores an entry again, or forgets it, and brings the indices up to date.
-    fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
-        let before = self.take_from_indices(spi);
-        let now_ms = self.now.mono_ms;
-        let kept = entry.filter(|entry| match entry {
-            Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
-            Entry::Initiating(_) => true,
-        });
-        match kept {
-            Some(entry) => {
-                self.put_into_indices(spi, &entry, before);
-                self.entries.insert(spi, entry);
-            }
-            None => {
-                self.entries.remove(&spi);
-                if let Some(key) = before.and_then(|before| before.answered) {
-                    self.answered.remove(&key);
-                }
-            }
-        }
-    }
-
-    fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
-        let indexed = self.indexed.remove(&spi)?;
-        self.deadlines
-            .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
-        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
-        self.by_id.remove(&indexed.id);
-        if let Some(peer) = &indexed.peer
-            && let Some(spis) = self.by_peer.get_mut(peer)
-        {
-            spis.remove(&spi);
-            if spis.is_empty() {
-                self.by_peer.remove(peer);
-            }
-        }
-        for child in &indexed.children {
-            // A rekeyed IKE SA may have taken it meanwhile.
-            if self.by_child.get(child) == Some(&spi) {
-                self.by_child.remove(child);
-            }
-        }
-        Some(indexed)
-    }
-
-    fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
-        let established = match entry {
-            Entry::Sa(ike_sa) => ike_sa.established(),
-            Entry::Initiating(_) => None,
-        };
-        let (id, deadline) = match entry {
-            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
-        };
-        let children = established
-            .map(|established| established.children.as_slice())
-            .unwrap_or_default();
-        let children: Vec<_> = children.iter().map(|child| child.id).collect();
-        let peer = established.map(|established| Arc::clone(&established.peer_name));
-        if let Some(peer) = &peer {
-            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
-        }
-        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
-        self.by_id.insert(id, spi);
-        self.by_child.extend(children.iter().map(|child| (*child, spi)));
-        self.deadlines.insert((deadline.0, deadline.1, spi));
-        let answered = before.and_then(|before| before.answered);
-        self.indexed.insert(
-            spi,
-            Indexed {
-                id,
-                deadline,
-                children,
-                peer,
-                answered,
-            },
-        );
     }
 }
 

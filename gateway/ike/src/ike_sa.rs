@@ -6,6 +6,7 @@ use crate::{
     channel::{Channel, Opened},
     child_sa::{ChildSa, Phase},
     config::{AuthenticatedPeer, EndpointConfig, SitePolicy},
+    connection::{Connection, Idle, Start},
     context::{Context, Deferred, Path},
     crypto::{dh::DhGroup, prf::PrfAlgorithm},
     exchange::{
@@ -23,6 +24,8 @@ use crate::{
     traffic_selector::TrafficSelector,
     wire::{Exchange, Header, Message, Payload, delete::Delete, notify::kind},
 };
+
+mod established;
 
 /// A closed IKE SA still answers the request that closed it, should the peer repeat it.
 const CLOSED_KEPT_MS: u64 = 30_000;
@@ -101,6 +104,25 @@ pub(crate) struct Established {
     /// It lost, or may yet lose, against another made at the same time; its end is no event.
     pub(crate) redundant: bool,
     closing: Option<CloseReason>,
+    /// Our connection that it belongs to.
+    pub(crate) connection: Option<Arc<str>>,
+    /// The IKE SA on which the peer was authenticated: this one, or the first of those that it rekeys.
+    pub(crate) authenticated_as: IkeSaId,
+    /// When the peer is to be authenticated anew.
+    reauth_at_ms: u64,
+    idle: Idle,
+    /// A Child SA is to be there at all times.
+    keeps_up: bool,
+    /// What the IKE SA before had beside the first Child SA was asked for.
+    pub(crate) took_over: bool,
+    /// Put off until the peer may be able to.
+    delayed: Vec<(u64, Task)>,
+    /// Since when it has no Child SA.
+    childless_since_ms: Option<u64>,
+    /// TEMPORARY_FAILURE and nothing else was answered from the first of these instants to the last.
+    temporary_ms: Option<(u64, u64)>,
+    /// When an unprotected message last claimed that the peer does not know this IKE SA.
+    suspected_ms: Option<u64>,
 }
 
 /// A request to be made.
@@ -244,7 +266,17 @@ impl IkeSa {
     /// Sends the next request, if none is outstanding.
     pub(crate) fn pump(&mut self, ctx: &mut Context<'_>) {
         if let State::Established(established) = &mut self.state {
+            established.note_children(ctx.now.mono_ms);
             established.pump(&mut self.core, ctx);
+        }
+    }
+
+    /// The connection of ours that it belongs to.
+    pub(crate) fn connection_name(&self) -> Option<&str> {
+        match &self.state {
+            State::ExpectAuthResponse(awaited) => Some(awaited.connection_name()),
+            State::Established(established) => established.connection.as_deref(),
+            State::ExpectAuthRequest(_) | State::Closed { .. } => None,
         }
     }
 
@@ -288,10 +320,20 @@ impl IkeSa {
         self.pump(ctx);
     }
 
-    /// Forgets the IKE SA without a word to the peer, which does not know it any more.
-    pub(crate) fn drop_silently(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
+    /// Forgets the IKE SA, which the peer says it does not know any more. It is told once all the same, should
+    /// both sides have begun an IKE SA at the same time.
+    pub(crate) fn drop_superfluous(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
         self.step(ctx, |core, ctx, state| match state {
-            State::Established(established) => (established.finish(core, ctx, reason), ()),
+            State::Established(established) => {
+                if established.outstanding.is_none() {
+                    let delete = [Payload::Delete(Delete::Ike)];
+                    if let Ok(datagrams) = core.channel.request(Exchange::Informational, &delete, ctx.random)
+                    {
+                        ctx.transmit(core.path, &datagrams);
+                    }
+                }
+                (established.finish(core, ctx, reason), ())
+            }
             state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => {
                 (state, ())
             }
@@ -367,334 +409,17 @@ impl ChildSa {
     }
 }
 
-impl Established {
-    pub(crate) fn new(
-        ctx: &mut Context<'_>,
-        peer: AuthenticatedPeer,
-        policy: SitePolicy,
-        prf: PrfAlgorithm,
-        sk_d: Secret,
-    ) -> Self {
-        let lifetime_s = ctx.config.ike_lifetime_s;
-        Self {
-            peer_name: peer.identity.to_string().into(),
-            peer,
-            policy,
-            prf,
-            sk_d,
-            children: Vec::new(),
-            tasks: VecDeque::new(),
-            outstanding: None,
-            established_ms: ctx.now.mono_ms,
-            last_heard_ms: ctx.now.mono_ms,
-            rekey_at_ms: ctx.jittered_deadline(lifetime_s),
-            expire_at_ms: ctx.now.mono_ms.saturating_add(lifetime_s.saturating_mul(1100)),
-            superseded: None,
-            redundant: false,
-            closing: None,
-        }
-    }
-
-    /// Says that both sides are authenticated.
-    pub(crate) fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
-        ctx.event(Event::IkeSaEstablished {
-            ike_sa: core.id,
-            peer: self.peer_name.to_string(),
-            site: self.policy.site,
-            remote: core.path.remote,
-            algorithms: core.suite.to_string(),
-        });
-    }
-
-    pub(crate) fn esp_proposals<'a>(&'a self, config: &'a EndpointConfig) -> &'a [EspProposal] {
-        self.policy
-            .esp_proposals
-            .as_ref()
-            .unwrap_or(&config.esp_proposals)
-    }
-
-    pub(crate) fn pending(&self) -> Option<&Pending> {
-        self.outstanding.as_ref().map(|outstanding| &outstanding.pending)
-    }
-
-    /// Being closed, or another took over: nothing new may start on it.
-    pub(crate) fn is_ending(&self) -> bool {
-        self.closing.is_some()
-            || self.superseded.is_some()
-            || matches!(self.pending(), Some(Pending::DeleteIke))
-    }
-
-    /// Takes over Child SAs of the IKE SA before, and what was to be done with them.
-    pub(crate) fn adopt(&mut self, children: Vec<ChildSa>) {
-        let deletions = children.iter().filter(|child| child.phase == Phase::Deleting);
-        self.tasks
-            .extend(deletions.map(|child| Task::DeleteChild(child.id)));
-        self.children.extend(children);
-    }
-
-    pub(crate) fn heard_at(&mut self, now_ms: u64) {
-        self.last_heard_ms = now_ms;
-    }
-
-    fn handle_request(
-        mut self: Box<Self>,
-        core: &mut Core,
-        ctx: &mut Context<'_>,
-        exchange: Exchange,
-        message: Result<Message, crate::wire::WireError>,
-    ) -> (Vec<Payload>, State) {
-        let refuse = |refusal: Refusal| vec![Payload::Notify(refusal.0)];
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => {
-                let refusal = Refusal::from(error);
-                // RFC 7296 section 2.21.3: an authentic peer that errs in syntax cannot be talked to.
-                let fatal = refusal.0.kind == kind::INVALID_SYNTAX;
-                let payloads = refuse(refusal);
-                return match fatal {
-                    true => (payloads, self.finish(core, ctx, CloseReason::ProtocolViolation)),
-                    false => (payloads, State::Established(self)),
-                };
-            }
-        };
-        match exchange {
-            Exchange::CreateChildSa => {
-                let payloads = create_child_sa::respond(&mut self, core, ctx, &message);
-                (payloads, State::Established(self))
-            }
-            Exchange::Informational => match informational::respond(&mut self, core, ctx, &message) {
-                (payloads, None) => (payloads, State::Established(self)),
-                (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
-            },
-            Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
-                (refuse(Refusal::syntax()), State::Established(self))
-            }
-        }
-    }
-
-    fn handle_response(
-        mut self: Box<Self>,
-        core: &mut Core,
-        ctx: &mut Context<'_>,
-        message: Result<Message, crate::wire::WireError>,
-    ) -> State {
-        let Some(Outstanding { pending, .. }) = self.outstanding.take() else {
-            return State::Established(self);
-        };
-        let Ok(message) = message else {
-            return self.finish(core, ctx, CloseReason::ProtocolViolation);
-        };
-        match pending {
-            Pending::Liveness => {}
-            Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
-            Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
-            Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
-            Pending::DeleteIke => return self.finish(core, ctx, CloseReason::Requested),
-        }
-        State::Established(self)
-    }
-
-    /// Ends the IKE SA: its Child SAs go, and the event says why.
-    fn finish(mut self: Box<Self>, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) -> State {
-        // The peer's rekeying of this IKE SA crossed ours, and it deleted the old one before it answered ours.
-        if let Some(Outstanding {
-            pending: Pending::RekeyIke(awaited),
-            ..
-        }) = self.outstanding.take()
-            && let Some(theirs) = &awaited.collision
-        {
-            create_child_sa::yield_to(&mut self, core, ctx, theirs);
-        }
-        for child in &self.children {
-            ctx.remove(child);
-        }
-        if self.superseded.is_none() && !self.redundant {
-            let reason = self.closing.take().unwrap_or(reason);
-            ctx.event(Event::Closed {
-                ike_sa: core.id,
-                peer: self.peer_name.to_string(),
-                reason,
-            });
-        }
-        closed(ctx)
-    }
-
-    /// The Child SAs go at once, the peer is told.
-    fn begin_close(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
-        if self.is_ending() {
-            return;
-        }
-        for child in std::mem::take(&mut self.children) {
-            ctx.remove(&child);
-        }
-        self.closing = Some(reason);
-        self.tasks.clear();
-        self.tasks.push_back(Task::DeleteIke);
-        self.rekey_at_ms = u64::MAX;
-        self.expire_at_ms = ctx.now.mono_ms.saturating_add(CLOSING_MAX_MS);
-    }
-
-    /// The next thing to do, or `u64::MAX`.
-    fn deadline(&self, dpd_after_s: u64) -> (u64, TimeoutReason) {
-        let mut deadlines = vec![(self.expire_at_ms, TimeoutReason::Expire)];
-        match &self.outstanding {
-            Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
-            None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
-        }
-        if !self.is_ending() {
-            deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
-            deadlines.extend(self.children.iter().map(|child| match child.phase {
-                Phase::Live => (child.rekey_at_ms.min(child.expire_at_ms), TimeoutReason::Rekey),
-                Phase::Replaced => (child.expire_at_ms, TimeoutReason::Expire),
-                Phase::Deleting => (u64::MAX, TimeoutReason::Expire),
-            }));
-        }
-        deadlines
-            .into_iter()
-            .min()
-            .unwrap_or((u64::MAX, TimeoutReason::Expire))
-    }
-
-    fn liveness_at(&self, dpd_after_s: u64) -> u64 {
-        self.last_heard_ms
-            .saturating_add(dpd_after_s.max(1).saturating_mul(1000))
-    }
-
-    fn handle_timeout(mut self: Box<Self>, core: &mut Core, ctx: &mut Context<'_>) -> State {
-        let now_ms = ctx.now.mono_ms;
-        if let Some(outstanding) = &mut self.outstanding {
-            match outstanding.clock.poll(now_ms) {
-                Due::Wait => {}
-                Due::Repeat => {
-                    ctx.counters.retransmitted += 1;
-                    ctx.transmit(core.path, &outstanding.datagrams);
-                }
-                Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
-            }
-        } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
-            self.tasks.push_back(Task::Liveness);
-        }
-        if self.expire_at_ms <= now_ms {
-            if self.is_ending() || self.redundant {
-                return self.finish(core, ctx, CloseReason::LifetimeExpired);
-            }
-            self.begin_close(ctx, CloseReason::LifetimeExpired);
-        }
-        if !self.is_ending() {
-            self.rekey_what_is_due(core, ctx);
-        }
-        State::Established(self)
-    }
-
-    fn rekey_what_is_due(&mut self, core: &Core, ctx: &mut Context<'_>) {
-        let now_ms = ctx.now.mono_ms;
-        if self.rekey_at_ms <= now_ms || core.channel.exhausted() {
-            self.rekey_at_ms = u64::MAX;
-            self.tasks.push_back(Task::RekeyIke { group: None });
-        }
-        for child in &mut self.children {
-            if child.phase != Phase::Deleting && child.expire_at_ms <= now_ms {
-                child.phase = if child.phase == Phase::Live {
-                    Phase::Live
-                } else {
-                    Phase::Deleting
-                };
-                child.expire_at_ms = u64::MAX;
-                child.rekey_at_ms = u64::MAX;
-                self.tasks.push_back(Task::DeleteChild(child.id));
-            } else if child.phase == Phase::Live && child.rekey_at_ms <= now_ms {
-                child.rekey_at_ms = u64::MAX;
-                self.tasks.push_back(Task::RekeyChild {
-                    child: child.id,
-                    group: None,
-                });
-            }
-        }
-    }
-
-    fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
-        while self.outstanding.is_none() {
-            let Some(task) = self.tasks.pop_front() else {
-                return;
-            };
-            let Some((exchange, payloads, pending)) = self.start(core, ctx, task) else {
-                continue;
-            };
-            let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else {
-                return;
-            };
-            ctx.transmit(core.path, &datagrams);
-            let clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
-            self.outstanding = Some(Outstanding {
-                pending,
-                datagrams,
-                clock,
-            });
-        }
-    }
-
-    /// The request of a task; `None` when it has become pointless.
-    fn start(
-        &mut self,
-        core: &Core,
-        ctx: &mut Context<'_>,
-        task: Task,
-    ) -> Option<(Exchange, Vec<Payload>, Pending)> {
-        match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
-            Task::DeleteIke => Some((
-                Exchange::Informational,
-                vec![Payload::Delete(Delete::Ike)],
-                Pending::DeleteIke,
-            )),
-            Task::DeleteChild(id) => {
-                let child = self.children.iter().find(|child| child.id == id)?;
-                let payloads = vec![Payload::Delete(Delete::Esp(vec![child.spi_in]))];
-                Some((Exchange::Informational, payloads, Pending::DeleteChild(id)))
-            }
-            Task::RekeyChild { child: id, group } => {
-                let child = self
-                    .children
-                    .iter()
-                    .find(|child| child.id == id && child.phase == Phase::Live)?;
-                let selectors = (child.ts_local.clone(), child.ts_remote.clone());
-                let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group);
-                Some((
-                    Exchange::CreateChildSa,
-                    payloads,
-                    Pending::Child(Box::new(awaited)),
-                ))
-            }
-            Task::NewChild { selectors, group } => {
-                let (payloads, awaited) = ExpectChildResponse::start(self, core, ctx, None, selectors, group);
-                Some((
-                    Exchange::CreateChildSa,
-                    payloads,
-                    Pending::Child(Box::new(awaited)),
-                ))
-            }
-            Task::RekeyIke { group } => {
-                if self.superseded.is_some() || self.redundant {
-                    return None;
-                }
-                let (payloads, awaited) = ExpectRekeyIkeResponse::start(core, ctx, group)?;
-                Some((
-                    Exchange::CreateChildSa,
-                    payloads,
-                    Pending::RekeyIke(Box::new(awaited)),
-                ))
-            }
-        }
-    }
-}
-
 impl Deferred {
     /// The IKE SA that a rekeying made, if it is one.
     pub(crate) fn spawned(self) -> Result<Box<IkeSa>, Self> {
         match self {
             Self::Spawn(ike_sa) => Ok(ike_sa),
-            other @ (Self::Adopt { .. } | Self::CloseOthers { .. }) => Err(other),
+            other @ (Self::Adopt { .. }
+            | Self::CloseOthers { .. }
+            | Self::ChildGone { .. }
+            | Self::Authenticated { .. }
+            | Self::Reauthenticate { .. }
+            | Self::Ended { .. }) => Err(other),
         }
     }
 }

@@ -17,6 +17,7 @@
 
 pub mod child_sa;
 pub mod config;
+pub mod connection;
 pub mod counters;
 pub mod crypto;
 pub mod endpoint;
@@ -37,7 +38,8 @@ mod keys;
 mod nat;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, Connection, EndpointConfig, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time};
+pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};

@@ -64,6 +64,12 @@ pub enum CloseReason {
     PeerRefused(&'static str),
     /// The handshake did not end in time.
     HandshakeTimeout,
+    /// It carried no traffic for the configured time.
+    Idle,
+    /// An IKE SA on which the peer was authenticated anew took over.
+    Reauthenticated,
+    /// The peer answered TEMPORARY_FAILURE for minutes: the two sides no longer agree (RFC 7296 section 2.25).
+    OutOfStep,
     /// Something that the peer said after it was authenticated was not well-formed.
     ProtocolViolation,
 }
@@ -95,6 +101,12 @@ pub enum Event {
     IkeSaRekeyed { old: IkeSaId, new: IkeSaId },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
+    /// A connection of ours is down; when it is tried again, if it is.
+    ConnectionDown {
+        connection: String,
+        failures: u32,
+        retry_in_ms: Option<u64>,
+    },
     /// An IKE SA is gone with its Child SAs.
     Closed {
         ike_sa: IkeSaId,
@@ -139,6 +151,9 @@ impl fmt::Display for CloseReason {
             Self::ReplacedByInitialContact => f.write_str("the peer began anew (INITIAL_CONTACT)"),
             Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
             Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
+            Self::Idle => f.write_str("idle"),
+            Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
+            Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),
             Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
         }
     }
@@ -182,6 +197,20 @@ impl fmt::Display for Event {
             }
             Self::IkeSaRekeyed { old, new } => write!(f, "{old} rekeyed as {new}"),
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
+            Self::ConnectionDown {
+                connection,
+                failures,
+                retry_in_ms,
+            } => {
+                write!(f, "connection \"{connection}\" is down")?;
+                if *failures > 0 {
+                    write!(f, ", attempts failed: {failures}")?;
+                }
+                match retry_in_ms {
+                    Some(ms) => write!(f, ", next attempt in {}.{} s", ms / 1000, ms % 1000 / 100),
+                    None => Ok(()),
+                }
+            }
             Self::Closed { ike_sa, peer, reason } => write!(f, "{ike_sa} with {peer} closed: {reason}"),
             Self::AuthenticationFailed { remote, peer, reason } => {
                 write!(f, "authentication of {peer} at {remote} failed: {reason}")
@@ -242,6 +271,14 @@ pub enum TimeoutReason {
     Expire,
     /// What was kept for stragglers is to be forgotten.
     Linger,
+    /// An SA without traffic is to be closed.
+    Idle,
+    /// A connection is to be brought up.
+    Connect,
+    /// The peer of a connection is to be authenticated anew.
+    Reauthenticate,
+    /// Something that was put off is to be tried again.
+    Retry,
 }
 
 /// One IKE SA in words, for lists.

@@ -1,9 +1,10 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
-use super::ike_sa_init::certificate_request;
+use super::ike_sa_init::{Attempt, certificate_request};
 use crate::{
-    child_sa::{self, NewChild},
-    config::{AuthenticatedPeer, Connection, SitePolicy},
+    child_sa::{self, NewChild, Phase},
+    config::{AuthenticatedPeer, SitePolicy},
+    connection::Connection,
     context::{Context, Deferred},
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
@@ -131,21 +132,30 @@ impl Handshake {
         ctx: &mut Context<'_>,
         mut core: Core,
         connection: Connection,
+        attempt: Attempt,
     ) -> Option<IkeSa> {
         let mut payloads = self.own_proof(ctx, true).ok()?;
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
-        payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
+        // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
+        let peer = connection.remote_identity.to_string();
+        if ctx.neighbours.with(&peer).next().is_none() {
+            payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
+        }
         let proposals = connection
             .policy
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
-        payloads.push(Payload::TsI(TrafficSelectors(connection.policy.ts_local.clone())));
-        payloads.push(Payload::TsR(TrafficSelectors(
-            connection.policy.ts_remote.clone(),
-        )));
+        // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
+        let (first_local, first_remote) = attempt.packet.unzip();
+        let selectors =
+            |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
+        let ts_local = selectors(first_local, &connection.policy.ts_local);
+        let ts_remote = selectors(first_remote, &connection.policy.ts_remote);
+        payloads.push(Payload::TsI(TrafficSelectors(ts_local)));
+        payloads.push(Payload::TsR(TrafficSelectors(ts_remote)));
         let datagrams = core
             .channel
             .request(Exchange::IkeAuth, &payloads, ctx.random)
@@ -252,6 +262,7 @@ impl ExpectAuthRequest {
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
+        established.authenticated(core.id, None, ctx);
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -287,6 +298,15 @@ fn first_child(
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
     let spi_in = ctx.esp_spi();
+    // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
+    // can have this one.
+    let others = ctx.neighbours.with(&established.peer_name);
+    let replaces = others
+        .filter(|_| message.notify(kind::INITIAL_CONTACT).is_none())
+        .flat_map(|other| &other.children)
+        .filter(|child| child.phase == Phase::Live && child.outbound_active)
+        .find(|child| child.ts_local == ts_local && child.ts_remote == ts_remote)
+        .map(|child| child.id);
     let new = NewChild {
         choice,
         spi_in,
@@ -295,8 +315,8 @@ fn first_child(
         initiated: false,
         ts_local: ts_local.clone(),
         ts_remote: ts_remote.clone(),
-        outbound_active: true,
-        replaces: None,
+        outbound_active: replaces.is_none(),
+        replaces,
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
     Ok(vec![
@@ -336,13 +356,26 @@ impl ExpectAuthResponse {
         self.connection.remote_identity.to_string()
     }
 
+    pub(crate) fn connection_name(&self) -> &str {
+        &self.connection.name
+    }
+
+    fn ended(&self, ctx: &mut Context<'_>, reason: CloseReason) {
+        ctx.deferred.push(Deferred::Ended {
+            connection: self.connection.name.as_str().into(),
+            was_up: false,
+            reason,
+        });
+    }
+
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
         ctx.allocator.release(self.spi_in);
         ctx.event(Event::Closed {
             ike_sa: core.id,
             peer: self.peer(),
-            reason,
+            reason: reason.clone(),
         });
+        self.ended(ctx, reason);
     }
 
     /// Verifies the responder and takes the Child SA over.
@@ -397,6 +430,7 @@ impl ExpectAuthResponse {
             peer: self.peer(),
             reason,
         });
+        self.ended(ctx, CloseReason::ProtocolViolation);
         closed(ctx)
     }
 
@@ -415,7 +449,12 @@ impl ExpectAuthResponse {
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
+        established.authenticated(core.id, Some(&self.connection), ctx);
         established.announce(core, ctx);
+        ctx.deferred.push(Deferred::Authenticated {
+            connection: self.connection.name.as_str().into(),
+            spi: core.channel.own_spi(),
+        });
         let result = first_child_answer(
             &mut established,
             core,
@@ -430,6 +469,9 @@ impl ExpectAuthResponse {
                 what: "the first Child SA",
                 notification: error_name(notification),
             });
+            // What goes into no common Child SA may go into one a pair, or succeed in a while.
+            let policy = &self.connection.policy;
+            established.child_refused(ctx, (&policy.ts_local, &policy.ts_remote), notification);
         }
         State::Established(Box::new(established))
     }
@@ -507,7 +549,7 @@ mod tests {
     use super::*;
     use crate::{
         config::{Authorizer, EndpointConfig, Time},
-        context::Allocator,
+        context::{Allocator, Neighbours},
         counters::Counters,
         crypto::random::SystemRandom,
         pki::{credential::Credential, trust::TrustAnchors},
@@ -565,6 +607,7 @@ mod tests {
             counters: &mut counters,
             lingering: &mut lingering,
             deferred: &mut deferred,
+            neighbours: Neighbours::default(),
         };
         for initiator in [true, false] {
             let message = Message(handshake().own_proof(&ctx, initiator).unwrap());

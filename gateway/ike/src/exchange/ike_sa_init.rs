@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    config::Connection,
-    context::{Context, NAT_PORT, Path},
+    connection::{Connection, Remote},
+    context::{Context, Deferred, NAT_PORT, Path},
     cookie::CookieJar,
     crypto::{
         dh::{DhGroup, DhPrivate},
@@ -20,6 +20,7 @@ use crate::{
     output::{CloseReason, Event},
     proposal::{IkeChoice, IkeProposal, accept_ike, describe, join, offer_ike, select_ike},
     retransmit::{Due, Retransmission},
+    traffic_selector::TrafficSelector,
     wire::{
         Exchange, Header, Message, Payload, WireError,
         certreq::CertificateRequest,
@@ -244,12 +245,21 @@ fn peer_hashes(ctx: &Context<'_>, message: &Message) -> Vec<HashAlgorithm> {
         .collect()
 }
 
+/// One attempt to bring a connection up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Attempt {
+    pub(crate) remote: Remote,
+    /// The packet that asked for it: our side, the peer's side.
+    pub(crate) packet: Option<(TrafficSelector, TrafficSelector)>,
+}
+
 /// Our IKE_SA_INIT request waits for its response.
 pub(crate) struct ExpectInitResponse {
     pub(crate) id: IkeSaId,
     pub(crate) path: Path,
     pub(crate) spi_i: u64,
     connection: Connection,
+    attempt: Attempt,
     nonce_i: Vec<u8>,
     dh: DhPrivate,
     cookie: Option<Vec<u8>>,
@@ -257,6 +267,20 @@ pub(crate) struct ExpectInitResponse {
     restarts: u8,
     request: Vec<u8>,
     pub(crate) clock: Retransmission,
+}
+
+/// Says that an attempt came to nothing.
+fn attempt_failed(ctx: &mut Context<'_>, ike_sa: IkeSaId, connection: &Connection, reason: CloseReason) {
+    ctx.event(Event::Closed {
+        ike_sa,
+        peer: connection.remote_identity.to_string(),
+        reason: reason.clone(),
+    });
+    ctx.deferred.push(Deferred::Ended {
+        connection: connection.name.as_str().into(),
+        was_up: false,
+        reason,
+    });
 }
 
 /// Cookie, then other group, then cookie again: more is a game.
@@ -274,10 +298,10 @@ pub(crate) enum Initiated {
 
 impl ExpectInitResponse {
     /// Sends the first request of a connection.
-    pub(crate) fn start(ctx: &mut Context<'_>, connection: Connection) -> Option<Self> {
+    pub(crate) fn start(ctx: &mut Context<'_>, connection: Connection, attempt: Attempt) -> Option<Self> {
         let path = Path {
-            local: connection.local,
-            remote: connection.remote,
+            local: attempt.remote.local,
+            remote: attempt.remote.address,
         };
         let group = ctx.config.ike_proposals.first()?.group;
         let dh = DhPrivate::generate(group, ctx.random).ok()?;
@@ -287,6 +311,7 @@ impl ExpectInitResponse {
             path,
             spi_i: ctx.ike_spi(),
             connection,
+            attempt,
             nonce_i: ctx.nonce(),
             dh,
             cookie: None,
@@ -346,13 +371,12 @@ impl ExpectInitResponse {
         }
     }
 
+    pub(crate) fn connection_name(&self) -> &str {
+        &self.connection.name
+    }
+
     fn closed(&self, ctx: &mut Context<'_>, reason: CloseReason) {
-        let peer = self.connection.remote_identity.to_string();
-        ctx.event(Event::Closed {
-            ike_sa: self.id,
-            peer,
-            reason,
-        });
+        attempt_failed(ctx, self.id, &self.connection, reason);
     }
 
     /// Handles a response. It is not authenticated: what is not well-formed is ignored, and an error is
@@ -435,12 +459,7 @@ impl ExpectInitResponse {
         }
         let (id, connection, spi_i) = (self.id, self.connection.clone(), self.spi_i);
         let failed = |ctx: &mut Context<'_>| {
-            let peer = connection.remote_identity.to_string();
-            ctx.event(Event::Closed {
-                ike_sa: id,
-                peer,
-                reason: CloseReason::ProtocolViolation,
-            });
+            attempt_failed(ctx, id, &connection, CloseReason::ProtocolViolation);
             Initiated::Failed
         };
         let Ok(shared) = self.dh.agree(&ke.data) else {
@@ -488,7 +507,7 @@ impl ExpectInitResponse {
             channel,
             suite,
         };
-        match handshake.start_auth(ctx, core, self.connection) {
+        match handshake.start_auth(ctx, core, self.connection, self.attempt) {
             Some(ike_sa) => Initiated::Proceed(Box::new(ike_sa)),
             None => failed(ctx),
         }

@@ -1,11 +1,14 @@
 //! INFORMATIONAL (RFC 7296 section 1.4): deletions, and empty requests that ask whether the peer is there.
 
+use std::sync::Arc;
+
+use super::create_child_sa::activate_successors;
 use crate::{
     child_sa::Phase,
-    context::Context,
+    context::{Context, Deferred},
     ids::ChildId,
     ike_sa::{Core, Established, Pending},
-    output::{CloseReason, Event, Output},
+    output::{CloseReason, Event},
     wire::{Message, Payload, delete::Delete, notify::kind},
 };
 
@@ -68,17 +71,11 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
         return;
     };
     let child = established.children.remove(index);
-    for successor in established
-        .children
-        .iter_mut()
-        .filter(|other| other.replaces == Some(id))
-    {
-        successor.replaces = None;
-        if !successor.outbound_active && successor.phase == Phase::Live {
-            successor.outbound_active = true;
-            ctx.outputs.push_back(Output::ActivateOutbound(successor.id));
-        }
-    }
+    activate_successors(established, ctx, id);
+    ctx.deferred.push(Deferred::ChildGone {
+        child: id,
+        peer: Arc::clone(&established.peer_name),
+    });
     match child.phase {
         Phase::Live => {
             ctx.remove(&child);

@@ -13,7 +13,7 @@ use std::{
 
 use gateway_ike::{
     AuthenticatedPeer, Authorizer, ChildId, ChildSaInstall, Command, Connection, Direction, Endpoint,
-    EndpointConfig, Event, IkeSaId, Output, SitePolicy, Time, TrafficSelector,
+    EndpointConfig, Event, IkeSaId, Output, Remote, SitePolicy, Time, TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -127,13 +127,16 @@ pub fn site_config() -> EndpointConfig {
         both_authorities(),
         Box::new(Everybody(policy.clone())),
     );
-    config.connections = vec![Connection {
-        name: "center".to_owned(),
+    let remote = Remote {
         local: site_address(),
-        remote: center_address(),
-        remote_identity: "gw.lab.test".parse().unwrap(),
+        address: center_address(),
+    };
+    config.connections = vec![Connection::new(
+        "center",
+        remote,
+        "gw.lab.test".parse().unwrap(),
         policy,
-    }];
+    )];
     config
 }
 

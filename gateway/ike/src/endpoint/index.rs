@@ -1,0 +1,111 @@
+//! The indices of an endpoint: IKE SAs by name, by Child SA, by peer and by deadline.
+
+use super::*;
+
+impl Endpoint {
+    /// Stores an entry again, or forgets it, and brings the indices up to date.
+    pub(super) fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
+        let before = self.take_from_indices(spi);
+        let now_ms = self.now.mono_ms;
+        let kept = entry.filter(|entry| match entry {
+            Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
+            Entry::Initiating(_) => true,
+        });
+        match kept {
+            Some(entry) => {
+                self.put_into_indices(spi, &entry, before);
+                self.entries.insert(spi, entry);
+            }
+            None => {
+                self.entries.remove(&spi);
+                if let Some(key) = before.and_then(|before| before.answered) {
+                    self.answered.remove(&key);
+                }
+            }
+        }
+    }
+
+    fn take_from_indices(&mut self, spi: u64) -> Option<Indexed> {
+        let indexed = self.indexed.remove(&spi)?;
+        self.deadlines
+            .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
+        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
+        self.by_id.remove(&indexed.id);
+        if let Some(peer) = &indexed.peer
+            && let Some(spis) = self.by_peer.get_mut(peer)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.by_peer.remove(peer);
+            }
+        }
+        if let Some(connection) = &indexed.connection
+            && let Some(spis) = self.by_connection.get_mut(connection)
+        {
+            spis.remove(&spi);
+            if spis.is_empty() {
+                self.by_connection.remove(connection);
+            }
+        }
+        for child in &indexed.children {
+            // A rekeyed IKE SA may have taken it meanwhile.
+            if self.by_child.get(child) == Some(&spi) {
+                self.by_child.remove(child);
+            }
+        }
+        Some(indexed)
+    }
+
+    fn put_into_indices(&mut self, spi: u64, entry: &Entry, before: Option<Indexed>) {
+        let established = match entry {
+            Entry::Sa(ike_sa) => ike_sa.established(),
+            Entry::Initiating(_) => None,
+        };
+        let (id, deadline) = match entry {
+            Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
+            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+        };
+        let children = established
+            .map(|established| established.children.as_slice())
+            .unwrap_or_default();
+        let children: Vec<_> = children.iter().map(|child| child.id).collect();
+        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        if let Some(peer) = &peer {
+            self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
+        }
+        let connection = self.connection_of(entry, before.as_ref());
+        if let Some(connection) = &connection {
+            self.by_connection
+                .entry(Arc::clone(connection))
+                .or_default()
+                .insert(spi);
+        }
+        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
+        self.by_id.insert(id, spi);
+        self.by_child.extend(children.iter().map(|child| (*child, spi)));
+        self.deadlines.insert((deadline.0, deadline.1, spi));
+        let answered = before.and_then(|before| before.answered);
+        self.indexed.insert(
+            spi,
+            Indexed {
+                id,
+                deadline,
+                children,
+                peer,
+                connection,
+                answered,
+            },
+        );
+    }
+
+    /// The connection that an entry belongs to. The name is shared with the entry's last turn where it can be.
+    fn connection_of(&self, entry: &Entry, before: Option<&Indexed>) -> Option<Arc<str>> {
+        let name = match entry {
+            Entry::Initiating(awaited) => Some(awaited.connection_name()),
+            Entry::Sa(ike_sa) => ike_sa.connection_name(),
+        }?;
+        let shared = before.and_then(|before| before.connection.clone());
+        let shared = shared.filter(|shared| **shared == *name);
+        shared.or_else(|| Some(name.into()))
+    }
+}

@@ -1,0 +1,278 @@
+//! CREATE_CHILD_SA that rekeys the IKE SA (RFC 7296 sections 1.3.2, 2.8 and 2.25.2).
+
+use super::*;
+
+/// Answers the request.
+pub(super) fn answer(
+    established: &mut Established,
+    core: &Core,
+    ctx: &mut Context<'_>,
+    message: &Message,
+) -> Result<Vec<Payload>, Refusal> {
+    // RFC 7296 section 2.25.2.
+    if matches!(
+        established.pending(),
+        Some(Pending::Child(_) | Pending::DeleteChild(_))
+    ) {
+        return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+    }
+    let (Some(offer), Some(nonce_i), Some(ke)) = (message.sa(), message.nonce(), message.ke()) else {
+        return Err(Refusal::syntax());
+    };
+    let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
+        let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
+        ctx.event(Event::ProposalRefused {
+            remote: core.path.remote,
+            offered,
+            configured,
+        });
+        return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
+    };
+    let suite = choice.proposal;
+    if suite.group.id() != ke.group {
+        return Err(Refusal::other_group(suite.group.id()));
+    }
+    let spi_i = choice
+        .peer_spi
+        .filter(|spi| *spi != 0)
+        .ok_or_else(Refusal::syntax)?;
+    let (own_ke, shared) = agree(ctx, suite.group, ke)?;
+    let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
+    let seeds = Seeds {
+        nonce_i: &nonce_i.0,
+        nonce_r: &nonce_r,
+        spi_i,
+        spi_r,
+    };
+    let colliding = matches!(established.pending(), Some(Pending::RekeyIke(_)));
+    let made = successor(established, core, ctx, suite, &seeds, &shared, false);
+    let mut ike_sa = made.ok_or_else(|| Refusal::of(kind::TEMPORARY_FAILURE))?;
+    let id = ike_sa.core.id;
+    if let Some(Pending::RekeyIke(own)) = established
+        .outstanding
+        .as_mut()
+        .map(|outstanding| &mut outstanding.pending)
+    {
+        let lowest_nonce = nonce_i.0.clone().min(nonce_r.clone());
+        own.collision = Some(Collision {
+            child: spi_r,
+            lowest_nonce,
+        });
+    }
+    if !colliding {
+        hand_over(established, core, ctx, &mut ike_sa);
+        established.superseded = Some(id);
+        established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
+    }
+    ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
+    Ok(vec![
+        chosen(suite.to_wire(choice.number, Some(spi_r))),
+        Payload::Nonce(Nonce(nonce_r)),
+        Payload::Ke(own_ke),
+    ])
+}
+
+/// The IKE SA that comes after this one, without Child SAs yet.
+fn successor(
+    established: &Established,
+    core: &Core,
+    ctx: &mut Context<'_>,
+    suite: IkeProposal,
+    seeds: &Seeds<'_>,
+    shared: &[u8],
+    initiated: bool,
+) -> Option<IkeSa> {
+    let seed = skeyseed_rekey(established.prf, &established.sk_d, seeds, shared);
+    let keys = derive_ike(&suite, &seed, seeds, initiated).ok()?;
+    let spis = (seeds.spi_i, seeds.spi_r);
+    let message_max = core.channel.message_max();
+    let channel = Channel::new(spis, initiated, keys.sealer, keys.opener, (0, 0), message_max);
+    let (peer, policy) = (established.peer.clone(), established.policy.clone());
+    let mut next = Established::new(ctx, peer, policy, keys.prf, keys.sk_d);
+    next.inherit(established);
+    next.redundant = true;
+    let core = Core {
+        id: ctx.allocator.ike_sa(),
+        path: core.path,
+        nat: core.nat,
+        channel,
+        suite,
+    };
+    Some(IkeSa {
+        core,
+        state: State::Established(Box::new(next)),
+    })
+}
+
+/// Moves the Child SAs to the new IKE SA.
+fn hand_over(established: &mut Established, core: &Core, ctx: &mut Context<'_>, ike_sa: &mut IkeSa) {
+    if let State::Established(next) = &mut ike_sa.state {
+        next.redundant = false;
+        let tasks = established.take_child_tasks();
+        next.adopt(std::mem::take(&mut established.children), tasks);
+    }
+    established.tasks.clear();
+    ctx.event(Event::IkeSaRekeyed {
+        old: core.id,
+        new: ike_sa.core.id,
+    });
+}
+
+/// Our request to rekey the IKE SA waits for its response.
+pub(crate) struct ExpectRekeyIkeResponse {
+    /// Our SPI on the IKE SA that the peer's exchange made.
+    pub(crate) collision: Option<Collision<u64>>,
+    spi: u64,
+    nonce: Vec<u8>,
+    dh: DhPrivate,
+    offered: Vec<IkeProposal>,
+    retried: bool,
+}
+
+impl ExpectRekeyIkeResponse {
+    /// The request. What is offered first is what is in use.
+    pub(crate) fn start(
+        core: &Core,
+        ctx: &mut Context<'_>,
+        group: Option<DhGroup>,
+    ) -> Option<(Vec<Payload>, Self)> {
+        let mut offered = vec![core.suite];
+        offered.extend(
+            ctx.config
+                .ike_proposals
+                .iter()
+                .copied()
+                .filter(|proposal| *proposal != core.suite),
+        );
+        let dh = DhPrivate::generate(group.unwrap_or(core.suite.group), ctx.random).ok()?;
+        let (spi, nonce) = (ctx.ike_spi(), ctx.nonce());
+        let payloads = vec![
+            Payload::Sa(offer_ike(&offered, Some(spi))),
+            Payload::Nonce(Nonce(nonce.clone())),
+            Payload::Ke(KeyExchange {
+                group: dh.group().id(),
+                data: dh.public(),
+            }),
+        ];
+        let retried = group.is_some();
+        Some((
+            payloads,
+            Self {
+                collision: None,
+                spi,
+                nonce,
+                dh,
+                offered,
+                retried,
+            },
+        ))
+    }
+
+    /// Takes the new IKE SA over, or copes with the refusal.
+    pub(crate) fn handle(
+        self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        message: &Message,
+    ) {
+        let collision = self.collision.clone();
+        let temporary = message
+            .error()
+            .is_some_and(|error| error.kind == kind::TEMPORARY_FAILURE);
+        established.note_temporary(ctx, temporary);
+        let refused = match message.error() {
+            Some(error) => {
+                let asked = asked_group(error).and_then(DhGroup::from_id);
+                let asked = asked.filter(|group| {
+                    !self.retried && self.offered.iter().any(|proposal| proposal.group == *group)
+                });
+                if let (Some(group), None) = (asked, &collision) {
+                    established
+                        .tasks
+                        .push_front(Task::RekeyIke { group: Some(group) });
+                    return;
+                }
+                Some(error.clone())
+            }
+            None => self
+                .accept(established, core, ctx, message)
+                .err()
+                .map(|kind| Notify::new(kind, [])),
+        };
+        match (refused, collision) {
+            (None, _) => {}
+            (Some(_), Some(theirs)) => yield_to(established, core, ctx, &theirs),
+            (Some(error), None) => {
+                established.no_room(ctx, &error);
+                established.rekey_at_ms = retry_at(ctx);
+                report(ctx, core, "the rekeying of the IKE SA", &error);
+            }
+        }
+    }
+
+    fn accept(
+        self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        message: &Message,
+    ) -> Result<(), u16> {
+        let syntax = kind::INVALID_SYNTAX;
+        let (answer, nonce_r) = message.sa().zip(message.nonce()).ok_or(syntax)?;
+        let ke = message.ke().ok_or(syntax)?;
+        let choice = accept_ike(answer, &self.offered).ok_or(kind::NO_PROPOSAL_CHOSEN)?;
+        let group = choice.proposal.group;
+        if group != self.dh.group() || ke.group != group.id() {
+            return Err(syntax);
+        }
+        let spi_r = choice.peer_spi.filter(|spi| *spi != 0).ok_or(syntax)?;
+        let shared = self.dh.agree(&ke.data).map_err(|_| syntax)?;
+        let seeds = Seeds {
+            nonce_i: &self.nonce,
+            nonce_r: &nonce_r.0,
+            spi_i: self.spi,
+            spi_r,
+        };
+        let made = successor(established, core, ctx, choice.proposal, &seeds, &shared, true);
+        let mut ike_sa = made.ok_or(syntax)?;
+        let lowest_nonce = (&self.nonce).min(&nonce_r.0);
+        match &self.collision {
+            Some(theirs) if *lowest_nonce < theirs.lowest_nonce => {
+                // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
+                if let State::Established(next) = &mut ike_sa.state {
+                    next.tasks.push_back(Task::DeleteIke);
+                }
+                yield_to(established, core, ctx, theirs);
+            }
+            _ => {
+                hand_over(established, core, ctx, &mut ike_sa);
+                established.superseded = Some(ike_sa.core.id);
+                established.tasks.push_back(Task::DeleteIke);
+            }
+        }
+        ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
+        Ok(())
+    }
+}
+
+/// The peer's rekeying of the IKE SA stands: its IKE SA takes the Child SAs, and it deletes this one.
+pub(crate) fn yield_to(
+    established: &mut Established,
+    core: &Core,
+    ctx: &mut Context<'_>,
+    theirs: &Collision<u64>,
+) {
+    let children = std::mem::take(&mut established.children);
+    let tasks = established.take_child_tasks();
+    established.tasks.clear();
+    established.redundant = true;
+    established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
+    established.rekey_at_ms = u64::MAX;
+    ctx.deferred.push(Deferred::Adopt {
+        from: core.id,
+        to: theirs.child,
+        children,
+        tasks,
+    });
+}
