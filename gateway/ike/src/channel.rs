@@ -8,6 +8,7 @@ use crate::{
         cipher::{SkOpener, SkSealer},
         random::Random,
     },
+    exchange::ike_intermediate::HEAD_LEN,
     wire::{
         Chain, Exchange, Header, Payload, WireError,
         encrypted::{self, ProtectError},
@@ -69,6 +70,8 @@ pub(crate) struct Channel {
     initiator: bool,
     sealer: SkSealer,
     opener: SkOpener,
+    /// The peer's keys before the request answered last changed them: a repetition of it is sealed with these.
+    opener_before: Option<SkOpener>,
     /// ID of our next request.
     next_request: u32,
     /// ID of our request that waits for its response.
@@ -100,6 +103,7 @@ impl Channel {
             initiator,
             sealer,
             opener,
+            opener_before: None,
             next_request: first_request,
             awaited_response: None,
             expected_request: first_expected,
@@ -159,6 +163,28 @@ impl Channel {
         )
     }
 
+    /// Changes the keys of both directions in the middle of a handshake (RFC 9370 section 2.2.2).
+    pub(crate) fn rekey(&mut self, sealer: SkSealer, opener: SkOpener) {
+        self.sealer = sealer;
+        self.opener_before = Some(std::mem::replace(&mut self.opener, opener));
+    }
+
+    fn head(&self, exchange: Exchange, response: bool, message_id: u32) -> [u8; HEAD_LEN] {
+        let mut out = Vec::new();
+        self.header(exchange, response, message_id).emit(0, &mut out);
+        out.first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The IKE header, up to its length, of the request that is sealed next.
+    pub(crate) fn head_of_next_request(&self, exchange: Exchange) -> [u8; HEAD_LEN] {
+        self.head(exchange, false, self.next_request)
+    }
+
+    /// The IKE header, up to its length, of the response that was sealed last.
+    pub(crate) fn head_of_last_answer(&self, exchange: Exchange) -> [u8; HEAD_LEN] {
+        self.head(exchange, true, self.expected_request.saturating_sub(1))
+    }
+
     /// Seals a request; the next response is awaited for it.
     pub(crate) fn request(
         &mut self,
@@ -183,6 +209,7 @@ impl Channel {
         let message_id = self.expected_request;
         let datagrams = self.seal(self.header(exchange, true, message_id), payloads, random)?;
         self.expected_request = message_id.saturating_add(1);
+        self.opener_before = None;
         self.answered = datagrams;
         Ok(&self.answered)
     }
@@ -209,22 +236,23 @@ impl Channel {
     /// Opens a datagram whose header was parsed. Nothing changes unless it is authentic.
     pub(crate) fn open(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, Dropped> {
         let place = self.place(header).ok_or(Dropped::Unexpected)?;
+        let opener = match place {
+            Place::OldRequest => self.opener_before.as_ref().unwrap_or(&self.opener),
+            Place::NewRequest | Place::Response => &self.opener,
+        };
         let body = datagram.get(HEADER_LEN..).unwrap_or_default();
         for raw in Chain::new(header.next_payload, body) {
             let raw = raw?;
             let offset = HEADER_LEN.saturating_add(raw.offset);
             match raw.kind {
                 payload_type::SK => {
-                    let content = encrypted::open(datagram, offset, &self.opener)?;
+                    let content = encrypted::open(datagram, offset, opener)?;
                     return Ok(self.complete(&place, raw.next, content));
                 }
                 payload_type::SKF => {
                     let fields = FragmentFields::parse(raw.body)?;
-                    let content = encrypted::open(
-                        datagram,
-                        offset.saturating_add(fragment::FIELDS_LEN),
-                        &self.opener,
-                    )?;
+                    let offset = offset.saturating_add(fragment::FIELDS_LEN);
+                    let content = encrypted::open(datagram, offset, opener)?;
                     return Ok(self.fragment(&place, header.message_id, fields, raw.next, content));
                 }
                 // RFC 7296 section 3.14 lets unprotected payloads stand before; they mean nothing here.

@@ -7,7 +7,7 @@ use crate::{
         identity::Identity,
         trust::{TrustAnchors, VerifiedPeer},
     },
-    proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
+    proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals},
     retransmit::RetransmitPolicy,
     traffic_selector::TrafficSelector,
 };
@@ -62,6 +62,8 @@ pub struct EndpointConfig {
     pub trust: TrustAnchors,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
+    /// IKE algorithms that are accepted from initiators, before the above, but not offered.
+    pub ike_proposals_accepted: Vec<IkeProposal>,
     /// ESP algorithms, preferred first.
     pub esp_proposals: Vec<EspProposal>,
     /// Decides about verified peers that connect to us.
@@ -108,6 +110,7 @@ impl EndpointConfig {
             local_identity,
             trust,
             ike_proposals: default_ike_proposals(),
+            ike_proposals_accepted: hybrid_ike_proposals(),
             esp_proposals: default_esp_proposals(),
             authorizer,
             connections: Vec::new(),

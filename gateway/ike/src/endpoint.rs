@@ -242,10 +242,10 @@ impl Endpoint {
         let key = (path.remote, header.spi_i);
         if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let State::ExpectAuthRequest(awaited) = &ike_sa.state
-                && awaited.handshake.init_request == message
+            if let Some(handshake) = ike_sa.half_open()
+                && handshake.init_request == message
             {
-                let answer = awaited.handshake.init_response.clone();
+                let answer = handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
                 context!(self, deferred).transmit(path, &[answer]);

@@ -1,17 +1,20 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
-use super::ike_sa_init::{Attempt, certificate_request};
+use super::{
+    ike_intermediate::IntAuth,
+    ike_sa_init::{Attempt, certificate_request},
+};
 use crate::{
     child_sa::{self, NewChild, Phase},
     config::{AuthenticatedPeer, SitePolicy},
     connection::Connection,
     context::{Context, Deferred},
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
-    ike_sa::{Core, Established, IkeSa, State, closed},
+    ike_sa::{Core, Established, State, closed},
     keys::{Secret, auth_octets},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
-    proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
+    proposal::{KeyExchangeOffer, accept_esp, answer_esp, offer_esp, refused_esp, select_esp},
     retransmit::{Due, Retransmission},
     traffic_selector::narrow,
     wire::{
@@ -34,6 +37,8 @@ pub(crate) struct Handshake {
     pub(crate) sk_d: Secret,
     pub(crate) sk_pi: Secret,
     pub(crate) sk_pr: Secret,
+    /// What was said in IKE_INTERMEDIATE, which AUTH covers, too.
+    pub(crate) int_auth: IntAuth,
     /// Hashes that the peer accepts in signatures; empty without RFC 7427.
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
     /// When the handshake is given up.
@@ -45,11 +50,13 @@ impl Handshake {
     fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
         let mut body = Vec::new();
         id.emit(&mut body);
-        if by_initiator {
+        let mut octets = if by_initiator {
             auth_octets(self.prf, &self.sk_pi, &self.init_request, &self.nonce_r, &body)
         } else {
             auth_octets(self.prf, &self.sk_pr, &self.init_response, &self.nonce_i, &body)
-        }
+        };
+        octets.extend(self.int_auth.octets());
+        octets
     }
 
     /// ID, CERT and AUTH payloads of ours.
@@ -130,10 +137,10 @@ impl Handshake {
     pub(super) fn start_auth(
         self,
         ctx: &mut Context<'_>,
-        mut core: Core,
+        core: &mut Core,
         connection: Connection,
         attempt: Attempt,
-    ) -> Option<IkeSa> {
+    ) -> Option<State> {
         let mut payloads = self.own_proof(ctx, true).ok()?;
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
@@ -169,10 +176,7 @@ impl Handshake {
             datagrams,
             clock,
         };
-        Some(IkeSa {
-            core,
-            state: State::ExpectAuthResponse(Box::new(awaited)),
-        })
+        Some(State::ExpectAuthResponse(Box::new(awaited)))
     }
 }
 
@@ -286,12 +290,8 @@ fn first_child(
     let remote = core.path.remote;
     let proposals = established.esp_proposals(ctx.config);
     let Some(choice) = select_esp(offer, proposals, KeyExchangeOffer::NotInThisExchange) else {
-        let (offered, configured) = (describe(offer), join(proposals));
-        ctx.event(Event::ProposalRefused {
-            remote,
-            offered,
-            configured,
-        });
+        let refused = refused_esp(remote, offer, proposals, KeyExchangeOffer::NotInThisExchange);
+        ctx.event(refused);
         return Err(kind::NO_PROPOSAL_CHOSEN);
     };
     let (ts_remote, ts_local) = established
@@ -311,6 +311,7 @@ fn first_child(
         choice,
         spi_in,
         shared: None,
+        additional: Vec::new(),
         nonces,
         initiated: false,
         ts_local: ts_local.clone(),
@@ -505,6 +506,7 @@ fn first_child_answer(
         choice,
         spi_in,
         shared: None,
+        additional: Vec::new(),
         nonces: (nonce_i, nonce_r),
         initiated: true,
         ts_local,
@@ -573,6 +575,7 @@ mod tests {
             sk_d: Zeroizing::new(vec![3; 32]),
             sk_pi: Zeroizing::new(vec![4; 32]),
             sk_pr: Zeroizing::new(vec![5; 32]),
+            int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
             deadline_ms: 0,
         }

@@ -2,7 +2,8 @@
 
 use super::{
     Refusal, asked_group, chosen,
-    ike_auth::{ExpectAuthRequest, Handshake},
+    ike_auth::Handshake,
+    ike_intermediate::{ExpectIntermediateRequest, ExpectIntermediateResponse, IntAuth},
 };
 use crate::{
     channel::Channel,
@@ -14,11 +15,11 @@ use crate::{
         sign::HashAlgorithm,
     },
     ids::IkeSaId,
-    ike_sa::{Core, IkeSa, State},
+    ike_sa::{Core, IkeSa},
     keys::{Seeds, derive_ike, skeyseed},
     nat,
     output::{CloseReason, Event},
-    proposal::{IkeChoice, IkeProposal, accept_ike, describe, join, offer_ike, select_ike},
+    proposal::{IkeChoice, IkeProposal, accept_ike, offer_ike, refused_ike, select_ike},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{
@@ -107,13 +108,13 @@ fn accept(
     let (Some(offer), Some(ke), Some(nonce_i)) = (message.sa(), message.ke(), message.nonce()) else {
         return Err(Refusal::syntax());
     };
-    let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
-        let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
-        ctx.event(Event::ProposalRefused {
-            remote: path.remote,
-            offered,
-            configured,
-        });
+    // RFC 9370 section 2.2.1: additional key exchanges need IKE_INTERMEDIATE.
+    let intermediate = message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+    let also = select_ike(offer, &ctx.config.ike_proposals_accepted, ke.group, intermediate);
+    let choice = also.or_else(|| select_ike(offer, &ctx.config.ike_proposals, ke.group, intermediate));
+    let Some(choice) = choice else {
+        let refused = refused_ike(path.remote, offer, &ctx.config.ike_proposals, intermediate);
+        ctx.event(refused);
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let suite = choice.proposal;
@@ -135,7 +136,7 @@ fn accept(
     let keys = derive_ike(&suite, &seed, &seeds, false).map_err(|_| Refusal::syntax())?;
 
     let mut payloads = vec![
-        chosen(suite.to_wire(choice.number, None)),
+        chosen(choice.to_wire(None)),
         Payload::Ke(KeyExchange {
             group: suite.group.id(),
             data: public,
@@ -148,6 +149,7 @@ fn accept(
         ctx,
         message.notify(kind::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
     ));
+    payloads.extend(intermediate_supported(!suite.additional.is_empty()));
     let answer_header = Header {
         spi_r,
         response: true,
@@ -182,19 +184,25 @@ fn accept(
         sk_d: keys.sk_d,
         sk_pi: keys.sk_pi,
         sk_pr: keys.sk_pr,
+        int_auth: IntAuth::default(),
         peer_hashes: peer_hashes(ctx, message),
         deadline_ms,
     };
-    Ok(IkeSa {
-        core: Core {
-            id: ctx.allocator.ike_sa(),
-            path,
-            nat,
-            channel,
-            suite,
-        },
-        state: State::ExpectAuthRequest(Box::new(ExpectAuthRequest { handshake })),
-    })
+    let core = Core {
+        id: ctx.allocator.ike_sa(),
+        path,
+        nat,
+        channel,
+        suite,
+    };
+    let state = ExpectIntermediateRequest::after_init(handshake, &core);
+    Ok(IkeSa { core, state })
+}
+
+/// RFC 9242 section 3.1: said by the initiator when it offers something that needs IKE_INTERMEDIATE, and by the
+/// responder when it chooses that.
+fn intermediate_supported(needed: bool) -> Option<Payload> {
+    needed.then(|| Payload::Notify(Notify::new(kind::INTERMEDIATE_EXCHANGE_SUPPORTED, [])))
 }
 
 pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
@@ -270,7 +278,7 @@ pub(crate) struct ExpectInitResponse {
 }
 
 /// Says that an attempt came to nothing.
-fn attempt_failed(ctx: &mut Context<'_>, ike_sa: IkeSaId, connection: &Connection, reason: CloseReason) {
+pub(super) fn attempt_failed(ctx: &mut Context<'_>, ike_sa: IkeSaId, connection: &Connection, reason: CloseReason) {
     ctx.event(Event::Closed {
         ike_sa,
         peer: connection.remote_identity.to_string(),
@@ -339,6 +347,8 @@ impl ExpectInitResponse {
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
         payloads.extend(extensions(ctx, true));
+        let offers_more = ctx.config.ike_proposals.iter().any(|own| !own.additional.is_empty());
+        payloads.extend(intermediate_supported(offers_more));
         let header = Header {
             spi_i: self.spi_i,
             spi_r: 0,
@@ -403,7 +413,9 @@ impl ExpectInitResponse {
         let choice = accept_ike(answer, &ctx.config.ike_proposals);
         match choice {
             Some(IkeChoice { proposal, .. })
-                if proposal.group == self.dh.group()
+                if (proposal.additional.is_empty()
+                    || message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some())
+                    && proposal.group == self.dh.group()
                     && ke.group == proposal.group.id()
                     && header.spi_r != 0 =>
             {
@@ -497,18 +509,21 @@ impl ExpectInitResponse {
             sk_d: keys.sk_d,
             sk_pi: keys.sk_pi,
             sk_pr: keys.sk_pr,
+            int_auth: IntAuth::default(),
             peer_hashes: peer_hashes(ctx, message),
             deadline_ms: u64::MAX,
         };
-        let core = Core {
+        let mut core = Core {
             id,
             path,
             nat,
             channel,
             suite,
         };
-        match handshake.start_auth(ctx, core, self.connection, self.attempt) {
-            Some(ike_sa) => Initiated::Proceed(Box::new(ike_sa)),
+        let state =
+            ExpectIntermediateResponse::after_init(handshake, ctx, &mut core, self.connection, self.attempt);
+        match state {
+            Some(state) => Initiated::Proceed(Box::new(IkeSa { core, state })),
             None => failed(ctx),
         }
     }

@@ -29,6 +29,8 @@ impl Established {
             children: Vec::new(),
             tasks: VecDeque::new(),
             outstanding: None,
+            next_request: None,
+            answering: None,
             established_ms: ctx.now.mono_ms,
             last_heard_ms: ctx.now.mono_ms,
             rekey_at_ms: ctx.jittered_deadline(lifetime_s),
@@ -287,7 +289,11 @@ impl Established {
                 (payloads, None) => (payloads, State::Established(self)),
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
-            Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
+            Exchange::IkeFollowupKe => {
+                let payloads = ike_followup_ke::respond(&mut self, core, ctx, &message);
+                (payloads, State::Established(self))
+            }
+            Exchange::IkeSaInit | Exchange::IkeIntermediate | Exchange::IkeAuth | Exchange::Other(_) => {
                 (refuse(Refusal::syntax()), State::Established(self))
             }
         }
@@ -307,8 +313,8 @@ impl Established {
         };
         match pending {
             Pending::Liveness => {}
-            Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
-            Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
+            Pending::Child(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
+            Pending::RekeyIke(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
             Pending::DeleteIke => return self.finish(core, ctx, CloseReason::Requested),
         }
@@ -331,6 +337,7 @@ impl Established {
         {
             create_child_sa::yield_to(&mut self, core, ctx, theirs);
         }
+        self.forget_answer(ctx);
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
             let heirs = |other: &Self| other.children.iter().any(|heir| heir.replaces == Some(child.id));
@@ -377,6 +384,8 @@ impl Established {
                 });
             }
         }
+        self.forget_answer(ctx);
+        self.next_request = None;
         self.delayed.clear();
         self.closing = Some(reason);
         self.tasks.clear();
@@ -394,6 +403,7 @@ impl Established {
         }
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
+            deadlines.push((self.answer_due_ms(), TimeoutReason::Expire));
             deadlines.push((self.reauth_at_ms, TimeoutReason::Reauthenticate));
             deadlines.extend(
                 self.delayed
@@ -461,6 +471,9 @@ impl Established {
                 return self.finish(core, ctx, CloseReason::LifetimeExpired);
             }
             self.begin_close(ctx, CloseReason::LifetimeExpired);
+        }
+        if self.answer_due_ms() <= now_ms {
+            self.forget_answer(ctx);
         }
         if !self.is_ending() {
             self.close_what_is_idle(ctx);
@@ -534,10 +547,15 @@ impl Established {
 
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
         while self.outstanding.is_none() {
-            let Some(task) = self.tasks.pop_front() else {
-                return;
+            let request = match self.next_request.take() {
+                Some(request) => Some(request),
+                None if self.is_answering_rekey() => return,
+                None => match self.tasks.pop_front() {
+                    Some(task) => self.start(core, ctx, task),
+                    None => return,
+                },
             };
-            let Some((exchange, payloads, pending)) = self.start(core, ctx, task) else {
+            let Some((exchange, payloads, pending)) = request else {
                 continue;
             };
             let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else {

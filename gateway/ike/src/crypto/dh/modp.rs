@@ -26,8 +26,8 @@ pub(super) trait ModpGroup<const LIMBS: usize>: ConstMontyParams<LIMBS> + Sized 
 }
 
 macro_rules! group {
-    ($(#[$doc:meta] $name:ident, $uint:ident, $exponent_bits:literal, $modulus:literal;)*) => {$(
-        const_monty_params!($name, $uint, $modulus, #[$doc]);
+    ($($name:ident, $uint:ident, $exponent_bits:literal, $doc:literal, $modulus:literal;)*) => {$(
+        const_monty_params!($name, $uint, $modulus, $doc);
 
         impl ModpGroup<{ $uint::LIMBS }> for $name {
             const EXPONENT_BITS: u32 = $exponent_bits;
@@ -41,8 +41,8 @@ macro_rules! group {
 }
 
 group! {
-    /// RFC 3526 section 3: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476).
     Modp2048, U2048, 320,
+    "RFC 3526 section 3: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476).",
     "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74\
      020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437\
      4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -51,8 +51,8 @@ group! {
      9ED529077096966D670C354E4ABC9804F1746C08CA18217C32905E462E36CE3B\
      E39E772C180E86039B2783A2EC07A28FB5C55DF06F4C52C9DE2BCBF695581718\
      3995497CEA956AE515D2261898FA051015728E5A8AACAA68FFFFFFFFFFFFFFFF";
-    /// RFC 3526 section 4: 2^3072 - 2^3008 - 1 + 2^64 * ([2^2942 pi] + 1690314).
     Modp3072, U3072, 420,
+    "RFC 3526 section 4: 2^3072 - 2^3008 - 1 + 2^64 * ([2^2942 pi] + 1690314).",
     "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74\
      020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437\
      4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -65,8 +65,8 @@ group! {
      ABF5AE8CDB0933D71E8C94E04A25619DCEE3D2261AD2EE6BF12FFA06D98A0864\
      D87602733EC86A64521F2B18177B200CBBE117577A615D6C770988C0BAD946E2\
      08E24FA074E5AB3143DB5BFCE0FD108E4B82D120A93AD2CAFFFFFFFFFFFFFFFF";
-    /// RFC 3526 section 5: 2^4096 - 2^4032 - 1 + 2^64 * ([2^3966 pi] + 240904).
     Modp4096, U4096, 480,
+    "RFC 3526 section 5: 2^4096 - 2^4032 - 1 + 2^64 * ([2^3966 pi] + 240904).",
     "FFFFFFFFFFFFFFFFC90FDAA22168C234C4C6628B80DC1CD129024E088A67CC74\
      020BBEA63B139B22514A08798E3404DDEF9519B3CD3A431B302B0A6DF25F1437\
      4FE1356D6D51C245E485B576625E7EC6F44C42E9A637ED6B0BFF5CB6F406B7ED\
@@ -301,7 +301,7 @@ mod tests {
         for bits in [Modp2048::EXPONENT_BITS, Modp3072::EXPONENT_BITS, Modp4096::EXPONENT_BITS] {
             for fill in [0, 0xff, 0x55] {
                 let exponent = Exponent::generate(bits, &mut Repeat(vec![fill]));
-                assert_eq!(exponent.0.bits(), bits, "{fill:#x}");
+                assert_eq!(exponent.0.bit_width(), bits, "{fill:#x}");
             }
         }
     }
