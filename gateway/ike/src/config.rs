@@ -7,7 +7,9 @@ use crate::{
         identity::Identity,
         trust::{TrustAnchors, VerifiedPeer},
     },
-    proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals},
+    proposal::{
+        EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals,
+    },
     retransmit::RetransmitPolicy,
     traffic_selector::TrafficSelector,
 };

@@ -222,8 +222,7 @@ impl IkeSa {
         let moves = matches!(
             self.state,
             State::ExpectAuthRequest(_) | State::ExpectIntermediateRequest(_)
-        )
-            || (self.core.nat.remote && !self.core.nat.local);
+        ) || (self.core.nat.remote && !self.core.nat.local);
         if moves {
             self.core.path = path;
         }
@@ -341,9 +340,7 @@ impl IkeSa {
             State::ExpectAuthRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())
             }
-            State::ExpectIntermediateRequest(awaited)
-                if awaited.handshake.deadline_ms <= ctx.now.mono_ms =>
-            {
+            State::ExpectIntermediateRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())
             }
             State::ExpectIntermediateResponse(mut awaited) => {

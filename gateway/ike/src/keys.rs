@@ -234,8 +234,14 @@ mod tests {
             ("child_additional", Some(shared.as_slice()), &additional, gcm),
         ] {
             let nonces = (nonce_i.as_slice(), nonce_r.as_slice());
-            let (from_i, from_r) =
-                derive_child(PrfAlgorithm::HmacSha256, &sk_d, (shared, additional), nonces, suite).unwrap();
+            let (from_i, from_r) = derive_child(
+                PrfAlgorithm::HmacSha256,
+                &sk_d,
+                (shared, additional),
+                nonces,
+                suite,
+            )
+            .unwrap();
             let parts = [
                 &from_i.encryption,
                 &from_i.integrity,

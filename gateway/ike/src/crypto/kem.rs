@@ -227,7 +227,10 @@ mod tests {
             for wrong in [&public[1..], &[&public[..], &[0]].concat(), &[]] {
                 let outcome = kem.encapsulate(&mut random, wrong);
                 assert!(matches!(outcome, Err(KemError::Length { .. })));
-                assert!(matches!(private.decapsulate(&wrong[wrong.len().min(7)..]), Err(KemError::Length { .. })));
+                assert!(matches!(
+                    private.decapsulate(&wrong[wrong.len().min(7)..]),
+                    Err(KemError::Length { .. })
+                ));
             }
         }
     }
@@ -248,7 +251,10 @@ mod tests {
             for group in mlkem::TestSet::load(name).unwrap().test_groups {
                 let kem = kem_of(group.parameter_set).unwrap();
                 for test in group.tests {
-                    let Some(seed) = test.seed.as_ref().and_then(|seed| <[u8; 64]>::try_from(&seed[..]).ok())
+                    let Some(seed) = test
+                        .seed
+                        .as_ref()
+                        .and_then(|seed| <[u8; 64]>::try_from(&seed[..]).ok())
                     else {
                         continue;
                     };
@@ -285,7 +291,12 @@ mod tests {
                     match test.result {
                         TestResult::Valid | TestResult::Acceptable => {
                             let (ciphertext, secret) = outcome.unwrap();
-                            assert_eq!(hex(&ciphertext), hex(test.ct.as_deref().unwrap()), "case {}", test.tc_id);
+                            assert_eq!(
+                                hex(&ciphertext),
+                                hex(test.ct.as_deref().unwrap()),
+                                "case {}",
+                                test.tc_id
+                            );
                             assert_eq!(hex(&secret), hex(test.shared_secret.as_deref().unwrap()));
                         }
                         TestResult::Invalid => assert!(outcome.is_err(), "case {}", test.tc_id),

@@ -548,7 +548,7 @@ mod tests {
 
     use zeroize::Zeroizing;
 
-    use super::*;
+    use super::{super::ike_intermediate::Plain, *};
     use crate::{
         config::{Authorizer, EndpointConfig, Time},
         context::{Allocator, Neighbours},
@@ -621,10 +621,19 @@ mod tests {
                 |handshake: Handshake, by_initiator| handshake.verify(&ctx, &message, &id, by_initiator);
             assert!(verify(handshake(), initiator).is_ok());
             assert!(verify(handshake(), !initiator).is_err(), "reflected");
-            let others: [fn(&mut Handshake); 3] = [
+            let others: [fn(&mut Handshake); 4] = [
                 |one| (one.nonce_i[0], one.nonce_r[0]) = (9, 9),
                 |one| (one.init_request[0], one.init_response[0]) = (9, 9),
                 |one| (one.sk_pi[0], one.sk_pr[0]) = (9, 9),
+                // RFC 9242 section 3.3.2: what was said in IKE_INTERMEDIATE is covered.
+                |one| {
+                    let message = Plain {
+                        head: [0; 24],
+                        first: 34,
+                        content: b"another key",
+                    };
+                    one.int_auth.cover(one.prf, &[4; 32], true, &message);
+                },
             ];
             for change in others {
                 let mut other = handshake();

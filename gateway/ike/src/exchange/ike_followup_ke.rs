@@ -142,12 +142,17 @@ impl Established {
             due_ms: ctx.now.mono_ms.saturating_add(ANSWER_KEPT_MS),
             what,
         }));
-        Ok(Some(Payload::Notify(Notify::new(kind::ADDITIONAL_KEY_EXCHANGE, link))))
+        Ok(Some(Payload::Notify(Notify::new(
+            kind::ADDITIONAL_KEY_EXCHANGE,
+            link,
+        ))))
     }
 
     /// When the peer has waited too long with an additional key exchange.
     pub(crate) fn answer_due_ms(&self) -> u64 {
-        self.answering.as_ref().map_or(u64::MAX, |answering| answering.due_ms)
+        self.answering
+            .as_ref()
+            .map_or(u64::MAX, |answering| answering.due_ms)
     }
 
     /// An IKE SA that takes over is about to be made: nothing else may begin.
@@ -238,7 +243,9 @@ fn answer(
             answering.due_ms = now_ms.saturating_add(ANSWER_KEPT_MS);
             established.answering = Some(answering);
         }
-        None => answering.what.complete(established, core, ctx, answering.secrets)?,
+        None => answering
+            .what
+            .complete(established, core, ctx, answering.secrets)?,
     }
     Ok(payloads)
 }

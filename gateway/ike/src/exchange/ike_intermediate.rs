@@ -20,12 +20,7 @@ use crate::{
     keys::{KeyError, Secret, Seeds, derive_ike, skeyseed_rekey},
     output::CloseReason,
     retransmit::{Due, Retransmission},
-    wire::{
-        Exchange, Message, Payload, WireError,
-        ke::KeyExchange,
-        notify::error_name,
-        payload_type,
-    },
+    wire::{Exchange, Message, Payload, WireError, ke::KeyExchange, notify::error_name, payload_type},
 };
 
 /// Octets of the IKE header before its length.
@@ -47,11 +42,7 @@ impl<'a> Plain<'a> {
     pub(crate) fn received(datagram: &[u8], first: u8, content: &'a [u8]) -> Option<Self> {
         let head = *datagram.first_chunk::<HEAD_LEN>()?;
         let encrypted = matches!(head.get(16), Some(&(payload_type::SK | payload_type::SKF)));
-        encrypted.then_some(Self {
-            head,
-            first,
-            content,
-        })
+        encrypted.then_some(Self { head, first, content })
     }
 
     /// RFC 9242 section 3.3.2, figure 1: IKE header, generic header of the Encrypted payload and inner payloads. Both
@@ -321,10 +312,7 @@ impl ExpectIntermediateResponse {
         })
     }
 
-    fn exchange<'a>(
-        &self,
-        response: Option<&'a Plain<'a>>,
-    ) -> Result<(&'a Plain<'a>, Secret), CloseReason> {
+    fn exchange<'a>(&self, response: Option<&'a Plain<'a>>) -> Result<(&'a Plain<'a>, Secret), CloseReason> {
         let response = response.ok_or(CloseReason::ProtocolViolation)?;
         let message = Message::parse(response.first, response.content)
             .map_err(|_: WireError| CloseReason::ProtocolViolation)?;

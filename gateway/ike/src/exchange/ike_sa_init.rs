@@ -278,7 +278,12 @@ pub(crate) struct ExpectInitResponse {
 }
 
 /// Says that an attempt came to nothing.
-pub(super) fn attempt_failed(ctx: &mut Context<'_>, ike_sa: IkeSaId, connection: &Connection, reason: CloseReason) {
+pub(super) fn attempt_failed(
+    ctx: &mut Context<'_>,
+    ike_sa: IkeSaId,
+    connection: &Connection,
+    reason: CloseReason,
+) {
     ctx.event(Event::Closed {
         ike_sa,
         peer: connection.remote_identity.to_string(),
@@ -347,7 +352,11 @@ impl ExpectInitResponse {
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
         payloads.extend(extensions(ctx, true));
-        let offers_more = ctx.config.ike_proposals.iter().any(|own| !own.additional.is_empty());
+        let offers_more = ctx
+            .config
+            .ike_proposals
+            .iter()
+            .any(|own| !own.additional.is_empty());
         payloads.extend(intermediate_supported(offers_more));
         let header = Header {
             spi_i: self.spi_i,

@@ -307,7 +307,11 @@ pub(crate) fn accept_esp(
 /// The answer to an ESP offer.
 pub(crate) fn answer_esp(choice: &EspChoice, spi: u32) -> SecurityAssociation {
     let mut transforms = choice.suite.transforms();
-    transforms.extend(choice.group.map(|group| Transform::new(transform_type::DH, group.id())));
+    transforms.extend(
+        choice
+            .group
+            .map(|group| Transform::new(transform_type::DH, group.id())),
+    );
     transforms.extend(choice.additional.transforms());
     transforms.extend(choice.declined.transforms());
     transforms.push(Transform::new(transform_type::ESN, choice.esn.into()));
@@ -346,7 +350,9 @@ pub fn default_esp_proposals() -> Vec<EspProposal> {
     };
     let aeads = suites.into_iter().filter(|suite| suite.integrity_key_len() == 0);
     let hybrid = aeads.map(|suite| proposal(suite, AdditionalKeyExchanges::one(Kem::MlKem768)));
-    let plain = suites.into_iter().map(|suite| proposal(suite, AdditionalKeyExchanges::NONE));
+    let plain = suites
+        .into_iter()
+        .map(|suite| proposal(suite, AdditionalKeyExchanges::NONE));
     hybrid.chain(plain).collect()
 }
 
@@ -374,7 +380,8 @@ mod tests {
 
     #[test]
     fn pfs_is_taken_required_or_left() {
-        let group = |own, offered, key_exchange| select(own, offered, key_exchange).map(|choice| choice.group);
+        let group =
+            |own, offered, key_exchange| select(own, offered, key_exchange).map(|choice| choice.group);
         assert_eq!(
             group("aes256gcm16-modp2048", "aes256gcm16-modp2048", MODP),
             Some(Some(DhGroup::Modp2048))
@@ -459,13 +466,20 @@ mod tests {
         let all = default_esp_proposals();
         for (index, own) in all.iter().enumerate() {
             let offer = offer_esp(std::slice::from_ref(own), 7, true);
-            let others: Vec<_> = all.iter().filter(|other| other.suite != own.suite).cloned().collect();
+            let others: Vec<_> = all
+                .iter()
+                .filter(|other| other.suite != own.suite)
+                .cloned()
+                .collect();
             assert!(others.len() < all.len());
             assert_eq!(select_esp(&offer, &others, ABSENT), None, "{index}");
             let chosen = select_esp(&offer, &all, ABSENT).unwrap();
             assert_eq!(chosen.suite, own.suite);
             let answer = answer_esp(&chosen, 9);
-            assert_eq!(accept_esp(&answer, &all, ABSENT).map(|choice| choice.suite), Some(own.suite));
+            assert_eq!(
+                accept_esp(&answer, &all, ABSENT).map(|choice| choice.suite),
+                Some(own.suite)
+            );
         }
     }
 }

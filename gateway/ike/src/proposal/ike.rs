@@ -1,8 +1,6 @@
 //! Proposals for an IKE SA.
 
-use super::{
-    AdditionalKeyExchanges, additional::Declined, integrity_may_be_absent, only_known_types,
-};
+use super::{AdditionalKeyExchanges, additional::Declined, integrity_may_be_absent, only_known_types};
 use crate::{
     crypto::{
         cipher::{Encryption, IkeCipherSuite, Integrity},
@@ -234,7 +232,11 @@ fn aeads() -> Vec<IkeCipherSuite> {
 
 /// What this side speaks when nothing is configured, preferred first.
 pub fn default_ike_proposals() -> Vec<IkeProposal> {
-    let hashes = [Integrity::HmacSha256, Integrity::HmacSha384, Integrity::HmacSha512];
+    let hashes = [
+        Integrity::HmacSha256,
+        Integrity::HmacSha384,
+        Integrity::HmacSha512,
+    ];
     let cbc = [Encryption::AesCbc256, Encryption::AesCbc128]
         .into_iter()
         .flat_map(|encryption| hashes.map(|hash| IkeCipherSuite::new(encryption, Some(hash)).ok()));

@@ -40,7 +40,7 @@ pub(crate) fn refused_ike(
     Event::ProposalRefused {
         remote,
         offered: describe(&offer.proposals),
-        configured: describe(&own),
+        configured: told(configured, &own),
         reason,
     }
 }
@@ -64,7 +64,7 @@ pub(crate) fn refused_esp(
     Event::ProposalRefused {
         remote,
         offered: describe(&offer.proposals),
-        configured: describe(&own),
+        configured: told(configured, &own),
         reason: reason(protocol::ESP, &offered, &own),
     }
 }
@@ -122,7 +122,9 @@ fn differences(of: u8, own: &Proposal, offered: &Proposal) -> Vec<String> {
             }
             (true, false) => format!("{what} {theirs} is asked for, which ours does without"),
             // 32-bit numbers are what an absent transform means.
-            (false, true) if kind == transform_type::ESN && own.of_kind(kind).any(|one| one.id == 0) => continue,
+            (false, true) if kind == transform_type::ESN && own.of_kind(kind).any(|one| one.id == 0) => {
+                continue;
+            }
             (false, true) if of == protocol::ESP && kind == transform_type::DH => {
                 if own.of_kind(kind).any(|one| one.id == 0) {
                     continue;
@@ -133,7 +135,8 @@ fn differences(of: u8, own: &Proposal, offered: &Proposal) -> Vec<String> {
         };
         differences.push(difference);
     }
-    let unknown = |transform: &&Transform| transform.kind > transform_type::ADDITIONAL_LAST || transform.kind == 0;
+    let unknown =
+        |transform: &&Transform| transform.kind > transform_type::ADDITIONAL_LAST || transform.kind == 0;
     if let Some(unknown) = offered.transforms.iter().find(unknown) {
         differences.push(format!("transform type {} is unknown", unknown.kind));
     }
@@ -164,6 +167,14 @@ fn kind_name(kind: u8) -> String {
 fn list(proposal: &Proposal, kind: u8) -> String {
     let words = proposal.of_kind(kind).take(TRANSFORMS_TOLD_MAX).map(word);
     words.collect::<Vec<_>>().join("/")
+}
+
+/// Our proposals as the configuration has them, or, when these are many, as they are offered.
+fn told<T: ToString>(configured: &[T], own: &[Proposal]) -> String {
+    if configured.len() > TOLD_MAX {
+        return describe(own);
+    }
+    configured.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// An offer in words.
@@ -274,9 +285,14 @@ mod tests {
 
     #[test]
     fn an_old_router_is_told_by_name() {
-        let old = offer(protocol::IKE, &[(1, 3, None), (2, 2, None), (3, 2, None), (4, 2, None)]);
+        let old = offer(
+            protocol::IKE,
+            &[(1, 3, None), (2, 2, None), (3, 2, None), (4, 2, None)],
+        );
         let event = refused_ike(remote(), &old, &[ike("aes256-sha256-modp2048")], false);
-        let Event::ProposalRefused { offered, reason, .. } = event else { panic!() };
+        let Event::ProposalRefused { offered, reason, .. } = event else {
+            panic!()
+        };
         assert_eq!(offered, "3des-prfsha1-sha1-modp1024");
         for part in [
             "ENCR_3DES (RFC 8247: MAY)",
@@ -309,7 +325,10 @@ mod tests {
         let configured = [ike("aes256gcm16-prfsha384-x25519-ke1_mlkem768")];
         let plain = offer_ike(&[ike("aes256gcm16-prfsha384-x25519")], None);
         let reason = reason_of(refused_ike(remote(), &plain, &configured, false));
-        assert!(reason.contains("additional key exchange 1 is missing, but we want ke1_mlkem768"), "{reason}");
+        assert!(
+            reason.contains("additional key exchange 1 is missing, but we want ke1_mlkem768"),
+            "{reason}"
+        );
         assert!(reason.contains("IKE_INTERMEDIATE"), "{reason}");
     }
 
@@ -321,7 +340,10 @@ mod tests {
             reason_of(refused_esp(remote(), offered, &[esp(own)], absent))
         };
         let told = reason("aes256gcm16-modp2048", &plain);
-        assert!(told.contains("perfect forward secrecy is required (modp2048)"), "{told}");
+        assert!(
+            told.contains("perfect forward secrecy is required (modp2048)"),
+            "{told}"
+        );
         let insists = offer_esp(&[esp("aes256gcm16-modp2048")], 7, true);
         let told = reason("aes256gcm16", &insists);
         assert!(told.contains("perfect forward secrecy is off"), "{told}");

@@ -130,7 +130,10 @@ impl Algorithm {
             _ => "x25519, ecp256 or modp2048",
         };
         let named = self.named(of);
-        format!("{:?} is {named}, which this gateway does not use: write {instead}", self.word)
+        format!(
+            "{:?} is {named}, which this gateway does not use: write {instead}",
+            self.word
+        )
     }
 }
 
@@ -234,7 +237,10 @@ mod tests {
     fn rows_are_told_apart() {
         for (index, one) in ALGORITHMS.iter().enumerate() {
             for other in &ALGORITHMS[index + 1..] {
-                assert_ne!((one.kind, one.id, one.key_bits), (other.kind, other.id, other.key_bits));
+                assert_ne!(
+                    (one.kind, one.id, one.key_bits),
+                    (other.kind, other.id, other.key_bits)
+                );
                 assert_ne!(one.word, other.word);
             }
         }
@@ -253,7 +259,10 @@ mod tests {
                         assert!(!one.accepted(), "{one:?}");
                     }
                     // SHA-1 is on its way out, and SHOULD is said of some for small devices only.
-                    Requirement::MustMinus | Requirement::Should | Requirement::May | Requirement::NotListed => {}
+                    Requirement::MustMinus
+                    | Requirement::Should
+                    | Requirement::May
+                    | Requirement::NotListed => {}
                 }
             }
         }
@@ -269,7 +278,10 @@ mod tests {
                 kind::ENCR | kind::INTEG => format!("| {} | {} | {} | {verdict}", one.name, one.ike, one.esp),
                 _ => format!("| {} | {} | {verdict}", one.name, one.ike),
             };
-            assert!(page.contains(&cells), "docs/algorithms.md lacks a line with: {cells}");
+            assert!(
+                page.contains(&cells),
+                "docs/algorithms.md lacks a line with: {cells}"
+            );
         }
     }
 }

@@ -64,7 +64,11 @@ pub(super) fn integrity_word(integrity: Integrity) -> &'static str {
     }
 }
 
-const INTEGRITIES: [Integrity; 3] = [Integrity::HmacSha256, Integrity::HmacSha384, Integrity::HmacSha512];
+const INTEGRITIES: [Integrity; 3] = [
+    Integrity::HmacSha256,
+    Integrity::HmacSha384,
+    Integrity::HmacSha512,
+];
 
 pub(super) fn prf_word(prf: PrfAlgorithm) -> &'static str {
     match prf {
@@ -106,7 +110,10 @@ impl Word {
     fn parse(word: &str) -> Option<Self> {
         let encryption = ENCRYPTIONS.into_iter().find(|one| encryption_word(*one) == word);
         let integrity = INTEGRITIES.into_iter().find(|one| integrity_word(*one) == word);
-        let prf = INTEGRITIES.into_iter().map(prf_of).find(|one| prf_word(*one) == word);
+        let prf = INTEGRITIES
+            .into_iter()
+            .map(prf_of)
+            .find(|one| prf_word(*one) == word);
         let group = DhGroup::ALL.into_iter().find(|one| group_word(*one) == word);
         let found = encryption.map(Self::Encryption);
         let found = found.or(integrity.map(Self::Integrity)).or(prf.map(Self::Prf));
@@ -222,7 +229,9 @@ impl Words {
             }
             (Encryption::AesGcm128 | Encryption::AesGcm256 | Encryption::ChaCha20Poly1305, Some(_)) => {
                 let word = encryption_word(encryption);
-                return Err(format!("{word} authenticates by itself: leave the integrity algorithm out"));
+                return Err(format!(
+                    "{word} authenticates by itself: leave the integrity algorithm out"
+                ));
             }
         };
         if self.groups.is_empty() && !self.additional.is_empty() {
@@ -380,14 +389,35 @@ mod tests {
         let ike = |text: &str| text.parse::<IkeProposal>().unwrap_err().to_string();
         let esp = |text: &str| text.parse::<EspProposal>().unwrap_err().to_string();
         for (error, parts) in [
-            (ike("3des-sha256-modp2048"), ["ENCR_3DES", "RFC 8247: MAY", "aes256gcm16"]),
-            (ike("aes256-sha1-modp2048"), ["AUTH_HMAC_SHA1_96", "RFC 8247: MUST-", "sha256"]),
-            (ike("aes256-sha256-modp1024"), ["1024-bit MODP", "RFC 8247: SHOULD NOT", "x25519"]),
-            (ike("aes256-md5-modp2048"), ["AUTH_HMAC_MD5_96", "RFC 8247: MUST NOT", "sha256"]),
-            (ike("aes256gcm16-prfsha1-x25519"), ["PRF_HMAC_SHA1", "RFC 8247: MUST-", "prfsha256"]),
+            (
+                ike("3des-sha256-modp2048"),
+                ["ENCR_3DES", "RFC 8247: MAY", "aes256gcm16"],
+            ),
+            (
+                ike("aes256-sha1-modp2048"),
+                ["AUTH_HMAC_SHA1_96", "RFC 8247: MUST-", "sha256"],
+            ),
+            (
+                ike("aes256-sha256-modp1024"),
+                ["1024-bit MODP", "RFC 8247: SHOULD NOT", "x25519"],
+            ),
+            (
+                ike("aes256-md5-modp2048"),
+                ["AUTH_HMAC_MD5_96", "RFC 8247: MUST NOT", "sha256"],
+            ),
+            (
+                ike("aes256gcm16-prfsha1-x25519"),
+                ["PRF_HMAC_SHA1", "RFC 8247: MUST-", "prfsha256"],
+            ),
             (esp("null-sha256"), ["ENCR_NULL", "RFC 8221: MUST", "aes256gcm16"]),
-            (esp("3des-sha256"), ["ENCR_3DES", "RFC 8221: SHOULD NOT", "aes256gcm16"]),
-            (esp("aes256-sha1"), ["AUTH_HMAC_SHA1_96", "RFC 8221: MUST-", "sha256"]),
+            (
+                esp("3des-sha256"),
+                ["ENCR_3DES", "RFC 8221: SHOULD NOT", "aes256gcm16"],
+            ),
+            (
+                esp("aes256-sha1"),
+                ["AUTH_HMAC_SHA1_96", "RFC 8221: MUST-", "sha256"],
+            ),
             (esp("aes192gcm16"), ["192", "aes256gcm16", "not listed"]),
         ] {
             for part in parts {

@@ -95,7 +95,12 @@ impl SecurityAssociation {
             reader.u8()?;
             let length = reader.u16()?;
             proposals.push(Proposal::parse(reader.take_body(length, 4)?)?);
-            if proposals.iter().map(|one: &Proposal| one.transforms.len()).sum::<usize>() > TRANSFORMS_MAX {
+            if proposals
+                .iter()
+                .map(|one: &Proposal| one.transforms.len())
+                .sum::<usize>()
+                > TRANSFORMS_MAX
+            {
                 return Err(WireError::BadValue("number of transforms"));
             }
             match (more, reader.is_empty()) {

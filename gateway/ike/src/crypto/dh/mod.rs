@@ -7,7 +7,7 @@ mod modp;
 
 use super::random::Random;
 use crypto_bigint::{U2048, U3072, U4096};
-use modp::{Exponent, ModpGroup, Modp2048, Modp3072, Modp4096};
+use modp::{Exponent, Modp2048, Modp3072, Modp4096, ModpGroup};
 use ring::agreement::{self, ECDH_P256, ECDH_P384, EphemeralPrivateKey, UnparsedPublicKey, X25519};
 use zeroize::Zeroizing;
 

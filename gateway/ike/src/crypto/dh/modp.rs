@@ -239,7 +239,10 @@ mod tests {
             public_a: "5d42b02cc7ccd3d51a5c4f8b7a4dd6bd0f90c22b9c75640f268f635c8fea2e15",
             public_b: "89c3a3f9ea014cdb0195e4408aca8738c2ca089124cefd9b7e1c6a90c9f2cd7f",
             shared: "28ddc87e1ef1b324014653932b7e6a23ec0cdbc74a7bc200ff6cef95c2fab51c",
-            short: (296, "2b7a4f00387b9d65887024efd2dcd49db39545f1e30e67fd38484aa40c81fed7"),
+            short: (
+                296,
+                "2b7a4f00387b9d65887024efd2dcd49db39545f1e30e67fd38484aa40c81fed7",
+            ),
         });
     }
 
@@ -250,7 +253,10 @@ mod tests {
             public_a: "600d85adca55320264db643e1cbe73ca28b7f8e95f9796e38353212185622b12",
             public_b: "ea992799d9b391f38602849bfdcb220c96d6b1430d2b12b3f72ed47ffcdb8c44",
             shared: "af1b4130b5b9e4a003902a9270b68d9231866f75f2b7711b4dafb9ca65476625",
-            short: (538, "03871e7167843365fdd474218e1cf3e978c055955550dd209efa7a73719acf03"),
+            short: (
+                538,
+                "03871e7167843365fdd474218e1cf3e978c055955550dd209efa7a73719acf03",
+            ),
         });
     }
 
@@ -261,7 +267,10 @@ mod tests {
             public_a: "4ccc0dd08e3643e6f9e63fc436d5cfee43b9c48266d420a7954f2d4dd595fdde",
             public_b: "2de8f0a387dac0586e5950e4b591fb8d31e2be3e3df29d4bdc84b33e333f068c",
             shared: "6aa3e9b60632e03560fb87fee8f199d7adaa05c6a28ba7180240e2cfbf491613",
-            short: (198, "1f8f239065c130b154e864ef5fb63acca6270c58a28472a780b72466a5db9ec4"),
+            short: (
+                198,
+                "1f8f239065c130b154e864ef5fb63acca6270c58a28472a780b72466a5db9ec4",
+            ),
         });
     }
 
@@ -298,7 +307,11 @@ mod tests {
     /// RFC 3526 section 8: neither longer nor shorter, whatever the generator gives.
     #[test]
     fn exponents_have_their_full_length() {
-        for bits in [Modp2048::EXPONENT_BITS, Modp3072::EXPONENT_BITS, Modp4096::EXPONENT_BITS] {
+        for bits in [
+            Modp2048::EXPONENT_BITS,
+            Modp3072::EXPONENT_BITS,
+            Modp4096::EXPONENT_BITS,
+        ] {
             for fill in [0, 0xff, 0x55] {
                 let exponent = Exponent::generate(bits, &mut Repeat(vec![fill]));
                 assert_eq!(exponent.0.bit_width(), bits, "{fill:#x}");
