@@ -3,7 +3,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gateway_ike::{AuthenticatedPeer, Authorizer, SitePolicy, TrafficSelector};
+use gateway_ike::proposal::with_pfs;
+use gateway_ike::{AuthenticatedPeer, Authorizer, EspProposal, SitePolicy, TrafficSelector};
 
 use crate::config::Prefix;
 use crate::core::sites::{SiteEntry, Sites};
@@ -27,6 +28,8 @@ impl SharedSites {
 pub(super) struct SiteAuthorizer {
     pub(super) sites: SharedSites,
     pub(super) store: PathBuf,
+    /// What sites may use whose table does not say otherwise.
+    pub(super) esp_proposals: Vec<EspProposal>,
 }
 
 impl Authorizer for SiteAuthorizer {
@@ -48,19 +51,19 @@ impl Authorizer for SiteAuthorizer {
             }
             tracing::info!(site = %entry.name, number = entry.site, nat_address = %entry.nat_address, "site known from now on");
         }
-        let policy = policy(&entry, admitted.center_networks());
+        let policy = policy(&entry, admitted.center_networks(), &self.esp_proposals);
         *sites = admitted;
         Some(policy)
     }
 }
 
-fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
+fn policy(entry: &SiteEntry, center: &[Prefix], esp_proposals: &[EspProposal]) -> SitePolicy {
     SitePolicy {
         site: entry.site,
         name: entry.name.clone(),
         ts_local: selectors(center),
         ts_remote: selectors(&entry.networks),
-        esp_proposals: None,
+        esp_proposals: entry.pfs.map(|rule| with_pfs(esp_proposals, rule)),
     }
 }
 

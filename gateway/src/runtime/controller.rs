@@ -64,6 +64,7 @@ impl<E: Engine> Controller<E> {
         let authorizer = SiteAuthorizer {
             sites: sites.clone(),
             store,
+            esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
             credential,
@@ -72,6 +73,8 @@ impl<E: Engine> Controller<E> {
             Box::new(authorizer),
         );
         ike.ike_proposals.clone_from(&config.ike.proposals);
+        ike.ike_proposals_accepted
+            .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;

@@ -56,6 +56,22 @@ pub enum Pfs {
     Off,
 }
 
+impl std::str::FromStr for Pfs {
+    type Err = super::ProposalSyntax;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "required" => Ok(Self::Required),
+            "optional" => Ok(Self::Optional),
+            "off" => Ok(Self::Off),
+            _ => Err(super::ProposalSyntax {
+                proposal: text.to_owned(),
+                reason: "perfect forward secrecy is required, optional or off".to_owned(),
+            }),
+        }
+    }
+}
+
 impl EspSuite {
     /// Octets of encryption key material, including the salt of the AEAD algorithms.
     pub fn encryption_key_len(self) -> usize {
@@ -84,6 +100,12 @@ impl EspSuite {
             ],
         }
     }
+}
+
+/// All proposals with another rule about perfect forward secrecy.
+pub fn with_pfs(proposals: &[EspProposal], pfs: Pfs) -> Vec<EspProposal> {
+    let changed = proposals.iter().map(|proposal| proposal.clone().with_pfs(pfs));
+    changed.collect()
 }
 
 /// A choice of ESP algorithms.
@@ -415,6 +437,8 @@ mod tests {
         assert_eq!(proposal.with_pfs(Pfs::Off).to_string(), "aes256gcm16");
         let all = esp("aes128-sha512").with_pfs(Pfs::Required);
         assert_eq!((all.pfs(), all.groups.len()), (Pfs::Required, DhGroup::ALL.len()));
+        assert_eq!("required".parse(), Ok(Pfs::Required));
+        assert!("yes".parse::<Pfs>().is_err());
     }
 
     /// RFC 9370 section 2.2.4: additional exchanges follow the one of CREATE_CHILD_SA.

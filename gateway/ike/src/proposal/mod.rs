@@ -13,7 +13,7 @@ pub mod registry;
 mod words;
 
 pub use additional::AdditionalKeyExchanges;
-pub use esp::{EspProposal, EspSuite, Pfs, default_esp_proposals};
+pub use esp::{EspProposal, EspSuite, Pfs, default_esp_proposals, with_pfs};
 pub use ike::{IkeProposal, default_ike_proposals, hybrid_ike_proposals};
 pub use words::{ProposalSyntax, group_word};
 

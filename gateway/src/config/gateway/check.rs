@@ -5,7 +5,9 @@ use std::path::Path;
 
 use gateway_common::abi::limit;
 use gateway_ike::pki::identity::{Identity, IdentityError};
-use gateway_ike::proposal::{default_esp_proposals, default_ike_proposals};
+use gateway_ike::proposal::{
+    Pfs, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals, with_pfs,
+};
 use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
@@ -152,18 +154,38 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             "name the PEM file of the CA that signs the sites' certificates",
         );
     }
+    let given = ike.proposals.as_ref().is_some_and(|list| !list.is_any());
+    let mut esp_proposals = given_or(ike.esp_proposals, default_esp_proposals);
+    if let Some(rule) = pfs(checker, ike.pfs.as_ref()) {
+        esp_proposals = with_pfs(&esp_proposals, rule);
+    }
     Ike {
         certificate: folder.join(ike.certificate),
         private_key: folder.join(ike.private_key),
         ca,
         identity,
         proposals: given_or(ike.proposals, default_ike_proposals),
-        esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
+        proposals_accepted: if given { Vec::new() } else { hybrid_ike_proposals() },
+        esp_proposals,
         rekey_ike_after_s: in_range(checker, ike.rekey_ike_after_s, "rekey_ike_after_s", 4, 604_800),
         rekey_child_after_s: in_range(checker, ike.rekey_child_after_s, "rekey_child_after_s", 4, 86_400),
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
         cookie_above: ike.cookie_above,
     }
+}
+
+fn pfs(checker: &mut Checker<'_>, text: Option<&Spanned<String>>) -> Option<Pfs> {
+    let text = text?;
+    let parsed = text.get_ref().parse();
+    if parsed.is_err() {
+        let message = format!("pfs = \"{}\" is no rule", text.get_ref());
+        checker.fault(
+            text.span(),
+            message,
+            "write \"required\", \"optional\" or \"off\"",
+        );
+    }
+    parsed.ok()
 }
 
 /// The identity in a text; on a fault an opaque one that never gets further than this check.
@@ -283,6 +305,7 @@ fn sites(
         }
         networks(checker, &site.networks);
         let groups = names.group_bits(checker, site.groups);
+        let pfs = pfs(checker, site.pfs.as_ref());
         let name = site.name.into_inner();
         SiteConfig {
             name,
@@ -290,6 +313,7 @@ fn sites(
             groups,
             networks: site.networks.into_inner(),
             nat,
+            pfs,
         }
     };
     list.into_iter().map(checked).collect()
@@ -377,12 +401,14 @@ fn any_sites(
         pool_exists(checker, &any.nat_pool, pools);
         networks(checker, &any.networks);
         let groups = names.group_bits(checker, any.groups);
+        let pfs = pfs(checker, any.pfs.as_ref());
         Some(AnySite {
             pattern: pattern.ok()?,
             groups,
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
+            pfs,
         })
     };
     list.into_iter().filter_map(checked).collect()
