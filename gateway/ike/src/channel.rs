@@ -18,6 +18,9 @@ use crate::{
     },
 };
 
+/// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
+const IDS_RESERVED: u32 = 1_000;
+
 /// Sealed datagrams of one message, without the non-ESP marker.
 pub(crate) type Datagrams = Vec<Vec<u8>>;
 
@@ -131,9 +134,19 @@ impl Channel {
         if self.initiator { self.spi_i } else { self.spi_r }
     }
 
-    /// The message IDs can be used no further (RFC 7296 section 2.2): 2^32 requests are the end.
+    /// The message IDs come to their end (RFC 7296 section 2.2): the IKE SA is to be rekeyed.
     pub(crate) fn exhausted(&self) -> bool {
-        self.next_request == u32::MAX || self.expected_request == u32::MAX
+        self.next_request.max(self.expected_request) >= u32::MAX - IDS_RESERVED
+    }
+
+    /// No message ID is left for a request.
+    pub(crate) fn used_up(&self) -> bool {
+        self.next_request == u32::MAX
+    }
+
+    #[cfg(test)]
+    pub(crate) fn jump_to(&mut self, message_id: u32) {
+        self.next_request = message_id;
     }
 
     fn header(&self, exchange: Exchange, response: bool, message_id: u32) -> Header {
@@ -197,6 +210,30 @@ impl Channel {
         self.next_request = message_id.saturating_add(1);
         self.awaited_response = Some(message_id);
         Ok(datagrams)
+    }
+
+    /// Seals a request whose content is given as octets.
+    #[cfg(test)]
+    pub(crate) fn request_raw(
+        &mut self,
+        exchange: Exchange,
+        first: u8,
+        content: &[u8],
+        random: &mut dyn Random,
+    ) -> Result<Vec<u8>, ProtectError> {
+        let message_id = self.next_request;
+        let header = self.header(exchange, false, message_id);
+        self.next_request = message_id.saturating_add(1);
+        self.awaited_response = Some(message_id);
+        encrypted::seal_payload(
+            header,
+            payload_type::SK,
+            first,
+            &[],
+            content,
+            &mut self.sealer,
+            random,
+        )
     }
 
     /// Seals the response to the request opened last, and remembers it.

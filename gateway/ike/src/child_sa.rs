@@ -11,12 +11,8 @@ use crate::{
     keys::{KeyError, Secret, derive_child},
     output::{Event, Output},
     proposal::{EspChoice, EspSuite},
-    traffic_selector::TrafficSelector,
+    traffic_selector::{TrafficSelector, narrow},
 };
-
-/// A Child SA of a new IKE SA waits so long for a sign that the peer has it, while an older IKE SA carries the
-/// same traffic: as long as the peer needs for a few repetitions of its request.
-const ACTIVATE_AFTER_MS: u64 = 10_000;
 
 /// Keys of one direction of an ESP SA; wiped when dropped, never printed.
 #[derive(Clone, PartialEq, Eq, Zeroize, ZeroizeOnDrop)]
@@ -86,13 +82,18 @@ pub(crate) struct ChildSa {
     /// When it must be gone, rekeyed or not.
     pub(crate) expire_at_ms: u64,
     pub(crate) outbound_active: bool,
-    /// When it is sent on even if nothing showed that the peer has it.
-    pub(crate) activate_at_ms: u64,
     /// When a packet last passed on it, or on the one before.
     pub(crate) last_used_ms: u64,
     /// The Child SA this one took over from and which is still there.
     pub(crate) replaces: Option<ChildId>,
     pub(crate) phase: Phase,
+}
+
+impl ChildSa {
+    /// Some traffic between these selectors goes on it.
+    pub(crate) fn overlaps(&self, ts_local: &[TrafficSelector], ts_remote: &[TrafficSelector]) -> bool {
+        !narrow(&self.ts_local, ts_local).is_empty() && !narrow(&self.ts_remote, ts_remote).is_empty()
+    }
 }
 
 /// Where a Child SA is in its life.
@@ -170,12 +171,8 @@ pub(crate) fn install(
         .iter()
         .find(|one| Some(one.id) == new.replaces);
     let last_used_ms = before.map_or(ctx.now.mono_ms, |before| before.last_used_ms);
-    // One on another IKE SA of the peer: its end, or traffic, activates this one, or else time.
-    let activate_at_ms = match (new.outbound_active, before) {
-        (false, None) => ctx.now.mono_ms.saturating_add(ACTIVATE_AFTER_MS),
-        (false, Some(_)) | (true, _) => u64::MAX,
-    };
-    ctx.event(match new.replaces.filter(|_| before.is_some()) {
+    let rekeys = before.is_some();
+    ctx.event(match new.replaces.filter(|_| rekeys) {
         Some(old) => Event::ChildSaRekeyed {
             old,
             new: child,
@@ -203,9 +200,9 @@ pub(crate) fn install(
         rekey_at_ms: ctx.jittered_deadline(lifetime_s),
         expire_at_ms: ctx.now.mono_ms.saturating_add(expire_ms),
         outbound_active: new.outbound_active,
-        activate_at_ms,
         last_used_ms,
-        replaces: new.replaces,
+        // What is on another IKE SA goes by itself.
+        replaces: new.replaces.filter(|_| rekeys),
         phase: Phase::Live,
     });
     Ok(child)

@@ -75,9 +75,11 @@ pub(crate) enum Deferred {
         to: u64,
         children: Vec<ChildSa>,
         tasks: Vec<Task>,
+        /// It is to be closed in place of the one that it rekeys.
+        closing: Option<CloseReason>,
     },
-    /// A Child SA is gone that one on another IKE SA of the peer may be meant to replace.
-    ChildGone { child: ChildId, peer: Arc<str> },
+    /// A Child SA is gone; others with the peer may carry its traffic.
+    ChildGone { child: Box<ChildSa>, peer: Arc<str> },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.
     Authenticated { connection: Arc<str>, spi: u64 },
     /// The peer of a connection is to be authenticated anew.

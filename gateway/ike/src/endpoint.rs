@@ -10,6 +10,7 @@ use connections::Link;
 use stray::Strays;
 
 use crate::{
+    child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
     context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
     cookie::CookieJar,
@@ -34,12 +35,19 @@ use crate::{
 mod connections;
 mod index;
 mod stray;
+#[cfg(test)]
+mod tests;
 
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
     /// Bring up a configured connection, unless it is up or on its way.
     Initiate {
+        /// Its name.
+        connection: String,
+    },
+    /// Authenticate the peer of a connection anew, if it is up (RFC 7296 section 2.8.3).
+    Reauthenticate {
         /// Its name.
         connection: String,
     },
@@ -330,6 +338,12 @@ impl Endpoint {
         self.now = now;
         match command {
             Command::Initiate { connection } => self.initiate(&connection),
+            Command::Reauthenticate { connection } => {
+                let name: Arc<str> = connection.into();
+                if self.by_connection.contains_key(&name) {
+                    self.reauthenticate(&name);
+                }
+            }
             Command::Terminate { connection } => self.terminate(&connection),
             Command::Acquire {
                 connection,
@@ -501,9 +515,10 @@ impl Endpoint {
                     to,
                     children,
                     tasks,
-                } => self.adopt((from, to), children, tasks),
+                    closing,
+                } => self.adopt((from, to), children, tasks, closing),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
-                Deferred::ChildGone { child, peer } => self.child_is_gone(child, &peer),
+                Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
                 Deferred::Ended {
@@ -518,8 +533,9 @@ impl Endpoint {
     fn adopt(
         &mut self,
         (from, to): (IkeSaId, u64),
-        mut children: Vec<crate::child_sa::ChildSa>,
+        mut children: Vec<ChildSa>,
         tasks: Vec<Task>,
+        closing: Option<CloseReason>,
     ) {
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
@@ -527,6 +543,9 @@ impl Endpoint {
                 established.redundant = false;
                 established.adopt(std::mem::take(&mut children), tasks);
                 ctx.event(Event::IkeSaRekeyed { old: from, new });
+                if let Some(reason) = closing {
+                    established.begin_close(ctx, reason);
+                }
             }
             ike_sa.pump(ctx);
         });
@@ -537,18 +556,19 @@ impl Endpoint {
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
-    fn child_is_gone(&mut self, gone: ChildId, peer: &str) {
+    fn child_is_gone(&mut self, gone: &ChildSa, peer: &str) {
         let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in spis {
-            let concerned = matches!(self.entries.get(&spi), Some(Entry::Sa(ike_sa))
-                if ike_sa.established().is_some_and(|one| one.children.iter().any(|child| child.replaces == Some(gone))));
-            if concerned {
-                self.with_sa(Some(spi), |ike_sa, ctx| {
-                    if let Some(established) = ike_sa.established_mut() {
-                        create_child_sa::activate_successors(established, ctx, gone);
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut()
+                    && !established.children.iter().any(|child| child.id == gone.id)
+                {
+                    create_child_sa::activate_successors(established, ctx, gone.id);
+                    if gone.phase == Phase::Live {
+                        create_child_sa::carry_on(established, ctx, gone);
                     }
-                });
-            }
+                }
+            });
         }
     }
 

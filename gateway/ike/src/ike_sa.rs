@@ -131,6 +131,9 @@ pub(crate) struct Established {
     temporary_ms: Option<(u64, u64)>,
     /// When an unprotected message last claimed that the peer does not know this IKE SA.
     suspected_ms: Option<u64>,
+    /// When the peer is asked whether it has our answer to IKE_AUTH.
+    ask_at_ms: u64,
+    awaits_proof: bool,
 }
 
 /// A request to be made.

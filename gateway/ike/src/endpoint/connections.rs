@@ -80,7 +80,7 @@ impl Endpoint {
         wants.then_some(link.not_before_ms)
     }
 
-    fn set_timer(&mut self, name: &Arc<str>) {
+    pub(super) fn set_timer(&mut self, name: &Arc<str>) {
         let due = self.attempt_due(name);
         let Some(link) = self.links.get_mut(name) else {
             return;

@@ -6,6 +6,7 @@ impl Endpoint {
     /// Stores an entry again, or forgets it, and brings the indices up to date.
     pub(super) fn put_back(&mut self, spi: u64, entry: Option<Entry>) {
         let before = self.take_from_indices(spi);
+        let connection = before.as_ref().and_then(|before| before.connection.clone());
         let now_ms = self.now.mono_ms;
         let kept = entry.filter(|entry| match entry {
             Entry::Sa(ike_sa) => !matches!(ike_sa.state, State::Closed { until_ms } if until_ms <= now_ms),
@@ -22,6 +23,10 @@ impl Endpoint {
                     self.answered.remove(&key);
                 }
             }
+        }
+        // Whatever became of it: a connection that is to be up and has nothing left is tried again.
+        if let Some(name) = connection {
+            self.set_timer(&name);
         }
     }
 

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     channel::Channel,
-    child_sa::{self, NewChild, Phase},
+    child_sa::{self, ChildSa, NewChild, Phase},
     context::{Context, Deferred},
     crypto::dh::{DhGroup, DhPrivate},
     ids::ChildId,
@@ -39,6 +39,8 @@ pub(crate) type NextRequest = (Exchange, Vec<Payload>, Pending);
 
 /// Wait before asking again for what the peer could not do just now; as much again is drawn.
 const RETRY_AFTER_S: u64 = 5;
+/// Deletions of unknown SPIs that are remembered while a request is under way.
+const WITHDRAWN_MAX: usize = 32;
 /// Time that the side which rekeyed an IKE SA has to delete the old one.
 const SUPERSEDED_FOR_MS: u64 = 60_000;
 
@@ -83,6 +85,10 @@ fn rekeyed_child(established: &Established, message: &Message) -> Result<Option<
         .iter()
         .find(|child| Some(child.spi_out) == notify.esp_spi());
     match child {
+        // It may be the one that we asked for, and of which we do not know yet.
+        None if matches!(established.pending(), Some(Pending::Child(_))) => {
+            Err(Refusal::of(kind::TEMPORARY_FAILURE))
+        }
         None => Err(Refusal(Notify {
             kind: kind::CHILD_SA_NOT_FOUND,
             data: Vec::new(),
@@ -193,6 +199,7 @@ impl AnsweredChild {
             return Err(Refusal::of(kind::TEMPORARY_FAILURE));
         }
         let spi_in = self.spi_in;
+        let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some();
         let new = NewChild {
             choice: self.choice,
             spi_in,
@@ -202,7 +209,8 @@ impl AnsweredChild {
             initiated: false,
             ts_local: self.ts_local,
             ts_remote: self.ts_remote,
-            outbound_active: self.replaces.is_none(),
+            // What another Child SA carries goes on there until the peer shows that it has this one.
+            outbound_active: self.replaces.is_none() && !carried_already,
             replaces: self.replaces,
         };
         let Ok(child) = child_sa::install(ctx, core, established, new) else {
@@ -261,6 +269,19 @@ impl Established {
         }
     }
 
+    /// The peer deletes a Child SA that we do not know: perhaps what it made at our request, whose response is
+    /// still on its way.
+    pub(super) fn note_unknown_deletion(&mut self, spi: u32) {
+        if let Some(Pending::Child(own)) = self
+            .outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.pending)
+            && own.withdrawn.len() < WITHDRAWN_MAX
+        {
+            own.withdrawn.push(spi);
+        }
+    }
+
     /// What the peer's exchange made is not to be used; the peer deletes it.
     fn lost_by_peer(&mut self, id: ChildId) {
         if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
@@ -300,6 +321,8 @@ pub(crate) struct ExpectChildResponse {
     ts_remote: Vec<TrafficSelector>,
     /// The group is the one that the peer asked for, so it may not ask again.
     retried: bool,
+    /// SPIs that the peer deleted meanwhile and we do not know: one may be in the response.
+    withdrawn: Vec<u32>,
     /// What was agreed on, and the additional key exchange whose response is awaited.
     follow_up: Option<(Agreement, Box<FollowUp>)>,
 }
@@ -372,6 +395,7 @@ impl ExpectChildResponse {
             ts_local,
             ts_remote,
             retried,
+            withdrawn: Vec::new(),
             follow_up: None,
         };
         (payloads, awaited)
@@ -473,6 +497,18 @@ impl ExpectChildResponse {
         agreement: Agreement,
         additional: Vec<Secret>,
     ) -> Result<(), u16> {
+        // The IKE SA is being closed, and whatever the peer made goes with it.
+        if established.is_ending() {
+            ctx.allocator.release(self.spi_in);
+            return Ok(());
+        }
+        if self.withdrawn.contains(&agreement.choice.peer_spi) {
+            ctx.allocator.release(self.spi_in);
+            if let Some(old) = self.replaces {
+                established.delete_later(old);
+            }
+            return Ok(());
+        }
         let lowest_nonce = (&self.nonce).min(&agreement.nonce_r);
         let lost = self
             .collision
@@ -583,7 +619,6 @@ pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id:
     };
     if !child.outbound_active && child.phase == Phase::Live {
         child.outbound_active = true;
-        child.activate_at_ms = u64::MAX;
         ctx.outputs.push_back(Output::ActivateOutbound(id));
     }
 }
@@ -600,4 +635,47 @@ pub(crate) fn activate_successors(established: &mut Established, ctx: &mut Conte
         waiting.push(successor.id);
     }
     waiting.into_iter().for_each(|id| activate(established, ctx, id));
+}
+
+/// Another Child SA that carries traffic of one that is gone is named to the data plane again: it knows one
+/// Child SA for each destination, and has just forgotten it.
+pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gone: &ChildSa) {
+    let others = established
+        .live_children()
+        .filter(|child| child.outbound_active && child.overlaps(&gone.ts_local, &gone.ts_remote));
+    let again = others.map(|child| Output::ActivateOutbound(child.id));
+    ctx.outputs.extend(again);
+    // What waited for a sign of the peer waits no longer when nothing else carries its traffic.
+    let waiting = established.live_children().filter(|child| {
+        let waits = !child.outbound_active && child.replaces.is_none();
+        let neighbours = ctx.neighbours.with(&established.peer_name);
+        let all = neighbours.flat_map(Established::live_children);
+        let mut all = all.chain(established.live_children());
+        let carries =
+            |other: &ChildSa| other.outbound_active && other.overlaps(&child.ts_local, &child.ts_remote);
+        waits && child.overlaps(&gone.ts_local, &gone.ts_remote) && !all.any(carries)
+    });
+    let waiting: Vec<_> = waiting.map(|child| child.id).collect();
+    waiting.into_iter().for_each(|id| activate(established, ctx, id));
+}
+
+/// The peer has shown that it has all Child SAs here: they are sent on.
+pub(crate) fn activate_all(established: &mut Established, ctx: &mut Context<'_>) {
+    let waiting = established.live_children().filter(|child| !child.outbound_active);
+    let waiting: Vec<_> = waiting.map(|child| child.id).collect();
+    waiting.into_iter().for_each(|id| activate(established, ctx, id));
+}
+
+/// The Child SA with the peer, on this IKE SA or another, on which traffic between the selectors is sent.
+pub(super) fn carrier(
+    established: &Established,
+    ctx: &Context<'_>,
+    ts_local: &[TrafficSelector],
+    ts_remote: &[TrafficSelector],
+) -> Option<ChildId> {
+    let neighbours = ctx.neighbours.with(&established.peer_name);
+    let all = neighbours.flat_map(Established::live_children);
+    let mut all = all.chain(established.live_children());
+    let carrier = all.find(|child| child.overlaps(ts_local, ts_remote));
+    carrier.map(|child| child.id)
 }

@@ -1,11 +1,12 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
 use super::{
+    create_child_sa::carrier,
     ike_intermediate::IntAuth,
     ike_sa_init::{Attempt, certificate_request},
 };
 use crate::{
-    child_sa::{self, NewChild, Phase},
+    child_sa::{self, NewChild},
     config::{AuthenticatedPeer, SitePolicy},
     connection::Connection,
     context::{Context, Deferred},
@@ -300,13 +301,10 @@ fn first_child(
     let spi_in = ctx.esp_spi();
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
-    let others = ctx.neighbours.with(&established.peer_name);
-    let replaces = others
-        .filter(|_| message.notify(kind::INITIAL_CONTACT).is_none())
-        .flat_map(|other| &other.children)
-        .filter(|child| child.phase == Phase::Live && child.outbound_active)
-        .find(|child| child.ts_local == ts_local && child.ts_remote == ts_remote)
-        .map(|child| child.id);
+    let anew = message.notify(kind::INITIAL_CONTACT).is_none();
+    let replaces = anew
+        .then(|| carrier(established, ctx, &ts_local, &ts_remote))
+        .flatten();
     let new = NewChild {
         choice,
         spi_in,
@@ -320,6 +318,9 @@ fn first_child(
         replaces,
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if replaces.is_some() {
+        established.wait_for_proof(ctx.now.mono_ms);
+    }
     Ok(vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::create_child_sa::activate_successors;
+use super::create_child_sa::{activate_successors, carry_on};
 use crate::{
     child_sa::Phase,
     context::{Context, Deferred},
@@ -54,7 +54,10 @@ fn delete_by_peer(
     ctx: &mut Context<'_>,
     spi: u32,
 ) -> Option<u32> {
-    let child = established.children.iter().find(|child| child.spi_out == spi)?;
+    let Some(child) = established.children.iter().find(|child| child.spi_out == spi) else {
+        established.note_unknown_deletion(spi);
+        return None;
+    };
     let (id, spi_in) = (child.id, child.spi_in);
     // RFC 7296 section 1.4.1: when both sides delete it at once, neither answers with it.
     let crossing = matches!(&established.outstanding, Some(outstanding)
@@ -72,8 +75,11 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
     };
     let child = established.children.remove(index);
     activate_successors(established, ctx, id);
+    if child.phase == Phase::Live {
+        carry_on(established, ctx, &child);
+    }
     ctx.deferred.push(Deferred::ChildGone {
-        child: id,
+        child: Box::new(child.clone()),
         peer: Arc::clone(&established.peer_name),
     });
     match child.phase {

@@ -10,6 +10,9 @@ const TEMPORARY_MAX_MS: u64 = 300_000;
 const TEMPORARY_GAP_MS: u64 = 60_000;
 /// A connection that is to be up at all times asks again for a Child SA after this.
 const CHILD_AGAIN_MS: u64 = 30_000;
+/// A peer that was authenticated while it has Child SAs on an older IKE SA is asked after this whether it has the
+/// new one.
+const PROOF_AFTER_MS: u64 = 2_000;
 
 impl Established {
     pub(crate) fn new(
@@ -48,7 +51,16 @@ impl Established {
             childless_since_ms: None,
             temporary_ms: None,
             suspected_ms: None,
+            ask_at_ms: u64::MAX,
+            awaits_proof: false,
         }
+    }
+
+    /// The first Child SA is not sent on before the peer has shown that it has our answer. Should it say nothing,
+    /// it is asked: it cannot answer before.
+    pub(crate) fn wait_for_proof(&mut self, now_ms: u64) {
+        self.awaits_proof = true;
+        self.ask_at_ms = now_ms.saturating_add(PROOF_AFTER_MS);
     }
 
     /// The peer was authenticated on this IKE SA, for a connection of ours or because it came to us.
@@ -108,6 +120,11 @@ impl Established {
         self.closing.is_some()
             || self.superseded.is_some()
             || matches!(self.pending(), Some(Pending::DeleteIke))
+    }
+
+    /// Why it is being closed, if it is.
+    pub(crate) fn closing_reason(&self) -> Option<CloseReason> {
+        self.closing.clone()
     }
 
     /// Takes over Child SAs of the IKE SA before, and what was to be done with them.
@@ -260,7 +277,7 @@ impl Established {
     }
 
     pub(super) fn handle_request(
-        mut self: Box<Self>,
+        self: Box<Self>,
         core: &mut Core,
         ctx: &mut Context<'_>,
         exchange: Exchange,
@@ -280,12 +297,31 @@ impl Established {
                 };
             }
         };
+        // The window is one request: the peer has had our answer to the one before, and all it made.
+        let proven: Vec<_> = self.live_children().map(|child| child.id).collect();
+        let (payloads, mut state) = self.carry_out(core, ctx, exchange, &message);
+        if let State::Established(established) = &mut state {
+            for id in proven {
+                create_child_sa::activate(established, ctx, id);
+            }
+        }
+        (payloads, state)
+    }
+
+    fn carry_out(
+        mut self: Box<Self>,
+        core: &mut Core,
+        ctx: &mut Context<'_>,
+        exchange: Exchange,
+        message: &Message,
+    ) -> (Vec<Payload>, State) {
+        let refuse = |refusal: Refusal| vec![Payload::Notify(refusal.0)];
         match exchange {
             Exchange::CreateChildSa => {
-                let payloads = create_child_sa::respond(&mut self, core, ctx, &message);
+                let payloads = create_child_sa::respond(&mut self, core, ctx, message);
                 (payloads, State::Established(self))
             }
-            Exchange::Informational => match informational::respond(&mut self, core, ctx, &message) {
+            Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
                 (payloads, None) => (payloads, State::Established(self)),
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
@@ -311,6 +347,10 @@ impl Established {
         let Ok(message) = message else {
             return self.finish(core, ctx, CloseReason::ProtocolViolation);
         };
+        if std::mem::replace(&mut self.awaits_proof, false) {
+            self.ask_at_ms = u64::MAX;
+            create_child_sa::activate_all(&mut self, ctx);
+        }
         match pending {
             Pending::Liveness => {}
             Pending::Child(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
@@ -318,7 +358,25 @@ impl Established {
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
             Pending::DeleteIke => return self.finish(core, ctx, CloseReason::Requested),
         }
+        self.drop_pointless_request(ctx);
         State::Established(self)
+    }
+
+    /// An IKE SA that is being closed needs no further key exchange, unless the peer's exchange has to be told apart
+    /// from ours.
+    fn drop_pointless_request(&mut self, ctx: &mut Context<'_>) {
+        if !self.is_ending() {
+            return;
+        }
+        match self.next_request.take() {
+            Some((_, _, Pending::Child(awaited))) => ctx.allocator.release(awaited.spi_in),
+            Some((exchange, payloads, Pending::RekeyIke(awaited))) if awaited.collision.is_some() => {
+                self.next_request = Some((exchange, payloads, Pending::RekeyIke(awaited)));
+            }
+            Some((_, _, Pending::RekeyIke(_)))
+            | Some((_, _, Pending::DeleteChild(_) | Pending::DeleteIke | Pending::Liveness))
+            | None => {}
+        }
     }
 
     /// Ends the IKE SA: its Child SAs go, and the event says why.
@@ -340,16 +398,16 @@ impl Established {
         self.forget_answer(ctx);
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            let heirs = |other: &Self| other.children.iter().any(|heir| heir.replaces == Some(child.id));
-            let replaced =
-                reason == CloseReason::Reauthenticated || ctx.neighbours.with(&self.peer_name).any(heirs);
+            let neighbours = &mut ctx.neighbours.with(&self.peer_name).flat_map(Self::live_children);
+            let replaced = reason == CloseReason::Reauthenticated
+                || neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote));
             if replaced {
                 ctx.remove_replaced(child);
             } else {
                 ctx.remove(child);
             }
             ctx.deferred.push(Deferred::ChildGone {
-                child: child.id,
+                child: Box::new(child.clone()),
                 peer: Arc::clone(&self.peer_name),
             });
         }
@@ -371,7 +429,7 @@ impl Established {
 
     /// The Child SAs go at once, the peer is told. After re-authentication they stay until the peer has
     /// answered, because it may send on them until then.
-    pub(super) fn begin_close(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
+    pub(crate) fn begin_close(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
         if self.is_ending() {
             return;
         }
@@ -379,7 +437,7 @@ impl Established {
             for child in std::mem::take(&mut self.children) {
                 ctx.remove(&child);
                 ctx.deferred.push(Deferred::ChildGone {
-                    child: child.id,
+                    child: Box::new(child),
                     peer: Arc::clone(&self.peer_name),
                 });
             }
@@ -413,8 +471,7 @@ impl Established {
             deadlines.push((self.idle_at(), TimeoutReason::Idle));
             let idle = self.live_children().map(|child| self.child_idle_at(child));
             deadlines.extend(idle.map(|due_ms| (due_ms, TimeoutReason::Idle)));
-            let late = self.live_children().map(|child| child.activate_at_ms);
-            deadlines.extend(late.map(|due_ms| (due_ms, TimeoutReason::Retry)));
+            deadlines.push((self.ask_at_ms, TimeoutReason::Liveness));
             deadlines.extend(self.children.iter().map(|child| match child.phase {
                 Phase::Live => (child.rekey_at_ms.min(child.expire_at_ms), TimeoutReason::Rekey),
                 Phase::Replaced => (child.expire_at_ms, TimeoutReason::Expire),
@@ -466,8 +523,8 @@ impl Established {
         } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
             self.tasks.push_back(Task::Liveness);
         }
-        if self.expire_at_ms <= now_ms {
-            if self.is_ending() || self.redundant {
+        if self.expire_at_ms <= now_ms || core.channel.used_up() {
+            if core.channel.used_up() || self.is_ending() || self.redundant {
                 return self.finish(core, ctx, CloseReason::LifetimeExpired);
             }
             self.begin_close(ctx, CloseReason::LifetimeExpired);
@@ -510,13 +567,10 @@ impl Established {
             let due = connection.map(|connection| Deferred::Reauthenticate { connection });
             ctx.deferred.extend(due);
         }
-        let late: Vec<_> = self
-            .live_children()
-            .filter(|child| child.activate_at_ms <= now_ms)
-            .map(|child| child.id)
-            .collect();
-        late.into_iter()
-            .for_each(|child| create_child_sa::activate(self, ctx, child));
+        if self.ask_at_ms <= now_ms {
+            self.ask_at_ms = u64::MAX;
+            self.push_new(Task::Liveness);
+        }
     }
 
     fn rekey_what_is_due(&mut self, core: &Core, ctx: &mut Context<'_>) {
@@ -546,7 +600,7 @@ impl Established {
     }
 
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
-        while self.outstanding.is_none() {
+        while self.outstanding.is_none() && !core.channel.used_up() {
             let request = match self.next_request.take() {
                 Some(request) => Some(request),
                 None if self.is_answering_rekey() => return,

@@ -40,7 +40,7 @@ pub fn seal(
 }
 
 /// The SK or SKF message around `content`; `fields` stand between generic header and IV.
-pub(super) fn seal_payload(
+pub(crate) fn seal_payload(
     mut header: Header,
     kind: u8,
     first: u8,

@@ -7,13 +7,13 @@
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    net::SocketAddr,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::{IpAddr, SocketAddr},
 };
 
 use gateway_ike::{
     AuthenticatedPeer, Authorizer, ChildId, ChildSaInstall, Command, Connection, Direction, Endpoint,
-    EndpointConfig, Event, IkeSaId, Output, Remote, SitePolicy, Time, TrafficSelector,
+    EndpointConfig, Event, IkeSaId, KeyMaterial, Output, Remote, SitePolicy, Time, TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -159,6 +159,8 @@ pub struct Installed {
     pub sa: ChildSaInstall,
     pub inbound: bool,
     pub outbound: bool,
+    /// Packets may be sent on it.
+    pub active: bool,
 }
 
 #[derive(Default)]
@@ -168,6 +170,13 @@ pub struct DataPlane {
     pub sending_on: Option<ChildId>,
     /// Something was installed at some time.
     pub began: bool,
+    /// As the real one: for each pair of selectors the Child SA activated last. What is removed leaves nothing
+    /// behind.
+    routes: Vec<((TrafficSelector, TrafficSelector), ChildId)>,
+    /// SPIs that were received on at some time, with the keys of each.
+    pub ever: HashMap<u32, KeyMaterial>,
+    /// SPIs removed at once, without lingering: they were closed, not replaced.
+    pub abrupt: BTreeSet<u32>,
 }
 
 impl DataPlane {
@@ -177,11 +186,14 @@ impl DataPlane {
                 self.began = true;
                 if sa.outbound_active {
                     self.sending_on = Some(sa.child);
+                    self.route(sa);
                 }
+                self.ever.insert(sa.spi_in, sa.keys_in.clone());
                 let installed = Installed {
                     sa: (**sa).clone(),
                     inbound: true,
                     outbound: true,
+                    active: sa.outbound_active,
                 };
                 let before = self.children.insert(sa.child, installed);
                 assert!(before.is_none(), "{} installed twice", sa.child);
@@ -192,6 +204,10 @@ impl DataPlane {
                     "{child} activated after its removal"
                 );
                 self.sending_on = Some(*child);
+                let installed = self.children.get_mut(child).unwrap();
+                installed.active = true;
+                let sa = installed.sa.clone();
+                self.route(&sa);
             }
             Output::RemoveChildSa { child, direction } => {
                 let installed = self.children.get_mut(child).expect("removed what was not there");
@@ -205,8 +221,15 @@ impl DataPlane {
                     installed.outbound || !outbound,
                     "outbound of {child} removed twice"
                 );
+                if inbound && outbound {
+                    self.abrupt.insert(installed.sa.spi_in);
+                }
                 installed.inbound &= !inbound;
                 installed.outbound &= !outbound;
+                if outbound {
+                    installed.active = false;
+                    self.routes.retain(|(_, routed)| routed != child);
+                }
                 if outbound && self.sending_on == Some(*child) {
                     self.sending_on = None;
                 }
@@ -216,6 +239,23 @@ impl DataPlane {
             }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
+    }
+
+    fn route(&mut self, sa: &ChildSaInstall) {
+        for local in &sa.ts_local {
+            for remote in &sa.ts_remote {
+                let pair = (*local, *remote);
+                self.routes.retain(|(other, _)| *other != pair);
+                self.routes.push((pair, sa.child));
+            }
+        }
+    }
+
+    /// The Child SA that a packet of ours goes on.
+    pub fn outbound(&self, (local, remote): &(TrafficSelector, TrafficSelector)) -> Option<&ChildSaInstall> {
+        let mut routes = self.routes.iter().rev();
+        let found = routes.find(|(pair, _)| pair.0.contains(local) && pair.1.contains(remote));
+        found.map(|(_, child)| &self.children[child].sa)
     }
 
     pub fn inbound(&self, spi: u32) -> Option<&ChildSaInstall> {
@@ -243,6 +283,15 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
+/// An ESP packet on its way. They are delayed as IKE's are, and never lost by the link.
+#[derive(Debug, Clone, Copy)]
+struct Packet {
+    to: usize,
+    spi: u32,
+    /// The receiver may not have the SA: see [`Sim::send_packet`].
+    may_be_lost: bool,
+}
+
 pub struct Sim {
     pub endpoints: [Endpoint; 2],
     pub planes: [DataPlane; 2],
@@ -256,7 +305,17 @@ pub struct Sim {
     pub sent: Vec<Datagram>,
     /// The site's address as the center sees it, when a NAT is between.
     pub nat: Option<SocketAddr>,
+    /// Addresses that nothing reaches, and from which nothing comes.
+    pub unreachable: Vec<IpAddr>,
     sequence: u64,
+    packets: BTreeMap<(u64, u64), Packet>,
+    /// ESP packets that arrived, and that found no SA although nothing was replaced.
+    pub arrived: u64,
+    pub lost: u64,
+    /// What both sides said, with the time.
+    pub history: Vec<String>,
+    /// SPIs of each side that went with a crash.
+    crashed: [BTreeSet<u32>; 2],
 }
 
 impl Sim {
@@ -277,7 +336,88 @@ impl Sim {
             in_flight: BTreeMap::new(),
             sent: Vec::new(),
             nat: None,
+            unreachable: Vec::new(),
             sequence: 0,
+            packets: BTreeMap::new(),
+            arrived: 0,
+            lost: 0,
+            history: Vec::new(),
+            crashed: Default::default(),
+        }
+    }
+
+    /// A side loses all it knows, and begins anew.
+    pub fn crash(&mut self, side: usize, config: EndpointConfig) {
+        let random = Box::new(Seeded(self.rng.next()));
+        self.endpoints[side] = Endpoint::new(config, random);
+        let plane = std::mem::take(&mut self.planes[side]);
+        self.crashed[side].extend(plane.ever.keys());
+    }
+
+    /// The receiver closed this SA, or lost it: the sender cannot know yet.
+    fn closed(&self, side: usize, spi: u32) -> bool {
+        self.planes[side].abrupt.contains(&spi) || self.crashed[side].contains(&spi)
+    }
+
+    /// Sends an ESP packet of a flow, if an SA carries it. No key may be used that the peer does not have yet,
+    /// or has no more, but for three cases: the peer closed or lost the SA and we do not know yet; or the SA is
+    /// the first for its traffic, and the peer is about to get it.
+    pub fn send_packet(&mut self, from: usize, flow: &(TrafficSelector, TrafficSelector)) -> bool {
+        let to = 1 - from;
+        let Some(sa) = self.planes[from].outbound(flow) else {
+            return false;
+        };
+        let (child, spi, keys) = (sa.child, sa.spi_out, sa.keys_out.clone());
+        let others = self.planes[from].children.values().filter(|other| {
+            let covers = |wide: &[TrafficSelector], one| wide.iter().any(|selector| selector.contains(one));
+            let covers = covers(&other.sa.ts_local, &flow.0) && covers(&other.sa.ts_remote, &flow.1);
+            let usable = self.planes[to].inbound(other.sa.spi_out).is_some();
+            other.active && other.sa.child != child && covers && usable
+        });
+        let may_be_lost = match self.planes[to].inbound(spi) {
+            Some(theirs) => {
+                assert!(theirs.keys_in == keys, "{child}: the keys differ");
+                false
+            }
+            None => {
+                let coming = !self.planes[to].ever.contains_key(&spi) && others.count() == 0;
+                assert!(
+                    coming || self.closed(to, spi),
+                    "at {} ms side {from} sends on {child} (SPI {spi:08x}), which the other does not have\n{}",
+                    self.now_ms,
+                    self.history.join("\n")
+                );
+                true
+            }
+        };
+        self.sequence += 1;
+        let due = self.now_ms + 1 + self.rng.below(self.link.delay_ms.max(1));
+        let packet = Packet { to, spi, may_be_lost };
+        self.packets.insert((due, self.sequence), packet);
+        let now = self.now();
+        self.endpoints[from].handle_child_sent(now, child);
+        self.drain(from);
+        true
+    }
+
+    fn packet_arrives(&mut self, packet: Packet) {
+        let Packet { to, spi, may_be_lost } = packet;
+        match self.planes[to].inbound(spi).map(|sa| sa.child) {
+            Some(child) => {
+                self.arrived += 1;
+                let now = self.now();
+                self.endpoints[to].handle_child_traffic(now, child);
+                self.drain(to);
+            }
+            None => {
+                assert!(
+                    may_be_lost || self.closed(to, spi),
+                    "at {} ms a packet on SPI {spi:08x} is lost at side {to}\n{}",
+                    self.now_ms,
+                    self.history.join("\n")
+                );
+                self.lost += 1;
+            }
         }
     }
 
@@ -289,6 +429,9 @@ impl Sim {
     }
 
     pub fn command(&mut self, side: usize, command: Command) {
+        let name = ["site", "center"][side];
+        self.history
+            .push(format!("{:>9} ms {name:>6}: <- {command:?}", self.now_ms));
         let now = self.now();
         self.endpoints[side].handle_command(now, command);
         self.drain(side);
@@ -317,7 +460,12 @@ impl Sim {
                     to: remote,
                     payload,
                 }),
-                Output::Event(event) => self.events[side].push(event),
+                Output::Event(event) => {
+                    let name = ["site", "center"][side];
+                    self.history
+                        .push(format!("{:>9} ms {name:>6}: {event}", self.now_ms));
+                    self.events[side].push(event);
+                }
                 Output::InstallChildSa(_) | Output::ActivateOutbound(_) | Output::RemoveChildSa { .. } => {}
             }
         }
@@ -326,6 +474,9 @@ impl Sim {
     fn send(&mut self, mut datagram: Datagram) {
         assert!(!datagram.payload.is_empty());
         self.sent.push(datagram.clone());
+        if self.unreachable.contains(&datagram.to.ip()) || self.unreachable.contains(&datagram.from.ip()) {
+            return;
+        }
         let is_site = |address: &SocketAddr| address.ip() == site_address().ip();
         match self.nat {
             Some(public) if is_site(&datagram.from) => {
@@ -371,7 +522,8 @@ impl Sim {
             .iter()
             .map(|endpoint| endpoint.poll_timeout().map(|(due, _)| due));
         let [site, center] = <[Option<u64>; 2]>::try_from(timeouts.collect::<Vec<_>>()).unwrap();
-        let next = [arrival, site, center].into_iter().flatten().min();
+        let packet = self.packets.keys().next().map(|(due, _)| *due);
+        let next = [arrival, packet, site, center].into_iter().flatten().min();
         let Some(next) = next.filter(|next| *next <= until_ms) else {
             self.now_ms = self.now_ms.max(until_ms);
             return false;
@@ -380,6 +532,9 @@ impl Sim {
         if arrival == Some(next) {
             let (_, datagram) = self.in_flight.pop_first().unwrap();
             self.deliver(&datagram);
+        } else if packet == Some(next) {
+            let (_, packet) = self.packets.pop_first().unwrap();
+            self.packet_arrives(packet);
         } else {
             for side in [SITE, CENTER] {
                 if self.endpoints[side]

@@ -157,6 +157,14 @@ fn hand_over(established: &mut Established, core: &Core, ctx: &mut Context<'_>, 
     });
 }
 
+/// We began to close the IKE SA while it was being rekeyed: the peer has moved the Child SAs to the new one, which
+/// is closed in its place.
+fn close_too(established: &mut Established, ctx: &mut Context<'_>, ike_sa: &mut IkeSa) {
+    if let (Some(reason), State::Established(next)) = (established.closing_reason(), &mut ike_sa.state) {
+        next.begin_close(ctx, reason);
+    }
+}
+
 /// Our request to rekey the IKE SA waits for its response.
 pub(crate) struct ExpectRekeyIkeResponse {
     /// Our SPI on the IKE SA that the peer's exchange made.
@@ -341,6 +349,7 @@ impl ExpectRekeyIkeResponse {
             }
             _ => {
                 hand_over(established, core, ctx, &mut ike_sa);
+                close_too(established, ctx, &mut ike_sa);
                 established.superseded = Some(ike_sa.core.id);
                 established.tasks.push_back(Task::DeleteIke);
             }
@@ -368,5 +377,6 @@ pub(crate) fn yield_to(
         to: theirs.child,
         children,
         tasks,
+        closing: established.closing_reason(),
     });
 }
