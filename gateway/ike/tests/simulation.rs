@@ -145,8 +145,10 @@ fn settle(sim: &mut Sim, duration_ms: u64) {
     }
 }
 
+type View = Vec<((u64, u64), Vec<(u32, u32)>)>;
+
 /// SPIs of the IKE SAs of a side, and pairs of SPIs of their Child SAs, the site's first.
-fn view(sim: &Sim, side: usize) -> Vec<((u64, u64), Vec<(u32, u32)>)> {
+fn view(sim: &Sim, side: usize) -> View {
     let standing = sim.endpoints[side]
         .ike_sas()
         .filter(|info| info.state != "half-open");
@@ -242,7 +244,7 @@ fn up(seed: u64) -> Sim {
             panic!("never up\n{}", words(&sim));
         }
         let down = sim.endpoints[SITE].ike_sas().count() == 0;
-        if down && sim.now_ms % 10_000 == 0 {
+        if down && sim.now_ms.is_multiple_of(10_000) {
             sim.initiate();
         }
     }

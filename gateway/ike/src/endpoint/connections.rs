@@ -143,7 +143,12 @@ impl Endpoint {
     /// A packet that no Child SA carries wants to go to the peer of a connection.
     pub(super) fn acquire(&mut self, name: &str, packet: Packet) {
         let now_ms = self.now.mono_ms;
-        let Some((name, link)) = self.link_mut(name) else {
+        let within = |wide: &[TrafficSelector], one| wide.iter().any(|selector| selector.contains(one));
+        let policy = self.connection(name).map(|one| &one.policy);
+        let allowed = policy.is_some_and(|policy| {
+            within(&policy.ts_local, &packet.0) && within(&policy.ts_remote, &packet.1)
+        });
+        let Some((name, link)) = self.link_mut(name).filter(|_| allowed) else {
             return;
         };
         if link.packets.len() < PACKETS_MAX && !link.packets.contains(&packet) {

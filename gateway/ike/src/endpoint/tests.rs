@@ -821,3 +821,29 @@ fn rekeying_the_ike_sa_needs_a_key_exchange_and_an_spi() {
     assert_eq!(kinds(&answer), [kind::INVALID_SYNTAX]);
     assert_eq!((pair.standing(), pair.children()), (Some("established"), 1));
 }
+
+/// RFC 7296 section 2.9: the packet that asks for a Child SA goes first, then what the connection is to carry. One
+/// that the connection is not for asks for nothing.
+#[test]
+fn a_packet_goes_first_in_the_selectors() {
+    let mut pair = Pair::new(false, |_| {});
+    let spi = pair.ours.ike_sas().next().unwrap().children[0].spi_out;
+    pair.ask_informational(&[Payload::Delete(Delete::Esp(vec![spi]))]);
+    let acquire = |local, remote| Command::Acquire {
+        connection: "it".to_owned(),
+        ts_local: net(local),
+        ts_remote: net(remote),
+    };
+    pair.command(acquire("10.9.0.1/32", "192.168.1.7/32"));
+    pair.command(acquire("10.1.0.10/32", "192.168.2.7/32"));
+    assert!(pair.sent.is_empty());
+    pair.command(acquire("10.1.0.10/32", "192.168.1.7/32"));
+    let (exchange, request) = pair.asked().unwrap();
+    assert_eq!(exchange, Exchange::CreateChildSa);
+    let expected = ["10.1.0.10/32", "10.1.0.0/16", "172.16.5.0/24"].map(net);
+    assert_eq!(request.ts_i().unwrap().0, expected);
+    assert_eq!(
+        request.ts_r().unwrap().0,
+        ["192.168.1.7/32", "192.168.1.0/24"].map(net)
+    );
+}
