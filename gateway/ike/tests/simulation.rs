@@ -88,7 +88,11 @@ fn configs(seed: u64) -> [EndpointConfig; 2] {
     center.connections = vec![back];
     for config in [&mut site, &mut center] {
         // Every fourth run with additional key exchanges (RFC 9370), which are further exchanges of each rekeying.
-        let more = if seed.is_multiple_of(4) { "-ke1_mlkem768" } else { "" };
+        let more = if seed.is_multiple_of(4) {
+            "-ke1_mlkem768"
+        } else {
+            ""
+        };
         let ike = format!("aes256gcm16-prfsha256-x25519{more}");
         config.ike_proposals = vec![ike.parse().unwrap()];
         let optional = if seed.is_multiple_of(3) { "" } else { "-modpnone" };

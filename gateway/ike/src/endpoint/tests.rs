@@ -13,6 +13,8 @@ use crate::{
     wire::{Message, delete::Delete, nonce::Nonce, ts::TrafficSelectors},
 };
 
+mod additional;
+
 struct Everybody(SitePolicy);
 
 impl Authorizer for Everybody {

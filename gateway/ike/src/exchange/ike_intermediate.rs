@@ -328,8 +328,19 @@ impl ExpectIntermediateResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::crypto::testing::hex;
+    use crate::{
+        channel::Channel,
+        config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time},
+        context::{Allocator, Neighbours, Path},
+        counters::Counters,
+        crypto::{random::SystemRandom, testing::hex},
+        nat::NatStatus,
+        pki::{credential::Credential, trust::TrustAnchors},
+        proposal::IkeProposal,
+    };
 
     /// RFC 9242 section 3.3.2: `tests/data/ike_keys.py` builds the same chains by itself.
     #[test]
@@ -362,6 +373,107 @@ mod tests {
                 int_auth.cover(PrfAlgorithm::HmacSha256, key, by_initiator, &message);
             }
             assert_eq!(hex(&int_auth.octets()), expected(&format!("int_auth_{round}")));
+        }
+    }
+
+    struct Nobody;
+
+    impl Authorizer for Nobody {
+        fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
+            None
+        }
+    }
+
+    /// What a responder makes of a request with these payloads.
+    fn answered(payloads: &[Payload]) -> State {
+        let config = EndpointConfig::new(
+            Credential::from_pem(
+                include_bytes!("../../tests/data/ec-leaf.crt"),
+                include_bytes!("../../tests/data/ec-leaf.key"),
+            )
+            .unwrap(),
+            "site1.lab.test".parse().unwrap(),
+            TrustAnchors::from_pem(include_bytes!("../../tests/data/ec-ca.crt")).unwrap(),
+            Box::new(Nobody),
+        );
+        let (mut random, mut outputs, mut allocator) =
+            (SystemRandom::new(), VecDeque::new(), Allocator::default());
+        let (mut counters, mut lingering, mut deferred) = (Counters::default(), BTreeSet::new(), Vec::new());
+        let mut ctx = Context {
+            config: &config,
+            now: Time {
+                mono_ms: 0,
+                unix_s: 0,
+            },
+            random: &mut random,
+            outputs: &mut outputs,
+            allocator: &mut allocator,
+            counters: &mut counters,
+            lingering: &mut lingering,
+            deferred: &mut deferred,
+            neighbours: Neighbours::default(),
+        };
+        let suite: IkeProposal = "aes256gcm16-prfsha256-x25519-ke1_mlkem768".parse().unwrap();
+        let seeds = Seeds {
+            nonce_i: &[1; 32],
+            nonce_r: &[2; 32],
+            spi_i: 3,
+            spi_r: 4,
+        };
+        let keys = derive_ike(&suite, &[5; 32], &seeds, false).unwrap();
+        let handshake = Handshake {
+            init_request: Vec::new(),
+            init_response: Vec::new(),
+            nonce_i: vec![1; 32],
+            nonce_r: vec![2; 32],
+            prf: keys.prf,
+            sk_d: keys.sk_d,
+            sk_pi: keys.sk_pi,
+            sk_pr: keys.sk_pr,
+            int_auth: IntAuth::default(),
+            peer_hashes: Vec::new(),
+            deadline_ms: 0,
+        };
+        let address = "192.0.2.1:500".parse().unwrap();
+        let mut core = Core {
+            id: ctx.allocator.ike_sa(),
+            path: Path {
+                local: address,
+                remote: address,
+            },
+            nat: NatStatus::default(),
+            channel: Channel::new((3, 4), false, keys.sealer, keys.opener, (0, 1), usize::MAX),
+            suite,
+        };
+        let State::ExpectIntermediateRequest(awaited) =
+            ExpectIntermediateRequest::after_init(handshake, &core)
+        else {
+            panic!("a hybrid proposal awaits IKE_INTERMEDIATE")
+        };
+        let (first, content) = Payload::chain(payloads).finish().unwrap();
+        let request = Plain {
+            head: [0; HEAD_LEN],
+            first,
+            content: &content,
+        };
+        awaited.handle(&mut core, &mut ctx, &request)
+    }
+
+    /// RFC 9242 section 3.4: an error in the exchange ends the handshake.
+    #[test]
+    fn only_the_awaited_key_exchange_goes_on() {
+        let private = KemPrivate::generate(Kem::MlKem768, &mut SystemRandom::new());
+        let key = private.encapsulation_key();
+        let good = answered(&[key_exchange(Kem::MlKem768, key.clone())]);
+        assert!(matches!(good, State::ExpectAuthRequest(_)));
+        for bad in [
+            vec![],
+            vec![key_exchange(Kem::MlKem1024, key.clone())],
+            vec![key_exchange(Kem::MlKem768, key[1..].to_vec())],
+            // FIPS 203 section 7.2: coefficients that are not reduced.
+            vec![key_exchange(Kem::MlKem768, vec![0xff; 1184])],
+        ] {
+            assert!(matches!(answered(&bad), State::Closed { .. }), "{bad:?}");
         }
     }
 
