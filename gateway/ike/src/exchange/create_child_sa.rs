@@ -199,7 +199,10 @@ impl AnsweredChild {
             return Err(Refusal::of(kind::TEMPORARY_FAILURE));
         }
         let spi_in = self.spi_in;
-        let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some();
+        // Also by one that was replaced, when its successor is gone before the peer deleted it.
+        let sends = |child: &ChildSa| child.outbound_active && child.overlaps(&self.ts_local, &self.ts_remote);
+        let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some()
+            || established.children.iter().any(sends);
         let new = NewChild {
             choice: self.choice,
             spi_in,
