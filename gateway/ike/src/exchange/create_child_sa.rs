@@ -200,7 +200,8 @@ impl AnsweredChild {
         }
         let spi_in = self.spi_in;
         // Also by one that was replaced, when its successor is gone before the peer deleted it.
-        let sends = |child: &ChildSa| child.outbound_active && child.overlaps(&self.ts_local, &self.ts_remote);
+        let sends =
+            |child: &ChildSa| child.outbound_active && child.overlaps(&self.ts_local, &self.ts_remote);
         let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some()
             || established.children.iter().any(sends);
         let new = NewChild {
