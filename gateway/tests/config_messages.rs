@@ -199,6 +199,48 @@ fn faults_of_the_configuration() {
             "",
             "\"hospital a\" is no site name",
         ],
+        [
+            "identity = \"hospital-a.hospital.example\"",
+            "identity = \"keyid:hospital\"",
+            "",
+            "no certificate proves the key id keyid:hospital\n  to mend it: add a psk_file",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"psk\"",
+            "",
+            "site_auth = \"psk\" without a psk_file\n  to mend it: add psk_file",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"certificate\"\ngateway_auth = \"certificate\"\npsk_file = \"x\"",
+            "",
+            "site \"hospital-a\" has a psk_file that neither side uses",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\npsk_file = \"x\"\ngateway_auth = \"certificate\"\ngateway_identity = \"gw\"",
+            "",
+            "gateway_identity is for a gateway that proves itself by the shared key",
+        ],
+        [
+            "name = \"hospital-a\"",
+            "name = \"hospital-a\"\nsite_auth = \"pks\"",
+            "",
+            "unknown variant `pks`, expected `certificate` or `psk`",
+        ],
+        [
+            "[ike]",
+            "[ike]\ncrl_policy = \"always\"",
+            "",
+            "crl_policy = \"always\" without a revocation list lets nobody in\n  to mend it: add crl",
+        ],
+        [
+            "[ike]",
+            "[ike]\ncrl_policy = \"never\"",
+            "",
+            "unknown variant `never`, expected `where-listed` or `always`",
+        ],
     ] {
         check(CONFIG, config, case);
     }
@@ -218,6 +260,64 @@ fn faults_of_the_configuration() {
         fault,
         "file: no interface has the role \"wan\"\n  to mend it: add an [[interface]] with role = \"wan\""
     );
+}
+
+/// Who proves what by which method, as it is written and as it is understood.
+#[test]
+fn shared_keys_of_sites() {
+    use gateway::config::SiteSharedKey;
+    use gateway_ike::AuthKind::{Certificate, SharedKey};
+    let understood = |more: &str, identity: &str| {
+        let text = CONFIG
+            .replacen(
+                "name = \"hospital-a\"",
+                &format!("name = \"hospital-a\"\n{more}"),
+                1,
+            )
+            .replacen("hospital-a.hospital.example", identity, 1);
+        let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+        config.sites[0].shared_key.clone()
+    };
+    let key = |site, gateway, identity: Option<&str>| {
+        Some(SiteSharedKey {
+            file: "/etc/gateway/psk/a".into(),
+            site,
+            gateway,
+            gateway_identity: identity.map(|text| text.parse().expect("identity")),
+        })
+    };
+    let file = "psk_file = \"psk/a\"\n";
+    for (more, expected) in [
+        ("", key(SharedKey, SharedKey, None)),
+        (
+            "gateway_auth = \"certificate\"",
+            key(SharedKey, Certificate, None),
+        ),
+        ("site_auth = \"certificate\"", key(Certificate, SharedKey, None)),
+        (
+            "gateway_identity = \"keyid:center\"",
+            key(SharedKey, SharedKey, Some("keyid:center")),
+        ),
+    ] {
+        assert_eq!(
+            understood(&format!("{file}{more}"), "a.example"),
+            expected,
+            "{more}"
+        );
+    }
+    assert_eq!(understood("", "a.example"), None);
+    // Each kind of identity has its spelling.
+    for identity in [
+        "a.example",
+        "a@b.example",
+        "192.0.2.1",
+        "2001:db8::1",
+        "C=JP, O=A, CN=b",
+        "keyid:r7",
+        "@#0bad",
+    ] {
+        assert!(understood(file, identity).is_some(), "{identity}");
+    }
 }
 
 #[test]
@@ -318,5 +418,100 @@ fn faults_of_a_json_rule_set_have_lines_too() {
         ["\"rule\"", "\"rules\"", "", "unknown field `rules`"],
     ] {
         check(RULES_JSON, rules, case);
+    }
+}
+
+/// The example with a connection to hospital-a, in which `from` is replaced.
+fn with_connection(from: &str, to: &str) -> String {
+    let connection = "[[connection]]\nname = \"c\"\nsite = \"hospital-a\"\nremote = [\"198.51.100.7\", \"2001:db8::7\"]\n\
+        local = [\"203.0.113.1\", \"2001:db8::1\"]\nstart = \"on-demand\"\nnetworks = [\"192.168.1.0/25\"]\n\
+        idle_child_after_s = 600\nretry_after_s = 5\nretry_longest_s = 60\n\n[timeouts]";
+    assert!(connection.contains(from), "the connection has no {from}");
+    CONFIG.replacen("[timeouts]", &connection.replacen(from, to, 1), 1)
+}
+
+#[test]
+fn a_connection_is_read() {
+    let text = with_connection("start", "start");
+    let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+    let connection = &config.connections[0];
+    assert_eq!(
+        (connection.remote.len(), connection.start.word()),
+        (2, "on-demand")
+    );
+    assert_eq!(connection.idle.child_after_s, Some(600));
+    assert_eq!(
+        (connection.backoff.first_s, connection.backoff.longest_s),
+        (5, 60)
+    );
+}
+
+#[test]
+fn faults_of_a_connection() {
+    for (from, to, message) in [
+        (
+            "site = \"hospital-a\"",
+            "site = \"b\"",
+            "no [[site]] is named \"b\"",
+        ),
+        ("name = \"c\"", "name = \"c d\"", "\"c d\" is no connection name"),
+        (
+            "[\"198.51.100.7\", ",
+            "[\"224.0.0.1\", ",
+            "224.0.0.1 is no address of a host",
+        ),
+        (
+            "[\"198.51.100.7\", \"2001:db8::7\"]",
+            "\"any\"",
+            "remote names no address",
+        ),
+        (
+            ", \"2001:db8::1\"]",
+            "]",
+            "local has no address of the family of 2001:db8::7",
+        ),
+        (
+            "\"2001:db8::1\"]",
+            "\"203.0.113.2\"]",
+            "local has two addresses of one family",
+        ),
+        (
+            "192.168.1.0/25",
+            "192.168.2.0/24",
+            "192.168.2.0/24 is no network of site \"hospital-a\"",
+        ),
+        (
+            "on-demand",
+            "now",
+            "connection \"c\" is to be up at all times and closed when idle",
+        ),
+        ("on-demand", "sometimes", "unknown variant `sometimes`"),
+        (
+            "retry_longest_s = 60",
+            "retry_longest_s = 4",
+            "retry_longest_s = 4 is less than retry_after_s = 5",
+        ),
+        (
+            "idle_child_after_s = 600",
+            "idle_child_after_s = 1",
+            "idle_child_after_s = 1",
+        ),
+    ] {
+        let fault = config(&with_connection(from, to));
+        assert!(fault.contains(message), "expected {message}\n     got {fault}");
+    }
+}
+
+#[test]
+fn a_site_has_one_connection() {
+    let second =
+        "[[connection]]\nname = \"c\"\nsite = \"hospital-a\"\nremote = \"198.51.100.9\"\n\n[timeouts]";
+    let text = with_connection("start", "start").replacen("[timeouts]", second, 1);
+    let fault = config(&text);
+    for message in [
+        "connection \"c\" appears twice",
+        "site \"hospital-a\" has a connection already\n  to mend it: write all of its addresses into one",
+    ] {
+        assert!(fault.contains(message), "{fault}");
     }
 }

@@ -31,6 +31,9 @@ enum Chore {
     Demo,
     /// Measure, each figure beside what it compares with
     Bench {
+        /// The part to measure alone
+        #[arg(value_enum)]
+        part: Option<bench::Part>,
         /// Seconds instead of minutes: shows that it works, not how fast
         #[arg(long)]
         short: bool,
@@ -94,7 +97,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Setup { check: true } => setup::check(),
         Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
-        Chore::Bench { short } => bench::run(*short),
+        Chore::Bench { part, short } => bench::run(*part, *short),
         Chore::Test { part } => test::run(*part),
         Chore::Deny => setup::deny(),
         Chore::Lab(verb) => run_lab(verb),

@@ -1,5 +1,7 @@
 //! What an endpoint is told once, by its caller.
 
+use std::sync::Arc;
+
 use crate::{
     connection::{Connection, Idle},
     pki::{
@@ -11,6 +13,7 @@ use crate::{
         EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals,
     },
     retransmit::RetransmitPolicy,
+    shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
 };
 
@@ -23,17 +26,44 @@ pub struct Time {
     pub unix_s: u64,
 }
 
-/// A peer that has proved who it is: its certificate leads to an authority of ours and speaks for its
-/// identity, and it signed the exchange with the certificate's key.
+/// A peer that has proved who it is.
 #[derive(Debug, Clone)]
 pub struct AuthenticatedPeer {
     /// Who the peer says it is (IDi or IDr).
     pub identity: Identity,
-    /// Its certificate.
-    pub verified: VerifiedPeer,
+    /// What proved it.
+    pub proof: Proof,
 }
 
-/// Decides who may connect, and as which site, once certificate and signature were verified.
+/// What an authenticated peer proved itself with.
+#[derive(Debug, Clone)]
+pub enum Proof {
+    /// Its certificate leads to an authority of ours and speaks for its identity, and it signed the exchange with the
+    /// certificate's key.
+    Certificate(Arc<VerifiedPeer>),
+    /// It knows the shared key of its identity.
+    SharedKey,
+}
+
+impl AuthenticatedPeer {
+    /// By which method.
+    pub fn method(&self) -> AuthKind {
+        match self.proof {
+            Proof::Certificate(_) => AuthKind::Certificate,
+            Proof::SharedKey => AuthKind::SharedKey,
+        }
+    }
+
+    /// The certificate, if that was the proof.
+    pub fn certificate(&self) -> Option<&VerifiedPeer> {
+        match &self.proof {
+            Proof::Certificate(verified) => Some(verified),
+            Proof::SharedKey => None,
+        }
+    }
+}
+
+/// Decides who may connect, and as which site, once the peer has proved its identity.
 pub trait Authorizer {
     /// The policy of the peer, or `None` to refuse it.
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy>;
@@ -62,6 +92,10 @@ pub struct EndpointConfig {
     pub local_identity: Identity,
     /// The authorities whose certificates we accept.
     pub trust: TrustAnchors,
+    /// Peers with whom shared keys are used on one side or both.
+    pub shared_keys: SharedKeys,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
     /// IKE algorithms that are accepted from initiators, before the above, but not offered.
@@ -111,6 +145,8 @@ impl EndpointConfig {
             credential,
             local_identity,
             trust,
+            shared_keys: SharedKeys::default(),
+            address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             ike_proposals_accepted: hybrid_ike_proposals(),
             esp_proposals: default_esp_proposals(),

@@ -33,10 +33,12 @@ use crate::{
 };
 
 mod connections;
+mod details;
 mod index;
 mod stray;
 #[cfg(test)]
 mod tests;
+mod trust;
 
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -131,6 +133,8 @@ pub struct Endpoint {
     cookies: CookieJar,
     strays: Strays,
     now: Time,
+    /// While chains are verified again: the last IKE SA that was.
+    verified_to: Option<Option<IkeSaId>>,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -179,6 +183,7 @@ impl Endpoint {
                 mono_ms: 0,
                 unix_s: 0,
             },
+            verified_to: None,
         };
         this.load_connections();
         this
@@ -311,6 +316,7 @@ impl Endpoint {
             .map(|(_, name)| Arc::clone(name))
             .collect();
         due.iter().for_each(|name| self.tend(name));
+        self.verify_some_again();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -472,7 +478,15 @@ impl Endpoint {
             .connect_at
             .first()
             .map(|(due, _)| (*due, TimeoutReason::Connect));
-        lingering.into_iter().chain(next).chain(connect).min()
+        let verify = self
+            .is_verifying()
+            .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        lingering
+            .into_iter()
+            .chain(next)
+            .chain(connect)
+            .chain(verify)
+            .min()
     }
 
     /// All IKE SAs in words, oldest first.

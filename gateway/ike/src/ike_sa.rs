@@ -21,12 +21,14 @@ use crate::{
     keys::Secret,
     nat::NatStatus,
     output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{Exchange, Header, Message, Payload, delete::Delete, notify::kind},
 };
 
+mod details;
 mod established;
 
 /// A closed IKE SA still answers the request that closed it, should the peer repeat it.
@@ -107,6 +109,8 @@ pub(crate) struct Established {
     last_heard_ms: u64,
     pub(crate) rekey_at_ms: u64,
     pub(crate) expire_at_ms: u64,
+    /// When a certificate of the peer's chain expires.
+    pub(crate) proof_ends_ms: u64,
     /// The IKE SA that took over.
     pub(crate) superseded: Option<IkeSaId>,
     /// It lost, or may yet lose, against another made at the same time; its end is no event.

@@ -26,6 +26,7 @@ pub mod output;
 pub mod pki;
 pub mod proposal;
 pub mod retransmit;
+pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
@@ -36,12 +37,17 @@ mod exchange;
 mod ike_sa;
 mod keys;
 mod nat;
+mod proof;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
-pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, SitePolicy, Time};
+pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
 pub use ids::{ChildId, IkeSaId};
-pub use output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason};
+pub use output::{
+    CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
+    Output, TimeoutReason,
+};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

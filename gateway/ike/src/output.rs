@@ -5,6 +5,8 @@ use std::{fmt, net::SocketAddr};
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
+    pki::utc,
+    shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
 
@@ -72,6 +74,17 @@ pub enum CloseReason {
     OutOfStep,
     /// Something that the peer said after it was authenticated was not well-formed.
     ProtocolViolation,
+    /// A certificate of the peer's chain reached the end of its validity.
+    CertificateExpired {
+        /// Whose certificate: the peer's own, or an authority's.
+        subject: String,
+        /// Last second of validity, unix time.
+        not_after_unix_s: i64,
+    },
+    /// The peer's chain was verified again and is not accepted any more: which certificate and which check.
+    CertificateRefused(String),
+    /// The shared key that the peer proved itself with was changed or taken away.
+    SharedKeyChanged,
 }
 
 /// Something happened.
@@ -155,6 +168,18 @@ impl fmt::Display for CloseReason {
             Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
             Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),
             Self::ProtocolViolation => f.write_str("the peer broke the protocol"),
+            Self::CertificateExpired {
+                subject,
+                not_after_unix_s,
+            } => write!(
+                f,
+                "the certificate of {subject} expired on {}",
+                utc(*not_after_unix_s)
+            ),
+            Self::CertificateRefused(reason) => {
+                write!(f, "its certificate is not accepted any more: {reason}")
+            }
+            Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
         }
     }
 }
@@ -279,6 +304,8 @@ pub enum TimeoutReason {
     Reauthenticate,
     /// Something that was put off is to be tried again.
     Retry,
+    /// Chains of certificates are to be verified again, because trust changed.
+    Verify,
 }
 
 /// One IKE SA in words, for lists.
@@ -327,4 +354,69 @@ pub struct ChildSaInfo {
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side.
     pub ts_remote: Vec<TrafficSelector>,
+}
+
+/// Everything known of an established IKE SA that [`IkeSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IkeSaDetails {
+    /// Who we say we are.
+    pub local_identity: String,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// The connection of ours that it belongs to.
+    pub connection: Option<String>,
+    /// What the peer proved itself with.
+    pub authenticated_by: AuthKind,
+    /// The peer's certificate, if that is what it proved itself with.
+    pub certificate: Option<CertificateDetails>,
+    /// Seconds since the peer was heard: by IKE or by ESP.
+    pub heard_before_s: u64,
+    /// Seconds until we rekey it; `None`: another took over or it ends.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until the peer is authenticated anew, where that is configured.
+    pub reauthenticate_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// A request of ours is not answered yet.
+    pub waits_for_peer: bool,
+    /// Its Child SAs, in the order of [`IkeSaInfo::children`].
+    pub children: Vec<ChildSaDetails>,
+}
+
+/// Who a peer is by its certificate.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CertificateDetails {
+    /// Subject.
+    pub subject: String,
+    /// Issuer.
+    pub issuer: String,
+    /// Serial number.
+    pub serial: Vec<u8>,
+    /// Valid from.
+    pub not_before_unix_s: i64,
+    /// Valid until.
+    pub not_after_unix_s: i64,
+    /// Its whole chain is valid until then, and the IKE SA no longer.
+    pub chain_valid_until_unix_s: i64,
+    /// The authority of ours that its chain ends at.
+    pub authority: String,
+}
+
+/// What [`ChildSaInfo`] does not say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildSaDetails {
+    /// Its name.
+    pub id: ChildId,
+    /// We send on it.
+    pub sends: bool,
+    /// `live`, `replaced`, `closing`.
+    pub phase: &'static str,
+    /// Seconds until we rekey it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// Seconds since a packet passed on it.
+    pub unused_for_s: u64,
 }

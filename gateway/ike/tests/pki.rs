@@ -342,6 +342,13 @@ mod identities {
             ("2001:db8::1", 5),
             ("O=Lab, CN=x", 9),
             ("@#0badcafe", 11),
+            ("keyid:router-7", 11),
+            ("fqdn:192.0.2.1", 2),
+            ("fqdn:admin@gw.example.jp", 2),
+            ("fqdn:keyid:x", 2),
+            ("email:gw.example.jp", 3),
+            ("email:CN=x@y", 3),
+            ("dn:", 9),
         ];
         for (text, id_type) in kinds {
             let identity = id(text);
@@ -358,6 +365,10 @@ mod identities {
             "admin@",
             "@#",
             "@#0",
+            "keyid:",
+            "fqdn:a b",
+            "email:",
+            "dn:x",
             "gw.exämple",
             "*.example",
             "gw..jp",
@@ -497,10 +508,23 @@ mod identities {
 
     proptest! {
         #[test]
+        fn names_that_look_like_something_else_are_told_apart(text in "[0-9a-f.:@=#*]{1,9}|(fqdn|email|dn|keyid):[!-~]{0,6}|[!-~]{1,12}") {
+            let spellings = [2, 3, 11].map(|kind| Identity::from_wire(kind, text.as_bytes()).unwrap().to_string());
+            for (kind, spelling) in [2, 3, 11].into_iter().zip(&spellings) {
+                let read = spelling.parse::<Identity>().unwrap();
+                prop_assert_eq!((read.id_type(), read.data()), (kind, text.clone().into_bytes()));
+            }
+        }
+
+        #[test]
         fn any_payload_is_read_without_panic(id_type: u8, data: Vec<u8>) {
+            let id_type = if id_type < 128 { [1, 2, 3, 5, 9, 11][usize::from(id_type) % 6] } else { id_type };
+            let data = if id_type == 1 { data.into_iter().chain([1, 2, 3, 4]).take(4).collect() } else { data };
             if let Ok(identity) = Identity::from_wire(id_type, &data) {
                 prop_assert_eq!(identity.data(), data);
                 prop_assert!(!identity.to_string().chars().any(char::is_control));
+                // Two peers never read alike.
+                prop_assert_eq!(identity.to_string().parse::<Identity>(), Ok(identity));
             }
         }
 

@@ -80,6 +80,54 @@ fn unusable_key_files_are_refused_in_words() {
     );
 }
 
+/// RFC 8247 section 3.2.1: RSA keys below 2048 bits SHOULD NOT be used. It is the key that is named, not its signature.
+#[test]
+fn a_short_rsa_key_of_a_peer_is_refused_by_its_length() {
+    let spki = SubjectPublicKeyInfoDer::from_pem_slice(data!("rsa1024.pub")).unwrap();
+    assert_eq!(
+        PublicKey::from_spki_der(&spki).unwrap_err(),
+        KeyError::RsaSize(1024)
+    );
+}
+
+/// RFC 7427 section 4: the hash is one that the peer announced; where our key has none of them, the method of before.
+#[test]
+fn without_a_hash_in_common_the_older_method_is_used() {
+    use HashAlgorithm::{Identity, Sha256, Sha384, Sha512};
+    let pss = || key(data!("rsa-leaf.key")).with_rsa_padding(RsaPadding::Pss);
+    let cases: [(SigningKey, &[HashAlgorithm], u8, SignatureScheme); 5] = [
+        (
+            rsa().0,
+            &[Sha512, Identity],
+            14,
+            SignatureScheme::RsaPkcs1(Sha512),
+        ),
+        // Method 1 has no PSS.
+        (pss(), &[Identity], 1, SignatureScheme::RsaPkcs1(Sha256)),
+        (p256().0, &[Sha384, Sha512], 9, SignatureScheme::Ecdsa(Sha256)),
+        (
+            key(data!("p384.key")),
+            &[Sha256],
+            10,
+            SignatureScheme::Ecdsa(Sha384),
+        ),
+        (
+            key(data!("ed25519.key")),
+            &[Sha256, Identity],
+            14,
+            SignatureScheme::Ed25519,
+        ),
+    ];
+    for (key, announced, method, scheme) in cases {
+        let chosen = key.choose(announced).unwrap();
+        assert_eq!(
+            (chosen.method().id(), chosen.scheme()),
+            (method, scheme),
+            "{announced:?}"
+        );
+    }
+}
+
 /// Signs with each key in each way a peer may ask for, and verifies.
 #[test]
 fn what_is_signed_verifies_and_nothing_else_does() {

@@ -84,6 +84,35 @@ impl Client {
         }
     }
 
+    /// Hands on each line that the daemon sends from now on, until it ends.
+    ///
+    /// # Errors
+    /// [`ClientError::Unreachable`] when the daemon is gone, or what `on_line` returns.
+    pub fn follow(
+        mut self,
+        mut on_line: impl FnMut(&str) -> Result<(), ClientError>,
+    ) -> Result<(), ClientError> {
+        let path = self.path.clone();
+        let unreachable = |error| ClientError::Unreachable {
+            path: path.clone(),
+            error,
+        };
+        // Nothing may happen for hours.
+        self.stream
+            .get_ref()
+            .set_read_timeout(None)
+            .map_err(unreachable)?;
+        let mut line = String::new();
+        loop {
+            line.clear();
+            match self.stream.read_line(&mut line) {
+                Ok(0) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
+                Ok(_) => on_line(line.trim_end())?,
+                Err(error) => return Err(unreachable(error)),
+            }
+        }
+    }
+
     fn exchange(&mut self, line: &[u8]) -> io::Result<Vec<u8>> {
         // A daemon that refuses this user answers and hangs up before it reads: its answer says more than the error.
         let written = self.stream.get_mut().write_all(line);

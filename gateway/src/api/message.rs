@@ -35,17 +35,60 @@ pub enum Request {
     Status,
     /// All SAs: a list of [`super::view::IkeSa`].
     SaList,
-    /// Rekey the SAs of a site.
+    /// Everything known of an SA: [`super::view::SaDetails`].
+    SaShow {
+        /// `ike#N`, `child#N` or an SPI.
+        id: String,
+    },
+    /// Rekey an SA, or the SAs of a site: [`super::view::Commanded`].
     SaRekey {
-        /// Name of the site.
-        site: String,
-        /// The IKE SA in place of its Child SAs.
+        /// Those of the site of this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
+        /// This one: `ike#N`, `child#N` or an SPI.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+        /// Of a site: the IKE SA in place of its Child SAs.
+        #[serde(default)]
         ike: bool,
     },
-    /// Close the IKE SAs of a site.
+    /// Close an SA, or the IKE SAs of a site: [`super::view::Commanded`].
     SaClose {
-        /// Name of the site.
-        site: String,
+        /// Those of the site of this name.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
+        /// This one: `ike#N`, `child#N` or an SPI.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
+    /// The IKE log of a site or peer: [`super::view::IkeLog`].
+    IkeLog {
+        /// Name of a site, identity or address.
+        of: String,
+    },
+    /// Peers with a log that are no site: [`super::view::IkePeers`].
+    IkePeers,
+    /// The last events: [`super::view::Events`].
+    EventsRecent {
+        /// At most so many.
+        last: usize,
+    },
+    /// The last events, and then a line for each event as it happens, until the client hangs up.
+    EventsFollow {
+        /// At most so many of the last.
+        last: usize,
+    },
+    /// Sites that the gateway connects to: a list of [`super::view::Connection`].
+    ConnectionList,
+    /// Bring a connection up: [`super::view::Commanded`].
+    ConnectionUp {
+        /// Its name.
+        name: String,
+    },
+    /// Take a connection down and leave it down: [`super::view::Commanded`].
+    ConnectionDown {
+        /// Its name.
+        name: String,
     },
     /// Tracked connections: [`super::view::Flows`].
     FlowsList {
@@ -61,6 +104,8 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].
+    Reload,
     /// Counters of dropped packets: a list of [`super::view::Drop`].
     Drops,
     /// Put a rule set in force: [`super::view::Loaded`].
@@ -98,7 +143,8 @@ mod tests {
     #[test]
     fn lines_are_as_documented() {
         let request = Envelope::new(Request::SaRekey {
-            site: "a".into(),
+            site: Some("a".into()),
+            id: None,
             ike: true,
         });
         let line = serde_json::to_string(&request).expect("JSON");

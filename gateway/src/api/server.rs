@@ -2,16 +2,23 @@
 use std::io;
 use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::io::{
+    AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
+};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::message::{Envelope, LINE_MAX, Reply, Request, VERSION};
+use crate::core::journal::{EventLine, SCHEMA};
 
 /// Connections served at a time; more wait.
 const CONNECTIONS_MAX: usize = 16;
+/// Clients that follow the events at a time.
+const FOLLOWERS_MAX: usize = 8;
 /// A client that says nothing for so long is hung up on.
 const IDLE_S: u64 = 60;
 
@@ -57,8 +64,9 @@ impl Server {
     }
 
     /// Serves until the controller is gone.
-    pub async fn run(self, calls: mpsc::Sender<Call>) {
-        let connections = std::sync::Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    pub async fn run(self, calls: mpsc::Sender<Call>, events: broadcast::Sender<EventLine>) {
+        let followers = Arc::new(Semaphore::new(FOLLOWERS_MAX));
+        let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = connections.clone().acquire_owned().await else {
                 return;
@@ -75,12 +83,16 @@ impl Server {
                     }
                 },
             };
-            let (calls, allowed_uid) = (calls.clone(), self.allowed_uid);
+            let client = Client {
+                calls: calls.clone(),
+                events: events.clone(),
+                followers: Arc::clone(&followers),
+                allowed_uid: self.allowed_uid,
+            };
             tokio::spawn(async move {
-                if let Err(error) = serve(stream, calls, allowed_uid).await {
+                if let Err(error) = client.serve(stream, permit).await {
                     tracing::debug!(%error, "API connection ended");
                 }
-                drop(permit);
             });
         }
     }
@@ -113,42 +125,123 @@ fn remove_stale(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn serve(stream: UnixStream, calls: mpsc::Sender<Call>, allowed_uid: u32) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
-    let (reader, mut writer) = stream.into_split();
-    if uid != allowed_uid {
-        tracing::warn!(uid, "API refused to a user other than root");
-        return send(
-            &mut writer,
-            Reply::Error(format!(
-                "only uid {allowed_uid} may use this socket, not uid {uid}"
-            )),
-        )
-        .await;
-    }
-    let mut reader = BufReader::new(reader);
-    loop {
-        let mut line = Vec::new();
-        let limit = LINE_MAX as u64 + 1;
-        let mut limited = (&mut reader).take(limit);
-        let read = limited.read_until(b'\n', &mut line);
-        let length = tokio::time::timeout(Duration::from_secs(IDLE_S), read).await??;
-        if length == 0 {
-            return Ok(());
-        }
-        if length > LINE_MAX {
+/// One connection.
+struct Client {
+    calls: mpsc::Sender<Call>,
+    events: broadcast::Sender<EventLine>,
+    followers: Arc<Semaphore>,
+    allowed_uid: u32,
+}
+
+impl Client {
+    async fn serve(self, stream: UnixStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
+        let Self {
+            calls, allowed_uid, ..
+        } = &self;
+        let uid = stream.peer_cred()?.uid();
+        let (reader, mut writer) = stream.into_split();
+        if uid != *allowed_uid {
+            tracing::warn!(uid, "API refused to a user other than root");
             return send(
                 &mut writer,
-                Reply::Error(format!("a request may be {LINE_MAX} bytes long")),
+                Reply::Error(format!(
+                    "only uid {allowed_uid} may use this socket, not uid {uid}"
+                )),
             )
             .await;
         }
-        let reply = match parse(&line) {
-            Ok(request) => ask(&calls, request).await,
-            Err(fault) => Reply::Error(fault),
-        };
-        send(&mut writer, reply).await?;
+        let mut reader = BufReader::new(reader);
+        loop {
+            let mut line = Vec::new();
+            let limit = LINE_MAX as u64 + 1;
+            let mut limited = (&mut reader).take(limit);
+            let read = limited.read_until(b'\n', &mut line);
+            let length = tokio::time::timeout(Duration::from_secs(IDLE_S), read).await??;
+            if length == 0 {
+                return Ok(());
+            }
+            if length > LINE_MAX {
+                return send(
+                    &mut writer,
+                    Reply::Error(format!("a request may be {LINE_MAX} bytes long")),
+                )
+                .await;
+            }
+            let reply = match parse(&line) {
+                Ok(Request::EventsFollow { last }) => {
+                    // It may stay for long, and has a limit of its own.
+                    drop(permit);
+                    return self.follow(reader, writer, last).await;
+                }
+                Ok(request) => ask(calls, request).await,
+                Err(fault) => Reply::Error(fault),
+            };
+            send(&mut writer, reply).await?;
+        }
     }
+
+    /// Writes events as they come until the client hangs up. One that reads too slowly loses the oldest, and is told
+    /// how many.
+    async fn follow(
+        self,
+        mut reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
+        last: usize,
+    ) -> io::Result<()> {
+        let Ok(_permit) = self.followers.try_acquire() else {
+            let words = format!("{FOLLOWERS_MAX} clients follow the events already; end one of them");
+            return send(&mut writer, Reply::Error(words)).await;
+        };
+        // Subscribed first, so that nothing falls between the last events and the next.
+        let mut events = self.events.subscribe();
+        let reply = ask(&self.calls, Request::EventsRecent { last }).await;
+        let mut seen = newest(&reply);
+        send(&mut writer, reply).await?;
+        let mut byte = [0];
+        loop {
+            let event = tokio::select! {
+                _ = reader.read(&mut byte) => return Ok(()),
+                event = events.recv() => event,
+            };
+            let event = match event {
+                Ok(event) if event.sequence <= seen => continue,
+                Ok(event) => event,
+                // How many is seen by the number of the next.
+                Err(RecvError::Lagged(_)) => continue,
+                Err(RecvError::Closed) => return Ok(()),
+            };
+            let mut line = String::new();
+            let lost = event.sequence - seen - 1;
+            if lost > 0 {
+                line = gap(lost, event.sequence) + "\n";
+            }
+            seen = event.sequence;
+            line += &event.json;
+            line.push('\n');
+            writer.write_all(line.as_bytes()).await?;
+        }
+    }
+}
+
+/// The line that stands for events that a subscriber lost: how many, and the number of the first that follows.
+pub(crate) fn gap(lost: u64, before: u64) -> String {
+    serde_json::json!({
+        "schema": SCHEMA,
+        "event": "gap",
+        "severity": "warning",
+        "lost": lost,
+        "before": before,
+        "text": format!("{lost} events were lost: the reader is too slow"),
+    })
+    .to_string()
+}
+
+/// The number of the newest event of a reply.
+fn newest(reply: &Reply) -> u64 {
+    let Reply::Ok(view) = reply else { return 0 };
+    view.get("newest")
+        .and_then(serde_json::Value::as_u64)
+        .unwrap_or_default()
 }
 
 fn parse(line: &[u8]) -> Result<Request, String> {
@@ -198,7 +291,7 @@ mod tests {
     async fn serving(path: &Path, allowed_uid: u32) -> tokio::task::JoinHandle<()> {
         let server = Server::bind(path, allowed_uid).expect("bound");
         let (calls, mut incoming) = mpsc::channel::<Call>(1);
-        tokio::spawn(server.run(calls));
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
         tokio::spawn(async move {
             while let Some(call) = incoming.recv().await {
                 let _ = call.reply.send(Reply::view(&call.request));
@@ -248,6 +341,109 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
         std::fs::write(folder.path().join("file"), "precious").expect("written");
         assert!(Server::bind(&folder.path().join("file"), own_uid()).is_err());
+    }
+
+    fn event(sequence: u64) -> EventLine {
+        EventLine {
+            sequence,
+            // Long, so that a socket's buffer holds few.
+            json: format!("{{\"sequence\":{sequence},\"text\":\"{}\"}}", "x".repeat(10_000)).into(),
+        }
+    }
+
+    /// A server that says of the last events that there was one.
+    fn telling(path: &Path, events: &broadcast::Sender<EventLine>) {
+        let server = Server::bind(path, own_uid()).expect("bound");
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, events.clone()));
+        tokio::spawn(async move {
+            while let Some(call) = incoming.recv().await {
+                let _ = call
+                    .reply
+                    .send(Reply::Ok(serde_json::json!({ "newest": 1, "events": [] })));
+            }
+        });
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_reader_that_is_too_slow_reads_how_many_it_lost_and_holds_nobody_up() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let (events, _) = broadcast::channel(8);
+        telling(&path, &events);
+        let mut follower = follow(&path).await;
+        for sequence in 1..=1_000 {
+            // Never waits, whoever reads.
+            events.send(event(sequence)).expect("subscribed");
+        }
+        let (mut next, mut lost) = (2, 0);
+        while next <= 1_000 {
+            let mut line = String::new();
+            tokio::time::timeout(Duration::from_secs(20), follower.read_line(&mut line))
+                .await
+                .expect("in time")
+                .expect("a line");
+            let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+            match line["event"].as_str() {
+                Some("gap") => {
+                    lost += line["lost"].as_u64().expect("a count");
+                    next = line["before"].as_u64().expect("a number");
+                }
+                _ => {
+                    assert_eq!(
+                        line["sequence"], next,
+                        "in order, and none is missing without a word"
+                    );
+                    next += 1;
+                }
+            }
+        }
+        assert!(
+            lost > 0,
+            "1,000 events of 10 kB fit no socket buffer and 8 places"
+        );
+    }
+
+    async fn follow(path: &Path) -> BufReader<UnixStream> {
+        let mut stream = UnixStream::connect(path).await.expect("connected");
+        let request = serde_json::to_string(&Envelope::new(Request::EventsFollow { last: 5 })).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        let mut stream = BufReader::new(stream);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.expect("a reply");
+        let reply: Envelope<Reply> = serde_json::from_str(&line).expect("JSON");
+        assert!(matches!(reply.message, Reply::Ok(_)), "{line}");
+        stream
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn followers_leave_room_for_other_requests() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let (events, _) = broadcast::channel(8);
+        telling(&path, &events);
+        let mut followers = Vec::new();
+        for _ in 0..FOLLOWERS_MAX {
+            followers.push(follow(&path).await);
+        }
+        let refusal = call(&path, Request::EventsFollow { last: 1 })
+            .await
+            .expect_err("one more");
+        assert!(
+            refusal.to_string().contains("clients follow the events already"),
+            "{refusal}"
+        );
+        call(&path, Request::Drops).await.expect("the API is open");
+        // One that hangs up makes room.
+        drop(followers.pop());
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "its place is not free");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     #[test]

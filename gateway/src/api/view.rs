@@ -1,7 +1,9 @@
 //! What replies hold; `--json` prints it as it is.
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
+
+use crate::core::journal::Severity;
 
 /// How the daemon is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -129,6 +131,40 @@ pub struct ChildSa {
     pub packets_out: u64,
     /// Bytes of inner packets sent.
     pub bytes_out: u64,
+    /// Received and dropped: refused by the replay window.
+    pub replayed: u64,
+    /// Received and dropped: the ICV is wrong.
+    pub unauthentic: u64,
+    /// Received and dropped for another reason.
+    pub refused: u64,
+    /// Sequence numbers left to send with.
+    pub sequence_left: u64,
+}
+
+/// A site that the gateway connects to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Connection {
+    /// Name of the `[[connection]]`.
+    pub name: String,
+    /// Name of its site.
+    pub site: String,
+    /// Its addresses in order.
+    pub remote: Vec<IpAddr>,
+    /// `now`, `on-demand` or `manual`.
+    pub start: String,
+    /// `up`: a Child SA carries traffic; `childless`: an IKE SA stands, but the peer refused the Child SA;
+    /// `connecting`; `waiting`: the last attempt failed, another follows; `down`.
+    pub state: String,
+    /// While it waits: seconds until the next attempt.
+    pub retry_in_s: Option<u64>,
+    /// IKE SAs of the site.
+    pub sas: Vec<String>,
+    /// Attempts that failed since it was up last.
+    pub failures: u32,
+    /// Why the last attempt failed or the connection ended; empty when it is up.
+    pub failure: String,
+    /// When, in milliseconds since 1970; zero: never.
+    pub failed_at_ms: u64,
 }
 
 /// Tracked connections.
@@ -255,6 +291,165 @@ pub struct Rule {
     pub rule: crate::config::RuleModel,
     /// New flows or packets that it decided.
     pub hits: u64,
+}
+
+/// The last events, as docs/events.md has them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Events {
+    /// Number of the last that there was.
+    pub newest: u64,
+    /// Oldest first.
+    pub events: Vec<serde_json::Value>,
+}
+
+/// The IKE log of a site or peer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkeLog {
+    /// The site, if it is one.
+    pub site: Option<String>,
+    /// What happened, oldest first.
+    pub lines: Vec<LogLine>,
+}
+
+/// Something that happened, once or often.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct LogLine {
+    /// When first, in milliseconds since 1970.
+    pub first_ms: u64,
+    /// When last, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// How often.
+    pub count: u32,
+    /// Name of docs/events.md.
+    pub event: String,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where the peer was.
+    pub remote: Option<SocketAddr>,
+    /// `ike#N`.
+    pub ike_sa: Option<String>,
+    /// `child#N`.
+    pub child_sa: Option<String>,
+    /// Whoever caused it did not prove who it is.
+    pub unproven: bool,
+    /// In words.
+    pub text: String,
+}
+
+/// Peers with a log that are no site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkePeers {
+    /// Those heard last first.
+    pub peers: Vec<IkePeer>,
+}
+
+/// A peer that is no site.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct IkePeer {
+    /// Its address.
+    pub address: IpAddr,
+    /// How often something was noted.
+    pub lines: u64,
+    /// When last, in milliseconds since 1970.
+    pub last_ms: u64,
+    /// What last.
+    pub last: String,
+}
+
+/// Everything known of an IKE SA and its Child SAs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SaDetails {
+    /// As in the list.
+    #[serde(flatten)]
+    pub ike: IkeSa,
+    /// SPIs of initiator and responder, 16 hex digits each.
+    pub spis: [String; 2],
+    /// We began it.
+    pub initiator: bool,
+    /// The connection of ours that it belongs to.
+    pub connection: Option<String>,
+    /// Who we say we are.
+    pub own_identity: String,
+    /// We are behind a NAT.
+    pub nat_local: bool,
+    /// The peer is behind a NAT.
+    pub nat_remote: bool,
+    /// The peer's certificate.
+    pub certificate: Option<Certificate>,
+    /// The site's translated address.
+    pub nat_address: Option<Ipv4Addr>,
+    /// Seconds since the peer was heard.
+    pub heard_before_s: u64,
+    /// Seconds until the gateway rekeys it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until the peer is authenticated anew.
+    pub reauthenticate_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// A request of ours is not answered yet.
+    pub waits_for_peer: bool,
+    /// More of its Child SAs, in the same order.
+    pub child_details: Vec<ChildDetails>,
+    /// What happened to it, its predecessors and its Child SAs, oldest first.
+    pub history: Vec<LogLine>,
+}
+
+/// Who a peer is by its certificate.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Certificate {
+    /// Subject.
+    pub subject: String,
+    /// Issuer.
+    pub issuer: String,
+    /// Serial number in hex.
+    pub serial: String,
+    /// Valid from, RFC 3339.
+    pub not_before: String,
+    /// Valid until, RFC 3339.
+    pub not_after: String,
+    /// The whole chain is valid until then, RFC 3339: the IKE SA is closed at that time.
+    pub chain_valid_until: String,
+    /// The configured authority that its chain ends at.
+    pub authority: String,
+}
+
+/// More of a Child SA.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ChildDetails {
+    /// `child#N`.
+    pub id: String,
+    /// The gateway sends on it.
+    pub sends: bool,
+    /// `live`, `replaced`, `closing`.
+    pub phase: String,
+    /// Seconds until the gateway rekeys it.
+    pub rekey_in_s: Option<u64>,
+    /// Seconds until it is closed if nothing replaces it.
+    pub expire_in_s: Option<u64>,
+    /// Seconds since a packet passed on it.
+    pub unused_for_s: u64,
+}
+
+/// What peers' certificates are measured by from now on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Subjects of the authorities.
+    pub authorities: Vec<String>,
+    /// Revocation lists, newest first.
+    pub revocation_lists: Vec<RevocationList>,
+}
+
+/// A revocation list.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevocationList {
+    /// Whose it is.
+    pub issuer: String,
+    /// When it was made, RFC 3339.
+    pub this_update: String,
+    /// When there is a newer one at the latest, RFC 3339.
+    pub next_update: Option<String>,
+    /// Certificates on it.
+    pub revoked: usize,
 }
 
 /// The outcome of a command to SAs.

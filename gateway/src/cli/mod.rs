@@ -1,7 +1,11 @@
 //! The command line: one verb a file. People get tables, machines `--json`.
+mod connection;
 mod drops;
+mod events;
 mod flows;
+mod ike;
 mod nat;
+mod reload;
 mod rules;
 mod run;
 mod sa;
@@ -12,6 +16,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::api::client::{Client, ClientError};
@@ -56,15 +61,25 @@ enum Verb {
     Rules(rules::Verb),
     /// How the gateway is.
     Status,
-    /// List, rekey or close security associations.
+    /// List, show, rekey or close security associations.
     #[command(subcommand)]
     Sa(sa::Verb),
+    /// What happened between the gateway and a site or peer, and why it failed.
+    #[command(subcommand)]
+    Ike(ike::Verb),
+    /// State changes as they happen.
+    Events(events::Arguments),
+    /// Sites that the gateway connects to by itself.
+    #[command(subcommand)]
+    Connection(connection::Verb),
     /// Tracked connections.
     #[command(subcommand)]
     Flows(flows::Verb),
     /// Address translation.
     #[command(subcommand)]
     Nat(nat::Verb),
+    /// Read certificates, authorities, revocation lists and shared keys again.
+    Reload,
     /// Dropped packets by reason.
     Drops,
 }
@@ -78,8 +93,12 @@ pub fn main() -> ExitCode {
         Verb::Rules(verb) => rules::run(&common, &verb),
         Verb::Status => status::run(&common),
         Verb::Sa(verb) => sa::run(&common, verb),
+        Verb::Ike(verb) => ike::run(&common, verb),
+        Verb::Events(arguments) => events::run(&common, &arguments),
+        Verb::Connection(verb) => connection::run(&common, &verb),
         Verb::Flows(verb) => flows::run(&common, verb),
         Verb::Nat(verb) => nat::run(&common, verb),
+        Verb::Reload => reload::run(&common),
         Verb::Drops => drops::run(&common),
     };
     match outcome {
@@ -100,6 +119,16 @@ impl Common {
             println!("{view:#}");
         } else {
             show(serde_json::from_value(view).map_err(ClientError::Answer)?);
+        }
+        Ok(())
+    }
+
+    /// Prints a view that is at hand already.
+    fn print<V: Serialize>(&self, view: &V, show: impl FnOnce(&V)) -> anyhow::Result<()> {
+        if self.json {
+            println!("{:#}", serde_json::to_value(view)?);
+        } else {
+            show(view);
         }
         Ok(())
     }

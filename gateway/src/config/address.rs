@@ -131,7 +131,14 @@ impl AddressRange {
 
     /// All addresses in order.
     pub fn iter(self) -> impl Iterator<Item = Ipv4Addr> {
-        (u32::from(self.first)..=u32::from(self.last)).map(Ipv4Addr::from)
+        self.iter_from(0)
+    }
+
+    /// All addresses in order, without the first `skip`.
+    pub fn iter_from(self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let (first, last) = (u64::from(u32::from(self.first)), u64::from(u32::from(self.last)));
+        let after = first.saturating_add(skip)..=last;
+        after.filter_map(|address| u32::try_from(address).ok().map(Ipv4Addr::from))
     }
 }
 

@@ -2,13 +2,13 @@
 //!
 //! The center's firewalls know a site by its translated address. So a name keeps its site number and address across
 //! restarts and changes of the configuration, as long as the configuration still allows the address.
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::limit::SITES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::config::NatPool;
+use crate::config::{AddressRange, NatPool};
 
 /// What a name holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,11 +20,49 @@ pub struct Assignment {
 }
 
 /// Every assignment ever made and still kept.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(from = "Stored")]
 pub struct Assignments {
     names: BTreeMap<String, Assignment>,
+    #[serde(skip)]
+    taken: Taken,
 }
+
+/// As it is stored.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    names: BTreeMap<String, Assignment>,
+}
+
+/// What of numbers and addresses is not free, so that nothing need be searched for among thousands of sites.
+#[derive(Clone, Debug, Default)]
+struct Taken {
+    addresses: HashMap<Ipv4Addr, String>,
+    sites: HashSet<u32>,
+    /// No number below is free.
+    sites_from: u32,
+    /// By the pool's name: its addresses, of which the first so many are not free.
+    pools_from: HashMap<String, (Vec<AddressRange>, u64)>,
+}
+
+impl From<Stored> for Assignments {
+    fn from(Stored { names }: Stored) -> Self {
+        let mut all = Self::default();
+        for (name, assignment) in names {
+            all.insert(name, assignment);
+        }
+        all
+    }
+}
+
+impl PartialEq for Assignments {
+    fn eq(&self, other: &Self) -> bool {
+        self.names == other.names
+    }
+}
+
+impl Eq for Assignments {}
 
 /// Which addresses a site may get.
 #[derive(Clone, Copy, Debug)]
@@ -117,24 +155,51 @@ impl Assignments {
             None => self.free_site().ok_or(AssignError::SitesExhausted)?,
         };
         if let Some(evicted) = evicted {
-            self.names.remove(&evicted);
+            self.remove(&evicted);
         }
         let assignment = Assignment { site, nat_address };
-        self.names.insert(name.to_owned(), assignment);
+        self.remove(name);
+        self.insert(name.to_owned(), assignment);
         Ok(assignment)
     }
 
-    fn holder(&self, address: Ipv4Addr) -> Option<String> {
-        self.names
-            .iter()
-            .find(|(_, held)| held.nat_address == address)
-            .map(|(name, _)| name.clone())
+    fn insert(&mut self, name: String, assignment: Assignment) {
+        self.taken.addresses.insert(assignment.nat_address, name.clone());
+        self.taken.sites.insert(assignment.site);
+        self.names.insert(name, assignment);
     }
 
-    fn free_address(&self, pool: &NatPool, fixed: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let taken: HashSet<_> = self.names.values().map(|held| held.nat_address).collect();
-        let mut all = pool.addresses.iter().flat_map(|range| range.iter());
-        all.find(|address| !taken.contains(address) && !fixed.contains(address))
+    fn remove(&mut self, name: &str) {
+        let Some(gone) = self.names.remove(name) else {
+            return;
+        };
+        self.taken.addresses.remove(&gone.nat_address);
+        self.taken.sites.remove(&gone.site);
+        self.taken.sites_from = self.taken.sites_from.min(gone.site);
+        self.taken
+            .pools_from
+            .retain(|_, (ranges, _)| !ranges.iter().any(|range| range.contains(gone.nat_address)));
+    }
+
+    fn holder(&self, address: Ipv4Addr) -> Option<String> {
+        self.taken.addresses.get(&address).cloned()
+    }
+
+    fn free_address(&mut self, pool: &NatPool, fixed: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
+        let from = self
+            .taken
+            .pools_from
+            .get(&pool.name)
+            .filter(|(ranges, _)| *ranges == pool.addresses)
+            .map_or(0, |(_, from)| *from);
+        let found = pool
+            .addresses_from(from)
+            .zip(from..)
+            .find(|(address, _)| !self.taken.addresses.contains_key(address) && !fixed.contains(address));
+        let next = found.map_or_else(|| pool.size(), |(_, place)| place);
+        let ranges = pool.addresses.clone();
+        self.taken.pools_from.insert(pool.name.clone(), (ranges, next));
+        found.map(|(address, _)| address)
     }
 
     fn orphan(&self, pool: &NatPool, around: &Surroundings<'_>) -> Option<(String, Ipv4Addr)> {
@@ -146,9 +211,11 @@ impl Assignments {
         found.map(|(name, held)| (name.clone(), held.nat_address))
     }
 
-    fn free_site(&self) -> Option<u32> {
-        let taken: HashSet<_> = self.names.values().map(|held| held.site).collect();
-        (1..SITES_MAX).find(|site| !taken.contains(site))
+    fn free_site(&mut self) -> Option<u32> {
+        let from = self.taken.sites_from.max(1);
+        let found = (from..SITES_MAX).find(|site| !self.taken.sites.contains(site));
+        self.taken.sites_from = found.unwrap_or(SITES_MAX);
+        found
     }
 }
 

@@ -12,6 +12,8 @@ pub struct Installed<H> {
     pub site: u32,
     /// Packets received when traffic was last looked at.
     pub packets_in_seen: u64,
+    /// Packets sent when traffic was last looked at.
+    pub packets_out_seen: u64,
     inbound: bool,
     outbound: bool,
 }
@@ -37,6 +39,7 @@ impl<H: Copy> Sadb<H> {
             handle,
             site,
             packets_in_seen: 0,
+            packets_out_seen: 0,
             inbound: true,
             outbound: true,
         };

@@ -1,7 +1,9 @@
 //! Who may connect, as which site.
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
+use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
@@ -53,10 +55,16 @@ pub enum Refusal {
 /// All sites known: the configured ones, and those that came in by a pattern.
 #[derive(Clone, Debug)]
 pub struct Sites {
-    config: Config,
-    fixed: HashSet<Ipv4Addr>,
+    config: Arc<Config>,
+    fixed: Arc<HashSet<Ipv4Addr>>,
+    /// Places of the `[[site]]` tables by name and by identity.
+    named: Arc<HashMap<String, usize>>,
+    identified: Arc<HashMap<Identity, usize>>,
     assignments: Assignments,
     known: BTreeMap<u32, SiteEntry>,
+    by_name: HashMap<String, u32>,
+    /// Sites that each `[[any_site]]` has admitted.
+    admitted: HashMap<usize, usize>,
 }
 
 impl Sites {
@@ -70,12 +78,20 @@ impl Sites {
             NatSource::Fixed(address) => Some(address),
             NatSource::Pool(_) => None,
         });
-        let fixed = fixed.collect();
+        let places = || config.sites.iter().enumerate();
         let mut sites = Self {
-            config: config.clone(),
-            fixed,
+            fixed: Arc::new(fixed.collect()),
+            named: Arc::new(places().map(|(place, site)| (site.name.clone(), place)).collect()),
+            identified: Arc::new(
+                places()
+                    .map(|(place, site)| (site.identity.clone(), place))
+                    .collect(),
+            ),
+            config: Arc::new(config.clone()),
             assignments,
             known: BTreeMap::new(),
+            by_name: HashMap::new(),
+            admitted: HashMap::new(),
         };
         sites.admit_configured()?;
         sites.admit_earlier();
@@ -83,7 +99,7 @@ impl Sites {
     }
 
     fn admit_configured(&mut self) -> Result<(), AssignError> {
-        let config = self.config.clone();
+        let config = Arc::clone(&self.config);
         // Fixed addresses first: whoever else held one moves.
         let (fixed, pooled): (Vec<_>, Vec<_>) = config
             .sites
@@ -100,7 +116,7 @@ impl Sites {
                 pfs: site.pfs,
                 any_site: None,
             };
-            self.known.insert(entry.site, entry);
+            self.insert(entry);
         }
         Ok(())
     }
@@ -126,16 +142,12 @@ impl Sites {
     /// # Errors
     /// Why it may not connect; nothing has changed then.
     pub fn admit(&mut self, identity: &Identity) -> Result<SiteEntry, Refusal> {
-        if let Some(site) = self.config.sites.iter().find(|site| site.identity == *identity) {
-            let found = self.by_name(&site.name).cloned();
-            return found.ok_or_else(|| Refusal::Unknown(identity.to_string()));
+        if let Some(known) = self.by_identity(identity) {
+            return Ok(known.clone());
         }
         let name = dynamic_name(identity);
         if self.configured(&name).is_some() {
             return Err(Refusal::NameTaken(name));
-        }
-        if let Some(known) = self.by_name(&name) {
-            return Ok(known.clone());
         }
         let found = self
             .config
@@ -150,11 +162,7 @@ impl Sites {
         let Some(any) = self.config.any_sites.get(index).cloned() else {
             return Err(Refusal::Unknown(name));
         };
-        let so_far = self
-            .known
-            .values()
-            .filter(|entry| entry.any_site == Some(index))
-            .count();
+        let so_far = self.admitted.get(&index).copied().unwrap_or_default();
         if so_far >= any.max as usize {
             return Err(Refusal::TooMany {
                 pattern: any.pattern.to_string(),
@@ -171,8 +179,14 @@ impl Sites {
             pfs: any.pfs,
             any_site: Some(index),
         };
-        self.known.insert(entry.site, entry.clone());
+        self.insert(entry.clone());
+        *self.admitted.entry(index).or_default() += 1;
         Ok(entry)
+    }
+
+    fn insert(&mut self, entry: SiteEntry) {
+        self.by_name.insert(entry.name.clone(), entry.site);
+        self.known.insert(entry.site, entry);
     }
 
     fn assign(&mut self, name: &str, nat: &NatSource) -> Result<Assignment, AssignError> {
@@ -186,10 +200,10 @@ impl Sites {
                 }
             })?),
         };
-        let (config, known) = (&self.config, &self.known);
+        let (config, by_name, named) = (&self.config, &self.by_name, &self.named);
         let is_orphan = |name: &str| {
-            known.values().all(|entry| entry.name != name)
-                && config.sites.iter().all(|site| site.name != name)
+            !by_name.contains_key(name)
+                && !named.contains_key(name)
                 && !name
                     .parse()
                     .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
@@ -205,7 +219,46 @@ impl Sites {
     }
 
     fn configured(&self, name: &str) -> Option<usize> {
-        self.config.sites.iter().position(|site| site.name == name)
+        self.named.get(name).copied()
+    }
+
+    /// The known site of an identity: a configured one, or one that a pattern admitted before.
+    #[must_use]
+    pub fn by_identity(&self, identity: &Identity) -> Option<&SiteEntry> {
+        match self.identified.get(identity) {
+            Some(place) => self.by_name(&self.config.sites.get(*place)?.name),
+            None => self
+                .by_name(&dynamic_name(identity))
+                .filter(|entry| entry.any_site.is_some()),
+        }
+    }
+
+    /// How whoever claims `identity` is to prove it: only a `[[site]]` may have a shared key.
+    #[must_use]
+    pub fn proved_by(&self, identity: &Identity) -> AuthKind {
+        let place = self.identified.get(identity);
+        let site = place.and_then(|place| self.config.sites.get(*place));
+        site.and_then(|site| site.shared_key.as_ref())
+            .map_or(AuthKind::Certificate, |key| key.site)
+    }
+
+    /// The identity of a configured site; that of another one is its name.
+    #[must_use]
+    pub fn identity_of(&self, entry: &SiteEntry) -> Option<&Identity> {
+        let place = self.named.get(&entry.name)?;
+        Some(&self.config.sites.get(*place)?.identity)
+    }
+
+    /// Number of known sites.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.known.len()
+    }
+
+    /// Whether none is known.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.known.is_empty()
     }
 
     /// What must be stored before a newly admitted peer is told anything.
@@ -228,7 +281,7 @@ impl Sites {
     /// The site of that name.
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&SiteEntry> {
-        self.known.values().find(|entry| entry.name == name)
+        self.known.get(self.by_name.get(name)?)
     }
 
     /// Networks of the center, the same for every site.
@@ -271,6 +324,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
+    use crate::config::{AnySite, SiteConfig};
 
     fn config() -> Config {
         let text = include_str!("../../examples/gateway.toml").replace("max = 200", "max = 2");
@@ -327,5 +381,42 @@ mod tests {
         let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
         let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
         assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+
+    /// 10,000 configured sites and as many that a pattern admits, in a debug build: what takes time with the square of
+    /// their number (a search among all for each) does not end here in any patience.
+    #[test]
+    fn ten_thousand_sites_are_found_without_searching() {
+        const SITES: usize = 10_000;
+        let mut config = config();
+        let (site, any) = (config.sites[0].clone(), config.any_sites[0].clone());
+        config.nat_pools[0].addresses = vec!["10.128.0.0/16".parse().expect("range")];
+        config.sites = (0..SITES)
+            .map(|number| SiteConfig {
+                name: format!("site-{number}"),
+                identity: identity(&format!("site-{number}.hospital.example")),
+                nat: NatSource::Pool(config.nat_pools[0].name.clone()),
+                ..site.clone()
+            })
+            .collect();
+        config.any_sites = vec![AnySite { max: 60_000, ..any }];
+        let mut sites = Sites::new(&config, Assignments::default()).expect("the pool suffices");
+        for number in 0..SITES {
+            let known = sites
+                .by_identity(&identity(&format!("SITE-{number}.hospital.example")))
+                .expect("configured");
+            assert_eq!(known.name, format!("site-{number}"));
+            let admitted = sites
+                .admit(&identity(&format!("c{number}.clinic.example")))
+                .expect("admitted");
+            assert_eq!(sites.by_name(&admitted.name), Some(&admitted));
+        }
+        let addresses: HashSet<_> = sites.iter().map(|entry| entry.nat_address).collect();
+        assert_eq!((sites.len(), addresses.len()), (2 * SITES, 2 * SITES));
+        // A restart gives everybody the same again.
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let again =
+            Sites::new(&config, serde_json::from_str(&stored).expect("JSON")).expect("the pool suffices");
+        assert_eq!(again.iter().collect::<Vec<_>>(), sites.iter().collect::<Vec<_>>());
     }
 }

@@ -1,5 +1,5 @@
 //! Tells IKE which site a peer is.
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,8 +24,35 @@ impl SharedSites {
     }
 }
 
+/// What the authorizer decided and the journal is to know.
+pub(super) enum Admission {
+    /// A site was there for the first time.
+    Known { site: u32, nat_address: Ipv4Addr },
+    /// A peer with a valid certificate may not connect.
+    Refused { peer: String, reason: String },
+}
+
+/// Decisions on their way from the authorizer to the controller, which takes them after each call of IKE.
+#[derive(Clone, Default)]
+pub(super) struct Admissions(Arc<Mutex<Vec<Admission>>>);
+
+impl Admissions {
+    fn push(&self, admission: Admission) {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(admission);
+    }
+
+    /// Those since the last call.
+    pub(super) fn take(&self) -> Vec<Admission> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 /// Admits the sites of the configuration, and stores what a first visit assigns.
 pub(super) struct SiteAuthorizer {
+    pub(super) admissions: Admissions,
     pub(super) sites: SharedSites,
     pub(super) store: PathBuf,
     /// What sites may use whose table does not say otherwise.
@@ -35,21 +62,41 @@ pub(super) struct SiteAuthorizer {
 impl Authorizer for SiteAuthorizer {
     fn authorize(&self, peer: &AuthenticatedPeer) -> Option<SitePolicy> {
         let mut sites = self.sites.get();
+        // IKE has seen to it already; who is let in hangs on it, so it is looked at once more.
+        if peer.method() != sites.proved_by(&peer.identity) {
+            self.admissions.push(Admission::Refused {
+                peer: peer.identity.to_string(),
+                reason: "it is configured to prove itself in another way".to_owned(),
+            });
+            return None;
+        }
+        if let Some(known) = sites.by_identity(&peer.identity) {
+            return Some(policy(known, sites.center_networks(), &self.esp_proposals));
+        }
         // Works on a copy: an address that could not be stored would not be stable, and is not given out.
         let mut admitted = sites.clone();
         let entry = match admitted.admit(&peer.identity) {
             Ok(entry) => entry,
             Err(refusal) => {
-                tracing::warn!(peer = %peer.identity, %refusal, "peer refused");
+                self.admissions.push(Admission::Refused {
+                    peer: peer.identity.to_string(),
+                    reason: refusal.to_string(),
+                });
                 return None;
             }
         };
         if admitted.assignments() != sites.assignments() {
             if let Err(error) = store::replace_json(&self.store, admitted.assignments()) {
-                tracing::error!(peer = %peer.identity, %error, "peer refused: its address cannot be stored");
+                self.admissions.push(Admission::Refused {
+                    peer: peer.identity.to_string(),
+                    reason: format!("its address cannot be stored: {error}"),
+                });
                 return None;
             }
-            tracing::info!(site = %entry.name, number = entry.site, nat_address = %entry.nat_address, "site known from now on");
+            self.admissions.push(Admission::Known {
+                site: entry.site,
+                nat_address: entry.nat_address,
+            });
         }
         let policy = policy(&entry, admitted.center_networks(), &self.esp_proposals);
         *sites = admitted;
@@ -57,7 +104,8 @@ impl Authorizer for SiteAuthorizer {
     }
 }
 
-fn policy(entry: &SiteEntry, center: &[Prefix], esp_proposals: &[EspProposal]) -> SitePolicy {
+/// What a site may do.
+pub(super) fn policy(entry: &SiteEntry, center: &[Prefix], esp_proposals: &[EspProposal]) -> SitePolicy {
     SitePolicy {
         site: entry.site,
         name: entry.name.clone(),
@@ -67,7 +115,8 @@ fn policy(entry: &SiteEntry, center: &[Prefix], esp_proposals: &[EspProposal]) -
     }
 }
 
-fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
+/// Networks as traffic selectors.
+pub(super) fn selectors(networks: &[Prefix]) -> Vec<TrafficSelector> {
     let selector = |prefix: &Prefix| {
         let (first, last) = prefix.bounds();
         TrafficSelector::addresses(IpAddr::V4(first), IpAddr::V4(last))

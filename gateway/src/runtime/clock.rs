@@ -25,6 +25,12 @@ impl Clock {
         Time { mono_ms, unix_s }
     }
 
+    /// Milliseconds since 1970, for people.
+    pub(super) fn unix_ms(self) -> u64 {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    }
+
     pub(super) fn instant(self, mono_ms: u64) -> tokio::time::Instant {
         (self.start + Duration::from_millis(mono_ms)).into()
     }

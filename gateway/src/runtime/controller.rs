@@ -2,20 +2,24 @@
 use std::future::Future;
 use std::time::Duration;
 
+use gateway_common::abi::event::kind;
 use gateway_common::abi::site::Site;
 use gateway_ike::crypto::random::SystemRandom;
-use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Output, TimeoutReason};
-use tokio::sync::mpsc;
+use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
+use tokio::sync::{broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
-use super::authorizer::{SharedSites, SiteAuthorizer};
+use super::authorizer::{Admissions, SharedSites, SiteAuthorizer};
 use super::clock::Clock;
+use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path};
+use super::reload::Watch;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
+use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
 use crate::store;
@@ -38,11 +42,16 @@ pub struct Controller<E: Engine> {
     /// Generation and rule set in force.
     pub(super) rules: Option<(u32, Compiled)>,
     pub(super) clock: Clock,
+    pub(super) connections: Connections,
     sockets: Sockets,
     /// Number of sites that the data plane knows.
     sites_loaded: usize,
     polls: u32,
     lines: events::Lines,
+    pub(super) journal: Journal,
+    pub(super) admissions: Admissions,
+    pub(super) watch: Watch,
+    pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
 impl<E: Engine> Controller<E> {
@@ -50,28 +59,36 @@ impl<E: Engine> Controller<E> {
     ///
     /// # Errors
     /// If the state folder cannot be written or the data plane refuses sites or rules.
-    pub async fn new(prepared: Prepared, engine: E, sockets: Sockets) -> anyhow::Result<Self> {
+    pub async fn new(
+        prepared: Prepared,
+        engine: E,
+        sockets: Sockets,
+        subscribers: broadcast::Sender<EventLine>,
+    ) -> anyhow::Result<Self> {
         let Prepared {
             config,
-            credential,
-            trust,
+            credentials,
             sites,
             rules,
         } = prepared;
         let store = assignments_path(&config);
         store::replace_json(&store, sites.assignments())?;
         let sites = SharedSites::new(sites);
+        let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
+            admissions: admissions.clone(),
             sites: sites.clone(),
             store,
             esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
-            credential,
+            credentials.credential,
             config.ike.identity.clone(),
-            trust,
+            credentials.trust,
             Box::new(authorizer),
         );
+        ike.shared_keys = credentials.shared_keys;
+        ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.ike_proposals_accepted
             .clone_from(&config.ike.proposals_accepted);
@@ -80,9 +97,14 @@ impl<E: Engine> Controller<E> {
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
+        let connections = Connections::new(&config, &sites.get(), &sockets)?;
+        ike.connections = connections.for_ike();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
+        let mut journal = Journal::new(&config.name);
+        connections.expect_at(&mut journal);
         let sadb = Sadb::default();
         let clock = Clock::start();
+        let watch = Watch::new(&config);
         let mut controller = Self {
             config,
             engine,
@@ -91,24 +113,25 @@ impl<E: Engine> Controller<E> {
             sadb,
             rules: None,
             clock,
+            connections,
             sockets,
             sites_loaded: 0,
             polls: 0,
             lines: events::Lines::default(),
+            journal,
+            admissions,
+            watch,
+            subscribers,
         };
         controller.load_sites()?;
         match rules {
             Some(compiled) => {
                 let active = controller.activate(compiled)?;
-                tracing::info!(
-                    generation = active.generation,
-                    file = active.file,
-                    rules = active.rules,
-                    "rules in force"
-                );
+                controller.record(Notice::RulesLoaded(&active));
             }
             None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
         }
+        controller.tell_what_ends();
         Ok(controller)
     }
 
@@ -122,12 +145,15 @@ impl<E: Engine> Controller<E> {
         let mut tick = interval(Duration::from_millis(POLL_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
-        tracing::info!(name = self.config.name, "gateway runs");
+        self.record(Notice::Started {
+            version: env!("CARGO_PKG_VERSION"),
+        });
+        self.start_connections().await;
         loop {
             let deadline = self.deadline();
             tokio::select! {
                 reason = &mut stop => {
-                    tracing::info!(reason, "gateway stops");
+                    self.record(Notice::Stopping { reason });
                     break;
                 }
                 Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
@@ -188,7 +214,9 @@ impl<E: Engine> Controller<E> {
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
             self.lines.next_second();
+            self.next_second_of_journal();
             self.tell_traffic();
+            self.next_second_of_files();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
@@ -198,6 +226,9 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         match happening {
             Happening::Packet(event) => {
+                if event.kind == kind::NO_SA {
+                    self.acquire(&event);
+                }
                 let rules = self
                     .rules
                     .as_ref()
@@ -218,24 +249,26 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4).
+    /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4). Those that we send
+    /// show that the Child SA is in use.
     fn tell_traffic(&mut self) {
         let now = self.clock.now();
         for (child, installed) in self.sadb.iter_mut() {
-            let packets = self
-                .engine
-                .traffic(installed.handle)
-                .unwrap_or_default()
-                .packets_in;
-            if packets != installed.packets_in_seen {
-                installed.packets_in_seen = packets;
+            let traffic = self.engine.traffic(installed.handle).unwrap_or_default();
+            if traffic.packets_in != installed.packets_in_seen {
+                installed.packets_in_seen = traffic.packets_in;
                 self.endpoint.handle_child_traffic(now, child);
+            }
+            if traffic.packets_out != installed.packets_out_seen {
+                installed.packets_out_seen = traffic.packets_out;
+                self.endpoint.handle_child_sent(now, child);
             }
         }
     }
 
     /// Applies what IKE put out, in order: an SA stands before the message that tells the peer of it.
-    async fn drain(&mut self) {
+    pub(super) async fn drain(&mut self) {
+        self.record_admissions();
         while let Some(output) = self.endpoint.poll_output() {
             match output {
                 Output::Transmit {
@@ -254,9 +287,14 @@ impl<E: Engine> Controller<E> {
                         log_failure("SA not removed", self.engine.remove(handle, direction));
                     }
                 }
-                Output::Event(event) => tracing::info!(target: "gateway::ike", "{event}"),
+                Output::Event(event) => self.note(&event),
             }
         }
+    }
+
+    fn note(&mut self, event: &Event) {
+        self.record(Notice::Ike(event));
+        self.connections.note(self.clock.unix_ms(), event);
     }
 
     async fn install(&mut self, install: &ChildSaInstall) {
@@ -268,7 +306,11 @@ impl<E: Engine> Controller<E> {
             Ok(handle) => self.sadb.insert(install.child, install.site, handle),
             Err(error) => {
                 // The peer is told of an SA that is not there: take it back at once rather than lose its packets.
-                tracing::error!(child = %install.child, error = format!("{error:#}"), "SA not installed, it is closed");
+                self.record(Notice::NotInstalled {
+                    child: install.child,
+                    site: install.site,
+                    reason: &format!("{error:#}"),
+                });
                 self.endpoint
                     .handle_command(self.clock.now(), Command::CloseChild(install.child));
             }
@@ -278,6 +320,10 @@ impl<E: Engine> Controller<E> {
     /// Tells the data plane of all sites, if some are new.
     fn load_sites(&mut self) -> anyhow::Result<()> {
         let sites = self.sites.get();
+        // Sites are only ever added while the daemon runs.
+        if sites.len() == self.sites_loaded {
+            return Ok(());
+        }
         let of_entry = |entry: &crate::core::sites::SiteEntry| {
             let nat_address = entry.nat_address.octets();
             (
@@ -290,11 +336,8 @@ impl<E: Engine> Controller<E> {
             )
         };
         let list: Vec<_> = sites.iter().map(of_entry).collect();
-        // Sites are only ever added while the daemon runs.
-        if list.len() != self.sites_loaded {
-            self.engine.set_sites(&list)?;
-            self.sites_loaded = list.len();
-        }
+        self.engine.set_sites(&list)?;
+        self.sites_loaded = list.len();
         Ok(())
     }
 

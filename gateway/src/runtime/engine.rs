@@ -19,6 +19,14 @@ pub struct SaTraffic {
     pub packets_out: u64,
     /// Their bytes.
     pub bytes_out: u64,
+    /// Received and refused by the replay window.
+    pub replayed: u64,
+    /// Received with a wrong ICV.
+    pub unauthentic: u64,
+    /// Received and refused for another reason.
+    pub refused: u64,
+    /// Sequence numbers left to send with.
+    pub sequence_left: u64,
 }
 
 /// Counters and sizes at one moment.

@@ -4,23 +4,30 @@
 //! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
 mod authorizer;
 mod clock;
+mod connections;
 mod controller;
+mod credentials;
 mod engine;
+mod event_file;
 mod events;
+mod inspect;
+mod journal;
 mod prepare;
+mod reload;
 mod requests;
 mod sockets;
 mod ways;
 mod xdp;
 
 pub use controller::Controller;
+pub use credentials::Credentials;
 pub use engine::{Engine, Happening, SaTraffic, Tables};
 pub use prepare::{Prepared, assignments_path, prepare};
 pub use sockets::{Datagram, Sockets};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{broadcast, mpsc};
 
 use xdp::Xdp;
 
@@ -32,6 +39,8 @@ const API_UID: u32 = 0;
 const DATAGRAMS_MAX: usize = 1024;
 /// Threads of the controller, its sockets and the API; the workers have their own.
 const RUNTIME_THREADS: usize = 2;
+/// Events that a subscriber may be behind; further ones are lost to it, and it is told how many.
+const EVENTS_MAX: usize = 4096;
 /// API calls that wait for the controller.
 const CALLS_MAX: usize = 16;
 
@@ -54,11 +63,16 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
         .with_context(|| prepared.config.socket.display().to_string())?;
     let (datagram_sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
     let (call_sender, calls) = mpsc::channel(CALLS_MAX);
+    let (events, _) = broadcast::channel(EVENTS_MAX);
+    if let Some(path) = &prepared.config.events_file {
+        event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
+    }
     let engine = Xdp::start(&prepared.config).await?;
     // From here the programs are attached: IKE that arrives early waits in the sockets.
     let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
-    let mut controller = Controller::new(prepared, engine, sockets).await?;
-    let api = tokio::spawn(server.run(call_sender));
+    let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;
+    reload::on_hangup(call_sender.clone()).context("SIGHUP")?;
+    let api = tokio::spawn(server.run(call_sender, events));
     controller.run(datagrams, calls, stop_signal()?).await;
     controller.close().await;
     // It ends by itself once the controller takes no more calls; its socket file goes with it.

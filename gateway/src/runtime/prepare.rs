@@ -1,12 +1,11 @@
 //! Everything that can be wrong before a packet flows: certificates, key, state folder, rule set.
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
-use gateway_ike::pki::credential::Credential;
-use gateway_ike::pki::trust::TrustAnchors;
+use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use super::credentials::Credentials;
 use crate::config::{Config, RuleSetFile};
 use crate::core::policy::{self, Compiled};
 use crate::core::pools::Assignments;
@@ -17,10 +16,8 @@ use crate::store;
 pub struct Prepared {
     /// Configuration.
     pub config: Config,
-    /// The gateway's certificate and key.
-    pub credential: Credential,
-    /// CAs of sites.
-    pub trust: TrustAnchors,
+    /// What proves who is who.
+    pub credentials: Credentials,
     /// Sites with their addresses.
     pub sites: Sites,
     /// The rule set to begin with; `None`: nothing passes.
@@ -50,48 +47,16 @@ pub(super) fn rules_path(config: &Config) -> PathBuf {
 /// # Errors
 /// What is wrong, with the file's name.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
-    let credential = credential(&config)?;
-    let trust = trust(&config.ike.ca)?;
+    let credentials = Credentials::read(&config)?;
     let assignments: Option<Assignments> = store::read_json(&assignments_path(&config))?;
     let sites = Sites::new(&config, assignments.unwrap_or_default())?;
     let rules = first_rules(&config, &sites)?;
     Ok(Prepared {
         config,
-        credential,
-        trust,
+        credentials,
         sites,
         rules,
     })
-}
-
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))
-}
-
-fn credential(config: &Config) -> anyhow::Result<Credential> {
-    let (certificate, key) = (&config.ike.certificate, &config.ike.private_key);
-    let credential = Credential::from_pem(&read(certificate)?, &read(key)?)
-        .with_context(|| format!("{} and {}", certificate.display(), key.display()))?;
-    if !credential.proves(&config.ike.identity) {
-        let (path, identity) = (certificate.display(), &config.ike.identity);
-        bail!(
-            "{path}: the certificate does not speak for [ike] identity {identity}; it does for {}",
-            credential.default_identity()
-        );
-    }
-    Ok(credential)
-}
-
-fn trust(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {
-    let mut bundle = Vec::new();
-    for file in files {
-        let pem = read(file)?;
-        // Each by itself first, so that the fault names its file.
-        TrustAnchors::from_pem(&pem).with_context(|| file.display().to_string())?;
-        bundle.extend_from_slice(&pem);
-        bundle.push(b'\n');
-    }
-    Ok(TrustAnchors::from_pem(&bundle)?)
 }
 
 /// The rule set that was in force last; before the first `rules load`, that of the configuration.

@@ -1,21 +1,22 @@
 //! Answers to API requests.
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, anyhow};
 use gateway_common::abi::ABI_VERSION;
 use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::drop::DropReason;
 use gateway_ike::counters::Counters;
-use gateway_ike::{Command, IkeSaInfo};
 
 use super::controller::Controller;
 use super::engine::Engine;
 use super::events::rule_name;
+use super::inspect::Target;
 use super::prepare::{StoredRules, compile, rules_path};
 use crate::api::message::{Reply, Request};
 use crate::api::view;
 use crate::config::Protocol;
+use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
 use crate::core::sites::Sites;
 use crate::store;
@@ -26,16 +27,40 @@ impl<E: Engine> Controller<E> {
         let outcome = match request {
             Request::Status => self.status().map(|view| Reply::view(&view)),
             Request::SaList => Ok(Reply::view(&self.sa_list())),
-            Request::SaRekey { site, ike } => self.sa_rekey(&site, ike).map(|view| Reply::view(&view)),
-            Request::SaClose { site } => self.sa_close(&site).map(|view| Reply::view(&view)),
+            Request::SaShow { id } => self.sa_show(&id).map(|view| Reply::view(&view)),
+            Request::SaRekey { site, id, ike } => Target::of(site, id)
+                .and_then(|target| self.sa_rekey(&target, ike))
+                .map(|view| Reply::view(&view)),
+            Request::SaClose { site, id } => Target::of(site, id)
+                .and_then(|target| self.sa_close(&target))
+                .map(|view| Reply::view(&view)),
+            Request::IkeLog { of } => self.ike_log(&of).map(|view| Reply::view(&view)),
+            Request::IkePeers => Ok(Reply::view(&self.ike_peers())),
+            // Following is the socket's affair; the controller knows the last ones only.
+            Request::EventsRecent { last } | Request::EventsFollow { last } => {
+                self.recent_events(last).map(|view| Reply::view(&view))
+            }
+            Request::ConnectionList => Ok(Reply::view(&self.connection_list())),
+            Request::ConnectionUp { name } => self.connection_up(&name).map(|view| Reply::view(&view)),
+            Request::ConnectionDown { name } => self.connection_down(&name).map(|view| Reply::view(&view)),
             Request::FlowsList { site, limit } => {
                 self.flows(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
             Request::NatList { site, limit } => {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
+            Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
-            Request::RulesLoad { file, text } => self.rules_load(file, text).map(|view| Reply::view(&view)),
+            Request::RulesLoad { file, text } => {
+                let loaded = self.rules_load(file.clone(), text);
+                if let Err(error) = &loaded {
+                    self.record(Notice::RulesRefused {
+                        file: &file,
+                        reason: &format!("{error:#}"),
+                    });
+                }
+                loaded.map(|view| Reply::view(&view))
+            }
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
         outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
@@ -51,9 +76,9 @@ impl<E: Engine> Controller<E> {
             uptime_s: self.clock.uptime_s(),
             interfaces: tables.interfaces,
             workers: tables.workers,
-            sites_known: self.sites.get().iter().count(),
+            sites_known: self.sites.get().len(),
             sites_up: self.sadb.sites_up(),
-            ike_sas: self.endpoint.ike_sas().count(),
+            ike_sas: self.endpoint.ike_sa_count(),
             child_sas: self.sadb.len(),
             flows: tables.flows,
             mappings: tables.mappings,
@@ -67,81 +92,6 @@ impl<E: Engine> Controller<E> {
         self.rules
             .as_ref()
             .map(|(generation, compiled)| active(*generation, compiled))
-    }
-
-    fn sa_list(&self) -> Vec<view::IkeSa> {
-        let child = |child: gateway_ike::ChildSaInfo| {
-            let traffic = self
-                .sadb
-                .handle(child.id)
-                .and_then(|handle| self.engine.traffic(handle))
-                .unwrap_or_default();
-            view::ChildSa {
-                id: child.id.to_string(),
-                spi_in: format!("{:08x}", child.spi_in),
-                spi_out: format!("{:08x}", child.spi_out),
-                algorithms: child.algorithms,
-                esn: child.esn,
-                ts_local: child.ts_local.iter().map(ToString::to_string).collect(),
-                ts_remote: child.ts_remote.iter().map(ToString::to_string).collect(),
-                packets_in: traffic.packets_in,
-                bytes_in: traffic.bytes_in,
-                packets_out: traffic.packets_out,
-                bytes_out: traffic.bytes_out,
-            }
-        };
-        let ike = |ike: IkeSaInfo| view::IkeSa {
-            id: ike.id.to_string(),
-            site: ike.site.map(|(_, name)| name).unwrap_or_default(),
-            peer: ike.peer,
-            local: ike.local,
-            remote: ike.remote,
-            state: ike.state.to_owned(),
-            nat: ike.nat,
-            algorithms: ike.algorithms,
-            age_s: ike.age_s,
-            children: ike.children.into_iter().map(child).collect(),
-        };
-        self.endpoint.ike_sas().map(ike).collect()
-    }
-
-    /// The established IKE SAs of a site; there is at least one.
-    fn ike_sas_of(&self, site: &str) -> anyhow::Result<Vec<IkeSaInfo>> {
-        let number = site_number(&self.sites.get(), site)?;
-        let of_site = |ike: &IkeSaInfo| ike.site.as_ref().is_some_and(|(site, _)| *site == number);
-        let found: Vec<_> = self.endpoint.ike_sas().filter(of_site).collect();
-        match found.is_empty() {
-            true => bail!("site \"{site}\" has no SA"),
-            false => Ok(found),
-        }
-    }
-
-    fn sa_rekey(&mut self, site: &str, ike: bool) -> anyhow::Result<view::Commanded> {
-        let now = self.clock.now();
-        let mut sas = Vec::new();
-        for found in self.ike_sas_of(site)? {
-            if ike {
-                self.endpoint.handle_command(now, Command::RekeyIke(found.id));
-                sas.push(found.id.to_string());
-                continue;
-            }
-            for child in found.children {
-                self.endpoint.handle_command(now, Command::RekeyChild(child.id));
-                sas.push(child.id.to_string());
-            }
-        }
-        Ok(view::Commanded { sas })
-    }
-
-    fn sa_close(&mut self, site: &str) -> anyhow::Result<view::Commanded> {
-        let now = self.clock.now();
-        let found = self.ike_sas_of(site)?;
-        for ike in &found {
-            self.endpoint.handle_command(now, Command::Close(ike.id));
-        }
-        Ok(view::Commanded {
-            sas: found.iter().map(|ike| ike.id.to_string()).collect(),
-        })
     }
 
     fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
@@ -247,12 +197,7 @@ impl<E: Engine> Controller<E> {
             .context("the rule set cannot be stored, nothing is changed")?;
         match self.activate(compiled) {
             Ok(rules) => {
-                tracing::info!(
-                    generation = rules.generation,
-                    file = rules.file,
-                    rules = rules.rules,
-                    "rules in force"
-                );
+                self.record(Notice::RulesLoaded(&rules));
                 Ok(view::Loaded { rules })
             }
             Err(error) => {
@@ -304,7 +249,7 @@ fn active(generation: u32, compiled: &Compiled) -> view::ActiveRules {
     }
 }
 
-fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {
+pub(super) fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {
     let found = sites.by_name(name).map(|entry| entry.site);
     found.ok_or_else(|| anyhow!("no site is named \"{name}\"; `gateway nat list` shows all"))
 }

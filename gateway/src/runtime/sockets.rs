@@ -2,7 +2,7 @@
 //! that was asked.
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::config::{Config, Role};
 
-const IKE_PORT: u16 = 500;
+pub(super) const IKE_PORT: u16 = 500;
 const IKE_NAT_PORT: u16 = 4500;
 /// RFC 7296 section 2: at least 3,000; certificates without fragmentation need more.
 const DATAGRAM_MAX: usize = 65_535;
@@ -79,6 +79,22 @@ impl Sockets {
         Ok(local)
     }
 
+    /// The local address that the route to a peer says, or the first of the peer's family; with the IKE port.
+    #[must_use]
+    pub fn local_for(&self, remote: IpAddr) -> Option<SocketAddr> {
+        let routed = source_for(remote).map(|address| SocketAddr::new(address, IKE_PORT));
+        let of_family = |local: &&SocketAddr| local.port() == IKE_PORT && local.is_ipv4() == remote.is_ipv4();
+        routed
+            .filter(|local| self.by_local.contains_key(local))
+            .or_else(|| self.by_local.keys().filter(of_family).min().copied())
+    }
+
+    /// Whether this address and port is one of ours.
+    #[must_use]
+    pub fn has(&self, local: SocketAddr) -> bool {
+        self.by_local.contains_key(&local)
+    }
+
     /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
     pub async fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         let Some(socket) = self.by_local.get(&local) else {
@@ -104,6 +120,17 @@ fn addresses(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
         IpAddr::V6(address) => !address.is_unicast_link_local(),
     };
     Ok(addresses.filter(reachable).collect())
+}
+
+/// The source address that the kernel would choose; nothing is sent.
+fn source_for(remote: IpAddr) -> Option<IpAddr> {
+    let any: IpAddr = match remote {
+        IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
+    socket.connect((remote, IKE_PORT)).ok()?;
+    Some(socket.local_addr().ok()?.ip())
 }
 
 fn bound(local: SocketAddr) -> io::Result<UdpSocket> {

@@ -129,6 +129,10 @@ impl Engine for Xdp {
             bytes_in: stats.bytes_in,
             packets_out: stats.packets_out,
             bytes_out: stats.bytes_out,
+            replayed: stats.replayed,
+            unauthentic: stats.unauthentic,
+            refused: stats.refused,
+            sequence_left: stats.sequence_left,
         })
     }
 

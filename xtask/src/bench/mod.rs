@@ -3,6 +3,7 @@
 //! On a shared machine only ratios within one run mean much: both sides are measured in turn (A B A B ...) and their
 //! medians are reported.
 
+mod ike;
 mod through;
 
 use std::process::Command;
@@ -22,17 +23,38 @@ const PROG_RUN_BENCH: [&str; 7] = [
     "prog_run_bench",
 ];
 
-/// Measures everything; `short` takes seconds instead of minutes and shows only that it works.
+/// What can be measured alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// Each XDP program by itself.
+    Programs,
+    /// Packets through the whole gateway.
+    Through,
+    /// Handshakes, and many sites.
+    Ike,
+}
+
+/// Measures everything, or a part; `short` takes seconds instead of minutes and shows only that it works.
 ///
 /// # Errors
 /// When something does not build or the lab does not come up.
-pub fn run(short: bool) -> Result<()> {
+pub fn run(part: Option<Part>, short: bool) -> Result<()> {
     setup::ensure()?;
     cargo(&["build", "--release", "--package", "gateway"])?;
-    println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
-    cargo(&PROG_RUN_BENCH)?;
-    println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");
-    through::run(short)
+    let wanted = |this| part.is_none_or(|part| part == this);
+    if wanted(Part::Programs) {
+        println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
+        cargo(&PROG_RUN_BENCH)?;
+    }
+    if wanted(Part::Through) {
+        println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");
+        through::run(short)?;
+    }
+    if wanted(Part::Ike) {
+        println!("== Handshakes beside a strongSwan responder, on the same lab; many sites");
+        ike::run(short)?;
+    }
+    Ok(())
 }
 
 fn cargo(arguments: &[&str]) -> Result<()> {

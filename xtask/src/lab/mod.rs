@@ -111,10 +111,15 @@ impl Lab {
 
     /// Starts strongSwan in the gateway's place, for one site: it has no way to tell equal LANs apart.
     pub fn start_strongswan_gateway(&self, site: Site, auth: Auth) -> Result<StrongSwan> {
+        self.start_strongswan_gateway_with(&Connection::of_gateway(site, auth))
+    }
+
+    /// Starts strongSwan in the gateway's place with a connection of the caller's.
+    pub fn start_strongswan_gateway_with(&self, connection: &Connection) -> Result<StrongSwan> {
         if !self.options.kernel_forwards_in_gateway {
             bail!("strongSwan as gateway needs a lab with kernel_forwards_in_gateway");
         }
-        StrongSwan::start(Node::Gateway, &self.pki, &Connection::of_gateway(site, auth))
+        StrongSwan::start(Node::Gateway, &self.pki, connection)
     }
 }
 

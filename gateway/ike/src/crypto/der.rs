@@ -1,4 +1,8 @@
-//! Just enough DER to write what the libraries only read: key wrappers, algorithm identifiers, names.
+//! Just enough DER to write what the libraries only read: key wrappers, algorithm identifiers, names. And to take
+//! an element apart that they give whole.
+
+use x509_parser::asn1_rs::Any;
+use x509_parser::prelude::FromDer;
 
 /// Universal and context tags that are written here (X.690 section 8).
 pub(crate) mod tag {
@@ -31,6 +35,12 @@ pub(crate) fn element(tag: u8, parts: &[&[u8]]) -> Vec<u8> {
     out
 }
 
+/// The first element of `der`: its tag (one octet), its content, and what follows it.
+pub(crate) fn split(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (rest, any) = Any::from_der(der).ok()?;
+    Some((*der.first()?, any.data, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -42,5 +52,14 @@ mod tests {
         assert_eq!(element(tag::OCTET_STRING, &[&[0; 127]])[..2], [4, 127]);
         assert_eq!(element(tag::OCTET_STRING, &[&[0; 128]])[..3], [4, 0x81, 128]);
         assert_eq!(element(tag::OCTET_STRING, &[&[0; 256]])[..4], [4, 0x82, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_put_together_comes_apart() {
+        let two = [element(0xa1, &[&[7; 200]]), element(tag::OID, &[&[1]])].concat();
+        let (first, content, rest) = split(&two).unwrap();
+        assert_eq!((first, content), (0xa1, &[7; 200][..]));
+        assert_eq!(split(rest), Some((tag::OID, &[1][..], &[][..])));
+        assert_eq!((split(&[]), split(&[4, 2, 0])), (None, None));
     }
 }

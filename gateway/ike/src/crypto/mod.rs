@@ -4,6 +4,7 @@
 //! Primitives come from `ring`, except the MODP groups (`crypto-bigint`), AES-CBC and ML-KEM (RustCrypto), which
 //! `ring` does not have. Secrets that pass through this module are held in [`zeroize::Zeroizing`].
 
+mod algorithm;
 pub mod cipher;
 pub(crate) mod der;
 pub mod dh;

@@ -61,6 +61,11 @@ impl PrfAlgorithm {
         Zeroizing::new(mac(&hmac::Key::new(self.hmac(), key), parts).as_ref().to_vec())
     }
 
+    /// Whether `tag` is `prf(key, data)`, in a time that does not depend on where they differ.
+    pub fn verify(self, key: &[u8], data: &[u8], tag: &[u8]) -> bool {
+        hmac::verify(&hmac::Key::new(self.hmac(), key), data, tag).is_ok()
+    }
+
     /// The first `len` bytes of `prf+(key, seed)`, where the seed is the concatenation of `seed`
     /// (RFC 7296 section 2.13).
     ///

@@ -5,6 +5,7 @@
 //! is signed with SHA-256, which RFC 7296 section 3.8 permits, and a peer's SHA-1 is told apart from a forgery
 //! so that the log names the remedy.
 
+use super::algorithm::{algorithm_identifier, parse_algorithm_identifier};
 use super::der::{element, tag};
 use ring::rand::SystemRandom;
 use ring::signature::{self, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair, UnparsedPublicKey};
@@ -12,8 +13,7 @@ use rustls_pki_types::PrivateKeyDer;
 use rustls_pki_types::pem::{self, PemObject};
 use x509_parser::oid_registry as oid;
 use x509_parser::prelude::FromDer;
-use x509_parser::signature_algorithm::RsaSsaPssParams;
-use x509_parser::x509::{AlgorithmIdentifier, SubjectPublicKeyInfo};
+use x509_parser::x509::SubjectPublicKeyInfo;
 
 /// A hash of the SIGNATURE_HASH_ALGORITHMS notification. The discriminants are the IANA numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -150,6 +150,9 @@ pub enum KeyError {
     /// A public key of an algorithm that we do not verify.
     #[error("public key algorithm {0} is not supported (RSA, P-256, P-384 or Ed25519)")]
     Algorithm(String),
+    /// An RSA key of a size that nobody should use.
+    #[error("the RSA key has {0} bits; 2048 to 8192 are accepted")]
+    RsaSize(usize),
     /// A public key that is not DER.
     #[error("the public key is malformed")]
     Malformed,
@@ -492,6 +495,13 @@ impl PublicKey {
         }
         let algorithm = &spki.algorithm.algorithm;
         let kind = if *algorithm == oid::OID_PKCS1_RSAENCRYPTION {
+            let bits = match spki.parsed() {
+                Ok(x509_parser::public_key::PublicKey::RSA(key)) => modulus_bits(key.modulus),
+                Ok(_) | Err(_) => return Err(KeyError::Malformed),
+            };
+            if !(2048..=8192).contains(&bits) {
+                return Err(KeyError::RsaSize(bits));
+            }
             KeyKind::Rsa
         } else if *algorithm == oid::OID_KEY_TYPE_EC_PUBLIC_KEY {
             let curve = spki
@@ -605,6 +615,14 @@ impl PublicKey {
     }
 }
 
+/// Bits of a big-endian number.
+fn modulus_bits(modulus: &[u8]) -> usize {
+    let zeros = modulus.iter().take_while(|byte| **byte == 0).count();
+    let significant = modulus.get(zeros..).unwrap_or_default();
+    let spare = significant.first().map_or(0, |first| first.leading_zeros());
+    (significant.len() * 8).saturating_sub(spare as usize)
+}
+
 impl std::fmt::Debug for PublicKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("PublicKey")
@@ -632,129 +650,5 @@ fn verification_algorithm(
         (SignatureScheme::Ecdsa(Sha384), KeyKind::EcdsaP384) => Some(&signature::ECDSA_P384_SHA384_ASN1),
         (SignatureScheme::Ed25519, KeyKind::Ed25519) => Some(&signature::ED25519),
         _ => None,
-    }
-}
-
-/// id-mgf1 (RFC 8017 appendix A.2.1), which the registry of the parser lacks.
-const MGF1_OID: &[u8] = &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x08];
-/// ecdsa-with-SHA1 (RFC 3279 section 2.2.3), which it lacks too.
-const ECDSA_WITH_SHA1_OID: &[u8] = &[0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x01];
-const DER_NULL: &[u8] = &[0x05, 0x00];
-
-fn hash_oid(hash: HashAlgorithm) -> Option<oid::Oid<'static>> {
-    match hash {
-        HashAlgorithm::Sha256 => Some(oid::OID_NIST_HASH_SHA256),
-        HashAlgorithm::Sha384 => Some(oid::OID_NIST_HASH_SHA384),
-        HashAlgorithm::Sha512 => Some(oid::OID_NIST_HASH_SHA512),
-        HashAlgorithm::Identity => None,
-    }
-}
-
-/// Salt of RSASSA-PSS in bytes: that of the hash.
-fn salt_len(hash: HashAlgorithm) -> u8 {
-    match hash {
-        HashAlgorithm::Sha256 => 32,
-        HashAlgorithm::Sha384 => 48,
-        HashAlgorithm::Sha512 => 64,
-        HashAlgorithm::Identity => 0,
-    }
-}
-
-/// The AlgorithmIdentifier of a scheme in DER (RFC 7427 appendix A, RFC 8420 appendix A).
-fn algorithm_identifier(scheme: SignatureScheme) -> Option<Vec<u8>> {
-    use HashAlgorithm::{Identity, Sha256, Sha384, Sha512};
-    let identifier = |algorithm: &oid::Oid<'_>, parameters: &[u8]| {
-        element(
-            tag::SEQUENCE,
-            &[&element(tag::OID, &[algorithm.as_bytes()]), parameters],
-        )
-    };
-    match scheme {
-        SignatureScheme::RsaPkcs1(Sha256) => Some(identifier(&oid::OID_PKCS1_SHA256WITHRSA, DER_NULL)),
-        SignatureScheme::RsaPkcs1(Sha384) => Some(identifier(&oid::OID_PKCS1_SHA384WITHRSA, DER_NULL)),
-        SignatureScheme::RsaPkcs1(Sha512) => Some(identifier(&oid::OID_PKCS1_SHA512WITHRSA, DER_NULL)),
-        SignatureScheme::RsaPss(hash) => {
-            let hash_identifier = identifier(&hash_oid(hash)?, DER_NULL);
-            let mgf = element(
-                tag::SEQUENCE,
-                &[&element(tag::OID, &[MGF1_OID]), &hash_identifier],
-            );
-            let salt = element(tag::INTEGER, &[&[salt_len(hash)]]);
-            let parameters = element(
-                tag::SEQUENCE,
-                &[
-                    &element(0xa0, &[&hash_identifier]),
-                    &element(0xa1, &[&mgf]),
-                    &element(0xa2, &[&salt]),
-                ],
-            );
-            Some(identifier(&oid::OID_PKCS1_RSASSAPSS, &parameters))
-        }
-        SignatureScheme::Ecdsa(Sha256) => Some(identifier(&oid::OID_SIG_ECDSA_WITH_SHA256, &[])),
-        SignatureScheme::Ecdsa(Sha384) => Some(identifier(&oid::OID_SIG_ECDSA_WITH_SHA384, &[])),
-        SignatureScheme::Ed25519 => Some(identifier(&oid::OID_SIG_ED25519, &[])),
-        SignatureScheme::RsaPkcs1(Identity) | SignatureScheme::Ecdsa(Sha512 | Identity) => None,
-    }
-}
-
-fn parse_algorithm_identifier(der: &[u8]) -> Result<SignatureScheme, VerifyError> {
-    use HashAlgorithm::{Sha256, Sha384, Sha512};
-    const FIXED: [SignatureScheme; 6] = [
-        SignatureScheme::RsaPkcs1(Sha256),
-        SignatureScheme::RsaPkcs1(Sha384),
-        SignatureScheme::RsaPkcs1(Sha512),
-        SignatureScheme::Ecdsa(Sha256),
-        SignatureScheme::Ecdsa(Sha384),
-        SignatureScheme::Ed25519,
-    ];
-    if let Some(scheme) = FIXED
-        .into_iter()
-        .find(|scheme| algorithm_identifier(*scheme).as_deref() == Some(der))
-    {
-        return Ok(scheme);
-    }
-    let (rest, identifier) = AlgorithmIdentifier::from_der(der).map_err(|_| VerifyError::Malformed)?;
-    if !rest.is_empty() {
-        return Err(VerifyError::Malformed);
-    }
-    let name = &identifier.algorithm;
-    if *name == oid::OID_PKCS1_SHA1WITHRSA || name.as_bytes() == ECDSA_WITH_SHA1_OID {
-        return Err(VerifyError::Sha1);
-    }
-    if *name == oid::OID_PKCS1_RSASSAPSS {
-        return parse_pss(&identifier);
-    }
-    Err(VerifyError::Algorithm(name.to_string()))
-}
-
-/// PSS parameters are compared by meaning: a NULL or the default trailer may stand there or not (RFC 4055).
-fn parse_pss(identifier: &AlgorithmIdentifier<'_>) -> Result<SignatureScheme, VerifyError> {
-    let parameters = identifier.parameters.as_ref().ok_or(VerifyError::Sha1)?;
-    let parameters = RsaSsaPssParams::try_from(parameters).map_err(|_| VerifyError::Malformed)?;
-    let name = parameters.hash_algorithm_oid();
-    if *name == oid::OID_HASH_SHA1 {
-        return Err(VerifyError::Sha1);
-    }
-    let hash = [
-        HashAlgorithm::Sha256,
-        HashAlgorithm::Sha384,
-        HashAlgorithm::Sha512,
-    ]
-    .into_iter()
-    .find(|hash| hash_oid(*hash).as_ref() == Some(name))
-    .ok_or_else(|| VerifyError::Algorithm(format!("RSASSA-PSS with hash {name}")))?;
-    let mask = parameters
-        .mask_gen_algorithm()
-        .map_err(|_| VerifyError::Malformed)?;
-    let usual = mask.mgf.as_bytes() == MGF1_OID
-        && hash_oid(hash).as_ref() == Some(&mask.hash)
-        && parameters.salt_length() == u32::from(salt_len(hash))
-        && parameters.trailer_field() == 1;
-    if usual {
-        Ok(SignatureScheme::RsaPss(hash))
-    } else {
-        Err(VerifyError::Algorithm(
-            "RSASSA-PSS with another MGF1 hash, salt length or trailer".to_owned(),
-        ))
     }
 }

@@ -20,8 +20,6 @@ use crate::{
     traffic_selector::narrow,
     wire::{
         Exchange, Message, Payload, WireError,
-        auth::Authentication,
-        cert::{Certificate, X509_SIGNATURE},
         id::Identification,
         notify::{Notify, error_name, kind},
         ts::TrafficSelectors,
@@ -48,7 +46,7 @@ pub(crate) struct Handshake {
 
 impl Handshake {
     /// The octets that one side signs (RFC 7296 section 2.15).
-    fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
+    pub(super) fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
         let mut body = Vec::new();
         id.emit(&mut body);
         let mut octets = if by_initiator {
@@ -60,80 +58,6 @@ impl Handshake {
         octets
     }
 
-    /// ID, CERT and AUTH payloads of ours.
-    fn own_proof(&self, ctx: &Context<'_>, initiator: bool) -> Result<Vec<Payload>, String> {
-        let identity = &ctx.config.local_identity;
-        let id = Identification {
-            kind: identity.id_type(),
-            data: identity.data(),
-        };
-        let credential = &ctx.config.credential;
-        let scheme = credential
-            .key()
-            .choose(&self.peer_hashes)
-            .map_err(|error| error.to_string())?;
-        let octets = self.signed_octets(initiator, &id);
-        let data = credential
-            .key()
-            .sign(scheme, &octets)
-            .map_err(|error| error.to_string())?;
-        let mut payloads = vec![if initiator {
-            Payload::IdI(id)
-        } else {
-            Payload::IdR(id)
-        }];
-        payloads.extend(credential.chain().map(|certificate| {
-            Payload::Cert(Certificate {
-                encoding: X509_SIGNATURE,
-                data: certificate.der().to_vec(),
-            })
-        }));
-        payloads.push(Payload::Auth(Authentication {
-            method: scheme.method().id(),
-            data,
-        }));
-        Ok(payloads)
-    }
-
-    /// Verifies the peer's certificate chain, that it speaks for the identity, and the signature.
-    fn verify(
-        &self,
-        ctx: &Context<'_>,
-        message: &Message,
-        id: &Identification,
-        by_initiator: bool,
-    ) -> Result<AuthenticatedPeer, String> {
-        let identity = Identity::from_wire(id.kind, &id.data).map_err(|error| error.to_string())?;
-        let auth = message
-            .auth()
-            .ok_or("it sent no AUTH payload: EAP is not offered here")?;
-        let mut certificates = message.0.iter().filter_map(|payload| match payload {
-            Payload::Cert(certificate) if certificate.encoding == X509_SIGNATURE => {
-                Some(certificate.data.clone())
-            }
-            _ => None,
-        });
-        let leaf = certificates.next().ok_or("it sent no X.509 certificate")?;
-        let intermediates: Vec<_> = certificates.collect();
-        let verified = ctx
-            .config
-            .trust
-            .verify_chain(&leaf, &intermediates, ctx.now.unix_s)
-            .map_err(|error| error.to_string())?;
-        if !verified.proves(&identity) {
-            let subject = verified.certificate().subject();
-            return Err(format!(
-                "its certificate ({subject}) does not speak for the identity {identity}"
-            ));
-        }
-        let octets = self.signed_octets(by_initiator, id);
-        verified
-            .public_key()
-            .verify(auth.method, &octets, &auth.data)
-            .map_err(|error| error.to_string())?;
-        Ok(AuthenticatedPeer { identity, verified })
-    }
-
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
     pub(super) fn start_auth(
         self,
@@ -142,7 +66,17 @@ impl Handshake {
         connection: Connection,
         attempt: Attempt,
     ) -> Option<State> {
-        let mut payloads = self.own_proof(ctx, true).ok()?;
+        let mut payloads = match self.own_proof(ctx, true, &connection.remote_identity) {
+            Ok(payloads) => payloads,
+            Err(reason) => {
+                ctx.event(Event::AuthenticationFailed {
+                    remote: core.path.remote,
+                    peer: connection.remote_identity.to_string(),
+                    reason: format!("we cannot prove ourselves: {reason}"),
+                });
+                return None;
+            }
+        };
         let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
         // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
@@ -233,13 +167,18 @@ impl ExpectAuthRequest {
     ) -> Result<(AuthenticatedPeer, SitePolicy, Vec<Payload>), String> {
         debug_assert!(!core.channel.initiator());
         let id = message.id_i().ok_or("it sent no identity")?;
-        let peer = self.handshake.verify(ctx, message, id, true)?;
+        let peer = self
+            .handshake
+            .verify(ctx, message, id, true, core.path.remote.ip())?;
         let policy = ctx
             .config
             .authorizer
             .authorize(&peer)
-            .ok_or("its certificate is valid, but no configured site matches it")?;
-        let proof = self.handshake.own_proof(ctx, false)?;
+            .ok_or("it has proved its identity, but no configured site matches it")?;
+        let proof = self
+            .handshake
+            .own_proof(ctx, false, &peer.identity)
+            .map_err(|reason| format!("we cannot prove ourselves: {reason}"))?;
         Ok((peer, policy, proof))
     }
 
@@ -397,15 +336,22 @@ impl ExpectAuthResponse {
             self.abandon(core, ctx, CloseReason::PeerRefused(error_name(error.kind)));
             return closed(ctx);
         }
-        match self.authenticate(ctx, &message) {
+        match self.authenticate(core, ctx, &message) {
             Ok(peer) => self.establish(core, ctx, &message, peer),
             Err(reason) => self.fail(core, ctx, reason),
         }
     }
 
-    fn authenticate(&self, ctx: &Context<'_>, message: &Message) -> Result<AuthenticatedPeer, String> {
+    fn authenticate(
+        &self,
+        core: &Core,
+        ctx: &Context<'_>,
+        message: &Message,
+    ) -> Result<AuthenticatedPeer, String> {
         let id = message.id_r().ok_or("it sent no identity")?;
-        let peer = self.handshake.verify(ctx, message, id, false)?;
+        let peer = self
+            .handshake
+            .verify(ctx, message, id, false, core.path.remote.ip())?;
         let expected = &self.connection.remote_identity;
         if peer.identity == *expected {
             Ok(peer)
@@ -544,7 +490,7 @@ impl Established {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::collections::{BTreeSet, VecDeque};
 
     use zeroize::Zeroizing;
@@ -558,7 +504,7 @@ mod tests {
         pki::{credential::Credential, trust::TrustAnchors},
     };
 
-    struct Nobody;
+    pub(in crate::exchange) struct Nobody;
 
     impl Authorizer for Nobody {
         fn authorize(&self, _: &AuthenticatedPeer) -> Option<SitePolicy> {
@@ -566,7 +512,7 @@ mod tests {
         }
     }
 
-    fn handshake() -> Handshake {
+    pub(in crate::exchange) fn handshake() -> Handshake {
         Handshake {
             init_request: b"request".to_vec(),
             init_response: b"response".to_vec(),
@@ -614,12 +560,15 @@ mod tests {
             neighbours: Neighbours::default(),
         };
         for initiator in [true, false] {
-            let message = Message(handshake().own_proof(&ctx, initiator).unwrap());
+            let somebody = "site2.lab.test".parse().unwrap();
+            let message = Message(handshake().own_proof(&ctx, initiator, &somebody).unwrap());
             let id = if initiator { message.id_i() } else { message.id_r() }
                 .unwrap()
                 .clone();
-            let verify =
-                |handshake: Handshake, by_initiator| handshake.verify(&ctx, &message, &id, by_initiator);
+            let source = "192.0.2.1".parse().unwrap();
+            let verify = |handshake: Handshake, by_initiator| {
+                handshake.verify(&ctx, &message, &id, by_initiator, source)
+            };
             assert!(verify(handshake(), initiator).is_ok());
             assert!(verify(handshake(), !initiator).is_err(), "reflected");
             let others: [fn(&mut Handshake); 4] = [

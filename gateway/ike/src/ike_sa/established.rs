@@ -25,6 +25,7 @@ impl Established {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
             peer_name: peer.identity.to_string().into(),
+            proof_ends_ms: proof_ends_ms(&peer, ctx.now),
             peer,
             policy,
             prf,
@@ -462,6 +463,7 @@ impl Established {
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
             deadlines.push((self.answer_due_ms(), TimeoutReason::Expire));
+            deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
             deadlines.push((self.reauth_at_ms, TimeoutReason::Reauthenticate));
             deadlines.extend(
                 self.delayed
@@ -522,6 +524,11 @@ impl Established {
             }
         } else if self.liveness_at(ctx.config.dpd_after_s) <= now_ms && self.tasks.is_empty() {
             self.tasks.push_back(Task::Liveness);
+        }
+        if !self.is_ending()
+            && let Some(reason) = self.proof_expired(ctx.now)
+        {
+            self.begin_close(ctx, reason);
         }
         if self.expire_at_ms <= now_ms || core.channel.used_up() {
             if core.channel.used_up() || self.is_ending() || self.redundant {

@@ -1,5 +1,6 @@
 //! What the rest needs to know of one X.509 certificate, read once.
 
+use super::identity::Identity;
 use super::name::DistinguishedName;
 use crate::crypto::sign::{KeyError, PublicKey};
 use ring::digest;
@@ -26,6 +27,9 @@ pub struct Certificate {
     san_dns: Vec<String>,
     san_emails: Vec<String>,
     san_addresses: Vec<IpAddr>,
+    san_directory_names: Vec<DistinguishedName>,
+    has_san: bool,
+    path_len: Option<u32>,
     may_sign: bool,
     is_authority: bool,
     may_sign_certificates: bool,
@@ -69,6 +73,9 @@ impl Certificate {
             san_dns: Vec::new(),
             san_emails: Vec::new(),
             san_addresses: Vec::new(),
+            san_directory_names: Vec::new(),
+            has_san: false,
+            path_len: None,
             may_sign: true,
             is_authority: false,
             may_sign_certificates: true,
@@ -92,6 +99,7 @@ impl Certificate {
     fn read_extension(&mut self, extension: &ParsedExtension<'_>) -> Result<(), CertificateError> {
         match extension {
             ParsedExtension::SubjectAlternativeName(san) => {
+                self.has_san = true;
                 san.general_names.iter().try_for_each(|name| match name {
                     GeneralName::DNSName(name) => {
                         self.san_dns.push((*name).to_owned());
@@ -109,6 +117,12 @@ impl Certificate {
                         self.san_addresses.push(address);
                         Ok(())
                     }
+                    GeneralName::DirectoryName(name) => {
+                        let name = DistinguishedName::from_der(name.as_raw());
+                        let bad = CertificateError::Malformed("subjectAltName with a bad directory name");
+                        self.san_directory_names.push(name.map_err(|_| bad)?);
+                        Ok(())
+                    }
                     _ => Ok(()),
                 })
             }
@@ -120,6 +134,7 @@ impl Certificate {
             }
             ParsedExtension::BasicConstraints(constraints) => {
                 self.is_authority = constraints.ca;
+                self.path_len = constraints.path_len_constraint;
                 Ok(())
             }
             _ => Ok(()),
@@ -182,6 +197,35 @@ impl Certificate {
     /// Addresses in the subjectAltName.
     pub fn san_addresses(&self) -> &[IpAddr] {
         &self.san_addresses
+    }
+
+    /// Directory names in the subjectAltName. No identity is proved by them; name constraints hold for them.
+    pub fn san_directory_names(&self) -> &[DistinguishedName] {
+        &self.san_directory_names
+    }
+
+    /// Whether there is a subjectAltName, whatever is in it.
+    pub fn has_alternative_names(&self) -> bool {
+        self.has_san
+    }
+
+    /// How many authorities may follow below it (pathLenConstraint).
+    pub fn path_len(&self) -> Option<u32> {
+        self.path_len
+    }
+
+    /// All identities that it speaks for, for messages to people.
+    pub fn identities(&self) -> impl Iterator<Item = Identity> {
+        let readable = |kind| move |name: &String| Identity::from_wire(kind, name.as_bytes()).ok();
+        let address = |address: &IpAddr| match address {
+            IpAddr::V4(address) => Identity::Ipv4(*address),
+            IpAddr::V6(address) => Identity::Ipv6(*address),
+        };
+        let subject = (!self.subject.is_empty()).then(|| Identity::Dn(self.subject.clone()));
+        let dns = self.san_dns.iter().filter_map(readable(2));
+        let emails = self.san_emails.iter().filter_map(readable(3));
+        let addresses = self.san_addresses.iter().map(address);
+        dns.chain(emails).chain(addresses).chain(subject)
     }
 
     /// Whether the key usage lets the key sign IKE messages; true where there is no such extension.

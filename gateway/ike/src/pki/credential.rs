@@ -2,7 +2,7 @@
 
 use super::certificate::{Certificate, CertificateError};
 use super::identity::Identity;
-use crate::crypto::sign::{KeyError, SigningKey};
+use crate::crypto::sign::{KeyError, RsaPadding, SigningKey};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 
@@ -90,6 +90,13 @@ impl Credential {
             intermediates,
             key,
         })
+    }
+
+    /// Sets the padding of RSA signatures of RFC 7427.
+    #[must_use]
+    pub fn with_rsa_padding(mut self, padding: RsaPadding) -> Self {
+        self.key = self.key.with_rsa_padding(padding);
+        self
     }
 
     /// Our certificate.

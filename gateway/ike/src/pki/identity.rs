@@ -43,7 +43,7 @@ pub enum IdentityError {
     Name(#[from] NameError),
     /// Text that is no identity of any kind.
     #[error(
-        "{0:?} is no identity: write a host name, an e-mail or IP address, a DN (O=Lab, CN=x) or @#hex for a key id"
+        "{0:?} is no identity: write a host name, an e-mail or IP address, a DN (O=Lab, CN=x), keyid:text or @#hex for a key id"
     )]
     Text(String),
 }
@@ -182,13 +182,33 @@ impl Hash for Identity {
     }
 }
 
+/// Words in front of a text that say its kind, where the text alone does not.
+mod kind {
+    pub(super) const FQDN: &str = "fqdn:";
+    pub(super) const EMAIL: &str = "email:";
+    pub(super) const DN: &str = "dn:";
+    pub(super) const KEY_ID: &str = "keyid:";
+}
+
 impl fmt::Display for Identity {
+    /// Text that [`FromStr`] reads as this identity and no other. Sites, logs and INITIAL_CONTACT tell peers apart by
+    /// it: a host name that looks like an address must not read like that address.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let kind_unless_clear = |text: &str, kind| match text.parse::<Self>().as_ref() == Ok(self) {
+            true => "",
+            false => kind,
+        };
         match self {
             Self::Ipv4(address) => write!(f, "{address}"),
             Self::Ipv6(address) => write!(f, "{address}"),
-            Self::Fqdn(text) | Self::Email(text) => f.write_str(text),
+            Self::Fqdn(text) => write!(f, "{}{text}", kind_unless_clear(text, kind::FQDN)),
+            Self::Email(text) => write!(f, "{}{text}", kind_unless_clear(text, kind::EMAIL)),
+            Self::Dn(name) if name.is_empty() => f.write_str(kind::DN),
             Self::Dn(name) => write!(f, "{name}"),
+            Self::KeyId(id) if id.iter().all(u8::is_ascii_graphic) => {
+                f.write_str(kind::KEY_ID)?;
+                id.iter().try_for_each(|byte| write!(f, "{}", char::from(*byte)))
+            }
             Self::KeyId(id) => {
                 f.write_str("@#")?;
                 id.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
@@ -201,7 +221,8 @@ impl FromStr for Identity {
     type Err = IdentityError;
 
     /// Reads configuration text. The kind shows in the text: `192.0.2.1`, `2001:db8::1`, `O=Lab, CN=x`,
-    /// `@#0badcafe` (a key id in hex), `admin@gw.example`, `gw.example`.
+    /// `keyid:router-7`, `@#0badcafe` (a key id in hex), `admin@gw.example`, `gw.example`. Or it is written in front:
+    /// `fqdn:`, `email:`, `dn:`.
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         let text = text.trim();
         let bad = || IdentityError::Text(text.to_owned());
@@ -214,6 +235,9 @@ impl FromStr for Identity {
         if let Some(hex) = text.strip_prefix("@#") {
             return super::name::bytes_from_hex(hex).map(Self::KeyId).ok_or_else(bad);
         }
+        if let Some(identity) = Self::of_kind(text) {
+            return identity;
+        }
         if text.contains('=') {
             return Ok(Self::Dn(DistinguishedName::from_text(text)?));
         }
@@ -225,6 +249,41 @@ impl FromStr for Identity {
             Some(_) => Ok(Self::Email(text.to_owned())),
             None if is_host_name(text) => Ok(Self::Fqdn(text.to_owned())),
             None => Err(bad()),
+        }
+    }
+}
+
+impl Identity {
+    /// Reads text with its kind in front; `None` without.
+    fn of_kind(text: &str) -> Option<Result<Self, IdentityError>> {
+        let plain = |rest: &str| match is_plain_text(rest) {
+            true => Ok(rest.to_owned()),
+            false => Err(IdentityError::Text(text.to_owned())),
+        };
+        if let Some(rest) = text.strip_prefix(kind::FQDN) {
+            return Some(plain(rest).map(Self::Fqdn));
+        }
+        if let Some(rest) = text.strip_prefix(kind::EMAIL) {
+            return Some(plain(rest).map(Self::Email));
+        }
+        if let Some(rest) = text.strip_prefix(kind::KEY_ID) {
+            return Some(plain(rest).map(|id| Self::KeyId(id.into_bytes())));
+        }
+        let name = text.strip_prefix(kind::DN)?;
+        let name = match name.trim() {
+            "" => DistinguishedName::from_der(&[0x30, 0]),
+            name => DistinguishedName::from_text(name),
+        };
+        Some(name.map(Self::Dn).map_err(IdentityError::from))
+    }
+
+    /// The one spelling of all that are equal to this identity, as far as it does not take a certificate to say.
+    #[must_use]
+    pub fn folded(self) -> Self {
+        match self {
+            Self::Fqdn(name) => Self::Fqdn(name.to_ascii_lowercase()),
+            Self::Email(text) => Self::Email(folded_email(&text)),
+            other @ (Self::Ipv4(_) | Self::Ipv6(_) | Self::Dn(_) | Self::KeyId(_)) => other,
         }
     }
 }
@@ -293,6 +352,9 @@ impl FromStr for IdentityPattern {
         let bad = || IdentityError::Text(text.to_owned());
         if text == "*" {
             return Ok(Self(Pattern::Any));
+        }
+        if let Some(identity) = Identity::of_kind(text) {
+            return identity.map(|identity| Self(Pattern::Exactly(identity)));
         }
         if text.contains('=') {
             return Ok(Self(Pattern::Dn(DistinguishedName::from_text(text)?)));

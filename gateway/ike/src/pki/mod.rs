@@ -4,6 +4,11 @@
 pub mod certificate;
 pub mod certreq;
 pub mod credential;
+mod error;
 pub mod identity;
 pub mod name;
+mod name_constraints;
+pub mod revocation;
 pub mod trust;
+
+pub(crate) use error::utc;

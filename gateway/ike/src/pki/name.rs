@@ -139,6 +139,23 @@ impl DistinguishedName {
             })
     }
 
+    /// Whether this name is `base` or below it: its first relative names are those of `base`.
+    pub fn is_within(&self, base: &DistinguishedName) -> bool {
+        self.folded().starts_with(&base.folded())
+    }
+
+    /// Values of its emailAddress attributes.
+    pub fn email_addresses(&self) -> Vec<&str> {
+        let attributes = self.rdns.iter().flatten();
+        attributes
+            .filter(|attribute| attribute.oid == EMAIL_OID)
+            .filter_map(|attribute| match &attribute.value {
+                Value::Text(text) => Some(text.as_str()),
+                Value::Der(_) => None,
+            })
+            .collect()
+    }
+
     fn folded(&self) -> Vec<Vec<(&[u8], String)>> {
         self.rdns
             .iter()

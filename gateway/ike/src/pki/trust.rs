@@ -1,21 +1,19 @@
 //! Which certificates we believe: path validation (RFC 5280 section 6) by rustls-webpki, with the policy of IKE
 //! (RFC 4945) and reasons in words.
 
-use super::certificate::{Certificate, CertificateError};
+use super::certificate::Certificate;
 use super::certreq::{AUTHORITY_HASH_LEN, authority_hash};
 use super::credential::{CredentialError, certificates_from_pem};
+pub use super::error::{ChainError, TrustError};
 use super::identity::Identity;
 use super::name::DistinguishedName;
+use super::name_constraints::{NameConstraints, has_own_forms, without_own_forms};
+pub use super::revocation::RevocationPolicy;
+use super::revocation::{RevocationList, newest_first};
 use crate::crypto::sign::PublicKey;
-use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{
-    CertificateDer, CertificateRevocationListDer, SignatureVerificationAlgorithm, TrustAnchor, UnixTime,
-};
+use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::time::Duration;
-use webpki::{
-    CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, OwnedCertRevocationList,
-};
-use x509_parser::time::ASN1Time;
+use webpki::{CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 /// The most certificates beside the leaf that a peer may send. It bounds the work of building a path.
 pub const INTERMEDIATES_MAX: usize = 8;
@@ -23,157 +21,14 @@ pub const INTERMEDIATES_MAX: usize = 8;
 /// The authorities that peers' certificates must lead to, and what is known of revoked certificates.
 pub struct TrustAnchors {
     anchors: Vec<Anchor>,
-    crls: Vec<CertRevocationList<'static>>,
+    crls: Vec<RevocationList>,
     policy: RevocationPolicy,
 }
 
 struct Anchor {
     certificate: Certificate,
     anchor: TrustAnchor<'static>,
-}
-
-/// What to do where no list of the issuer is loaded.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum RevocationPolicy {
-    /// Accept certificates of issuers without a list; a list that is there must be current.
-    #[default]
-    WhereListed,
-    /// Refuse certificates, the intermediates too, whose issuer has no current list.
-    Always,
-}
-
-/// Why authorities or revocation lists were not loaded.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum TrustError {
-    /// The file itself.
-    #[error(transparent)]
-    File(#[from] CredentialError),
-    /// A certificate that may not issue others.
-    #[error(
-        "{subject} is no certification authority: basicConstraints or keyUsage forbid it to issue certificates"
-    )]
-    NotAnAuthority {
-        /// Its subject.
-        subject: String,
-    },
-    /// The library's reason against a certificate.
-    #[error("the certificate of {subject} cannot be a trust anchor: {reason}")]
-    Anchor {
-        /// Its subject.
-        subject: String,
-        /// What the library says.
-        reason: String,
-    },
-    /// A revocation list that is none.
-    #[error("certificate revocation list {index} of the file (counted from 1): {reason}")]
-    Crl {
-        /// Which list.
-        index: usize,
-        /// What is wrong with it.
-        reason: String,
-    },
-}
-
-/// Why a peer's certificate is not believed. Each text names the certificate and the check.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ChainError {
-    /// A certificate that cannot be read.
-    #[error("certificate {index} of the peer (counted from 1): {error}")]
-    Certificate {
-        /// Which one.
-        index: usize,
-        /// What is wrong.
-        error: CertificateError,
-    },
-    /// More than [`INTERMEDIATES_MAX`].
-    #[error("the peer sent {0} certificates beside its own; at most {INTERMEDIATES_MAX} are looked at")]
-    TooMany(usize),
-    /// Before its time.
-    #[error("the certificate of {subject} is not valid before {}", utc(*.not_before_unix_s))]
-    NotYetValid {
-        /// Its subject.
-        subject: String,
-        /// First second of validity, unix time.
-        not_before_unix_s: i64,
-    },
-    /// After its time.
-    #[error("the certificate of {subject} expired on {}", utc(*.not_after_unix_s))]
-    Expired {
-        /// Its subject.
-        subject: String,
-        /// Last second of validity, unix time.
-        not_after_unix_s: i64,
-    },
-    /// No path to an authority that is trusted.
-    #[error("the certificate of {subject} does not lead to a trusted authority: its issuer is {issuer}")]
-    UnknownIssuer {
-        /// The peer's subject.
-        subject: String,
-        /// The name that is missing.
-        issuer: String,
-    },
-    /// A signature in the chain does not verify: another key under the authority's name, or a forgery.
-    #[error("the certificate of {subject} was not signed by the trusted authority of the name {issuer}")]
-    Signature {
-        /// The peer's subject.
-        subject: String,
-        /// Its issuer.
-        issuer: String,
-    },
-    /// The peer's certificate may not sign.
-    #[error("the key usage of the certificate of {subject} allows no digital signatures")]
-    KeyUsage {
-        /// Its subject.
-        subject: String,
-    },
-    /// The extended key usage has nothing for IKE.
-    #[error(
-        "the extended key usage in the chain of {subject} allows neither IKE nor client or server authentication"
-    )]
-    ExtendedKeyUsage {
-        /// The peer's subject.
-        subject: String,
-    },
-    /// A certificate of an authority in the place of the peer's own, or the reverse.
-    #[error("in the chain of {subject}, {wrong}")]
-    Authority {
-        /// The peer's subject.
-        subject: String,
-        /// Which rule.
-        wrong: &'static str,
-    },
-    /// On a revocation list.
-    #[error("the certificate of {subject} (serial {serial}) or one of its issuers is revoked")]
-    Revoked {
-        /// The peer's subject.
-        subject: String,
-        /// The serial number of the peer's own certificate, in hex.
-        serial: String,
-    },
-    /// No current revocation list.
-    #[error("the revocation of the chain of {subject} is not known: {reason}")]
-    RevocationUnknown {
-        /// The peer's subject.
-        subject: String,
-        /// What is missing.
-        reason: String,
-    },
-    /// A key that AUTH cannot be verified with.
-    #[error("the certificate of {subject}: {error}")]
-    Key {
-        /// Its subject.
-        subject: String,
-        /// Which algorithm.
-        error: crate::crypto::sign::KeyError,
-    },
-    /// Anything else the library refuses, in its words.
-    #[error("the chain of {subject} is refused: {reason}")]
-    Refused {
-        /// The peer's subject.
-        subject: String,
-        /// What the library says.
-        reason: String,
-    },
+    names: NameConstraints,
 }
 
 /// A peer's certificate that leads to one of our authorities.
@@ -182,6 +37,10 @@ pub struct VerifiedPeer {
     certificate: Certificate,
     key: PublicKey,
     authority: DistinguishedName,
+    /// The intermediates of the path, from the peer's issuer on.
+    path: Vec<Vec<u8>>,
+    valid_until_unix_s: i64,
+    first_to_expire: DistinguishedName,
 }
 
 impl VerifiedPeer {
@@ -198,6 +57,25 @@ impl VerifiedPeer {
     /// The trust anchor that the path ends at.
     pub fn authority(&self) -> &DistinguishedName {
         &self.authority
+    }
+
+    /// Last second in which the whole path is valid, unix time: the earliest end of validity among the peer's
+    /// certificate, the intermediates and the authority. What was authenticated by it ends with it.
+    pub fn valid_until_unix_s(&self) -> i64 {
+        self.valid_until_unix_s
+    }
+
+    /// The subject of the certificate of the path that expires first.
+    pub fn first_to_expire(&self) -> &DistinguishedName {
+        &self.first_to_expire
+    }
+
+    /// Validates the path again, after authorities or revocation lists changed.
+    ///
+    /// # Errors
+    /// Why it would not be accepted now.
+    pub fn verify_again(&self, trust: &TrustAnchors, unix_s: u64) -> Result<Self, ChainError> {
+        trust.verify_chain(self.certificate.der(), &self.path, unix_s)
     }
 
     /// Whether the certificate may speak for `identity` (see [`Identity::matches_certificate`]).
@@ -226,30 +104,26 @@ impl TrustAnchors {
         })
     }
 
-    /// Replaces the revocation lists by those of a PEM file (`X509 CRL` sections).
-    ///
-    /// The lists must be complete ones (no deltas) that the issuer of the certificates signed. They are read
-    /// here and their signatures checked at each use.
+    /// Replaces the revocation lists by those of a file (see [`RevocationList::read_file`]).
     ///
     /// # Errors
     /// If a list is unreadable; the lists then stay as they were.
-    pub fn set_crls(&mut self, pem: &[u8], policy: RevocationPolicy) -> Result<(), TrustError> {
-        let read = |(i, der): (
-            usize,
-            Result<CertificateRevocationListDer<'static>, rustls_pki_types::pem::Error>,
-        )| {
-            let bad = |reason: String| TrustError::Crl { index: i + 1, reason };
-            let der = der.map_err(|error| bad(error.to_string()))?;
-            OwnedCertRevocationList::from_der(&der)
-                .map(Into::into)
-                .map_err(|error| bad(error.to_string()))
-        };
-        let crls = CertificateRevocationListDer::pem_slice_iter(pem)
-            .enumerate()
-            .map(read);
-        self.crls = crls.collect::<Result<_, TrustError>>()?;
-        self.policy = policy;
+    pub fn set_crls(&mut self, file: &[u8], policy: RevocationPolicy) -> Result<(), TrustError> {
+        self.set_revocation(RevocationList::read_file(file)?, policy);
         Ok(())
+    }
+
+    /// Replaces the revocation lists. They must be complete ones (no deltas) that the issuer of the certificates
+    /// signed. Of several lists of one issuer the newest decides.
+    pub fn set_revocation(&mut self, mut lists: Vec<RevocationList>, policy: RevocationPolicy) {
+        newest_first(&mut lists);
+        self.crls = lists;
+        self.policy = policy;
+    }
+
+    /// The revocation lists in use, newest first.
+    pub fn revocation_lists(&self) -> &[RevocationList] {
+        &self.crls
     }
 
     /// The authorities' certificates.
@@ -271,7 +145,8 @@ impl TrustAnchors {
     }
 
     /// Validates the peer's certificate: signatures up to an authority, validity of each certificate and of the
-    /// authority at `unix_s`, basic constraints, name constraints, key usages, revocation.
+    /// authority at `unix_s`, basic constraints with path lengths, name constraints, key usages, revocation. An
+    /// extension that is critical and not evaluated is a reason to refuse.
     ///
     /// Key usage, where present, must allow signatures. Extended key usage, where present, must hold any of ipsecIKE,
     /// the three obsolete IPsec purposes, clientAuth, serverAuth or anyExtendedKeyUsage: RFC 4945 section 5.1.3.12
@@ -300,25 +175,33 @@ impl TrustAnchors {
                 subject: peer.subject().to_string(),
             });
         }
-        let authority = self.build_path(&peer, &others, unix_s)?;
         let key = peer.public_key().map_err(|error| ChainError::Key {
             subject: peer.subject().to_string(),
             error,
         })?;
+        let (intermediates, anchor) = self.build_path(&peer, &others, unix_s)?;
+        let authority = &anchor.certificate;
+        let path = std::iter::once(&peer)
+            .chain(intermediates.iter().copied())
+            .chain([authority]);
+        let first = path.min_by_key(|one| one.not_after_unix_s()).unwrap_or(authority);
         Ok(VerifiedPeer {
-            certificate: peer,
             key,
-            authority,
+            authority: authority.subject().clone(),
+            path: intermediates.iter().map(|one| one.der().to_vec()).collect(),
+            valid_until_unix_s: first.not_after_unix_s(),
+            first_to_expire: first.subject().clone(),
+            certificate: peer,
         })
     }
 
-    /// The authority at the end of a valid path.
-    fn build_path(
-        &self,
+    /// A valid path: its intermediates from the peer's issuer on, and the authority at its end.
+    fn build_path<'a>(
+        &'a self,
         peer: &Certificate,
-        others: &[Certificate],
+        others: &'a [Certificate],
         unix_s: u64,
-    ) -> Result<DistinguishedName, ChainError> {
+    ) -> Result<(Vec<&'a Certificate>, &'a Anchor), ChainError> {
         let explain = |error| self.explain(error, peer, others, unix_s);
         if self.crls.is_empty() && self.policy == RevocationPolicy::Always {
             // webpki checks revocation only where it has a list at all.
@@ -334,13 +217,15 @@ impl TrustAnchors {
             .collect();
         // RFC 5280 gives an anchor no end of validity, operators do. An expired one would hide its successor.
         let valid = |anchor: &&Anchor| check_validity(&anchor.certificate, unix_s).is_ok();
-        let anchors: Vec<_> = self
-            .anchors
-            .iter()
-            .filter(valid)
-            .map(|anchor| anchor.anchor.clone())
-            .collect();
-        let crls: Vec<_> = self.crls.iter().collect();
+        let valid: Vec<_> = self.anchors.iter().filter(valid).collect();
+        let anchors: Vec<_> = valid.iter().map(|anchor| anchor.anchor.clone()).collect();
+        let crls: Vec<_> = self.crls.iter().map(|one| &one.list).collect();
+        // Called for each path that webpki finds in order; what it refuses leaves others to be tried.
+        let keeps_to_anchor = |path: &VerifiedPath<'_>| {
+            let (intermediates, anchor) =
+                resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
+            anchor.check(peer, &intermediates)
+        };
         let path = leaf
             .verify_for_usage(
                 CHAIN_ALGORITHMS,
@@ -349,17 +234,10 @@ impl TrustAnchors {
                 UnixTime::since_unix_epoch(Duration::from_secs(unix_s)),
                 IkePurpose,
                 self.revocation(&crls),
-                None,
+                Some(&keeps_to_anchor),
             )
             .map_err(explain)?;
-        let spki = path.anchor().subject_public_key_info.as_ref();
-        let subject = path.anchor().subject.as_ref();
-        let chosen = self.anchors.iter().find(|one| {
-            one.anchor.subject.as_ref() == subject && one.anchor.subject_public_key_info.as_ref() == spki
-        });
-        chosen
-            .map(|anchor| anchor.certificate.subject().clone())
-            .ok_or_else(|| unknown_issuer(peer, others))
+        resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
     }
 
     fn revocation<'a>(
@@ -426,11 +304,12 @@ impl TrustAnchors {
             Error::PathLenConstraintViolated => {
                 authority("an authority's path length constraint is exceeded")
             }
+            Error::NameConstraintViolation if others.iter().any(has_own_forms) => authority(
+                "a name is outside an authority's name constraints, or an intermediate constrains directory names or \
+                 e-mail addresses, which is evaluated only for the authorities of [ike] ca: add it there",
+            ),
             Error::NameConstraintViolation => authority("a name is outside an authority's name constraints"),
-            Error::CertRevoked => ChainError::Revoked {
-                subject,
-                serial: hex(peer.serial()),
-            },
+            Error::CertRevoked => self.revoked(peer, others),
             Error::CrlExpired { .. } => ChainError::RevocationUnknown {
                 subject,
                 reason: "the issuer's revocation list is out of date; load a new one".to_owned(),
@@ -444,6 +323,19 @@ impl TrustAnchors {
                 subject,
                 reason: other.to_string(),
             },
+        }
+    }
+}
+
+impl TrustAnchors {
+    /// Which certificate of the chain it is that a list names.
+    fn revoked(&self, peer: &Certificate, others: &[Certificate]) -> ChainError {
+        let listed = |one: &&Certificate| self.crls.iter().any(|list| list.lists(one));
+        let found = std::iter::once(peer).chain(others).find(listed).unwrap_or(peer);
+        ChainError::Revoked {
+            subject: found.subject().to_string(),
+            serial: hex(found.serial()),
+            issuer: found.issuer().to_string(),
         }
     }
 }
@@ -464,14 +356,44 @@ impl Anchor {
         if !certificate.may_issue() {
             return Err(TrustError::NotAnAuthority { subject });
         }
+        let refused = |reason| TrustError::Anchor {
+            subject: subject.clone(),
+            reason,
+        };
         let der = CertificateDer::from(certificate.der());
-        let anchor = webpki::anchor_from_trusted_cert(&der)
-            .map_err(|error| TrustError::Anchor {
-                subject,
-                reason: error.to_string(),
-            })?
+        let mut anchor = webpki::anchor_from_trusted_cert(&der)
+            .map_err(|error| refused(error.to_string()))?
             .to_owned();
-        Ok(Self { certificate, anchor })
+        let names = NameConstraints::of(certificate.der()).map_err(|error| refused(error.to_string()))?;
+        if let Some(constraints) = anchor.name_constraints.take() {
+            let left = without_own_forms(&constraints)
+                .ok_or_else(|| refused("unreadable name constraints".to_owned()))?;
+            anchor.name_constraints = (!left.is_empty()).then(|| Der::from(left));
+        }
+        Ok(Self {
+            certificate,
+            anchor,
+            names,
+        })
+    }
+
+    /// What webpki leaves out for an anchor: its path length, and its constraints on directory names and e-mail
+    /// addresses. Certificates that an authority issued to itself are not counted and not constrained (RFC 5280
+    /// section 6.1.4, b and l).
+    fn check(&self, peer: &Certificate, intermediates: &[&Certificate]) -> Result<(), webpki::Error> {
+        let below: Vec<_> = intermediates
+            .iter()
+            .copied()
+            .filter(|one| one.subject() != one.issuer())
+            .collect();
+        let path_len = self.certificate.path_len().map_or(usize::MAX, |len| len as usize);
+        if below.len() > path_len {
+            return Err(webpki::Error::PathLenConstraintViolated);
+        }
+        match below.into_iter().chain([peer]).all(|one| self.names.allow(one)) {
+            true => Ok(()),
+            false => Err(webpki::Error::NameConstraintViolation),
+        }
     }
 }
 
@@ -521,6 +443,27 @@ impl ExtendedKeyUsageValidator for IkePurpose {
     }
 }
 
+/// The certificates that a path of webpki's is made of.
+fn resolve<'a>(
+    path: &VerifiedPath<'_>,
+    others: &'a [Certificate],
+    anchors: &[&'a Anchor],
+) -> Option<(Vec<&'a Certificate>, &'a Anchor)> {
+    let intermediates = path.intermediate_certificates().map(|used| {
+        let der = used.der();
+        others.iter().find(|one| one.der() == &der[..])
+    });
+    let spki = path.anchor().subject_public_key_info.as_ref();
+    let subject = path.anchor().subject.as_ref();
+    let constraints = path.anchor().name_constraints.as_deref();
+    let anchor = anchors.iter().find(|one| {
+        one.anchor.subject.as_ref() == subject
+            && one.anchor.subject_public_key_info.as_ref() == spki
+            && one.anchor.name_constraints.as_deref() == constraints
+    })?;
+    Some((intermediates.collect::<Option<_>>()?, anchor))
+}
+
 fn check_validity(certificate: &Certificate, unix_s: u64) -> Result<(), ChainError> {
     let now = i64::try_from(unix_s).unwrap_or(i64::MAX);
     let subject = || certificate.subject().to_string();
@@ -564,15 +507,4 @@ fn unknown_issuer(peer: &Certificate, others: &[Certificate]) -> ChainError {
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn utc(unix_s: i64) -> String {
-    match ASN1Time::from_timestamp(unix_s) {
-        Ok(time) => {
-            let time = time.to_datetime();
-            let (hour, minute, second) = time.to_hms();
-            format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
-        }
-        Err(_) => format!("unix time {unix_s}"),
-    }
 }

@@ -51,6 +51,7 @@ openssl pkcs8 -topk8 -nocrypt -in rsa-leaf.key -out rsa-leaf.pkcs8.key
 openssl pkcs8 -topk8 -nocrypt -in ec-leaf.key -out ec-leaf.pkcs8.key
 openssl pkcs8 -topk8 -in ec-leaf.key -passout pass:secret -out encrypted.key
 openssl genrsa -traditional -out rsa1024.key 1024 2>/dev/null
+openssl rsa -in rsa1024.key -pubout -out rsa1024.pub 2>/dev/null
 for k in p384 ed25519; do openssl pkey -in $k.key -pubout -out $k.pub; done
 # Signatures over "signed octets", made by another implementation.
 printf 'signed octets' > message

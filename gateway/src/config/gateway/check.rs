@@ -5,6 +5,7 @@ use std::path::Path;
 
 use gateway_common::abi::limit;
 use gateway_ike::pki::identity::{Identity, IdentityError};
+use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::proposal::{
     Pfs, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals, with_pfs,
 };
@@ -13,19 +14,22 @@ use toml::Spanned;
 use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
+use super::proof::shared_key;
 use super::{
-    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, file,
+    AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection,
+    file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
 pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
     let mut names = Names::default();
     let nat_pools = pools(checker, file.nat_pool);
-    let sites = sites(checker, &mut names, file.site, &nat_pools);
+    let sites = sites(checker, &mut names, file.site, &nat_pools, folder);
     let any_sites = any_sites(checker, &mut names, file.any_site, &nat_pools);
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let connections = connection::connections(checker, file.connection, &sites);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -39,8 +43,10 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         groups: names.groups,
         sites,
         any_sites,
+        connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: file.limits,
+        events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
 }
@@ -159,10 +165,21 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
     if let Some(rule) = pfs(checker, ike.pfs.as_ref()) {
         esp_proposals = with_pfs(&esp_proposals, rule);
     }
+    let has_lists = ike.crl.as_ref().is_some_and(|list| !list.is_any());
     Ike {
         certificate: folder.join(ike.certificate),
         private_key: folder.join(ike.private_key),
         ca,
+        crl: ike
+            .crl
+            .map(|list| list.0)
+            .unwrap_or_default()
+            .into_iter()
+            .map(|path| folder.join(path))
+            .collect(),
+        crl_policy: crl_policy(checker, ike.crl_policy, has_lists),
+        rsa_signatures: ike.rsa_signatures.into(),
+        address_identity_is_source: ike.address_identity_is_source,
         identity,
         proposals: given_or(ike.proposals, default_ike_proposals),
         proposals_accepted: if given { Vec::new() } else { hybrid_ike_proposals() },
@@ -188,8 +205,32 @@ fn pfs(checker: &mut Checker<'_>, text: Option<&Spanned<String>>) -> Option<Pfs>
     parsed.ok()
 }
 
+/// What to do about an issuer without a list. `always` without any list would let nobody in.
+fn crl_policy(
+    checker: &mut Checker<'_>,
+    policy: Option<Spanned<file::CrlPolicy>>,
+    has_lists: bool,
+) -> RevocationPolicy {
+    let Some(policy) = policy else {
+        return RevocationPolicy::default();
+    };
+    match policy.get_ref() {
+        file::CrlPolicy::WhereListed => RevocationPolicy::WhereListed,
+        file::CrlPolicy::Always => {
+            if !has_lists {
+                checker.fault(
+                    policy.span(),
+                    "crl_policy = \"always\" without a revocation list lets nobody in",
+                    "add crl = [\"FILE\"], one list of each authority and intermediate",
+                );
+            }
+            RevocationPolicy::Always
+        }
+    }
+}
+
 /// The identity in a text; on a fault an opaque one that never gets further than this check.
-fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
+pub(super) fn identity(checker: &mut Checker<'_>, text: &Spanned<String>) -> Identity {
     text.get_ref().parse().unwrap_or_else(|error| {
         checker.fault(
             text.span(),
@@ -270,6 +311,7 @@ fn sites(
     names: &mut Names,
     list: Vec<file::Site>,
     pools: &[NatPool],
+    folder: &Path,
 ) -> Vec<SiteConfig> {
     if list.len() >= limit::SITES_MAX as usize {
         checker.fault_anywhere(
@@ -304,12 +346,14 @@ fn sites(
             );
         }
         networks(checker, &site.networks);
+        let shared_key = shared_key(checker, &site, &identity, folder);
         let groups = names.group_bits(checker, site.groups);
         let pfs = pfs(checker, site.pfs.as_ref());
         let name = site.name.into_inner();
         SiteConfig {
             name,
             identity,
+            shared_key,
             groups,
             networks: site.networks.into_inner(),
             nat,

@@ -3,12 +3,15 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use gateway_common::abi::limit;
+use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::Deserialize;
 use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
+pub(super) use super::connection::Written as Connection;
+use super::proof::Method;
 use super::{Center, Interface, Limits, Nat, Timeouts};
 
 #[derive(Deserialize)]
@@ -28,10 +31,13 @@ pub(super) struct File {
     #[serde(default)]
     pub(super) any_site: Vec<Any>,
     #[serde(default)]
+    pub(super) connection: Vec<Connection>,
+    #[serde(default)]
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
     pub(super) limits: Limits,
     pub(super) rules: Option<Rules>,
+    pub(super) events: Option<Events>,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +65,12 @@ pub(super) struct Ike {
     pub(super) certificate: PathBuf,
     pub(super) private_key: PathBuf,
     pub(super) ca: List<PathBuf>,
+    pub(super) crl: Option<List<PathBuf>>,
+    pub(super) crl_policy: Option<Spanned<CrlPolicy>>,
+    #[serde(default)]
+    pub(super) rsa_signatures: RsaSignatures,
+    #[serde(default = "yes")]
+    pub(super) address_identity_is_source: bool,
     pub(super) identity: Spanned<String>,
     pub(super) proposals: Option<List<IkeProposal>>,
     pub(super) esp_proposals: Option<List<EspProposal>>,
@@ -71,6 +83,34 @@ pub(super) struct Ike {
     pub(super) dpd_after_s: Spanned<u64>,
     #[serde(default = "cookie_above")]
     pub(super) cookie_above: usize,
+}
+
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum CrlPolicy {
+    WhereListed,
+    Always,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum RsaSignatures {
+    #[default]
+    Pkcs1,
+    Pss,
+}
+
+impl From<RsaSignatures> for RsaPadding {
+    fn from(signatures: RsaSignatures) -> Self {
+        match signatures {
+            RsaSignatures::Pkcs1 => Self::Pkcs1,
+            RsaSignatures::Pss => Self::Pss,
+        }
+    }
+}
+
+fn yes() -> bool {
+    true
 }
 
 fn rekey_ike_after_s() -> Spanned<u64> {
@@ -101,6 +141,10 @@ pub(super) struct Pool {
 pub(super) struct Site {
     pub(super) name: Spanned<String>,
     pub(super) identity: Spanned<String>,
+    pub(super) psk_file: Option<Spanned<PathBuf>>,
+    pub(super) site_auth: Option<Spanned<Method>>,
+    pub(super) gateway_auth: Option<Spanned<Method>>,
+    pub(super) gateway_identity: Option<Spanned<String>>,
     #[serde(default)]
     pub(super) groups: Vec<Spanned<String>>,
     pub(super) networks: Spanned<Vec<Prefix>>,
@@ -124,6 +168,12 @@ pub(super) struct Any {
 
 fn max() -> u32 {
     limit::SITES_MAX
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Events {
+    pub(super) file: PathBuf,
 }
 
 #[derive(Deserialize)]

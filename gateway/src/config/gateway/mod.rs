@@ -1,14 +1,22 @@
 //! `gateway.toml`: its shape (`file`), its checks (`check`), and the checked configuration that comes out.
 mod check;
+mod connection;
 mod file;
+mod proof;
+
+pub use connection::{ConnectionConfig, Start};
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
+use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
+
+pub use proof::SiteSharedKey;
 
 use super::address::{AddressRange, Prefix};
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
@@ -40,10 +48,14 @@ pub struct Config {
     pub sites: Vec<SiteConfig>,
     /// Sites admitted by the pattern of their certificate's name.
     pub any_sites: Vec<AnySite>,
+    /// Sites that the gateway connects to by itself.
+    pub connections: Vec<ConnectionConfig>,
     /// Lifetimes of flows.
     pub timeouts: Timeouts,
     /// Rate limits.
     pub limits: Limits,
+    /// Where events are appended as JSON lines.
+    pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
     pub rules_file: Option<PathBuf>,
 }
@@ -77,6 +89,14 @@ pub struct Ike {
     pub private_key: PathBuf,
     /// PEM files: CAs that sites' certificates must chain to.
     pub ca: Vec<PathBuf>,
+    /// Files of revocation lists, PEM or DER.
+    pub crl: Vec<PathBuf>,
+    /// What to do about issuers without a list.
+    pub crl_policy: RevocationPolicy,
+    /// How the gateway signs with an RSA key, where the peer knows RFC 7427.
+    pub rsa_signatures: RsaPadding,
+    /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
+    pub address_identity_is_source: bool,
     /// The gateway's identity (IDr): FQDN or distinguished name, as in its certificate.
     pub identity: Identity,
     /// IKE proposals, best first.
@@ -145,8 +165,10 @@ pub enum NatSource {
 pub struct SiteConfig {
     /// Name in rules, tables and logs.
     pub name: String,
-    /// Identity (IDi) that its certificate must carry: FQDN or distinguished name.
+    /// Identity (IDi) that it must prove.
     pub identity: Identity,
+    /// Its shared key; `None`: certificates on both sides.
+    pub shared_key: Option<SiteSharedKey>,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that the site may have behind its router (remote traffic selectors).
@@ -284,6 +306,16 @@ impl NatPool {
     #[must_use]
     pub fn contains(&self, address: Ipv4Addr) -> bool {
         self.addresses.iter().any(|range| range.contains(address))
+    }
+
+    /// Its addresses in order, without the first `skip`.
+    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
+        let mut skip = skip;
+        self.addresses.iter().flat_map(move |range| {
+            let skipped = skip.min(range.size());
+            skip -= skipped;
+            range.iter_from(skipped)
+        })
     }
 
     /// Number of addresses.

@@ -1,0 +1,154 @@
+//! Why authorities, revocation lists or a peer's chain are not accepted, in words.
+
+use super::certificate::CertificateError;
+use super::credential::CredentialError;
+use super::trust::INTERMEDIATES_MAX;
+use x509_parser::time::ASN1Time;
+
+/// Why authorities or revocation lists were not loaded.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum TrustError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] CredentialError),
+    /// A certificate that may not issue others.
+    #[error(
+        "{subject} is no certification authority: basicConstraints or keyUsage forbid it to issue certificates"
+    )]
+    NotAnAuthority {
+        /// Its subject.
+        subject: String,
+    },
+    /// The library's reason against a certificate.
+    #[error("the certificate of {subject} cannot be a trust anchor: {reason}")]
+    Anchor {
+        /// Its subject.
+        subject: String,
+        /// What the library says.
+        reason: String,
+    },
+    /// A revocation list that is none.
+    #[error("certificate revocation list {index} of the file (counted from 1): {reason}")]
+    Crl {
+        /// Which list.
+        index: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// Why a peer's certificate is not believed. Each text names the certificate and the check.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// A certificate that cannot be read.
+    #[error("certificate {index} of the peer (counted from 1): {error}")]
+    Certificate {
+        /// Which one.
+        index: usize,
+        /// What is wrong.
+        error: CertificateError,
+    },
+    /// More than [`INTERMEDIATES_MAX`].
+    #[error("the peer sent {0} certificates beside its own; at most {INTERMEDIATES_MAX} are looked at")]
+    TooMany(usize),
+    /// Before its time.
+    #[error("the certificate of {subject} is not valid before {}", utc(*.not_before_unix_s))]
+    NotYetValid {
+        /// Its subject.
+        subject: String,
+        /// First second of validity, unix time.
+        not_before_unix_s: i64,
+    },
+    /// After its time.
+    #[error("the certificate of {subject} expired on {}", utc(*.not_after_unix_s))]
+    Expired {
+        /// Its subject.
+        subject: String,
+        /// Last second of validity, unix time.
+        not_after_unix_s: i64,
+    },
+    /// No path to an authority that is trusted.
+    #[error("the certificate of {subject} does not lead to a trusted authority: its issuer is {issuer}")]
+    UnknownIssuer {
+        /// The peer's subject.
+        subject: String,
+        /// The name that is missing.
+        issuer: String,
+    },
+    /// A signature in the chain does not verify: another key under the authority's name, or a forgery.
+    #[error("the certificate of {subject} was not signed by the trusted authority of the name {issuer}")]
+    Signature {
+        /// The peer's subject.
+        subject: String,
+        /// Its issuer.
+        issuer: String,
+    },
+    /// The peer's certificate may not sign.
+    #[error("the key usage of the certificate of {subject} allows no digital signatures")]
+    KeyUsage {
+        /// Its subject.
+        subject: String,
+    },
+    /// The extended key usage has nothing for IKE.
+    #[error(
+        "the extended key usage in the chain of {subject} allows neither IKE nor client or server authentication"
+    )]
+    ExtendedKeyUsage {
+        /// The peer's subject.
+        subject: String,
+    },
+    /// A certificate of an authority in the place of the peer's own, or the reverse.
+    #[error("in the chain of {subject}, {wrong}")]
+    Authority {
+        /// The peer's subject.
+        subject: String,
+        /// Which rule.
+        wrong: &'static str,
+    },
+    /// On a revocation list.
+    #[error("the certificate of {subject} (serial {serial}) is revoked by its issuer {issuer}")]
+    Revoked {
+        /// Its subject: the peer's own, or an authority's of its chain.
+        subject: String,
+        /// Its serial number in hex.
+        serial: String,
+        /// Whose list it is on.
+        issuer: String,
+    },
+    /// No current revocation list.
+    #[error("the revocation of the chain of {subject} is not known: {reason}")]
+    RevocationUnknown {
+        /// The peer's subject.
+        subject: String,
+        /// What is missing.
+        reason: String,
+    },
+    /// A key that AUTH cannot be verified with.
+    #[error("the certificate of {subject}: {error}")]
+    Key {
+        /// Its subject.
+        subject: String,
+        /// Which algorithm.
+        error: crate::crypto::sign::KeyError,
+    },
+    /// Anything else the library refuses, in its words.
+    #[error("the chain of {subject} is refused: {reason}")]
+    Refused {
+        /// The peer's subject.
+        subject: String,
+        /// What the library says.
+        reason: String,
+    },
+}
+
+/// A time of a certificate, for people.
+pub(crate) fn utc(unix_s: i64) -> String {
+    match ASN1Time::from_timestamp(unix_s) {
+        Ok(time) => {
+            let time = time.to_datetime();
+            let (hour, minute, second) = time.to_hms();
+            format!("{} {hour:02}:{minute:02}:{second:02} UTC", time.date())
+        }
+        Err(_) => format!("unix time {unix_s}"),
+    }
+}

@@ -1,0 +1,331 @@
+//! How long an authentication holds: until a certificate of the chain expires or is revoked.
+
+mod common;
+mod issue;
+mod peers;
+
+use common::*;
+use gateway_ike::{
+    CloseReason, Command, Endpoint, EndpointConfig, Event, Output, Time,
+    pki::{revocation::RevocationPolicy, trust::TrustAnchors},
+};
+use issue::{Authority, after_now_s, dns, nothing};
+use peers::*;
+
+mod validity {
+    use super::*;
+
+    fn site_of(root: &Authority, lives_s: u64) -> (EndpointConfig, EndpointConfig) {
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], after_now_s(lives_s));
+        let (mut site, mut center) = with_certificates(root, &leaf);
+        // Several rekeyings before the certificate expires.
+        (site.ike_lifetime_s, center.ike_lifetime_s) = (60, 55);
+        (site, center)
+    }
+
+    #[test]
+    fn the_ike_sa_ends_with_the_certificate_however_often_it_was_rekeyed() {
+        let root = Authority::root("Root", nothing);
+        let (site, center) = site_of(&root, 300);
+        let mut sim = connected(site, center, 1);
+        sim.run_ms(298_000);
+        let rekeyed = sim.events[CENTER]
+            .iter()
+            .filter(|one| matches!(one, Event::IkeSaRekeyed { .. }))
+            .count();
+        assert!(rekeyed >= 4, "{rekeyed}");
+        assert_eq!(close_reason(&sim, CENTER), None);
+        assert!(!sim.planes[CENTER].children.is_empty());
+        sim.run_ms(3_000);
+        let expired = CloseReason::CertificateExpired {
+            subject: "O=Lab, CN=site1".to_owned(),
+            not_after_unix_s: i64::try_from(UNIX_S + 300).unwrap(),
+        };
+        assert_eq!(close_reason(&sim, CENTER), Some(&expired));
+        assert_eq!(
+            expired.to_string(),
+            "the certificate of O=Lab, CN=site1 expired on 2027-01-01 00:05:00 UTC"
+        );
+        assert_eq!(close_reason(&sim, SITE), Some(&CloseReason::DeletedByPeer));
+        sim.run_ms(20_000);
+        for side in [SITE, CENTER] {
+            assert!(sim.planes[side].children.is_empty());
+        }
+        sim.initiate();
+        sim.run_ms(500);
+        assert!(reason(&sim, CENTER).contains("expired"));
+    }
+
+    #[test]
+    fn the_initiator_too_ends_it_when_the_responders_certificate_expires() {
+        let root = Authority::root("Root", nothing);
+        let (mut site, mut center) = site_of(&root, 100_000);
+        center.credential = root
+            .issue("gw", vec![dns("gw.lab.test")], after_now_s(100))
+            .credential(&[]);
+        site.dpd_after_s = 1_000;
+        let mut sim = connected(site, center, 1);
+        sim.run_ms(102_000);
+        assert!(
+            matches!(close_reason(&sim, SITE), Some(CloseReason::CertificateExpired { subject, .. }) if subject == "O=Lab, CN=gw")
+        );
+    }
+
+    /// An authority's end is the end of all below it.
+    #[test]
+    fn the_first_certificate_of_the_chain_counts() {
+        let root = Authority::root("Root", nothing);
+        let middle = root.below("Middle", after_now_s(100));
+        let leaf = middle.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let (mut site, center) = with_certificates(&root, &leaf);
+        site.credential = leaf.credential(&[&middle]);
+        let mut sim = connected(site, center, 1);
+        let info = details(&sim, CENTER).certificate.unwrap();
+        assert_eq!(
+            info.chain_valid_until_unix_s,
+            i64::try_from(UNIX_S + 100).unwrap()
+        );
+        assert_eq!(
+            (info.subject.as_str(), info.authority.as_str()),
+            ("O=Lab, CN=site1", "O=Lab, CN=Root")
+        );
+        sim.run_ms(102_000);
+        assert!(
+            matches!(close_reason(&sim, CENTER), Some(CloseReason::CertificateExpired { subject, .. }) if subject == "O=Lab, CN=Middle")
+        );
+    }
+
+    /// The wall clock decides. Set back, the SA lives on; set forward, it ends with the next look.
+    #[test]
+    fn a_clock_that_is_set_moves_the_end() {
+        let root = Authority::root("Root", nothing);
+        for (correction_s, ends) in [(-1_000i64, false), (1_000, true)] {
+            let (mut site, mut center) = site_of(&root, 300);
+            (site.ike_lifetime_s, center.ike_lifetime_s) = (100_000, 100_000);
+            let mut sim = connected(site, center, 1);
+            sim.run_ms(40_000);
+            let now = sim.now();
+            let unix_s = now.unix_s.checked_add_signed(correction_s).unwrap();
+            let mono_ms = now.mono_ms + if ends { 30_000 } else { 300_000 };
+            sim.endpoints[CENTER].handle_timeout(Time { mono_ms, unix_s });
+            sim.drain(CENTER);
+            let states: Vec<_> = sim.endpoints[CENTER].ike_sas().map(|info| info.state).collect();
+            assert_eq!(states == ["closing"], ends, "{states:?}");
+            assert_eq!(sim.planes[CENTER].children.is_empty(), ends);
+        }
+    }
+
+    fn set_trust(sim: &mut Sim, trust: TrustAnchors) {
+        let now = sim.now();
+        sim.endpoints[CENTER].set_trust(now, trust);
+        sim.run_ms(500);
+    }
+
+    #[test]
+    fn a_certificate_that_is_revoked_ends_its_running_sa() {
+        let root = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let (site, center) = with_certificates(&root, &leaf);
+        let mut sim = connected(site, center, 1);
+        let list = |revoked: &[&rcgen::SerialNumber], expired| {
+            let mut trust = root.trust();
+            trust
+                .set_crls(root.crl(revoked, 1, expired).der(), RevocationPolicy::Always)
+                .unwrap();
+            trust
+        };
+        // An innocent list, and one that nobody renewed: what runs goes on.
+        set_trust(&mut sim, list(&[], false));
+        set_trust(&mut sim, list(&[], true));
+        assert_eq!(close_reason(&sim, CENTER), None);
+        set_trust(&mut sim, list(&[&leaf.serial], false));
+        let words = close_reason(&sim, CENTER).unwrap().to_string();
+        assert!(
+            words.starts_with("its certificate is not accepted any more: the certificate of O=Lab, CN=site1"),
+            "{words}"
+        );
+        assert!(
+            words.contains("is revoked by its issuer O=Lab, CN=Root"),
+            "{words}"
+        );
+        assert_eq!(close_reason(&sim, SITE), Some(&CloseReason::DeletedByPeer));
+        sim.initiate();
+        sim.run_ms(500);
+        assert!(reason(&sim, CENTER).contains("is revoked"));
+    }
+
+    #[test]
+    fn an_authority_that_is_taken_away_ends_what_it_vouched_for() {
+        let root = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let (site, center) = with_certificates(&root, &leaf);
+        let mut sim = connected(site, center, 1);
+        let other = Authority::root("Other", nothing);
+        set_trust(&mut sim, other.trust());
+        assert!(matches!(
+            close_reason(&sim, CENTER),
+            Some(CloseReason::CertificateRefused(_))
+        ));
+    }
+
+    #[test]
+    fn a_renewed_authority_prolongs_what_it_limited() {
+        let dying = Authority::root("Root", after_now_s(100));
+        let leaf = dying.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let (site, center) = with_certificates(&dying, &leaf);
+        let mut sim = connected(site, center, 1);
+        let mut params = dying.params.clone();
+        after_now_s(1_000)(&mut params);
+        let renewed = params.self_signed(&dying.key).unwrap();
+        set_trust(
+            &mut sim,
+            TrustAnchors::from_pem(renewed.pem().as_bytes()).unwrap(),
+        );
+        let info = |sim: &Sim| details(sim, CENTER).certificate.unwrap();
+        assert_eq!(
+            info(&sim).chain_valid_until_unix_s,
+            i64::try_from(UNIX_S + 1_000).unwrap()
+        );
+        assert_eq!(close_reason(&sim, CENTER), None);
+    }
+
+    #[test]
+    fn a_renewed_certificate_of_ours_is_used_from_the_next_handshake_on() {
+        let root = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let (site, center) = with_certificates(&root, &leaf);
+        let mut sim = connected(site, center, 1);
+        let renewed = root.issue("renewed", vec![dns("gw.lab.test")], nothing);
+        sim.endpoints[CENTER].set_credential(renewed.credential(&[]));
+        let subject = |sim: &Sim| details(sim, SITE).certificate.unwrap().subject;
+        assert_eq!(subject(&sim), "O=Lab, CN=gw");
+        let ike_sa = sim.only_ike_sa(SITE);
+        sim.command(SITE, Command::Close(ike_sa));
+        sim.run_ms(500);
+        sim.initiate();
+        sim.run_ms(500);
+        assert_eq!(subject(&sim), "O=Lab, CN=renewed");
+    }
+}
+
+/// A center with many sites: the chains are verified again some at a time, and none is missed.
+mod many_sites {
+    use super::*;
+
+    const SITES: usize = 75;
+
+    fn deliver(endpoints: &mut [Endpoint], center: usize) -> Vec<Event> {
+        let mut events = Vec::new();
+        let address = |side: usize| format!("192.0.2.{}:500", side + 1).parse().unwrap();
+        let now = Time {
+            mono_ms: 1_000,
+            unix_s: UNIX_S,
+        };
+        loop {
+            let mut datagrams = Vec::new();
+            for (side, endpoint) in endpoints.iter_mut().enumerate() {
+                while let Some(output) = endpoint.poll_output() {
+                    match output {
+                        Output::Transmit { remote, payload, .. } => datagrams.push((side, remote, payload)),
+                        Output::Event(event) if side == center => events.push(event),
+                        _ => {}
+                    }
+                }
+            }
+            if datagrams.is_empty() {
+                return events;
+            }
+            for (from, to, payload) in datagrams {
+                let side = if from == center {
+                    (0..SITES).find(|one| address(*one) == to).unwrap()
+                } else {
+                    center
+                };
+                let from = if from == center {
+                    center_address()
+                } else {
+                    address(from)
+                };
+                endpoints[side].handle_datagram(now, to, from, &payload);
+            }
+        }
+    }
+
+    #[test]
+    fn each_revoked_one_is_closed_and_no_other() {
+        let root = Authority::root("Root", nothing);
+        let leaves: Vec<_> = (0..SITES)
+            .map(|number| {
+                let host = format!("site{number}.lab.test");
+                let serial = rcgen::SerialNumber::from(1_000 + u64::try_from(number).unwrap());
+                let mut leaf = root.issue(&host, vec![dns(&host)], |params| {
+                    params.serial_number = Some(serial.clone())
+                });
+                leaf.serial = serial;
+                leaf
+            })
+            .collect();
+        let mut endpoints: Vec<_> = leaves
+            .iter()
+            .enumerate()
+            .map(|(number, leaf)| {
+                let (mut site, _) = with_certificates(&root, leaf);
+                site.local_identity = identity(&format!("site{number}.lab.test"));
+                site.connections[0].remotes[0].local = format!("192.0.2.{}:500", number + 1).parse().unwrap();
+                Endpoint::new(site, Box::new(Seeded(number as u64)))
+            })
+            .collect();
+        let (_, center) = with_certificates(&root, &leaves[0]);
+        endpoints.push(Endpoint::new(center, Box::new(Seeded(9_999))));
+        let now = Time {
+            mono_ms: 1_000,
+            unix_s: UNIX_S,
+        };
+        for site in &mut endpoints[..SITES] {
+            site.handle_command(
+                now,
+                Command::Initiate {
+                    connection: "center".to_owned(),
+                },
+            );
+        }
+        deliver(&mut endpoints, SITES);
+        assert_eq!(endpoints[SITES].ike_sas().count(), SITES);
+
+        let revoked: Vec<_> = (0..SITES).filter(|number| number % 10 == 4).collect();
+        let serials: Vec<_> = revoked.iter().map(|number| &leaves[*number].serial).collect();
+        let mut trust = root.trust();
+        trust
+            .set_crls(root.crl(&serials, 1, false).der(), RevocationPolicy::Always)
+            .unwrap();
+        endpoints[SITES].set_trust(now, trust);
+        let mut looks = 0;
+        let mut closed = Vec::new();
+        while endpoints[SITES]
+            .poll_timeout()
+            .is_some_and(|(due, _)| due <= now.mono_ms)
+        {
+            endpoints[SITES].handle_timeout(now);
+            looks += 1;
+            closed.extend(
+                deliver(&mut endpoints, SITES)
+                    .into_iter()
+                    .filter_map(|event| match event {
+                        Event::Closed {
+                            peer,
+                            reason: CloseReason::CertificateRefused(_),
+                            ..
+                        } => Some(peer),
+                        _ => None,
+                    }),
+            );
+        }
+        assert_eq!(looks, SITES.div_ceil(32));
+        let expected: Vec<_> = revoked
+            .iter()
+            .map(|number| format!("site{number}.lab.test"))
+            .collect();
+        assert_eq!(closed, expected);
+        assert_eq!(endpoints[SITES].ike_sas().count(), SITES - revoked.len());
+    }
+}

@@ -1,0 +1,148 @@
+//! `[events] file`: events as JSON lines, by a thread of its own, so that a slow disk holds nothing up.
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use tokio::sync::broadcast::Receiver;
+use tokio::sync::broadcast::error::RecvError;
+
+use crate::api::server::gap;
+use crate::core::journal::EventLine;
+
+/// Appends what comes until the gateway ends. The file is for root alone; one that was moved away (log rotation) is
+/// made anew.
+///
+/// # Errors
+/// If the file cannot be opened.
+pub(super) fn write_to(path: &Path, events: Receiver<EventLine>) -> io::Result<()> {
+    let writer = Writer {
+        path: path.to_owned(),
+        file: open(path)?,
+        lost: 0,
+    };
+    std::thread::Builder::new()
+        .name("events".to_owned())
+        .spawn(move || writer.run(events))?;
+    Ok(())
+}
+
+struct Writer {
+    path: PathBuf,
+    file: File,
+    /// Events that could not be written since the last that could.
+    lost: u64,
+}
+
+impl Writer {
+    fn run(mut self, mut events: Receiver<EventLine>) {
+        loop {
+            match events.blocking_recv() {
+                Ok(event) => self.write(&event),
+                Err(RecvError::Lagged(lost)) => self.lost += lost,
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn write(&mut self, event: &EventLine) {
+        let before = self.lost;
+        match self.try_write(event) {
+            Ok(()) => self.lost = 0,
+            Err(error) => {
+                self.lost += 1;
+                // Once for each time that it begins to fail.
+                if before == 0 {
+                    tracing::error!(path = %self.path.display(), %error, "events cannot be written");
+                }
+            }
+        }
+    }
+
+    fn try_write(&mut self, event: &EventLine) -> io::Result<()> {
+        let (at, is) = (fs::metadata(&self.path).ok(), self.file.metadata()?);
+        if at.is_none_or(|at| (at.dev(), at.ino()) != (is.dev(), is.ino())) {
+            self.file = open(&self.path)?;
+        }
+        let mut lines = String::new();
+        if self.lost > 0 {
+            lines += &gap(self.lost, event.sequence);
+            lines.push('\n');
+        }
+        lines += &event.json;
+        lines.push('\n');
+        self.file.write_all(lines.as_bytes())
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .append(true)
+        .create(true)
+        .mode(0o600)
+        .open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    fn event(sequence: u64) -> EventLine {
+        EventLine {
+            sequence,
+            json: format!("{{\"sequence\":{sequence}}}").into(),
+        }
+    }
+
+    fn read_until(path: &Path, done: impl Fn(&str) -> bool) -> String {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let text = fs::read_to_string(path).unwrap_or_default();
+            if done(&text) || Instant::now() > deadline {
+                return text;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_rotated_file_is_made_anew_and_nothing_is_lost() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("events.jsonl");
+        let (sender, receiver) = tokio::sync::broadcast::channel(16);
+        write_to(&path, receiver).expect("opened");
+        sender.send(event(1)).expect("subscribed");
+        assert_eq!(
+            read_until(&path, |text| text.ends_with('\n')),
+            "{\"sequence\":1}\n"
+        );
+        fs::rename(&path, folder.path().join("events.jsonl.1")).expect("rotated");
+        sender.send(event(2)).expect("subscribed");
+        assert_eq!(
+            read_until(&path, |text| text.ends_with('\n')),
+            "{\"sequence\":2}\n"
+        );
+        assert_eq!(fs::metadata(&path).expect("file").mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn what_a_slow_disk_loses_is_counted() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("events.jsonl");
+        let (sender, receiver) = tokio::sync::broadcast::channel(4);
+        for sequence in 1..=10 {
+            sender.send(event(sequence)).expect("subscribed");
+        }
+        write_to(&path, receiver).expect("opened");
+        let text = read_until(&path, |text| text.lines().count() == 5);
+        let gap: serde_json::Value =
+            serde_json::from_str(text.lines().next().expect("a line")).expect("JSON");
+        assert_eq!(
+            (&gap["event"], &gap["lost"], &gap["before"]),
+            (&"gap".into(), &6.into(), &7.into())
+        );
+        assert!(text.ends_with("{\"sequence\":10}\n"), "{text}");
+    }
+}

@@ -1,0 +1,281 @@
+//! Certificates, authorities, revocation lists and shared keys that change while the daemon runs.
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+
+use gateway_ike::pki::trust::TrustAnchors;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, oneshot};
+
+use super::controller::Controller;
+use super::credentials::{Credentials, trust};
+use super::engine::Engine;
+use crate::api::message::Request;
+use crate::api::server::Call;
+use crate::api::view;
+use crate::config::Config;
+use crate::core::journal::Notice;
+
+/// Seconds between two looks at the files of authorities and revocation lists.
+const LOOK_EVERY_S: u32 = 3;
+
+/// Sees that files were replaced.
+pub(super) struct Watch {
+    files: Vec<PathBuf>,
+    loaded: Vec<Stamp>,
+    last_look: Vec<Stamp>,
+    seconds: u32,
+    /// Ends that were told already: what, of whom, when, whether it is over.
+    told: BTreeSet<(What, String, Option<i64>, bool)>,
+}
+
+/// What comes to an end.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum What {
+    RevocationList,
+    OwnCertificate,
+    Authority,
+}
+
+/// What tells one content of a file from the next; `None` while it is not there.
+type Stamp = Option<(u64, u64, i64, i64)>;
+
+impl Watch {
+    pub(super) fn new(config: &Config) -> Self {
+        let files: Vec<_> = config.ike.ca.iter().chain(&config.ike.crl).cloned().collect();
+        let loaded = stamps(&files);
+        Self {
+            last_look: loaded.clone(),
+            files,
+            loaded,
+            seconds: 0,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// A second went by; true when the files have changed since they were loaded and stood still since the last look:
+    /// one that is being written is left alone.
+    fn has_changed(&mut self) -> bool {
+        let now = stamps(&self.files);
+        let still = now == self.last_look;
+        let changed = still && now != self.loaded;
+        if changed {
+            self.loaded.clone_from(&now);
+        }
+        self.last_look = now;
+        changed
+    }
+}
+
+fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+    let stamp = |file: &PathBuf| {
+        let metadata = std::fs::metadata(file).ok()?;
+        let (size, inode) = (metadata.size(), metadata.ino());
+        Some((size, inode, metadata.mtime(), metadata.mtime_nsec()))
+    };
+    files.iter().map(stamp).collect()
+}
+
+impl<E: Engine> Controller<E> {
+    /// Looks at the files now and then, and at the time that revocation lists have left.
+    pub(super) fn next_second_of_files(&mut self) {
+        self.watch.seconds += 1;
+        if self.watch.seconds < LOOK_EVERY_S {
+            return;
+        }
+        self.watch.seconds = 0;
+        if self.watch.has_changed() {
+            match trust(&self.config) {
+                Ok(trust) => {
+                    self.set_trust(trust, "a file changed");
+                }
+                Err(error) => self.record(Notice::CredentialsRefused {
+                    because: "a file changed",
+                    reason: &format!("{error:#}"),
+                }),
+            }
+        }
+        self.tell_what_ends();
+    }
+
+    /// Reads everything again. If anything is wrong, all stays as it is.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub(super) fn reload(&mut self) -> anyhow::Result<view::Reloaded> {
+        let read = Credentials::read(&self.config).inspect_err(|error| {
+            self.record(Notice::CredentialsRefused {
+                because: "reload",
+                reason: &format!("{error:#}"),
+            });
+        })?;
+        let Credentials {
+            credential,
+            trust,
+            shared_keys,
+        } = read;
+        self.watch.loaded = stamps(&self.watch.files);
+        self.endpoint.set_credential(credential);
+        self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
+        Ok(self.set_trust(trust, "reload"))
+    }
+
+    fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {
+        let view = reloaded(&trust);
+        self.endpoint.set_trust(self.clock.now(), trust);
+        self.record(Notice::CredentialsLoaded {
+            because,
+            authorities: &view.authorities,
+            lists: &view.revocation_lists,
+        });
+        self.tell_what_ends();
+        view
+    }
+
+    /// Says once when a list or certificate is about to end, and once when it is over.
+    pub(super) fn tell_what_ends(&mut self) {
+        for end in self.what_ends() {
+            if !self.watch.told.insert(end.clone()) {
+                continue;
+            }
+            let (what, of, at, expired) = end;
+            let at = at.map_or_else(|| "an unknown time".to_owned(), time);
+            self.record(match what {
+                What::RevocationList => Notice::RevocationListEnds {
+                    issuer: &of,
+                    next_update: &at,
+                    expired,
+                },
+                What::OwnCertificate | What::Authority => Notice::CertificateEnds {
+                    whose: if what == What::Authority {
+                        "authority"
+                    } else {
+                        "gateway"
+                    },
+                    subject: &of,
+                    not_after: &at,
+                    expired,
+                },
+            });
+        }
+    }
+
+    fn what_ends(&self) -> Vec<(What, String, Option<i64>, bool)> {
+        const DAY_S: u64 = 86_400;
+        let now = self.clock.now().unix_s;
+        let has_ended = |at: i64, unix_s: u64| u64::try_from(at).unwrap_or(0) < unix_s;
+        let lists = self.endpoint.trust().revocation_lists().iter();
+        let lists = lists
+            .filter(|list| list.is_expired(now.saturating_add(DAY_S)))
+            .map(|list| {
+                let (issuer, next) = (list.issuer().to_string(), list.next_update_unix_s());
+                (What::RevocationList, issuer, next, list.is_expired(now))
+            });
+        let own = [(What::OwnCertificate, self.endpoint.credential().leaf())];
+        let authorities = self
+            .endpoint
+            .trust()
+            .certificates()
+            .map(|one| (What::Authority, one));
+        let certificates = own
+            .into_iter()
+            .chain(authorities)
+            .map(|(what, one)| (what, one.subject().to_string(), one.not_after_unix_s()))
+            .filter(|(.., end)| has_ended(*end, now.saturating_add(14 * DAY_S)))
+            .map(|(what, subject, end)| (what, subject, Some(end), has_ended(end, now)));
+        lists.chain(certificates).collect()
+    }
+}
+
+fn time(unix_s: i64) -> String {
+    super::inspect::time(unix_s)
+}
+
+fn reloaded(trust: &TrustAnchors) -> view::Reloaded {
+    let lists = trust.revocation_lists().iter().map(|list| view::RevocationList {
+        issuer: list.issuer().to_string(),
+        this_update: time(list.this_update_unix_s()),
+        next_update: list.next_update_unix_s().map(time),
+        revoked: list.revoked(),
+    });
+    view::Reloaded {
+        authorities: trust
+            .certificates()
+            .map(|one| one.subject().to_string())
+            .collect(),
+        revocation_lists: lists.collect(),
+    }
+}
+
+/// Turns SIGHUP into the call that `gateway reload` makes.
+pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            let (reply, answer) = oneshot::channel();
+            let request = Request::Reload;
+            if calls.send(Call { request, reply }).await.is_err() {
+                return;
+            }
+            // Success and failure are in the log already.
+            let _ = answer.await;
+        }
+    });
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_hangup_asks_for_what_the_verb_asks() {
+        let (sender, mut calls) = mpsc::channel(1);
+        on_hangup(sender).expect("a handler");
+        for _ in 0..2 {
+            let hangup = format!("kill -HUP {}", std::process::id());
+            let sent = std::process::Command::new("sh").args(["-c", &hangup]).status();
+            assert!(sent.expect("a shell").success());
+            let call = calls.recv().await.expect("a call");
+            assert_eq!(call.request, Request::Reload);
+            call.reply
+                .send(crate::api::message::Reply::Error(String::new()))
+                .expect("awaited");
+        }
+    }
+
+    #[test]
+    fn a_file_counts_as_changed_once_it_stands_still() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ca.crl");
+        std::fs::write(&path, "one").expect("written");
+        let files = vec![path.clone()];
+        let loaded = stamps(&files);
+        let mut watch = Watch {
+            files,
+            last_look: loaded.clone(),
+            loaded,
+            seconds: 0,
+            told: BTreeSet::new(),
+        };
+        assert!(!watch.has_changed());
+        std::fs::write(&path, "half of a lo").expect("written");
+        assert!(!watch.has_changed(), "it may still be written");
+        std::fs::write(&path, "half of a longer file").expect("written");
+        assert!(!watch.has_changed());
+        assert!(watch.has_changed());
+        assert!(!watch.has_changed(), "once");
+        // Replaced by renaming, with the same size.
+        let other = folder.path().join("new");
+        std::fs::write(&other, "HALF of a longer file").expect("written");
+        std::fs::rename(&other, &path).expect("renamed");
+        assert!(!watch.has_changed());
+        assert!(watch.has_changed());
+        std::fs::remove_file(&path).expect("removed");
+        assert!(!watch.has_changed());
+        assert!(
+            watch.has_changed(),
+            "a file that is gone is told of, and what it said stays in force"
+        );
+    }
+}

@@ -1,0 +1,446 @@
+//! Two controllers with real sockets on loopback, one the center, the other a site; the data plane is a table in
+//! memory. What people and machines see of IKE: verbs, logs, events, connections.
+//!
+//! ```text
+//!  center  gw.lab.test, RSA        127.x.y.1:500  ====  127.x.y.2:500    site  site1.lab.test, P-256
+//!  10.100.0.0/16                                                         192.168.1.0/24
+//! ```
+#[path = "../ike/tests/issue/mod.rs"]
+mod issue;
+#[path = "daemon/node.rs"]
+mod node;
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use gateway::api::message::Request;
+use gateway::runtime::Happening;
+use gateway_common::abi::event::{Event, kind};
+use issue::{Authority, dns, nothing};
+use node::{Node, Options, pair, until};
+use serde_json::Value;
+
+fn names(node: &Node) -> Vec<String> {
+    let view = node.ask(Request::EventsRecent { last: 1_000 });
+    let events = view["events"].as_array().expect("events");
+    let name = |event: &Value| event["event"].as_str().expect("a name").to_owned();
+    events.iter().map(name).collect()
+}
+
+fn log(node: &Node, of: &str) -> String {
+    let view = node.ask(Request::IkeLog { of: of.into() });
+    let lines = view["lines"].as_array().expect("lines");
+    let text = |line: &Value| line["text"].as_str().expect("text").to_owned();
+    lines.iter().map(text).collect::<Vec<_>>().join("\n")
+}
+
+fn state(node: &Node) -> String {
+    let view = node.ask(Request::ConnectionList);
+    view[0]["state"].as_str().expect("state").to_owned()
+}
+
+fn is_up(node: &Node) {
+    until(|| (state(node) == "up").then_some(()), || log(node, "center"));
+}
+
+fn up(node: &Node) {
+    node.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    is_up(node);
+}
+
+fn first_sa(node: &Node) -> Value {
+    node.ask(Request::SaList)[0].clone()
+}
+
+#[test]
+fn a_connection_is_brought_up_by_a_verb_and_taken_down() {
+    let (center, site) = pair(Options::default());
+    assert_eq!(state(&site), "down");
+    up(&site);
+    assert_eq!(center.engine().installed.len(), 1);
+    assert_eq!(
+        names(&site),
+        [
+            "daemon_started",
+            "connecting",
+            "ike_sa_established",
+            "child_sa_established",
+            "site_up"
+        ]
+    );
+    assert!(log(&center, "hospital").contains("established with site1.lab.test"));
+    let done = site.ask(Request::ConnectionDown {
+        name: "to-center".into(),
+    });
+    assert_eq!(done["sas"].as_array().map(Vec::len), Some(1));
+    until(
+        || (center.engine().installed.is_empty() && state(&site) == "down").then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert_eq!(names(&center).last().map(String::as_str), Some("site_down"));
+    let error = site.refused(Request::ConnectionUp { name: "x".into() });
+    assert_eq!(error, "no connection is named \"x\"; there are to-center");
+}
+
+#[test]
+fn a_connection_comes_up_at_the_start() {
+    let (_center, site) = pair(Options {
+        start: "now",
+        ..Options::default()
+    });
+    is_up(&site);
+}
+
+#[test]
+fn the_first_packet_brings_a_connection_up() {
+    let (_center, site) = pair(Options {
+        start: "on-demand",
+        ..Options::default()
+    });
+    assert_eq!(state(&site), "down");
+    let event = Event {
+        kind: kind::NO_SA,
+        site: 1,
+        rule: 0,
+        generation: 0,
+        source: [10, 100, 0, 10],
+        destination: [192, 168, 1, 10],
+        source_port: [0, 80],
+        destination_port: [0, 81],
+        protocol: 6,
+        pad: [0; 3],
+    };
+    // Packets go on while it comes up: they are one attempt.
+    for _ in 0..50 {
+        site.engine().happened.push(Happening::Packet(event));
+    }
+    is_up(&site);
+    assert_eq!(
+        names(&site).iter().filter(|name| *name == "connecting").count(),
+        1
+    );
+}
+
+#[test]
+fn an_sa_is_shown_rekeyed_and_closed_by_its_name() {
+    let (center, site) = pair(Options::default());
+    up(&site);
+    let sa = first_sa(&center);
+    let (ike, child) = (
+        sa["id"].as_str().expect("id"),
+        sa["children"][0]["id"].as_str().expect("id"),
+    );
+    let spi = sa["children"][0]["spi_in"].as_str().expect("SPI");
+    let shown = center.ask(Request::SaShow { id: spi.into() });
+    assert_eq!(
+        (
+            &shown["id"],
+            &shown["site"],
+            &shown["peer"],
+            &shown["own_identity"]
+        ),
+        (
+            &ike.into(),
+            &"hospital".into(),
+            &"site1.lab.test".into(),
+            &"gw.lab.test".into()
+        )
+    );
+    let history = shown["history"].to_string();
+    assert!(history.contains("child_sa_established"), "{history}");
+    let rekey = |id: &str| Request::SaRekey {
+        site: None,
+        id: Some(id.into()),
+        ike: false,
+    };
+    assert_eq!(center.ask(rekey(child))["sas"][0], child);
+    until(
+        || (first_sa(&center)["children"][0]["id"] != child).then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert!(
+        center
+            .refused(rekey(child))
+            .contains("a rekeyed SA has a new name")
+    );
+    center.ask(rekey(ike));
+    until(
+        || (first_sa(&center)["id"] != ike && first_sa(&center)["state"] == "established").then_some(()),
+        || log(&center, "hospital"),
+    );
+    let sa = first_sa(&center);
+    let ike = sa["id"].as_str().expect("id");
+    let shown = center.ask(Request::SaShow { id: ike.into() });
+    let history = shown["history"].to_string();
+    for event in ["ike_sa_established", "child_sa_rekeyed", "ike_sa_rekeyed"] {
+        assert!(history.contains(event), "{event} is not in {history}");
+    }
+    center.ask(Request::SaClose {
+        site: None,
+        id: Some(ike.into()),
+    });
+    until(
+        || site.engine().installed.is_empty().then_some(()),
+        || log(&site, "center"),
+    );
+    let of_site = Request::SaClose {
+        site: Some("hospital".into()),
+        id: None,
+    };
+    assert!(
+        center
+            .refused(of_site)
+            .contains("`gateway ike log hospital` shows why")
+    );
+    let commands = names(&center)
+        .iter()
+        .filter(|name| *name == "operator_command")
+        .count();
+    assert_eq!(commands, 3);
+}
+
+#[test]
+fn a_refused_proposal_says_what_would_have_matched() {
+    let (center, site) = pair(Options {
+        site_proposals: "aes128-sha256-x25519",
+        ..Options::default()
+    });
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    let said = until(
+        || Some(log(&site, "center")).filter(|log| log.contains("NO_PROPOSAL_CHOSEN")),
+        || log(&center, "hospital"),
+    );
+    assert!(
+        said.contains("connection to-center is being brought up"),
+        "{said}"
+    );
+    // The center never learned who it was: its log is found by the address.
+    let said = log(&center, &site.address.to_string());
+    assert!(said.contains("aes128-sha256"), "{said}");
+    assert!(
+        said.contains("nearest is its proposal 1, where encryption is aes128, but we want aes256"),
+        "{said}"
+    );
+    let peers = center.ask(Request::IkePeers);
+    assert_eq!(peers["peers"][0]["address"], site.address.to_string());
+}
+
+#[test]
+fn a_peer_that_is_no_site_is_told_nothing_and_the_operator_why() {
+    let (center, site) = pair(Options {
+        center_knows: "another.lab.test",
+        ..Options::default()
+    });
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    until(
+        || {
+            log(&site, "center")
+                .contains("AUTHENTICATION_FAILED")
+                .then_some(())
+        },
+        || log(&center, &site.address.to_string()),
+    );
+    assert!(names(&center).contains(&"peer_not_admitted".to_owned()));
+    let events = center.ask(Request::EventsRecent { last: 100 }).to_string();
+    assert!(
+        events.contains("no [[site]] has the identity site1.lab.test"),
+        "{events}"
+    );
+    let error = center.refused(Request::IkeLog { of: "x".into() });
+    assert!(error.contains(&site.address.to_string()), "{error}");
+}
+
+/// Certificates of the wall clock's year: the daemon asks the real one.
+fn certified(folder: &Path) -> (Authority, rcgen::SerialNumber, Options) {
+    let root = Authority::root("Root", nothing);
+    let key = include_str!("../ike/tests/data/ec-leaf.pkcs8.key");
+    let leaf = root.issue_key(
+        rcgen::KeyPair::from_pem(key).expect("a key"),
+        "site1",
+        vec![dns("site1.lab.test")],
+        nothing,
+    );
+    let (ca, certificate, crl) = (
+        folder.join("ca.crt"),
+        folder.join("site.crt"),
+        folder.join("ca.crl"),
+    );
+    std::fs::write(&ca, root.certificate.pem()).expect("written");
+    std::fs::write(&certificate, leaf.certificate.pem()).expect("written");
+    std::fs::write(&crl, root.crl(&[], 1, false).der()).expect("written");
+    let options = Options {
+        site_certificate: (certificate, "site1.lab.test"),
+        center_ca: ca,
+        more: [
+            format!("crl = {crl:?}\ncrl_policy = \"always\""),
+            String::new(),
+            String::new(),
+        ],
+        ..Options::default()
+    };
+    (root, leaf.serial, options)
+}
+
+#[test]
+fn a_certificate_that_becomes_revoked_loses_its_sa_by_the_verb() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, options) = certified(folder.path());
+    let (center, site) = pair(options);
+    up(&site);
+    let before = center.ask(Request::Reload);
+    assert_eq!(before["authorities"], serde_json::json!(["O=Lab, CN=Root"]));
+    assert_eq!(before["revocation_lists"][0]["revoked"], 0);
+    let crl = folder.path().join("ca.crl");
+    // What cannot be read changes nothing.
+    std::fs::write(&crl, "").expect("written");
+    let error = center.refused(Request::Reload);
+    assert!(error.contains("ca.crl: holds no X509 CRL section"), "{error}");
+    assert_eq!(
+        names(&center).last().map(String::as_str),
+        Some("credentials_refused")
+    );
+    assert_eq!(center.engine().installed.len(), 1);
+
+    std::fs::write(&crl, root.crl(&[&serial], 2, false).pem().expect("PEM")).expect("written");
+    assert_eq!(center.ask(Request::Reload)["revocation_lists"][0]["revoked"], 1);
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("is revoked by its issuer O=Lab, CN=Root")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+    // And it does not come back.
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    until(
+        || {
+            names(&center)
+                .contains(&"authentication_failed".to_owned())
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+}
+
+#[test]
+fn a_list_that_is_replaced_is_read_without_being_told() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, options) = certified(folder.path());
+    let (center, site) = pair(options);
+    up(&site);
+    let new = folder.path().join("new");
+    std::fs::write(&new, root.crl(&[&serial], 2, false).der()).expect("written");
+    std::fs::rename(&new, folder.path().join("ca.crl")).expect("renamed");
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert!(names(&center).contains(&"credentials_loaded".to_owned()));
+}
+
+#[test]
+fn what_is_about_to_end_is_told_ahead_and_once() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, _, mut options) = certified(folder.path());
+    let mut params = root.params.clone();
+    let now_s = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .expect("after 1970")
+        .as_secs();
+    params.not_after = rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(now_s + 13 * 86_400);
+    let authority = params.self_signed(&root.key).expect("signed");
+    std::fs::write(folder.path().join("ca.crt"), authority.pem()).expect("written");
+    options.more = Default::default();
+    let (center, _site) = pair(options);
+    let ends = |node: &Node| {
+        let view = node.ask(Request::EventsRecent { last: 1_000 });
+        let events = view["events"].as_array().expect("events").clone();
+        let of = |event: &&Value| event["event"] == "certificate_ends";
+        events
+            .iter()
+            .filter(of)
+            .map(|event| event["text"].as_str().expect("text").to_owned())
+            .collect::<Vec<_>>()
+    };
+    let told = ends(&center);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0].starts_with("the authority's certificate (O=Lab, CN=Root) is valid until"),
+        "{told:?}"
+    );
+    center.ask(Request::Reload);
+    assert_eq!(ends(&center).len(), 1);
+}
+
+/// A file with a secret, for its owner alone.
+fn psk(folder: &Path, name: &str, secret: &str) -> String {
+    let path = folder.join(name);
+    std::fs::write(&path, secret).expect("written");
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+    format!("psk_file = {path:?}")
+}
+
+#[test]
+fn a_site_with_a_shared_key_comes_up_and_falls_when_it_changes() {
+    let folder = tempfile::tempdir().expect("folder");
+    let secret = "0x000102030405060708090a0b0c0d0e0f";
+    let options = |center: String, site: String| Options {
+        more: [String::new(), center, site],
+        ..Options::default()
+    };
+    let of_center = psk(folder.path(), "center.psk", secret);
+    let (center, site) = pair(options(of_center, psk(folder.path(), "site.psk", secret)));
+    up(&site);
+    let id = first_sa(&center)["id"].as_str().expect("id").to_owned();
+    assert_eq!(center.ask(Request::SaShow { id })["certificate"], Value::Null);
+    psk(folder.path(), "center.psk", "another secret of many words");
+    center.ask(Request::Reload);
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("its shared key was changed or taken away")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+}
+
+#[test]
+fn a_site_with_a_shared_key_is_not_let_in_by_its_certificate() {
+    let folder = tempfile::tempdir().expect("folder");
+    let of_center = psk(folder.path(), "center.psk", "a secret of so many words");
+    let (center, site) = pair(Options {
+        more: [String::new(), of_center, String::new()],
+        ..Options::default()
+    });
+    site.ask(Request::ConnectionUp {
+        name: "to-center".into(),
+    });
+    until(
+        || {
+            log(&center, "hospital")
+                .contains("it is to prove itself by its shared key")
+                .then_some(())
+        },
+        || log(&center, "hospital"),
+    );
+    assert!(center.engine().installed.is_empty());
+}

@@ -1,0 +1,296 @@
+//! A controller on a thread of its own.
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use gateway::api::message::{Reply, Request};
+use gateway::api::server::Call;
+use gateway::config::Config;
+use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
+use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::rule::Rule;
+use gateway_common::abi::site::Site;
+use gateway_ike::{ChildSaInstall, Direction};
+use serde_json::Value;
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+/// What the data plane was told.
+#[derive(Default)]
+pub(crate) struct Table {
+    pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
+    pub(crate) happened: Vec<Happening<u32>>,
+    next: u32,
+}
+
+/// A data plane without packets.
+struct InMemory(Arc<Mutex<Table>>);
+
+impl InMemory {
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().expect("no panic")
+    }
+}
+
+impl Engine for InMemory {
+    type Handle = u32;
+
+    fn set_sites(&mut self, _: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn load_rules(&mut self, _: u32, _: &[Rule]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<u32> {
+        let mut table = self.table();
+        table.next += 1;
+        let handle = table.next;
+        table.installed.insert(handle, install.clone());
+        Ok(handle)
+    }
+
+    fn activate_outbound(&mut self, handle: u32) -> anyhow::Result<()> {
+        anyhow::ensure!(self.table().installed.contains_key(&handle), "no SA {handle}");
+        Ok(())
+    }
+
+    fn remove(&mut self, handle: u32, direction: Direction) -> anyhow::Result<()> {
+        if direction != Direction::Outbound {
+            self.table().installed.remove(&handle);
+        }
+        Ok(())
+    }
+
+    fn traffic(&self, handle: u32) -> Option<SaTraffic> {
+        self.table()
+            .installed
+            .contains_key(&handle)
+            .then(SaTraffic::default)
+    }
+
+    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
+        Ok(Vec::new())
+    }
+
+    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
+        Ok(Vec::new())
+    }
+
+    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>> {
+        Ok(vec![0; rules as usize])
+    }
+
+    fn tables(&self) -> anyhow::Result<Tables> {
+        Ok(Tables::default())
+    }
+
+    fn now_s(&self) -> u32 {
+        0
+    }
+
+    async fn tend(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    async fn poll(&mut self) -> Vec<Happening<u32>> {
+        std::mem::take(&mut self.table().happened)
+    }
+
+    async fn stop(&mut self) {}
+}
+
+/// How the two differ from the usual.
+pub(crate) struct Options {
+    /// Of the site's connection.
+    pub(crate) start: &'static str,
+    /// IKE proposals of the site.
+    pub(crate) site_proposals: &'static str,
+    /// The identity that the center knows.
+    pub(crate) center_knows: &'static str,
+    /// The site's certificate, for the key of `ec-leaf`, and its identity.
+    pub(crate) site_certificate: (PathBuf, &'static str),
+    /// What the center trusts.
+    pub(crate) center_ca: PathBuf,
+    /// More lines of the center's `[ike]`, of its `[[site]]`, and of the site's `[[site]]`.
+    pub(crate) more: [String; 3],
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            start: "manual",
+            site_proposals: "aes256-sha256-x25519",
+            center_knows: "site1.lab.test",
+            site_certificate: ("ec-leaf.crt".into(), "site1.lab.test"),
+            center_ca: "ec-ca.crt".into(),
+            more: Default::default(),
+        }
+    }
+}
+
+/// A running controller.
+pub(crate) struct Node {
+    pub(crate) address: IpAddr,
+    calls: mpsc::Sender<Call>,
+    table: Arc<Mutex<Table>>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+    _state: tempfile::TempDir,
+    /// Files that the configuration names.
+    files: Option<tempfile::TempDir>,
+}
+
+impl Node {
+    fn start(config: &str, address: IpAddr) -> Self {
+        let state = tempfile::tempdir().expect("folder");
+        let text = format!(
+            "[gateway]\nname = \"test\"\nstate_dir = {:?}\n{config}",
+            state.path()
+        );
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        let table = Arc::new(Mutex::new(Table::default()));
+        let engine = InMemory(Arc::clone(&table));
+        let (calls, incoming) = mpsc::channel(16);
+        let (stop, stopped) = oneshot::channel::<()>();
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        let serve = async move {
+            let (sender, datagrams) = mpsc::channel(64);
+            let mut sockets = Sockets::default();
+            for port in [500, 4500] {
+                let local = SocketAddr::new(address, port);
+                sockets
+                    .open(local, &sender)
+                    .expect("a loopback address of our own");
+            }
+            let prepared = prepare(config).expect("certificates and key");
+            let events = broadcast::channel(64).0;
+            let mut controller = Controller::new(prepared, engine, sockets, events)
+                .await
+                .expect("started");
+            ready.send(()).expect("awaited");
+            let stop = async move {
+                let _ = stopped.await;
+                "end of the test"
+            };
+            controller.run(datagrams, incoming, stop).await;
+        };
+        let thread = std::thread::spawn(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.expect("runtime").block_on(serve);
+        });
+        is_ready.recv().expect("the controller starts");
+        Self {
+            address,
+            calls,
+            table,
+            stop: Some(stop),
+            thread: Some(thread),
+            _state: state,
+            files: None,
+        }
+    }
+
+    fn reply(&self, request: Request) -> Reply {
+        let (reply, answer) = oneshot::channel();
+        let call = Call { request, reply };
+        self.calls.blocking_send(call).expect("it runs");
+        answer.blocking_recv().expect("it answers")
+    }
+
+    /// Asks, and expects a view.
+    #[track_caller]
+    pub(crate) fn ask(&self, request: Request) -> Value {
+        match self.reply(request) {
+            Reply::Ok(view) => view,
+            Reply::Error(words) => panic!("refused: {words}"),
+        }
+    }
+
+    /// Asks, and expects a refusal.
+    #[track_caller]
+    pub(crate) fn refused(&self, request: Request) -> String {
+        match self.reply(request) {
+            Reply::Ok(view) => panic!("not refused: {view}"),
+            Reply::Error(words) => words,
+        }
+    }
+
+    pub(crate) fn engine(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().expect("no panic")
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Addresses of loopback that no other test has.
+fn addresses() -> [IpAddr; 2] {
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let taken = TAKEN.fetch_add(1, Ordering::Relaxed);
+    let [.., a, b] = std::process::id().to_be_bytes();
+    let address = |last: u32| {
+        let last = u8::try_from(taken * 2 + last).expect("few tests");
+        IpAddr::V4(Ipv4Addr::new(127, a | 64, b, last))
+    };
+    [address(1), address(2)]
+}
+
+/// The center and a site that can connect to it.
+pub(crate) fn pair(options: Options) -> (Node, Node) {
+    let [center, site] = addresses();
+    // The leaf is issued by an intermediate, which goes along.
+    let folder = tempfile::tempdir().expect("folder");
+    let chain = folder.path().join("chain.pem");
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+    let certificates = ["rsa-leaf.crt", "rsa-mid.crt"];
+    let certificates = certificates.map(|name| std::fs::read_to_string(data.join(name)).expect(name));
+    std::fs::write(&chain, certificates.concat()).expect("written");
+    let [more_ike, more_center, more_site] = &options.more;
+    let center_ca = &options.center_ca;
+    let (certificate, identity) = &options.site_certificate;
+    let interfaces =
+        "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n";
+    let center_config = format!(
+        "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = {center_ca:?}\n\
+         identity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n{more_ike}\n\
+         [center]\nnetworks = [\"10.100.0.0/16\"]\n\
+         [[site]]\nname = \"hospital\"\nidentity = \"{}\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n{more_center}\n",
+        options.center_knows
+    );
+    let site_config = format!(
+        "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
+         identity = \"{identity}\"\nproposals = [\"{}\"]\n\
+         [center]\nnetworks = [\"192.168.1.0/24\"]\n\
+         [[site]]\nname = \"center\"\nidentity = \"gw.lab.test\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\
+         [[connection]]\nname = \"to-center\"\nsite = \"center\"\nremote = \"{center}\"\nlocal = \"{site}\"\nstart = \"{}\"\n",
+        options.site_proposals, options.start
+    );
+    let mut center = Node::start(&center_config, center);
+    center.files = Some(folder);
+    (center, Node::start(&site_config, site))
+}
+
+/// Waits until `done` has something; `otherwise` says what to read when it never has.
+#[track_caller]
+pub(crate) fn until<T>(done: impl Fn() -> Option<T>, otherwise: impl Fn() -> String) -> T {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        if let Some(value) = done() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "in vain; the log:\n{}", otherwise());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
