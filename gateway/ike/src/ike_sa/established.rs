@@ -327,7 +327,7 @@ impl Established {
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeFollowupKe => {
-                let payloads = ike_followup_ke::respond(&mut self, core, ctx, &message);
+                let payloads = ike_followup_ke::respond(&mut self, core, ctx, message);
                 (payloads, State::Established(self))
             }
             Exchange::IkeSaInit | Exchange::IkeIntermediate | Exchange::IkeAuth | Exchange::Other(_) => {
