@@ -93,6 +93,7 @@ drop_reasons! {
     73 IkeIntegrity "ike_integrity" "integrity check of an IKE message failed: forged or damaged",
     74 IkeUnexpected "ike_unexpected" "IKE message outside the message window, or an answer that nobody waits for",
     75 IkeHalfOpenFull "ike_half_open_full" "handshake refused, too many are in progress",
+    76 IkePuzzle "ike_puzzle" "the solution of an IKE puzzle is wrong (RFC 8019)",
 }
 
 #[cfg(test)]

@@ -74,6 +74,52 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreErr
         .map_err(|error| StoreError::at(path)(error.into()))
 }
 
+/// Adds a line of JSON to a file, synced: after a crash at any moment the line is there as a whole or does not count.
+///
+/// # Errors
+/// With the path, if it cannot be written; no part of the line is left then.
+pub fn append_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let append = || -> io::Result<()> {
+        let mut line = serde_json::to_vec(value)?;
+        line.push(b'\n');
+        let mut file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(path)?;
+        let before = file.metadata()?.len();
+        let written = file.write_all(&line).and_then(|()| file.sync_all());
+        if written.is_err() {
+            file.set_len(before)?;
+        }
+        written
+    };
+    append().map_err(StoreError::at(path))
+}
+
+/// The lines that [`append_json`] wrote; one without its end was never promised to anybody.
+///
+/// # Errors
+/// As [`read`], and if a whole line is no such JSON: what it held is not guessed.
+pub fn read_json_lines<T: DeserializeOwned>(path: &Path) -> Result<Vec<T>, StoreError> {
+    let text = read(path)?.unwrap_or_default();
+    let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+    whole
+        .map(|line| serde_json::from_str(line).map_err(|error| StoreError::at(path)(error.into())))
+        .collect()
+}
+
+/// Removes a file, if it is there.
+///
+/// # Errors
+/// With the path, if it stays.
+pub fn remove(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::at(path)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 fn temporary(path: &Path) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
@@ -116,6 +162,28 @@ mod tests {
         fs::write(&path, b"{").expect("write");
         let error = read_json::<Vec<u8>>(&path).expect_err("damaged").to_string();
         assert!(error.contains("state.json"), "{error}");
+    }
+
+    #[test]
+    fn a_line_counts_once_it_is_whole() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.jsonl");
+        append_json(&path, &1).expect("written");
+        append_json(&path, &2).expect("written");
+        assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2]);
+        // What a crash in the middle of a write leaves.
+        let mut text = fs::read_to_string(&path).expect("read");
+        text.push('3');
+        fs::write(&path, &text).expect("written");
+        assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2]);
+        fs::write(&path, "1\n{\n2\n").expect("written");
+        assert!(
+            read_json_lines::<u8>(&path).is_err(),
+            "a damaged line is not skipped"
+        );
+        remove(&path).expect("gone");
+        remove(&path).expect("gone already");
+        assert_eq!(read_json_lines::<u8>(&path).expect("absent"), [0; 0]);
     }
 
     #[test]

@@ -515,3 +515,29 @@ fn a_site_has_one_connection() {
         assert!(fault.contains(message), "{fault}");
     }
 }
+
+/// As large as a national center's: the time is `cargo xtask bench ike`'s affair, here it is loaded at all.
+#[test]
+fn ten_thousand_sites_and_connections_are_loaded() {
+    const COUNT: usize = 10_000;
+    let tables = |number: usize| {
+        let (high, low) = (number / 250, number % 250 + 1);
+        format!(
+            "[[site]]\nname = \"s{number}\"\nidentity = \"s{number}.example\"\ngroups = [\"g{}\"]\n\
+             networks = [\"192.168.1.0/24\"]\nnat_address = \"10.128.{high}.{low}\"\n\
+             [[connection]]\nname = \"c{number}\"\nsite = \"s{number}\"\nremote = \"198.18.{high}.{low}\"\nstart = \"manual\"\n",
+            number % 8
+        )
+    };
+    let tables: String = (0..COUNT).map(tables).collect();
+    let text = CONFIG.replacen("[timeouts]", &format!("{tables}[timeouts]"), 1);
+    let loaded = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+    assert_eq!((loaded.sites.len(), loaded.connections.len()), (COUNT + 1, COUNT));
+    // One fault among them is found and named by its line.
+    let wrong = text.replacen("identity = \"s9999.example\"", "identity = \"s1.example\"", 1);
+    let fault = config(&wrong);
+    assert!(
+        fault.contains("identity \"s1.example\" belongs to another site already"),
+        "{fault}"
+    );
+}

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use xtask::lab::gateway::{Config, Gateway};
-use xtask::lab::pki::{Auth, ROGUE, STRANGER};
+use xtask::lab::pki::{Auth, REVOKED, ROGUE, STRANGER};
 use xtask::lab::strongswan::{Connection, IdKind};
 use xtask::lab::topology::{Options, Site};
 use xtask::lab::{Lab, center};
@@ -25,6 +25,16 @@ fn is_let_in(lab: &Lab, gateway: &Gateway, site: Site, connection: &Connection) 
 fn is_refused(site: Site, change: impl Fn(Connection) -> Connection) -> Result<()> {
     let (lab, gateway) = lab_and_gateway(Options::default(), &Config::usual(Auth::Rsa))?;
     let usual = Connection::of_site(site, Auth::Rsa, lab.options());
+    is_refused_for(&lab, &gateway, site, &usual, change)
+}
+
+fn is_refused_for(
+    lab: &Lab,
+    gateway: &Gateway,
+    site: Site,
+    usual: &Connection,
+    change: impl Fn(Connection) -> Connection,
+) -> Result<()> {
     let router = lab.start_site_with(site, &change(usual.clone()))?;
     ensure!(router.initiate().is_err(), "it was let in");
     let log = router.log();
@@ -33,10 +43,12 @@ fn is_refused(site: Site, change: impl Fn(Connection) -> Connection) -> Result<(
         "refused, but not so:\n{log}"
     );
     // The refusal must come from the change: the same router with its usual connection is let in.
-    router.load(lab.pki(), &usual)?;
+    router.load(lab.pki(), usual)?;
     router
         .initiate()
         .with_context(|| format!("the gateway's log:\n{}", gateway.log()))?;
+    router.terminate()?;
+    router.stop();
     Ok(())
 }
 
@@ -113,6 +125,41 @@ fn a_certificate_whose_name_is_not_configured_is_refused() -> Result<()> {
         holder: STRANGER,
         ..usual
     })
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_whoever_begins() -> Result<()> {
+    for auth in Auth::BOTH {
+        let config = Config {
+            intermediate: true,
+            revocation_list: true,
+            connections: true,
+            ..Config::usual(auth)
+        };
+        let (lab, gateway) = lab_and_gateway(Options::default(), &config)?;
+        let usual = Connection {
+            authority: auth.intermediate(),
+            ..Connection::of_site(Site::One, auth, lab.options())
+        };
+        let revoked = |usual| Connection {
+            holder: REVOKED,
+            ..usual
+        };
+        is_refused_for(&lab, &gateway, Site::One, &usual, revoked)?;
+        let log = gateway.log();
+        ensure!(log.contains("revoked"), "refused, but for another reason:\n{log}");
+
+        let router = lab.start_site_with(Site::One, &revoked(usual.clone()))?;
+        let up = gateway.try_cli(&["connection", "up", "site1"])?;
+        let words = String::from_utf8_lossy(&up.stderr).into_owned();
+        ensure!(!up.status.success(), "the gateway brought the tunnel up");
+        ensure!(
+            words.contains("revoked"),
+            "refused, but for another reason: {words}"
+        );
+        ensure!(router.tunnel()?.is_none(), "the router has an SA");
+    }
+    Ok(())
 }
 
 #[test]

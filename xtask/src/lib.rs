@@ -2,7 +2,10 @@
 
 pub mod bench;
 pub mod cmd;
+pub mod debian13;
 pub mod demo;
+pub mod fuzz;
+pub mod interop;
 pub mod lab;
 pub mod paths;
 pub mod setup;

@@ -4,13 +4,14 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use anyhow::{Result, bail};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
+use xtask::lab::strongswan::{Connection, Release};
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
 use xtask::test::Part;
-use xtask::{bench, demo, setup, test};
+use xtask::{bench, demo, fuzz, interop, setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every chore of the project")]
@@ -44,6 +45,23 @@ enum Chore {
         #[arg(value_enum)]
         part: Option<Part>,
     },
+    /// The gateway against strongSwan
+    Interop {
+        /// Every case of the product of algorithms, peers, lines, certificates and sides (hours)
+        #[arg(long)]
+        full: bool,
+    },
+    /// Fuzz, guided by coverage (installs cargo-fuzz); what is found goes into tests/fuzz/artifacts
+    Fuzz {
+        /// The target to fuzz alone
+        target: Option<String>,
+        /// Seconds for each target
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+        /// Afterwards drop what of a corpus reaches nothing that the rest does not
+        #[arg(long)]
+        minimize: bool,
+    },
     /// Check dependencies against .deny.toml (installs cargo-deny, which compiles for some minutes)
     Deny,
     /// The network of namespaces that demo and tests run in
@@ -74,12 +92,32 @@ struct LabUp {
     /// Put a NAT box between site 1 and the gateway
     #[arg(long)]
     nat: bool,
+    /// The strongSwan that the sites run
+    #[arg(long, value_enum, default_value_t)]
+    strongswan: Router,
+    /// Claim a NAT at the sites, so that strongSwan 6.0 too puts ESP in UDP
+    #[arg(long)]
+    udp: bool,
+    /// Let the sites offer MOBIKE
+    #[arg(long)]
+    mobike: bool,
     /// Start the gateway that is built, and both tunnels
     #[arg(long, conflicts_with = "strongswan_gateway")]
     gateway: bool,
     /// Put strongSwan in the gateway's place, for this site (1 or 2)
     #[arg(long, value_name = "SITE")]
     strongswan_gateway: Option<u8>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum Router {
+    /// Debian 12's: ESP always in UDP
+    #[default]
+    #[value(name = "5.9")]
+    Debian12,
+    /// Debian 13's: plain ESP
+    #[value(name = "6.0")]
+    Debian13,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +137,12 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Demo => demo::run(),
         Chore::Bench { part, short } => bench::run(*part, *short),
         Chore::Test { part } => test::run(*part),
+        Chore::Interop { full } => interop::run(*full),
+        Chore::Fuzz {
+            target,
+            seconds,
+            minimize,
+        } => fuzz::run(target.as_deref(), *seconds, *minimize),
         Chore::Deny => setup::deny(),
         Chore::Lab(verb) => run_lab(verb),
     }
@@ -126,6 +170,10 @@ fn lab_up(args: &LabUp) -> Result<()> {
         queues: args.queues,
         nat: args.nat,
         kernel_forwards_in_gateway,
+        release: match args.strongswan {
+            Router::Debian12 => Release::Debian12,
+            Router::Debian13 => Release::Debian13,
+        },
     })?;
     if args.gateway {
         lab.start_gateway(&Config::usual(Auth::Rsa))?;
@@ -135,7 +183,12 @@ fn lab_up(args: &LabUp) -> Result<()> {
         lab.start_strongswan_gateway(site, Auth::Rsa)?;
     }
     for site in Site::BOTH {
-        let router = lab.start_site(site, Auth::Rsa)?;
+        let connection = Connection {
+            mobike: args.mobike,
+            force_udp: args.udp,
+            ..Connection::of_site(site, Auth::Rsa, lab.options())
+        };
+        let router = lab.start_site_with(site, &connection)?;
         if args.gateway {
             println!("{}: {}", site.name(), router.initiate()?.algorithms);
         }

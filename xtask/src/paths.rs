@@ -17,6 +17,21 @@ pub fn target() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
+/// The user's home folder.
+#[must_use]
+pub fn home() -> Option<PathBuf> {
+    std::env::var_os("HOME").map(PathBuf::from)
+}
+
+/// What `setup` makes for itself lies here, outside of the build folder: `cargo clean` does not remove it.
+#[must_use]
+pub fn cache() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .or_else(|| Some(home()?.join(".cache")));
+    cache.unwrap_or_else(target).join("gateway-xtask")
+}
+
 /// A program of this workspace: `GATEWAY_BIN` for the gateway, else the one built with the running program's profile.
 ///
 /// # Errors

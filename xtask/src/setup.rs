@@ -10,7 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
-use crate::{cmd, paths};
+use crate::{cmd, debian13, paths};
 
 /// The toolchain that `setup` links, unless the environment names another.
 const BPF_TOOLCHAIN: &str = "bpf-deb";
@@ -59,6 +59,8 @@ const LAB: &[&str] = &[
     "tcpdump",
     "python3",
     "python3-venv",
+    "debootstrap",
+    "debian-archive-keyring",
 ];
 
 /// Something that is missing, and how it comes.
@@ -69,6 +71,7 @@ enum Missing {
     LinkedToolchain,
     BpfLinker,
     Scapy,
+    Debian13,
 }
 
 impl Missing {
@@ -81,6 +84,10 @@ impl Missing {
             }
             Missing::BpfLinker => format!("bpf-linker {BPF_LINKER} (compiles for some minutes)"),
             Missing::Scapy => format!("scapy {SCAPY}, in {}", venv().display()),
+            Missing::Debian13 => format!(
+                "Debian 13 with strongSwan 6.0 (about 100 MB to fetch), in {}",
+                debian13::root().display()
+            ),
         }
     }
 
@@ -94,6 +101,7 @@ impl Missing {
             )),
             Missing::BpfLinker => install_bpf_linker(),
             Missing::Scapy => install_scapy(),
+            Missing::Debian13 => debian13::install(),
         }
     }
 }
@@ -108,7 +116,8 @@ pub fn ensure() -> Result<()> {
         return Ok(());
     }
     report(&missing);
-    if !geteuid().is_root() && missing.iter().any(|thing| matches!(thing, Missing::Packages(_))) {
+    let for_root = |thing: &Missing| matches!(thing, Missing::Packages(_) | Missing::Debian13);
+    if !geteuid().is_root() && missing.iter().any(for_root) {
         bail!("installing Debian packages needs root: run `cargo xtask setup` as root once");
     }
     for thing in &missing {
@@ -190,6 +199,9 @@ fn missing() -> Result<Vec<Missing>> {
     if !scapy_is_there() {
         missing.push(Missing::Scapy);
     }
+    if !debian13::is_there() {
+        missing.push(Missing::Debian13);
+    }
     Ok(missing)
 }
 
@@ -236,7 +248,7 @@ fn missing_components() -> Result<Vec<&'static str>> {
 fn toolchain_is_linked() -> bool {
     let home = std::env::var_os("RUSTUP_HOME")
         .map(PathBuf::from)
-        .or_else(|| Some(home()?.join(".rustup")));
+        .or_else(|| Some(paths::home()?.join(".rustup")));
     home.is_some_and(|home| {
         home.join("toolchains")
             .join(BPF_TOOLCHAIN)
@@ -251,11 +263,7 @@ fn bpf_linker_is_right() -> bool {
 }
 
 fn venv() -> PathBuf {
-    // Outside of the build folder: `cargo clean` does not remove it.
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .or_else(|| Some(home()?.join(".cache")));
-    cache.unwrap_or_else(paths::target).join("gateway-xtask/python")
+    paths::cache().join("python")
 }
 
 fn scapy_is_there() -> bool {
@@ -266,10 +274,6 @@ fn scapy_is_there() -> bool {
     versions
         .filter_map(Result::ok)
         .any(|version| version.path().join(&marker).exists())
-}
-
-fn home() -> Option<PathBuf> {
-    std::env::var_os("HOME").map(PathBuf::from)
 }
 
 fn install_packages(names: &[&str]) -> Result<()> {

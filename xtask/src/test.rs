@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
@@ -73,24 +74,34 @@ impl fmt::Display for Tally {
 /// # Errors
 /// When anything failed. What is missing on the machine is installed first.
 pub fn run(only: Option<Part>) -> Result<()> {
+    run_with(only, &[])
+}
+
+/// As [`run`], with these environment variables for the tests.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_with(only: Option<Part>, variables: &[(&str, &str)]) -> Result<()> {
     setup::ensure()?;
-    let mut total = Tally::default();
+    let (mut total, mut times) = (Tally::default(), Vec::new());
     for part in Part::value_variants()
         .iter()
         .copied()
         .filter(|part| only.is_none_or(|only| only == *part))
     {
-        println!(
-            "== {}",
-            part.to_possible_value()
-                .map_or_else(String::new, |value| value.get_name().to_owned())
-        );
-        let tally = run_part(part).unwrap_or_else(|error| {
+        let name = part
+            .to_possible_value()
+            .map_or_else(String::new, |value| value.get_name().to_owned());
+        println!("== {name}");
+        let began = Instant::now();
+        let tally = run_part(part, variables).unwrap_or_else(|error| {
             println!("{error:#}");
             Tally::check(false)
         });
         total.add(tally);
+        times.push(format!("{name} {} s", began.elapsed().as_secs()));
     }
+    println!("time: {}", times.join(", "));
     println!("{total}");
     std::io::stdout().flush()?;
     if total.failed > 0 {
@@ -99,7 +110,7 @@ pub fn run(only: Option<Part>) -> Result<()> {
     Ok(())
 }
 
-fn run_part(part: Part) -> Result<Tally> {
+fn run_part(part: Part, variables: &[(&str, &str)]) -> Result<Tally> {
     match part {
         Part::Fmt => Ok(check(&mut cargo(&["fmt", "--all", "--check"]))),
         Part::Clippy => Ok(check(&mut cargo(&[
@@ -113,9 +124,9 @@ fn run_part(part: Part) -> Result<Tally> {
             "warnings",
         ]))),
         Part::Unit => unit(),
-        Part::ProgRun => tests_of(&["prog_run"], &[]),
-        Part::Netns => in_lab("netns"),
-        Part::Interop => in_lab("interop"),
+        Part::ProgRun => tests_of(&["prog_run"]),
+        Part::Netns => in_lab("netns", variables),
+        Part::Interop => in_lab("interop", variables),
     }
 }
 
@@ -135,19 +146,24 @@ fn unit() -> Result<Tally> {
         .filter(|name| !["prog_run", "netns", "interop"].contains(&name.as_str()));
     let others: Vec<_> = others.collect();
     let others: Vec<_> = others.iter().map(String::as_str).collect();
-    tally.add(tests_of(&others, &[])?);
+    tally.add(tests_of(&others)?);
     Ok(tally)
 }
 
 /// The lab is one: its tests run one by one. It is taken down whatever they did.
-fn in_lab(suite: &str) -> Result<Tally> {
+fn in_lab(suite: &str, variables: &[(&str, &str)]) -> Result<Tally> {
     cmd::stream(&mut cargo(&["build", "--package", "gateway"]))?;
-    let tally = tests_of(&[suite], &["--test-threads=1"]);
+    let mut tests = suite_command(&[suite], &["--test-threads=1"]);
+    let tally = counted(tests.envs(variables.iter().copied()));
     lab::down()?;
     tally
 }
 
-fn tests_of(suites: &[&str], arguments: &[&str]) -> Result<Tally> {
+fn tests_of(suites: &[&str]) -> Result<Tally> {
+    counted(&mut suite_command(suites, &[]))
+}
+
+fn suite_command(suites: &[&str], arguments: &[&str]) -> Command {
     let mut command = cargo(&["test", "--package", TESTS, "--no-fail-fast"]);
     if suites.is_empty() {
         command.arg("--lib");
@@ -156,7 +172,7 @@ fn tests_of(suites: &[&str], arguments: &[&str]) -> Result<Tally> {
         command.args(["--test", suite]);
     }
     command.arg("--").args(arguments);
-    counted(&mut command)
+    command
 }
 
 /// Runs cargo's tests, shows their output, and adds up the `test result:` line of every runner.

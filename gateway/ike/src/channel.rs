@@ -9,6 +9,7 @@ use crate::{
         random::Random,
     },
     exchange::ike_intermediate::HEAD_LEN,
+    pmtu::{self, Plain},
     wire::{
         Chain, Exchange, Header, Payload, WireError,
         encrypted::{self, ProtectError},
@@ -20,6 +21,9 @@ use crate::{
 
 /// So many message IDs are left for the rekeying of the IKE SA, its repetitions after refusals, and its end.
 const IDS_RESERVED: u32 = 1_000;
+/// When smaller fragments would be no more than before, they are made smaller by this, down to the other.
+const CUT_STEP: usize = 64;
+const CUT_MIN: usize = 256;
 
 /// Sealed datagrams of one message, without the non-ESP marker.
 pub(crate) type Datagrams = Vec<Vec<u8>>;
@@ -73,8 +77,8 @@ pub(crate) struct Channel {
     initiator: bool,
     sealer: SkSealer,
     opener: SkOpener,
-    /// The peer's keys before the request answered last changed them: a repetition of it is sealed with these.
-    opener_before: Option<SkOpener>,
+    /// The keys before the request answered last changed them: its repetitions and their answers have these.
+    before: Option<(SkSealer, SkOpener)>,
     /// ID of our next request.
     next_request: u32,
     /// ID of our request that waits for its response.
@@ -87,6 +91,14 @@ pub(crate) struct Channel {
     responses: Reassembly,
     /// Messages longer than this are sent in fragments.
     message_max: usize,
+    /// What waits for its response, if it may be too long for the path.
+    asked: Option<Plain>,
+    /// The answer to the peer's request before, likewise.
+    answer: Option<Plain>,
+    /// How often the peer asked for that answer again, and in how many fragments it had asked at first.
+    asked_again: (u32, u16),
+    /// Longest fragment of the request that is being put together.
+    longest_fragment: usize,
 }
 
 impl Channel {
@@ -106,7 +118,7 @@ impl Channel {
             initiator,
             sealer,
             opener,
-            opener_before: None,
+            before: None,
             next_request: first_request,
             awaited_response: None,
             expected_request: first_expected,
@@ -114,6 +126,10 @@ impl Channel {
             requests: Reassembly::default(),
             responses: Reassembly::default(),
             message_max,
+            asked: None,
+            answer: None,
+            asked_again: (0, 0),
+            longest_fragment: 0,
         }
     }
 
@@ -127,6 +143,13 @@ impl Channel {
 
     pub(crate) fn message_max(&self) -> usize {
         self.message_max
+    }
+
+    /// Memory that fragments take, in octets.
+    pub(crate) fn octets(&self) -> usize {
+        let answered: usize = self.answered.iter().map(Vec::capacity).sum();
+        let answer = self.answer.as_ref().map_or(0, |plain| plain.content.capacity());
+        self.requests.octets() + self.responses.octets() + answered + answer
     }
 
     /// The SPI that the peer addresses us by.
@@ -167,19 +190,17 @@ impl Channel {
         payloads: &[Payload],
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
-        fragment::seal(
-            header,
-            Payload::chain(payloads),
-            self.message_max,
-            &mut self.sealer,
-            random,
-        )
+        let chain = Payload::chain(payloads);
+        #[cfg(any(test, fuzzing))]
+        let chain = crate::fuzzing::tampered(chain);
+        fragment::seal(header, chain, self.message_max, &mut self.sealer, random)
     }
 
     /// Changes the keys of both directions in the middle of a handshake (RFC 9370 section 2.2.2).
     pub(crate) fn rekey(&mut self, sealer: SkSealer, opener: SkOpener) {
-        self.sealer = sealer;
-        self.opener_before = Some(std::mem::replace(&mut self.opener, opener));
+        let sealer = std::mem::replace(&mut self.sealer, sealer);
+        let opener = std::mem::replace(&mut self.opener, opener);
+        self.before = (!self.initiator).then_some((sealer, opener));
     }
 
     fn head(&self, exchange: Exchange, response: bool, message_id: u32) -> [u8; HEAD_LEN] {
@@ -206,7 +227,9 @@ impl Channel {
         random: &mut dyn Random,
     ) -> Result<Datagrams, ProtectError> {
         let message_id = self.next_request;
-        let datagrams = self.seal(self.header(exchange, false, message_id), payloads, random)?;
+        let header = self.header(exchange, false, message_id);
+        let datagrams = self.seal(header, payloads, random)?;
+        self.asked = self.plain(header, payloads, &datagrams);
         self.next_request = message_id.saturating_add(1);
         self.awaited_response = Some(message_id);
         Ok(datagrams)
@@ -244,16 +267,82 @@ impl Channel {
         random: &mut dyn Random,
     ) -> Result<&Datagrams, ProtectError> {
         let message_id = self.expected_request;
-        let datagrams = self.seal(self.header(exchange, true, message_id), payloads, random)?;
+        let header = self.header(exchange, true, message_id);
+        let datagrams = self.seal(header, payloads, random)?;
+        self.answer = self.plain(header, payloads, &datagrams);
+        self.asked_again.0 = 0;
         self.expected_request = message_id.saturating_add(1);
-        self.opener_before = None;
+        self.before = None;
         self.answered = datagrams;
         Ok(&self.answered)
     }
 
-    /// The answer to the request before.
-    pub(crate) fn last_answer(&self) -> &Datagrams {
+    /// The message as it was before sealing, if a path may be too narrow for it and fragments are understood.
+    fn plain(&self, header: Header, payloads: &[Payload], datagrams: &Datagrams) -> Option<Plain> {
+        let longest = datagrams.iter().map(Vec::len).max()?;
+        let narrowest = pmtu::next_smaller(pmtu::next_smaller(usize::MAX, false)?, false)?;
+        if !self.fragments() || longest <= narrowest {
+            return None;
+        }
+        let (first, content) = Payload::chain(payloads).finish().ok()?;
+        Some(Plain {
+            header,
+            first,
+            content: Zeroizing::new(content),
+        })
+    }
+
+    /// RFC 7383 section 2.3: both sides announced fragments.
+    fn fragments(&self) -> bool {
+        self.message_max != usize::MAX
+    }
+
+    /// The request that waits for its response, in smaller fragments than before; `None` when it is short
+    /// enough for any path.
+    pub(crate) fn request_cut_smaller(
+        &mut self,
+        ipv6: bool,
+        before: usize,
+        random: &mut dyn Random,
+    ) -> Option<Datagrams> {
+        let plain = self.asked.take()?;
+        let message_max = self.message_max;
+        let smaller = cut_smaller(&plain, (ipv6, message_max, before), &mut self.sealer, random);
+        let datagrams = smaller.map(|(message_max, datagrams)| {
+            self.message_max = message_max;
+            datagrams
+        });
+        self.asked = Some(plain);
+        datagrams
+    }
+
+    /// The answer to the request before, which the peer asks for again; in smaller fragments if it does so
+    /// often, or has itself gone over to smaller ones.
+    pub(crate) fn answer_again(&mut self, ipv6: bool, random: &mut dyn Random) -> &Datagrams {
+        self.asked_again.0 = self.asked_again.0.saturating_add(1);
+        if self.asked_again.0 >= pmtu::ANSWER_SUSPECT_AFTER
+            && let Some(plain) = self.answer.take()
+        {
+            let sealer = self
+                .before
+                .as_mut()
+                .map_or(&mut self.sealer, |(sealer, _)| sealer);
+            let (message_max, before) = (self.message_max, self.answered.len());
+            if let Some((message_max, datagrams)) =
+                cut_smaller(&plain, (ipv6, message_max, before), sealer, random)
+            {
+                self.message_max = message_max;
+                self.answered = datagrams;
+            }
+            self.answer = Some(plain);
+        }
         &self.answered
+    }
+
+    /// Forgets fragments that waited too long for the rest of their message.
+    pub(crate) fn forget_stale_fragments(&mut self, now_ms: u64) {
+        self.requests.forget_stale(now_ms);
+        self.responses.forget_stale(now_ms);
     }
 
     fn place(&self, header: &Header) -> Option<Place> {
@@ -274,7 +363,7 @@ impl Channel {
     pub(crate) fn open(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, Dropped> {
         let place = self.place(header).ok_or(Dropped::Unexpected)?;
         let opener = match place {
-            Place::OldRequest => self.opener_before.as_ref().unwrap_or(&self.opener),
+            Place::OldRequest => self.before.as_ref().map_or(&self.opener, |(_, opener)| opener),
             Place::NewRequest | Place::Response => &self.opener,
         };
         let body = datagram.get(HEADER_LEN..).unwrap_or_default();
@@ -286,10 +375,15 @@ impl Channel {
                     let content = encrypted::open(datagram, offset, opener)?;
                     return Ok(self.complete(&place, raw.next, content));
                 }
+                // RFC 7383 section 2.3: not between peers that did not both announce it.
+                payload_type::SKF if !self.fragments() => return Err(Dropped::Unexpected),
                 payload_type::SKF => {
                     let fields = FragmentFields::parse(raw.body)?;
                     let offset = offset.saturating_add(fragment::FIELDS_LEN);
                     let content = encrypted::open(datagram, offset, opener)?;
+                    if matches!(place, Place::NewRequest) {
+                        self.longest_fragment = self.longest_fragment.max(datagram.len());
+                    }
                     return Ok(self.fragment(&place, header.message_id, fields, raw.next, content));
                 }
                 // RFC 7296 section 3.14 lets unprotected payloads stand before; they mean nothing here.
@@ -305,6 +399,8 @@ impl Channel {
             Place::OldRequest => Opened::Repeated,
             Place::Response => {
                 self.awaited_response = None;
+                // The peer goes on: it has our answer to its last request.
+                (self.asked, self.answer) = (None, None);
                 Opened::Response(first, content)
             }
         }
@@ -322,12 +418,47 @@ impl Channel {
             Place::NewRequest => self.requests.add(message_id, fields, next, content),
             Place::Response => self.responses.add(message_id, fields, next, content),
             // RFC 7383 section 2.6.1: only the first fragment is answered again.
-            Place::OldRequest if fields.number == 1 => return Opened::Repeated,
+            Place::OldRequest if fields.number == 1 => {
+                // Section 2.5.2: the peer found the path to be narrower than it had thought.
+                if fields.total > self.asked_again.1 {
+                    self.asked_again = (pmtu::ANSWER_SUSPECT_AFTER, fields.total);
+                }
+                return Opened::Repeated;
+            }
             Place::OldRequest => None,
         };
         match joined {
-            Some((first, content)) => self.complete(place, first, content),
+            Some((first, content)) => {
+                if matches!(place, Place::NewRequest) {
+                    self.asked_again.1 = fields.total;
+                    // What the peer found to come through this way is the best guess for the other.
+                    let longest = std::mem::take(&mut self.longest_fragment).max(CUT_MIN);
+                    if fields.total > 1 {
+                        self.message_max = self.message_max.min(longest);
+                    }
+                }
+                self.complete(place, first, content)
+            }
             None => Opened::Partial,
         }
+    }
+}
+
+/// The message in smaller fragments than `before`, and the length that each keeps below.
+fn cut_smaller(
+    plain: &Plain,
+    (ipv6, message_max, before): (bool, usize, usize),
+    sealer: &mut SkSealer,
+    random: &mut dyn Random,
+) -> Option<(usize, Datagrams)> {
+    let mut message_max = pmtu::next_smaller(message_max, ipv6)?;
+    let content = (plain.first, plain.content.as_slice());
+    loop {
+        let sealed = fragment::seal_content(plain.header, content, message_max, sealer, random).ok()?;
+        // RFC 7383 section 2.5.2: the peer tells the sets apart by their totals, so this one has to be larger.
+        if sealed.len() > before {
+            return Some((message_max, sealed));
+        }
+        message_max = message_max.checked_sub(CUT_STEP).filter(|max| *max >= CUT_MIN)?;
     }
 }

@@ -82,6 +82,8 @@ pub(crate) struct ChildSa {
     /// When it must be gone, rekeyed or not.
     pub(crate) expire_at_ms: u64,
     pub(crate) outbound_active: bool,
+    /// The outbound SA was removed before the inbound one.
+    pub(crate) outbound_gone: bool,
     /// When a packet last passed on it, or on the one before.
     pub(crate) last_used_ms: u64,
     /// The Child SA this one took over from and which is still there.
@@ -147,6 +149,7 @@ pub(crate) fn install(
         (responder, initiator)
     };
     let child = ctx.allocator.child();
+    let path = established.child_path(core);
     ctx.outputs
         .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
             child,
@@ -159,8 +162,8 @@ pub(crate) fn install(
             keys_out,
             esn: new.choice.esn,
             udp_encap: core.nat.any(),
-            local: core.path.local,
-            remote: core.path.remote,
+            local: path.local,
+            remote: path.remote,
             ts_local: new.ts_local.clone(),
             ts_remote: new.ts_remote.clone(),
             outbound_active: new.outbound_active,
@@ -200,6 +203,7 @@ pub(crate) fn install(
         rekey_at_ms: ctx.jittered_deadline(lifetime_s),
         expire_at_ms: ctx.now.mono_ms.saturating_add(expire_ms),
         outbound_active: new.outbound_active,
+        outbound_gone: false,
         last_used_ms,
         // What is on another IKE SA goes by itself.
         replaces: new.replaces.filter(|_| rekeys),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     connection::{Connection, Idle},
+    half_open::Defence,
     pki::{
         credential::Credential,
         identity::Identity,
@@ -118,10 +119,20 @@ pub struct EndpointConfig {
     pub half_open_max: usize,
     /// Handshakes in progress from which on initiators must return a cookie (RFC 7296 section 2.6).
     pub cookie_from: usize,
+    /// What is done under attack beyond these two.
+    pub defence: Defence,
+    /// Speak MOBIKE (RFC 4555) with peers that do.
+    pub mobike: bool,
+    /// Our addresses, for peers with MOBIKE to choose from.
+    pub additional_addresses: Vec<std::net::IpAddr>,
+    /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
+    pub nat_keepalive_s: u64,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
     pub children_max: usize,
+    /// IKE SAs with one peer identity at most; a further one ends the oldest.
+    pub ike_sas_per_peer_max: usize,
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
@@ -158,8 +169,13 @@ impl EndpointConfig {
             child_lifetime_s: 3600,
             half_open_max: 1_000,
             cookie_from: 100,
+            defence: Defence::default(),
+            mobike: true,
+            additional_addresses: Vec::new(),
+            nat_keepalive_s: 20,
             half_open_timeout_s: 30,
             children_max: 16,
+            ike_sas_per_peer_max: 16,
             fragment_size: Some(1_280),
             digital_signatures: true,
             linger_s: 5,

@@ -65,19 +65,28 @@ impl Allocator {
     }
 }
 
+/// An IKE SA whose Child SAs another one takes over.
+pub(crate) struct Predecessor {
+    pub(crate) id: IkeSaId,
+    pub(crate) peer: Arc<str>,
+    pub(crate) connection: Option<Arc<str>>,
+    /// It was being closed: so is the one that takes over.
+    pub(crate) closing: Option<CloseReason>,
+}
+
 /// What concerns another IKE SA than the one at hand, done after it.
 pub(crate) enum Deferred {
     /// A new IKE SA, made by rekeying.
     Spawn(Box<IkeSa>),
     /// Hand Child SAs, and what is to be done with them, to the IKE SA with this SPI of ours.
     Adopt {
-        from: IkeSaId,
         to: u64,
         children: Vec<ChildSa>,
         tasks: Vec<Task>,
-        /// It is to be closed in place of the one that it rekeys.
-        closing: Option<CloseReason>,
+        before: Box<Predecessor>,
     },
+    /// A peer has come to us: it may have too many IKE SAs now.
+    Limit { peer: Arc<str> },
     /// A Child SA is gone; others with the peer may carry its traffic.
     ChildGone { child: Box<ChildSa>, peer: Arc<str> },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.
@@ -184,10 +193,12 @@ impl Context<'_> {
 
     /// Removes a Child SA that another replaced: the outbound SA now, the inbound one when stragglers are in.
     pub(crate) fn remove_replaced(&mut self, child: &ChildSa) {
-        self.outputs.push_back(Output::RemoveChildSa {
-            child: child.id,
-            direction: Direction::Outbound,
-        });
+        if !child.outbound_gone {
+            self.outputs.push_back(Output::RemoveChildSa {
+                child: child.id,
+                direction: Direction::Outbound,
+            });
+        }
         let due = self
             .now
             .mono_ms
@@ -195,8 +206,26 @@ impl Context<'_> {
         self.lingering.insert((due, child.id, child.spi_in));
     }
 
-    /// Removes a Child SA at once.
+    /// Removes a Child SA with its IKE SA. When another with the peer carries its traffic, packets may be on their
+    /// way on this one.
+    pub(crate) fn remove_closed(&mut self, child: &ChildSa, peer: &Arc<str>) {
+        let neighbours = &mut self.neighbours.with(peer).flat_map(Established::live_children);
+        if neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote)) {
+            self.remove_replaced(child);
+        } else {
+            self.remove(child);
+        }
+        self.deferred.push(Deferred::ChildGone {
+            child: Box::new(child.clone()),
+            peer: Arc::clone(peer),
+        });
+    }
+
+    /// Removes a Child SA at once, unless another has taken over already.
     pub(crate) fn remove(&mut self, child: &ChildSa) {
+        if child.outbound_gone {
+            return self.remove_replaced(child);
+        }
         self.outputs.push_back(Output::RemoveChildSa {
             child: child.id,
             direction: Direction::Both,

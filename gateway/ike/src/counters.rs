@@ -21,10 +21,28 @@ pub struct Counters {
     pub half_open_full: u64,
     /// Handshakes asked to return a cookie.
     pub cookies_sent: u64,
+    /// Handshakes asked to solve a puzzle.
+    pub puzzles_sent: u64,
+    /// Puzzles that were solved.
+    pub puzzles_solved: u64,
+    /// Solutions that were none.
+    pub puzzles_failed: u64,
+    /// Key exchanges computed to answer IKE_SA_INIT.
+    pub key_exchanges: u64,
+    /// IKE_SA_INIT responses not sent because they would be longer than a request that proves nothing.
+    pub not_amplified: u64,
     /// Answers outside any IKE SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION.
     pub unprotected_answers: u64,
     /// Unprotected claims of a peer that it does not know an IKE SA; each makes us ask at most.
     pub hints: u64,
+    /// NAT keepalives sent.
+    pub keepalives_sent: u64,
+    /// NAT keepalives received.
+    pub keepalives_received: u64,
+    /// Authentic ESP packets from another address that changed nothing: their sender is not behind a NAT.
+    pub moves_refused: u64,
+    /// Requests that were sent again in smaller fragments.
+    pub cut_smaller: u64,
     /// Requests that we sent again.
     pub retransmitted: u64,
 }

@@ -12,16 +12,20 @@ use stray::Strays;
 use crate::{
     child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path},
+    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor},
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
     exchange::{
+        admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
     },
+    half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
     ike_sa::{IkeSa, State, Task},
+    keepalive::NAT_KEEPALIVE,
+    mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     traffic_selector::TrafficSelector,
     wire::{
@@ -83,6 +87,16 @@ pub enum Command {
     RekeyIke(IkeSaId),
     /// Delete a Child SA.
     CloseChild(ChildId),
+    /// Move an IKE SA that we began, with its Child SAs, to other addresses (MOBIKE, RFC 4555). The port is 4500
+    /// in any case.
+    Move {
+        /// The IKE SA.
+        ike_sa: IkeSaId,
+        /// Our address from now on.
+        local: SocketAddr,
+        /// The peer's address from now on.
+        remote: SocketAddr,
+    },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
     /// Delete all.
@@ -105,6 +119,7 @@ struct Indexed {
     connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
+    half_open: Option<Booked>,
 }
 
 /// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
@@ -125,7 +140,7 @@ pub struct Endpoint {
     connect_at: BTreeSet<(u64, Arc<str>)>,
     deadlines: BTreeSet<(u64, TimeoutReason, u64)>,
     indexed: HashMap<u64, Indexed>,
-    half_open: usize,
+    half_open: HalfOpen,
     lingering: BTreeSet<(u64, ChildId, u32)>,
     outputs: VecDeque<Output>,
     allocator: Allocator,
@@ -172,7 +187,7 @@ impl Endpoint {
             connect_at: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             indexed: HashMap::new(),
-            half_open: 0,
+            half_open: HalfOpen::default(),
             lingering: BTreeSet::new(),
             outputs: VecDeque::new(),
             allocator: Allocator::default(),
@@ -200,6 +215,10 @@ impl Endpoint {
     pub fn handle_datagram(&mut self, now: Time, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         self.now = now;
         self.counters.received += 1;
+        if local.port() == NAT_PORT && payload == NAT_KEEPALIVE {
+            self.counters.keepalives_received += 1;
+            return;
+        }
         let message = if local.port() == NAT_PORT {
             payload.strip_prefix(&NON_ESP_MARKER)
         } else {
@@ -253,11 +272,13 @@ impl Endpoint {
             return;
         }
         let key = (path.remote, header.spi_i);
-        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get(spi)) {
+        if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get_mut(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let Some(handshake) = ike_sa.half_open()
+            if let Some(handshake) = ike_sa.handshake_mut()
                 && handshake.init_request == message
+                && handshake.answers_left > 0
             {
+                handshake.answers_left -= 1;
                 let answer = handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
@@ -265,15 +286,17 @@ impl Endpoint {
             }
             return;
         }
-        if self.half_open >= self.config.half_open_max {
+        if self.half_open.is_full(&self.config) {
             self.counters.half_open_full += 1;
             return;
         }
-        let wary = self.half_open >= self.config.cookie_from;
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let jar = wary.then_some(&mut self.cookies);
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, jar) {
+        let gate = Gate {
+            half_open: &mut self.half_open,
+            cookies: &mut self.cookies,
+        };
+        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
@@ -377,6 +400,13 @@ impl Endpoint {
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
+            Command::Move {
+                ike_sa,
+                local,
+                remote,
+            } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
+                ike_sa.move_to(ctx, local, remote);
+            }),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
                     self.forgo(spi);
@@ -449,6 +479,40 @@ impl Endpoint {
         });
     }
 
+    /// The data plane saw an authentic ESP packet, newer than all before, come from another outer address or
+    /// port than it sends `child` to.
+    pub fn handle_peer_moved(&mut self, now: Time, child: ChildId, remote: SocketAddr) {
+        self.now = now;
+        self.with_sa(self.by_child.get(&child).copied(), |ike_sa, ctx| {
+            ike_sa.follow_esp(ctx, remote);
+        });
+    }
+
+    /// The network says that `remote` cannot be reached. Anybody can say so: each IKE SA with it is asked
+    /// whether it still stands, at most once in a while (RFC 7296 section 2.4).
+    pub fn handle_unreachable(&mut self, now: Time, remote: SocketAddr) {
+        self.now = now;
+        let at_remote = |entry: &Entry| {
+            matches!(entry, Entry::Sa(ike_sa)
+                if ike_sa.core.path.remote == remote && ike_sa.established().is_some())
+        };
+        let spis: Vec<_> = self
+            .entries
+            .iter()
+            .filter(|(_, entry)| at_remote(entry))
+            .map(|(spi, _)| *spi)
+            .collect();
+        for spi in spis {
+            self.counters.hints += 1;
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                if let Some(established) = ike_sa.established_mut() {
+                    established.suspect(ctx.now.mono_ms);
+                }
+                ike_sa.pump(ctx);
+            });
+        }
+    }
+
     /// The data plane sent packets on the outbound SA of `child`: it is in use.
     pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
         self.now = now;
@@ -456,6 +520,7 @@ impl Endpoint {
             if let Some(established) = ike_sa.established_mut() {
                 established.used(ctx.now.mono_ms, child);
             }
+            ike_sa.esp_sent(ctx);
         });
     }
 
@@ -502,6 +567,11 @@ impl Endpoint {
             })
     }
 
+    /// How many handshakes are in progress as responder, and the memory they take.
+    pub fn half_open(&self) -> HalfOpenUse {
+        self.half_open.usage()
+    }
+
     /// What was dropped, and other counts.
     pub fn counters(&self) -> Counters {
         self.counters
@@ -525,13 +595,13 @@ impl Endpoint {
             match other {
                 Deferred::Spawn(_) => {}
                 Deferred::Adopt {
-                    from,
                     to,
                     children,
                     tasks,
-                    closing,
-                } => self.adopt((from, to), children, tasks, closing),
+                    before,
+                } => self.adopt(to, children, tasks, *before),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
+                Deferred::Limit { peer } => self.limit_peer(&peer),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
@@ -544,29 +614,52 @@ impl Endpoint {
         }
     }
 
-    fn adopt(
-        &mut self,
-        (from, to): (IkeSaId, u64),
-        mut children: Vec<ChildSa>,
-        tasks: Vec<Task>,
-        closing: Option<CloseReason>,
-    ) {
+    fn adopt(&mut self, to: u64, children: Vec<ChildSa>, tasks: Vec<Task>, before: Predecessor) {
+        let mut left = Some((children, tasks));
         self.with_sa(Some(to), |ike_sa, ctx| {
             let new = ike_sa.core.id;
-            if let Some(established) = ike_sa.established_mut() {
+            let core = &ike_sa.core;
+            if let State::Established(established) = &mut ike_sa.state
+                && let Some((children, tasks)) = left.take()
+            {
                 established.redundant = false;
-                established.adopt(std::mem::take(&mut children), tasks);
-                ctx.event(Event::IkeSaRekeyed { old: from, new });
-                if let Some(reason) = closing {
+                established.adopt(children, tasks);
+                if established.mobike.is_enabled() {
+                    // A move may have come while they belonged to the IKE SA before.
+                    mobike::send_children_to(established, core, ctx, established.child_path(core));
+                }
+                ctx.event(Event::IkeSaRekeyed { old: before.id, new });
+                if let Some(reason) = before.closing.clone() {
                     established.begin_close(ctx, reason);
                 }
             }
             ike_sa.pump(ctx);
         });
-        // The IKE SA that should have taken them is gone already.
+        if let Some((children, _)) = left {
+            self.bury(&children, before);
+        }
+    }
+
+    /// The IKE SA that should have taken the Child SAs is gone already: so are they.
+    fn bury(&mut self, children: &[ChildSa], before: Predecessor) {
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        children.iter().for_each(|child| ctx.remove(child));
+        let reason = before.closing.unwrap_or(CloseReason::DeletedByPeer);
+        for child in children {
+            ctx.remove_closed(child, &before.peer);
+        }
+        ctx.event(Event::Closed {
+            ike_sa: before.id,
+            peer: before.peer.to_string(),
+            reason: reason.clone(),
+        });
+        let ended = before.connection.map(|connection| Deferred::Ended {
+            connection,
+            was_up: true,
+            reason,
+        });
+        ctx.deferred.extend(ended);
+        self.handle_deferred(deferred);
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
@@ -582,6 +675,24 @@ impl Endpoint {
                         create_child_sa::carry_on(established, ctx, gone);
                     }
                 }
+            });
+        }
+    }
+
+    /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
+    /// the memory.
+    fn limit_peer(&mut self, peer: &str) {
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
             });
         }
     }

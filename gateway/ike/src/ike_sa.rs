@@ -18,9 +18,12 @@ use crate::{
         informational,
     },
     ids::{ChildId, IkeSaId},
+    keepalive,
     keys::Secret,
+    mobike::{ExpectPathCheck, ExpectUpdate, Mobike},
     nat::NatStatus,
-    output::{ChildSaInfo, CloseReason, Event, IkeSaInfo, TimeoutReason},
+    output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
     retransmit::{Due, Retransmission},
@@ -40,9 +43,30 @@ const CLOSING_MAX_MS: u64 = 60_000;
 pub(crate) struct Core {
     pub(crate) id: IkeSaId,
     pub(crate) path: Path,
+    /// Where the last new authentic message came from and to.
+    pub(crate) arrived: Path,
     pub(crate) nat: NatStatus,
     pub(crate) channel: Channel,
     pub(crate) suite: IkeProposal,
+}
+
+impl Core {
+    /// Cuts a request that stays unanswered into smaller fragments: the path may lose long datagrams.
+    pub(crate) fn cut_smaller(
+        &mut self,
+        ctx: &mut Context<'_>,
+        clock: &Retransmission,
+        datagrams: &mut Vec<Vec<u8>>,
+    ) {
+        if clock.repetitions() >= pmtu::SUSPECT_AFTER
+            && let Some(smaller) =
+                self.channel
+                    .request_cut_smaller(self.path.remote.is_ipv6(), datagrams.len(), ctx.random)
+        {
+            ctx.counters.cut_smaller += 1;
+            *datagrams = smaller;
+        }
+    }
 }
 
 pub(crate) struct IkeSa {
@@ -133,6 +157,9 @@ pub(crate) struct Established {
     childless_since_ms: Option<u64>,
     /// TEMPORARY_FAILURE and nothing else was answered from the first of these instants to the last.
     temporary_ms: Option<(u64, u64)>,
+    pub(crate) mobike: Mobike,
+    /// When a NAT keepalive is due.
+    pub(crate) keepalive_at_ms: u64,
     /// When an unprotected message last claimed that the peer does not know this IKE SA.
     suspected_ms: Option<u64>,
     /// When the peer is asked whether it has our answer to IKE_AUTH.
@@ -157,12 +184,21 @@ pub(crate) enum Task {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    /// Tell the peer that we moved from there (MOBIKE).
+    UpdateAddresses {
+        before: Path,
+    },
+    /// Ask whether the peer receives where it says it is (MOBIKE).
+    CheckPath {
+        /// Where the Child SAs are.
+        before: Path,
+    },
 }
 
 pub(crate) struct Outstanding {
     pub(crate) pending: Pending,
-    datagrams: Vec<Vec<u8>>,
-    clock: Retransmission,
+    pub(crate) datagrams: Vec<Vec<u8>>,
+    pub(crate) clock: Retransmission,
 }
 
 /// The response that is awaited.
@@ -172,6 +208,8 @@ pub(crate) enum Pending {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    UpdateAddresses(ExpectUpdate),
+    CheckPath(ExpectPathCheck),
 }
 
 impl IkeSa {
@@ -183,38 +221,42 @@ impl IkeSa {
         header: &Header,
         datagram: &[u8],
     ) {
+        let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         match self.core.channel.open(header, datagram) {
             Err(dropped) => ctx.counters.dropped(dropped),
             Ok(Opened::Partial) => self.heard(ctx),
             Ok(Opened::Repeated) => {
                 ctx.counters.repeated += 1;
-                let answer = self.core.channel.last_answer().clone();
+                let ipv6 = path.remote.is_ipv6();
+                let answer = self.core.channel.answer_again(ipv6, ctx.random).clone();
                 ctx.transmit(path, &answer);
             }
             Ok(Opened::Request(first, content))
                 if matches!(self.state, State::ExpectIntermediateRequest(_))
                     && header.exchange == Exchange::IkeIntermediate =>
             {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.handle_intermediate(ctx, Plain::received(datagram, first, &content));
             }
             Ok(Opened::Response(first, content))
                 if matches!(self.state, State::ExpectIntermediateResponse(_)) =>
             {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.handle_intermediate(ctx, Plain::received(datagram, first, &content));
             }
             Ok(Opened::Request(first, content)) => {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.heard(ctx);
                 self.handle_request(ctx, header.exchange, Message::parse(first, &content));
             }
             Ok(Opened::Response(first, content)) => {
-                self.follow(path);
+                self.follow(ctx, path);
                 self.heard(ctx);
                 self.handle_response(ctx, Message::parse(first, &content));
             }
         }
+        self.tend_keepalive(ctx, outputs);
     }
 
     fn heard(&mut self, ctx: &Context<'_>) {
@@ -223,15 +265,12 @@ impl IkeSa {
         }
     }
 
-    /// RFC 7296 section 2.23: the initiator moves to port 4500; later on only the address of a peer behind
-    /// a NAT is followed.
-    fn follow(&mut self, path: Path) {
-        let moves = matches!(
-            self.state,
-            State::ExpectAuthRequest(_) | State::ExpectIntermediateRequest(_)
-        ) || (self.core.nat.remote && !self.core.nat.local);
-        if moves {
-            self.core.path = path;
+    /// Looks after the NAT keepalive; `outputs` is how many there were before this turn.
+    fn tend_keepalive(&mut self, ctx: &mut Context<'_>, outputs: usize) {
+        if let State::Established(established) = &mut self.state {
+            let mut new = ctx.outputs.iter().skip(outputs);
+            let sent = new.any(|output| matches!(output, Output::Transmit { .. }));
+            keepalive::tend(established, &self.core, ctx, sent);
         }
     }
 
@@ -304,7 +343,8 @@ impl IkeSa {
             }
         });
         let Some(payloads) = payloads else { return };
-        let path = self.core.path;
+        // RFC 7296 section 2.11: the response goes to where the request came from.
+        let path = self.core.arrived;
         if let Ok(datagrams) = self.core.channel.respond(exchange, &payloads, ctx.random) {
             ctx.transmit(path, datagrams);
         }
@@ -343,6 +383,8 @@ impl IkeSa {
 
     /// Does what is due.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) {
+        let outputs = ctx.outputs.len();
+        self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         self.step(ctx, |core, ctx, state| match state {
             State::ExpectAuthRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())
@@ -378,6 +420,7 @@ impl IkeSa {
             | State::Closed { .. }) => (state, ()),
         });
         self.pump(ctx);
+        self.tend_keepalive(ctx, outputs);
     }
 
     /// Begins to close the IKE SA.
@@ -423,11 +466,22 @@ impl IkeSa {
         });
     }
 
-    /// The handshake of an IKE SA whose initiator has not come back yet.
-    pub(crate) fn half_open(&self) -> Option<&Handshake> {
+    /// The handshake of an IKE SA whose initiator is not authenticated yet.
+    pub(crate) fn handshake(&self) -> Option<&Handshake> {
         match &self.state {
             State::ExpectIntermediateRequest(awaited) => Some(&awaited.handshake),
             State::ExpectAuthRequest(awaited) => Some(&awaited.handshake),
+            State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthResponse(_)
+            | State::Established(_)
+            | State::Closed { .. } => None,
+        }
+    }
+
+    pub(crate) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
+        match &mut self.state {
+            State::ExpectIntermediateRequest(awaited) => Some(&mut awaited.handshake),
+            State::ExpectAuthRequest(awaited) => Some(&mut awaited.handshake),
             State::ExpectIntermediateResponse(_)
             | State::ExpectAuthResponse(_)
             | State::Established(_)
@@ -523,6 +577,7 @@ impl Deferred {
             Self::Spawn(ike_sa) => Ok(ike_sa),
             other @ (Self::Adopt { .. }
             | Self::CloseOthers { .. }
+            | Self::Limit { .. }
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }

@@ -21,6 +21,7 @@ pub mod connection;
 pub mod counters;
 pub mod crypto;
 pub mod endpoint;
+pub mod half_open;
 pub mod ids;
 pub mod output;
 pub mod pki;
@@ -30,19 +31,27 @@ pub mod shared_key;
 pub mod traffic_selector;
 pub mod wire;
 
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
+
 mod channel;
 mod context;
 mod cookie;
 mod exchange;
 mod ike_sa;
+mod keepalive;
 mod keys;
+mod mobike;
 mod nat;
+mod pmtu;
 mod proof;
+mod puzzle;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
 pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use endpoint::{Command, Endpoint};
+pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{
     CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,

@@ -52,6 +52,12 @@ pub(crate) fn notifications(spi_i: u64, spi_r: u64, path: Path) -> [Payload; 2] 
     ]
 }
 
+/// The peer does NAT traversal.
+pub(crate) fn is_announced(message: &Message) -> bool {
+    message.notify(kind::NAT_DETECTION_SOURCE_IP).is_some()
+        || message.notify(kind::NAT_DETECTION_DESTINATION_IP).is_some()
+}
+
 /// Compares the peer's notifications with the addresses that its message really has. A peer that sends
 /// none does not do NAT traversal.
 pub(crate) fn detect(message: &Message, spi_i: u64, spi_r: u64, path: Path) -> NatStatus {

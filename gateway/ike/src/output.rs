@@ -26,6 +26,18 @@ pub enum Output {
     InstallChildSa(Box<ChildSaInstall>),
     /// From now on send on this Child SA instead of the one it replaces.
     ActivateOutbound(ChildId),
+    /// The Child SA goes between other outer addresses from now on: the peer's NAT has another mapping, or one
+    /// side moved (RFC 7296 section 2.23, RFC 4555). SPIs, keys and sequence numbers stay.
+    UpdateChildSa {
+        /// Which.
+        child: ChildId,
+        /// Our outer address; the port matters only with `udp_encap`.
+        local: SocketAddr,
+        /// The peer's outer address; likewise.
+        remote: SocketAddr,
+        /// ESP goes in UDP.
+        udp_encap: bool,
+    },
     /// Remove one or both directions. The inbound one lingers a few seconds after a rekey, so that packets
     /// in flight are not lost.
     RemoveChildSa {
@@ -66,6 +78,8 @@ pub enum CloseReason {
     PeerRefused(&'static str),
     /// The handshake did not end in time.
     HandshakeTimeout,
+    /// The peer has newer ones, more than are allowed.
+    TooMany,
     /// It carried no traffic for the configured time.
     Idle,
     /// An IKE SA on which the peer was authenticated anew took over.
@@ -112,6 +126,19 @@ pub enum Event {
     ChildSaRekeyed { old: ChildId, new: ChildId, pfs: bool },
     /// An IKE SA took over from another, with its Child SAs.
     IkeSaRekeyed { old: IkeSaId, new: IkeSaId },
+    /// The peer is at another address.
+    PeerMoved {
+        ike_sa: IkeSaId,
+        peer: String,
+        from: SocketAddr,
+        to: SocketAddr,
+    },
+    /// An IKE SA stays where it is, although we wanted to move it.
+    MoveRefused {
+        ike_sa: IkeSaId,
+        to: SocketAddr,
+        reason: &'static str,
+    },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
     /// A connection of ours is down; when it is tried again, if it is.
@@ -164,6 +191,7 @@ impl fmt::Display for CloseReason {
             Self::ReplacedByInitialContact => f.write_str("the peer began anew (INITIAL_CONTACT)"),
             Self::PeerRefused(notification) => write!(f, "the peer answered {notification}"),
             Self::HandshakeTimeout => f.write_str("the handshake did not end in time"),
+            Self::TooMany => f.write_str("the peer has too many newer IKE SAs"),
             Self::Idle => f.write_str("idle"),
             Self::Reauthenticated => f.write_str("authenticated anew on another IKE SA"),
             Self::OutOfStep => f.write_str("the peer answered TEMPORARY_FAILURE for minutes"),
@@ -221,6 +249,15 @@ impl fmt::Display for Event {
                 )
             }
             Self::IkeSaRekeyed { old, new } => write!(f, "{old} rekeyed as {new}"),
+            Self::PeerMoved {
+                ike_sa,
+                peer,
+                from,
+                to,
+            } => write!(f, "{ike_sa} with {peer} moved from {from} to {to}"),
+            Self::MoveRefused { ike_sa, to, reason } => {
+                write!(f, "{ike_sa} cannot move to a path to {to}: {reason}")
+            }
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
             Self::ConnectionDown {
                 connection,
@@ -286,10 +323,14 @@ pub(crate) fn list(selectors: &[TrafficSelector]) -> String {
 pub enum TimeoutReason {
     /// A request is due to be sent again.
     Retransmit,
+    /// A puzzle is to be worked on (RFC 8019).
+    Puzzle,
     /// A half-open handshake ends.
     HalfOpen,
     /// The peer was silent long enough to ask whether it is there.
     Liveness,
+    /// A NAT keepalive is due.
+    Keepalive,
     /// An SA is to be rekeyed.
     Rekey,
     /// An SA reaches the end of its life.

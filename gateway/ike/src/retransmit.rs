@@ -55,6 +55,11 @@ impl Retransmission {
         }
     }
 
+    /// How often the request was repeated.
+    pub fn repetitions(&self) -> u32 {
+        self.repetitions
+    }
+
     /// Moves the clock; call once per due time.
     pub fn poll(&mut self, now_ms: u64) -> Due {
         if now_ms < self.due_ms {

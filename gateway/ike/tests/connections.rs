@@ -485,3 +485,33 @@ fn a_new_configuration_starts_what_is_new_and_leaves_what_stands() {
     sim.endpoints[SITE].set_config(site_config());
     assert_eq!(sim.endpoints[SITE].connections().count(), 1);
 }
+
+/// One identity cannot fill the memory with IKE SAs: the oldest end, and the peer is told.
+#[test]
+fn the_oldest_ike_sas_of_one_peer_end() {
+    let mut config = site_config();
+    let connection = config.connections.remove(0);
+    for number in 0..12 {
+        let mut another = connection.clone();
+        another.name = format!("c{number}");
+        config.connections.push(another);
+    }
+    let mut center = center_config();
+    center.ike_sas_per_peer_max = 4;
+    let mut sim = Sim::new(config, center, 17);
+    for number in 0..12 {
+        let connection = format!("c{number}");
+        sim.command(SITE, Command::Initiate { connection });
+        sim.run_ms(100);
+    }
+    sim.run_ms(1_000);
+    assert_eq!(
+        sim.endpoints[CENTER].ike_sas().count(),
+        4,
+        "{}",
+        sim.words(CENTER)
+    );
+    assert_eq!(sim.endpoints[SITE].ike_sas().count(), 4, "{}", sim.words(SITE));
+    sim.assert_agreement();
+    assert!(sim.words(CENTER).contains("too many newer IKE SAs"));
+}

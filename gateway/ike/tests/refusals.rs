@@ -113,7 +113,9 @@ fn no_common_ike_proposal() {
     center.ike_proposals = vec!["aes128-sha256-modp2048".parse().unwrap()];
     let mut site = site_config();
     site.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()];
-    let sim = refused(site, center);
+    let mut sim = Sim::new(site, center, 1);
+    sim.initiate();
+    sim.run_ms(3_000);
     let words = sim.words(CENTER);
     assert!(
         words.contains("it offers aes256gcm16-prfsha256-x25519; configured are aes128-sha256-modp2048"),
@@ -208,8 +210,8 @@ fn answer_to(request: Vec<u8>) -> Option<(Header, Message)> {
 #[test]
 fn unsupported_critical_payload_and_version() {
     let mut chain = ChainBuilder::new();
-    // As long as its answer: nothing unprotected is answered with more.
-    chain.push(200, |out| out.extend_from_slice(&[1; 8]));
+    // Long enough for the answer: nothing longer than the request goes to an address that is not proven.
+    chain.push(200, |out| out.extend_from_slice(&[1; 16]));
     let mut request = init_header().message(chain).unwrap();
     request[29] |= 0x80;
     let (header, message) = answer_to(request.clone()).unwrap();
@@ -243,6 +245,7 @@ fn half_open_handshakes_are_bounded_in_number_and_time() {
     let mut center = center_config();
     center.half_open_max = 10;
     center.cookie_from = 1_000;
+    center.defence.cookie_from_per_source = 1_000;
     let mut sim = Sim::new(site_config(), center, 5);
     let request = |seed: u64| {
         let mut source = Sim::new(site_config(), center_config(), seed);

@@ -291,7 +291,7 @@ fn more(sim: &mut Sim, side: usize, ike_sa: IkeSaId) -> Command {
 /// time. Nothing is closed, so not one packet may be lost once traffic flows both ways.
 #[test]
 fn replacing_loses_nothing() {
-    run("replacing_loses_nothing", 120, |seed| {
+    run("replacing_loses_nothing", 300, |seed| {
         let mut sim = up(seed);
         run_with_packets(&mut sim, 3_000);
         let lost = sim.lost;
@@ -317,7 +317,7 @@ fn replacing_loses_nothing() {
 /// The same with deletions of Child SAs and IKE SAs from either side in between.
 #[test]
 fn deletions_collide_with_everything() {
-    run("deletions_collide_with_everything", 120, |seed| {
+    run("deletions_collide_with_everything", 300, |seed| {
         let mut sim = up(seed);
         for _ in 0..8 {
             let side = sim.rng.below(2) as usize;
@@ -361,7 +361,7 @@ fn deletions_collide_with_everything() {
 /// all times, so in the end it is.
 #[test]
 fn crashes_and_cuts_heal() {
-    run("crashes_and_cuts_heal", 100, |seed| {
+    run("crashes_and_cuts_heal", 200, |seed| {
         let [mut site, center] = configs(seed);
         site.connections[0].start = Start::Now;
         let mut sim = Sim::new(site, center, seed);
@@ -404,7 +404,7 @@ fn crashes_and_cuts_heal() {
 /// A crashed site that does not come back is noticed, and nothing of it is left at the center.
 #[test]
 fn a_peer_that_stays_away_is_forgotten() {
-    run("a_peer_that_stays_away_is_forgotten", 40, |seed| {
+    run("a_peer_that_stays_away_is_forgotten", 60, |seed| {
         let mut sim = up(seed);
         let [mut site, _] = configs(seed);
         site.connections.clear();
@@ -422,7 +422,7 @@ fn a_peer_that_stays_away_is_forgotten() {
 /// Lifetimes of a minute on both sides, re-authentication and idle close: hours of it.
 #[test]
 fn short_lifetimes() {
-    run("short_lifetimes", 40, |seed| {
+    run("short_lifetimes", 60, |seed| {
         let [mut site, mut center] = configs(seed);
         let connection = &mut site.connections[0];
         connection.start = if seed.is_multiple_of(2) {

@@ -9,7 +9,6 @@ use crate::api::message::Request;
 use crate::api::view::{Loaded, Rule, RuleSet};
 use crate::config::{Config, List, RuleSetFile};
 use crate::core::policy;
-use crate::core::pools::Assignments;
 use crate::core::sites::Sites;
 
 #[derive(Subcommand)]
@@ -71,9 +70,7 @@ fn check(common: &Common, file: &Path, config: Option<&Path>) -> anyhow::Result<
 /// Number of compiled rules. Sites that an `[[any_site]]` admitted are known if the state folder is there.
 fn compile(parsed: RuleSetFile, config: &Path) -> anyhow::Result<usize> {
     let config = Config::load(config)?;
-    let assignments: Option<Assignments> =
-        crate::store::read_json(&crate::runtime::assignments_path(&config))?;
-    let sites = Sites::new(&config, assignments.unwrap_or_default())?;
+    let sites = Sites::new(&config, crate::runtime::stored_assignments(&config)?)?;
     Ok(policy::compile(parsed, &sites)?.rules.len())
 }
 

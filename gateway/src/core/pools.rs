@@ -19,6 +19,18 @@ pub struct Assignment {
     pub nat_address: Ipv4Addr,
 }
 
+/// An assignment that is not made yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Proposal {
+    /// Who gets it.
+    pub name: String,
+    /// What.
+    pub assignment: Assignment,
+    /// Who loses it: a name that nobody claims any more, or that held what the configuration fixes for another.
+    pub evicts: Option<String>,
+}
+
 /// Every assignment ever made and still kept.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(from = "Stored")]
@@ -123,18 +135,39 @@ impl Assignments {
         wanted: Wanted<'_>,
         around: &Surroundings<'_>,
     ) -> Result<Assignment, AssignError> {
+        let proposal = self.propose(name, wanted, around)?;
+        let assignment = proposal.assignment;
+        self.accept(proposal);
+        Ok(assignment)
+    }
+
+    /// What [`Self::assign`] would do; nothing is changed before [`Self::accept`].
+    ///
+    /// # Errors
+    /// If neither a free address nor one of an orphan is left.
+    pub fn propose(
+        &mut self,
+        name: &str,
+        wanted: Wanted<'_>,
+        around: &Surroundings<'_>,
+    ) -> Result<Proposal, AssignError> {
         let held = self.get(name);
         let keeps = |address: Ipv4Addr| match wanted {
             Wanted::Fixed(fixed) => address == fixed,
             Wanted::Pool(pool) => pool.contains(address) && !around.fixed.contains(&address),
         };
+        let proposal = |assignment, evicts| Proposal {
+            name: name.to_owned(),
+            assignment,
+            evicts,
+        };
         if let Some(held) = held.filter(|held| keeps(held.nat_address)) {
-            return Ok(held);
+            return Ok(proposal(held, None));
         }
-        let mut evicted = None;
+        let mut evicts = None;
         let nat_address = match wanted {
             Wanted::Fixed(address) => {
-                evicted = self.holder(address);
+                evicts = self.holder(address);
                 address
             }
             Wanted::Pool(pool) => match self.free_address(pool, around.fixed) {
@@ -145,7 +178,7 @@ impl Assignments {
                         pool: pool.name.clone(),
                         size: pool.size(),
                     })?;
-                    evicted = Some(orphan);
+                    evicts = Some(orphan);
                     address
                 }
             },
@@ -154,13 +187,16 @@ impl Assignments {
             Some(held) => held.site,
             None => self.free_site().ok_or(AssignError::SitesExhausted)?,
         };
-        if let Some(evicted) = evicted {
-            self.remove(&evicted);
+        Ok(proposal(Assignment { site, nat_address }, evicts))
+    }
+
+    /// Makes a proposal true.
+    pub fn accept(&mut self, proposal: Proposal) {
+        if let Some(evicted) = &proposal.evicts {
+            self.remove(evicted);
         }
-        let assignment = Assignment { site, nat_address };
-        self.remove(name);
-        self.insert(name.to_owned(), assignment);
-        Ok(assignment)
+        self.remove(&proposal.name);
+        self.insert(proposal.name, proposal.assignment);
     }
 
     fn insert(&mut self, name: String, assignment: Assignment) {

@@ -1,5 +1,6 @@
 //! Installed Child SAs: what IKE calls them, what the data plane calls them, whose they are.
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::Hash;
 
 use gateway_ike::{ChildId, Direction};
 
@@ -22,17 +23,19 @@ pub struct Installed<H> {
 #[derive(Clone, Debug)]
 pub struct Sadb<H> {
     children: BTreeMap<ChildId, Installed<H>>,
+    by_handle: HashMap<H, ChildId>,
 }
 
 impl<H> Default for Sadb<H> {
     fn default() -> Self {
         Self {
             children: BTreeMap::new(),
+            by_handle: HashMap::new(),
         }
     }
 }
 
-impl<H: Copy> Sadb<H> {
+impl<H: Copy + Eq + Hash> Sadb<H> {
     /// Notes that both directions are installed.
     pub fn insert(&mut self, child: ChildId, site: u32, handle: H) {
         let installed = Installed {
@@ -44,6 +47,7 @@ impl<H: Copy> Sadb<H> {
             outbound: true,
         };
         self.children.insert(child, installed);
+        self.by_handle.insert(handle, child);
     }
 
     /// The data plane's name of a Child SA.
@@ -54,15 +58,8 @@ impl<H: Copy> Sadb<H> {
 
     /// The Child SA that the data plane calls so.
     #[must_use]
-    pub fn child(&self, handle: H) -> Option<ChildId>
-    where
-        H: PartialEq,
-    {
-        let found = self
-            .children
-            .iter()
-            .find(|(_, installed)| installed.handle == handle);
-        found.map(|(child, _)| *child)
+    pub fn child(&self, handle: H) -> Option<ChildId> {
+        self.by_handle.get(&handle).copied()
     }
 
     /// Notes that one or both directions go, and says what the data plane calls the SA. It is forgotten with its last
@@ -74,6 +71,7 @@ impl<H: Copy> Sadb<H> {
         let handle = installed.handle;
         if !installed.inbound && !installed.outbound {
             self.children.remove(&child);
+            self.by_handle.remove(&handle);
         }
         Some(handle)
     }
@@ -124,9 +122,14 @@ mod tests {
             (1, Some('a')),
             "inbound lingers"
         );
+        assert_eq!(
+            (sadb.child('a'), sadb.child('b')),
+            (Some(ChildId(1)), Some(ChildId(2)))
+        );
         assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), Some('a'));
         assert_eq!(sadb.remove(ChildId(1), Direction::Inbound), None);
         assert_eq!(sadb.remove(ChildId(2), Direction::Both), Some('b'));
         assert!(sadb.is_empty() && sadb.sites_up() == 0);
+        assert_eq!(sadb.child('a'), None);
     }
 }

@@ -8,7 +8,7 @@ use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
-use super::pools::{AssignError, Assignment, Assignments, Surroundings, Wanted};
+use super::pools::{AssignError, Assignment, Assignments, Proposal, Surroundings, Wanted};
 use crate::config::{Config, NatSource, Prefix};
 
 /// A site with its number and translated address.
@@ -47,6 +47,9 @@ pub enum Refusal {
     /// The identity reads like another site's name.
     #[error("{0} is the name of a [[site]] with another identity; rename that site")]
     NameTaken(String),
+    /// Its number and address could not be stored.
+    #[error("its address cannot be stored: {0}")]
+    NotKept(String),
     /// No number or address is left.
     #[error(transparent)]
     Assign(#[from] AssignError),
@@ -142,6 +145,19 @@ impl Sites {
     /// # Errors
     /// Why it may not connect; nothing has changed then.
     pub fn admit(&mut self, identity: &Identity) -> Result<SiteEntry, Refusal> {
+        self.admit_and_keep(identity, |_| Ok(()))
+    }
+
+    /// [`Self::admit`], which calls `keep` before it makes a site known: an address that could not be stored would not
+    /// be stable, and is not given out.
+    ///
+    /// # Errors
+    /// Why it may not connect; nothing has changed then.
+    pub fn admit_and_keep(
+        &mut self,
+        identity: &Identity,
+        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+    ) -> Result<SiteEntry, Refusal> {
         if let Some(known) = self.by_identity(identity) {
             return Ok(known.clone());
         }
@@ -155,10 +171,15 @@ impl Sites {
             .iter()
             .position(|any| any.pattern.admits(identity));
         let index = found.ok_or_else(|| Refusal::Unknown(name.clone()))?;
-        self.admit_by_pattern(name, index)
+        self.admit_by_pattern(name, index, keep)
     }
 
-    fn admit_by_pattern(&mut self, name: String, index: usize) -> Result<SiteEntry, Refusal> {
+    fn admit_by_pattern(
+        &mut self,
+        name: String,
+        index: usize,
+        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+    ) -> Result<SiteEntry, Refusal> {
         let Some(any) = self.config.any_sites.get(index).cloned() else {
             return Err(Refusal::Unknown(name));
         };
@@ -169,7 +190,12 @@ impl Sites {
                 max: any.max,
             });
         }
-        let assignment = self.assign(&name, &NatSource::Pool(any.nat_pool))?;
+        let proposal = self.propose(&name, &NatSource::Pool(any.nat_pool))?;
+        if self.assignments.get(&name) != Some(proposal.assignment) {
+            keep(&proposal).map_err(Refusal::NotKept)?;
+        }
+        let assignment = proposal.assignment;
+        self.assignments.accept(proposal);
         let entry = SiteEntry {
             site: assignment.site,
             name,
@@ -190,6 +216,13 @@ impl Sites {
     }
 
     fn assign(&mut self, name: &str, nat: &NatSource) -> Result<Assignment, AssignError> {
+        let proposal = self.propose(name, nat)?;
+        let assignment = proposal.assignment;
+        self.assignments.accept(proposal);
+        Ok(assignment)
+    }
+
+    fn propose(&mut self, name: &str, nat: &NatSource) -> Result<Proposal, AssignError> {
         let wanted = match nat {
             NatSource::Fixed(address) => Wanted::Fixed(*address),
             NatSource::Pool(pool) => Wanted::Pool(self.config.pool(pool).ok_or_else(|| {
@@ -208,7 +241,7 @@ impl Sites {
                     .parse()
                     .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
         };
-        self.assignments.assign(
+        self.assignments.propose(
             name,
             wanted,
             &Surroundings {
@@ -362,6 +395,27 @@ mod tests {
         sites.admit(&identity("b.clinic.example")).expect("admitted");
         let third = sites.admit(&identity("c.clinic.example")).expect_err("max is 2");
         assert!(matches!(third, Refusal::TooMany { max: 2, .. }));
+    }
+
+    #[test]
+    fn an_address_that_cannot_be_stored_is_not_given_out() {
+        let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
+        let before = sites.assignments().clone();
+        let refusal = sites
+            .admit_and_keep(&identity("a.clinic.example"), |_| Err("the disk is full".into()))
+            .expect_err("not stored");
+        assert_eq!(
+            refusal.to_string(),
+            "its address cannot be stored: the disk is full"
+        );
+        assert_eq!(
+            (sites.assignments(), sites.by_name("a.clinic.example")),
+            (&before, None)
+        );
+        let admitted = sites.admit(&identity("a.clinic.example")).expect("admitted");
+        // A site that is known needs no storing.
+        let again = sites.admit_and_keep(&identity("a.clinic.example"), |_| Err("never asked".into()));
+        assert_eq!(again, Ok(admitted));
     }
 
     #[test]

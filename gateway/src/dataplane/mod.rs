@@ -135,16 +135,26 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
+    /// Adds these to the sites, or changes them.
     ///
     /// # Errors
     /// The map is full.
-    pub fn set_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
+    pub fn add_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
         let mut maps = self.maps();
         for (id, site) in sites {
             let inserted = maps.sites.insert(id, site, 0);
             inserted.map_err(DataplaneError::map(map::SITES))?;
         }
+        Ok(())
+    }
+
+    /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
+        self.add_sites(sites)?;
+        let mut maps = self.maps();
         let wanted: HashSet<u32> = sites.iter().map(|(id, _)| *id).collect();
         for (id, _) in entries(&maps.sites) {
             if !wanted.contains(&id) {

@@ -7,6 +7,7 @@ use gateway_ike::proposal::with_pfs;
 use gateway_ike::{AuthenticatedPeer, Authorizer, EspProposal, SitePolicy, TrafficSelector};
 
 use crate::config::Prefix;
+use crate::core::pools::Proposal;
 use crate::core::sites::{SiteEntry, Sites};
 use crate::store;
 
@@ -54,6 +55,7 @@ impl Admissions {
 pub(super) struct SiteAuthorizer {
     pub(super) admissions: Admissions,
     pub(super) sites: SharedSites,
+    /// Where first visits are noted.
     pub(super) store: PathBuf,
     /// What sites may use whose table does not say otherwise.
     pub(super) esp_proposals: Vec<EspProposal>,
@@ -73,34 +75,25 @@ impl Authorizer for SiteAuthorizer {
         if let Some(known) = sites.by_identity(&peer.identity) {
             return Some(policy(known, sites.center_networks(), &self.esp_proposals));
         }
-        // Works on a copy: an address that could not be stored would not be stable, and is not given out.
-        let mut admitted = sites.clone();
-        let entry = match admitted.admit(&peer.identity) {
-            Ok(entry) => entry,
+        let keep = |proposal: &Proposal| {
+            store::append_json(&self.store, proposal).map_err(|error| error.to_string())
+        };
+        match sites.admit_and_keep(&peer.identity, keep) {
+            Ok(entry) => {
+                self.admissions.push(Admission::Known {
+                    site: entry.site,
+                    nat_address: entry.nat_address,
+                });
+                Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
+            }
             Err(refusal) => {
                 self.admissions.push(Admission::Refused {
                     peer: peer.identity.to_string(),
                     reason: refusal.to_string(),
                 });
-                return None;
+                None
             }
-        };
-        if admitted.assignments() != sites.assignments() {
-            if let Err(error) = store::replace_json(&self.store, admitted.assignments()) {
-                self.admissions.push(Admission::Refused {
-                    peer: peer.identity.to_string(),
-                    reason: format!("its address cannot be stored: {error}"),
-                });
-                return None;
-            }
-            self.admissions.push(Admission::Known {
-                site: entry.site,
-                nat_address: entry.nat_address,
-            });
         }
-        let policy = policy(&entry, admitted.center_networks(), &self.esp_proposals);
-        *sites = admitted;
-        Some(policy)
     }
 }
 

@@ -222,6 +222,8 @@ fn ended(event: &Event) -> Option<Concerns<'_>> {
         | Event::ChildSaRekeyed { .. }
         | Event::IkeSaRekeyed { .. }
         | Event::ChildSaClosed { .. }
+        | Event::PeerMoved { .. }
+        | Event::MoveRefused { .. }
         | Event::ConnectionDown { .. } => None,
     }
 }

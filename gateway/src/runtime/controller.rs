@@ -14,7 +14,7 @@ use super::clock::Clock;
 use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
-use super::prepare::{Prepared, assignments_path};
+use super::prepare::{Prepared, assignments_path, first_visits_path};
 use super::reload::Watch;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
@@ -22,6 +22,7 @@ use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
+use crate::core::sites::SiteEntry;
 use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
@@ -44,8 +45,8 @@ pub struct Controller<E: Engine> {
     pub(super) clock: Clock,
     pub(super) connections: Connections,
     sockets: Sockets,
-    /// Number of sites that the data plane knows.
-    sites_loaded: usize,
+    /// Sites that the data plane does not know yet.
+    pub(super) new_sites: Vec<u32>,
     polls: u32,
     lines: events::Lines,
     pub(super) journal: Journal,
@@ -71,14 +72,15 @@ impl<E: Engine> Controller<E> {
             sites,
             rules,
         } = prepared;
-        let store = assignments_path(&config);
-        store::replace_json(&store, sites.assignments())?;
+        // All in one file from now on; first visits are added to the other until the next start.
+        store::replace_json(&assignments_path(&config), sites.assignments())?;
+        store::remove(&first_visits_path(&config))?;
         let sites = SharedSites::new(sites);
         let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
             admissions: admissions.clone(),
             sites: sites.clone(),
-            store,
+            store: first_visits_path(&config),
             esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
@@ -97,6 +99,13 @@ impl<E: Engine> Controller<E> {
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
+        ike.half_open_max = config.ike.half_open_max;
+        ike.defence.half_open_per_source = config.ike.half_open_per_source;
+        ike.defence.puzzle_from = config.ike.puzzle_above;
+        ike.nat_keepalive_s = config.ike.nat_keepalive_s;
+        ike.mobike = config.ike.mobike;
+        ike.additional_addresses
+            .clone_from(&config.ike.additional_addresses);
         let connections = Connections::new(&config, &sites.get(), &sockets)?;
         ike.connections = connections.for_ike();
         let endpoint = Endpoint::new(ike, Box::new(SystemRandom::new()));
@@ -115,7 +124,7 @@ impl<E: Engine> Controller<E> {
             clock,
             connections,
             sockets,
-            sites_loaded: 0,
+            new_sites: Vec::new(),
             polls: 0,
             lines: events::Lines::default(),
             journal,
@@ -123,7 +132,7 @@ impl<E: Engine> Controller<E> {
             watch,
             subscribers,
         };
-        controller.load_sites()?;
+        controller.set_sites()?;
         match rules {
             Some(compiled) => {
                 let active = controller.activate(compiled)?;
@@ -240,6 +249,11 @@ impl<E: Engine> Controller<E> {
                     self.endpoint.handle_child_traffic(now, child);
                 }
             }
+            Happening::PeerMoved(handle, remote) => {
+                if let Some(child) = self.sadb.child(handle) {
+                    self.endpoint.handle_peer_moved(now, child, remote);
+                }
+            }
             Happening::SequenceNear(handle) => {
                 if let Some(child) = self.sadb.child(handle) {
                     tracing::info!(%child, "sequence numbers run out, rekeying");
@@ -282,6 +296,17 @@ impl<E: Engine> Controller<E> {
                         log_failure("outbound SA not activated", self.engine.activate_outbound(handle));
                     }
                 }
+                Output::UpdateChildSa {
+                    child,
+                    local,
+                    remote,
+                    udp_encap,
+                } => {
+                    if let Some(handle) = self.sadb.handle(child) {
+                        let outcome = self.engine.update(handle, local, remote, udp_encap);
+                        log_failure("SA not sent to the peer's new address", outcome);
+                    }
+                }
                 Output::RemoveChildSa { child, direction } => {
                     if let Some(handle) = self.sadb.remove(child, direction) {
                         log_failure("SA not removed", self.engine.remove(handle, direction));
@@ -298,7 +323,7 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn install(&mut self, install: &ChildSaInstall) {
-        let outcome = match self.load_sites() {
+        let outcome = match self.add_sites() {
             Ok(()) => self.engine.install(install).await,
             Err(error) => Err(error),
         };
@@ -317,27 +342,22 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Tells the data plane of all sites, if some are new.
-    fn load_sites(&mut self) -> anyhow::Result<()> {
-        let sites = self.sites.get();
-        // Sites are only ever added while the daemon runs.
-        if sites.len() == self.sites_loaded {
+    /// Tells the data plane of all sites.
+    fn set_sites(&mut self) -> anyhow::Result<()> {
+        let all: Vec<_> = self.sites.get().iter().map(for_data_plane).collect();
+        self.engine.set_sites(&all)
+    }
+
+    /// Tells the data plane of the sites that came since; those that it does not take are told again.
+    fn add_sites(&mut self) -> anyhow::Result<()> {
+        if self.new_sites.is_empty() {
             return Ok(());
         }
-        let of_entry = |entry: &crate::core::sites::SiteEntry| {
-            let nat_address = entry.nat_address.octets();
-            (
-                entry.site,
-                Site {
-                    groups: entry.groups,
-                    nat_address,
-                    pad: [0; 4],
-                },
-            )
-        };
-        let list: Vec<_> = sites.iter().map(of_entry).collect();
-        self.engine.set_sites(&list)?;
-        self.sites_loaded = list.len();
+        let sites = self.sites.get();
+        let new = self.new_sites.iter().filter_map(|site| sites.get(*site));
+        let new: Vec<_> = new.map(for_data_plane).collect();
+        self.engine.add_sites(&new)?;
+        self.new_sites.clear();
         Ok(())
     }
 
@@ -363,6 +383,15 @@ impl<E: Engine> Controller<E> {
             }
         }
     }
+}
+
+fn for_data_plane(entry: &SiteEntry) -> (u32, Site) {
+    let site = Site {
+        groups: entry.groups,
+        nat_address: entry.nat_address.octets(),
+        pad: [0; 4],
+    };
+    (entry.site, site)
 }
 
 fn log_failure(what: &str, outcome: anyhow::Result<()>) {

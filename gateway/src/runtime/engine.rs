@@ -1,4 +1,6 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
+use std::net::SocketAddr;
+
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
@@ -53,13 +55,19 @@ pub struct Tables {
 )]
 pub trait Engine {
     /// Its name of an installed Child SA.
-    type Handle: Copy + PartialEq;
+    type Handle: Copy + Eq + std::hash::Hash;
 
     /// Replaces what is known of sites.
     ///
     /// # Errors
     /// If the tables cannot hold them; what was known stays.
     fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
+
+    /// Adds sites to those that are known.
+    ///
+    /// # Errors
+    /// If the tables cannot hold them.
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
 
     /// Puts a generation of rules in force: a packet sees the old one or the new one.
     ///
@@ -78,6 +86,19 @@ pub trait Engine {
     /// # Errors
     /// If the kernel refuses it.
     fn activate_outbound(&mut self, handle: Self::Handle) -> anyhow::Result<()>;
+
+    /// Sends a Child SA between other outer addresses from now on, and receives it there. Where the way to the peer
+    /// has yet to be found, it follows as soon as it is.
+    ///
+    /// # Errors
+    /// If the data plane is stopped.
+    fn update(
+        &mut self,
+        handle: Self::Handle,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()>;
 
     /// Removes one or both directions.
     ///
@@ -135,6 +156,8 @@ pub enum Happening<H> {
     Packet(Event),
     /// The first authentic packet on a Child SA: the peer uses it.
     FirstInbound(H),
+    /// An authentic packet, newer than all before, came from another outer address or port.
+    PeerMoved(H, SocketAddr),
     /// Sequence numbers run out.
     SequenceNear(H),
 }

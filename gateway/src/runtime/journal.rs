@@ -29,6 +29,7 @@ impl<E: Engine> Controller<E> {
         for admission in self.admissions.take() {
             match admission {
                 Admission::Known { site, nat_address } => {
+                    self.new_sites.push(site);
                     self.record(Notice::SiteKnown { site, nat_address });
                 }
                 Admission::Refused { peer, reason } => self.record(Notice::NotAdmitted {

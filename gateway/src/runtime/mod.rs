@@ -22,7 +22,7 @@ mod xdp;
 pub use controller::Controller;
 pub use credentials::Credentials;
 pub use engine::{Engine, Happening, SaTraffic, Tables};
-pub use prepare::{Prepared, assignments_path, prepare};
+pub use prepare::{Prepared, assignments_path, prepare, stored_assignments};
 pub use sockets::{Datagram, Sockets};
 
 use anyhow::Context as _;

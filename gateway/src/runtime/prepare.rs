@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::credentials::Credentials;
 use crate::config::{Config, RuleSetFile};
 use crate::core::policy::{self, Compiled};
-use crate::core::pools::Assignments;
+use crate::core::pools::{Assignments, Proposal};
 use crate::core::sites::Sites;
 use crate::store;
 
@@ -37,6 +37,24 @@ pub fn assignments_path(config: &Config) -> PathBuf {
     config.state_dir.join("sites.json")
 }
 
+/// File of the assignments made since [`assignments_path`] was written.
+pub(super) fn first_visits_path(config: &Config) -> PathBuf {
+    config.state_dir.join("sites.jsonl")
+}
+
+/// The numbers and addresses that sites have had so far.
+///
+/// # Errors
+/// If the state folder cannot be read or is damaged.
+pub fn stored_assignments(config: &Config) -> anyhow::Result<Assignments> {
+    let assignments: Option<Assignments> = store::read_json(&assignments_path(config))?;
+    let mut assignments = assignments.unwrap_or_default();
+    for first_visit in store::read_json_lines::<Proposal>(&first_visits_path(config))? {
+        assignments.accept(first_visit);
+    }
+    Ok(assignments)
+}
+
 /// File of the rule set that was loaded last.
 pub(super) fn rules_path(config: &Config) -> PathBuf {
     config.state_dir.join("rules.json")
@@ -48,8 +66,7 @@ pub(super) fn rules_path(config: &Config) -> PathBuf {
 /// What is wrong, with the file's name.
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let credentials = Credentials::read(&config)?;
-    let assignments: Option<Assignments> = store::read_json(&assignments_path(&config))?;
-    let sites = Sites::new(&config, assignments.unwrap_or_default())?;
+    let sites = Sites::new(&config, stored_assignments(&config)?)?;
     let rules = first_rules(&config, &sites)?;
     Ok(Prepared {
         config,

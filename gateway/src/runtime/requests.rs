@@ -282,6 +282,7 @@ fn ike_drops(counters: &Counters) -> impl Iterator<Item = (u32, u64)> {
         (DropReason::IkeIntegrity, counters.bad_integrity),
         (DropReason::IkeUnexpected, counters.unexpected),
         (DropReason::IkeHalfOpenFull, counters.half_open_full),
+        (DropReason::IkePuzzle, counters.puzzles_failed),
     ]
     .into_iter()
     .filter(|(_, messages)| *messages > 0)

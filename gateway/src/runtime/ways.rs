@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gateway_esp::{LinkHeader, Tunnel};
+use gateway_esp::{LinkHeader, Tunnel, UdpEncap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
@@ -92,19 +92,24 @@ impl Ways {
         lock(&self.shared.peers).remove(&handle);
     }
 
-    /// The peer's authentic packets come from another address or port: its NAT has rebound, and packets to it go
-    /// there from now on (RFC 7296 section 2.23). Without a NAT an address that changes is not followed.
-    pub(super) fn follow_peer(&self, handle: SaHandle, source: IpAddr, port: u16) {
+    /// An SA goes between other outer addresses from now on (RFC 7296 section 2.23, RFC 4555). The task finds the
+    /// way there and tells the data plane; until then packets take the way that is known.
+    pub(super) fn move_peer_to(
+        &self,
+        handle: SaHandle,
+        local: IpAddr,
+        remote: IpAddr,
+        udp: Option<UdpEncap>,
+    ) {
         let mut peers = lock(&self.shared.peers);
         let Some(way) = peers.get_mut(&handle) else {
             return;
         };
-        let Some(udp) = &mut way.tunnel.udp else {
+        let before = (way.tunnel.local, way.tunnel.remote, way.tunnel.udp);
+        if before == (local, remote, udp) {
             return;
-        };
-        tracing::info!(from = %way.tunnel.remote, to = %source, port, "a peer behind a NAT has moved");
-        udp.remote_port = port;
-        way.tunnel.remote = source;
+        }
+        (way.tunnel.local, way.tunnel.remote, way.tunnel.udp) = (local, remote, udp);
         way.stale = true;
         self.shared.more.notify_one();
     }

@@ -1,6 +1,6 @@
 //! The engine that is there today: XDP programs with AF_XDP workers.
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -72,6 +72,10 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.set_sites(sites)?)
     }
 
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.add_sites(sites)?)
+    }
+
     fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()> {
         self.dataplane()?.load_rules(generation, rules)?;
         self.ways.want(named_hosts(rules));
@@ -107,6 +111,22 @@ impl Engine for Xdp {
 
     fn activate_outbound(&mut self, handle: SaHandle) -> anyhow::Result<()> {
         Ok(self.dataplane()?.activate_outbound(handle)?)
+    }
+
+    fn update(
+        &mut self,
+        handle: SaHandle,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()> {
+        self.dataplane()?;
+        let udp = udp_encap.then(|| UdpEncap {
+            local_port: local.port(),
+            remote_port: remote.port(),
+        });
+        self.ways.move_peer_to(handle, local.ip(), remote.ip(), udp);
+        Ok(())
     }
 
     fn remove(&mut self, handle: SaHandle, direction: Direction) -> anyhow::Result<()> {
@@ -205,7 +225,7 @@ impl Engine for Xdp {
                     happened.push(Happening::SequenceNear(handle));
                 }
                 DataplaneEvent::Worker(WorkerReport::PeerMoved { handle, source, port }) => {
-                    self.ways.follow_peer(handle, source, port);
+                    happened.push(Happening::PeerMoved(handle, SocketAddr::new(source, port)));
                 }
             }
         }

@@ -42,6 +42,10 @@ impl Engine for InMemory {
         Ok(())
     }
 
+    fn add_sites(&mut self, _: &[(u32, Site)]) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     fn load_rules(&mut self, _: u32, _: &[Rule]) -> anyhow::Result<()> {
         Ok(())
     }
@@ -56,6 +60,19 @@ impl Engine for InMemory {
 
     fn activate_outbound(&mut self, handle: u32) -> anyhow::Result<()> {
         anyhow::ensure!(self.table().installed.contains_key(&handle), "no SA {handle}");
+        Ok(())
+    }
+
+    fn update(
+        &mut self,
+        handle: u32,
+        local: SocketAddr,
+        remote: SocketAddr,
+        udp_encap: bool,
+    ) -> anyhow::Result<()> {
+        if let Some(install) = self.table().installed.get_mut(&handle) {
+            (install.local, install.remote, install.udp_encap) = (local, remote, udp_encap);
+        }
         Ok(())
     }
 
@@ -264,14 +281,14 @@ pub(crate) fn pair(options: Options) -> (Node, Node) {
         "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n";
     let center_config = format!(
         "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = {center_ca:?}\n\
-         identity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n{more_ike}\n\
+         mobike = false\nidentity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n{more_ike}\n\
          [center]\nnetworks = [\"10.100.0.0/16\"]\n\
          [[site]]\nname = \"hospital\"\nidentity = \"{}\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n{more_center}\n",
         options.center_knows
     );
     let site_config = format!(
         "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
-         identity = \"{identity}\"\nproposals = [\"{}\"]\n\
+         mobike = false\nidentity = \"{identity}\"\nproposals = [\"{}\"]\n\
          [center]\nnetworks = [\"192.168.1.0/24\"]\n\
          [[site]]\nname = \"center\"\nidentity = \"gw.lab.test\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\
          [[connection]]\nname = \"to-center\"\nsite = \"center\"\nremote = \"{center}\"\nlocal = \"{site}\"\nstart = \"{}\"\n",

@@ -15,7 +15,7 @@ use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
 use super::strongswan::IdKind;
 use super::topology::{
-    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
+    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, Options, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
 };
 use crate::cmd;
 
@@ -34,6 +34,14 @@ pub const BENCH_PORT: u16 = 5201;
 pub struct Config {
     /// Which authority certified the gateway and is trusted for sites.
     pub auth: Auth,
+    /// The gateway's certificate is of the intermediate authority under that one.
+    pub intermediate: bool,
+    /// The gateway knows the revocation list of that intermediate authority.
+    pub revocation_list: bool,
+    /// The gateway can bring up each site's tunnel by itself, on request.
+    pub connections: bool,
+    /// Sites may have certificates that lead to either authority.
+    pub trust_both: bool,
     /// How both ends are named.
     pub ids: IdKind,
     /// IKE proposals, best first.
@@ -56,6 +64,10 @@ impl Config {
     pub fn usual(auth: Auth) -> Self {
         Self {
             auth,
+            intermediate: false,
+            trust_both: false,
+            revocation_list: false,
+            connections: false,
             ids: IdKind::Fqdn,
             ike: vec!["aes256-sha256-modp2048".to_owned()],
             esp: vec!["aes256gcm16-modp2048".to_owned()],
@@ -67,7 +79,16 @@ impl Config {
     }
 
     fn to_toml(&self, pki: &Pki) -> String {
-        let authority = self.auth.authority();
+        let issuer = if self.intermediate {
+            self.auth.intermediate()
+        } else {
+            self.auth.authority()
+        };
+        let trusted = if self.trust_both {
+            pki.authorities()
+        } else {
+            pki.authority(self.auth.authority())
+        };
         let path = |path: PathBuf| quoted(&path.display().to_string());
         let mut text = format!(
             "[gateway]\nname = \"lab\"\nstate_dir = {}\nsocket = {}\n\n",
@@ -79,18 +100,22 @@ impl Config {
         }
         text += &format!(
             "[ike]\ncertificate = {}\nprivate_key = {}\nca = {}\nidentity = {}\nproposals = {}\nesp_proposals = {}\n\
-             rekey_ike_after_s = {}\nrekey_child_after_s = {}\n\n",
-            path(pki.certificate(authority, "gateway")),
-            path(pki.key(authority, "gateway")),
-            path(pki.authority(authority)),
+             rekey_ike_after_s = {}\nrekey_child_after_s = {}\n",
+            path(pki.chain(issuer, "gateway")),
+            path(pki.key(issuer, "gateway")),
+            path(trusted),
             quoted(&self.identity("gateway")),
             list(&self.ike),
             list(&self.esp),
             self.rekey_ike_s,
             self.rekey_child_s,
         );
+        if self.revocation_list {
+            let list = pki.revocation_list(self.auth.intermediate());
+            text += &format!("crl = [{}]\n", path(list));
+        }
         text += &format!(
-            "[center]\nnetworks = {}\n\n",
+            "\n[center]\nnetworks = {}\n\n",
             list(&CENTER_NETS.map(str::to_owned))
         );
         text += &format!("[[nat_pool]]\nname = \"sites\"\naddresses = [\"{NAT_POOL}\"]\n\n");
@@ -108,6 +133,13 @@ impl Config {
                 "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n\n",
                 site.name(),
                 quoted(&self.identity(site.name())),
+            );
+        }
+        for site in Site::BOTH.into_iter().filter(|_| self.connections) {
+            text += &format!(
+                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n\n",
+                site.name(),
+                site.router_address(&Options::default()),
             );
         }
         text + "[rules]\nfile = \"rules.toml\"\n"

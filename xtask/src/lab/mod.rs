@@ -26,7 +26,7 @@ use signal_hook::iterator::Signals;
 use crate::paths;
 use gateway::Gateway;
 use pki::{Auth, Pki};
-use strongswan::{Connection, StrongSwan};
+use strongswan::{Connection, Release, StrongSwan};
 use topology::{Node, Options, STATE, Site};
 
 /// A lab that is up. It is taken down when dropped, unless kept.
@@ -88,9 +88,14 @@ impl Lab {
         self.start_site_with(site, &Connection::of_site(site, auth, &self.options))
     }
 
-    /// Starts a site's strongSwan with a connection of the caller's.
+    /// Starts a site's strongSwan, of the release that this lab was asked for, with a connection of the caller's.
     pub fn start_site_with(&self, site: Site, connection: &Connection) -> Result<StrongSwan> {
-        StrongSwan::start(site.router(), &self.pki, connection)
+        self.start_router(site, self.options.release, connection)
+    }
+
+    /// Starts a site's strongSwan, of this release, with a connection of the caller's.
+    pub fn start_router(&self, site: Site, release: Release, connection: &Connection) -> Result<StrongSwan> {
+        StrongSwan::start(site.router(), release, &self.pki, connection)
     }
 
     /// Starts the gateway under test and waits until it answers.
@@ -119,7 +124,7 @@ impl Lab {
         if !self.options.kernel_forwards_in_gateway {
             bail!("strongSwan as gateway needs a lab with kernel_forwards_in_gateway");
         }
-        StrongSwan::start(Node::Gateway, &self.pki, connection)
+        StrongSwan::start(Node::Gateway, Release::default(), &self.pki, connection)
     }
 }
 

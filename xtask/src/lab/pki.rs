@@ -1,7 +1,9 @@
 //! The lab's certificates, made once by strongSwan's `pki` and kept in the build folder.
 //!
 //! Two authorities (`rsa`: RSA-2048 with SHA-256, `ecdsa`: P-256) each certify the gateway, both sites and a stranger
-//! whom no configuration knows; a third, `rogue`, which nobody trusts, certifies the same names.
+//! whom no configuration knows; a third, `rogue`, which nobody trusts, certifies the same names. Under each of the two
+//! stands an intermediate one (`rsa-mid`, `ecdsa-mid`) with certificates for the same, and a revocation list with a
+//! certificate of site 1 on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -32,6 +34,15 @@ impl Auth {
             Auth::Ecdsa => "ecdsa",
         }
     }
+
+    /// The name of the intermediate authority under that one.
+    #[must_use]
+    pub fn intermediate(self) -> &'static str {
+        match self {
+            Auth::Rsa => "rsa-mid",
+            Auth::Ecdsa => "ecdsa-mid",
+        }
+    }
 }
 
 /// An authority that nobody in the lab trusts; it certifies the same names with RSA keys.
@@ -39,13 +50,26 @@ pub const ROGUE: &str = "rogue";
 /// The name on a certificate of a trusted authority that no configuration knows.
 pub const STRANGER: &str = "stranger";
 
-const AUTHORITIES: [(&str, Auth); 3] = [("rsa", Auth::Rsa), ("ecdsa", Auth::Ecdsa), (ROGUE, Auth::Rsa)];
+/// The holder of a certificate with site 1's name, of an intermediate authority that has revoked it.
+pub const REVOKED: &str = "revoked";
+
+/// Name, kind of key, and the authority under it.
+const AUTHORITIES: [(&str, Auth, Option<&str>); 3] = [
+    ("rsa", Auth::Rsa, Some("rsa-mid")),
+    ("ecdsa", Auth::Ecdsa, Some("ecdsa-mid")),
+    (ROGUE, Auth::Rsa, None),
+];
 const HOLDERS: [&str; 4] = ["gateway", "site1", "site2", STRANGER];
+/// Certificates and revocation lists are valid so long; they are made anew with the build folder.
+const LIFETIME_DAYS: &str = "1095";
+/// Written last. Another name than before makes everything anew.
+const MARKER: &str = "complete-2";
 
 /// The DNS name in a holder's certificate: `site1.lab.test`.
 #[must_use]
 pub fn fqdn(holder: &str) -> String {
-    format!("{holder}.lab.test")
+    let name = if holder == REVOKED { "site1" } else { holder };
+    format!("{name}.lab.test")
 }
 
 /// The subject of a holder's certificate.
@@ -64,10 +88,10 @@ impl Pki {
     /// The certificates, made now if they are not there yet.
     pub fn ready() -> Result<Self> {
         let folder = paths::target().join("lab-pki");
-        if !folder.join("complete").exists() {
+        if !folder.join(MARKER).exists() {
             fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
             make(&folder).context("making the lab's certificates")?;
-            fs::write(folder.join("complete"), "")?;
+            fs::write(folder.join(MARKER), "")?;
         }
         Ok(Self { folder })
     }
@@ -84,6 +108,24 @@ impl Pki {
         self.folder.join(format!("{authority}-{holder}.crt"))
     }
 
+    /// That certificate with those that lead from it to the authority that is trusted (PEM).
+    #[must_use]
+    pub fn chain(&self, authority: &str, holder: &str) -> PathBuf {
+        self.folder.join(format!("{authority}-{holder}.chain"))
+    }
+
+    /// The certificates of both authorities that are trusted (PEM).
+    #[must_use]
+    pub fn authorities(&self) -> PathBuf {
+        self.folder.join("trusted-ca.crt")
+    }
+
+    /// The revocation list (PEM) of an intermediate authority: [`REVOKED`] is on it.
+    #[must_use]
+    pub fn revocation_list(&self, intermediate: &str) -> PathBuf {
+        self.folder.join(format!("{intermediate}.crl"))
+    }
+
     /// The key (PEM, PKCS#8) to that certificate.
     #[must_use]
     pub fn key(&self, authority: &str, holder: &str) -> PathBuf {
@@ -98,61 +140,120 @@ fn make(folder: &Path) -> Result<()> {
     )?;
     std::thread::scope(|scope| {
         let makers: Vec<_> = AUTHORITIES
-            .map(|(name, auth)| scope.spawn(move || authority(folder, name, auth)))
+            .map(|(name, auth, under)| scope.spawn(move || hierarchy(folder, name, auth, under)))
             .into();
         for maker in makers {
             maker.join().map_err(|_| anyhow::anyhow!("a thread panicked"))??;
         }
-        Ok(())
-    })
+        anyhow::Ok(())
+    })?;
+    let trusted =
+        Auth::BOTH.map(|auth| fs::read_to_string(folder.join(format!("{}-ca.crt", auth.authority()))));
+    let [rsa, ecdsa] = trusted;
+    fs::write(folder.join("trusted-ca.crt"), rsa? + &ecdsa?)?;
+    Ok(())
 }
 
-fn authority(folder: &Path, name: &str, auth: Auth) -> Result<()> {
-    let file = |name: String| folder.join(name).display().to_string();
-    let (ca_key, ca) = (file(format!("{name}-ca.key")), file(format!("{name}-ca.crt")));
-    key(&ca_key, auth)?;
+/// An authority and, if there is to be one, the intermediate authority under it.
+fn hierarchy(folder: &Path, name: &str, auth: Auth, under: Option<&str>) -> Result<()> {
+    let root = Issuer::new(folder, name);
+    key(&root.key, auth)?;
     let subject = format!("C=JP, O=Lab, CN={name} CA");
-    let args = [
-        "--self",
-        "--ca",
-        "--in",
-        &ca_key,
-        "--digest",
-        "sha256",
-        "--dn",
-        &subject,
-        "--outform",
-        "pem",
-    ];
-    fs::write(&ca, pki(folder, &args)?)?;
+    let certificate = ["--self", "--ca", "--in", &root.key, "--dn", &subject];
+    fs::write(&root.certificate, root.pki(&certificate)?)?;
     for holder in HOLDERS {
-        let holder_key = file(format!("{name}-{holder}.key"));
+        root.certify(holder, auth)?;
+    }
+    let Some(under) = under else { return Ok(()) };
+    let intermediate = Issuer::new(folder, under);
+    key(&intermediate.key, auth)?;
+    let subject = format!("C=JP, O=Lab, CN={under} CA");
+    let certificate = ["--ca", "--in", &intermediate.key, "--dn", &subject];
+    fs::write(&intermediate.certificate, root.issue(&certificate)?)?;
+    for holder in HOLDERS.into_iter().chain([REVOKED]) {
+        let chain = intermediate.certify(holder, auth)? + &fs::read_to_string(&intermediate.certificate)?;
+        fs::write(folder.join(format!("{under}-{holder}.chain")), chain)?;
+    }
+    let revoked = intermediate.file(&format!("-{REVOKED}.crt"));
+    let list = [
+        "--signcrl",
+        "--cacert",
+        &intermediate.certificate,
+        "--cakey",
+        &intermediate.key,
+        "--cert",
+        &revoked,
+        "--reason",
+        "key-compromise",
+    ];
+    fs::write(intermediate.file(".crl"), intermediate.pki(&list)?)?;
+    Ok(())
+}
+
+/// An authority in the making.
+struct Issuer<'a> {
+    folder: &'a Path,
+    name: &'a str,
+    key: String,
+    certificate: String,
+}
+
+impl<'a> Issuer<'a> {
+    fn new(folder: &'a Path, name: &'a str) -> Self {
+        let file = |part: &str| folder.join(format!("{name}{part}")).display().to_string();
+        Self {
+            folder,
+            name,
+            key: file("-ca.key"),
+            certificate: file("-ca.crt"),
+        }
+    }
+
+    fn file(&self, part: &str) -> String {
+        self.folder
+            .join(format!("{}{part}", self.name))
+            .display()
+            .to_string()
+    }
+
+    /// A key and a certificate for `holder`; answers the certificate (PEM).
+    fn certify(&self, holder: &str, auth: Auth) -> Result<String> {
+        let holder_key = self.file(&format!("-{holder}.key"));
         key(&holder_key, auth)?;
         let (san, subject) = (fqdn(holder), distinguished_name(holder));
-        let mut args = vec![
+        let certificate = self.issue(&["--in", &holder_key, "--dn", &subject, "--san", &san])?;
+        fs::write(self.file(&format!("-{holder}.crt")), &certificate)?;
+        fs::write(self.file(&format!("-{holder}.chain")), &certificate)?;
+        Ok(String::from_utf8(certificate)?)
+    }
+
+    fn issue(&self, args: &[&str]) -> Result<Vec<u8>> {
+        let issuer = [
             "--issue",
             "--cacert",
-            &ca,
+            &self.certificate,
             "--cakey",
-            &ca_key,
+            &self.key,
             "--type",
             "priv",
-            "--in",
-            &holder_key,
         ];
-        args.extend([
+        self.pki(&[&issuer, args].concat())
+    }
+
+    /// strongSwan's `pki`, for something signed that lasts as long as everything here and comes as PEM.
+    fn pki(&self, args: &[&str]) -> Result<Vec<u8>> {
+        let mut command = Command::new("pki");
+        command.args(args).args([
             "--digest",
             "sha256",
-            "--dn",
-            &subject,
-            "--san",
-            &san,
+            "--lifetime",
+            LIFETIME_DAYS,
             "--outform",
             "pem",
         ]);
-        fs::write(file(format!("{name}-{holder}.crt")), pki(folder, &args)?)?;
+        command.env("STRONGSWAN_CONF", self.folder.join("pki.conf"));
+        Ok(cmd::output(&mut command)?.stdout)
     }
-    Ok(())
 }
 
 /// PKCS#8 by openssl: the one form of private key that every TLS and IKE library reads.
@@ -168,10 +269,4 @@ fn key(path: &str, auth: Auth) -> Result<()> {
             .args(["-out", path]),
     )?;
     Ok(())
-}
-
-fn pki(folder: &Path, args: &[&str]) -> Result<Vec<u8>> {
-    let mut command = Command::new("pki");
-    command.args(args).env("STRONGSWAN_CONF", folder.join("pki.conf"));
-    Ok(cmd::output(&mut command)?.stdout)
 }

@@ -1,7 +1,8 @@
 //! strongSwan with user-space ESP in a namespace of the lab: the sites' routers, and a second opinion as gateway.
 //!
 //! Each daemon has a configuration, a VICI socket and a log of its own in the lab's state folder; nothing under /etc
-//! is read. Its `kernel-libipsec` plugin does ESP on a TUN device, `ipsec0`, always encapsulated in UDP.
+//! is read. Its `kernel-libipsec` plugin does ESP on a TUN device, `ipsec0`: encapsulated in UDP always, or with
+//! [`Release::Debian13`] only where a NAT is seen or [`Connection::force_udp`] asks for it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -14,16 +15,48 @@ use nix::sys::signal::Signal;
 
 use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
-use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, Site};
-use crate::cmd;
+use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, STATE, Site};
+use crate::{cmd, debian13};
 
 /// The name of the one Child SA of a connection.
 const CHILD: &str = "net";
 /// The name of the one connection.
 const CONNECTION: &str = "tunnel";
 const START_S: u64 = 5;
+/// The device that `kernel-libipsec` makes.
+const TUN: &str = "ipsec0";
+/// Less than the 1,400 that it comes with, which with a 32-octet ICV in UDP over IPv6 makes more than 1,500: a packet
+/// would leave in fragments, and no gateway takes outer fragments.
+const TUN_MTU: u32 = 1380;
 /// How long a set-up or rekey may take.
 const EXCHANGE_S: u64 = 15;
+
+/// Which strongSwan a node runs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Release {
+    /// 5.9, of the machine itself; ESP always in UDP.
+    #[default]
+    Debian12,
+    /// 6.0, of the tree that `setup` makes; plain ESP where no NAT is seen.
+    Debian13,
+}
+
+impl Release {
+    /// Both.
+    pub const BOTH: [Release; 2] = [Release::Debian12, Release::Debian13];
+
+    fn daemon(self, node: Node) -> Command {
+        const CHARON: &str = "/usr/sbin/charon-systemd";
+        match self {
+            Release::Debian12 => node.command(CHARON),
+            Release::Debian13 => {
+                let mut command = node.command("unshare");
+                command.args(["--mount", "sh", "-c", &debian13::enter(Path::new(STATE), CHARON)]);
+                command
+            }
+        }
+    }
+}
 
 /// How a peer is named in IKE_AUTH.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,6 +100,10 @@ pub struct Connection {
     pub rekey_ike_s: u32,
     /// Seconds between dead-peer checks; 0: none.
     pub dpd_s: u32,
+    /// Whether this end offers to move its addresses (RFC 4555); it then floats to port 4500 in IKE_AUTH.
+    pub mobike: bool,
+    /// Whether this end claims to see a NAT, so that ESP is encapsulated in UDP.
+    pub force_udp: bool,
 }
 
 impl Connection {
@@ -89,6 +126,8 @@ impl Connection {
             rekey_child_s: 0,
             rekey_ike_s: 0,
             dpd_s: 0,
+            mobike: false,
+            force_udp: false,
         }
     }
 
@@ -121,13 +160,15 @@ impl Connection {
             .map_or_else(|| "%any".to_owned(), |peer| self.identity(peer));
         format!(
             "connections {{\n {CONNECTION} {{\n\
-             version = 2\nmobike = no\n\
+             version = 2\nmobike = {}\nencap = {}\n\
              local_addrs = {}\nremote_addrs = {}\nproposals = {}\nfragmentation = {}\n\
              rekey_time = {}s\ndpd_delay = {}s\n\
              local {{\nauth = pubkey\ncerts = own.crt\nid = {}\n}}\n\
              remote {{\nauth = pubkey\ncacerts = peer-ca.crt\nid = {peer}\n}}\n\
              children {{\n{CHILD} {{\nlocal_ts = {}\nremote_ts = {}\nesp_proposals = {}\nrekey_time = {}s\n}}\n}}\n\
              }}\n}}\n",
+            yes_no(self.mobike),
+            yes_no(self.force_udp),
             self.local,
             self.remote,
             self.ike,
@@ -152,8 +193,14 @@ pub struct Tunnel {
     pub spi_in: String,
     /// SPI of the outbound ESP SA, hexadecimal.
     pub spi_out: String,
+    /// This end's outer address and port: `203.0.113.10[500]`.
+    pub local: String,
     /// Algorithms of the IKE SA and of the Child SA.
     pub algorithms: String,
+    /// The Child SA's keys come from a key exchange of its own.
+    pub has_group: bool,
+    /// ESP is encapsulated in UDP.
+    pub in_udp: bool,
 }
 
 /// A running charon.
@@ -166,13 +213,13 @@ pub struct StrongSwan {
 
 impl StrongSwan {
     /// Starts charon in `node` with `connection` loaded.
-    pub fn start(node: Node, pki: &Pki, connection: &Connection) -> Result<Self> {
+    pub fn start(node: Node, release: Release, pki: &Pki, connection: &Connection) -> Result<Self> {
         let folder = state::path(&format!("{node}-swan"));
         fs::create_dir_all(&folder)?;
-        fs::write(folder.join("strongswan.conf"), settings(&folder))?;
+        fs::write(folder.join("strongswan.conf"), settings(&folder, release))?;
         // The socket of an earlier run would be taken for that of this one.
         let _absent = fs::remove_file(folder.join("vici"));
-        let mut charon = node.command("/usr/sbin/charon-systemd");
+        let mut charon = release.daemon(node);
         charon.env("STRONGSWAN_CONF", folder.join("strongswan.conf"));
         let process = state::spawn(&format!("{node}-charon"), &mut charon)?;
         let swan = Self {
@@ -181,13 +228,15 @@ impl StrongSwan {
             process,
         };
         swan.wait_for_vici()?;
+        let device = format!("link set {TUN} mtu {TUN_MTU}");
+        cmd::output(node.command("ip").args(device.split(' ')))?;
         swan.load(pki, connection)?;
         Ok(swan)
     }
 
     /// Replaces the loaded connection and credentials; SAs that are up stay.
     pub fn load(&self, pki: &Pki, connection: &Connection) -> Result<()> {
-        for part in ["x509", "x509ca", "private"] {
+        for part in ["x509", "x509ca", "x509crl", "private"] {
             let part = self.folder.join(part);
             let _absent = fs::remove_dir_all(&part);
             fs::create_dir_all(&part)?;
@@ -202,6 +251,15 @@ impl StrongSwan {
             pki.authority(connection.peer_authority),
             self.folder.join("x509ca/peer-ca.crt"),
         )?;
+        // strongSwan sends the certificates between its own and its root, if it has that to lead them to.
+        if let Some(auth) = Auth::BOTH
+            .into_iter()
+            .find(|auth| auth.intermediate() == authority)
+        {
+            for (name, part) in [(authority, "own-mid.crt"), (auth.authority(), "own-ca.crt")] {
+                fs::copy(pki.authority(name), self.folder.join("x509ca").join(part))?;
+            }
+        }
         fs::write(self.folder.join("swanctl.conf"), connection.to_swanctl())?;
         self.swanctl(&["--load-all", "--clear"])?;
         Ok(())
@@ -252,6 +310,25 @@ impl StrongSwan {
         Ok(parse_sas(&self.swanctl(&["--list-sas"])?))
     }
 
+    /// Waits for a tunnel that `wanted` accepts.
+    ///
+    /// # Errors
+    /// When none comes, with the end of charon's log.
+    pub fn wait_for_tunnel(&self, wanted: impl Fn(&Tunnel) -> bool) -> Result<Tunnel> {
+        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
+        while Instant::now() < deadline {
+            if let Some(tunnel) = self.tunnel()?.filter(&wanted) {
+                return Ok(tunnel);
+            }
+            sleep(Duration::from_millis(20));
+        }
+        bail!(
+            "{}: no such SAs in {EXCHANGE_S} s; charon's log ends:\n{}",
+            self.node,
+            self.tail()
+        )
+    }
+
     /// What charon logged so far.
     #[must_use]
     pub fn log(&self) -> String {
@@ -288,20 +365,8 @@ impl StrongSwan {
             .tunnel()?
             .with_context(|| format!("{}: no tunnel to rekey", self.node))?;
         self.swanctl(&["--rekey", what, name])?;
-        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
-        while Instant::now() < deadline {
-            if let Some(new) = self.tunnel()?
-                && done(&old, &new)
-            {
-                return Ok(new);
-            }
-            sleep(Duration::from_millis(50));
-        }
-        bail!(
-            "{}: rekeying {name} gave no new SPIs in {EXCHANGE_S} s; charon's log ends:\n{}",
-            self.node,
-            self.tail()
-        )
+        self.wait_for_tunnel(|new| done(&old, new))
+            .with_context(|| format!("rekeying {name}"))
     }
 
     fn swanctl(&self, args: &[&str]) -> Result<String> {
@@ -342,9 +407,17 @@ impl StrongSwan {
     }
 }
 
+fn yes_no(flag: bool) -> &'static str {
+    if flag { "yes" } else { "no" }
+}
+
 /// Retransmission is short so that a refused tunnel fails in seconds.
-fn settings(folder: &Path) -> String {
+fn settings(folder: &Path, release: Release) -> String {
     let folder = folder.display();
+    let raw_esp = match release {
+        Release::Debian12 => "",
+        Release::Debian13 => "kernel-libipsec {\n raw_esp = yes\n }\n",
+    };
     format!(
         "charon-systemd {{\n\
          load = openssl random nonce pem pkcs1 pkcs8 x509 pubkey revocation constraints hmac kdf gcm chapoly \
@@ -352,7 +425,7 @@ fn settings(folder: &Path) -> String {
          retransmit_tries = 3\nretransmit_timeout = 1.0\n\
          filelog {{\n log {{\n path = {folder}/log\n default = 1\n flush_line = yes\n }}\n}}\n\
          journal {{\n default = -1\n}}\n\
-         plugins {{\n vici {{\n socket = unix://{folder}/vici\n }}\n}}\n\
+         plugins {{\n {raw_esp} vici {{\n socket = unix://{folder}/vici\n }}\n}}\n\
          }}\n\
          swanctl {{\n load = openssl random pem pkcs1 pkcs8 x509 pubkey\n}}\n"
     )
@@ -362,7 +435,8 @@ fn settings(folder: &Path) -> String {
 fn parse_sas(text: &str) -> Option<Tunnel> {
     let mut ike = None;
     let (mut spi_in, mut spi_out, mut esp) = (None, None, None);
-    let mut installed = false;
+    let mut local = None;
+    let (mut installed, mut in_udp) = (false, false);
     for line in text.lines() {
         let words: Vec<_> = line
             .split_whitespace()
@@ -378,10 +452,14 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
                     responder.trim_end_matches("_r")
                 ));
             }
+            ["local", .., "@", address] if ike.is_some() && local.is_none() => {
+                local = Some((*address).to_owned());
+            }
             [name, .., last] if name.starts_with(CHILD) && last.starts_with("ESP:") => {
                 installed = words.contains(&"INSTALLED");
                 if installed && esp.is_none() {
                     esp = last.strip_prefix("ESP:").map(str::to_owned);
+                    in_udp = words.contains(&"TUNNEL-in-UDP");
                 }
             }
             ["in", spi, ..] if installed && spi_in.is_none() => spi_in = Some((*spi).to_owned()),
@@ -394,12 +472,17 @@ fn parse_sas(text: &str) -> Option<Tunnel> {
         .map(str::trim)
         .find(|line| line.contains("/PRF_"))
         .unwrap_or_default();
-    let algorithms = format!("IKE {suite}, ESP {}", esp?);
+    let esp = esp?;
     Some(Tunnel {
+        has_group: esp
+            .split('/')
+            .any(|word| ["MODP", "ECP", "CURVE"].iter().any(|kind| word.starts_with(kind))),
+        in_udp,
+        local: local?,
+        algorithms: format!("IKE {suite}, ESP {esp}"),
         ike_spis: ike?,
         spi_in: spi_in?,
         spi_out: spi_out?,
-        algorithms,
     })
 }
 
@@ -437,6 +520,8 @@ tunnel: #2, ESTABLISHED, IKEv2, e0c4dd4dd11a9a3f_i* 4f4d1c2e9d1b2a7e_r
             "{}",
             tunnel.algorithms
         );
+        assert!(tunnel.has_group && tunnel.in_udp);
+        assert_eq!(tunnel.local, "203.0.113.10[4500]");
     }
 
     #[test]

@@ -24,6 +24,8 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use super::strongswan::Release;
+
 /// What every namespace of the lab is called by: `gwlab-site1` and so on.
 pub const PREFIX: &str = "gwlab-";
 /// Where the lab keeps its processes' files while it is up.
@@ -33,6 +35,8 @@ pub const STATE: &str = "/run/gwlab";
 pub const TERMINAL: &str = "192.168.1.10";
 /// Both sites' LAN, the inner traffic selector at the site's end.
 pub const SITE_LAN: &str = "192.168.1.0/24";
+/// Each site's router on its LAN.
+pub const SITE_ROUTER: &str = "192.168.1.1";
 /// The eligibility server.
 pub const SERVER: &str = "10.100.0.10";
 /// The same server in the center's second network.
@@ -207,6 +211,8 @@ pub struct Options {
     pub nat: bool,
     /// Whether the kernel forwards in the gateway's namespace: only for a gateway that is not ours (strongSwan).
     pub kernel_forwards_in_gateway: bool,
+    /// The strongSwan that the sites' routers run, unless a test starts another.
+    pub release: Release,
 }
 
 impl Default for Options {
@@ -215,6 +221,7 @@ impl Default for Options {
             queues: 1,
             nat: false,
             kernel_forwards_in_gateway: false,
+            release: Release::default(),
         }
     }
 }

@@ -34,7 +34,9 @@ impl Endpoint {
         let indexed = self.indexed.remove(&spi)?;
         self.deadlines
             .remove(&(indexed.deadline.0, indexed.deadline.1, spi));
-        self.half_open -= usize::from(indexed.deadline.1 == TimeoutReason::HalfOpen);
+        if let Some(booked) = indexed.half_open {
+            self.half_open.leave(booked);
+        }
         self.by_id.remove(&indexed.id);
         if let Some(peer) = &indexed.peer
             && let Some(spis) = self.by_peer.get_mut(peer)
@@ -68,7 +70,7 @@ impl Endpoint {
         };
         let (id, deadline) = match entry {
             Entry::Sa(ike_sa) => (ike_sa.core.id, ike_sa.deadline(self.config.dpd_after_s)),
-            Entry::Initiating(awaited) => (awaited.id, (awaited.clock.due_ms, TimeoutReason::Retransmit)),
+            Entry::Initiating(awaited) => (awaited.id, awaited.deadline()),
         };
         let children = established
             .map(|established| established.children.as_slice())
@@ -85,7 +87,13 @@ impl Endpoint {
                 .or_default()
                 .insert(spi);
         }
-        self.half_open += usize::from(deadline.1 == TimeoutReason::HalfOpen);
+        let half_open = match entry {
+            Entry::Sa(ike_sa) => ike_sa.half_open(),
+            Entry::Initiating(_) => None,
+        };
+        if let Some(booked) = half_open {
+            self.half_open.enter(booked);
+        }
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
         self.deadlines.insert((deadline.0, deadline.1, spi));
@@ -99,6 +107,7 @@ impl Endpoint {
                 peer,
                 connection,
                 answered,
+                half_open,
             },
         );
     }

@@ -618,10 +618,12 @@ pub(crate) fn retry_at(ctx: &mut Context<'_>) -> u64 {
 
 /// The peer sends on a Child SA that we did not send on yet: it has installed it, so we may.
 pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id: ChildId) {
+    // What is on its way out, with its IKE SA or alone, is not begun with.
+    let ending = established.is_ending() || established.is_deleting(id);
     let Some(child) = established.children.iter_mut().find(|child| child.id == id) else {
         return;
     };
-    if !child.outbound_active && child.phase == Phase::Live {
+    if !child.outbound_active && child.phase == Phase::Live && !ending {
         child.outbound_active = true;
         ctx.outputs.push_back(Output::ActivateOutbound(id));
     }
@@ -645,7 +647,7 @@ pub(crate) fn activate_successors(established: &mut Established, ctx: &mut Conte
 /// Child SA for each destination, and has just forgotten it.
 pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gone: &ChildSa) {
     let others = established
-        .live_children()
+        .carriers()
         .filter(|child| child.outbound_active && child.overlaps(&gone.ts_local, &gone.ts_remote));
     let again = others.map(|child| Output::ActivateOutbound(child.id));
     ctx.outputs.extend(again);
@@ -653,8 +655,8 @@ pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gon
     let waiting = established.live_children().filter(|child| {
         let waits = !child.outbound_active && child.replaces.is_none();
         let neighbours = ctx.neighbours.with(&established.peer_name);
-        let all = neighbours.flat_map(Established::live_children);
-        let mut all = all.chain(established.live_children());
+        let all = neighbours.flat_map(Established::carriers);
+        let mut all = all.chain(established.carriers());
         let carries =
             |other: &ChildSa| other.outbound_active && other.overlaps(&child.ts_local, &child.ts_remote);
         waits && child.overlaps(&gone.ts_local, &gone.ts_remote) && !all.any(carries)
@@ -678,8 +680,8 @@ pub(super) fn carrier(
     ts_remote: &[TrafficSelector],
 ) -> Option<ChildId> {
     let neighbours = ctx.neighbours.with(&established.peer_name);
-    let all = neighbours.flat_map(Established::live_children);
-    let mut all = all.chain(established.live_children());
+    let all = neighbours.flat_map(Established::carriers);
+    let mut all = all.chain(established.carriers());
     let carrier = all.find(|child| child.overlaps(ts_local, ts_remote));
     carrier.map(|child| child.id)
 }

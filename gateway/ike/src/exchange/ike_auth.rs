@@ -13,6 +13,7 @@ use crate::{
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, State, closed},
     keys::{Secret, auth_octets},
+    mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, offer_esp, refused_esp, select_esp},
@@ -42,6 +43,10 @@ pub(crate) struct Handshake {
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
     /// When the handshake is given up.
     pub(crate) deadline_ms: u64,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl Handshake {
@@ -89,6 +94,7 @@ impl Handshake {
             .esp_proposals
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
+        payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
         let (first_local, first_remote) = attempt.packet.unzip();
@@ -207,6 +213,10 @@ impl ExpectAuthRequest {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, false);
+        if established.mobike.is_enabled() {
+            payloads.extend(mobike::announcement(ctx.config, core.path));
+        }
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -278,11 +288,12 @@ pub(crate) struct ExpectAuthResponse {
 
 impl ExpectAuthResponse {
     /// Repeats the request when it is due; false when the peer does not answer.
-    pub(crate) fn handle_timeout(&mut self, core: &Core, ctx: &mut Context<'_>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, ctx: &mut Context<'_>) -> bool {
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
                 ctx.counters.retransmitted += 1;
+                core.cut_smaller(ctx, &self.clock, &mut self.datagrams);
                 ctx.transmit(core.path, &self.datagrams);
                 true
             }
@@ -398,6 +409,7 @@ impl ExpectAuthResponse {
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.authenticated(core.id, Some(&self.connection), ctx);
+        established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),
@@ -525,6 +537,8 @@ pub(super) mod tests {
             int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
             deadline_ms: 0,
+            address_proven: false,
+            answers_left: 0,
         }
     }
 

@@ -168,7 +168,7 @@ impl ExpectIntermediateRequest {
         ) else {
             return closed(ctx);
         };
-        ctx.transmit(core.path, &datagrams);
+        ctx.transmit(core.arrived, &datagrams);
         let Some(secret) = secret else {
             return closed(ctx);
         };
@@ -258,11 +258,12 @@ impl ExpectIntermediateResponse {
     }
 
     /// Repeats the request when it is due; false when the peer does not answer.
-    pub(crate) fn handle_timeout(&mut self, core: &Core, ctx: &mut Context<'_>) -> bool {
+    pub(crate) fn handle_timeout(&mut self, core: &mut Core, ctx: &mut Context<'_>) -> bool {
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
                 ctx.counters.retransmitted += 1;
+                core.cut_smaller(ctx, &self.clock, &mut self.datagrams);
                 ctx.transmit(core.path, &self.datagrams);
                 true
             }
@@ -433,11 +434,17 @@ mod tests {
             int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
             deadline_ms: 0,
+            address_proven: false,
+            answers_left: 0,
         };
         let address = "192.0.2.1:500".parse().unwrap();
         let mut core = Core {
             id: ctx.allocator.ike_sa(),
             path: Path {
+                local: address,
+                remote: address,
+            },
+            arrived: Path {
                 local: address,
                 remote: address,
             },

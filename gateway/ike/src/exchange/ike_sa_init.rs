@@ -1,7 +1,9 @@
 //! IKE_SA_INIT (RFC 7296 section 1.2): algorithms, key exchange and nonces, in the clear.
 
 use super::{
-    Refusal, asked_group, chosen,
+    Refusal,
+    admission::{Admission, Gate},
+    asked_group, chosen,
     ike_auth::Handshake,
     ike_intermediate::{ExpectIntermediateRequest, ExpectIntermediateResponse, IntAuth},
 };
@@ -9,17 +11,18 @@ use crate::{
     channel::Channel,
     connection::{Connection, Remote},
     context::{Context, Deferred, NAT_PORT, Path},
-    cookie::CookieJar,
     crypto::{
         dh::{DhGroup, DhPrivate},
         sign::HashAlgorithm,
     },
+    half_open::{ANSWERS_MAX, INIT_REQUEST_MAX},
     ids::IkeSaId,
     ike_sa::{Core, IkeSa},
     keys::{Seeds, derive_ike, skeyseed},
-    nat,
-    output::{CloseReason, Event},
+    mobike, nat,
+    output::{CloseReason, Event, TimeoutReason},
     proposal::{IkeChoice, IkeProposal, accept_ike, offer_ike, refused_ike, select_ike},
+    puzzle::{Puzzle, Solver},
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{
@@ -28,8 +31,9 @@ use crate::{
         header::HEADER_LEN,
         ke::KeyExchange,
         nonce::Nonce,
-        notify::{Notify, kind},
+        notify::{Notify, error_name, kind},
         payload_type,
+        puzzle::PuzzleSolution,
     },
 };
 
@@ -41,61 +45,63 @@ pub(crate) enum Answered {
     Nothing,
 }
 
-/// Answers an IKE_SA_INIT request of an unknown initiator. `cookie` is given when initiators have to
-/// prove their address.
+/// Answers an IKE_SA_INIT request of an unknown initiator, if the gate lets it in.
 pub(crate) fn respond(
     ctx: &mut Context<'_>,
     path: Path,
     header: &Header,
     datagram: &[u8],
-    cookie: Option<&mut CookieJar>,
+    mut gate: Gate<'_>,
 ) -> Answered {
+    if datagram.len() > INIT_REQUEST_MAX {
+        ctx.counters.malformed += 1;
+        return Answered::Nothing;
+    }
     let body = datagram.get(HEADER_LEN..).unwrap_or_default();
-    let parsed = Message::parse(header.next_payload, body);
-    let accepted = match parsed {
-        Ok(message) => match missing_cookie(ctx, path, header, &message, cookie) {
-            Some(request) => Err(Refusal(request)),
-            None => accept(ctx, path, header, datagram, &message),
-        },
+    let message = match Message::parse(header.next_payload, body) {
+        Ok(message) => message,
         Err(error) => {
             ctx.counters.malformed += 1;
-            Err(error.into())
+            answer_unproven(ctx, path, header, datagram, vec![Refusal::from(error).0]);
+            return Answered::Nothing;
         }
     };
-    match accepted {
+    let admitted = match gate.admit(ctx, path, header, &message) {
+        Admission::Admitted { proven } => accept(ctx, path, header, datagram, &message, (proven, gate)),
+        Admission::Ask(notifies) => Err(notifies),
+        Admission::Refuse(refusal) => Err(vec![refusal.0]),
+        Admission::Drop => return Answered::Nothing,
+    };
+    match admitted {
         Ok(ike_sa) => Answered::HalfOpen(Box::new(ike_sa)),
-        Err(Refusal(notify)) => {
-            let header = Header {
-                response: true,
-                from_initiator: false,
-                next_payload: payload_type::NONE,
-                ..*header
-            };
-            if let Ok(message) = header.message(Payload::chain(&[Payload::Notify(notify)])) {
-                ctx.transmit(path, &[message]);
-            }
+        Err(notifies) => {
+            answer_unproven(ctx, path, header, datagram, notifies);
             Answered::Nothing
         }
     }
 }
 
-/// The COOKIE notification to send back, when one is required and not there.
-fn missing_cookie(
+/// Sends notifications back to somebody who may not be who it seems: never more octets than came.
+fn answer_unproven(
     ctx: &mut Context<'_>,
     path: Path,
     header: &Header,
-    message: &Message,
-    jar: Option<&mut CookieJar>,
-) -> Option<Notify> {
-    let jar = jar?;
-    let nonce = &message.nonce()?.0;
-    let given = message.notify(kind::COOKIE);
-    if given.is_some_and(|given| jar.accepts(&given.data, nonce, path, header.spi_i)) {
-        return None;
+    datagram: &[u8],
+    notifies: Vec<Notify>,
+) {
+    let header = Header {
+        response: true,
+        from_initiator: false,
+        next_payload: payload_type::NONE,
+        ..*header
+    };
+    let payloads: Vec<_> = notifies.into_iter().map(Payload::Notify).collect();
+    match header.message(Payload::chain(&payloads)) {
+        Ok(message) if message.len() <= datagram.len() => ctx.transmit(path, &[message]),
+        Ok(_) => ctx.counters.not_amplified += 1,
+        // Notifications as short as these fit any message.
+        Err(_) => {}
     }
-    ctx.counters.cookies_sent += 1;
-    let cookie = jar.bake(ctx.now.mono_ms, ctx.random, nonce, path, header.spi_i);
-    Some(Notify::new(kind::COOKIE, cookie))
 }
 
 fn accept(
@@ -104,9 +110,11 @@ fn accept(
     header: &Header,
     datagram: &[u8],
     message: &Message,
-) -> Result<IkeSa, Refusal> {
+    (proven, mut gate): (bool, Gate<'_>),
+) -> Result<IkeSa, Vec<Notify>> {
+    let syntax = || vec![Refusal::syntax().0];
     let (Some(offer), Some(ke), Some(nonce_i)) = (message.sa(), message.ke(), message.nonce()) else {
-        return Err(Refusal::syntax());
+        return Err(syntax());
     };
     // RFC 9370 section 2.2.1: additional key exchanges need IKE_INTERMEDIATE.
     let intermediate = message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
@@ -115,17 +123,42 @@ fn accept(
     let Some(choice) = choice else {
         let refused = refused_ike(path.remote, offer, &ctx.config.ike_proposals, intermediate);
         ctx.event(refused);
-        return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
+        return Err(vec![Refusal::of(kind::NO_PROPOSAL_CHOSEN).0]);
     };
     let suite = choice.proposal;
     if suite.group.id() != ke.group {
-        return Err(Refusal::other_group(suite.group.id()));
+        return Err(vec![Refusal::other_group(suite.group.id()).0]);
     }
-    let dh =
-        DhPrivate::generate(suite.group, ctx.random).map_err(|_| Refusal::of(kind::NO_PROPOSAL_CHOSEN))?;
-    let public = dh.public();
-    let shared = dh.agree(&ke.data).map_err(|_| Refusal::syntax())?;
+    if ke.data.len() != suite.group.public_len() {
+        return Err(syntax());
+    }
+    if mobike::unexpected_nat(message, path) {
+        return Err(vec![Refusal::of(kind::UNEXPECTED_NAT_DETECTED).0]);
+    }
     let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
+    let answer_header = Header {
+        spi_r,
+        response: true,
+        from_initiator: false,
+        ..*header
+    };
+    let answer_with = |ctx: &Context<'_>, public: Vec<u8>| {
+        let payloads = answer_payloads(ctx, path, &answer_header, message, (&choice, public, &nonce_r));
+        answer_header.message(Payload::chain(&payloads))
+    };
+    // Everything but the public value is known, and its length too: what would be longer than the request
+    // goes only to where the initiator is known to receive.
+    let length =
+        answer_with(ctx, vec![0; suite.group.public_len()]).map_or(usize::MAX, |answer| answer.len());
+    if !proven && length > datagram.len() {
+        ctx.counters.not_amplified += 1;
+        return Err(gate.cookie(ctx, path, header, &nonce_i.0, 0));
+    }
+    ctx.counters.key_exchanges += 1;
+    let dh = DhPrivate::generate(suite.group, ctx.random)
+        .map_err(|_| vec![Refusal::of(kind::NO_PROPOSAL_CHOSEN).0])?;
+    let public = dh.public();
+    let shared = dh.agree(&ke.data).map_err(|_| syntax())?;
     let seeds = Seeds {
         nonce_i: &nonce_i.0,
         nonce_r: &nonce_r,
@@ -133,32 +166,8 @@ fn accept(
         spi_r,
     };
     let seed = skeyseed(suite.prf, &seeds, &shared);
-    let keys = derive_ike(&suite, &seed, &seeds, false).map_err(|_| Refusal::syntax())?;
-
-    let mut payloads = vec![
-        chosen(choice.to_wire(None)),
-        Payload::Ke(KeyExchange {
-            group: suite.group.id(),
-            data: public,
-        }),
-        Payload::Nonce(Nonce(nonce_r.clone())),
-    ];
-    payloads.extend(nat::notifications(header.spi_i, spi_r, path));
-    payloads.push(certificate_request(ctx));
-    payloads.extend(extensions(
-        ctx,
-        message.notify(kind::IKEV2_FRAGMENTATION_SUPPORTED).is_some(),
-    ));
-    payloads.extend(intermediate_supported(!suite.additional.is_empty()));
-    let answer_header = Header {
-        spi_r,
-        response: true,
-        from_initiator: false,
-        ..*header
-    };
-    let answer = answer_header
-        .message(Payload::chain(&payloads))
-        .map_err(|_: WireError| Refusal::syntax())?;
+    let keys = derive_ike(&suite, &seed, &seeds, false).map_err(|_| syntax())?;
+    let answer = answer_with(ctx, public).map_err(|_: WireError| syntax())?;
 
     let nat = nat::detect(message, header.spi_i, 0, path);
     let message_max = message_max(ctx, message);
@@ -187,10 +196,13 @@ fn accept(
         int_auth: IntAuth::default(),
         peer_hashes: peer_hashes(ctx, message),
         deadline_ms,
+        address_proven: proven,
+        answers_left: ANSWERS_MAX,
     };
     let core = Core {
         id: ctx.allocator.ike_sa(),
         path,
+        arrived: path,
         nat,
         channel,
         suite,
@@ -205,15 +217,46 @@ fn intermediate_supported(needed: bool) -> Option<Payload> {
     needed.then(|| Payload::Notify(Notify::new(kind::INTERMEDIATE_EXCHANGE_SUPPORTED, [])))
 }
 
+/// The response's payloads. What the initiator did not announce it cannot use, and is left out.
+fn answer_payloads(
+    ctx: &Context<'_>,
+    path: Path,
+    header: &Header,
+    message: &Message,
+    (choice, public, nonce_r): (&IkeChoice, Vec<u8>, &[u8]),
+) -> Vec<Payload> {
+    let suite = choice.proposal;
+    let mut payloads = vec![
+        chosen(choice.to_wire(None)),
+        Payload::Ke(KeyExchange {
+            group: suite.group.id(),
+            data: public,
+        }),
+        Payload::Nonce(Nonce(nonce_r.to_vec())),
+    ];
+    let announced = |kind| message.notify(kind).is_some();
+    if nat::is_announced(message) {
+        payloads.extend(nat::notifications(header.spi_i, header.spi_r, path));
+    }
+    payloads.push(certificate_request(ctx));
+    payloads.extend(extensions(
+        ctx,
+        announced(kind::IKEV2_FRAGMENTATION_SUPPORTED),
+        announced(kind::SIGNATURE_HASH_ALGORITHMS),
+    ));
+    payloads.extend(intermediate_supported(!suite.additional.is_empty()));
+    payloads
+}
+
 pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
     let hashes = ctx.config.trust.certreq();
     Payload::CertReq(CertificateRequest::x509(hashes.as_chunks().0.to_vec()))
 }
 
 /// What both sides say they can do: hashes for signatures (RFC 7427 section 4), fragments (RFC 7383).
-fn extensions(ctx: &Context<'_>, fragmentation: bool) -> Vec<Payload> {
+fn extensions(ctx: &Context<'_>, fragmentation: bool, hashes: bool) -> Vec<Payload> {
     let mut payloads = Vec::new();
-    if ctx.config.digital_signatures {
+    if hashes && ctx.config.digital_signatures {
         let hashes: Vec<u8> = HashAlgorithm::ALL
             .iter()
             .flat_map(|hash| hash.id().to_be_bytes())
@@ -270,11 +313,18 @@ pub(crate) struct ExpectInitResponse {
     attempt: Attempt,
     nonce_i: Vec<u8>,
     dh: DhPrivate,
+    /// What was sent with other groups: a genuine answer to it may yet come, if what made us change was not.
+    earlier: Vec<(DhPrivate, Vec<u8>)>,
     cookie: Option<Vec<u8>>,
+    /// Works on the puzzle that came with the cookie.
+    solver: Option<Solver>,
+    solution: Option<Vec<u8>>,
+    /// An error that was answered, and until when a better answer is waited for.
+    refusal: Option<(u16, u64)>,
     /// How often the peer sent us back (cookie, other group); it may not do so for ever.
     restarts: u8,
     request: Vec<u8>,
-    pub(crate) clock: Retransmission,
+    clock: Retransmission,
 }
 
 /// Says that an attempt came to nothing.
@@ -298,6 +348,10 @@ pub(super) fn attempt_failed(
 
 /// Cookie, then other group, then cookie again: more is a game.
 const RESTARTS_MAX: u8 = 4;
+/// Octets of a cookie at most (RFC 7296 section 2.6).
+const COOKIE_MAX: usize = 64;
+/// What we solve when the responder leaves the difficulty to us (RFC 8019 section 7.1.1.1).
+const OWN_PUZZLE_BITS: u8 = 8;
 
 /// What a response to our IKE_SA_INIT came to.
 pub(crate) enum Initiated {
@@ -305,7 +359,7 @@ pub(crate) enum Initiated {
     Again(Box<ExpectInitResponse>),
     /// IKE_AUTH is under way.
     Proceed(Box<IkeSa>),
-    /// The peer refused.
+    /// There is no way on.
     Failed,
 }
 
@@ -327,7 +381,11 @@ impl ExpectInitResponse {
             attempt,
             nonce_i: ctx.nonce(),
             dh,
+            earlier: Vec::new(),
             cookie: None,
+            solver: None,
+            solution: None,
+            refusal: None,
             restarts: 0,
             request: Vec::new(),
             clock,
@@ -344,6 +402,8 @@ impl ExpectInitResponse {
                 .clone()
                 .map(|cookie| Payload::Notify(Notify::new(kind::COOKIE, cookie))),
         );
+        let solution = self.solution.clone().map(PuzzleSolution);
+        payloads.extend(solution.map(Payload::PuzzleSolution));
         payloads.push(Payload::Sa(offer_ike(&ctx.config.ike_proposals, None)));
         payloads.push(Payload::Ke(KeyExchange {
             group: self.dh.group().id(),
@@ -351,7 +411,7 @@ impl ExpectInitResponse {
         }));
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
-        payloads.extend(extensions(ctx, true));
+        payloads.extend(extensions(ctx, true, true));
         let offers_more = ctx
             .config
             .ike_proposals
@@ -374,8 +434,36 @@ impl ExpectInitResponse {
         self.clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
     }
 
-    /// Repeats the request when it is due; false when the peer does not answer at all.
+    /// The next thing to do.
+    pub(crate) fn deadline(&self) -> (u64, TimeoutReason) {
+        let refusal = self
+            .refusal
+            .map(|(_, until_ms)| (until_ms, TimeoutReason::HalfOpen));
+        let next = match self.solver {
+            // The next step is due whatever the time is.
+            Some(_) => (0, TimeoutReason::Puzzle),
+            None => (self.clock.due_ms, TimeoutReason::Retransmit),
+        };
+        refusal.into_iter().chain([next]).min().unwrap_or(next)
+    }
+
+    /// Goes on with the puzzle, or repeats the request when it is due; false when the peer does not answer at
+    /// all, or refused and nobody contradicted.
     pub(crate) fn handle_timeout(&mut self, ctx: &mut Context<'_>) -> bool {
+        if let Some((notification, until_ms)) = self.refusal
+            && until_ms <= ctx.now.mono_ms
+        {
+            self.closed(ctx, CloseReason::PeerRefused(error_name(notification)));
+            return false;
+        }
+        if let Some(solver) = &mut self.solver {
+            if let Some(solution) = solver.step() {
+                self.solver = None;
+                self.solution = Some(solution);
+                self.send(ctx);
+            }
+            return true;
+        }
         match self.clock.poll(ctx.now.mono_ms) {
             Due::Wait => true,
             Due::Repeat => {
@@ -399,7 +487,7 @@ impl ExpectInitResponse {
     }
 
     /// Handles a response. It is not authenticated: what is not well-formed is ignored, and an error is
-    /// believed only because a genuine answer to the same request would be lost otherwise.
+    /// believed only if no better answer comes for a while (RFC 7296 section 2.21.1).
     pub(crate) fn handle(mut self, ctx: &mut Context<'_>, header: &Header, datagram: &[u8]) -> Initiated {
         let body = datagram.get(HEADER_LEN..).unwrap_or_default();
         let Ok(message) = Message::parse(header.next_payload, body) else {
@@ -407,13 +495,12 @@ impl ExpectInitResponse {
             return Initiated::Again(Box::new(self));
         };
         if let Some(cookie) = message.notify(kind::COOKIE) {
-            self.cookie = Some(cookie.data.clone());
-            return self.again(ctx);
+            return self.with_cookie(ctx, &message, &cookie.data);
         }
         if let Some(error) = message.error() {
             return match asked_group(error).and_then(DhGroup::from_id) {
                 Some(group) => self.with_group(ctx, group),
-                None => self.refused(ctx, error.kind),
+                None => self.hold(ctx, error.kind),
             };
         }
         let (Some(answer), Some(ke), Some(nonce_r)) = (message.sa(), message.ke(), message.nonce()) else {
@@ -424,14 +511,59 @@ impl ExpectInitResponse {
             Some(IkeChoice { proposal, .. })
                 if (proposal.additional.is_empty()
                     || message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some())
-                    && proposal.group == self.dh.group()
                     && ke.group == proposal.group.id()
-                    && header.spi_r != 0 =>
+                    && header.spi_r != 0
+                    && self.turn_to(proposal.group) =>
             {
                 self.proceed(ctx, header, datagram, &message, (proposal, ke, nonce_r))
             }
-            _ => self.refused(ctx, kind::NO_PROPOSAL_CHOSEN),
+            _ => self.hold(ctx, kind::NO_PROPOSAL_CHOSEN),
         }
+    }
+
+    /// Makes the attempt with this group the one at hand; false when there was none.
+    fn turn_to(&mut self, group: DhGroup) -> bool {
+        if self.dh.group() == group {
+            return true;
+        }
+        let found = self.earlier.iter_mut().find(|(dh, _)| dh.group() == group);
+        found
+            .map(|(dh, request)| {
+                std::mem::swap(dh, &mut self.dh);
+                std::mem::swap(request, &mut self.request);
+            })
+            .is_some()
+    }
+
+    /// RFC 7296 section 2.6 and RFC 8019 section 7.1.2: brings the cookie back, with the puzzle solved if one
+    /// came with it that is not too hard.
+    fn with_cookie(mut self, ctx: &mut Context<'_>, message: &Message, cookie: &[u8]) -> Initiated {
+        if cookie.is_empty() || cookie.len() > COOKIE_MAX {
+            ctx.counters.malformed += 1;
+            return Initiated::Again(Box::new(self));
+        }
+        if self.cookie.as_deref() == Some(cookie) {
+            ctx.counters.repeated += 1;
+            return Initiated::Again(Box::new(self));
+        }
+        self.cookie = Some(cookie.to_vec());
+        (self.solver, self.solution) = (None, None);
+        let puzzle = message
+            .notify(kind::PUZZLE)
+            .and_then(|notify| Puzzle::from_wire(&notify.data))
+            .filter(|puzzle| puzzle.bits <= ctx.config.defence.solve_bits_max);
+        let Some(mut puzzle) = puzzle else {
+            return self.again(ctx);
+        };
+        if puzzle.bits == 0 {
+            puzzle.bits = OWN_PUZZLE_BITS;
+        }
+        self.restarts += 1;
+        if self.restarts > RESTARTS_MAX {
+            return self.hold(ctx, kind::NO_PROPOSAL_CHOSEN);
+        }
+        self.solver = Some(Solver::new(puzzle, cookie.to_vec()));
+        Initiated::Again(Box::new(self))
     }
 
     fn with_group(mut self, ctx: &mut Context<'_>, group: DhGroup) -> Initiated {
@@ -442,28 +574,29 @@ impl ExpectInitResponse {
             .any(|proposal| proposal.group == group);
         match DhPrivate::generate(group, ctx.random) {
             Ok(dh) if offered && group != self.dh.group() => {
-                self.dh = dh;
+                let before = std::mem::replace(&mut self.dh, dh);
+                self.earlier.push((before, self.request.clone()));
                 self.again(ctx)
             }
-            _ => self.refused(ctx, kind::INVALID_KE_PAYLOAD),
+            _ => self.hold(ctx, kind::INVALID_KE_PAYLOAD),
         }
     }
 
     fn again(mut self, ctx: &mut Context<'_>) -> Initiated {
         self.restarts += 1;
         if self.restarts > RESTARTS_MAX {
-            return self.refused(ctx, kind::INVALID_KE_PAYLOAD);
+            return self.hold(ctx, kind::INVALID_KE_PAYLOAD);
         }
         self.send(ctx);
         Initiated::Again(Box::new(self))
     }
 
-    fn refused(self, ctx: &mut Context<'_>, notification: u16) -> Initiated {
-        self.closed(
-            ctx,
-            CloseReason::PeerRefused(crate::wire::notify::error_name(notification)),
-        );
-        Initiated::Failed
+    /// Notes the refusal, and waits whether somebody else has a better answer: the genuine one may be behind
+    /// a forged one. Meanwhile the request is repeated as before.
+    fn hold(mut self, ctx: &mut Context<'_>, notification: u16) -> Initiated {
+        let until_ms = ctx.now.mono_ms.saturating_add(ctx.config.defence.refusal_hold_ms);
+        self.refusal.get_or_insert((notification, until_ms));
+        Initiated::Again(Box::new(self))
     }
 
     fn proceed(
@@ -484,7 +617,11 @@ impl ExpectInitResponse {
             Initiated::Failed
         };
         let Ok(shared) = self.dh.agree(&ke.data) else {
-            return failed(ctx);
+            // An unsafe public value cannot be told from a forged one, and our private value is used up.
+            return match DhPrivate::generate(suite.group, ctx.random) {
+                Ok(dh) => Self { dh, ..self }.again(ctx),
+                Err(_) => failed(ctx),
+            };
         };
         let seeds = Seeds {
             nonce_i: &self.nonce_i,
@@ -497,7 +634,8 @@ impl ExpectInitResponse {
         };
         let nat = nat::detect(message, spi_i, header.spi_r, self.path);
         let mut path = self.path;
-        if nat.any() {
+        // RFC 4555 section 3.3: with MOBIKE too, so that no port changes if a NAT comes in later.
+        if nat.any() || (ctx.config.mobike && nat::is_announced(message)) {
             path.local.set_port(NAT_PORT);
             path.remote.set_port(NAT_PORT);
         }
@@ -521,10 +659,13 @@ impl ExpectInitResponse {
             int_auth: IntAuth::default(),
             peer_hashes: peer_hashes(ctx, message),
             deadline_ms: u64::MAX,
+            address_proven: true,
+            answers_left: 0,
         };
         let mut core = Core {
             id,
             path,
+            arrived: path,
             nat,
             channel,
             suite,

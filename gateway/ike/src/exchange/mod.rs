@@ -1,6 +1,7 @@
 //! The exchanges of IKEv2, one a file: how each request is answered, and one type for each response that
 //! is awaited.
 
+pub(crate) mod admission;
 mod authentication;
 pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;

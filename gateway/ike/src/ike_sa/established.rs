@@ -1,6 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
+use crate::mobike;
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -54,6 +55,8 @@ impl Established {
             suspected_ms: None,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
+            mobike: Mobike::default(),
+            keepalive_at_ms: u64::MAX,
         }
     }
 
@@ -72,7 +75,12 @@ impl Established {
         ctx: &mut Context<'_>,
     ) {
         self.authenticated_as = ike_sa;
-        let Some(connection) = connection else { return };
+        let Some(connection) = connection else {
+            ctx.deferred.push(Deferred::Limit {
+                peer: Arc::clone(&self.peer_name),
+            });
+            return;
+        };
         self.connection = Some(connection.name.as_str().into());
         self.keeps_up = connection.start == Start::Now;
         self.idle = match connection.start {
@@ -92,6 +100,8 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.mobike.clone_from(&before.mobike);
+        self.tasks.extend(before.unfinished_move());
     }
 
     /// Says that both sides are authenticated.
@@ -144,7 +154,11 @@ impl Established {
             .map(|(_, task)| task);
         let about_children = |task: &Task| match task {
             Task::RekeyChild { .. } | Task::NewChild { .. } | Task::DeleteChild(_) => true,
-            Task::RekeyIke { .. } | Task::DeleteIke | Task::Liveness => false,
+            Task::RekeyIke { .. }
+            | Task::DeleteIke
+            | Task::Liveness
+            | Task::UpdateAddresses { .. }
+            | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
@@ -172,7 +186,13 @@ impl Established {
     }
 
     pub(crate) fn live_children(&self) -> impl Iterator<Item = &ChildSa> {
-        self.children.iter().filter(|child| child.phase == Phase::Live)
+        self.carriers().filter(|child| child.phase == Phase::Live)
+    }
+
+    /// What traffic is sent on, or will be. One that the peer has rekeyed is sent on until its successor is.
+    pub(crate) fn carriers(&self) -> impl Iterator<Item = &ChildSa> {
+        let carriers = self.children.iter();
+        carriers.filter(|child| child.phase != Phase::Deleting && !child.outbound_gone)
     }
 
     /// A Child SA carries this packet (our side, the peer's side).
@@ -278,7 +298,7 @@ impl Established {
     }
 
     pub(super) fn handle_request(
-        self: Box<Self>,
+        mut self: Box<Self>,
         core: &mut Core,
         ctx: &mut Context<'_>,
         exchange: Exchange,
@@ -299,6 +319,8 @@ impl Established {
             }
         };
         // The window is one request: the peer has had our answer to the one before, and all it made.
+        self.awaits_proof = false;
+        self.ask_at_ms = u64::MAX;
         let proven: Vec<_> = self.live_children().map(|child| child.id).collect();
         let (payloads, mut state) = self.carry_out(core, ctx, exchange, &message);
         if let State::Established(established) = &mut state {
@@ -323,7 +345,10 @@ impl Established {
                 (payloads, State::Established(self))
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
-                (payloads, None) => (payloads, State::Established(self)),
+                (mut payloads, None) => {
+                    payloads.extend(mobike::respond(&mut self, core, ctx, message));
+                    (payloads, State::Established(self))
+                }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
             Exchange::IkeFollowupKe => {
@@ -353,7 +378,17 @@ impl Established {
             create_child_sa::activate_all(&mut self, ctx);
         }
         match pending {
-            Pending::Liveness => {}
+            Pending::Liveness => self.liveness_answered(core, &message),
+            Pending::UpdateAddresses(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
+            Pending::CheckPath(awaited) => {
+                if awaited.handle(&mut self, core, ctx, &message).is_err() {
+                    return self.finish(core, ctx, CloseReason::ProtocolViolation);
+                }
+            }
             Pending::Child(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -374,8 +409,16 @@ impl Established {
             Some((exchange, payloads, Pending::RekeyIke(awaited))) if awaited.collision.is_some() => {
                 self.next_request = Some((exchange, payloads, Pending::RekeyIke(awaited)));
             }
-            Some((_, _, Pending::RekeyIke(_)))
-            | Some((_, _, Pending::DeleteChild(_) | Pending::DeleteIke | Pending::Liveness))
+            Some((
+                _,
+                _,
+                Pending::RekeyIke(_)
+                | Pending::DeleteChild(_)
+                | Pending::DeleteIke
+                | Pending::Liveness
+                | Pending::UpdateAddresses(_)
+                | Pending::CheckPath(_),
+            ))
             | None => {}
         }
     }
@@ -399,18 +442,7 @@ impl Established {
         self.forget_answer(ctx);
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            let neighbours = &mut ctx.neighbours.with(&self.peer_name).flat_map(Self::live_children);
-            let replaced = reason == CloseReason::Reauthenticated
-                || neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote));
-            if replaced {
-                ctx.remove_replaced(child);
-            } else {
-                ctx.remove(child);
-            }
-            ctx.deferred.push(Deferred::ChildGone {
-                child: Box::new(child.clone()),
-                peer: Arc::clone(&self.peer_name),
-            });
+            ctx.remove_closed(child, &self.peer_name);
         }
         if self.superseded.is_none() && !self.redundant {
             ctx.deferred
@@ -434,13 +466,11 @@ impl Established {
         if self.is_ending() {
             return;
         }
-        if reason != CloseReason::Reauthenticated {
+        if reason == CloseReason::Reauthenticated {
+            self.stop_sending(ctx);
+        } else {
             for child in std::mem::take(&mut self.children) {
-                ctx.remove(&child);
-                ctx.deferred.push(Deferred::ChildGone {
-                    child: Box::new(child),
-                    peer: Arc::clone(&self.peer_name),
-                });
+                ctx.remove_closed(&child, &self.peer_name);
             }
         }
         self.forget_answer(ctx);
@@ -453,6 +483,21 @@ impl Established {
         self.expire_at_ms = ctx.now.mono_ms.saturating_add(CLOSING_MAX_MS);
     }
 
+    /// What is sent from now on goes on the Child SAs of another IKE SA.
+    fn stop_sending(&mut self, ctx: &mut Context<'_>) {
+        for child in self.children.iter_mut().filter(|child| !child.outbound_gone) {
+            child.outbound_gone = true;
+            ctx.outputs.push_back(Output::RemoveChildSa {
+                child: child.id,
+                direction: Direction::Outbound,
+            });
+            ctx.deferred.push(Deferred::ChildGone {
+                child: Box::new(child.clone()),
+                peer: Arc::clone(&self.peer_name),
+            });
+        }
+    }
+
     /// The next thing to do, or `u64::MAX`.
     pub(super) fn deadline(&self, dpd_after_s: u64) -> (u64, TimeoutReason) {
         let mut deadlines = vec![(self.expire_at_ms, TimeoutReason::Expire)];
@@ -460,6 +505,7 @@ impl Established {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
+        deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
             deadlines.push((self.answer_due_ms(), TimeoutReason::Expire));
@@ -518,7 +564,11 @@ impl Established {
                 Due::Wait => {}
                 Due::Repeat => {
                     ctx.counters.retransmitted += 1;
+                    core.cut_smaller(ctx, &outstanding.clock, &mut outstanding.datagrams);
                     ctx.transmit(core.path, &outstanding.datagrams);
+                    if outstanding.clock.repetitions() == mobike::OTHER_ADDRESS_AFTER {
+                        self.try_other_address(core, ctx);
+                    }
                 }
                 Due::GiveUp => return self.finish(core, ctx, CloseReason::PeerUnresponsive),
             }
@@ -640,7 +690,23 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((Exchange::Informational, Vec::new(), Pending::Liveness)),
+            Task::Liveness => Some((
+                Exchange::Informational,
+                self.liveness_payloads(core),
+                Pending::Liveness,
+            )),
+            Task::UpdateAddresses { before } => {
+                let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
+                Some((
+                    Exchange::Informational,
+                    payloads,
+                    Pending::UpdateAddresses(awaited),
+                ))
+            }
+            Task::CheckPath { before } => {
+                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
             Task::DeleteIke => Some((
                 Exchange::Informational,
                 vec![Payload::Delete(Delete::Ike)],

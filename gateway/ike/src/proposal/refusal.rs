@@ -183,7 +183,9 @@ fn describe(proposals: &[Proposal]) -> String {
         .iter()
         .take(TOLD_MAX)
         .map(|proposal| {
-            let words = proposal.transforms.iter().take(TRANSFORMS_TOLD_MAX).map(word);
+            let mut transforms: Vec<_> = proposal.transforms.iter().collect();
+            transforms.sort_by_key(|transform| place(transform.kind));
+            let words = transforms.into_iter().take(TRANSFORMS_TOLD_MAX).map(word);
             words.collect::<Vec<_>>().join("-")
         })
         .collect();
@@ -192,6 +194,15 @@ fn describe(proposals: &[Proposal]) -> String {
         told.push(format!("and {more} more"));
     }
     told.join(", ")
+}
+
+/// Where an algorithm stands in a proposal: as people write them, integrity goes before the PRF.
+fn place(kind: u8) -> u8 {
+    match kind {
+        transform_type::INTEG => transform_type::PRF,
+        transform_type::PRF => transform_type::INTEG,
+        other => other,
+    }
 }
 
 fn word(transform: &Transform) -> String {
@@ -293,7 +304,7 @@ mod tests {
         let Event::ProposalRefused { offered, reason, .. } = event else {
             panic!()
         };
-        assert_eq!(offered, "3des-prfsha1-sha1-modp1024");
+        assert_eq!(offered, "3des-sha1-prfsha1-modp1024");
         for part in [
             "ENCR_3DES (RFC 8247: MAY)",
             "PRF_HMAC_SHA1 (RFC 8247: MUST-)",
@@ -383,7 +394,7 @@ mod tests {
         offered.proposals[0].transforms.extend(more);
         assert_eq!(
             describe(&offered.proposals),
-            "aes256gcm16-modp2048-noesn-3des-encr23/256-ke2_mlkem512-ke3_none-ke1_99-modpnone-group99"
+            "aes256gcm16-3des-encr23/256-modp2048-modpnone-group99-noesn-ke1_99-ke2_mlkem512-ke3_none"
         );
         let many = vec![offered.proposals[0].clone(); 300];
         assert!(describe(&many).ends_with("and 292 more"));

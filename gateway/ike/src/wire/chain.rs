@@ -109,6 +109,17 @@ impl ChainBuilder {
         Self::default()
     }
 
+    /// What a peer gone bad may send: octets that need not be a chain.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn from_raw(first: u8, bytes: Vec<u8>) -> Self {
+        Self {
+            first,
+            bytes,
+            link: Some(0),
+            too_long: false,
+        }
+    }
+
     /// True when nothing was pushed.
     pub fn is_empty(&self) -> bool {
         self.link.is_none()

@@ -20,8 +20,8 @@ use crate::crypto::{cipher::SkSealer, random::Random};
 pub const FIELDS_LEN: usize = 4;
 /// A message of more fragments is refused: certificates of a whole chain fit in a tenth of it.
 pub const FRAGMENTS_MAX: u16 = 64;
-/// A joined message may not be longer than an unfragmented one could be.
-const JOINED_MAX: usize = 65_535;
+/// A joined message may not be longer than this.
+const JOINED_MAX: usize = crate::half_open::REASSEMBLY_MAX;
 
 /// Which fragment of how many; both count from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +60,20 @@ pub fn seal(
 ) -> Result<Vec<Vec<u8>>, ProtectError> {
     let (first, content) = payloads.finish()?;
     let content = Zeroizing::new(content);
+    seal_content(header, (first, &content), message_max, sealer, random)
+}
+
+/// [`seal`] for payloads that are octets already, with the type of the first.
+///
+/// # Errors
+/// Likewise.
+pub fn seal_content(
+    header: Header,
+    (first, content): (u8, &[u8]),
+    message_max: usize,
+    sealer: &mut SkSealer,
+    random: &mut dyn Random,
+) -> Result<Vec<Vec<u8>>, ProtectError> {
     let suite = sealer.suite();
     if HEADER_LEN + GENERIC_HEADER_LEN + suite.body_len(content.len()) <= message_max {
         return Ok(vec![encrypted::seal_payload(
@@ -67,7 +81,7 @@ pub fn seal(
             payload_type::SK,
             first,
             &[],
-            &content,
+            content,
             sealer,
             random,
         )?]);
@@ -97,9 +111,33 @@ pub struct Reassembly {
     message_id: u32,
     first: u8,
     pieces: Vec<Option<Zeroizing<Vec<u8>>>>,
+    /// When they were first seen to be incomplete.
+    since_ms: Option<u64>,
 }
 
+/// RFC 7383 section 2.6 leaves it to the receiver: fragments wait so long for the others.
+const COMPLETE_WITHIN_MS: u64 = 30_000;
+
 impl Reassembly {
+    /// Forgets fragments whose message was not completed in time. Called before each message and at each
+    /// deadline.
+    pub fn forget_stale(&mut self, now_ms: u64) {
+        if self.pieces.is_empty() {
+            self.since_ms = None;
+            return;
+        }
+        let since_ms = *self.since_ms.get_or_insert(now_ms);
+        if now_ms.saturating_sub(since_ms) >= COMPLETE_WITHIN_MS {
+            *self = Self::default();
+        }
+    }
+
+    /// Memory that the fragments take, in octets.
+    pub fn octets(&self) -> usize {
+        let pieces: usize = self.pieces.iter().flatten().map(|piece| piece.capacity()).sum();
+        pieces + self.pieces.capacity() * size_of::<Option<Zeroizing<Vec<u8>>>>()
+    }
+
     /// Adds a fragment that was opened; `next` is the type in its generic header. Returns the type of the
     /// first inner payload and the joined content once all are there.
     ///
@@ -118,6 +156,7 @@ impl Reassembly {
                 message_id,
                 first: payload_type::NONE,
                 pieces: vec![None; total],
+                since_ms: None,
             };
         }
         if self.pieces.len() > total {
@@ -189,6 +228,24 @@ mod tests {
         );
         assert_eq!(reassembly.add(2, fragment(2, 2), 0, content(2)), None);
         assert!(reassembly.add(2, fragment(1, 2), 33, content(1)).is_some());
+    }
+
+    #[test]
+    fn fragments_do_not_wait_for_ever() {
+        let mut reassembly = Reassembly::default();
+        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), None);
+        reassembly.forget_stale(1_000);
+        reassembly.forget_stale(30_999);
+        assert!(reassembly.octets() > 0);
+        reassembly.forget_stale(31_000);
+        assert_eq!(reassembly.octets(), 0);
+        assert_eq!(
+            reassembly.add(1, fragment(2, 2), 0, content(2)),
+            None,
+            "the first is gone"
+        );
+        reassembly.forget_stale(40_000);
+        assert!(reassembly.add(1, fragment(1, 2), 35, content(1)).is_some());
     }
 
     #[test]

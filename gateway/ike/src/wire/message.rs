@@ -2,7 +2,7 @@
 
 use super::{
     Payload, WireError, auth::Authentication, id::Identification, ke::KeyExchange, nonce::Nonce,
-    notify::Notify, sa::SecurityAssociation, ts::TrafficSelectors,
+    notify::Notify, puzzle::PuzzleSolution, sa::SecurityAssociation, ts::TrafficSelectors,
 };
 
 /// All payloads of a message, in order; the encrypted ones opened.
@@ -50,6 +50,8 @@ impl Message {
         ts_i: TsI -> TrafficSelectors;
         /// The responder's traffic.
         ts_r: TsR -> TrafficSelectors;
+        /// The solution of a puzzle.
+        puzzle_solution: PuzzleSolution -> PuzzleSolution;
     }
 
     /// All notifications.

@@ -18,6 +18,7 @@ pub mod message;
 pub mod nonce;
 pub mod notify;
 pub mod payload;
+pub mod puzzle;
 pub mod reader;
 pub mod sa;
 pub mod ts;
@@ -104,4 +105,6 @@ pub mod payload_type {
     pub const EAP: u8 = 48;
     /// Encrypted and Authenticated Fragment (RFC 7383).
     pub const SKF: u8 = 53;
+    /// Puzzle Solution (RFC 8019).
+    pub const PUZZLE_SOLUTION: u8 = 54;
 }

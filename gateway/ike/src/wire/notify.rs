@@ -18,6 +18,8 @@ pub mod kind {
     pub const NO_ADDITIONAL_SAS: u16 = 35;
     pub const FAILED_CP_REQUIRED: u16 = 37;
     pub const TS_UNACCEPTABLE: u16 = 38;
+    pub const UNACCEPTABLE_ADDRESSES: u16 = 40;
+    pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
     pub const STATE_NOT_FOUND: u16 = 47;
@@ -30,8 +32,16 @@ pub mod kind {
     pub const USE_TRANSPORT_MODE: u16 = 16391;
     pub const REKEY_SA: u16 = 16393;
     pub const ESP_TFC_PADDING_NOT_SUPPORTED: u16 = 16394;
+    pub const MOBIKE_SUPPORTED: u16 = 16396;
+    pub const ADDITIONAL_IP4_ADDRESS: u16 = 16397;
+    pub const ADDITIONAL_IP6_ADDRESS: u16 = 16398;
+    pub const NO_ADDITIONAL_ADDRESSES: u16 = 16399;
+    pub const UPDATE_SA_ADDRESSES: u16 = 16400;
+    pub const COOKIE2: u16 = 16401;
+    pub const NO_NATS_ALLOWED: u16 = 16402;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
+    pub const PUZZLE: u16 = 16434;
     pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
     pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 }
@@ -52,6 +62,8 @@ pub fn error_name(number: u16) -> &'static str {
         kind::NO_ADDITIONAL_SAS => "NO_ADDITIONAL_SAS",
         kind::FAILED_CP_REQUIRED => "FAILED_CP_REQUIRED",
         kind::TS_UNACCEPTABLE => "TS_UNACCEPTABLE",
+        kind::UNACCEPTABLE_ADDRESSES => "UNACCEPTABLE_ADDRESSES",
+        kind::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         kind::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         kind::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
         kind::STATE_NOT_FOUND => "STATE_NOT_FOUND",

@@ -3,7 +3,7 @@
 use super::{
     Chain, ChainBuilder, WireError, auth::Authentication, cert::Certificate, certreq::CertificateRequest,
     delete::Delete, id::Identification, ke::KeyExchange, nonce::Nonce, notify::Notify, payload_type as kind,
-    sa::SecurityAssociation, ts::TrafficSelectors, vendor::VendorId,
+    puzzle::PuzzleSolution, sa::SecurityAssociation, ts::TrafficSelectors, vendor::VendorId,
 };
 
 /// What a message is made of; the encrypted payloads are opened before and do not appear.
@@ -23,6 +23,7 @@ pub enum Payload {
     Vendor(VendorId),
     TsI(TrafficSelectors),
     TsR(TrafficSelectors),
+    PuzzleSolution(PuzzleSolution),
 }
 
 impl Payload {
@@ -50,6 +51,7 @@ impl Payload {
                 kind::VENDOR => Self::Vendor(VendorId::parse(body)),
                 kind::TS_I => Self::TsI(TrafficSelectors::parse(body)?),
                 kind::TS_R => Self::TsR(TrafficSelectors::parse(body)?),
+                kind::PUZZLE_SOLUTION => Self::PuzzleSolution(PuzzleSolution::parse(body)?),
                 kind::SK | kind::SKF | kind::CP | kind::EAP => continue,
                 unknown if raw.critical => return Err(WireError::UnsupportedCritical(unknown)),
                 _ => continue,
@@ -74,6 +76,7 @@ impl Payload {
             Self::Vendor(payload) => chain.push(kind::VENDOR, |out| payload.emit(out)),
             Self::TsI(payload) => chain.push(kind::TS_I, |out| payload.emit(out)),
             Self::TsR(payload) => chain.push(kind::TS_R, |out| payload.emit(out)),
+            Self::PuzzleSolution(payload) => chain.push(kind::PUZZLE_SOLUTION, |out| payload.emit(out)),
         };
     }
 

@@ -127,6 +127,8 @@ pub fn site_config() -> EndpointConfig {
         both_authorities(),
         Box::new(Everybody(policy.clone())),
     );
+    // Without it IKE stays on port 500, and tests find the octets of messages at fixed places.
+    config.mobike = false;
     let remote = Remote {
         local: site_address(),
         address: center_address(),
@@ -145,12 +147,14 @@ pub fn center_config() -> EndpointConfig {
         &[net("10.1.0.0/16"), net("172.16.0.0/16")],
         &[net("192.168.0.0/16")],
     );
-    EndpointConfig::new(
+    let mut config = EndpointConfig::new(
         rsa_credential(),
         "gw.lab.test".parse().unwrap(),
         both_authorities(),
         Box::new(Everybody(policy)),
-    )
+    );
+    config.mobike = false;
+    config
 }
 
 /// What a data plane knows of one Child SA.
@@ -170,6 +174,8 @@ pub struct DataPlane {
     pub sending_on: Option<ChildId>,
     /// Something was installed at some time.
     pub began: bool,
+    /// How often a Child SA was sent to other addresses.
+    pub moves: u32,
     /// As the real one: for each pair of selectors the Child SA activated last. What is removed leaves nothing
     /// behind.
     routes: Vec<((TrafficSelector, TrafficSelector), ChildId)>,
@@ -236,6 +242,18 @@ impl DataPlane {
                 if !installed.inbound && !installed.outbound {
                     self.children.remove(child);
                 }
+            }
+            Output::UpdateChildSa {
+                child,
+                local,
+                remote,
+                udp_encap,
+            } => {
+                let installed = self.children.get_mut(child).expect("moved what was not there");
+                installed.sa.local = *local;
+                installed.sa.remote = *remote;
+                installed.sa.udp_encap = *udp_encap;
+                self.moves += 1;
             }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
@@ -305,6 +323,10 @@ pub struct Sim {
     pub sent: Vec<Datagram>,
     /// The site's address as the center sees it, when a NAT is between.
     pub nat: Option<SocketAddr>,
+    /// What the site is reached at.
+    pub site_addresses: Vec<IpAddr>,
+    /// Longer IP datagrams are lost without a word.
+    pub mtu: usize,
     /// Addresses that nothing reaches, and from which nothing comes.
     pub unreachable: Vec<IpAddr>,
     sequence: u64,
@@ -336,6 +358,8 @@ impl Sim {
             in_flight: BTreeMap::new(),
             sent: Vec::new(),
             nat: None,
+            site_addresses: vec![site_address().ip()],
+            mtu: usize::MAX,
             unreachable: Vec::new(),
             sequence: 0,
             packets: BTreeMap::new(),
@@ -466,7 +490,10 @@ impl Sim {
                         .push(format!("{:>9} ms {name:>6}: {event}", self.now_ms));
                     self.events[side].push(event);
                 }
-                Output::InstallChildSa(_) | Output::ActivateOutbound(_) | Output::RemoveChildSa { .. } => {}
+                Output::InstallChildSa(_)
+                | Output::ActivateOutbound(_)
+                | Output::UpdateChildSa { .. }
+                | Output::RemoveChildSa { .. } => {}
             }
         }
     }
@@ -495,7 +522,9 @@ impl Sim {
         }
         let copies = 1 + usize::from(self.rng.chance(self.link.duplicates));
         for _ in 0..copies {
-            if !self.rng.chance(self.link.loss) {
+            let headers = if datagram.to.is_ipv4() { 28 } else { 48 };
+            let fits = headers + datagram.payload.len() <= self.mtu;
+            if !self.rng.chance(self.link.loss) && fits {
                 self.sequence += 1;
                 let due = self.now_ms + 1 + self.rng.below(self.link.delay_ms.max(1));
                 self.in_flight.insert((due, self.sequence), datagram.clone());
@@ -504,7 +533,7 @@ impl Sim {
     }
 
     pub fn deliver(&mut self, datagram: &Datagram) {
-        let side = if datagram.to.ip() == site_address().ip() {
+        let side = if self.site_addresses.contains(&datagram.to.ip()) {
             SITE
         } else {
             CENTER

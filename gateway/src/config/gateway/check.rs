@@ -188,6 +188,17 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         rekey_child_after_s: in_range(checker, ike.rekey_child_after_s, "rekey_child_after_s", 4, 86_400),
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
         cookie_above: ike.cookie_above,
+        puzzle_above: ike.puzzle_above,
+        half_open_max: number_in_range(checker, ike.half_open_max, "half_open_max", 100_000),
+        half_open_per_source: number_in_range(
+            checker,
+            ike.half_open_per_source,
+            "half_open_per_source",
+            100_000,
+        ),
+        nat_keepalive_s: in_range(checker, ike.nat_keepalive_s, "nat_keepalive_s", 0, 3_600),
+        mobike: ike.mobike,
+        additional_addresses: ike.additional_addresses,
     }
 }
 
@@ -227,6 +238,19 @@ fn crl_policy(
             RevocationPolicy::Always
         }
     }
+}
+
+/// A number from 1 to `high`.
+fn number_in_range(checker: &mut Checker<'_>, value: Spanned<u64>, name: &str, high: usize) -> usize {
+    let number = usize::try_from(*value.get_ref()).unwrap_or(usize::MAX);
+    if !(1..=high).contains(&number) {
+        checker.fault(
+            value.span(),
+            format!("{name} = {number}"),
+            format!("write 1 to {high}"),
+        );
+    }
+    number
 }
 
 /// The identity in a text; on a fault an opaque one that never gets further than this check.

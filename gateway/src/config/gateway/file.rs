@@ -1,5 +1,5 @@
 //! The shape of `gateway.toml` as it is written.
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use gateway_common::abi::limit;
@@ -83,6 +83,18 @@ pub(super) struct Ike {
     pub(super) dpd_after_s: Spanned<u64>,
     #[serde(default = "cookie_above")]
     pub(super) cookie_above: usize,
+    #[serde(default = "puzzle_above")]
+    pub(super) puzzle_above: usize,
+    #[serde(default = "half_open_max")]
+    pub(super) half_open_max: Spanned<u64>,
+    #[serde(default = "half_open_per_source")]
+    pub(super) half_open_per_source: Spanned<u64>,
+    #[serde(default = "nat_keepalive_s")]
+    pub(super) nat_keepalive_s: Spanned<u64>,
+    #[serde(default = "mobike")]
+    pub(super) mobike: bool,
+    #[serde(default)]
+    pub(super) additional_addresses: Vec<IpAddr>,
 }
 
 #[derive(Clone, Copy, Deserialize)]
@@ -127,6 +139,26 @@ fn dpd_after_s() -> Spanned<u64> {
 
 fn cookie_above() -> usize {
     64
+}
+
+fn puzzle_above() -> usize {
+    500
+}
+
+fn half_open_max() -> Spanned<u64> {
+    Spanned::new(0..0, 1_000)
+}
+
+fn half_open_per_source() -> Spanned<u64> {
+    Spanned::new(0..0, 64)
+}
+
+fn nat_keepalive_s() -> Spanned<u64> {
+    Spanned::new(0..0, 20)
+}
+
+fn mobike() -> bool {
+    true
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ mod proof;
 
 pub use connection::{ConnectionConfig, Start};
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use gateway_ike::crypto::sign::RsaPadding;
@@ -113,6 +113,18 @@ pub struct Ike {
     pub dpd_after_s: u64,
     /// Half-open IKE SAs above which initiators must return a cookie.
     pub cookie_above: usize,
+    /// Half-open IKE SAs above which they must solve a puzzle as well.
+    pub puzzle_above: usize,
+    /// Half-open IKE SAs at most.
+    pub half_open_max: usize,
+    /// Half-open IKE SAs of one IPv4 address or IPv6 /64 at most.
+    pub half_open_per_source: usize,
+    /// Behind a NAT, silence towards a peer after which a keepalive is sent; 0 for never.
+    pub nat_keepalive_s: u64,
+    /// Peers may move their SAs to other addresses (RFC 4555).
+    pub mobike: bool,
+    /// Where else peers with MOBIKE may reach this gateway.
+    pub additional_addresses: Vec<IpAddr>,
 }
 
 /// What the center offers to sites.

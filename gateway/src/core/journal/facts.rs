@@ -103,6 +103,11 @@ impl Facts {
                 }
             }
             Event::IkeSaRekeyed { old, new } => self.hand_on(*old, *new),
+            Event::PeerMoved { ike_sa, to, .. } => {
+                if let Some(site) = self.site_of_ike(*ike_sa) {
+                    self.seen_at(site, to.ip().to_canonical());
+                }
+            }
             Event::ChildSaClosed { child, .. } => self.remove_child(*child),
             Event::Closed { ike_sa, .. } => {
                 let children = self.ike_sas.get(ike_sa).map(|gone| gone.children.clone());
@@ -115,6 +120,7 @@ impl Facts {
             | Event::ProposalRefused { .. }
             | Event::TrafficSelectorsRefused { .. }
             | Event::RefusedByPeer { .. }
+            | Event::MoveRefused { .. }
             | Event::ConnectionDown { .. } => {}
         }
     }

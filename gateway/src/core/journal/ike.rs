@@ -54,6 +54,25 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
             let record = of_sa("ike_sa_rekeyed", Severity::Info, event, facts.site_of_ike(*old));
             sas(record, Some(*new), None).with("replaces", old.to_string())
         }
+        Event::PeerMoved {
+            ike_sa,
+            peer,
+            from,
+            to,
+        } => {
+            let site = facts.site_of_ike(*ike_sa);
+            let mut record = of_sa("peer_moved", Severity::Info, event, site);
+            record.remote = Some(*to);
+            sas(record, Some(*ike_sa), None)
+                .with("peer", peer.as_str())
+                .with("from", from.to_string())
+        }
+        Event::MoveRefused { ike_sa, to, reason } => {
+            let site = facts.site_of_ike(*ike_sa);
+            let mut record = of_sa("move_refused", Severity::Warning, event, site);
+            record.remote = Some(*to);
+            sas(record, Some(*ike_sa), None).with("reason", *reason)
+        }
         Event::ChildSaClosed { child, ike_sa } => {
             let record = of_sa(
                 "child_sa_closed",
@@ -157,6 +176,7 @@ fn severity(reason: &CloseReason) -> Severity {
         | CloseReason::LifetimeExpired
         | CloseReason::PeerRefused(_)
         | CloseReason::HandshakeTimeout
+        | CloseReason::TooMany
         | CloseReason::OutOfStep
         | CloseReason::ProtocolViolation
         | CloseReason::CertificateExpired { .. }
@@ -174,6 +194,7 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::ReplacedByInitialContact => "replaced_by_initial_contact",
         CloseReason::PeerRefused(_) => "peer_refused",
         CloseReason::HandshakeTimeout => "handshake_timeout",
+        CloseReason::TooMany => "too_many",
         CloseReason::Idle => "idle",
         CloseReason::Reauthenticated => "reauthenticated",
         CloseReason::CertificateExpired { .. } => "certificate_expired",

@@ -9,6 +9,38 @@ use super::notice::Cause;
 
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
+/// Every event that there is, in the order of docs/events.md.
+const EVENTS: [&str; 29] = [
+    "daemon_started",
+    "daemon_stopping",
+    "rules_loaded",
+    "rules_refused",
+    "credentials_loaded",
+    "credentials_refused",
+    "certificate_ends",
+    "revocation_list_ends",
+    "operator_command",
+    "connecting",
+    "connection_down",
+    "site_known",
+    "site_up",
+    "site_down",
+    "ike_sa_established",
+    "ike_sa_rekeyed",
+    "ike_sa_closed",
+    "peer_moved",
+    "move_refused",
+    "child_sa_established",
+    "child_sa_rekeyed",
+    "child_sa_closed",
+    "child_sa_not_installed",
+    "authentication_failed",
+    "peer_not_admitted",
+    "proposal_refused",
+    "traffic_selectors_refused",
+    "refused_by_peer",
+    "events_suppressed",
+];
 /// Longest text in characters; what a peer sent is cut here.
 const TEXT_MAX: usize = 1_000;
 
@@ -65,6 +97,7 @@ impl Record {
         cause: Cause,
         text: impl Into<String>,
     ) -> Self {
+        debug_assert!(EVENTS.contains(&event), "{event} is not among the events");
         Self {
             sequence: 0,
             time_ms: 0,
@@ -173,9 +206,21 @@ mod tests {
     }
 
     #[test]
+    fn every_event_is_documented() {
+        let page = include_str!("../../../docs/events.md");
+        for event in EVENTS {
+            assert!(
+                page.contains(&format!("`{event}`")),
+                "{event} is not in docs/events.md"
+            );
+        }
+    }
+
+    #[test]
     fn what_a_peer_sent_is_cut() {
         let long = "é".repeat(5_000);
-        let record = Record::new("x", Severity::Info, Cause::Stranger, long.clone()).with("offered", long);
+        let record = Record::new("refused_by_peer", Severity::Info, Cause::Stranger, long.clone())
+            .with("offered", long);
         assert_eq!(record.text.chars().count(), TEXT_MAX + 3);
         assert!(record.json().len() < 5_000);
     }

@@ -1,5 +1,7 @@
 //! From a site: an ESP frame of the outer interface becomes a clear-link frame, in place.
 
+use std::net::IpAddr;
+
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
 use gateway_esp::tunnel::{LINK_HEADER_LEN, Received, ReceivedError};
@@ -27,6 +29,7 @@ impl Engine {
         let now_s = self.now_s;
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
         let site = entry.site;
+        let highest = entry.highest_sequence();
         let opened = open(entry, buffer, &received);
         let authentic = match &opened {
             Ok(_) => true,
@@ -34,11 +37,15 @@ impl Engine {
         };
         if authentic {
             entry.publish_inbound(now_s);
-            let reports = authenticated(entry, &received);
-            reports
-                .into_iter()
-                .flatten()
-                .for_each(|report| self.report(report));
+            let first = first_heard(entry);
+            let newest = entry.highest_sequence() > highest;
+            let moved = moved(entry, &received, newest, now_s);
+            if let Some(report) = moved
+                && self.reports.push(report).is_ok()
+            {
+                (entry.peer, entry.moved_s) = (outer_source(&received), Some(now_s));
+            }
+            first.into_iter().for_each(|report| self.report(report));
         }
         let inner = opened?;
         let start = received.esp.start + inner.start;
@@ -73,20 +80,25 @@ fn open(
     Err(reason)
 }
 
-/// What the controller wants to hear about an authentic packet.
-fn authenticated(entry: &mut Entry, received: &Received) -> [Option<WorkerReport>; 2] {
+fn first_heard(entry: &mut Entry) -> Option<WorkerReport> {
     let first = !core::mem::replace(&mut entry.heard, true);
-    let peer = (received.source, received.udp.map_or(0, |udp| udp.remote_port));
-    let moved = core::mem::replace(&mut entry.peer, peer) != peer;
-    let handle = entry.handle;
-    [
-        first.then_some(WorkerReport::FirstInbound(handle)),
-        moved.then_some(WorkerReport::PeerMoved {
-            handle,
-            source: peer.0,
-            port: peer.1,
-        }),
-    ]
+    first.then_some(WorkerReport::FirstInbound(entry.handle))
+}
+
+/// What the controller is to hear if an authentic packet came from elsewhere. Only the newest packet tells where the
+/// peer is: one that was held back on the way would move it back. At most once a second, whatever the peer does.
+fn moved(entry: &Entry, received: &Received, newest: bool, now_s: u64) -> Option<WorkerReport> {
+    let (source, port) = outer_source(received);
+    let due = newest && entry.peer != (source, port) && entry.moved_s != Some(now_s);
+    due.then_some(WorkerReport::PeerMoved {
+        handle: entry.handle,
+        source,
+        port,
+    })
+}
+
+fn outer_source(received: &Received) -> (IpAddr, u16) {
+    (received.source, received.udp.map_or(0, |udp| udp.remote_port))
 }
 
 /// Whether the ICV was right although the packet goes no further.

@@ -32,8 +32,10 @@ pub(crate) struct Entry {
     pub(crate) counters: Arc<SaCounters>,
     /// An authentic packet has arrived.
     pub(crate) heard: bool,
-    /// Where the peer's last packet came from, with its port if encapsulated.
+    /// Where packets to the peer go, or where the controller was told that it is by now; the port if encapsulated.
     pub(crate) peer: (IpAddr, u16),
+    /// When the controller was last told so.
+    pub(crate) moved_s: Option<u64>,
 }
 
 /// All SAs of a worker.
@@ -95,6 +97,7 @@ impl SaTable {
             counters: install.counters,
             heard: false,
             peer: peer(&install.tunnel),
+            moved_s: None,
         };
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(Box::new(entry));
@@ -132,6 +135,11 @@ impl SaTable {
 }
 
 impl Entry {
+    /// Highest authentic sequence number.
+    pub(crate) fn highest_sequence(&self) -> u64 {
+        self.inbound.as_ref().map_or(0, InboundSa::highest_sequence)
+    }
+
     /// Keeps the counters that a refusal belongs to.
     pub(crate) fn count_refusal(&self, reason: DropReason) {
         let counter = match reason {

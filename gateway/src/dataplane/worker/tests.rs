@@ -491,6 +491,44 @@ fn the_controller_hears_of_the_first_packet_and_of_a_peer_that_moved() {
     assert_eq!(bench.reports.pop(), Some(expected));
 }
 
+/// RFC 7296 section 2.23: packets that were held back or sent again by somebody else move nobody, and the controller
+/// is told at most once a second.
+#[test]
+fn only_the_newest_packet_tells_where_the_peer_is() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, NAT_T, 1);
+    let from = |mut frame: Vec<u8>, port: u16| {
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame
+    };
+    let sealed: Vec<_> = (0..4)
+        .map(|_| bench.sealed_by_router(&packet(TERMINAL, SERVER, 100, true)))
+        .collect();
+    bench.arrive(1, WAN, sealed[1].clone());
+    assert!(matches!(bench.reports.pop(), Some(WorkerReport::FirstInbound(_))));
+    bench.arrive(1, WAN, from(sealed[1].clone(), 9_000));
+    assert_eq!(bench.reports.pop(), None, "a replay");
+    bench.arrive(1, WAN, from(sealed[0].clone(), 9_000));
+    assert_eq!(
+        bench.reports.pop(),
+        None,
+        "authentic and new, but older than what came before"
+    );
+    bench.arrive(1, WAN, from(sealed[2].clone(), 32_000));
+    assert!(matches!(
+        bench.reports.pop(),
+        Some(WorkerReport::PeerMoved { port: 32_000, .. })
+    ));
+    bench.arrive(1, WAN, from(sealed[3].clone(), 32_001));
+    assert_eq!(bench.reports.pop(), None, "again in the same second");
+    bench.workers[1].engine.now_s += 1;
+    let next = bench.sealed_by_router(&packet(TERMINAL, SERVER, 100, true));
+    bench.arrive(1, WAN, from(next, 32_001));
+    assert!(matches!(
+        bench.reports.pop(),
+        Some(WorkerReport::PeerMoved { port: 32_001, .. })
+    ));
+}
+
 #[test]
 fn sequence_numbers_end_with_a_warning_and_then_a_refusal() {
     let last = u64::from(u32::MAX);

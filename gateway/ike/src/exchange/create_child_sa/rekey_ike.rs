@@ -1,6 +1,9 @@
 //! CREATE_CHILD_SA that rekeys the IKE SA (RFC 7296 sections 1.3.2, 2.8 and 2.25.2).
 
+use std::sync::Arc;
+
 use super::*;
+use crate::context::Predecessor;
 
 /// Answers the request.
 pub(super) fn answer(
@@ -131,6 +134,7 @@ fn successor(
     let core = Core {
         id: ctx.allocator.ike_sa(),
         path: core.path,
+        arrived: core.arrived,
         nat: core.nat,
         channel,
         suite,
@@ -373,10 +377,14 @@ pub(crate) fn yield_to(
     established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
     established.rekey_at_ms = u64::MAX;
     ctx.deferred.push(Deferred::Adopt {
-        from: core.id,
         to: theirs.child,
         children,
         tasks,
-        closing: established.closing_reason(),
+        before: Box::new(Predecessor {
+            id: core.id,
+            peer: Arc::clone(&established.peer_name),
+            connection: established.connection.clone(),
+            closing: established.closing_reason(),
+        }),
     });
 }
