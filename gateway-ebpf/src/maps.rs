@@ -11,14 +11,14 @@ use gateway_common::abi::{
     interface::{Interface, RateBucket, Settings},
     limit, nat,
     next_hop::NextHop,
-    rule::Rule,
+    rule::Chunk,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{self, Counter},
     usage,
 };
 use gateway_common::drop::DROP_SLOTS;
-use gateway_common::path::open;
+use gateway_common::path::{open, rules::SLOTS};
 use gateway_common::tables::index::WIDTH;
 
 use crate::arrays::Secret;
@@ -44,8 +44,11 @@ pub(crate) static GEOMETRY: Secret = Secret::new(BUCKETS as u32, BUCKETS as u32)
 /// Buckets of an index.
 type Buckets = Array<[u64; WIDTH], BUCKETS, MMAPABLE>;
 
-/// One rule generation; element 0 is its header.
-pub(crate) type RuleSet = Array<Rule, { limit::RULES_MAX as usize + 1 }>;
+/// Generations differ in size.
+const INNER_MAP: usize = aya_ebpf::bindings::BPF_F_INNER_MAP as usize;
+
+/// One rule generation.
+pub(crate) type RuleSet = Array<Chunk, 1, INNER_MAP>;
 
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
@@ -87,6 +90,9 @@ pub(crate) static SITE_USAGE: Array<[u64; usage::WORDS], { limit::SITES_MAX as u
 pub(crate) static CLOCK: Array<[u64; clock::WORDS], 1, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
+/// Room for the look-up of one packet in the rules; the shell's own.
+#[btf_map]
+pub(crate) static RULE_SEARCH: PerCpuArray<[u64; SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
@@ -98,7 +104,7 @@ pub(crate) static DROPS: PerCpuArray<u64, { DROP_SLOTS as usize }> = PerCpuArray
 #[btf_map]
 pub(crate) static PATHS: PerCpuArray<Counter, { stats::PATHS as usize }> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static RULE_HITS: PerCpuArray<Counter, { limit::RULES_MAX as usize }> = PerCpuArray::new();
+pub(crate) static RULE_HITS: PerCpuArray<Counter, { 2 * limit::RULES_MAX as usize }> = PerCpuArray::new();
 #[btf_map]
 pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// Events of this second on this CPU, by kind; the shell's own.

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_ANY, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop, bpf_map_lookup_elem};
 use gateway_common::abi::{
     clock,
     event::Event,
@@ -12,12 +12,12 @@ use gateway_common::abi::{
     interface::{Interface, RateBucket, Settings},
     limit,
     next_hop::NextHop,
-    rule::{Rule, RuleSetHeader},
+    rule::layout,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
 };
-use gateway_common::path::rules::{self, Judgement, Tuple};
+use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
@@ -27,8 +27,8 @@ use gateway_common::tables::{Epochs, Step, Tables};
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
-    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SETS, RuleSet,
-    SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
+    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
+    RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -175,20 +175,11 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn judge(&self, tuple: &Tuple) -> Option<Judgement> {
-        // The one read of the active generation: all rules of this packet come from `rules`.
-        let rules = RULE_SETS.get(0)?;
-        let header: *const RuleSetHeader = rules.get_ptr(0)?.cast();
-        // SAFETY: element 0 holds a header (`abi::map::RULE_SETS`), of the same size and a smaller alignment.
-        let header = unsafe { *header };
-        let mut walk = Walk {
-            rules,
-            tuple,
-            judgement: Judgement::default_deny(&header),
-        };
-        let count = header.count.min(limit::RULES_MAX);
-        // SAFETY: `step` has the signature that the helper calls, and `walk` outlives the call.
-        unsafe { bpf_loop(count, step as *mut c_void, (&raw mut walk).cast(), 0) };
-        Some(walk.judgement)
+        let mut judgement = Judgement::default_deny(0);
+        if judge(tuple, &mut judgement) == 0 {
+            return None;
+        }
+        Some(judgement)
     }
 
     #[inline(always)]
@@ -215,8 +206,8 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn count_rule(&self, source_rule: u32, bytes: u32) {
-        add(RULE_HITS.get_ptr_mut(source_rule), bytes);
+    fn count_rule(&self, counter: u32, bytes: u32) {
+        add(RULE_HITS.get_ptr_mut(counter), bytes);
     }
 
     #[inline(always)]
@@ -245,27 +236,105 @@ unsafe extern "C" fn once<S: Step>(_index: u64, steps: *mut c_void) -> i64 {
     i64::from(!steps.step())
 }
 
-/// What [`step`] works on.
-struct Walk<'a> {
-    rules: &'a RuleSet,
-    tuple: &'a Tuple,
-    judgement: Judgement,
+/// Asks the active generation; returns 0 if there is none. A subprogram with a stack frame of its own.
+#[inline(never)]
+fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
+    // The one read of the active generation: all that this packet sees of rules comes from it.
+    let (Some(rules), Some(slots)) = (RULE_SETS.get(0), RULE_SEARCH.get_ptr_mut(0)) else {
+        return 0;
+    };
+    let mut generation = Generation {
+        rules,
+        slots: slots.cast(),
+    };
+    rules::begin(&generation, tuple);
+    // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
+    unsafe {
+        bpf_loop(
+            layout::VECTOR_WORDS + 1,
+            step as *mut c_void,
+            (&raw mut generation).cast(),
+            0,
+        )
+    };
+    match rules::judgement(&generation) {
+        Some(found) => {
+            *judgement = found;
+            1
+        }
+        None => 0,
+    }
 }
 
-/// Asks one rule; returns 1 to end the loop.
-unsafe extern "C" fn step(index: u64, walk: *mut c_void) -> i64 {
-    // SAFETY: `judge` passed it, and nothing else uses it during the loop.
-    let walk = unsafe { &mut *walk.cast::<Walk<'_>>() };
-    let Some(rule): Option<*const Rule> = walk.rules.get_ptr(index as u32 + 1) else {
-        return 1;
-    };
-    // SAFETY: the look-up returned it; a generation does not change once it is in the outer map.
-    let rule = unsafe { &*rule };
-    if !rules::matches(rule, walk.tuple) {
-        return 0;
+/// Looks at the next word that may hold a match; returns 1 to end the loop.
+unsafe extern "C" fn step(_index: u64, generation: *mut c_void) -> i64 {
+    // SAFETY: `judge` passed it, and nothing writes to it during the loop.
+    let generation = unsafe { &*generation.cast::<Generation<'_>>() };
+    match rules::step(generation) {
+        rules::Step::More => 0,
+        rules::Step::Done => 1,
     }
-    walk.judgement.decide(rule);
-    1
+}
+
+/// The active generation, and this CPU's room for a look-up.
+struct Generation<'a> {
+    rules: &'a RuleSet,
+    slots: *mut u64,
+}
+
+/// Words of a chunk from one on.
+#[derive(Clone, Copy)]
+struct Run {
+    chunk: *const u64,
+    first: u32,
+}
+
+impl rules::Words for Generation<'_> {
+    type Run = Run;
+
+    #[inline(always)]
+    fn run(&self, word: u32) -> Option<Run> {
+        // The key of the look-up lies in the slots: on the stack, each look-up would take room of its own.
+        self.put(Slot::Shell, u64::from(word / layout::CHUNK_WORDS));
+        let map = core::ptr::from_ref(self.rules).cast_mut().cast();
+        // SAFETY: the outer map's look-up returned the map; the slot is a value of a map, and the key its first 4 bytes.
+        let chunk = unsafe { bpf_map_lookup_elem(map, self.slots.add(Slot::Shell as usize).cast()) };
+        if chunk.is_null() {
+            return None;
+        }
+        Some(Run {
+            chunk: chunk.cast_const().cast(),
+            first: word % layout::CHUNK_WORDS,
+        })
+    }
+
+    #[inline(always)]
+    fn word(run: &Run, index: u32) -> u64 {
+        let place = run.first.wrapping_add(index) % layout::CHUNK_WORDS;
+        // SAFETY: a look-up returned the chunk, and the place lies in it. A generation does not change once it is in the
+        // outer map.
+        unsafe { *run.chunk.add(place as usize) }
+    }
+
+    #[inline(always)]
+    fn half(run: &Run, index: u32) -> u32 {
+        let place = run.first.wrapping_mul(2).wrapping_add(index) % (2 * layout::CHUNK_WORDS);
+        // SAFETY: as in `word`; a chunk has twice as many halves as words.
+        unsafe { *run.chunk.cast::<u32>().add(place as usize) }
+    }
+
+    #[inline(always)]
+    fn put(&self, slot: Slot, value: u64) {
+        // SAFETY: the array has a place for each slot, and no other CPU has it. A program is not interrupted by another
+        // XDP program of its CPU.
+        unsafe { self.slots.add(slot as usize).write_volatile(value) };
+    }
+
+    #[inline(always)]
+    fn get(&self, slot: Slot) -> u64 {
+        // SAFETY: as in `put`.
+        unsafe { self.slots.add(slot as usize).read_volatile() }
+    }
 }
 
 /// Counts one more in the current second.

@@ -14,7 +14,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway::api::message::Request;
+use gateway::api::message::{HowToLoad, Request};
 use gateway::runtime::Happening;
 use gateway_common::abi::event::{Event, kind};
 use issue::{Authority, dns, nothing};
@@ -223,7 +223,7 @@ fn a_refused_proposal_says_what_would_have_matched() {
     let said = log(&center, &site.address.to_string());
     assert!(said.contains("aes128-sha256"), "{said}");
     assert!(
-        said.contains("nearest is aes256-sha256-x25519") && said.contains("lacks aes256"),
+        said.contains("nearest is its proposal 1, where encryption is aes128, but we want aes256"),
         "{said}"
     );
     let peers = center.ask(Request::IkePeers);
@@ -443,4 +443,68 @@ fn a_site_with_a_shared_key_is_not_let_in_by_its_certificate() {
         || log(&center, "hospital"),
     );
     assert!(center.engine().installed.is_empty());
+}
+
+fn load(name: &str, confirm_s: Option<u32>) -> Request {
+    Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: format!("name = \"{name}\"\n"),
+        how: HowToLoad {
+            confirm_s,
+            rejudge: true,
+            author: Some("an operator".into()),
+        },
+    }
+}
+
+fn rules(node: &Node) -> String {
+    let view = node.ask(Request::RulesShow);
+    view["active"]["name"].as_str().expect("a name").to_owned()
+}
+
+#[test]
+fn only_a_confirmed_rule_set_stays() {
+    let (center, _site) = pair(Options::default());
+    center.ask(load("first", None));
+    let loaded = center.ask(load("second", Some(1)));
+    assert_eq!(loaded["confirm_within_s"], 1);
+    assert_eq!(rules(&center), "second");
+    until(
+        || (rules(&center) == "first").then_some(()),
+        || center.ask(Request::RulesHistory).to_string(),
+    );
+    assert!(
+        center
+            .refused(Request::RulesConfirm)
+            .contains("no rule set waits")
+    );
+    center.ask(load("third", Some(3600)));
+    center.ask(Request::RulesConfirm);
+    let wrong = center.refused(load("\"", None));
+    assert!(wrong.contains("rules.toml:2: "), "{wrong}");
+    assert_eq!(rules(&center), "third");
+    let back = Request::RulesRollback {
+        generation: Some(2),
+        how: HowToLoad::default(),
+    };
+    center.ask(back);
+    assert_eq!(rules(&center), "second");
+    let history = center.ask(Request::RulesHistory);
+    let origins: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| entry["origin"].to_string())
+        .collect();
+    assert_eq!(
+        origins,
+        [
+            "\"loaded\"",
+            "\"loaded\"",
+            "{\"fell_back\":2}",
+            "\"loaded\"",
+            "{\"rolled_back\":2}"
+        ]
+    );
+    assert_eq!(history[1]["author"]["name"], "an operator");
 }

@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
     Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
 };
@@ -120,7 +121,9 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
-    dataplane.load_rules(1, &[allow_echo()]).unwrap();
+    // Every site is in group 0.
+    let generation = classifier::build(1, 0, &[Condition::from(&allow_echo())], &[1]).unwrap();
+    dataplane.load_rules(generation.chunks()).unwrap();
     let core = dataplane
         .attached()
         .iter()

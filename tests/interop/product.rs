@@ -22,28 +22,38 @@ use crate::traffic::Traffic;
 const EXTENT: &str = "GATEWAY_INTEROP";
 
 /// Encryption, integrity and PRF of the IKE SA, in strongSwan's words and ours.
-const IKE: [&str; 9] = [
+const IKE: [&str; 15] = [
     "aes256-sha256",
     "aes128-sha256",
     "aes256-sha384",
+    "aes128-sha384",
     "aes256-sha512",
+    "aes128-sha512",
     "aes256gcm16-prfsha256",
     "aes128gcm16-prfsha256",
     "aes256gcm16-prfsha384",
+    "aes128gcm16-prfsha384",
     "aes256gcm16-prfsha512",
+    "aes128gcm16-prfsha512",
     "chacha20poly1305-prfsha256",
+    "chacha20poly1305-prfsha384",
+    "chacha20poly1305-prfsha512",
 ];
 
 /// Groups of the IKE SA and, for perfect forward secrecy, of the Child SA.
-const GROUPS: [&str; 3] = ["modp2048", "ecp256", "x25519"];
+const GROUPS: [&str; 6] = ["modp2048", "modp3072", "modp4096", "ecp256", "ecp384", "x25519"];
 
 /// Encryption and integrity of the Child SA, and how strongSwan calls what was negotiated.
-const ESP: [(&str, &str); 5] = [
+const ESP: [(&str, &str); 9] = [
     ("aes256gcm16", "AES_GCM_16-256"),
     ("aes128gcm16", "AES_GCM_16-128"),
     ("chacha20poly1305", "CHACHA20_POLY1305"),
     ("aes256-sha256", "AES_CBC-256/HMAC_SHA2_256_128"),
     ("aes128-sha256", "AES_CBC-128/HMAC_SHA2_256_128"),
+    ("aes256-sha384", "AES_CBC-256/HMAC_SHA2_384_192"),
+    ("aes128-sha384", "AES_CBC-128/HMAC_SHA2_384_192"),
+    ("aes256-sha512", "AES_CBC-256/HMAC_SHA2_512_256"),
+    ("aes128-sha512", "AES_CBC-128/HMAC_SHA2_512_256"),
 ];
 
 /// The router at the site, and what it makes of ESP where no NAT stands between.

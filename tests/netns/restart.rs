@@ -84,3 +84,23 @@ fn sites_let_in_by_pattern_keep_their_addresses_over_a_restart() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn a_crash_before_the_confirmation_falls_back() -> Result<()> {
+    let config = Config::usual(Auth::Rsa);
+    let scene = Scene::without_tunnels(Options::default(), &config)?;
+    let file = xtask::lab::state::path("nothing-allowed.toml");
+    std::fs::write(&file, "name = \"nothing\"\n")?;
+    let name = file.display().to_string();
+    scene.gateway.cli(&["rules", "load", &name, "--confirm", "600"])?;
+    ensure!(scene.gateway.json(&["rules", "show"])?["active"]["name"] == "nothing");
+    let scene = start_again(scene, &config, true)?;
+    ensure!(scene.gateway.json(&["rules", "show"])?["active"]["name"] == "lab");
+    ensure!(
+        scene
+            .gateway
+            .log()
+            .contains("was not confirmed before the gateway stopped")
+    );
+    addresses(&scene).map(|_| ())
+}

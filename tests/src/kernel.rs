@@ -10,14 +10,15 @@ use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArr
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
+use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
-use gateway_common::abi::rule::{Rule, RuleSetHeader};
+use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::stats::{Counter, Path};
-use gateway_common::abi::{ABI_VERSION, limit, map, usage};
+use gateway_common::abi::{ABI_VERSION, map, usage};
 use gateway_common::drop::DropReason;
 use gateway_common::path::filter::is_half_open;
 use gateway_common::tables::host::HostTables;
@@ -30,6 +31,9 @@ pub const LOOPBACK: u32 = 1;
 /// Room for the largest frame that a program may give back.
 const FRAME_MAX: usize = 4096;
 
+/// `BPF_F_INNER_MAP` of the kernel: generations differ in size.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
+
 /// The loaded object with its own, unpinned maps.
 pub struct Kernel {
     ebpf: Ebpf,
@@ -37,6 +41,8 @@ pub struct Kernel {
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
+    /// Groups of the sites of the last [`Kernel::fill`].
+    group_bitmaps: Vec<u64>,
 }
 
 /// Where frames come from and go to, for all of a world's interfaces and workers.
@@ -119,6 +125,7 @@ impl Kernel {
             tables,
             _worker: worker,
             links,
+            group_bitmaps: Vec::new(),
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
         Ok(kernel)
@@ -252,6 +259,7 @@ impl Kernel {
         }
         self.tables.hops_changed();
         self.tables.sas_changed();
+        self.group_bitmaps = tables.sites.values().map(|site| site.groups).collect();
         if let Some((generation, rules)) = &tables.rules {
             self.load_rules(*generation, rules)?;
         }
@@ -305,18 +313,64 @@ impl Kernel {
     /// # Errors
     /// The kernel refused a map or an entry.
     pub fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> Result<()> {
-        let mut set: Array<MapData, Rule> = Array::create(limit::RULES_MAX + 1, 0)?;
-        set.set(
+        let built = self.build_rules(generation, rules)?;
+        self.load_generation(built.chunks())
+    }
+
+    /// Builds the tables of a generation, for the sites of the last [`Kernel::fill`].
+    ///
+    /// # Errors
+    /// They are too large.
+    pub fn build_rules(&self, generation: u32, rules: &[Rule]) -> Result<Generation> {
+        let conditions: Vec<_> = rules.iter().map(Condition::from).collect();
+        Ok(classifier::build(
+            generation,
             0,
-            RuleSetHeader::new(generation, u32::try_from(rules.len())?).element(),
-            0,
-        )?;
-        for (index, rule) in (1..).zip(rules) {
-            set.set(index, *rule, 0)?;
-        }
-        let mut outer: ArrayOfMaps<_, Array<MapData, Rule>> =
+            &conditions,
+            &self.group_bitmaps,
+        )?)
+    }
+
+    /// As [`Kernel::load_rules`], with tables that are built already.
+    ///
+    /// # Errors
+    /// The kernel refused a map or an entry.
+    pub fn load_generation(&mut self, chunks: &[Chunk]) -> Result<()> {
+        let mut outer: ArrayOfMaps<_, Array<MapData, Chunk>> =
             ArrayOfMaps::try_from(self.map(map::RULE_SETS)?)?;
-        Ok(outer.set(0, &set, 0)?)
+        Ok(outer.set(0, &filled(chunks)?, 0)?)
+    }
+
+    /// Packets that a counter of rules has seen.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn rule_hits(&mut self, counter: u32) -> Result<u64> {
+        let hits: PerCpuArray<_, Counter> = PerCpuArray::try_from(self.map(map::RULE_HITS)?)?;
+        Ok(hits.get(&counter, 0)?.iter().map(|counter| counter.packets).sum())
+    }
+
+    /// Takes the map of generations out, to swap them while another thread runs packets.
+    ///
+    /// # Errors
+    /// It was taken before.
+    pub fn take_rule_sets(&mut self) -> Result<RuleSets> {
+        let map = self.ebpf.take_map(map::RULE_SETS).context("no rule sets")?;
+        Ok(RuleSets(ArrayOfMaps::try_from(map)?))
+    }
+
+    /// Runs a program once on a frame, for its code alone; any thread may.
+    ///
+    /// # Errors
+    /// As [`Kernel::run`].
+    pub fn code(&self, name: &str, frame: &[u8]) -> Result<u32> {
+        let xdp: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+        let result = xdp.test_run(TestRunOptions {
+            data_in: Some(frame),
+            repeat: 1,
+            ..TestRunOptions::default()
+        })?;
+        Ok(result.return_value)
     }
 
     /// Drops since the last [`Kernel::fill`], by reason.
@@ -420,6 +474,27 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// The map of generations.
+pub struct RuleSets(ArrayOfMaps<MapData, Array<MapData, Chunk>>);
+
+impl RuleSets {
+    /// Makes a generation the active one, in one step.
+    ///
+    /// # Errors
+    /// The kernel refused a map or an entry.
+    pub fn load(&mut self, chunks: &[Chunk]) -> Result<()> {
+        Ok(self.0.set(0, &filled(chunks)?, 0)?)
+    }
+}
+
+fn filled(chunks: &[Chunk]) -> Result<Array<MapData, Chunk>> {
+    let mut set: Array<MapData, Chunk> = Array::create(u32::try_from(chunks.len())?, BPF_F_INNER_MAP)?;
+    for (index, chunk) in (0..).zip(chunks) {
+        set.set(index, chunk, 0)?;
+    }
+    Ok(set)
 }
 
 /// The kernel's coarse monotonic clock, which the programs read.

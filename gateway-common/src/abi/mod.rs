@@ -18,7 +18,7 @@ pub mod stats;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -78,7 +78,7 @@ pub mod map {
     pub const SITE_USAGE: &str = "SITE_USAGE";
     /// `Array<[u64; 2]>[1]`, memory-mapped: clock and epochs ([`super::clock::word`]).
     pub const CLOCK: &str = "CLOCK";
-    /// `ArrayOfMaps[1]` of `Array<Rule>[RULES_MAX + 1]`: the active rule generation; element 0 is its header.
+    /// `ArrayOfMaps[1]` of `Array<Chunk>`: the active rule generation, as large as it needs ([`super::rule`]).
     pub const RULE_SETS: &str = "RULE_SETS";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
     pub const ROUTES: &str = "ROUTES";
@@ -90,8 +90,8 @@ pub mod map {
     pub const DROPS: &str = "DROPS";
     /// `PerCpuArray<Counter>` indexed by [`super::stats::Path`].
     pub const PATHS: &str = "PATHS";
-    /// `PerCpuArray<Counter>[RULES_MAX]` indexed by [`super::rule::Rule::source_rule`]: packets that opened a flow or
-    /// were denied.
+    /// `PerCpuArray<Counter>[2 * RULES_MAX]` indexed by the operator's rule in the half that the generation names: packets
+    /// that opened a flow or were denied.
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `RingBuf` of [`super::event::Event`].
     pub const EVENTS: &str = "EVENTS";
@@ -103,8 +103,8 @@ pub mod map {
 
 /// Limits shared by loader, packet core and configuration.
 pub mod limit {
-    /// Rules of one compiled generation (a rule with lists is compiled to their product).
-    pub const RULES_MAX: u32 = 1024;
+    /// Compiled rules of one generation.
+    pub const RULES_MAX: u32 = super::rule::layout::VECTOR_WORDS * 64;
     /// Flows that a table may be made for: places are numbered by 29 bits, and 8 hold 5.
     pub const FLOWS_MAX: u32 = 67_108_864;
     /// Flows and mappings of a table whose size nobody says: the object as it is compiled.

@@ -103,7 +103,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let judgement = tables
         .judge(&Tuple::new(&key, site))
         .ok_or(DropReason::NoRuleSet)?;
-    tables.count_rule(judgement.rule, inner.length());
+    tables.count_rule(judgement.counter, inner.length());
     if judgement.action != action::ALLOW {
         return Err(denied(tables, &key, &judgement));
     }

@@ -2,62 +2,66 @@
 
 use crate::abi::event::RULE_DEFAULT;
 use crate::abi::flow::FlowKey;
-use crate::abi::rule::{Rule, RuleSetHeader, action, flag};
+use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
+use crate::packet::icmp::kind;
+use crate::packet::ipv4::protocol;
 
-/// What rules look at. Ports are native; for ICMP both are zero.
+/// What rules look at; all in native order.
 #[derive(Clone, Copy, Debug)]
 pub struct Tuple {
     /// Groups of the site.
     pub groups: u64,
     /// Site.
     pub site: u32,
-    /// Source address, in memory order.
+    /// Source address.
     pub source: u32,
-    /// Destination address, in memory order.
+    /// Destination address.
     pub destination: u32,
-    /// Source port.
+    /// Source port; zero where there is none.
     pub source_port: u16,
-    /// Destination port.
+    /// Destination port; for ICMP type and code, zero for other protocols without ports.
     pub destination_port: u16,
     /// IP protocol.
     pub protocol: u8,
+    /// One of [`direction`].
+    pub direction: u8,
 }
 
 impl Tuple {
-    /// What rules look at in a flow of this site. An ICMP identifier is not a port.
+    /// What rules look at in a flow that this site opens. An ICMP identifier is not a port, and only an echo request
+    /// opens a flow.
     #[inline(always)]
     #[must_use]
     pub const fn new(key: &FlowKey, site: &Site) -> Self {
-        let has_ports = key.protocol != crate::packet::ipv4::protocol::ICMP;
+        let (source_port, destination_port) = match key.protocol {
+            protocol::TCP | protocol::UDP => (
+                u16::from_be_bytes(key.source_port),
+                u16::from_be_bytes(key.destination_port),
+            ),
+            protocol::ICMP => (0, (kind::ECHO as u16) << 8),
+            _ => (0, 0),
+        };
         Self {
             groups: site.groups,
             site: key.site,
-            source: u32::from_ne_bytes(key.source),
-            destination: u32::from_ne_bytes(key.destination),
-            source_port: if has_ports {
-                u16::from_be_bytes(key.source_port)
-            } else {
-                0
-            },
-            destination_port: if has_ports {
-                u16::from_be_bytes(key.destination_port)
-            } else {
-                0
-            },
+            source: u32::from_be_bytes(key.source),
+            destination: u32::from_be_bytes(key.destination),
+            source_port,
+            destination_port,
             protocol: key.protocol,
+            direction: direction::SITE_TO_CENTER,
         }
     }
 }
 
 /// Whether all conditions of a rule hold.
-#[inline(always)]
 #[must_use]
 pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
     (rule.protocol == 0 || rule.protocol == tuple.protocol)
-        && tuple.destination & u32::from_ne_bytes(rule.destination_mask)
-            == u32::from_ne_bytes(rule.destination)
-        && tuple.source & u32::from_ne_bytes(rule.source_mask) == u32::from_ne_bytes(rule.source)
+        && tuple.destination & u32::from_be_bytes(rule.destination_mask)
+            == u32::from_be_bytes(rule.destination)
+        && tuple.source & u32::from_be_bytes(rule.source_mask) == u32::from_be_bytes(rule.source)
         && rule.destination_port_low <= tuple.destination_port
         && tuple.destination_port <= rule.destination_port_high
         && rule.source_port_low <= tuple.source_port
@@ -71,8 +75,10 @@ pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
 pub struct Judgement {
     /// Generation that decided.
     pub generation: u32,
-    /// [`Rule::source_rule`] of the rule that matched, or [`RULE_DEFAULT`].
+    /// [`crate::abi::rule::Record::source_rule`] of the rule that matched, or [`RULE_DEFAULT`].
     pub rule: u32,
+    /// Its counter in `RULE_HITS`; none if no rule matched.
+    pub counter: u32,
     /// One of [`action`].
     pub action: u8,
     /// Bits of [`flag`].
@@ -83,10 +89,11 @@ impl Judgement {
     /// The default: deny, and tell.
     #[inline(always)]
     #[must_use]
-    pub const fn default_deny(header: &RuleSetHeader) -> Self {
+    pub const fn default_deny(generation: u32) -> Self {
         Self {
-            generation: header.generation,
+            generation,
             rule: RULE_DEFAULT,
+            counter: RULE_DEFAULT,
             action: action::DENY,
             flags: flag::LOG,
         }
@@ -96,7 +103,301 @@ impl Judgement {
     #[inline(always)]
     pub const fn decide(&mut self, rule: &Rule) {
         self.rule = rule.source_rule;
+        self.counter = rule.source_rule;
         self.action = rule.action;
         self.flags = rule.flags;
+    }
+}
+
+/// The words of one generation, and room for the look-up of one packet in it.
+///
+/// What a look-up has to remember goes through [`Words::put`] and [`Words::get`], not through local variables: BPF's stack is
+/// small, and the verifier takes a value that comes from memory for any value, so that the ways through the tables meet
+/// again instead of multiplying.
+pub trait Words {
+    /// A run of words that lies in one chunk.
+    type Run: Copy;
+    /// The run that begins at a word; `None` behind the end.
+    fn run(&self, word: u32) -> Option<Self::Run>;
+    /// A word of a run.
+    fn word(run: &Self::Run, index: u32) -> u64;
+    /// A half of a word of a run; in memory order, the first half is 0.
+    fn half(run: &Self::Run, index: u32) -> u32;
+    /// Remembers a value.
+    fn put(&self, slot: Slot, value: u64);
+    /// The value remembered last.
+    fn get(&self, slot: Slot) -> u64;
+}
+
+/// What a look-up remembers.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Slot {
+    /// Words 0 to 63 that may hold a match.
+    Candidates0,
+    /// Words 64 to 127.
+    Candidates1,
+    /// Words 128 to 191.
+    Candidates2,
+    /// Words 192 to 255.
+    Candidates3,
+    /// Vector of the rules that name the site.
+    Site,
+    /// Vector of the rules about its groups, or about everyone.
+    Groups,
+    /// Vector of the destination address.
+    Destination,
+    /// Vector of the source address.
+    Source,
+    /// Vector of the destination port.
+    DestinationPort,
+    /// Vector of direction and protocol.
+    Protocol,
+    /// Vector of the source port.
+    SourcePort,
+    /// Index of the compiled rule that was found.
+    Found,
+    /// Room for the shell.
+    Shell,
+}
+
+/// How many there are.
+pub const SLOTS: usize = Slot::Shell as usize + 1;
+
+/// Whether a search goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// It does.
+    More,
+    /// It ended: a rule was found, or there is none.
+    Done,
+}
+
+/// No rule found.
+const NONE: u64 = u64::MAX;
+
+/// Begins the look-up of a packet: finds the vector of each dimension and the words that may hold a match. What cannot
+/// be found is a vector without a bit: nothing matches, which is a deny.
+#[inline(always)]
+pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
+    words.put(Slot::Found, NONE);
+    let protocol = ((tuple.direction as u32 & 3) << 8) | tuple.protocol as u32;
+    let vector = entry(words, layout::PROTOCOLS, protocol);
+    words.put(Slot::Protocol, vector as u64);
+    let vector = entry(words, layout::SOURCE_PORTS, tuple.source_port as u32);
+    words.put(Slot::SourcePort, vector as u64);
+    let vector = entry(words, layout::DESTINATION_PORTS, tuple.destination_port as u32);
+    words.put(Slot::DestinationPort, vector as u64);
+    let vector = descend(words, layout::SOURCES, tuple.source);
+    words.put(Slot::Source, vector as u64);
+    let vector = descend(words, layout::DESTINATIONS, tuple.destination);
+    words.put(Slot::Destination, vector as u64);
+    let vector = descend(words, layout::SITES, tuple.site);
+    words.put(Slot::Site, vector as u64);
+    words.put(Slot::Groups, groups(words, tuple.groups) as u64);
+    summarise(words);
+}
+
+const CANDIDATES: [Slot; layout::SUMMARY_WORDS as usize] = [
+    Slot::Candidates0,
+    Slot::Candidates1,
+    Slot::Candidates2,
+    Slot::Candidates3,
+];
+
+/// The words in which each dimension has a bit. (Here and below, subprograms of BPF for the sake of its stack.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn summarise<W: Words>(words: &W) {
+    for slot in CANDIDATES {
+        words.put(slot, 0);
+    }
+    // A site whose groups the generation does not know is denied: a rule about them could be missed.
+    if words.get(Slot::Groups) == 0 {
+        return;
+    }
+    for vector in [Slot::Site, Slot::Groups] {
+        if let Some(summary) = words.run(words.get(vector) as u32) {
+            for (index, slot) in (0..).zip(CANDIDATES) {
+                words.put(slot, words.get(slot) | W::word(&summary, index));
+            }
+        }
+    }
+    for vector in DIMENSIONS {
+        let summary = words.run(words.get(vector) as u32);
+        for (index, slot) in (0..).zip(CANDIDATES) {
+            let word = match &summary {
+                Some(summary) => W::word(summary, index),
+                None => 0,
+            };
+            words.put(slot, words.get(slot) & word);
+        }
+    }
+}
+
+/// Dimensions but who sent the packet. The ones that decide most come first.
+const DIMENSIONS: [Slot; 5] = [
+    Slot::Destination,
+    Slot::Source,
+    Slot::DestinationPort,
+    Slot::Protocol,
+    Slot::SourcePort,
+];
+
+/// Looks at the next word that may hold a match; at most [`layout::VECTOR_WORDS`] steps and one.
+#[inline(always)]
+pub fn step<W: Words>(words: &W) -> Step {
+    let (slot, base) = if words.get(Slot::Candidates0) != 0 {
+        (Slot::Candidates0, 0)
+    } else if words.get(Slot::Candidates1) != 0 {
+        (Slot::Candidates1, 64)
+    } else if words.get(Slot::Candidates2) != 0 {
+        (Slot::Candidates2, 128)
+    } else if words.get(Slot::Candidates3) != 0 {
+        (Slot::Candidates3, 192)
+    } else {
+        return Step::Done;
+    };
+    let bits = words.get(slot);
+    let word = base + bits.trailing_zeros();
+    words.put(slot, bits & bits.wrapping_sub(1));
+    let index = layout::SUMMARY_WORDS + word;
+    let mut matching = word_of(words, Slot::Site, index) | word_of(words, Slot::Groups, index);
+    for vector in DIMENSIONS {
+        matching &= word_of(words, vector, index);
+    }
+    if matching == 0 {
+        return Step::More;
+    }
+    words.put(Slot::Found, (word * 64 + matching.trailing_zeros()) as u64);
+    Step::Done
+}
+
+/// A word of the vector that a slot names.
+#[inline(always)]
+fn word_of<W: Words>(words: &W, vector: Slot, index: u32) -> u64 {
+    match words.run(words.get(vector) as u32) {
+        Some(run) => W::word(&run, index),
+        None => 0,
+    }
+}
+
+/// What the rule that was found says, or the default; `None` if this is no generation.
+#[inline(always)]
+pub fn judgement<W: Words>(words: &W) -> Option<Judgement> {
+    let header = words.run(layout::HEADER)?;
+    let mut judgement = Judgement::default_deny(W::half(&header, 0));
+    let found = words.get(Slot::Found);
+    if found != NONE {
+        let run = words.run(W::half(&header, 5).wrapping_add(found as u32))?;
+        let what = W::half(&run, 1).to_ne_bytes();
+        judgement.rule = W::half(&run, 0);
+        judgement.counter = judgement.rule.wrapping_add(W::half(&header, 2));
+        judgement.action = what[0];
+        judgement.flags = what[1];
+    }
+    Some(judgement)
+}
+
+/// The vector of a 32-bit key.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn descend<W: Words>(words: &W, table: u32, key: u32) -> u32 {
+    let found = entry(words, table, key >> 16);
+    if found & layout::CHILD == 0 {
+        return found;
+    }
+    let found = entry(words, found & !layout::CHILD, (key >> 8) & 255);
+    if found & layout::CHILD == 0 {
+        return found;
+    }
+    entry(words, found & !layout::CHILD, key & 255)
+}
+
+/// An entry of a table, which may span chunks.
+#[inline(always)]
+fn entry<W: Words>(words: &W, table: u32, index: u32) -> u32 {
+    match words.run(table.wrapping_add(index >> 1)) {
+        Some(run) => W::half(&run, index & 1),
+        None => 0,
+    }
+}
+
+/// The vector of a group bitmap; zero, which is no vector, if the generation does not know it.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn groups<W: Words>(words: &W, bitmap: u64) -> u32 {
+    let Some(header) = words.run(layout::HEADER) else {
+        return 0;
+    };
+    let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, 4) & 63)) as u32;
+    let bucket = W::half(&header, 3).wrapping_add(place.wrapping_mul(2 * layout::GROUPS_A_BUCKET));
+    let Some(bucket) = words.run(bucket) else {
+        return 0;
+    };
+    let mut vector = 0;
+    let mut pair = 0;
+    while pair < layout::GROUPS_A_BUCKET {
+        if W::word(&bucket, 2 * pair) == bitmap {
+            // A free pair has bitmap and vector zero, and comes behind that of the bitmap zero.
+            vector |= W::half(&bucket, 4 * pair + 2);
+        }
+        pair += 1;
+    }
+    vector
+}
+
+/// A generation in ordinary memory.
+#[cfg(feature = "std")]
+pub mod host {
+    use std::cell::Cell;
+
+    use super::{Judgement, SLOTS, Slot, Step, Tuple, Words, begin, judgement, step};
+    use crate::abi::rule::{Chunk, layout};
+
+    struct Host<'a> {
+        chunks: &'a [Chunk],
+        slots: Cell<[u64; SLOTS]>,
+    }
+
+    impl<'a> Words for Host<'a> {
+        type Run = (&'a Chunk, u32);
+
+        fn run(&self, word: u32) -> Option<Self::Run> {
+            let chunk = self.chunks.get((word / layout::CHUNK_WORDS) as usize)?;
+            Some((chunk, word % layout::CHUNK_WORDS))
+        }
+
+        fn word((chunk, first): &Self::Run, index: u32) -> u64 {
+            let place = (first + index) % layout::CHUNK_WORDS;
+            chunk.words.get(place as usize).copied().unwrap_or_default()
+        }
+
+        fn half(run: &Self::Run, index: u32) -> u32 {
+            let [a, b, c, d, e, f, g, h] = Self::word(run, index / 2).to_ne_bytes();
+            match index % 2 {
+                0 => u32::from_ne_bytes([a, b, c, d]),
+                _ => u32::from_ne_bytes([e, f, g, h]),
+            }
+        }
+
+        fn put(&self, slot: Slot, value: u64) {
+            let mut slots = self.slots.get();
+            slots[slot as usize] = value;
+            self.slots.set(slots);
+        }
+
+        fn get(&self, slot: Slot) -> u64 {
+            self.slots.get()[slot as usize]
+        }
+    }
+
+    /// What a generation says of a new flow; `None` if the chunks are no generation.
+    #[must_use]
+    pub fn judge(chunks: &[Chunk], tuple: &Tuple) -> Option<Judgement> {
+        let host = Host {
+            chunks,
+            slots: Cell::new([0; SLOTS]),
+        };
+        begin(&host, tuple);
+        while step(&host) == Step::More {}
+        judgement(&host)
     }
 }

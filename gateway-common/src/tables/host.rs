@@ -18,7 +18,7 @@ use crate::abi::{
     limit,
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
-    rule::{Rule, RuleSetHeader},
+    rule::Rule,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
@@ -131,7 +131,7 @@ pub struct HostTables {
     pub ike: RefCell<BTreeMap<[u8; 16], (u32, u32)>>,
     /// Packets by [`Path`].
     pub paths: RefCell<BTreeMap<u32, u64>>,
-    /// Packets by rule.
+    /// Packets by the rule's counter.
     pub rule_hits: RefCell<BTreeMap<u32, u64>>,
     /// Events.
     pub events: RefCell<Vec<Event>>,
@@ -309,13 +309,7 @@ impl Tables for HostTables {
 
     fn judge(&self, tuple: &Tuple) -> Option<Judgement> {
         let (generation, list) = self.rules.as_ref()?;
-        let count = u32::try_from(list.len()).ok()?;
-        let header = RuleSetHeader {
-            generation: *generation,
-            count,
-            pad: [0; 40],
-        };
-        let mut judgement = Judgement::default_deny(&header);
+        let mut judgement = Judgement::default_deny(*generation);
         if let Some(rule) = list.iter().find(|rule| rules::matches(rule, tuple)) {
             judgement.decide(rule);
         }
@@ -337,8 +331,8 @@ impl Tables for HostTables {
         *self.paths.borrow_mut().entry(path as u32).or_default() += 1;
     }
 
-    fn count_rule(&self, source_rule: u32, _bytes: u32) {
-        *self.rule_hits.borrow_mut().entry(source_rule).or_default() += 1;
+    fn count_rule(&self, counter: u32, _bytes: u32) {
+        *self.rule_hits.borrow_mut().entry(counter).or_default() += 1;
     }
 
     fn event(&self, event: &Event) {

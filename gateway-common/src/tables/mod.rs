@@ -111,15 +111,15 @@ pub trait Tables {
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
 
     /// Judges a new flow by the active generation, which is read once; `None` if none is loaded.
-    /// Implementations ask [`crate::path::rules::matches`] of each rule in order.
+    /// Implementations run a [`crate::path::rules::Search`], or ask [`crate::path::rules::matches`] of each rule in order.
     fn judge(&self, tuple: &Tuple) -> Option<Judgement>;
 
     /// Counts an IKE datagram of `source` and returns how many there were in this second.
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32;
     /// Counts a packet that was not dropped.
     fn count(&self, path: Path, bytes: u32);
-    /// Counts a packet that a rule decided on.
-    fn count_rule(&self, source_rule: u32, bytes: u32);
+    /// Counts a packet that a rule decided on, under [`Judgement::counter`].
+    fn count_rule(&self, counter: u32, bytes: u32);
     /// Tells the controller; may be lost when there is too much to tell.
     fn event(&self, event: &Event);
 }

@@ -164,6 +164,8 @@ pub enum Event {
         remote: SocketAddr,
         offered: String,
         configured: String,
+        /// What of the offer is refused by name, and what would have matched.
+        reason: String,
     },
     /// No traffic in common.
     TrafficSelectorsRefused {
@@ -279,10 +281,11 @@ impl fmt::Display for Event {
                 remote,
                 offered,
                 configured,
+                reason,
             } => {
                 write!(
                     f,
-                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}"
+                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}; {reason}"
                 )
             }
             Self::TrafficSelectorsRefused {

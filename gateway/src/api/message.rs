@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 pub const VERSION: u32 = 1;
 
 /// Longest line in bytes; a rule set travels as one.
-pub const LINE_MAX: usize = 4 << 20;
+pub const LINE_MAX: usize = 16 << 20;
 
 /// A message with the version its sender speaks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,9 +114,48 @@ pub enum Request {
         file: String,
         /// Its content.
         text: String,
+        /// How.
+        #[serde(default)]
+        how: HowToLoad,
     },
     /// The rule set in force: [`super::view::RuleSet`].
     RulesShow,
+    /// Keep the rule set that waits to be confirmed: [`super::view::RulesLoaded`].
+    RulesConfirm,
+    /// Put an earlier rule set in force again: [`super::view::RulesLoaded`].
+    RulesRollback {
+        /// Its generation; the one before, if none is named.
+        generation: Option<u32>,
+        /// How.
+        #[serde(default)]
+        how: HowToLoad,
+    },
+    /// Rule sets that are or were in force: a list of [`super::view::RulesGeneration`].
+    RulesHistory,
+    /// The text of a rule set: [`super::view::RulesText`].
+    RulesText {
+        /// Its generation; the one in force, if none is named.
+        generation: Option<u32>,
+    },
+    /// Which rule decides on new flows: a list of [`super::view::RulesExplained`].
+    RulesExplain {
+        /// The flows.
+        flows: Vec<crate::core::explain::Query>,
+    },
+}
+
+/// How a rule set is put in force.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HowToLoad {
+    /// Fall back after so many seconds unless it is confirmed.
+    #[serde(default)]
+    pub confirm_s: Option<u32>,
+    /// End running flows that the new rules do not allow.
+    #[serde(default)]
+    pub rejudge: bool,
+    /// Who asks, in words.
+    #[serde(default)]
+    pub author: Option<String>,
 }
 
 /// What the daemon answers.

@@ -12,6 +12,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
+use super::caller::Caller;
 use super::message::{Envelope, LINE_MAX, Reply, Request, VERSION};
 use crate::core::journal::{EventLine, SCHEMA};
 
@@ -27,6 +28,8 @@ const IDLE_S: u64 = 60;
 pub struct Call {
     /// What is asked.
     pub request: Request,
+    /// Who asks.
+    pub caller: Caller,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
 }
@@ -138,7 +141,8 @@ impl Client {
         let Self {
             calls, allowed_uid, ..
         } = &self;
-        let uid = stream.peer_cred()?.uid();
+        let credentials = stream.peer_cred()?;
+        let uid = credentials.uid();
         let (reader, mut writer) = stream.into_split();
         if uid != *allowed_uid {
             tracing::warn!(uid, "API refused to a user other than root");
@@ -150,6 +154,7 @@ impl Client {
             )
             .await;
         }
+        let caller = Caller::new(&credentials);
         let mut reader = BufReader::new(reader);
         loop {
             let mut line = Vec::new();
@@ -171,9 +176,9 @@ impl Client {
                 Ok(Request::EventsFollow { last }) => {
                     // It may stay for long, and has a limit of its own.
                     drop(permit);
-                    return self.follow(reader, writer, last).await;
+                    return self.follow(reader, writer, last, caller).await;
                 }
-                Ok(request) => ask(calls, request).await,
+                Ok(request) => ask(calls, request, caller.clone()).await,
                 Err(fault) => Reply::Error(fault),
             };
             send(&mut writer, reply).await?;
@@ -187,6 +192,7 @@ impl Client {
         mut reader: impl AsyncRead + Unpin,
         mut writer: impl AsyncWrite + Unpin,
         last: usize,
+        caller: Caller,
     ) -> io::Result<()> {
         let Ok(_permit) = self.followers.try_acquire() else {
             let words = format!("{FOLLOWERS_MAX} clients follow the events already; end one of them");
@@ -194,7 +200,7 @@ impl Client {
         };
         // Subscribed first, so that nothing falls between the last events and the next.
         let mut events = self.events.subscribe();
-        let reply = ask(&self.calls, Request::EventsRecent { last }).await;
+        let reply = ask(&self.calls, Request::EventsRecent { last }, caller).await;
         let mut seen = newest(&reply);
         send(&mut writer, reply).await?;
         let mut byte = [0];
@@ -262,10 +268,15 @@ fn parse(line: &[u8]) -> Result<Request, String> {
         .map_err(fault)
 }
 
-async fn ask(calls: &mpsc::Sender<Call>, request: Request) -> Reply {
+async fn ask(calls: &mpsc::Sender<Call>, request: Request, caller: Caller) -> Reply {
     let (reply, answer) = oneshot::channel();
     let stopping = || Reply::Error("the daemon is stopping".to_owned());
-    if calls.send(Call { request, reply }).await.is_err() {
+    let call = Call {
+        request,
+        caller,
+        reply,
+    };
+    if calls.send(call).await.is_err() {
         return stopping();
     }
     answer.await.unwrap_or_else(|_| stopping())

@@ -267,11 +267,48 @@ pub struct Drop {
     pub packets: u64,
 }
 
-/// The outcome of loading a rule set.
+/// The outcome of putting a rule set in force, or of confirming it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Loaded {
+pub struct RulesLoaded {
     /// What is in force now.
     pub rules: ActiveRules,
+    /// Running flows that were ended because the new rules do not allow them.
+    pub ended_flows: usize,
+    /// Seconds until it falls back unless it is confirmed.
+    pub confirm_within_s: Option<u32>,
+}
+
+/// A rule set that is or was in force.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RulesGeneration {
+    /// When, who, what.
+    #[serde(flatten)]
+    pub entry: crate::core::generations::Entry,
+    /// Whether it is in force.
+    pub in_force: bool,
+    /// Seconds until it falls back, if it waits to be confirmed.
+    pub falls_back_in_s: Option<u64>,
+}
+
+/// The text of a rule set.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RulesText {
+    /// Its generation.
+    pub generation: u32,
+    /// File as the operator named it.
+    pub file: String,
+    /// Its content.
+    pub text: String,
+}
+
+/// Which rule decides on a flow.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RulesExplained {
+    /// The generation in force.
+    pub generation: u32,
+    /// The answer.
+    #[serde(flatten)]
+    pub explanation: crate::core::explain::Explanation,
 }
 
 /// The rule set in force.

@@ -56,7 +56,7 @@ struct Common {
 enum Verb {
     /// Run the daemon in the foreground.
     Run(run::Arguments),
-    /// Check, load or show the rule set.
+    /// Check, load, explain and show rule sets.
     #[command(subcommand)]
     Rules(rules::Verb),
     /// How the gateway is.
@@ -90,7 +90,7 @@ pub fn main() -> ExitCode {
     let Arguments { common, verb } = Arguments::parse();
     let outcome = match verb {
         Verb::Run(arguments) => run::run(&arguments),
-        Verb::Rules(verb) => rules::run(&common, &verb),
+        Verb::Rules(verb) => rules::run(&common, verb),
         Verb::Status => status::run(&common),
         Verb::Sa(verb) => sa::run(&common, verb),
         Verb::Ike(verb) => ike::run(&common, verb),
@@ -130,6 +130,15 @@ impl Common {
         } else {
             show(view);
         }
+        Ok(())
+    }
+}
+
+impl Common {
+    /// Asks the daemon for something that the verb works on before it prints.
+    fn ask_plain<V: DeserializeOwned>(&self, request: &Request, take: impl FnOnce(V)) -> anyhow::Result<()> {
+        let view = Client::connect(&self.socket)?.call(request)?;
+        take(serde_json::from_value(view).map_err(ClientError::Answer)?);
         Ok(())
     }
 }

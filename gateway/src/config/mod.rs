@@ -15,4 +15,7 @@ pub use gateway::{
     NatSource, Role, SiteConfig, SiteSharedKey, Start, Timeouts,
 };
 pub use list::List;
-pub use rule_set::{Action, PortRange, Protocol, RuleModel, RuleSetFile, SourceRule};
+pub use rule_set::{
+    Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, PortRange, Protocol, RuleModel,
+    RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule,
+};

@@ -1,7 +1,12 @@
 //! What the controller knows and decides, without I/O: rule compiler, sites and their addresses, installed SAs.
+pub mod analysis;
+pub mod classifier;
+pub mod explain;
+pub mod generations;
 pub mod journal;
 pub mod policy;
 pub mod pools;
 
 pub mod sadb;
+pub mod schedule;
 pub mod sites;

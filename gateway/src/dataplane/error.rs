@@ -131,14 +131,6 @@ pub enum DataplaneError {
     /// The SPI belongs to another SA.
     #[error("SPI {0:#010x} is taken")]
     SpiTaken(u32),
-    /// More rules than a generation holds.
-    #[error("rule set has {have} compiled rules, {max} fit")]
-    RulesFull {
-        /// How many there are.
-        have: usize,
-        /// How many fit.
-        max: usize,
-    },
     /// A worker thread is gone.
     #[error("worker {0} does not answer")]
     Worker(u32),

@@ -7,12 +7,12 @@ use std::sync::Arc;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::xdp::DevMapHash;
-use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, XskMap};
 use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::interface::{Interface, Settings};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::{Rule, RuleSetHeader};
+use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
@@ -23,6 +23,8 @@ use zerocopy::FromBytes as _;
 use super::error::DataplaneError;
 use super::tables::SharedTables;
 
+/// `BPF_F_INNER_MAP` of the kernel: generations differ in size.
+const BPF_F_INNER_MAP: u32 = 1 << 12;
 /// Bits of the site in an outbound key, which all count.
 const SITE_BITS: u32 = 32;
 
@@ -37,7 +39,7 @@ pub(crate) struct Maps {
     sas: Numbered<(u32, ([u8; 4], u8)), SaOutbound>,
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) sites: HashMap<MapData, u32, Site>,
-    rule_sets: ArrayOfMaps<MapData, Array<MapData, Rule>>,
+    rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
     routes: LpmTrie<MapData, [u8; 4], u32>,
     next_hops: Array<MapData, NextHop>,
     hops: Numbered<([u8; 4], u8), NextHop>,
@@ -98,21 +100,16 @@ impl Maps {
         inserted.map_err(|error| DataplaneError::Missing(format!("{}: {error}", map::EGRESS)))
     }
 
-    /// Makes a new rule generation the active one: it is written whole before the one pointer to it changes.
-    pub(crate) fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> Result<(), DataplaneError> {
-        if rules.len() > limit::RULES_MAX as usize {
-            return Err(DataplaneError::RulesFull {
-                have: rules.len(),
-                max: limit::RULES_MAX as usize,
-            });
-        }
+    /// Makes a new rule generation the active one: it is written whole before the one pointer to it changes. When this
+    /// returns, no packet sees the old one any more: the kernel waits for programs that run (`bpf_map_update_elem` of a
+    /// map of maps ends in `maybe_wait_bpf_programs`).
+    pub(crate) fn load_rules(&mut self, chunks: &[Chunk]) -> Result<(), DataplaneError> {
         let fault = DataplaneError::map;
-        let mut set: Array<MapData, Rule> =
-            Array::create(limit::RULES_MAX + 1, 0).map_err(fault(map::RULE_SETS))?;
-        let header = RuleSetHeader::new(generation, rules.len() as u32).element();
-        set.set(0, header, 0).map_err(fault(map::RULE_SETS))?;
-        for (index, rule) in (1..).zip(rules) {
-            set.set(index, rule, 0).map_err(fault(map::RULE_SETS))?;
+        let count = u32::try_from(chunks.len()).unwrap_or(u32::MAX);
+        let mut set: Array<MapData, Chunk> =
+            Array::create(count, BPF_F_INNER_MAP).map_err(fault(map::RULE_SETS))?;
+        for (index, chunk) in (0..).zip(chunks) {
+            set.set(index, chunk, 0).map_err(fault(map::RULE_SETS))?;
         }
         let swapped = self.rule_sets.set(0, &set, 0);
         swapped.map_err(fault(map::RULE_SETS))
@@ -203,11 +200,25 @@ impl Maps {
             .collect()
     }
 
-    /// Hits of the operator's rules, by number.
-    pub(crate) fn rule_hits(&self, rules: u32) -> Vec<Counter> {
-        (0..rules.min(limit::RULES_MAX))
+    /// Counters from `base` on.
+    pub(crate) fn rule_hits(&self, base: u32, rules: u32) -> Vec<Counter> {
+        (base..base.saturating_add(rules.min(limit::RULES_MAX)))
             .map(|rule| sum(&self.rule_hits, rule))
             .collect()
+    }
+
+    /// Begins counting anew from `base` on. No packet counts there as long as no generation names these counters.
+    pub(crate) fn reset_rule_hits(&mut self, base: u32, rules: u32) -> Result<(), DataplaneError> {
+        let fault = DataplaneError::map;
+        let cpus = aya::util::nr_cpus()
+            .map_err(|(path, error)| DataplaneError::Missing(format!("{path}: {error}")))?;
+        for rule in base..base.saturating_add(rules.min(limit::RULES_MAX)) {
+            let zeroes = PerCpuValues::try_from(vec![Counter::default(); cpus])
+                .map_err(|error| DataplaneError::Missing(format!("{}: {error}", map::RULE_HITS)))?;
+            let set = self.rule_hits.set(rule, zeroes, 0);
+            set.map_err(fault(map::RULE_HITS))?;
+        }
+        Ok(())
     }
 
     /// The events since the last call, `max` at most.

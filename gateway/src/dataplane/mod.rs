@@ -47,7 +47,7 @@ use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::map;
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::Rule;
+use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::Counter;
 use gateway_common::drop::DropReason;
@@ -171,12 +171,21 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes a rule generation the active one, in one step: a packet sees the old set or the new one.
+    /// Makes a rule generation the active one, in one step: a packet sees the old set or the new one, and none sees the
+    /// old one once this returns.
     ///
     /// # Errors
-    /// [`DataplaneError::RulesFull`]; the active generation is then what it was.
-    pub fn load_rules(&self, generation: u32, rules: &[Rule]) -> Result<(), DataplaneError> {
-        self.maps().load_rules(generation, rules)
+    /// The kernel has no room for it; the active generation is then what it was.
+    pub fn load_rules(&self, chunks: &[Chunk]) -> Result<(), DataplaneError> {
+        self.maps().load_rules(chunks)
+    }
+
+    /// Sets `rules` counters from `base` on to zero; the active generation must not name them.
+    ///
+    /// # Errors
+    /// A counter cannot be written.
+    pub fn reset_rule_hits(&self, base: u32, rules: u32) -> Result<(), DataplaneError> {
+        self.maps().reset_rule_hits(base, rules)
     }
 
     /// Makes these the next hops of the core side: prefix, its length, where to.
@@ -197,6 +206,13 @@ impl Dataplane {
     #[must_use]
     pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
         self.tables.flows().live().collect()
+    }
+
+    /// Ends flows: no packet finds them any more. Their mappings go when no flow uses them.
+    pub fn end_flows(&self, flows: &[FlowKey]) {
+        for key in flows {
+            self.tables.end_flow(key);
+        }
     }
 
     /// Every NAT mapping.
@@ -223,10 +239,10 @@ impl Dataplane {
         self.maps().paths()
     }
 
-    /// Hits of the first `rules` rules of the operator's file.
+    /// Hits of `rules` rules whose counters begin at `base`.
     #[must_use]
-    pub fn rule_hits(&self, rules: u32) -> Vec<Counter> {
-        self.maps().rule_hits(rules)
+    pub fn rule_hits(&self, base: u32, rules: u32) -> Vec<Counter> {
+        self.maps().rule_hits(base, rules)
     }
 
     /// Counters of each worker.

@@ -208,6 +208,17 @@ impl SharedTables {
         }
     }
 
+    /// Retires a flow, as the sweep does; whether there was one. The sweep frees its place.
+    pub fn end_flow(&self, key: &FlowKey) -> bool {
+        let flows = self.flows();
+        let Some(entry) = flows.find(key) else { return false };
+        if !flows.retire(entry.position, entry.word) {
+            return false;
+        }
+        self.give_flow(key.site, flow::read(entry.record).1.progress.state);
+        true
+    }
+
     /// Counts a flow of this state less.
     pub(crate) fn give_flow(&self, site: u32, state: u8) {
         self.give(site, usage::word::FLOWS);

@@ -16,6 +16,7 @@ use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path, first_visits_path};
 use super::reload::Watch;
+use super::rules::RuleState;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
@@ -42,6 +43,7 @@ pub struct Controller<E: Engine> {
     pub(super) sadb: Sadb<E::Handle>,
     /// Generation and rule set in force.
     pub(super) rules: Option<(u32, Compiled)>,
+    pub(super) rule_state: RuleState,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
     sockets: Sockets,
@@ -70,6 +72,7 @@ impl<E: Engine> Controller<E> {
             config,
             credentials,
             sites,
+            history,
             rules,
         } = prepared;
         // All in one file from now on; first visits are added to the other until the next start.
@@ -81,6 +84,7 @@ impl<E: Engine> Controller<E> {
             admissions: admissions.clone(),
             sites: sites.clone(),
             store: first_visits_path(&config),
+            esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
             credentials.credential,
@@ -91,6 +95,8 @@ impl<E: Engine> Controller<E> {
         ike.shared_keys = credentials.shared_keys;
         ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
+        ike.ike_proposals_accepted
+            .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
@@ -118,6 +124,7 @@ impl<E: Engine> Controller<E> {
             sites,
             sadb,
             rules: None,
+            rule_state: RuleState::new(history),
             clock,
             connections,
             sockets,
@@ -130,13 +137,7 @@ impl<E: Engine> Controller<E> {
             subscribers,
         };
         controller.set_sites()?;
-        match rules {
-            Some(compiled) => {
-                let active = controller.activate(compiled)?;
-                controller.record(Notice::RulesLoaded(&active));
-            }
-            None => tracing::warn!("no rule set: every new connection is denied until `gateway rules load`"),
-        }
+        controller.begin_rules(rules)?;
         controller.tell_what_ends();
         Ok(controller)
     }
@@ -206,7 +207,7 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_call(&mut self, call: Call) {
-        let reply = self.answer(call.request);
+        let reply = self.answer(&call.caller, call.request);
         // The client may have gone; that is its affair.
         let _ = call.reply.send(reply);
         self.drain().await;
@@ -220,6 +221,7 @@ impl<E: Engine> Controller<E> {
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
             self.lines.next_second();
+            self.tend_rules();
             self.next_second_of_journal();
             self.tell_traffic();
             self.next_second_of_files();

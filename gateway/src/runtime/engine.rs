@@ -1,14 +1,15 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
-use std::net::SocketAddr;
+use std::collections::BTreeSet;
+use std::net::{Ipv4Addr, SocketAddr};
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
-use gateway_common::abi::rule::Rule;
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
 
 use crate::api::view;
+use crate::core::classifier::Generation;
 
 /// Traffic of a pair of SAs since it was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,11 +70,24 @@ pub trait Engine {
     /// If the tables cannot hold them.
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
 
-    /// Puts a generation of rules in force: a packet sees the old one or the new one.
+    /// Puts a generation of rules in force: a packet sees the old one or the new one, and none the old one once this
+    /// returns. Next hops to `hosts` are resolved ahead.
     ///
     /// # Errors
     /// If the kernel refuses it; the old generation stays.
-    fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()>;
+    fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()>;
+
+    /// Sets `rules` counters from `base` on to zero; the generation in force does not count there.
+    ///
+    /// # Errors
+    /// If the counters cannot be written.
+    fn reset_rule_hits(&mut self, base: u32, rules: u32) -> anyhow::Result<()>;
+
+    /// Ends flows; those that are gone already are as wanted.
+    ///
+    /// # Errors
+    /// If the table cannot be written.
+    fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()>;
 
     /// Installs both directions of a Child SA; when it returns, packets on it are accepted.
     ///
@@ -121,11 +135,11 @@ pub trait Engine {
     /// If the table cannot be read.
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
 
-    /// Hits of the first `rules` rules of the operator's file.
+    /// Hits of `rules` rules whose counters begin at `base`.
     ///
     /// # Errors
     /// If the counters cannot be read.
-    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>>;
+    fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>>;
 
     /// Counters and sizes.
     ///

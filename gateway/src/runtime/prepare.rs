@@ -3,10 +3,11 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 
 use anyhow::Context as _;
-use serde::{Deserialize, Serialize};
 
 use super::credentials::Credentials;
+use super::rules::{self, StoredRules};
 use crate::config::{Config, RuleSetFile};
+use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::policy::{self, Compiled};
 use crate::core::pools::{Assignments, Proposal};
 use crate::core::sites::Sites;
@@ -20,15 +21,20 @@ pub struct Prepared {
     pub credentials: Credentials,
     /// Sites with their addresses.
     pub sites: Sites,
+    /// Rule sets of before.
+    pub history: History,
     /// The rule set to begin with; `None`: nothing passes.
-    pub rules: Option<Compiled>,
+    pub rules: Option<FirstRules>,
 }
 
-/// A rule set as `rules load` stores it.
-#[derive(Serialize, Deserialize)]
-pub(super) struct StoredRules {
-    pub(super) file: String,
-    pub(super) text: String,
+/// The rule set to begin with.
+pub struct FirstRules {
+    /// Its entry in the history; the last one of the history if that is in force still.
+    pub entry: Entry,
+    /// What is stored of it.
+    pub stored: StoredRules,
+    /// Ready to be loaded.
+    pub compiled: Compiled,
 }
 
 /// File of site numbers and addresses.
@@ -55,11 +61,6 @@ pub fn stored_assignments(config: &Config) -> anyhow::Result<Assignments> {
     Ok(assignments)
 }
 
-/// File of the rule set that was loaded last.
-pub(super) fn rules_path(config: &Config) -> PathBuf {
-    config.state_dir.join("rules.json")
-}
-
 /// Reads and checks all that the configuration names. Writes nothing.
 ///
 /// # Errors
@@ -67,31 +68,84 @@ pub(super) fn rules_path(config: &Config) -> PathBuf {
 pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     let credentials = Credentials::read(&config)?;
     let sites = Sites::new(&config, stored_assignments(&config)?)?;
-    let rules = first_rules(&config, &sites)?;
+    let history = rules::read_history(&config)?;
+    let rules = first_rules(&config, &sites, &history)?;
     Ok(Prepared {
         config,
         credentials,
         sites,
+        history,
         rules,
     })
 }
 
-/// The rule set that was in force last; before the first `rules load`, that of the configuration.
-fn first_rules(config: &Config, sites: &Sites) -> anyhow::Result<Option<Compiled>> {
-    let path = rules_path(config);
-    if let Some(StoredRules { file, text }) = store::read_json(&path)? {
-        let compiled = compile(&file, &text, sites).with_context(|| {
-            let path = path.display();
-            format!("the rule set in force last no longer fits the configuration: mend that, or remove {path} to begin with [rules] file")
+/// The rule set that was in force last; before the first `rules load`, that of the configuration. One that waited to be
+/// confirmed falls back.
+fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Result<Option<FirstRules>> {
+    let in_force = history.in_force();
+    if let (Some(waiting), Some(entry)) = (history.unconfirmed(), in_force) {
+        let stored = match waiting.fall_back_to {
+            Some(generation) => rules::read_text(config, generation)?,
+            None => rules::nothing(),
+        };
+        return first(sites, stored, Origin::FellBack(entry.generation), history).map(Some);
+    }
+    if let Some(entry) = in_force.filter(|entry| entry.origin != Origin::Configured) {
+        let stored = rules::read_text(config, entry.generation)?;
+        let compiled = compile(&stored.file, &stored.text, sites).with_context(|| {
+            let folder = config.state_dir.join("rules");
+            format!("the rule set in force last no longer fits the configuration: mend that, or remove {} to begin with [rules] file", folder.display())
         })?;
-        return Ok(Some(compiled));
+        return Ok(Some(FirstRules {
+            entry: entry.clone(),
+            stored,
+            compiled,
+        }));
     }
     let Some(file) = &config.rules_file else {
         return Ok(None);
     };
     let text =
         std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    Ok(Some(compile(&file.display().to_string(), &text, sites)?))
+    let stored = StoredRules {
+        file: file.display().to_string(),
+        text,
+    };
+    let mut first = first(sites, stored, Origin::Configured, history)?;
+    // The same text as before is the same generation.
+    if let Some(entry) = in_force
+        && rules::read_text(config, entry.generation).is_ok_and(|before| before == first.stored)
+    {
+        first.entry = entry.clone();
+    }
+    Ok(Some(first))
+}
+
+fn first(
+    sites: &Sites,
+    stored: StoredRules,
+    origin: Origin,
+    history: &History,
+) -> anyhow::Result<FirstRules> {
+    let compiled = compile(&stored.file, &stored.text, sites)?;
+    let at_unix_s = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs();
+    let entry = Entry {
+        generation: history.next(),
+        at_unix_s,
+        author: Author::default(),
+        origin,
+        file: stored.file.clone(),
+        name: compiled.source.name.clone(),
+        rules: compiled.source.rules.len(),
+    };
+    Ok(FirstRules {
+        entry,
+        stored,
+        compiled,
+    })
 }
 
 /// Parses and compiles a rule set against the sites.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::controller::Controller;
 use super::credentials::{Credentials, trust};
 use super::engine::Engine;
+use crate::api::caller::Caller;
 use crate::api::message::Request;
 use crate::api::server::Call;
 use crate::api::view;
@@ -214,7 +215,15 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
         while hangup.recv().await.is_some() {
             let (reply, answer) = oneshot::channel();
             let request = Request::Reload;
-            if calls.send(Call { request, reply }).await.is_err() {
+            if calls
+                .send(Call {
+                    request,
+                    caller: Caller::default(),
+                    reply,
+                })
+                .await
+                .is_err()
+            {
                 return;
             }
             // Success and failure are in the log already.

@@ -1,7 +1,7 @@
 //! Answers to API requests.
 use std::net::Ipv4Addr;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
 use gateway_common::abi::ABI_VERSION;
 use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::nat::{InsideKey, Mapping};
@@ -12,18 +12,16 @@ use super::controller::Controller;
 use super::engine::Engine;
 use super::events::rule_name;
 use super::inspect::Target;
-use super::prepare::{StoredRules, compile, rules_path};
+use crate::api::caller::Caller;
 use crate::api::message::{Reply, Request};
 use crate::api::view;
 use crate::config::Protocol;
 use crate::core::journal::Notice;
-use crate::core::policy::Compiled;
 use crate::core::sites::Sites;
-use crate::store;
 
 impl<E: Engine> Controller<E> {
     /// Carries a request out.
-    pub(super) fn answer(&mut self, request: Request) -> Reply {
+    pub(super) fn answer(&mut self, caller: &Caller, request: Request) -> Reply {
         let outcome = match request {
             Request::Status => self.status().map(|view| Reply::view(&view)),
             Request::SaList => Ok(Reply::view(&self.sa_list())),
@@ -51,8 +49,8 @@ impl<E: Engine> Controller<E> {
             }
             Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
-            Request::RulesLoad { file, text } => {
-                let loaded = self.rules_load(file.clone(), text);
+            Request::RulesLoad { file, text, how } => {
+                let loaded = self.rules_load(caller, file.clone(), text, &how);
                 if let Err(error) = &loaded {
                     self.record(Notice::RulesRefused {
                         file: &file,
@@ -61,6 +59,14 @@ impl<E: Engine> Controller<E> {
                 }
                 loaded.map(|view| Reply::view(&view))
             }
+            Request::RulesConfirm => self.rules_confirm().map(|view| Reply::view(&view)),
+            Request::RulesRollback { generation, how } => {
+                let loaded = self.rules_rollback(caller, generation, &how);
+                loaded.map(|view| Reply::view(&view))
+            }
+            Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
+            Request::RulesText { generation } => self.rules_text(generation).map(|view| Reply::view(&view)),
+            Request::RulesExplain { flows } => self.rules_explain(&flows).map(|view| Reply::view(&view)),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
         outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
@@ -86,12 +92,6 @@ impl<E: Engine> Controller<E> {
             rules: self.active_rules(),
             paths: tables.paths,
         })
-    }
-
-    fn active_rules(&self) -> Option<view::ActiveRules> {
-        self.rules
-            .as_ref()
-            .map(|(generation, compiled)| active(*generation, compiled))
     }
 
     fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
@@ -186,66 +186,6 @@ impl<E: Engine> Controller<E> {
         let mut drops = self.engine.tables()?.drops;
         drops.extend(ike_drops(&self.endpoint.counters()));
         Ok(drops.into_iter().map(drop).collect())
-    }
-
-    fn rules_load(&mut self, file: String, text: String) -> anyhow::Result<view::Loaded> {
-        let compiled = compile(&file, &text, &self.sites.get())?;
-        let path = rules_path(&self.config);
-        let before = store::read(&path)?;
-        // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
-        store::replace_json(&path, &StoredRules { file, text })
-            .context("the rule set cannot be stored, nothing is changed")?;
-        match self.activate(compiled) {
-            Ok(rules) => {
-                self.record(Notice::RulesLoaded(&rules));
-                Ok(view::Loaded { rules })
-            }
-            Err(error) => {
-                match before {
-                    Some(before) => store::replace(&path, before.as_bytes())?,
-                    None => std::fs::remove_file(&path)?,
-                }
-                Err(error.context("the data plane refuses the rule set, nothing is changed"))
-            }
-        }
-    }
-
-    /// Puts a compiled rule set in force as the next generation.
-    pub(super) fn activate(&mut self, compiled: Compiled) -> anyhow::Result<view::ActiveRules> {
-        let generation = self
-            .rules
-            .as_ref()
-            .map_or(1, |(generation, _)| generation.wrapping_add(1).max(1));
-        self.engine.load_rules(generation, &compiled.rules)?;
-        let view = active(generation, &compiled);
-        self.rules = Some((generation, compiled));
-        Ok(view)
-    }
-
-    fn rules_show(&self) -> anyhow::Result<view::RuleSet> {
-        let nothing = || anyhow!("no rule set is in force; load one with `gateway rules load FILE`");
-        let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
-        let count = u32::try_from(compiled.source.rules.len())?;
-        let hits = self.engine.rule_hits(count)?;
-        let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
-            rule: rule.model.clone(),
-            hits,
-        };
-        let hits = hits.into_iter().chain(std::iter::repeat(0));
-        Ok(view::RuleSet {
-            active: active(*generation, compiled),
-            rules: compiled.source.rules.iter().zip(hits).map(rule).collect(),
-        })
-    }
-}
-
-fn active(generation: u32, compiled: &Compiled) -> view::ActiveRules {
-    view::ActiveRules {
-        name: compiled.source.name.clone(),
-        file: compiled.source.file.clone(),
-        generation,
-        rules: compiled.source.rules.len(),
-        compiled: compiled.rules.len(),
     }
 }
 

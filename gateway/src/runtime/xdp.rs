@@ -9,17 +9,18 @@ use gateway_common::abi::event::kind;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{InsideKey, Mapping};
-use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
 };
+use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
 use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
+use crate::core::classifier::Generation;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
     TableSizes, WorkerReport, monotonic_s,
@@ -75,9 +76,18 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.add_sites(sites)?)
     }
 
-    fn load_rules(&mut self, generation: u32, rules: &[Rule]) -> anyhow::Result<()> {
-        self.dataplane()?.load_rules(generation, rules)?;
-        self.ways.want(named_hosts(rules));
+    fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+        self.dataplane()?.load_rules(generation.chunks())?;
+        self.ways.want(hosts);
+        Ok(())
+    }
+
+    fn reset_rule_hits(&mut self, base: u32, rules: u32) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.reset_rule_hits(base, rules)?)
+    }
+
+    fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()> {
+        self.dataplane()?.end_flows(flows);
         Ok(())
     }
 
@@ -163,8 +173,8 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.mappings())
     }
 
-    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>> {
-        let counters = self.dataplane()?.rule_hits(rules);
+    fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
+        let counters = self.dataplane()?.rule_hits(base, rules);
         Ok(counters.iter().map(|counter| counter.packets).collect())
     }
 
@@ -295,14 +305,6 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
     }
 }
 
-/// Hosts that rules allow by their own address: their next hops are resolved before the first packet needs them.
-fn named_hosts(rules: &[Rule]) -> BTreeSet<Ipv4Addr> {
-    let hosts = rules
-        .iter()
-        .filter(|rule| rule.action == action::ALLOW && rule.destination_mask == [255; 4]);
-    hosts.map(|rule| Ipv4Addr::from(rule.destination)).collect()
-}
-
 fn sa_install(install: &ChildSaInstall, way: &Way) -> anyhow::Result<SaInstall> {
     let keys = |keys: &gateway_ike::KeyMaterial| KeyMaterial::new(&keys.encryption, &keys.integrity);
     let selectors =
@@ -332,10 +334,24 @@ fn suite(suite: EspSuite) -> anyhow::Result<Suite> {
     Ok(match suite {
         EspSuite::AesGcm16 { key_bits: 128 } => Suite::AesGcm16_128,
         EspSuite::AesGcm16 { key_bits: 256 } => Suite::AesGcm16_256,
-        EspSuite::AesCbcHmacSha256_128 { key_bits: 128 } => Suite::AesCbc128HmacSha256_128,
-        EspSuite::AesCbcHmacSha256_128 { key_bits: 256 } => Suite::AesCbc256HmacSha256_128,
+        EspSuite::AesCbcHmac {
+            key_bits: 128,
+            integrity,
+        } => match integrity {
+            Integrity::HmacSha256 => Suite::AesCbc128HmacSha256_128,
+            Integrity::HmacSha384 => Suite::AesCbc128HmacSha384_192,
+            Integrity::HmacSha512 => Suite::AesCbc128HmacSha512_256,
+        },
+        EspSuite::AesCbcHmac {
+            key_bits: 256,
+            integrity,
+        } => match integrity {
+            Integrity::HmacSha256 => Suite::AesCbc256HmacSha256_128,
+            Integrity::HmacSha384 => Suite::AesCbc256HmacSha384_192,
+            Integrity::HmacSha512 => Suite::AesCbc256HmacSha512_256,
+        },
         EspSuite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
-        EspSuite::AesGcm16 { key_bits } | EspSuite::AesCbcHmacSha256_128 { key_bits } => {
+        EspSuite::AesGcm16 { key_bits } | EspSuite::AesCbcHmac { key_bits, .. } => {
             bail!("AES keys of {key_bits} bits are not supported")
         }
     })
@@ -364,40 +380,22 @@ mod tests {
             "aes256gcm16",
             "aes128-sha256",
             "aes256-sha256",
+            "aes128-sha384",
+            "aes256-sha384",
+            "aes128-sha512",
+            "aes256-sha512",
             "chacha20poly1305",
         ] {
             let proposal: gateway_ike::EspProposal = words.parse().expect(words);
             assert_eq!(suite(proposal.suite).expect(words).name(), words);
         }
         assert!(suite(EspSuite::AesGcm16 { key_bits: 192 }).is_err());
-    }
-
-    #[test]
-    fn only_hosts_that_a_rule_allows_are_resolved_ahead() {
-        let rule = |destination, destination_mask, action| Rule {
-            groups: 0,
-            site: 0,
-            source: [0; 4],
-            source_mask: [0; 4],
-            destination,
-            destination_mask,
-            source_port_low: 0,
-            source_port_high: u16::MAX,
-            destination_port_low: 0,
-            destination_port_high: u16::MAX,
-            protocol: 0,
-            action,
-            flags: 0,
-            pad: 0,
-            source_rule: 0,
-            pad2: 0,
-        };
-        let rules = [
-            rule([10, 0, 0, 1], [255; 4], action::ALLOW),
-            rule([10, 0, 0, 2], [255; 4], action::DENY),
-            rule([10, 1, 0, 0], [255, 255, 0, 0], action::ALLOW),
-        ];
-        assert_eq!(named_hosts(&rules), BTreeSet::from([Ipv4Addr::new(10, 0, 0, 1)]));
+        for proposal in gateway_ike::proposal::default_esp_proposals() {
+            assert_eq!(
+                suite(proposal.suite).expect("negotiated by default").name(),
+                proposal.suite.to_string()
+            );
+        }
     }
 
     #[test]

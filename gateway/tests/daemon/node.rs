@@ -1,18 +1,19 @@
 //! A controller on a thread of its own.
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use gateway::api::caller::Caller;
 use gateway::api::message::{Reply, Request};
 use gateway::api::server::Call;
 use gateway::config::Config;
+use gateway::core::classifier::Generation;
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
-use gateway_common::abi::rule::Rule;
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
 use serde_json::Value;
@@ -46,7 +47,15 @@ impl Engine for InMemory {
         Ok(())
     }
 
-    fn load_rules(&mut self, _: u32, _: &[Rule]) -> anyhow::Result<()> {
+    fn load_rules(&mut self, _: &Generation, _: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn reset_rule_hits(&mut self, _: u32, _: u32) -> anyhow::Result<()> {
+        Ok(())
+    }
+
+    fn end_flows(&mut self, _: &[FlowKey]) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -98,7 +107,7 @@ impl Engine for InMemory {
         Ok(Vec::new())
     }
 
-    fn rule_hits(&self, rules: u32) -> anyhow::Result<Vec<u64>> {
+    fn rule_hits(&self, _: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
         Ok(vec![0; rules as usize])
     }
 
@@ -215,7 +224,12 @@ impl Node {
 
     fn reply(&self, request: Request) -> Reply {
         let (reply, answer) = oneshot::channel();
-        let call = Call { request, reply };
+        let caller = Caller::default();
+        let call = Call {
+            request,
+            caller,
+            reply,
+        };
         self.calls.blocking_send(call).expect("it runs");
         answer.blocking_recv().expect("it answers")
     }

@@ -26,6 +26,10 @@ impl Directory for Names {
     fn group_names(&self) -> Vec<&str> {
         vec!["clinics"]
     }
+
+    fn group_bitmaps(&self) -> Vec<u64> {
+        vec![1]
+    }
 }
 
 /// A rule-set file.
@@ -40,9 +44,12 @@ pub fn rules(text: &[u8]) {
             assert!(compiled.rules.len() <= RULES_MAX as usize);
             let sources = compiled.source.rules.len();
             for rule in &compiled.rules {
-                assert!((rule.source_rule as usize) < sources, "a rule that nobody wrote");
-                assert!(rule.source_port_low <= rule.source_port_high);
-                assert!(rule.destination_port_low <= rule.destination_port_high);
+                assert!(
+                    (rule.record.source_rule as usize) < sources,
+                    "a rule that nobody wrote"
+                );
+                let ports = rule.source_ports.iter().chain(&rule.destination_ports);
+                assert!(ports.into_iter().all(|(low, high)| low <= high));
             }
         }
         Err(faults) => have_places(&faults, text),

@@ -23,11 +23,24 @@ const PROG_RUN_BENCH: [&str; 7] = [
     "prog_run_bench",
 ];
 
+/// The program that measures new flows under rule sets of several sizes.
+const RULES_BENCH: [&str; 7] = [
+    "run",
+    "--quiet",
+    "--release",
+    "--package",
+    "gateway-tests",
+    "--example",
+    "rules_bench",
+];
+
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
     /// Each XDP program by itself.
     Programs,
+    /// New flows under rule sets of several sizes.
+    Rules,
     /// Packets through the whole gateway.
     Through,
     /// Handshakes, and many sites.
@@ -45,6 +58,10 @@ pub fn run(part: Option<Part>, short: bool) -> Result<()> {
     if wanted(Part::Programs) {
         println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
         cargo(&PROG_RUN_BENCH)?;
+    }
+    if wanted(Part::Rules) {
+        println!("== A new flow under 10, 1,000 and 10,000 rules, BPF_PROG_TEST_RUN of `clear`");
+        cargo(&RULES_BENCH)?;
     }
     if wanted(Part::Through) {
         println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");

@@ -15,6 +15,8 @@ use crate::{
 const UNIX_S: u64 = 1_798_761_600;
 const SITE: usize = 0;
 const CENTER: usize = 1;
+/// Where the site may move to.
+const MOVED: ([u8; 4], u16) = ([192, 0, 2, 9], 4500);
 const IDENTITY: &str = "site1.lab.test";
 const CONNECTION: &str = "center";
 /// More datagrams at once are no conversation any more.
@@ -154,10 +156,10 @@ impl Pair {
     pub(super) fn command(&mut self, side: usize, kind: u8) {
         let sas: Vec<_> = self.endpoints[side].ike_sas().map(|info| info.id).collect();
         let children: Vec<_> = self.planes[side].children.keys().copied().collect();
-        let pick = usize::from(kind >> 3);
+        let pick = usize::from(kind >> 4);
         let sa = sas.get(pick % sas.len().max(1)).copied();
         let child = children.get(pick % children.len().max(1)).copied();
-        let Some(command) = command(kind & 7, sa, child) else {
+        let Some(command) = command(side, kind & 15, sa, child) else {
             return;
         };
         let now = self.now();
@@ -307,7 +309,7 @@ impl Plane {
     }
 }
 
-fn command(kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -> Option<Command> {
+fn command(side: usize, kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -> Option<Command> {
     Some(match kind {
         0 => Command::Initiate {
             connection: CONNECTION.to_owned(),
@@ -321,6 +323,21 @@ fn command(kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -> Option<Comm
             connection: CONNECTION.to_owned(),
             ts_local: net("192.168.1.5/32"),
             ts_remote: net("10.1.2.3/32"),
+        },
+        7 => Command::Reauthenticate {
+            connection: CONNECTION.to_owned(),
+        },
+        8 => Command::Terminate {
+            connection: CONNECTION.to_owned(),
+        },
+        9 => Command::Move {
+            ike_sa: sa?,
+            local: if side == SITE {
+                SocketAddr::from(MOVED)
+            } else {
+                address(CENTER)
+            },
+            remote: address(1 - side),
         },
         _ => Command::CreateChild {
             ike_sa: sa?,
@@ -336,10 +353,10 @@ fn address(side: usize) -> SocketAddr {
 }
 
 fn side_of(to: SocketAddr) -> usize {
-    if to.ip() == address(SITE).ip() {
-        SITE
-    } else {
+    if to.ip() == address(CENTER).ip() {
         CENTER
+    } else {
+        SITE
     }
 }
 

@@ -1,0 +1,323 @@
+//! Why a rule decides on a flow: the answer of the packet path's own tables, and for each rule before the first condition
+//! that does not hold, read from the rules one by one. The two are independent of each other, and have to agree.
+use std::net::Ipv4Addr;
+
+use gateway_common::abi::event::RULE_DEFAULT;
+use gateway_common::abi::rule::{action, direction};
+use gateway_common::path::rules::Tuple;
+use serde::{Deserialize, Serialize};
+
+use super::classifier::Condition;
+use super::policy::Compiled;
+use crate::config::{IcmpType, Protocol};
+
+/// Source port of a query that names none: the first of the ports that clients take (RFC 6335 section 6).
+const SOURCE_PORT: u16 = 49_152;
+
+/// A flow that a site would open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Query {
+    /// Name of the site.
+    pub site: String,
+    /// Address in the site.
+    pub from: Ipv4Addr,
+    /// Address in the center.
+    pub to: Ipv4Addr,
+    /// Protocol.
+    #[serde(alias = "proto")]
+    pub protocol: Protocol,
+    /// Destination port, of TCP and UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Source port; left out: 49152.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_port: Option<u16>,
+}
+
+/// The answer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// `allow` or `deny`.
+    pub verdict: String,
+    /// The rule that decides; `None`: no rule matches, which is a deny.
+    pub rule: Option<RuleName>,
+    /// The rules before it, and why each did not match.
+    pub earlier: Vec<Passed>,
+}
+
+/// A rule of the file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleName {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Its name.
+    pub name: String,
+    /// Its line in the file.
+    pub line: usize,
+}
+
+/// A rule that did not match.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passed {
+    /// The rule.
+    #[serde(flatten)]
+    pub rule: RuleName,
+    /// The condition that does not hold.
+    pub because: String,
+}
+
+/// Why there is no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExplainError {
+    /// Only some protocols have ports.
+    #[error("protocol {0} needs a destination port: --port 443")]
+    NoPort(Protocol),
+    /// The others have none.
+    #[error("protocol {0} has no ports")]
+    HasNoPorts(Protocol),
+    /// The tables could not be built.
+    #[error(transparent)]
+    TooLarge(#[from] super::classifier::TooLarge),
+    /// The two ways to an answer disagree.
+    #[error(
+        "the packet path decides by {0}, reading the rules one by one by {1}: this is a fault of the program, report it with the rule set"
+    )]
+    Disagreement(String, String),
+}
+
+/// Explains flows under one rule set.
+pub struct Explainer<'a> {
+    compiled: &'a Compiled,
+    schedules: Vec<bool>,
+    generation: super::classifier::Generation,
+    lines: Vec<usize>,
+}
+
+impl<'a> Explainer<'a> {
+    /// For a rule set at a time.
+    ///
+    /// # Errors
+    /// Its tables are too large.
+    pub fn new(compiled: &'a Compiled, unix_s: u64) -> Result<Self, ExplainError> {
+        let schedules = compiled.schedules_at(unix_s);
+        let generation = compiled.generation(1, 0, &schedules)?;
+        Ok(Self {
+            compiled,
+            schedules,
+            generation,
+            lines: lines(compiled),
+        })
+    }
+
+    /// Explains the flow of a site with this number and these groups.
+    ///
+    /// # Errors
+    /// The query is no flow.
+    pub fn explain(&self, query: &Query, site: u32, groups: u64) -> Result<Explanation, ExplainError> {
+        let tuple = tuple(query, site, groups)?;
+        let judgement = self.generation.judge(&tuple);
+        let by_tables = judgement.map_or(RULE_DEFAULT, |judgement| judgement.rule);
+        let mut earlier = Vec::new();
+        let mut found = None;
+        let mut rest = self.compiled.rules.as_slice();
+        for number in 0..self.compiled.source.rules.len() {
+            let own = rest
+                .iter()
+                .take_while(|rule| rule.record.source_rule as usize == number)
+                .count();
+            let (conditions, others) = rest.split_at(own);
+            rest = others;
+            match self.obstacle(number, conditions, &tuple, query) {
+                Some(because) => earlier.push(Passed {
+                    rule: self.name(number),
+                    because,
+                }),
+                None => {
+                    found = Some(number);
+                    break;
+                }
+            }
+        }
+        let by_reading = found.map_or(RULE_DEFAULT, |number| {
+            u32::try_from(number).unwrap_or(RULE_DEFAULT)
+        });
+        if by_tables != by_reading {
+            let word = |rule: u32| match rule {
+                RULE_DEFAULT => "no rule".to_owned(),
+                rule => format!("rule {}", rule + 1),
+            };
+            return Err(ExplainError::Disagreement(word(by_tables), word(by_reading)));
+        }
+        let allowed = judgement.is_some_and(|judgement| judgement.action == action::ALLOW);
+        Ok(Explanation {
+            verdict: if allowed { "allow" } else { "deny" }.to_owned(),
+            rule: found.map(|number| self.name(number)),
+            earlier,
+        })
+    }
+
+    fn name(&self, number: usize) -> RuleName {
+        let rule = self.compiled.source.rules.get(number);
+        RuleName {
+            number: number + 1,
+            name: rule.map(|rule| rule.model.name.clone()).unwrap_or_default(),
+            line: self.lines.get(number).copied().unwrap_or_default(),
+        }
+    }
+
+    /// The first condition of a rule that does not hold; `None`: all hold.
+    fn obstacle(
+        &self,
+        number: usize,
+        conditions: &[Condition],
+        tuple: &Tuple,
+        query: &Query,
+    ) -> Option<String> {
+        let model = &self.compiled.source.rules.get(number)?.model;
+        if !self
+            .compiled
+            .is_on(u32::try_from(number).unwrap_or(RULE_DEFAULT), &self.schedules)
+        {
+            let schedule = model.schedule.as_deref().unwrap_or_default();
+            return Some(format!("schedule \"{schedule}\" is not in force now"));
+        }
+        let first = conditions.first()?;
+        if first.directions >> tuple.direction & 1 == 0 {
+            return Some("it is about another direction".to_owned());
+        }
+        if !(first.everyone || first.sites.contains(&tuple.site) || first.groups & tuple.groups != 0) {
+            let who = words(&model.sites.0, &model.groups.0);
+            return Some(format!("site \"{}\" is not among {who}", query.site));
+        }
+        if !within(&first.source, tuple.source) {
+            return Some(format!(
+                "source {} is not in {}",
+                query.from,
+                list(&model.source.0)
+            ));
+        }
+        if !within(&first.destination, tuple.destination) {
+            return Some(format!(
+                "destination {} is not in {}",
+                query.to,
+                list(&model.destination.0)
+            ));
+        }
+        if conditions.iter().any(|condition| carries(condition, tuple)) {
+            return None;
+        }
+        Some(self.service_obstacle(number, conditions, tuple, query))
+    }
+
+    fn service_obstacle(
+        &self,
+        number: usize,
+        conditions: &[Condition],
+        tuple: &Tuple,
+        query: &Query,
+    ) -> String {
+        let Some(rule) = self.compiled.source.rules.get(number) else {
+            return String::new();
+        };
+        let model = &rule.model;
+        if !model.services.is_any() {
+            return format!(
+                "{} is none of the services {}",
+                flow_words(query),
+                list(&model.services.0)
+            );
+        }
+        let Some(condition) = conditions.first() else {
+            return String::new();
+        };
+        if !has_protocol(condition, tuple) {
+            return format!("protocol {} is not {}", query.protocol, list(&model.protocol.0));
+        }
+        if !within(&condition.destination_ports, tuple.destination_port) {
+            return match model.icmp_types.is_any() {
+                true => format!(
+                    "port {} is not in {}",
+                    tuple.destination_port,
+                    list(&model.destination_ports.0)
+                ),
+                false => format!("an echo request is not among {}", list(&model.icmp_types.0)),
+            };
+        }
+        format!(
+            "source port {} is not in {}",
+            tuple.source_port,
+            list(&model.source_ports.0)
+        )
+    }
+}
+
+/// Line of each rule, found in one pass over the text.
+fn lines(compiled: &Compiled) -> Vec<usize> {
+    let (mut line, mut at) = (1, 0);
+    let text = compiled.source.text.as_bytes();
+    let mut lines = Vec::new();
+    for rule in &compiled.source.rules {
+        let passed = text.get(at..rule.span.start).unwrap_or_default();
+        line += passed.iter().filter(|byte| **byte == b'\n').count();
+        at = at.max(rule.span.start);
+        lines.push(line);
+    }
+    lines
+}
+
+fn tuple(query: &Query, site: u32, groups: u64) -> Result<Tuple, ExplainError> {
+    let has_ports = query.protocol.has_ports();
+    let port = match (has_ports, query.port) {
+        (true, Some(port)) => port,
+        (true, None) => return Err(ExplainError::NoPort(query.protocol)),
+        (false, Some(_)) => return Err(ExplainError::HasNoPorts(query.protocol)),
+        (false, None) if query.protocol == Protocol::ICMP => u16::from(IcmpType::ECHO_REQUEST) << 8,
+        (false, None) => 0,
+    };
+    Ok(Tuple {
+        groups,
+        site,
+        source: query.from.into(),
+        destination: query.to.into(),
+        source_port: if has_ports {
+            query.source_port.unwrap_or(SOURCE_PORT)
+        } else {
+            0
+        },
+        destination_port: port,
+        protocol: query.protocol.0,
+        direction: direction::SITE_TO_CENTER,
+    })
+}
+
+fn within<T: PartialOrd>(ranges: &[(T, T)], value: T) -> bool {
+    ranges.iter().any(|(low, high)| *low <= value && value <= *high)
+}
+
+fn has_protocol(condition: &Condition, tuple: &Tuple) -> bool {
+    condition.protocols.is_empty() || condition.protocols.contains(&tuple.protocol)
+}
+
+/// Whether protocol and ports hold.
+fn carries(condition: &Condition, tuple: &Tuple) -> bool {
+    has_protocol(condition, tuple)
+        && within(&condition.source_ports, tuple.source_port)
+        && within(&condition.destination_ports, tuple.destination_port)
+}
+
+fn flow_words(query: &Query) -> String {
+    match query.port {
+        Some(port) => format!("{} port {port}", query.protocol),
+        None => query.protocol.to_string(),
+    }
+}
+
+fn list<T: ToString>(words: &[T]) -> String {
+    words.iter().map(T::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn words(sites: &[String], groups: &[String]) -> String {
+    let groups = groups.iter().map(|group| format!("group {group}"));
+    sites.iter().cloned().chain(groups).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,172 @@
+//! From the operator's rules to what the packet path evaluates.
+//!
+//! The order of the file is kept and the first match decides. Each compiled rule remembers the rule it came from: hits
+//! and log lines speak of the operator's rules only.
+mod resolve;
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+
+use gateway_common::abi::limit::RULES_MAX;
+use gateway_common::abi::rule::{Record, action, direction, flag};
+
+use super::classifier::{self, Condition, Generation, TooLarge};
+use super::schedule::Schedule;
+use crate::config::{Action, Checker, Diagnostics, Direction, RuleModel, RuleSetFile};
+use resolve::{Resolver, Subject, Term};
+
+/// Names that rules may use.
+pub trait Directory {
+    /// Number of the site of that name.
+    fn site(&self, name: &str) -> Option<u32>;
+    /// Bitmap of the group of that name.
+    fn group(&self, name: &str) -> Option<u64>;
+    /// Names of all groups, for messages.
+    fn group_names(&self) -> Vec<&str>;
+    /// Every combination of groups that a site has or may have.
+    fn group_bitmaps(&self) -> Vec<u64>;
+}
+
+/// A rule set ready to be loaded.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// At most [`RULES_MAX`] rules in the order of evaluation; those of a schedule are among them at all times.
+    pub rules: Vec<Condition>,
+    /// Every combination of groups that a site may have.
+    pub group_bitmaps: Vec<u64>,
+    /// The schedules of the file.
+    pub schedules: Vec<Schedule>,
+    /// For each rule of the file, its place among the schedules.
+    pub schedule_of: Vec<Option<usize>>,
+    /// The file it came from; [`Record::source_rule`] is an index into its rules.
+    pub source: RuleSetFile,
+}
+
+impl Compiled {
+    /// Which schedules are in force at a time.
+    #[must_use]
+    pub fn schedules_at(&self, unix_s: u64) -> Vec<bool> {
+        self.schedules
+            .iter()
+            .map(|schedule| schedule.is_on(unix_s))
+            .collect()
+    }
+
+    /// Whether a rule of the file is in force while these schedules are.
+    #[must_use]
+    pub fn is_on(&self, source_rule: u32, schedules: &[bool]) -> bool {
+        match self.schedule_of.get(source_rule as usize) {
+            Some(Some(place)) => schedules.get(*place).copied().unwrap_or(false),
+            Some(None) => true,
+            None => false,
+        }
+    }
+
+    /// The tables of the packet path while these schedules are in force.
+    ///
+    /// # Errors
+    /// They would be too large.
+    pub fn generation(
+        &self,
+        number: u32,
+        counter_base: u32,
+        schedules: &[bool],
+    ) -> Result<Generation, TooLarge> {
+        let on = |rule: &&Condition| self.is_on(rule.record.source_rule, schedules);
+        let rules: Vec<_> = self.rules.iter().filter(on).cloned().collect();
+        classifier::build(number, counter_base, &rules, &self.group_bitmaps)
+    }
+
+    /// Hosts that a rule allows by their own address: their next hops are resolved before the first packet needs them.
+    #[must_use]
+    pub fn named_hosts(&self) -> BTreeSet<Ipv4Addr> {
+        let allowed = self
+            .rules
+            .iter()
+            .filter(|rule| rule.record.action == action::ALLOW);
+        let hosts = allowed.flat_map(|rule| &rule.destination);
+        hosts
+            .filter(|(first, last)| first == last)
+            .map(|(host, _)| Ipv4Addr::from(*host))
+            .collect()
+    }
+}
+
+/// Compiles a rule set.
+///
+/// # Errors
+/// Names that are unknown, and rules beyond [`RULES_MAX`], with their lines.
+pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compiled, Diagnostics> {
+    let mut checker = Checker::new(&source.file, &source.text);
+    let mut resolver = Resolver::new(&source, directory, &mut checker);
+    let schedules = resolver.schedules();
+    let mut rules = Vec::new();
+    let mut schedule_of = Vec::new();
+    for (index, rule) in source.rules.iter().enumerate() {
+        let number = u32::try_from(index).unwrap_or(u32::MAX);
+        let subject = resolver.subject(rule);
+        let (from, to) = (resolver.source(rule), resolver.destination(rule));
+        schedule_of.push(resolver.schedule(rule));
+        for term in resolver.terms(rule) {
+            rules.push(condition(&rule.model, number, &subject, (&from, &to), term));
+        }
+        if rules.len() > RULES_MAX as usize {
+            resolver.too_many(rule);
+            break;
+        }
+    }
+    let clean = checker.finish(());
+    clean.map(|()| Compiled {
+        rules,
+        group_bitmaps: directory.group_bitmaps(),
+        schedules,
+        schedule_of,
+        source,
+    })
+}
+
+type Ranges = Vec<(u32, u32)>;
+
+fn condition(
+    model: &RuleModel,
+    source_rule: u32,
+    subject: &Subject,
+    (source, destination): (&Ranges, &Ranges),
+    term: Term,
+) -> Condition {
+    Condition {
+        everyone: subject.everyone,
+        sites: subject.sites.clone(),
+        groups: subject.groups,
+        directions: directions(model),
+        source: source.clone(),
+        destination: destination.clone(),
+        protocols: term.protocols,
+        source_ports: term.source_ports,
+        destination_ports: term.destination_ports,
+        record: Record {
+            source_rule,
+            action: match model.action {
+                Action::Allow => action::ALLOW,
+                Action::Deny => action::DENY,
+                Action::Reject => action::REJECT,
+            },
+            flags: if model.log { flag::LOG } else { 0 },
+            pad: [0; 2],
+        },
+    }
+}
+
+/// Bit of each direction; a rule that names none is about sites that call the center.
+fn directions(model: &RuleModel) -> u8 {
+    let bit = |direction: &Direction| match direction {
+        Direction::SiteToCenter => 1 << direction::SITE_TO_CENTER,
+        Direction::CenterToSite => 1 << direction::CENTER_TO_SITE,
+        Direction::SiteToSite => 1 << direction::SITE_TO_SITE,
+        Direction::SiteToInternet => 1 << direction::SITE_TO_INTERNET,
+    };
+    match model.direction.is_any() {
+        true => 1 << direction::SITE_TO_CENTER,
+        false => model.direction.0.iter().map(bit).fold(0, |all, bit| all | bit),
+    }
+}

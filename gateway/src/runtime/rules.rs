@@ -1,0 +1,462 @@
+//! Rule sets of the running gateway: loading, confirming, falling back, schedules, and what is asked about them.
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use gateway_common::abi::limit::RULES_MAX;
+use gateway_common::abi::rule::action;
+use gateway_common::abi::site::Site;
+use gateway_common::path::rules::Tuple;
+use serde::{Deserialize, Serialize};
+
+use super::controller::Controller;
+use super::engine::Engine;
+use super::prepare::compile;
+use crate::api::caller::Caller;
+use crate::api::message::HowToLoad;
+use crate::api::view;
+use crate::config::Config;
+use crate::core::classifier::Generation;
+use crate::core::explain::{Explainer, Query};
+use crate::core::generations::{Author, Entry, History, Origin};
+use crate::core::journal::Notice;
+use crate::core::policy::Compiled;
+use crate::store;
+
+/// Longest time to confirm in seconds: a day.
+const CONFIRM_MAX_S: u32 = 86_400;
+/// Flows that one question may be about.
+const FLOWS_MAX: usize = 10_000;
+
+/// A rule set as it is stored.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoredRules {
+    /// File as the operator named it.
+    pub file: String,
+    /// Its content.
+    pub text: String,
+}
+
+/// What the controller remembers of rule sets besides the one in force.
+#[derive(Debug, Default)]
+pub(super) struct RuleState {
+    pub(super) history: History,
+    /// Which schedules are in force in the packet path.
+    schedules: Vec<bool>,
+    /// When the generation in force falls back, on the monotonic clock.
+    fall_back_at_ms: Option<u64>,
+}
+
+impl RuleState {
+    /// With what was stored.
+    #[must_use]
+    pub(super) fn new(history: History) -> Self {
+        Self {
+            history,
+            ..Self::default()
+        }
+    }
+}
+
+/// Folder of rule sets and their history.
+fn folder(config: &Config) -> PathBuf {
+    config.state_dir.join("rules")
+}
+
+fn history_path(config: &Config) -> PathBuf {
+    folder(config).join("history.json")
+}
+
+fn text_path(config: &Config, generation: u32) -> PathBuf {
+    folder(config).join(format!("{generation}.json"))
+}
+
+/// The history that was stored; empty before the first rule set.
+///
+/// # Errors
+/// It is there and cannot be read: what was in force is not guessed.
+pub(super) fn read_history(config: &Config) -> anyhow::Result<History> {
+    Ok(store::read_json(&history_path(config))?.unwrap_or_default())
+}
+
+/// The text of a generation.
+///
+/// # Errors
+/// It is not stored.
+pub(super) fn read_text(config: &Config, generation: u32) -> anyhow::Result<StoredRules> {
+    let path = text_path(config, generation);
+    store::read_json(&path)?.ok_or_else(|| anyhow!("{}: the rule set is not there", path.display()))
+}
+
+/// First counter of a generation. Two that follow each other count in different halves, so that the new one's can be set
+/// to zero while the old one still counts.
+fn counter_base(generation: u32) -> u32 {
+    generation % 2 * RULES_MAX
+}
+
+impl<E: Engine> Controller<E> {
+    /// Puts the rule set to begin with in force and stores it if it is not stored yet.
+    pub(super) fn begin_rules(&mut self, first: Option<super::prepare::FirstRules>) -> anyhow::Result<()> {
+        make_folder(&folder(&self.config))?;
+        let Some(first) = first else {
+            tracing::warn!("no rule set: every new connection is denied until `gateway rules load`");
+            return Ok(());
+        };
+        if let Origin::FellBack(generation) = first.entry.origin {
+            tracing::warn!(
+                generation,
+                "the rule set was not confirmed before the gateway stopped, it falls back"
+            );
+        }
+        let is_new = self.rule_state.history.in_force() != Some(&first.entry);
+        if is_new {
+            let history = self.rule_state.history.with(first.entry.clone(), None);
+            self.store(&history, first.entry.generation, &first.stored)?;
+            self.take_over(history);
+        }
+        self.activate(first.entry.generation, first.compiled)?;
+        if let Some(active) = self.active_rules() {
+            self.record(Notice::RulesLoaded(&active));
+        }
+        Ok(())
+    }
+
+    pub(super) fn rules_load(
+        &mut self,
+        caller: &Caller,
+        file: String,
+        text: String,
+        how: &HowToLoad,
+    ) -> anyhow::Result<view::RulesLoaded> {
+        self.put_in_force(
+            author(caller, how),
+            Origin::Loaded,
+            StoredRules { file, text },
+            how,
+        )
+    }
+
+    pub(super) fn rules_rollback(
+        &mut self,
+        caller: &Caller,
+        generation: Option<u32>,
+        how: &HowToLoad,
+    ) -> anyhow::Result<view::RulesLoaded> {
+        let target = self.rule_state.history.rollback_target(generation)?.generation;
+        let stored = read_text(&self.config, target)?;
+        self.put_in_force(author(caller, how), Origin::RolledBack(target), stored, how)
+    }
+
+    pub(super) fn rules_confirm(&mut self) -> anyhow::Result<view::RulesLoaded> {
+        let history = self.rule_state.history.confirmed()?;
+        store::replace_json(&history_path(&self.config), &history)
+            .context("the confirmation cannot be stored, the rule set still falls back")?;
+        self.rule_state.history = history;
+        self.rule_state.fall_back_at_ms = None;
+        tracing::info!("the rule set is confirmed");
+        self.loaded(0, None)
+    }
+
+    /// Compiles, stores and activates; all or nothing.
+    fn put_in_force(
+        &mut self,
+        author: Author,
+        origin: Origin,
+        stored: StoredRules,
+        how: &HowToLoad,
+    ) -> anyhow::Result<view::RulesLoaded> {
+        if how
+            .confirm_s
+            .is_some_and(|seconds| seconds == 0 || seconds > CONFIRM_MAX_S)
+        {
+            bail!("a rule set can wait from 1 to {CONFIRM_MAX_S} seconds to be confirmed");
+        }
+        let compiled = compile(&stored.file, &stored.text, &self.sites.get())?;
+        let now = self.clock.now();
+        let before = self.rule_state.history.clone();
+        let entry = Entry {
+            generation: before.next(),
+            at_unix_s: now.unix_s,
+            author,
+            origin,
+            file: stored.file.clone(),
+            name: compiled.source.name.clone(),
+            rules: compiled.source.rules.len(),
+        };
+        let generation = entry.generation;
+        let until = how.confirm_s.map(|seconds| now.unix_s + u64::from(seconds));
+        let history = before.with(entry, until);
+        // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
+        self.store(&history, generation, &stored)
+            .context("the rule set cannot be stored, nothing is changed")?;
+        if let Err(error) = self.activate(generation, compiled) {
+            store::replace_json(&history_path(&self.config), &before)?;
+            return Err(error.context("the data plane refuses the rule set, nothing is changed"));
+        }
+        self.take_over(history);
+        self.rule_state.fall_back_at_ms = how
+            .confirm_s
+            .map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
+        if let Some(active) = self.active_rules() {
+            self.record(Notice::RulesLoaded(&active));
+        }
+        let ended = if how.rejudge { self.rejudge()? } else { 0 };
+        self.loaded(ended, how.confirm_s)
+    }
+
+    /// Writes the text, then the history that names it: after a crash the history names what is there.
+    fn store(&self, history: &History, generation: u32, stored: &StoredRules) -> anyhow::Result<()> {
+        store::replace_json(&text_path(&self.config, generation), stored)?;
+        Ok(store::replace_json(&history_path(&self.config), history)?)
+    }
+
+    /// Takes a new history over, and removes the texts that only the old one names.
+    fn take_over(&mut self, history: History) {
+        let before = std::mem::replace(&mut self.rule_state.history, history);
+        let kept = self.rule_state.history.entries();
+        for entry in before.entries() {
+            if kept.iter().any(|kept| kept.generation == entry.generation) {
+                continue;
+            }
+            let path = text_path(&self.config, entry.generation);
+            if let Err(error) = std::fs::remove_file(&path) {
+                tracing::warn!(%error, path = %path.display(), "an old rule set is not removed");
+            }
+        }
+    }
+
+    /// Puts a compiled rule set in force under its number.
+    fn activate(&mut self, generation: u32, compiled: Compiled) -> anyhow::Result<()> {
+        let schedules = compiled.schedules_at(self.clock.now().unix_s);
+        let base = counter_base(generation);
+        let tables = compiled.generation(generation, base, &schedules)?;
+        let count = u32::try_from(compiled.source.rules.len())?;
+        self.engine.reset_rule_hits(base, count)?;
+        self.engine.load_rules(&tables, compiled.named_hosts())?;
+        self.rules = Some((generation, compiled));
+        self.rule_state.schedules = schedules;
+        Ok(())
+    }
+
+    /// Ends flows that the rules in force would not allow; how many.
+    fn rejudge(&mut self) -> anyhow::Result<usize> {
+        let Some((generation, compiled)) = &self.rules else {
+            return Ok(0);
+        };
+        let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
+        let sites = self.sites.get();
+        let mut ended = Vec::new();
+        for (key, _) in self.engine.flows()? {
+            let groups = sites.get(key.site).map(|entry| entry.groups);
+            if !groups.is_some_and(|groups| allows(&tables, &key, groups)) {
+                ended.push(key);
+            }
+        }
+        drop(sites);
+        self.engine.end_flows(&ended)?;
+        if !ended.is_empty() {
+            tracing::info!(
+                flows = ended.len(),
+                "flows ended that the rules in force do not allow"
+            );
+        }
+        Ok(ended.len())
+    }
+
+    /// What time brings: an unconfirmed set falls back, schedules begin and end. Called once a second.
+    pub(super) fn tend_rules(&mut self) {
+        let now = self.clock.now();
+        if self
+            .rule_state
+            .fall_back_at_ms
+            .is_some_and(|at| now.mono_ms >= at)
+        {
+            match self.fall_back() {
+                Ok(()) => {}
+                // It is tried again in a second; what is in force meanwhile is known to the operator who loaded it.
+                Err(error) => tracing::error!(error = format!("{error:#}"), "the rule set cannot fall back"),
+            }
+        }
+        if let Err(error) = self.turn_schedules(now.unix_s) {
+            tracing::error!(error = format!("{error:#}"), "a schedule cannot begin or end");
+        }
+    }
+
+    fn fall_back(&mut self) -> anyhow::Result<()> {
+        let Some(waiting) = self.rule_state.history.unconfirmed() else {
+            self.rule_state.fall_back_at_ms = None;
+            return Ok(());
+        };
+        let stored = match waiting.fall_back_to {
+            Some(generation) => read_text(&self.config, generation)?,
+            None => nothing(),
+        };
+        let failed = self
+            .rule_state
+            .history
+            .in_force()
+            .map_or(0, |entry| entry.generation);
+        let origin = Origin::FellBack(failed);
+        tracing::warn!(
+            generation = failed,
+            "the rule set was not confirmed, it falls back"
+        );
+        // Flows that only the withdrawn set allowed end with it.
+        let how = HowToLoad {
+            rejudge: true,
+            ..HowToLoad::default()
+        };
+        self.put_in_force(Author::default(), origin, stored, &how)
+            .map(|_| ())
+    }
+
+    /// Loads the same generation again without the rules whose time is over and with those whose time has come.
+    fn turn_schedules(&mut self, unix_s: u64) -> anyhow::Result<()> {
+        let Some((generation, compiled)) = &self.rules else {
+            return Ok(());
+        };
+        let schedules = compiled.schedules_at(unix_s);
+        if schedules == self.rule_state.schedules {
+            return Ok(());
+        }
+        let tables = compiled.generation(*generation, counter_base(*generation), &schedules)?;
+        self.engine.load_rules(&tables, compiled.named_hosts())?;
+        let on = compiled
+            .source
+            .schedules
+            .iter()
+            .zip(&schedules)
+            .filter(|(_, on)| **on);
+        let on: Vec<_> = on.map(|(schedule, _)| schedule.model.name.as_str()).collect();
+        tracing::info!(
+            generation,
+            schedules_in_force = on.join(", "),
+            "a schedule began or ended"
+        );
+        self.rule_state.schedules = schedules;
+        Ok(())
+    }
+
+    fn loaded(&self, ended_flows: usize, confirm_within_s: Option<u32>) -> anyhow::Result<view::RulesLoaded> {
+        let rules = self.active_rules().context("no rule set is in force")?;
+        Ok(view::RulesLoaded {
+            rules,
+            ended_flows,
+            confirm_within_s,
+        })
+    }
+
+    pub(super) fn active_rules(&self) -> Option<view::ActiveRules> {
+        let (generation, compiled) = self.rules.as_ref()?;
+        Some(view::ActiveRules {
+            name: compiled.source.name.clone(),
+            file: compiled.source.file.clone(),
+            generation: *generation,
+            rules: compiled.source.rules.len(),
+            compiled: compiled.rules.len(),
+        })
+    }
+
+    pub(super) fn rules_show(&self) -> anyhow::Result<view::RuleSet> {
+        let nothing = || anyhow!("no rule set is in force; load one with `gateway rules load FILE`");
+        let (generation, compiled) = self.rules.as_ref().ok_or_else(nothing)?;
+        let count = u32::try_from(compiled.source.rules.len())?;
+        let hits = self.engine.rule_hits(counter_base(*generation), count)?;
+        let rule = |(rule, hits): (&crate::config::SourceRule, u64)| view::Rule {
+            rule: rule.model.clone(),
+            hits,
+        };
+        let hits = hits.into_iter().chain(std::iter::repeat(0));
+        Ok(view::RuleSet {
+            active: self.active_rules().ok_or_else(nothing)?,
+            rules: compiled.source.rules.iter().zip(hits).map(rule).collect(),
+        })
+    }
+
+    pub(super) fn rules_history(&self) -> Vec<view::RulesGeneration> {
+        let history = &self.rule_state.history;
+        let now_unix_s = self.clock.now().unix_s;
+        let in_force = history.in_force().map(|entry| entry.generation);
+        let generation = |entry: &Entry| {
+            let is_in_force = in_force == Some(entry.generation);
+            let waiting = history.unconfirmed().filter(|_| is_in_force);
+            view::RulesGeneration {
+                entry: entry.clone(),
+                in_force: is_in_force,
+                falls_back_in_s: waiting.map(|waiting| waiting.until_unix_s.saturating_sub(now_unix_s)),
+            }
+        };
+        history.entries().iter().map(generation).collect()
+    }
+
+    pub(super) fn rules_text(&self, generation: Option<u32>) -> anyhow::Result<view::RulesText> {
+        let history = &self.rule_state.history;
+        let generation = match generation {
+            Some(number) => history.rollback_target(Some(number))?.generation,
+            None => history.in_force().context("no rule set is in force")?.generation,
+        };
+        let StoredRules { file, text } = read_text(&self.config, generation)?;
+        Ok(view::RulesText {
+            generation,
+            file,
+            text,
+        })
+    }
+
+    pub(super) fn rules_explain(&self, flows: &[Query]) -> anyhow::Result<Vec<view::RulesExplained>> {
+        if flows.len() > FLOWS_MAX {
+            bail!(
+                "{} flows are too many at once; ask about {FLOWS_MAX} at most",
+                flows.len()
+            );
+        }
+        let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
+        let explainer = Explainer::new(compiled, self.clock.now().unix_s)?;
+        let sites = self.sites.get();
+        let explain = |query: &Query| {
+            let site = sites.by_name(&query.site);
+            let site = site.ok_or_else(|| anyhow!("no site is named \"{}\"", query.site))?;
+            Ok(view::RulesExplained {
+                generation: *generation,
+                explanation: explainer.explain(query, site.site, site.groups)?,
+            })
+        };
+        flows.iter().map(explain).collect()
+    }
+}
+
+/// A rule set without rules: nothing passes.
+pub(super) fn nothing() -> StoredRules {
+    StoredRules {
+        file: "(nothing)".to_owned(),
+        text: String::new(),
+    }
+}
+
+fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
+    let site = Site {
+        groups,
+        nat_address: [0; 4],
+        pad: [0; 4],
+    };
+    let judgement = tables.judge(&Tuple::new(key, &site));
+    judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
+}
+
+fn author(caller: &Caller, how: &HowToLoad) -> Author {
+    Author {
+        uid: caller.uid,
+        login: caller.login.clone(),
+        name: how.author.clone(),
+    }
+}
+
+/// The folder of rule sets, for root alone as the one it is in.
+fn make_folder(folder: &Path) -> anyhow::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let mut builder = std::fs::DirBuilder::new();
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .with_context(|| folder.display().to_string())
+}

@@ -1,0 +1,187 @@
+//! What a new flow costs under 10, 1,000 and 10,000 rules: nanoseconds of the `clear` program by `BPF_PROG_TEST_RUN`, and
+//! the time to build and load each rule set.
+//!
+//! `cargo run -p gateway-tests --release --example rules_bench [-- --json]`; needs root.
+//!
+//! Two shapes of rule sets: `servers` (each rule one server and port for one of 64 groups, as operators write them) and
+//! `mixed` (random prefixes on both sides, ranges of ports and sites, in random order). Each packet opens a flow that one
+//! of the rules denies, so that the cost is that of parsing, flow look-up and rules alone; 64 packets to rules all over the
+//! set. The sizes take turns; the figure is the median over rounds of the mean over packets.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use gateway::core::classifier::{self, Condition};
+use gateway_common::abi::rule::{Rule, action};
+use gateway_common::drop::DropReason;
+use gateway_common::packet::tcp::flag::SYN;
+use gateway_tests::frames::Clear;
+use gateway_tests::kernel::{Kernel, increase, monotonic};
+use gateway_tests::vectors::world;
+
+const SIZES: [u32; 3] = [10, 1_000, 10_000];
+const ROUNDS: usize = 11;
+const PACKETS: u32 = 64;
+const REPEAT: u32 = 2_000;
+const XDP_DROP: u32 = 1;
+
+fn main() -> Result<()> {
+    let json = std::env::args().any(|argument| argument == "--json");
+    let mut kernel = Kernel::load()?;
+    kernel.fill(&world::world(u32::try_from(monotonic().as_secs())?))?;
+    let before = kernel.drops()?;
+    let mut report = serde_json::Map::new();
+    for (shape, rule) in [("servers", servers as fn(u32) -> Rule), ("mixed", mixed)] {
+        let figures = measure(&mut kernel, rule)?;
+        let (first, last) = (figures[0].ns, figures[SIZES.len() - 1].ns);
+        for (size, figure) in SIZES.iter().zip(&figures) {
+            if !json {
+                println!(
+                    "{shape:<8} {size:>6} rules {:>5} ns   built in {:>4} ms, loaded in {:>4} ms, {:>6} KiB",
+                    figure.ns, figure.build_ms, figure.load_ms, figure.size_kib
+                );
+            }
+            report.insert(
+                format!("{shape} {size}"),
+                serde_json::json!({ "ns": figure.ns, "build_ms": figure.build_ms, "load_ms": figure.load_ms, "kib": figure.size_kib }),
+            );
+        }
+        if !json {
+            println!(
+                "{shape:<8} 10,000 rules cost {:.2} times 10 rules",
+                last as f64 / first as f64
+            );
+        }
+    }
+    let dropped: Vec<_> = increase(&before, &kernel.drops()?).into_keys().collect();
+    ensure!(
+        dropped == [DropReason::RuleDenied],
+        "not only rules dropped packets: {dropped:?}"
+    );
+    if json {
+        println!("{}", serde_json::Value::Object(report));
+    }
+    Ok(())
+}
+
+struct Figures {
+    ns: u128,
+    build_ms: u128,
+    load_ms: u128,
+    size_kib: usize,
+}
+
+fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
+    let mut samples: BTreeMap<u32, Vec<u128>> = BTreeMap::new();
+    let mut figures = Vec::new();
+    for round in 0..ROUNDS {
+        for size in SIZES {
+            let rules: Vec<Rule> = (0..size).map(rule).collect();
+            let begin = Instant::now();
+            let conditions: Vec<_> = rules.iter().map(Condition::from).collect();
+            let bitmaps: Vec<u64> = (0..64)
+                .map(|bit| 1 << bit)
+                .chain([world::GROUP_CLINIC | 1])
+                .collect();
+            let built = classifier::build(round as u32 + 1, 0, &conditions, &bitmaps)?;
+            let build_ms = begin.elapsed().as_millis();
+            let begin = Instant::now();
+            kernel.load_generation(built.chunks())?;
+            let load_ms = begin.elapsed().as_millis();
+            if round == 0 {
+                figures.push(Figures {
+                    ns: 0,
+                    build_ms,
+                    load_ms,
+                    size_kib: built.size() / 1024,
+                });
+            }
+            let mut sum = 0;
+            for packet in 0..PACKETS {
+                let frame = frame(&rules[(packet * size / PACKETS) as usize]);
+                let run = kernel.repeat("clear", &frame, REPEAT)?;
+                ensure!(run.code == XDP_DROP, "code {}", run.code);
+                sum += run.duration_ns;
+            }
+            samples.entry(size).or_default().push(sum / u128::from(PACKETS));
+        }
+    }
+    for (figure, sample) in figures.iter_mut().zip(samples.values_mut()) {
+        sample.sort_unstable();
+        figure.ns = sample[sample.len() / 2];
+    }
+    Ok(figures)
+}
+
+/// A packet that meets the rule's conditions (and perhaps an earlier rule's: all deny).
+fn frame(rule: &Rule) -> Vec<u8> {
+    // A host of the prefix.
+    let host = |[a, b, c, d]: [u8; 4], mask: [u8; 4]| [a, b, c, d | (1 & !mask[3])];
+    let source = match rule.source_mask {
+        [0, 0, 0, 0] => world::TERMINAL,
+        mask => host(rule.source, mask),
+    };
+    let destination = host(rule.destination, rule.destination_mask);
+    let source_port = rule.source_port_low.max(1024);
+    Clear::tcp(
+        (source, source_port),
+        (destination, rule.destination_port_low.max(1)),
+        SYN,
+    )
+    .linked(world::SITE, 0)
+}
+
+fn deny(number: u32) -> Rule {
+    Rule {
+        action: action::DENY,
+        protocol: 6,
+        ..world::allow(number, [0; 4], 6, 0)
+    }
+}
+
+fn servers(number: u32) -> Rule {
+    let port = 1024 + (number % 50) as u16;
+    Rule {
+        // One of the groups that the site of the packets is in, and others.
+        groups: (1 << (number % 64)) | world::GROUP_CLINIC,
+        destination: [10, 1 + (number >> 16) as u8, (number >> 8) as u8, number as u8],
+        destination_port_low: port,
+        destination_port_high: port,
+        ..deny(number)
+    }
+}
+
+fn mixed(number: u32) -> Rule {
+    // A fixed sequence of random numbers.
+    let random = |salt: u32| {
+        let mut value = u64::from(number) << 8 | u64::from(salt);
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (value ^ (value >> 31)) as u32
+    };
+    let prefix = |salt: u32, first: u8| {
+        let mask = (u32::MAX << (random(salt) % 17)).to_be_bytes();
+        let address = random(salt + 1).to_be_bytes();
+        let octet = |index: usize| if index == 0 { first } else { address[index] } & mask[index];
+        ([octet(0), octet(1), octet(2), octet(3)], mask)
+    };
+    let (source, source_mask) = prefix(1, 172);
+    let (destination, destination_mask) = prefix(3, 10);
+    let low = (random(5) % 60_000) as u16 + 1;
+    Rule {
+        site: if random(6) % 4 == 0 { world::SITE } else { 0 },
+        groups: if random(6) % 4 == 1 {
+            world::GROUP_CLINIC
+        } else {
+            0
+        },
+        source,
+        source_mask,
+        destination,
+        destination_mask,
+        destination_port_low: low,
+        destination_port_high: low.saturating_add((random(7) % 500) as u16),
+        ..deny(number)
+    }
+}
