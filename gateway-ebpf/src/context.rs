@@ -78,7 +78,9 @@ unsafe fn read<T: Wire>(from: *const T) -> T {
             at += 2;
         }
         if at < size_of::<T>() {
-            to.byte_add(at).cast::<u8>().write(from.byte_add(at).cast::<u8>().read());
+            to.byte_add(at)
+                .cast::<u8>()
+                .write(from.byte_add(at).cast::<u8>().read());
         }
         value.0.assume_init()
     }
@@ -107,7 +109,9 @@ unsafe fn write<T: Wire>(to: *mut T, value: &T) {
             at += 2;
         }
         if at < size_of::<T>() {
-            to.byte_add(at).cast::<u8>().write(from.byte_add(at).cast::<u8>().read());
+            to.byte_add(at)
+                .cast::<u8>()
+                .write(from.byte_add(at).cast::<u8>().read());
         }
     }
 }

@@ -37,7 +37,9 @@ struct Case {
 
 fn main() -> Result<()> {
     let json = std::env::args().any(|argument| argument == "--json");
-    let object = std::env::args().skip_while(|argument| argument != "--object").nth(1);
+    let object = std::env::args()
+        .skip_while(|argument| argument != "--object")
+        .nth(1);
     let mut kernel = match object {
         Some(path) => Kernel::load_object(&std::fs::read(path)?, TableSizes::default())?,
         None => Kernel::load()?,

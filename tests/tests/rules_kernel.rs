@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
+use gateway::dataplane::TableSizes;
 use gateway_common::abi::rule::{Rule, action};
 use gateway_common::packet::tcp::flag::SYN;
 use gateway_common::path::rules::{Tuple, matches};
@@ -159,7 +160,11 @@ fn no_packet_is_lost_and_none_meets_a_mix_of_two_rule_sets() -> Result<()> {
     const RULES: u32 = 2_000;
     const ROUNDS: usize = 300;
     const PACKETS_MAX: u16 = 60_000;
-    let mut kernel = Kernel::load()?;
+    // Each packet opens a flow.
+    let mut kernel = Kernel::load_for(TableSizes {
+        flows: PACKETS_MAX.into(),
+        mappings: PACKETS_MAX.into(),
+    })?;
     kernel.fill(&world::world(u32::try_from(monotonic().as_secs())?))?;
     let other = |number: u32| Rule {
         action: action::DENY,

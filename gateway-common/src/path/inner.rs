@@ -220,9 +220,7 @@ impl Inner {
         };
         let addresses = Change::default().double(old_address, address);
         let ttl = [self.ip.ttl.saturating_sub(1), self.ip.protocol];
-        let checksum = addresses
-            .word(self.ip.ttl_word(), ttl)
-            .apply(self.ip.checksum);
+        let checksum = addresses.word(self.ip.ttl_word(), ttl).apply(self.ip.checksum);
         let ([ttl, protocol], [c0, c1]) = (ttl, checksum);
         packet
             .store(IP + ipv4::TTL, &[ttl, protocol, c0, c1])

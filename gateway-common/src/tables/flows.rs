@@ -146,9 +146,19 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         self.index.retire(position, word)
     }
 
-    /// Takes a retirement back, if the place has not changed since.
-    pub fn revive(&self, position: u32, word: u64) -> bool {
-        self.index.revive(position, word)
+    /// Takes a retirement back, if the place has not changed since and nobody has put the key in anew.
+    pub fn revive(&self, position: u32, word: u64, key: &FlowKey) -> bool {
+        let key_words = KeyWords::new(key);
+        self.index.revive(
+            &self.hash(key),
+            position,
+            word,
+            Retired::FreesKey,
+            |position, _| {
+                let record = self.records.get(position);
+                record.is_some_and(|record| key_words.are_of(record))
+            },
+        )
     }
 
     /// Frees the place of a flow that was retired a sweep ago, for the one owner of expiry.

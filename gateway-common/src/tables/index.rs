@@ -11,6 +11,7 @@
 //! FREE -> CLAIMED -> TENTATIVE -> LIVE -> RETIRED -> FREE          readers look at LIVE alone
 //!            |           `-> ABORTED -> FREE                       RETIRED holds its key until nobody can use it
 //!            `-> FREE, or LIVE at once where no two can claim the same key
+//!                                       RETIRED -> TENTATIVE              a sweep that takes it back
 //! ```
 //!
 //! **One key, one entry.** Two CPUs may put the same key in at the same moment, in different places. Each makes its word
@@ -334,9 +335,27 @@ impl<S: Store, const W: usize> Index<S, W> {
         self.change(position, word, state::RETIRED)
     }
 
-    /// Makes an entry LIVE again that was retired when its word was `word`. `false` if it has changed since.
-    pub fn revive(&self, position: u32, word: u64) -> bool {
-        self.change(position, in_state(word, state::RETIRED), state::LIVE)
+    /// Makes an entry LIVE again that was retired when its word was `word`, unless another has got its key meanwhile: it
+    /// is put in anew, as by [`Index::publish_unique`]. `false` if it stays out; a sweep frees its place then.
+    pub fn revive(
+        &self,
+        hash: &Hash,
+        position: u32,
+        word: u64,
+        retired: Retired,
+        same: impl Fn(u32, u64) -> bool,
+    ) -> bool {
+        let word = in_state(word, state::RETIRED);
+        let mut claim = Claim { position, word };
+        if self.advance(&mut claim, state::TENTATIVE).is_err() {
+            return false;
+        }
+        if self.prevails(hash, &claim, retired, same) && self.advance(&mut claim, state::LIVE).is_ok() {
+            return true;
+        }
+        // Who had found it before may still use it: unlike a claim that fails, it is not free at once.
+        self.change(position, claim.word, state::RETIRED);
+        false
     }
 
     /// Changes the state of a place whose word is `word`; `false` if it is another by now.

@@ -31,7 +31,7 @@ mod sas;
 mod shared;
 mod start;
 mod stats;
-mod sweep;
+pub mod sweep;
 mod system;
 pub mod tables;
 mod worker;

@@ -21,7 +21,7 @@ const RETIRED_S: u32 = 1;
 /// seen so. Places that are being filled are among them; a program does that in microseconds, so that one which is seen
 /// twice was left behind by a process that died.
 #[derive(Debug, Default)]
-pub(crate) struct Sweep {
+pub struct Sweep {
     flows: HashMap<u32, (u64, u32)>,
     mappings: HashMap<u32, (u64, u32)>,
 }
@@ -50,7 +50,7 @@ impl Used {
 impl Sweep {
     /// Sweeps at `now_s`. A mapping stays for `hold_s` after its last flow was made, so that a client that comes back
     /// keeps its port. Answers how many flows and mappings were retired.
-    pub(crate) fn run(
+    pub fn run(
         &mut self,
         tables: &SharedTables,
         settings: &Settings,
@@ -85,7 +85,9 @@ impl Sweep {
                         live.insert(flow.mapping);
                         continue;
                     }
-                    tables.give_flow(key.site, flow.progress.state);
+                    // A packet may have changed the state until it was retired.
+                    let state = read(entry.record).1.progress.state;
+                    tables.give_flow(key.site, state);
                     expired += 1;
                 }
                 _ => {}
@@ -146,7 +148,7 @@ fn expire(
     flows: Flows<'_>,
     place: u32,
     word: u64,
-    (_, flow): (&FlowKey, &Flow),
+    (key, flow): (&FlowKey, &Flow),
     settings: &Settings,
     now_s: u32,
 ) -> bool {
@@ -157,7 +159,7 @@ fn expire(
         let flow = read(entry.record).1;
         is_alive(flow.progress.state, flow.last_seen_s(), settings, now_s)
     });
-    !(lives && flows.revive(place, word))
+    !(lives && flows.revive(place, word, key))
 }
 
 /// Whether a place was in this very state a sweep ago.

@@ -211,7 +211,9 @@ impl SharedTables {
     /// Retires a flow, as the sweep does; whether there was one. The sweep frees its place.
     pub fn end_flow(&self, key: &FlowKey) -> bool {
         let flows = self.flows();
-        let Some(entry) = flows.find(key) else { return false };
+        let Some(entry) = flows.find(key) else {
+            return false;
+        };
         if !flows.retire(entry.position, entry.word) {
             return false;
         }

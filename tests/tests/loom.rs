@@ -1,0 +1,281 @@
+//! The index of flow and mapping table under loom: every interleaving of a few threads, and every value that a load may
+//! see by the memory model. The code is that of the programs and of the daemon; the buckets are narrower.
+
+use gateway_common::tables::hash::Hash;
+use gateway_common::tables::index::{Claim, Index, Retired, Taken, state, state_of};
+use gateway_common::tables::words::{Store, Words};
+use loom::sync::Arc;
+use loom::sync::atomic::{AtomicU64, Ordering, fence};
+use loom::thread;
+
+/// Words of a bucket.
+const WIDTH: usize = 2;
+/// A key may lie in either of two buckets.
+const BUCKETS: usize = 2;
+/// Words of a record: key and value.
+const KEY: usize = 0;
+const VALUE: usize = 1;
+/// Where all keys of these tests lie: they collide.
+const HASH: Hash = Hash {
+    first: 0,
+    second: 1,
+    fingerprint: 7,
+};
+
+#[derive(Clone, Copy)]
+struct Row<'a>(&'a [AtomicU64]);
+
+impl Words for Row<'_> {
+    fn load(self, word: usize) -> u64 {
+        self.0[word].load(Ordering::Acquire)
+    }
+
+    fn store(self, word: usize, value: u64) {
+        // A swap in place of a store: loom does not know that a store cannot come between the load and the store of a
+        // compare-and-swap, and would lose the store that comes after it.
+        self.0[word].swap(value, Ordering::Release);
+    }
+
+    fn compare_exchange(self, word: usize, current: u64, new: u64) -> Result<(), u64> {
+        self.0[word]
+            .compare_exchange(current, new, Ordering::AcqRel, Ordering::Acquire)
+            .map(|_| ())
+    }
+
+    fn add(self, word: usize, value: u64) -> u64 {
+        self.0[word].fetch_add(value, Ordering::AcqRel)
+    }
+
+    fn fence(self) {
+        fence(Ordering::SeqCst);
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Rows<'a>(&'a [Vec<AtomicU64>]);
+
+impl<'a> Store for Rows<'a> {
+    type Value = Row<'a>;
+
+    fn len(self) -> u32 {
+        self.0.len() as u32
+    }
+
+    fn get(self, index: u32) -> Option<Row<'a>> {
+        self.0.get(index as usize).map(|row| Row(row))
+    }
+}
+
+/// An index and its records.
+struct Table {
+    buckets: Vec<Vec<AtomicU64>>,
+    records: Vec<Vec<AtomicU64>>,
+}
+
+impl Table {
+    fn new() -> Arc<Self> {
+        let rows = |count| {
+            (0..count)
+                .map(|_| (0..WIDTH).map(|_| AtomicU64::new(0)).collect())
+                .collect()
+        };
+        Arc::new(Self {
+            buckets: rows(BUCKETS),
+            records: rows(BUCKETS * WIDTH),
+        })
+    }
+
+    fn index(&self) -> Index<Rows<'_>, WIDTH> {
+        Index::new(Rows(&self.buckets))
+    }
+
+    fn is_of(&self, position: u32, key: u64) -> bool {
+        Rows(&self.records)
+            .get(position)
+            .is_some_and(|record| record.load(KEY) == key)
+    }
+
+    /// Claims a place and fills it; `None` if there is none.
+    fn fill(&self, key: u64) -> Option<Claim> {
+        let claim = self.index().claim(&HASH, None)?;
+        let record = Rows(&self.records).get(claim.position)?;
+        record.store(KEY, key);
+        record.store(VALUE, key * 100);
+        Some(claim)
+    }
+
+    /// Puts a key in; `None` if there is no room.
+    fn insert(&self, key: u64, retired: Retired) -> Option<Result<u32, Taken>> {
+        let mut claim = self.fill(key)?;
+        let published = self
+            .index()
+            .publish_unique(&HASH, &mut claim, retired, |position, _| {
+                self.is_of(position, key)
+            });
+        Some(published.map(|()| claim.position))
+    }
+
+    /// Place and word of a key, with the value that its reader sees.
+    fn find(&self, key: u64) -> Option<(u32, u64, u64)> {
+        self.index().find(&HASH, |position, word| {
+            let record = Rows(&self.records).get(position)?;
+            (record.load(KEY) == key).then(|| (position, word, record.load(VALUE)))
+        })
+    }
+
+    /// Places in a state.
+    fn places(&self, wanted: u64) -> Vec<u32> {
+        (0..(BUCKETS * WIDTH) as u32)
+            .filter(|position| self.index().word(*position).map(state_of) == Some(wanted))
+            .collect()
+    }
+
+    /// How many there are.
+    fn count(&self, wanted: u64) -> usize {
+        self.places(wanted).len()
+    }
+}
+
+/// All interleavings with at most so many preemptions; all of them for `None`.
+fn check(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = preemptions;
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
+/// Threads that put the same key in at the same moment: one of them does, and the others leave nothing behind.
+fn one_of(inserters: usize) {
+    let table = Table::new();
+    let threads: Vec<_> = (0..inserters)
+        .map(|_| {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.insert(1, Retired::FreesKey))
+        })
+        .collect();
+    let results: Vec<_> = threads.into_iter().map(|thread| thread.join().unwrap()).collect();
+    let won = results
+        .iter()
+        .filter(|result| matches!(result, Some(Ok(_))))
+        .count();
+    assert_eq!(won, 1, "{results:?}");
+    assert_eq!((table.count(state::LIVE), table.count(state::FREE)), (1, 3));
+}
+
+#[test]
+fn of_two_with_the_same_key_one_gets_in() {
+    check(Some(3), || one_of(2));
+}
+
+#[test]
+fn of_three_with_the_same_key_one_gets_in() {
+    check(Some(2), || one_of(3));
+}
+
+/// A reader finds an entry whole or not at all.
+#[test]
+fn a_reader_sees_what_was_written_before_the_entry_was_live() {
+    check(Some(3), || {
+        let table = Table::new();
+        let writer = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.insert(1, Retired::FreesKey))
+        };
+        if let Some((_, _, value)) = table.find(1) {
+            assert_eq!(value, 100);
+        }
+        assert!(matches!(writer.join().unwrap(), Some(Ok(_))));
+        assert_eq!(table.find(1).map(|(_, _, value)| value), Some(100));
+    });
+}
+
+/// A place that was freed and taken by another meanwhile is not retired by who still holds the old word.
+#[test]
+fn a_word_of_an_earlier_use_retires_nothing() {
+    check(Some(3), || {
+        let table = Table::new();
+        assert!(matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))));
+        let (position, word, _) = table.find(1).unwrap();
+        let late = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.index().retire(position, word))
+        };
+        let retired = table.index().retire(position, word);
+        if retired {
+            let now = table.index().word(position).unwrap();
+            table.index().free(&Claim { position, word: now });
+            assert!(matches!(table.insert(2, Retired::FreesKey), Some(Ok(_))));
+        }
+        let late = late.join().unwrap();
+        assert!(retired != late, "one of two retires it");
+        assert_eq!(table.find(2).is_some(), retired);
+        assert_eq!(table.find(1), None);
+    });
+}
+
+/// The sweep retires a flow, sees that a packet has begun it anew, and takes the retirement back; meanwhile a packet does
+/// not find the flow and puts it in once more.
+#[test]
+fn a_revived_entry_and_a_new_one_of_its_key_are_one() {
+    check(Some(3), || {
+        let table = Table::new();
+        assert!(matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))));
+        let (position, word, _) = table.find(1).unwrap();
+        let sweep = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || {
+                assert!(table.index().retire(position, word));
+                let same = |position, _| table.is_of(position, 1);
+                table
+                    .index()
+                    .revive(&HASH, position, word, Retired::FreesKey, same)
+            })
+        };
+        let inserted = match table.find(1) {
+            Some(_) => false,
+            None => matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))),
+        };
+        let revived = sweep.join().unwrap();
+        assert!(revived != inserted, "revived {revived}, inserted {inserted}");
+        let live = table.places(state::LIVE);
+        assert_eq!(live.len(), 1, "{live:?}");
+        assert!(table.is_of(live[0], 1));
+    });
+}
+
+/// A port that was given back is nobody's until the sweep frees it.
+#[test]
+fn a_retired_key_that_is_held_is_not_given_to_another() {
+    check(Some(3), || {
+        let table = Table::new();
+        assert!(matches!(table.insert(1, Retired::HoldsKey), Some(Ok(_))));
+        let (position, word, _) = table.find(1).unwrap();
+        let sweep = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.index().retire(position, word))
+        };
+        assert_eq!(table.insert(1, Retired::HoldsKey), Some(Err(Taken)));
+        assert!(sweep.join().unwrap());
+        assert_eq!((table.count(state::RETIRED), table.count(state::LIVE)), (1, 0));
+    });
+}
+
+/// Of two that want the last place, one gets it.
+#[test]
+fn the_last_place_goes_to_one() {
+    check(Some(3), || {
+        let table = Table::new();
+        for key in 10..13 {
+            assert!(matches!(table.insert(key, Retired::FreesKey), Some(Ok(_))));
+        }
+        let other = {
+            let table = Arc::clone(&table);
+            thread::spawn(move || table.insert(1, Retired::FreesKey))
+        };
+        let own = table.insert(2, Retired::FreesKey);
+        let other = other.join().unwrap();
+        let both = [matches!(own, Some(Ok(_))), matches!(other, Some(Ok(_)))];
+        assert!(both[0] != both[1], "{own:?} {other:?}");
+        assert_eq!(table.count(state::LIVE), BUCKETS * WIDTH);
+    });
+}

@@ -1,0 +1,202 @@
+//! Flow and mapping table under load: programs in the kernel on several CPUs, and the daemon's sweep in user space, at
+//! once and on the same few keys. Needs root.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use gateway::dataplane::TableSizes;
+use gateway::dataplane::sweep::Sweep;
+use gateway::dataplane::tables::SharedTables;
+use gateway_common::abi::flow::FlowKey;
+use gateway_common::abi::interface::{STATES, Settings};
+use gateway_common::abi::nat::OutsideKey;
+use gateway_common::abi::stats::Path;
+use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
+use gateway_common::path::filter::is_half_open;
+use gateway_common::tables::index::{state, state_of};
+use gateway_tests::frames::Clear;
+use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::vectors::world::{self, NAME_SERVER, SA_INDEX, SERVER, SITE, TERMINAL};
+
+const XDP_DROP: u32 = 1;
+const XDP_REDIRECT: u32 = 4;
+/// Threads that run packets through the programs.
+const PACKET_THREADS: u32 = 3;
+/// Source ports that they share, in groups that take turns, a second each: a group is silent until its flows are just dead,
+/// so that a packet and the sweep meet at the same flow.
+const PORTS: u32 = 400;
+const GROUPS: u32 = IDLE_S + 1;
+/// Sweeps while they run, a second of the tables' clock apart, and what such a second really takes: as in the daemon, a
+/// run of a program is far shorter.
+const SECONDS: u32 = 150;
+const SECOND: Duration = Duration::from_millis(20);
+/// Silence after which every flow is dead, and a mapping is not held for it any more.
+const IDLE_S: u32 = 2;
+
+/// SplitMix64: each thread has its own sequence.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u32) -> u32 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut value = self.0;
+        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (value >> 33) as u32 % limit
+    }
+}
+
+/// Sends packets of the same few flows until told to stop; answers how many were forwarded.
+fn send(kernel: &Kernel, seed: u64, second: &AtomicU32, stop: &AtomicBool) -> Result<u64> {
+    let mut random = Random(seed);
+    let mut forwarded = 0;
+    while !stop.load(Ordering::Relaxed) {
+        let group = second.load(Ordering::Relaxed) % GROUPS;
+        let port = 2000 + (random.below(PORTS / GROUPS) * GROUPS + group) as u16;
+        let (tcp, server) = ((TERMINAL, port), (SERVER, 443));
+        let packet = match random.below(8) {
+            0..=2 => Clear::udp((TERMINAL, port), (NAME_SERVER, 53)),
+            3..=5 => Clear::tcp(tcp, server, SYN),
+            6 => Clear::tcp(tcp, server, ACK),
+            _ => Clear::tcp(tcp, server, RST),
+        };
+        match kernel.code("clear", &packet.linked(SITE, SA_INDEX))? {
+            XDP_REDIRECT => forwarded += 1,
+            code => ensure!(code == XDP_DROP, "code {code}"),
+        }
+    }
+    Ok(forwarded)
+}
+
+/// What must hold whenever no program runs.
+fn check(tables: &SharedTables) -> Result<()> {
+    let flows: Vec<_> = tables.flows().live().collect();
+    let keys: BTreeSet<FlowKey> = flows.iter().map(|(key, _)| *key).collect();
+    ensure!(keys.len() == flows.len(), "a key has two flows");
+    let mappings: Vec<_> = tables.mappings().live().collect();
+    let insides: BTreeSet<_> = mappings.iter().map(|(key, _)| *key).collect();
+    ensure!(insides.len() == mappings.len(), "an inside has two mappings");
+    let mut outsides = BTreeMap::new();
+    for place in 0..tables.mappings().places() {
+        if let Some((word, key, mapping)) = tables.mappings().at(place)
+            && matches!(state_of(word), state::LIVE | state::RETIRED)
+        {
+            let other = outsides.insert(mapping.outside(key.protocol), key);
+            ensure!(other.is_none(), "{key:?} and {other:?} have the same outside");
+        }
+    }
+    for (key, flow) in &flows {
+        let outside = OutsideKey {
+            address: flow.nat_address,
+            port: flow.nat_port,
+            protocol: key.protocol,
+            pad: 0,
+        };
+        let owner = outsides.get(&outside);
+        ensure!(
+            owner.is_some_and(|inside| (inside.address, inside.port) == (key.source, key.source_port)),
+            "{key:?} is translated to {outside:?}, which is of {owner:?}"
+        );
+        let found = tables.flows().find(key).map(|entry| entry.position);
+        let answer = tables
+            .flows()
+            .find_answer(&outside, key.destination, key.destination_port);
+        let answer = answer.map(|entry| entry.position);
+        ensure!(
+            found.is_some() && found == answer,
+            "{key:?} lies at {found:?} and {answer:?}"
+        );
+    }
+    let half_open = flows.iter().filter(|(_, flow)| is_half_open(flow.progress.state));
+    let counted = [
+        flows.len() as u64,
+        half_open.count() as u64,
+        mappings.len() as u64,
+    ];
+    for site in [SITE, 0] {
+        let used = tables.used(site);
+        ensure!(used == counted, "site {site} uses {used:?}, but has {counted:?}");
+    }
+    Ok(())
+}
+
+/// Places that are not free, of both tables.
+fn taken(tables: &SharedTables) -> (usize, usize) {
+    let is_free = |word: Option<u64>| word.map(state_of) == Some(state::FREE);
+    let (flows, mappings) = (tables.flows(), tables.mappings());
+    let of_flows = (0..flows.places()).filter(|place| !is_free(flows.at(*place).map(|entry| entry.word)));
+    let of_mappings = (0..mappings.places()).filter(|place| !is_free(mappings.at(*place).map(|at| at.0)));
+    (of_flows.count(), of_mappings.count())
+}
+
+#[test]
+fn programs_and_sweep_share_the_tables() -> Result<()> {
+    // Fewer places than keys: tables are full at times.
+    let mut kernel = Kernel::load_for(TableSizes {
+        flows: PORTS,
+        mappings: PORTS,
+    })?;
+    let settings = Settings {
+        idle_s: [IDLE_S; STATES],
+        flows_max: PORTS,
+        site_half_open_max: PORTS / 3,
+        ..world::SETTINGS
+    };
+    let begin_s = u32::try_from(monotonic().as_secs())?;
+    let mut world = world::world(begin_s);
+    world.settings = Some(settings);
+    kernel.fill(&world)?;
+    let mut sweep = Sweep::default();
+    let (mut expired, mut ended) = (0, 0);
+    let (now, stop) = (AtomicU32::new(0), AtomicBool::new(false));
+    let forwarded = thread::scope(|scope| -> Result<u64> {
+        let threads: Vec<_> = (0..PACKET_THREADS)
+            .map(|seed| {
+                let (kernel, now, stop) = (&kernel, &now, &stop);
+                scope.spawn(move || send(kernel, seed.into(), now, stop))
+            })
+            .collect();
+        let tables = kernel.tables();
+        let mut random = Random(99);
+        for second in 1..=SECONDS {
+            thread::sleep(SECOND);
+            tables.set_now_s(begin_s + second);
+            now.store(second, Ordering::Relaxed);
+            expired += sweep.run(tables, &settings, IDLE_S, begin_s + second).0;
+            // The operator ends a flow.
+            let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();
+            if !flows.is_empty() {
+                let key = flows[random.below(flows.len() as u32) as usize];
+                ended += usize::from(tables.end_flow(&key));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        let mut forwarded = 0;
+        for thread in threads {
+            forwarded += thread
+                .join()
+                .map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+        }
+        Ok(forwarded)
+    })?;
+    check(kernel.tables())?;
+    ensure!(
+        forwarded > 1000 && expired > 100 && ended > 10,
+        "{forwarded} packets, {expired} flows expired, {ended} were ended: too few to show anything"
+    );
+    let created = kernel.paths()?.get(&(Path::FlowsCreated as u32)).copied();
+    ensure!(created >= Some(expired as u64), "{created:?} flows were made");
+
+    // Nobody sends any more: everything goes, and nothing is left behind.
+    let tables = kernel.tables();
+    for second in SECONDS..SECONDS + 4 * IDLE_S {
+        tables.set_now_s(begin_s + second);
+        sweep.run(tables, &settings, IDLE_S, begin_s + second);
+        check(tables)?;
+    }
+    ensure!(taken(tables) == (0, 0), "{:?} places are taken", taken(tables));
+    Ok(())
+}
