@@ -111,7 +111,7 @@ impl Process {
 
 /// A killed process is a zombie as soon as its first thread is, while others still hold its sockets.
 fn has_threads(pid: i32) -> bool {
-    std::fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// Starts `command` in the background, its output in `NAME.log` of the state folder, and records it for `down`.
