@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::{
     connection::{Connection, Idle},
+    crash::CrashSecret,
     half_open::Defence,
     pki::{
         credential::Credential,
@@ -123,6 +124,8 @@ pub struct EndpointConfig {
     pub additional_addresses: Vec<std::net::IpAddr>,
     /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
     pub nat_keepalive_s: u64,
+    /// Prove to peers that we lost our IKE SAs, and believe those that prove it to us (RFC 6290); `None`: neither.
+    pub crash_secret: Option<CrashSecret>,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -168,6 +171,7 @@ impl EndpointConfig {
             mobike: true,
             additional_addresses: Vec::new(),
             nat_keepalive_s: 20,
+            crash_secret: None,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

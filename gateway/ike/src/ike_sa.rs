@@ -8,6 +8,7 @@ use crate::{
     config::{AuthenticatedPeer, EndpointConfig, SitePolicy},
     connection::{Connection, Idle, Start},
     context::{Context, Deferred, Path},
+    crash::PeerToken,
     crypto::{dh::DhGroup, prf::PrfAlgorithm},
     exchange::{
         Refusal,
@@ -157,6 +158,8 @@ pub(crate) struct Established {
     /// When the peer is asked whether it has our answer to IKE_AUTH.
     ask_at_ms: u64,
     awaits_proof: bool,
+    /// What the peer would prove with that it lost this IKE SA (RFC 6290).
+    pub(crate) peer_token: Option<PeerToken>,
 }
 
 /// A request to be made.
@@ -370,6 +373,18 @@ impl IkeSa {
             state @ State::Closed { .. } => (state, ()),
         });
         self.pump(ctx);
+    }
+
+    /// RFC 6290 section 4.5: the peer has proved that it lost the IKE SA. It goes without a word to the peer.
+    pub(crate) fn lost_by_peer(&mut self, ctx: &mut Context<'_>) {
+        self.step(ctx, |core, ctx, state| match state {
+            State::Established(established) => {
+                (established.finish(core, ctx, CloseReason::PeerRestarted), ())
+            }
+            state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => {
+                (state, ())
+            }
+        });
     }
 
     /// Forgets the IKE SA, which the peer says it does not know any more. It is told once all the same, should

@@ -99,6 +99,8 @@ pub enum CloseReason {
     CertificateRefused(String),
     /// The shared key that the peer proved itself with was changed or taken away.
     SharedKeyChanged,
+    /// The peer proved that it lost the IKE SA, as by a restart (QCD token, RFC 6290).
+    PeerRestarted,
 }
 
 /// Something happened.
@@ -206,6 +208,9 @@ impl fmt::Display for CloseReason {
                 write!(f, "its certificate is not accepted any more: {reason}")
             }
             Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
+            Self::PeerRestarted => {
+                f.write_str("the peer has restarted and proved that it lost it (QCD token)")
+            }
         }
     }
 }

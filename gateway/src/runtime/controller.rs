@@ -16,6 +16,7 @@ use super::engine::{Engine, Happening};
 use super::events;
 use super::prepare::{Prepared, assignments_path, first_visits_path};
 use super::reload::Watch;
+use super::secrets;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
@@ -100,6 +101,7 @@ impl<E: Engine> Controller<E> {
         ike.defence.half_open_per_source = config.ike.half_open_per_source;
         ike.defence.puzzle_from = config.ike.puzzle_above;
         ike.nat_keepalive_s = config.ike.nat_keepalive_s;
+        ike.crash_secret = secrets::crash_secret(&config)?;
         ike.mobike = config.ike.mobike;
         ike.additional_addresses
             .clone_from(&config.ike.additional_addresses);

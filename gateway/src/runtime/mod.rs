@@ -15,6 +15,7 @@ mod journal;
 mod prepare;
 mod reload;
 mod requests;
+mod secrets;
 mod sockets;
 mod ways;
 mod xdp;

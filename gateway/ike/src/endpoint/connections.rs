@@ -297,7 +297,12 @@ impl Endpoint {
             // A peer that went silent may be reached another way.
             link.remote += usize::from(*reason == CloseReason::PeerUnresponsive);
             link.wanted &= start == Start::Now && !on_purpose;
-            link.not_before_ms = now_ms.saturating_add(drawn(backoff.first_s, &mut *self.random));
+            // A peer that proves its restart is there again.
+            link.not_before_ms = if *reason == CloseReason::PeerRestarted {
+                now_ms
+            } else {
+                now_ms.saturating_add(drawn(backoff.first_s, &mut *self.random))
+            };
         } else {
             link.attempt = None;
             link.failures = link.failures.saturating_add(1);

@@ -9,6 +9,7 @@ use crate::{
     config::{AuthenticatedPeer, SitePolicy},
     connection::Connection,
     context::{Context, Deferred},
+    crash,
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
     ike_sa::{Core, Established, IkeSa, State, closed},
     keys::{Secret, auth_octets},
@@ -86,6 +87,7 @@ impl Handshake {
             .as_ref()
             .unwrap_or(&ctx.config.esp_proposals);
         payloads.extend(mobike::announcement(ctx.config, core.path));
+        payloads.extend(crash::token_for(ctx.config, &core.channel));
         payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
         // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
         let (first_local, first_remote) = attempt.packet.unzip();
@@ -215,6 +217,8 @@ impl ExpectAuthRequest {
         if established.mobike.is_enabled() {
             payloads.extend(mobike::announcement(ctx.config, core.path));
         }
+        established.take_token(ctx.config, message);
+        payloads.extend(crash::token_for(ctx.config, &core.channel));
         established.announce(core, ctx);
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
@@ -411,6 +415,7 @@ impl ExpectAuthResponse {
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
         established.authenticated(core.id, Some(&self.connection), ctx);
         established.mobike = Mobike::negotiated(ctx.config, message, true);
+        established.take_token(ctx.config, message);
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),

@@ -1,7 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
-use crate::mobike;
+use crate::{crash, mobike};
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -53,6 +53,7 @@ impl Established {
             suspected_ms: None,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
+            peer_token: None,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -344,6 +345,7 @@ impl Established {
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
                 (mut payloads, None) => {
+                    self.take_token(ctx.config, message);
                     payloads.extend(mobike::respond(&mut self, core, ctx, message));
                     (payloads, State::Established(self))
                 }
@@ -646,11 +648,14 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((
-                Exchange::Informational,
-                self.liveness_payloads(core),
-                Pending::Liveness,
-            )),
+            Task::Liveness => {
+                let mut payloads = self.liveness_payloads(core);
+                // RFC 6290 sections 4.3 and 4.4: after we rekeyed, the peer has our token from here. It also makes
+                // the request longer than the answer that proves a crash.
+                let knows_tokens = self.peer_token.is_some();
+                payloads.extend(crash::token_for(ctx.config, &core.channel).filter(|_| knows_tokens));
+                Some((Exchange::Informational, payloads, Pending::Liveness))
+            }
             Task::UpdateAddresses { before } => {
                 let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
                 Some((

@@ -189,6 +189,7 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             100_000,
         ),
         nat_keepalive_s: in_range(checker, ike.nat_keepalive_s, "nat_keepalive_s", 0, 3_600),
+        crash_detection: ike.crash_detection,
         mobike: ike.mobike,
         additional_addresses: ike.additional_addresses,
     }

@@ -90,6 +90,8 @@ pub(super) struct Ike {
     pub(super) half_open_per_source: Spanned<u64>,
     #[serde(default = "nat_keepalive_s")]
     pub(super) nat_keepalive_s: Spanned<u64>,
+    #[serde(default = "yes")]
+    pub(super) crash_detection: bool,
     #[serde(default = "mobike")]
     pub(super) mobike: bool,
     #[serde(default)]

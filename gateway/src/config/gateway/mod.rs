@@ -118,6 +118,8 @@ pub struct Ike {
     pub half_open_per_source: usize,
     /// Behind a NAT, silence towards a peer after which a keepalive is sent; 0 for never.
     pub nat_keepalive_s: u64,
+    /// Tell peers of a restart, and believe theirs, at once (RFC 6290).
+    pub crash_detection: bool,
     /// Peers may move their SAs to other addresses (RFC 4555).
     pub mobike: bool,
     /// Where else peers with MOBIKE may reach this gateway.

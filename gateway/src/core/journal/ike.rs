@@ -191,7 +191,8 @@ fn severity(reason: &CloseReason) -> Severity {
         | CloseReason::ProtocolViolation
         | CloseReason::CertificateExpired { .. }
         | CloseReason::CertificateRefused(_)
-        | CloseReason::SharedKeyChanged => Severity::Warning,
+        | CloseReason::SharedKeyChanged
+        | CloseReason::PeerRestarted => Severity::Warning,
     }
 }
 
@@ -210,6 +211,7 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::CertificateExpired { .. } => "certificate_expired",
         CloseReason::CertificateRefused(_) => "certificate_refused",
         CloseReason::SharedKeyChanged => "shared_key_changed",
+        CloseReason::PeerRestarted => "peer_restarted",
         CloseReason::OutOfStep => "out_of_step",
         CloseReason::ProtocolViolation => "protocol_violation",
     }

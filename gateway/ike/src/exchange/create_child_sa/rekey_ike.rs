@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::context::Predecessor;
+use crate::{context::Predecessor, crash};
 
 /// Answers the request.
 pub(super) fn answer(
@@ -67,12 +67,16 @@ pub(super) fn answer(
         established.superseded = Some(id);
         established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
     }
+    // RFC 6290 section 4.3: the new IKE SA has another token. The initiator's comes in an exchange of its own.
+    let token = crash::token_for(ctx.config, &ike_sa.core.channel);
     ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
-    Ok(vec![
+    let mut payloads = vec![
         chosen(suite.to_wire(choice.number, Some(spi_r))),
         Payload::Nonce(Nonce(nonce_r)),
         Payload::Ke(own_ke),
-    ])
+    ];
+    payloads.extend(token);
+    Ok(payloads)
 }
 
 /// The IKE SA that comes after this one, without Child SAs yet.
@@ -248,6 +252,12 @@ impl ExpectRekeyIkeResponse {
         };
         let made = successor(established, core, ctx, choice.proposal, &seeds, &shared, true);
         let mut ike_sa = made.ok_or(syntax)?;
+        if let State::Established(next) = &mut ike_sa.state {
+            next.take_token(ctx.config, message);
+            if next.peer_token.is_some() {
+                next.push_new(Task::Liveness);
+            }
+        }
         let lowest_nonce = (&self.nonce).min(&nonce_r.0);
         match &self.collision {
             Some(theirs) if *lowest_nonce < theirs.lowest_nonce => {
