@@ -484,8 +484,8 @@ pub(crate) fn retry_at(ctx: &mut Context<'_>) -> u64 {
 
 /// The peer sends on a Child SA that we did not send on yet: it has installed it, so we may.
 pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id: ChildId) {
-    // What an IKE SA that is on its way out has is not begun with.
-    let ending = established.is_ending();
+    // What is on its way out, with its IKE SA or alone, is not begun with.
+    let ending = established.is_ending() || established.is_deleting(id);
     let Some(child) = established.children.iter_mut().find(|child| child.id == id) else {
         return;
     };
