@@ -126,6 +126,8 @@ pub struct EndpointConfig {
     pub nat_keepalive_s: u64,
     /// Prove to peers that we lost our IKE SAs, and believe those that prove it to us (RFC 6290); `None`: neither.
     pub crash_secret: Option<CrashSecret>,
+    /// Let initiators set up an IKE SA without a Child SA (RFC 6023).
+    pub childless: bool,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -172,6 +174,7 @@ impl EndpointConfig {
             additional_addresses: Vec::new(),
             nat_keepalive_s: 20,
             crash_secret: None,
+            childless: true,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

@@ -76,6 +76,9 @@ pub struct Connection {
     pub reauth_after_s: Option<u64>,
     /// How long to wait after failures.
     pub backoff: Backoff,
+    /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023): the first is made by CREATE_CHILD_SA,
+    /// with a key exchange of its own, at once; with [`Start::OnDemand`] when a packet wants it.
+    pub childless: bool,
 }
 
 impl Connection {
@@ -95,6 +98,7 @@ impl Connection {
             idle: Idle::default(),
             reauth_after_s: None,
             backoff: Backoff::default(),
+            childless: false,
         }
     }
 }

@@ -157,6 +157,7 @@ fn entry(
         idle: connection.idle,
         reauth_after_s: connection.reauth_after_s,
         backoff: connection.backoff,
+        childless: connection.childless,
     };
     Ok(Entry {
         config: connection.clone(),

@@ -1,17 +1,18 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
 use super::{
+    announced::Announced,
     create_child_sa::carrier,
     ike_sa_init::{Attempt, certificate_request},
 };
 use crate::{
     child_sa::{self, NewChild},
     config::{AuthenticatedPeer, SitePolicy},
-    connection::Connection,
+    connection::{Connection, Start},
     context::{Context, Deferred},
     crash,
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
-    ike_sa::{Core, Established, IkeSa, State, closed},
+    ike_sa::{Core, Established, IkeSa, State, Task, closed},
     keys::{Secret, auth_octets},
     mobike::{self, Mobike},
     output::{CloseReason, Event, list},
@@ -39,6 +40,8 @@ pub(crate) struct Handshake {
     pub(crate) sk_pr: Secret,
     /// Hashes that the peer accepts in signatures; empty without RFC 7427.
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
+    /// What else the other side can do.
+    pub(crate) said: Announced,
     /// When the handshake is given up.
     pub(crate) deadline_ms: u64,
 }
@@ -74,29 +77,25 @@ impl Handshake {
                 return None;
             }
         };
-        let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
         // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
         let peer = connection.remote_identity.to_string();
         if ctx.neighbours.with(&peer).next().is_none() {
             payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
         }
-        let proposals = connection
-            .policy
-            .esp_proposals
-            .as_ref()
-            .unwrap_or(&ctx.config.esp_proposals);
         payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.extend(crash::token_for(ctx.config, &core.channel));
-        payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
-        // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
-        let (first_local, first_remote) = attempt.packet.unzip();
-        let selectors =
-            |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
-        let ts_local = selectors(first_local, &connection.policy.ts_local);
-        let ts_remote = selectors(first_remote, &connection.policy.ts_remote);
-        payloads.push(Payload::TsI(TrafficSelectors(ts_local)));
-        payloads.push(Payload::TsR(TrafficSelectors(ts_remote)));
+        // RFC 6023 section 4: without a Child SA only where the responder said that it can.
+        let childless = connection.childless && self.said.childless;
+        let first_child = if childless {
+            FirstChild::Later {
+                by_packet: attempt.packet.is_some(),
+            }
+        } else {
+            let spi_in = ctx.esp_spi();
+            payloads.extend(child_offer(ctx, &connection, attempt, spi_in));
+            FirstChild::Asked { spi_in }
+        };
         let datagrams = core
             .channel
             .request(Exchange::IkeAuth, &payloads, ctx.random)
@@ -106,7 +105,7 @@ impl Handshake {
         let awaited = ExpectAuthResponse {
             handshake: self,
             connection,
-            spi_in,
+            first_child,
             datagrams,
             clock,
         };
@@ -115,6 +114,29 @@ impl Handshake {
             state: State::ExpectAuthResponse(Box::new(awaited)),
         })
     }
+}
+
+/// What asks for the first Child SA.
+fn child_offer(ctx: &Context<'_>, connection: &Connection, attempt: Attempt, spi_in: u32) -> [Payload; 3] {
+    let policy = &connection.policy;
+    let proposals = policy.esp_proposals.as_ref().unwrap_or(&ctx.config.esp_proposals);
+    // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
+    let (first_local, first_remote) = attempt.packet.unzip();
+    let selectors = |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
+    [
+        Payload::Sa(offer_esp(proposals, spi_in, false)),
+        Payload::TsI(TrafficSelectors(selectors(first_local, &policy.ts_local))),
+        Payload::TsR(TrafficSelectors(selectors(first_remote, &policy.ts_remote))),
+    ]
+}
+
+/// What our IKE_AUTH says of a Child SA.
+#[derive(Debug, Clone, Copy)]
+enum FirstChild {
+    /// It asks for one that we receive on this SPI.
+    Asked { spi_in: u32 },
+    /// Nothing (RFC 6023). A packet that waits will ask.
+    Later { by_packet: bool },
 }
 
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
@@ -236,7 +258,12 @@ fn first_child(
     message: &Message,
     nonces: (&[u8], &[u8]),
 ) -> Result<Vec<Payload>, u16> {
-    let (Some(offer), Some(ts_i), Some(ts_r)) = (message.sa(), message.ts_i(), message.ts_r()) else {
+    let asked = (message.sa(), message.ts_i(), message.ts_r());
+    if ctx.config.childless && matches!(asked, (None, None, None)) {
+        // RFC 6023 section 4: the answer has none of the three either.
+        return Ok(Vec::new());
+    }
+    let (Some(offer), Some(ts_i), Some(ts_r)) = asked else {
         return Err(kind::NO_PROPOSAL_CHOSEN);
     };
     let remote = core.path.remote;
@@ -286,7 +313,7 @@ fn first_child(
 pub(crate) struct ExpectAuthResponse {
     handshake: Handshake,
     connection: Connection,
-    spi_in: u32,
+    first_child: FirstChild,
     datagrams: Vec<Vec<u8>>,
     pub(crate) clock: Retransmission,
 }
@@ -325,8 +352,15 @@ impl ExpectAuthResponse {
         });
     }
 
+    fn release(&self, ctx: &mut Context<'_>) {
+        match self.first_child {
+            FirstChild::Asked { spi_in } => ctx.allocator.release(spi_in),
+            FirstChild::Later { .. } => {}
+        }
+    }
+
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
-        ctx.allocator.release(self.spi_in);
+        self.release(ctx);
         ctx.event(Event::Closed {
             ike_sa: core.id,
             peer: self.peer(),
@@ -388,7 +422,7 @@ impl ExpectAuthResponse {
         {
             ctx.transmit(core.path, &datagrams);
         }
-        ctx.allocator.release(self.spi_in);
+        self.release(ctx);
         ctx.event(Event::AuthenticationFailed {
             remote: core.path.remote,
             peer: self.peer(),
@@ -421,15 +455,22 @@ impl ExpectAuthResponse {
             connection: self.connection.name.as_str().into(),
             spi: core.channel.own_spi(),
         });
-        let result = first_child_answer(
-            &mut established,
-            core,
-            ctx,
-            message,
-            (self.spi_in, &nonce_i, &nonce_r),
-        );
+        let spi_in = match self.first_child {
+            FirstChild::Asked { spi_in } => spi_in,
+            FirstChild::Later { by_packet } => {
+                if !by_packet && self.connection.start != Start::OnDemand {
+                    let policy = &self.connection.policy;
+                    established.push_new(Task::NewChild {
+                        selectors: (policy.ts_local.clone(), policy.ts_remote.clone()),
+                        group: None,
+                    });
+                }
+                return State::Established(Box::new(established));
+            }
+        };
+        let result = first_child_answer(&mut established, core, ctx, message, (spi_in, &nonce_i, &nonce_r));
         if let Err(notification) = result {
-            ctx.allocator.release(self.spi_in);
+            ctx.allocator.release(spi_in);
             ctx.event(Event::RefusedByPeer {
                 remote: core.path.remote,
                 what: "the first Child SA",
@@ -540,6 +581,7 @@ pub(super) mod tests {
             sk_pi: Zeroizing::new(vec![4; 32]),
             sk_pr: Zeroizing::new(vec![5; 32]),
             peer_hashes: Vec::new(),
+            said: Announced::default(),
             deadline_ms: 0,
         }
     }

@@ -3,6 +3,7 @@
 use super::{
     Refusal,
     admission::{Admission, Gate},
+    announced::Announced,
     asked_group, chosen,
     ike_auth::{ExpectAuthRequest, Handshake},
 };
@@ -193,6 +194,7 @@ fn accept(
         sk_pi: keys.sk_pi,
         sk_pr: keys.sk_pr,
         peer_hashes: peer_hashes(ctx, message),
+        said: Announced::in_message(message),
         deadline_ms,
     };
     Ok(IkeSa {
@@ -239,6 +241,9 @@ fn answer_payloads(
         announced(kind::IKEV2_FRAGMENTATION_SUPPORTED),
         announced(kind::SIGNATURE_HASH_ALGORITHMS),
     ));
+    // RFC 6023 section 3: said by the responder alone.
+    let childless = ctx.config.childless;
+    payloads.extend(childless.then(|| Payload::Notify(Notify::new(kind::CHILDLESS_IKEV2_SUPPORTED, []))));
     payloads
 }
 
@@ -636,6 +641,7 @@ impl ExpectInitResponse {
             sk_pi: keys.sk_pi,
             sk_pr: keys.sk_pr,
             peer_hashes: peer_hashes(ctx, message),
+            said: Announced::in_message(message),
             deadline_ms: u64::MAX,
         };
         let core = Core {

@@ -2,6 +2,7 @@
 //! is awaited.
 
 pub(crate) mod admission;
+pub(crate) mod announced;
 mod authentication;
 pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;

@@ -59,6 +59,8 @@ pub struct ConnectionConfig {
     pub reauth_after_s: Option<u64>,
     /// How long to wait after failures.
     pub backoff: Backoff,
+    /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023).
+    pub childless: bool,
 }
 
 /// As it is written.
@@ -78,6 +80,8 @@ pub(super) struct Written {
     reauth_after_s: Option<Spanned<u64>>,
     retry_after_s: Option<Spanned<u64>>,
     retry_longest_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    childless: bool,
 }
 
 /// Checks all, against the sites of the file.
@@ -130,6 +134,7 @@ pub(super) fn connections(
             idle: times.0,
             reauth_after_s: times.1,
             backoff: times.2,
+            childless: written.childless,
         }
     };
     list.into_iter().map(checked).collect()

@@ -1,0 +1,19 @@
+//! What the other side says in IKE_SA_INIT that it can do, as far as what follows depends on it.
+
+use crate::wire::{Message, notify::kind};
+
+/// Said by the other side.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Announced {
+    /// IKE_AUTH may do without a Child SA (RFC 6023).
+    pub(crate) childless: bool,
+}
+
+impl Announced {
+    pub(crate) fn in_message(message: &Message) -> Self {
+        let said = |kind| message.notify(kind).is_some();
+        Self {
+            childless: said(kind::CHILDLESS_IKEV2_SUPPORTED),
+        }
+    }
+}
