@@ -11,6 +11,7 @@ use crate::{
         identity::Identity,
         trust::{TrustAnchors, VerifiedPeer},
     },
+    ppk::Ppks,
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
     retransmit::RetransmitPolicy,
     shared_key::{AuthKind, SharedKeys},
@@ -94,6 +95,8 @@ pub struct EndpointConfig {
     pub trust: TrustAnchors,
     /// Peers with whom shared keys are used on one side or both.
     pub shared_keys: SharedKeys,
+    /// Peers with whom a post-quantum preshared key is mixed in (RFC 8784).
+    pub ppks: Ppks,
     /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
     pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
@@ -158,6 +161,7 @@ impl EndpointConfig {
             local_identity,
             trust,
             shared_keys: SharedKeys::default(),
+            ppks: Ppks::default(),
             address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             esp_proposals: default_esp_proposals(),

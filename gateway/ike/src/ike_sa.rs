@@ -160,6 +160,8 @@ pub(crate) struct Established {
     awaits_proof: bool,
     /// What the peer would prove with that it lost this IKE SA (RFC 6290).
     pub(crate) peer_token: Option<PeerToken>,
+    /// A post-quantum preshared key is in its keys (RFC 8784).
+    pub(crate) ppk: bool,
 }
 
 /// A request to be made.

@@ -25,6 +25,7 @@ pub mod half_open;
 pub mod ids;
 pub mod output;
 pub mod pki;
+pub mod ppk;
 pub mod proposal;
 pub mod retransmit;
 pub mod shared_key;
@@ -59,6 +60,7 @@ pub use output::{
     CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
     Output, TimeoutReason,
 };
+pub use ppk::{Ppk, PpkError, Ppks};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

@@ -412,6 +412,8 @@ pub struct IkeSaDetails {
     pub connection: Option<String>,
     /// What the peer proved itself with.
     pub authenticated_by: AuthKind,
+    /// A post-quantum preshared key is in its keys (RFC 8784).
+    pub ppk: bool,
     /// The peer's certificate, if that is what it proved itself with.
     pub certificate: Option<CertificateDetails>,
     /// Seconds since the peer was heard: by IKE or by ESP.

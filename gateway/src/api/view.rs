@@ -374,6 +374,9 @@ pub struct SaDetails {
     pub nat_local: bool,
     /// The peer is behind a NAT.
     pub nat_remote: bool,
+    /// A post-quantum preshared key is in its keys.
+    #[serde(default)]
+    pub ppk: bool,
     /// The peer's certificate.
     pub certificate: Option<Certificate>,
     /// The site's translated address.

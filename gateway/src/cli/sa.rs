@@ -116,6 +116,7 @@ fn details(sa: SaDetails) {
         own_identity,
         nat_local,
         nat_remote,
+        ppk,
         certificate,
         nat_address,
         heard_before_s,
@@ -171,7 +172,12 @@ fn details(sa: SaDetails) {
     } else {
         row("proved by", "a shared key".to_owned());
     }
-    row("algorithms", one.algorithms);
+    let beside = if ppk {
+        ", with a post-quantum preshared key"
+    } else {
+        ""
+    };
+    row("algorithms", format!("{}{beside}", one.algorithms));
     row(
         "last heard",
         format!(

@@ -90,6 +90,7 @@ impl<E: Engine> Controller<E> {
             Box::new(authorizer),
         );
         ike.shared_keys = credentials.shared_keys;
+        ike.ppks = credentials.ppks;
         ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);

@@ -147,6 +147,7 @@ impl<E: Engine> Controller<E> {
             own_identity: more.local_identity,
             nat_local: more.nat_local,
             nat_remote: more.nat_remote,
+            ppk: more.ppk,
             certificate: more.certificate.map(certificate_view),
             nat_address,
             heard_before_s: more.heard_before_s,

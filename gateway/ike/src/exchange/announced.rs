@@ -7,6 +7,8 @@ use crate::wire::{Message, notify::kind};
 pub(crate) struct Announced {
     /// IKE_AUTH may do without a Child SA (RFC 6023).
     pub(crate) childless: bool,
+    /// It has a post-quantum preshared key, perhaps for us (RFC 8784).
+    pub(crate) ppk: bool,
 }
 
 impl Announced {
@@ -14,6 +16,7 @@ impl Announced {
         let said = |kind| message.notify(kind).is_some();
         Self {
             childless: said(kind::CHILDLESS_IKEV2_SUPPORTED),
+            ppk: said(kind::USE_PPK),
         }
     }
 }

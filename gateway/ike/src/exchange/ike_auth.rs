@@ -4,6 +4,7 @@ use super::{
     announced::Announced,
     create_child_sa::carrier,
     ike_sa_init::{Attempt, certificate_request},
+    ppk::Mixing,
 };
 use crate::{
     child_sa::{self, NewChild},
@@ -60,14 +61,17 @@ impl Handshake {
 
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
     pub(super) fn start_auth(
-        self,
+        mut self,
         ctx: &mut Context<'_>,
         mut core: Core,
         connection: Connection,
         attempt: Attempt,
     ) -> Option<IkeSa> {
-        let mut payloads = match self.own_proof(ctx, true, &connection.remote_identity) {
-            Ok(payloads) => payloads,
+        let peer = &connection.remote_identity;
+        let mixing = self.begin_mixing(ctx, peer);
+        let proof = mixing.and_then(|mixing| Ok((mixing, self.own_proof(ctx, true, peer)?)));
+        let ((mixing, of_ppk), mut payloads) = match proof {
+            Ok(proof) => proof,
             Err(reason) => {
                 ctx.event(Event::AuthenticationFailed {
                     remote: core.path.remote,
@@ -85,6 +89,7 @@ impl Handshake {
         }
         payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.extend(crash::token_for(ctx.config, &core.channel));
+        payloads.extend(of_ppk);
         // RFC 6023 section 4: without a Child SA only where the responder said that it can.
         let childless = connection.childless && self.said.childless;
         let first_child = if childless {
@@ -106,6 +111,7 @@ impl Handshake {
             handshake: self,
             connection,
             first_child,
+            mixing,
             datagrams,
             clock,
         };
@@ -151,7 +157,7 @@ pub(crate) struct ExpectAuthRequest {
 impl ExpectAuthRequest {
     /// Answers the request; afterwards the IKE SA is established or closed.
     pub(crate) fn handle(
-        self,
+        mut self,
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: Result<Message, WireError>,
@@ -163,9 +169,15 @@ impl ExpectAuthRequest {
                 return (vec![Payload::Notify(refusal.0)], closed(ctx));
             }
         };
-        match self.authenticate(core, ctx, &message) {
-            Ok((peer, policy, mut payloads)) => {
-                let established = self.establish(core, ctx, &message, peer, policy, &mut payloads);
+        let mixing = self.handshake.answer_mixing(ctx, &message);
+        let authenticated =
+            mixing.and_then(|(message, of_ppk)| Ok((self.authenticate(core, ctx, &message)?, of_ppk)));
+        match authenticated {
+            Ok(((peer, policy, mut payloads), of_ppk)) => {
+                let ppk = of_ppk.is_some();
+                payloads.extend(of_ppk);
+                let mut established = self.establish(core, ctx, &message, peer, policy, &mut payloads);
+                established.ppk = ppk;
                 (payloads, State::Established(Box::new(established)))
             }
             Err(reason) => {
@@ -314,6 +326,7 @@ pub(crate) struct ExpectAuthResponse {
     handshake: Handshake,
     connection: Connection,
     first_child: FirstChild,
+    mixing: Mixing,
     datagrams: Vec<Vec<u8>>,
     pub(crate) clock: Retransmission,
 }
@@ -371,7 +384,7 @@ impl ExpectAuthResponse {
 
     /// Verifies the responder and takes the Child SA over.
     pub(crate) fn handle(
-        self,
+        mut self,
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: Result<Message, WireError>,
@@ -386,8 +399,17 @@ impl ExpectAuthResponse {
             self.abandon(core, ctx, CloseReason::PeerRefused(error_name(error.kind)));
             return closed(ctx);
         }
-        match self.authenticate(core, ctx, &message) {
-            Ok(peer) => self.establish(core, ctx, &message, peer),
+        let mixing = std::mem::take(&mut self.mixing);
+        let authenticated = self
+            .handshake
+            .end_mixing(mixing, &message)
+            .and_then(|ppk| Ok((self.authenticate(core, ctx, &message)?, ppk)));
+        match authenticated {
+            Ok((peer, ppk)) => {
+                let mut established = self.establish(core, ctx, &message, peer);
+                established.ppk = ppk;
+                State::Established(Box::new(established))
+            }
             Err(reason) => self.fail(core, ctx, reason),
         }
     }
@@ -438,7 +460,7 @@ impl ExpectAuthResponse {
         ctx: &mut Context<'_>,
         message: &Message,
         peer: AuthenticatedPeer,
-    ) -> State {
+    ) -> Established {
         let Handshake {
             prf,
             sk_d,
@@ -465,7 +487,7 @@ impl ExpectAuthResponse {
                         group: None,
                     });
                 }
-                return State::Established(Box::new(established));
+                return established;
             }
         };
         let result = first_child_answer(&mut established, core, ctx, message, (spi_in, &nonce_i, &nonce_r));
@@ -480,7 +502,7 @@ impl ExpectAuthResponse {
             let policy = &self.connection.policy;
             established.child_refused(ctx, (&policy.ts_local, &policy.ts_remote), notification);
         }
-        State::Established(Box::new(established))
+        established
     }
 }
 

@@ -243,6 +243,8 @@ fn answer_payloads(
     ));
     // RFC 6023 section 3: said by the responder alone.
     let childless = ctx.config.childless;
+    let ppk = announced(kind::USE_PPK) && !ctx.config.ppks.is_empty();
+    payloads.extend(ppk.then(|| Payload::Notify(Notify::new(kind::USE_PPK, []))));
     payloads.extend(childless.then(|| Payload::Notify(Notify::new(kind::CHILDLESS_IKEV2_SUPPORTED, []))));
     payloads
 }
@@ -406,6 +408,8 @@ impl ExpectInitResponse {
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
         payloads.extend(extensions(ctx, true, true));
+        let ppk = ctx.config.ppks.get(&self.connection.remote_identity);
+        payloads.extend(ppk.map(|_| Payload::Notify(Notify::new(kind::USE_PPK, []))));
         let header = Header {
             spi_i: self.spi_i,
             spi_r: 0,

@@ -8,6 +8,7 @@ pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;
 pub(crate) mod ike_sa_init;
 pub(crate) mod informational;
+mod ppk;
 
 use crate::wire::{
     Payload, WireError,

@@ -54,6 +54,7 @@ impl Established {
             ask_at_ms: u64::MAX,
             awaits_proof: false,
             peer_token: None,
+            ppk: false,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -99,6 +100,7 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.ppk = before.ppk;
         self.mobike.clone_from(&before.mobike);
         self.tasks.extend(before.unfinished_move());
     }

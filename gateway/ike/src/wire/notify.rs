@@ -43,6 +43,9 @@ pub mod kind {
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const PUZZLE: u16 = 16434;
+    pub const USE_PPK: u16 = 16435;
+    pub const PPK_IDENTITY: u16 = 16436;
+    pub const NO_PPK_AUTH: u16 = 16437;
 }
 
 /// The name of an error notification, in the RFC's spelling, for people.

@@ -12,7 +12,7 @@ use toml::Spanned;
 use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
-use super::proof::shared_key;
+use super::proof::{ppk, shared_key};
 use super::{
     AnySite, Center, Config, Ike, Interface, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts, connection,
     file,
@@ -350,12 +350,14 @@ fn sites(
         }
         networks(checker, &site.networks);
         let shared_key = shared_key(checker, &site, &identity, folder);
+        let ppk = ppk(checker, &site, folder);
         let groups = names.group_bits(checker, site.groups);
         let name = site.name.into_inner();
         SiteConfig {
             name,
             identity,
             shared_key,
+            ppk,
             groups,
             networks: site.networks.into_inner(),
             nat,

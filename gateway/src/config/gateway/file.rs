@@ -178,6 +178,9 @@ pub(super) struct Site {
     pub(super) site_auth: Option<Spanned<Method>>,
     pub(super) gateway_auth: Option<Spanned<Method>>,
     pub(super) gateway_identity: Option<Spanned<String>>,
+    pub(super) ppk_id: Option<Spanned<String>>,
+    pub(super) ppk_file: Option<Spanned<PathBuf>>,
+    pub(super) ppk_required: Option<Spanned<bool>>,
     #[serde(default)]
     pub(super) groups: Vec<Spanned<String>>,
     pub(super) networks: Spanned<Vec<Prefix>>,

@@ -15,7 +15,7 @@ use gateway_ike::pki::revocation::RevocationPolicy;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
-pub use proof::SiteSharedKey;
+pub use proof::{SitePpk, SiteSharedKey};
 
 use super::address::{AddressRange, Prefix};
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
@@ -180,6 +180,8 @@ pub struct SiteConfig {
     pub identity: Identity,
     /// Its shared key; `None`: certificates on both sides.
     pub shared_key: Option<SiteSharedKey>,
+    /// A key that is mixed in beside (RFC 8784).
+    pub ppk: Option<SitePpk>,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that the site may have behind its router (remote traffic selectors).
