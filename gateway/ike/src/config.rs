@@ -13,6 +13,7 @@ use crate::{
     },
     ppk::Ppks,
     proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
+    redirect::OtherGateway,
     retransmit::RetransmitPolicy,
     shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
@@ -131,6 +132,8 @@ pub struct EndpointConfig {
     pub crash_secret: Option<CrashSecret>,
     /// Let initiators set up an IKE SA without a Child SA (RFC 6023).
     pub childless: bool,
+    /// Send peers that can be redirected to this gateway (RFC 5685); see [`crate::Command::Drain`].
+    pub redirect_to: Option<OtherGateway>,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -179,6 +182,7 @@ impl EndpointConfig {
             nat_keepalive_s: 20,
             crash_secret: None,
             childless: true,
+            redirect_to: None,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

@@ -79,6 +79,8 @@ pub struct Connection {
     /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023): the first is made by CREATE_CHILD_SA,
     /// with a key exchange of its own, at once; with [`Start::OnDemand`] when a packet wants it.
     pub childless: bool,
+    /// Go where the peer redirects us to (RFC 5685). Whoever is there must prove the same identity.
+    pub redirects: bool,
 }
 
 impl Connection {
@@ -99,6 +101,7 @@ impl Connection {
             reauth_after_s: None,
             backoff: Backoff::default(),
             childless: false,
+            redirects: false,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -15,6 +15,7 @@ use crate::{
     ids::{ChildId, IkeSaId},
     ike_sa::{Established, IkeSa, Task},
     output::{CloseReason, Direction, Event, Output},
+    redirect::OtherGateway,
 };
 
 /// UDP port of IKE behind NAT, where the non-ESP marker stands in front (RFC 7296 section 2.23).
@@ -98,6 +99,14 @@ pub(crate) enum Deferred {
         connection: Arc<str>,
         was_up: bool,
         reason: CloseReason,
+    },
+    /// The gateway of a connection sends us to another (RFC 5685): in place of the IKE SA that was being set up, or of
+    /// one that stands.
+    Redirected {
+        connection: Arc<str>,
+        to: OtherGateway,
+        from: IpAddr,
+        established: bool,
     },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
     CloseOthers { peer: Arc<str>, except: IkeSaId },

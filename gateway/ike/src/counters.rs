@@ -41,6 +41,8 @@ pub struct Counters {
     pub crash_tokens_accepted: u64,
     /// Unprotected messages with tokens that are not the peer's.
     pub crash_tokens_refused: u64,
+    /// Peers that were told to go to another gateway (RFC 5685).
+    pub redirects_sent: u64,
     /// NAT keepalives sent.
     pub keepalives_sent: u64,
     /// NAT keepalives received.

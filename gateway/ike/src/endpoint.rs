@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+pub use drain::Draining;
+
 use connections::Link;
 use stray::Strays;
 
@@ -27,6 +29,7 @@ use crate::{
     keepalive::NAT_KEEPALIVE,
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    redirect::OtherGateway,
     traffic_selector::TrafficSelector,
     wire::{
         Exchange, Header, Payload, WireError,
@@ -38,6 +41,7 @@ use crate::{
 
 mod connections;
 mod details;
+mod drain;
 mod index;
 mod stray;
 #[cfg(test)]
@@ -97,6 +101,12 @@ pub enum Command {
         /// The peer's address from now on.
         remote: SocketAddr,
     },
+    /// Send peers that can be redirected, those that are here and those that come, to another gateway (RFC 5685); `None`
+    /// ends it.
+    Drain {
+        /// Where to.
+        to: Option<OtherGateway>,
+    },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
     /// Delete all.
@@ -150,6 +160,8 @@ pub struct Endpoint {
     now: Time,
     /// While chains are verified again: the last IKE SA that was.
     verified_to: Option<Option<IkeSaId>>,
+    /// While peers are sent away: when the next are, and the last that was.
+    drained_to: Option<(u64, Option<IkeSaId>)>,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -199,6 +211,7 @@ impl Endpoint {
                 unix_s: 0,
             },
             verified_to: None,
+            drained_to: None,
         };
         this.load_connections();
         this
@@ -340,6 +353,7 @@ impl Endpoint {
             .collect();
         due.iter().for_each(|name| self.tend(name));
         self.verify_some_again();
+        self.redirect_some();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -407,6 +421,7 @@ impl Endpoint {
             } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
                 ike_sa.move_to(ctx, local, remote);
             }),
+            Command::Drain { to } => self.drain(to),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
                     self.forgo(spi);
@@ -546,8 +561,12 @@ impl Endpoint {
         let verify = self
             .is_verifying()
             .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        let redirect = self
+            .drained_to
+            .map(|(due_ms, _)| (due_ms, TimeoutReason::Redirect));
         lingering
             .into_iter()
+            .chain(redirect)
             .chain(next)
             .chain(connect)
             .chain(verify)
@@ -605,6 +624,12 @@ impl Endpoint {
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
+                Deferred::Redirected {
+                    connection,
+                    to,
+                    from,
+                    established,
+                } => self.redirected(&connection, &to, from, established),
                 Deferred::Ended {
                     connection,
                     was_up,

@@ -162,6 +162,8 @@ pub(crate) struct Established {
     pub(crate) peer_token: Option<PeerToken>,
     /// A post-quantum preshared key is in its keys (RFC 8784).
     pub(crate) ppk: bool,
+    /// The peer, which came to us, can be sent to another gateway (RFC 5685).
+    pub(crate) redirectable: bool,
 }
 
 /// A request to be made.
@@ -181,6 +183,8 @@ pub(crate) enum Task {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    /// Send the peer to another gateway (RFC 5685).
+    Redirect,
     /// Tell the peer that we moved from there (MOBIKE).
     UpdateAddresses {
         before: Path,
@@ -205,6 +209,7 @@ pub(crate) enum Pending {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    Redirect,
     UpdateAddresses(ExpectUpdate),
     CheckPath(ExpectPathCheck),
 }
@@ -489,6 +494,7 @@ impl Deferred {
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }
+            | Self::Redirected { .. }
             | Self::Ended { .. }) => Err(other),
         }
     }

@@ -27,6 +27,7 @@ pub mod output;
 pub mod pki;
 pub mod ppk;
 pub mod proposal;
+pub mod redirect;
 pub mod retransmit;
 pub mod shared_key;
 pub mod traffic_selector;
@@ -53,7 +54,7 @@ pub use child_sa::{ChildSaInstall, KeyMaterial};
 pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
 pub use crash::CrashSecret;
-pub use endpoint::{Command, Endpoint};
+pub use endpoint::{Command, Draining, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{
@@ -62,5 +63,6 @@ pub use output::{
 };
 pub use ppk::{Ppk, PpkError, Ppks};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use redirect::OtherGateway;
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

@@ -1,6 +1,9 @@
 //! What an endpoint tells its caller.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{
     child_sa::ChildSaInstall,
@@ -143,6 +146,19 @@ pub enum Event {
     },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
+    /// The gateway of a connection sends us to another, and we go (RFC 5685).
+    Redirected {
+        connection: String,
+        from: IpAddr,
+        to: String,
+    },
+    /// The gateway of a connection sends us to another, and we do not go.
+    RedirectRefused {
+        connection: String,
+        from: IpAddr,
+        to: String,
+        reason: &'static str,
+    },
     /// A connection of ours is down; when it is tried again, if it is.
     ConnectionDown {
         connection: String,
@@ -262,6 +278,20 @@ impl fmt::Display for Event {
                 write!(f, "{ike_sa} cannot move to a path to {to}: {reason}")
             }
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
+            Self::Redirected { connection, from, to } => {
+                write!(f, "connection \"{connection}\" is sent from {from} to {to}")
+            }
+            Self::RedirectRefused {
+                connection,
+                from,
+                to,
+                reason,
+            } => {
+                write!(
+                    f,
+                    "connection \"{connection}\" is not sent from {from} to {to}: {reason}"
+                )
+            }
             Self::ConnectionDown {
                 connection,
                 failures,
@@ -347,6 +377,8 @@ pub enum TimeoutReason {
     Reauthenticate,
     /// Something that was put off is to be tried again.
     Retry,
+    /// Peers are to be sent to another gateway.
+    Redirect,
     /// Chains of certificates are to be verified again, because trust changed.
     Verify,
 }

@@ -38,8 +38,22 @@ pub struct Status {
     pub drops: u64,
     /// The rule set in force; `None`: nothing passes.
     pub rules: Option<ActiveRules>,
+    /// The gateway is being emptied.
+    #[serde(default)]
+    pub draining: Option<Drained>,
     /// Packets that were not dropped, by what happened to them.
     pub paths: Vec<PathCounter>,
+}
+
+/// How far the gateway is emptied (RFC 5685).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drained {
+    /// Where sites are sent to; `None`: the gateway is not being emptied.
+    pub to: Option<String>,
+    /// IKE SAs of sites that can be sent away and are still here.
+    pub redirectable: usize,
+    /// IKE SAs of sites that cannot.
+    pub staying: usize,
 }
 
 /// An interface with a role.

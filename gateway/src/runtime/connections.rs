@@ -158,6 +158,7 @@ fn entry(
         reauth_after_s: connection.reauth_after_s,
         backoff: connection.backoff,
         childless: connection.childless,
+        redirects: connection.follow_redirects,
     };
     Ok(Entry {
         config: connection.clone(),
@@ -225,6 +226,8 @@ fn ended(event: &Event) -> Option<Concerns<'_>> {
         | Event::ChildSaClosed { .. }
         | Event::PeerMoved { .. }
         | Event::MoveRefused { .. }
+        | Event::Redirected { .. }
+        | Event::RedirectRefused { .. }
         | Event::ConnectionDown { .. } => None,
     }
 }

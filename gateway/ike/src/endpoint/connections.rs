@@ -8,6 +8,8 @@
 //!    +-------------------------------- waiting <-----------------------+
 //! ```
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::{
     child_sa::ChildSa,
@@ -29,25 +31,31 @@ type Packet = (TrafficSelector, TrafficSelector);
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// Where in the configuration.
-    index: usize,
+    pub(super) index: usize,
     /// It is to be up.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// Our SPI of the IKE SA that is being set up.
-    attempt: Option<u64>,
+    pub(super) attempt: Option<u64>,
     /// Index of the remote that is tried next, or in use.
     remote: usize,
     /// Attempts that failed since one succeeded.
     failures: u32,
     /// No attempt before this.
-    not_before_ms: u64,
+    pub(super) not_before_ms: u64,
     /// The peer is to be authenticated anew.
-    reauthenticate: bool,
+    pub(super) reauthenticate: bool,
     /// Packets that want a Child SA.
     packets: Vec<Packet>,
     /// No further Child SA is asked for before this.
     no_child_before_ms: u64,
     /// As it stands in the timers.
     timer: Option<u64>,
+    /// The gateway that the configured one sent us to (RFC 5685), until the connection ends or fails there.
+    pub(super) redirect: Option<Remote>,
+    /// Which one did; told to the new one while it is set up.
+    pub(super) redirected_from: Option<IpAddr>,
+    /// When, the last few.
+    pub(super) redirects: VecDeque<u64>,
 }
 
 impl Endpoint {
@@ -246,13 +254,15 @@ impl Endpoint {
             return;
         }
         let index = link.remote.checked_rem(connection.remotes.len());
-        let Some(remote) = index.and_then(|index| connection.remotes.get(index)).copied() else {
+        let configured = index.and_then(|index| connection.remotes.get(index)).copied();
+        let Some(remote) = link.redirect.or(configured) else {
             link.wanted = false;
             return;
         };
         let attempt = Attempt {
             remote,
             packet: link.packets.first().copied(),
+            redirected_from: link.redirected_from,
         };
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
@@ -272,6 +282,7 @@ impl Endpoint {
         if let Some(link) = self.links.get_mut(name) {
             (link.attempt, link.failures) = (None, 0);
             link.reauthenticate = false;
+            link.redirected_from = None;
             link.not_before_ms = 0;
         }
         self.make_children(name, spi, now_ms);
@@ -292,10 +303,13 @@ impl Endpoint {
         if was_up && others {
             return self.tend(name);
         }
+        // Back to the gateway of the configuration.
+        let redirected = link.redirect.take().is_some();
+        link.redirected_from = None;
         let on_purpose = matches!(reason, CloseReason::Requested | CloseReason::Idle);
         if was_up {
             // A peer that went silent may be reached another way.
-            link.remote += usize::from(*reason == CloseReason::PeerUnresponsive);
+            link.remote += usize::from(*reason == CloseReason::PeerUnresponsive && !redirected);
             link.wanted &= start == Start::Now && !on_purpose;
             // A peer that proves its restart is there again.
             link.not_before_ms = if *reason == CloseReason::PeerRestarted {
@@ -306,7 +320,7 @@ impl Endpoint {
         } else {
             link.attempt = None;
             link.failures = link.failures.saturating_add(1);
-            link.remote += 1;
+            link.remote += usize::from(!redirected);
             let tried = usize::try_from(link.failures).unwrap_or(usize::MAX);
             link.not_before_ms = match tried.checked_rem(remotes) {
                 Some(0) => {
@@ -460,7 +474,7 @@ impl Endpoint {
 impl Link {
     fn remote_of(&self, connection: &Connection) -> Option<Remote> {
         let index = self.remote.checked_rem(connection.remotes.len())?;
-        connection.remotes.get(index).copied()
+        self.redirect.or_else(|| connection.remotes.get(index).copied())
     }
 }
 

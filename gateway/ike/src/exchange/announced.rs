@@ -1,6 +1,11 @@
 //! What the other side says in IKE_SA_INIT that it can do, as far as what follows depends on it.
 
-use crate::wire::{Message, notify::kind};
+use std::net::IpAddr;
+
+use crate::{
+    redirect,
+    wire::{Message, notify::kind},
+};
 
 /// Said by the other side.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -9,6 +14,10 @@ pub(crate) struct Announced {
     pub(crate) childless: bool,
     /// It has a post-quantum preshared key, perhaps for us (RFC 8784).
     pub(crate) ppk: bool,
+    /// It can be sent to another gateway (RFC 5685).
+    pub(crate) redirect: bool,
+    /// The gateway that sent it to us.
+    pub(crate) redirected_from: Option<IpAddr>,
 }
 
 impl Announced {
@@ -17,6 +26,8 @@ impl Announced {
         Self {
             childless: said(kind::CHILDLESS_IKEV2_SUPPORTED),
             ppk: said(kind::USE_PPK),
+            redirect: redirect::is_supported(message),
+            redirected_from: redirect::redirected_from(message),
         }
     }
 }

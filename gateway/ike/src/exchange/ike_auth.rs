@@ -19,10 +19,12 @@ use crate::{
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
+    redirect::{self, OtherGateway},
     retransmit::{Due, Retransmission},
     traffic_selector::narrow,
     wire::{
         Exchange, Message, Payload, WireError,
+        delete::Delete,
         id::Identification,
         notify::{Notify, error_name, kind},
         ts::TrafficSelectors,
@@ -243,10 +245,14 @@ impl ExpectAuthRequest {
             sk_d,
             nonce_i,
             nonce_r,
+            said,
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        let to = ctx.config.redirect_to.as_ref();
+        let sent_by_it = to.is_some() && to == said.redirected_from.map(OtherGateway::Address).as_ref();
+        established.redirectable = said.redirect && !sent_by_it;
         established.mobike = Mobike::negotiated(ctx.config, message, false);
         if established.mobike.is_enabled() {
             payloads.extend(mobike::announcement(ctx.config, core.path));
@@ -254,6 +260,18 @@ impl ExpectAuthRequest {
         established.take_token(ctx.config, message);
         payloads.extend(crash::token_for(ctx.config, &core.channel));
         established.announce(core, ctx);
+        // RFC 5685 section 6: it is let in far enough to believe where it is sent to.
+        if let Some(to) = ctx
+            .config
+            .redirect_to
+            .as_ref()
+            .filter(|_| established.redirectable)
+        {
+            ctx.counters.redirects_sent += 1;
+            payloads.push(to.notification());
+            established.make_way(ctx.now.mono_ms);
+            return established;
+        }
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
             Err(notification) => payloads.push(Payload::Notify(Notify::new(notification, []))),
@@ -406,6 +424,9 @@ impl ExpectAuthResponse {
             .and_then(|ppk| Ok((self.authenticate(core, ctx, &message)?, ppk)));
         match authenticated {
             Ok((peer, ppk)) => {
+                if let Some(to) = redirect::protected(&message).filter(|_| self.connection.redirects) {
+                    return self.go_elsewhere(core, ctx, to);
+                }
                 let mut established = self.establish(core, ctx, &message, peer);
                 established.ppk = ppk;
                 State::Established(Box::new(established))
@@ -433,6 +454,22 @@ impl ExpectAuthResponse {
                 peer.identity
             ))
         }
+    }
+
+    /// RFC 5685 section 6: the gateway has proved itself and sends us to another. Its IKE SA is deleted.
+    fn go_elsewhere(self, core: &mut Core, ctx: &mut Context<'_>, to: OtherGateway) -> State {
+        let delete = [Payload::Delete(Delete::Ike)];
+        if let Ok(datagrams) = core.channel.request(Exchange::Informational, &delete, ctx.random) {
+            ctx.transmit(core.path, &datagrams);
+        }
+        self.release(ctx);
+        ctx.deferred.push(Deferred::Redirected {
+            connection: self.connection.name.as_str().into(),
+            to,
+            from: core.path.remote.ip(),
+            established: false,
+        });
+        closed(ctx)
     }
 
     /// RFC 7296 section 2.21.2: the responder believes that the IKE SA stands, so it is told.

@@ -1,5 +1,7 @@
 //! IKE_SA_INIT (RFC 7296 section 1.2): algorithms, key exchange and nonces, in the clear.
 
+use std::net::IpAddr;
+
 use super::{
     Refusal,
     admission::{Admission, Gate},
@@ -23,6 +25,7 @@ use crate::{
     output::{CloseReason, Event, TimeoutReason},
     proposal::{IkeChoice, IkeProposal, accept_ike, describe, join, offer_ike, select_ike},
     puzzle::{Puzzle, Solver},
+    redirect,
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{
@@ -66,6 +69,12 @@ pub(crate) fn respond(
             return Answered::Nothing;
         }
     };
+    // RFC 5685 section 4: nothing is computed or kept for an initiator that is sent away.
+    if let Some(notify) = redirect::answer(ctx.config, &message) {
+        ctx.counters.redirects_sent += 1;
+        answer_unproven(ctx, path, header, datagram, vec![notify]);
+        return Answered::Nothing;
+    }
     let admitted = match gate.admit(ctx, path, header, &message) {
         Admission::Admitted { proven } => accept(ctx, path, header, datagram, &message, (proven, gate)),
         Admission::Ask(notifies) => Err(notifies),
@@ -303,6 +312,8 @@ pub(crate) struct Attempt {
     pub(crate) remote: Remote,
     /// The packet that asked for it: our side, the peer's side.
     pub(crate) packet: Option<(TrafficSelector, TrafficSelector)>,
+    /// The gateway that sent us to this one (RFC 5685).
+    pub(crate) redirected_from: Option<IpAddr>,
 }
 
 /// Our IKE_SA_INIT request waits for its response.
@@ -408,6 +419,10 @@ impl ExpectInitResponse {
         payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
         payloads.extend(extensions(ctx, true, true));
+        payloads.extend(redirect::announcement(
+            &self.connection,
+            self.attempt.redirected_from,
+        ));
         let ppk = ctx.config.ppks.get(&self.connection.remote_identity);
         payloads.extend(ppk.map(|_| Payload::Notify(Notify::new(kind::USE_PPK, []))));
         let header = Header {
@@ -489,6 +504,9 @@ impl ExpectInitResponse {
         if let Some(cookie) = message.notify(kind::COOKIE) {
             return self.with_cookie(ctx, &message, &cookie.data);
         }
+        if let Some(notify) = message.notify(kind::REDIRECT) {
+            return self.with_redirect(ctx, notify);
+        }
         if let Some(error) = message.error() {
             return match asked_group(error).and_then(DhGroup::from_id) {
                 Some(group) => self.with_group(ctx, group),
@@ -552,6 +570,22 @@ impl ExpectInitResponse {
         }
         self.solver = Some(Solver::new(puzzle, cookie.to_vec()));
         Initiated::Again(Box::new(self))
+    }
+
+    /// RFC 5685 section 4: goes to another gateway, if the message answers this request.
+    fn with_redirect(self, ctx: &mut Context<'_>, notify: &Notify) -> Initiated {
+        let to = redirect::unprotected(notify, &self.nonce_i).filter(|_| self.connection.redirects);
+        let Some(to) = to else {
+            ctx.counters.unexpected += 1;
+            return Initiated::Again(Box::new(self));
+        };
+        ctx.deferred.push(Deferred::Redirected {
+            connection: self.connection.name.as_str().into(),
+            to,
+            from: self.path.remote.ip(),
+            established: false,
+        });
+        Initiated::Failed
     }
 
     fn with_group(mut self, ctx: &mut Context<'_>, group: DhGroup) -> Initiated {

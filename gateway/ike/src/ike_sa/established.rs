@@ -1,7 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
-use crate::{crash, mobike};
+use crate::{crash, mobike, redirect};
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -55,6 +55,7 @@ impl Established {
             awaits_proof: false,
             peer_token: None,
             ppk: false,
+            redirectable: false,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -101,6 +102,7 @@ impl Established {
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
         self.ppk = before.ppk;
+        self.redirectable = before.redirectable;
         self.mobike.clone_from(&before.mobike);
         self.tasks.extend(before.unfinished_move());
     }
@@ -158,6 +160,7 @@ impl Established {
             Task::RekeyIke { .. }
             | Task::DeleteIke
             | Task::Liveness
+            | Task::Redirect
             | Task::UpdateAddresses { .. }
             | Task::CheckPath { .. } => false,
         };
@@ -348,6 +351,7 @@ impl Established {
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
                 (mut payloads, None) => {
                     self.take_token(ctx.config, message);
+                    self.note_redirect(core, ctx, message);
                     payloads.extend(mobike::respond(&mut self, core, ctx, message));
                     (payloads, State::Established(self))
                 }
@@ -387,12 +391,31 @@ impl Established {
                     return self.finish(core, ctx, CloseReason::ProtocolViolation);
                 }
             }
+            Pending::Redirect => {}
             Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
             Pending::DeleteIke => return self.finish(core, ctx, CloseReason::Requested),
         }
         State::Established(self)
+    }
+
+    /// RFC 5685 section 5: the gateway sends us to another while the IKE SA stands.
+    fn note_redirect(&self, core: &Core, ctx: &mut Context<'_>, message: &Message) {
+        if let (Some(to), Some(connection)) = (redirect::protected(message), &self.connection) {
+            ctx.deferred.push(Deferred::Redirected {
+                connection: Arc::clone(connection),
+                to,
+                from: core.path.remote.ip(),
+                established: true,
+            });
+        }
+    }
+
+    /// It was made for a peer that is sent to another gateway, and goes soon, whether the peer deletes it or not.
+    pub(crate) fn make_way(&mut self, now_ms: u64) {
+        self.expire_at_ms = now_ms.saturating_add(CLOSING_MAX_MS);
+        self.rekey_at_ms = u64::MAX;
     }
 
     /// Ends the IKE SA: its Child SAs go, and the event says why.
@@ -669,6 +692,15 @@ impl Established {
             Task::CheckPath { before } => {
                 let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
                 Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
+            Task::Redirect => {
+                let to = ctx.config.redirect_to.as_ref()?;
+                ctx.counters.redirects_sent += 1;
+                Some((
+                    Exchange::Informational,
+                    vec![to.notification()],
+                    Pending::Redirect,
+                ))
             }
             Task::DeleteIke => Some((
                 Exchange::Informational,

@@ -38,6 +38,9 @@ pub mod kind {
     pub const UPDATE_SA_ADDRESSES: u16 = 16400;
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
+    pub const REDIRECT_SUPPORTED: u16 = 16406;
+    pub const REDIRECT: u16 = 16407;
+    pub const REDIRECTED_FROM: u16 = 16408;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
     pub const QCD_TOKEN: u16 = 16419;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;

@@ -61,6 +61,8 @@ pub struct ConnectionConfig {
     pub backoff: Backoff,
     /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023).
     pub childless: bool,
+    /// Go where the peer redirects to (RFC 5685).
+    pub follow_redirects: bool,
 }
 
 /// As it is written.
@@ -82,6 +84,8 @@ pub(super) struct Written {
     retry_longest_s: Option<Spanned<u64>>,
     #[serde(default)]
     childless: bool,
+    #[serde(default)]
+    follow_redirects: bool,
 }
 
 /// Checks all, against the sites of the file.
@@ -135,6 +139,7 @@ pub(super) fn connections(
             reauth_after_s: times.1,
             backoff: times.2,
             childless: written.childless,
+            follow_redirects: written.follow_redirects,
         }
     };
     list.into_iter().map(checked).collect()

@@ -92,6 +92,26 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
                 .with("peer", peer.as_str())
                 .with("reason", reason_word(reason))
         }
+        Event::Redirected { connection, from, to } => {
+            let site = facts.site_of_connection(connection);
+            of_sa("redirected", Severity::Info, event, site)
+                .with("connection", connection.as_str())
+                .with("from", from.to_string())
+                .with("to", to.as_str())
+        }
+        Event::RedirectRefused {
+            connection,
+            from,
+            to,
+            reason,
+        } => {
+            let site = facts.site_of_connection(connection);
+            of_sa("redirect_refused", Severity::Warning, event, site)
+                .with("connection", connection.as_str())
+                .with("from", from.to_string())
+                .with("to", to.as_str())
+                .with("reason", *reason)
+        }
         Event::ConnectionDown {
             connection,
             failures,
