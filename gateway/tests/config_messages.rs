@@ -58,6 +58,25 @@ fn the_examples_are_right() {
     );
 }
 
+/// The rule of a site goes before that of `[ike]`, which goes before the words of the proposals.
+#[test]
+fn forward_secrecy_may_be_ruled() {
+    use gateway_ike::proposal::Pfs;
+    let text = CONFIG
+        .replacen("dpd_after_s = 30", "dpd_after_s = 30\npfs = \"optional\"", 1)
+        .replacen("max = 200", "max = 200\npfs = \"required\"", 1);
+    let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+    let rules: Vec<_> = config.ike.esp_proposals.iter().map(|one| one.pfs()).collect();
+    assert_eq!(rules, [Pfs::Optional; 3]);
+    assert_eq!(config.sites[0].pfs, None);
+    assert_eq!(config.any_sites[0].pfs, Some(Pfs::Required));
+    // Who names proposals gets these and no others.
+    assert!(config.ike.proposals_accepted.is_empty());
+    let unnamed = text.replacen("proposals = [\"aes", "# proposals = [\"aes", 1);
+    let config = Config::parse("file", &unnamed, Path::new("/etc/gateway")).expect("right");
+    assert!(!config.ike.proposals_accepted.is_empty());
+}
+
 #[test]
 fn faults_of_the_configuration() {
     let pool = "[[nat_pool]]\nname = \"more\"\naddresses = [\"10.200.0.200-10.200.1.7\"]\n\n[[site]]";
@@ -94,7 +113,25 @@ fn faults_of_the_configuration() {
             "aes256-sha256-ecp256",
             "aes256-sha256-ecp999",
             "",
-            "proposal \"aes256-sha256-ecp999\": \"ecp999\" is unknown or comes twice",
+            "proposal \"aes256-sha256-ecp999\": \"ecp999\" is unknown",
+        ],
+        [
+            "aes256-sha256-ecp256",
+            "3des-sha1-modp1024",
+            "",
+            "proposal \"3des-sha1-modp1024\": \"3des\" is ENCR_3DES (RFC 8247: MAY), which this gateway does not use: write aes256gcm16",
+        ],
+        [
+            "\"aes256gcm16-modp2048\"",
+            "\"aes256-sha1\"",
+            "",
+            "proposal \"aes256-sha1\": \"sha1\" is AUTH_HMAC_SHA1_96 (RFC 8221: MUST-), which this gateway does not use: write sha256",
+        ],
+        [
+            "max = 200",
+            "max = 200\npfs = \"yes\"",
+            "",
+            "pfs = \"yes\" is no rule\n  to mend it: write \"required\", \"optional\" or \"off\"",
         ],
         [
             "192.168.1.0/24",

@@ -223,7 +223,7 @@ fn a_refused_proposal_says_what_would_have_matched() {
     let said = log(&center, &site.address.to_string());
     assert!(said.contains("aes128-sha256"), "{said}");
     assert!(
-        said.contains("nearest is aes256-sha256-x25519") && said.contains("lacks aes256"),
+        said.contains("nearest is its proposal 1, where encryption is aes128, but we want aes256"),
         "{said}"
     );
     let peers = center.ask(Request::IkePeers);

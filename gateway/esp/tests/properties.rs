@@ -16,7 +16,7 @@ proptest! {
 
     #[test]
     fn what_is_sealed_opens_to_the_same(
-        suite in suite(), esn: bool, ipv6: bool, udp: bool, tos: u8, sizes in prop::collection::vec(20_usize..1400, 1..5),
+        suite in suite(), esn: bool, ipv6: bool, udp: bool, tos: u8, sizes in prop::collection::vec(20_usize..1380, 1..5),
     ) {
         let path = tunnel(ipv6, udp);
         let (mut sender, mut receiver) = (outbound(suite, esn, path), inbound(suite, esn));
@@ -84,7 +84,7 @@ proptest! {
         esp.extend([0, 0, 0, 1]);
         esp.extend(vec![9; suite.iv_len()]);
         esp.extend(text);
-        esp.extend([0; 16]);
+        esp.extend(vec![0; suite.icv_len()]);
         let sealer = engine::new(suite, &keys(suite)).unwrap();
         sealer.seal(engine::Job { esp: &mut esp, sequence_high: None }).unwrap();
         let mut receiver = inbound(suite, false);

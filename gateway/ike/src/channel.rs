@@ -8,6 +8,7 @@ use crate::{
         cipher::{SkOpener, SkSealer},
         random::Random,
     },
+    exchange::ike_intermediate::HEAD_LEN,
     pmtu::{self, Plain},
     wire::{
         Chain, Exchange, Header, Payload, WireError,
@@ -76,6 +77,8 @@ pub(crate) struct Channel {
     initiator: bool,
     sealer: SkSealer,
     opener: SkOpener,
+    /// The keys before the request answered last changed them: its repetitions and their answers have these.
+    before: Option<(SkSealer, SkOpener)>,
     /// ID of our next request.
     next_request: u32,
     /// ID of our request that waits for its response.
@@ -115,6 +118,7 @@ impl Channel {
             initiator,
             sealer,
             opener,
+            before: None,
             next_request: first_request,
             awaited_response: None,
             expected_request: first_expected,
@@ -143,7 +147,9 @@ impl Channel {
 
     /// Memory that fragments take, in octets.
     pub(crate) fn octets(&self) -> usize {
-        self.requests.octets() + self.responses.octets()
+        let answered: usize = self.answered.iter().map(Vec::capacity).sum();
+        let answer = self.answer.as_ref().map_or(0, |plain| plain.content.capacity());
+        self.requests.octets() + self.responses.octets() + answered + answer
     }
 
     /// The SPI that the peer addresses us by.
@@ -188,6 +194,29 @@ impl Channel {
         #[cfg(any(test, fuzzing))]
         let chain = crate::fuzzing::tampered(chain);
         fragment::seal(header, chain, self.message_max, &mut self.sealer, random)
+    }
+
+    /// Changes the keys of both directions in the middle of a handshake (RFC 9370 section 2.2.2).
+    pub(crate) fn rekey(&mut self, sealer: SkSealer, opener: SkOpener) {
+        let sealer = std::mem::replace(&mut self.sealer, sealer);
+        let opener = std::mem::replace(&mut self.opener, opener);
+        self.before = (!self.initiator).then_some((sealer, opener));
+    }
+
+    fn head(&self, exchange: Exchange, response: bool, message_id: u32) -> [u8; HEAD_LEN] {
+        let mut out = Vec::new();
+        self.header(exchange, response, message_id).emit(0, &mut out);
+        out.first_chunk().copied().unwrap_or_default()
+    }
+
+    /// The IKE header, up to its length, of the request that is sealed next.
+    pub(crate) fn head_of_next_request(&self, exchange: Exchange) -> [u8; HEAD_LEN] {
+        self.head(exchange, false, self.next_request)
+    }
+
+    /// The IKE header, up to its length, of the response that was sealed last.
+    pub(crate) fn head_of_last_answer(&self, exchange: Exchange) -> [u8; HEAD_LEN] {
+        self.head(exchange, true, self.expected_request.saturating_sub(1))
     }
 
     /// Seals a request; the next response is awaited for it.
@@ -243,6 +272,7 @@ impl Channel {
         self.answer = self.plain(header, payloads, &datagrams);
         self.asked_again.0 = 0;
         self.expected_request = message_id.saturating_add(1);
+        self.before = None;
         self.answered = datagrams;
         Ok(&self.answered)
     }
@@ -276,29 +306,14 @@ impl Channel {
         random: &mut dyn Random,
     ) -> Option<Datagrams> {
         let plain = self.asked.take()?;
-        let datagrams = self.cut_smaller(&plain, (ipv6, before), random);
+        let message_max = self.message_max;
+        let smaller = cut_smaller(&plain, (ipv6, message_max, before), &mut self.sealer, random);
+        let datagrams = smaller.map(|(message_max, datagrams)| {
+            self.message_max = message_max;
+            datagrams
+        });
         self.asked = Some(plain);
         datagrams
-    }
-
-    fn cut_smaller(
-        &mut self,
-        plain: &Plain,
-        (ipv6, before): (bool, usize),
-        random: &mut dyn Random,
-    ) -> Option<Datagrams> {
-        let mut message_max = pmtu::next_smaller(self.message_max, ipv6)?;
-        let content = (plain.first, plain.content.as_slice());
-        loop {
-            let sealed =
-                fragment::seal_content(plain.header, content, message_max, &mut self.sealer, random).ok()?;
-            // Section 2.5.2: the peer tells the sets apart by their totals, so this one has to be larger.
-            if sealed.len() > before {
-                self.message_max = message_max;
-                return Some(sealed);
-            }
-            message_max = message_max.checked_sub(CUT_STEP).filter(|max| *max >= CUT_MIN)?;
-        }
     }
 
     /// The answer to the request before, which the peer asks for again; in smaller fragments if it does so
@@ -308,8 +323,15 @@ impl Channel {
         if self.asked_again.0 >= pmtu::ANSWER_SUSPECT_AFTER
             && let Some(plain) = self.answer.take()
         {
-            let before = self.answered.len();
-            if let Some(datagrams) = self.cut_smaller(&plain, (ipv6, before), random) {
+            let sealer = self
+                .before
+                .as_mut()
+                .map_or(&mut self.sealer, |(sealer, _)| sealer);
+            let (message_max, before) = (self.message_max, self.answered.len());
+            if let Some((message_max, datagrams)) =
+                cut_smaller(&plain, (ipv6, message_max, before), sealer, random)
+            {
+                self.message_max = message_max;
                 self.answered = datagrams;
             }
             self.answer = Some(plain);
@@ -340,24 +362,25 @@ impl Channel {
     /// Opens a datagram whose header was parsed. Nothing changes unless it is authentic.
     pub(crate) fn open(&mut self, header: &Header, datagram: &[u8]) -> Result<Opened, Dropped> {
         let place = self.place(header).ok_or(Dropped::Unexpected)?;
+        let opener = match place {
+            Place::OldRequest => self.before.as_ref().map_or(&self.opener, |(_, opener)| opener),
+            Place::NewRequest | Place::Response => &self.opener,
+        };
         let body = datagram.get(HEADER_LEN..).unwrap_or_default();
         for raw in Chain::new(header.next_payload, body) {
             let raw = raw?;
             let offset = HEADER_LEN.saturating_add(raw.offset);
             match raw.kind {
                 payload_type::SK => {
-                    let content = encrypted::open(datagram, offset, &self.opener)?;
+                    let content = encrypted::open(datagram, offset, opener)?;
                     return Ok(self.complete(&place, raw.next, content));
                 }
                 // RFC 7383 section 2.3: not between peers that did not both announce it.
                 payload_type::SKF if !self.fragments() => return Err(Dropped::Unexpected),
                 payload_type::SKF => {
                     let fields = FragmentFields::parse(raw.body)?;
-                    let content = encrypted::open(
-                        datagram,
-                        offset.saturating_add(fragment::FIELDS_LEN),
-                        &self.opener,
-                    )?;
+                    let offset = offset.saturating_add(fragment::FIELDS_LEN);
+                    let content = encrypted::open(datagram, offset, opener)?;
                     if matches!(place, Place::NewRequest) {
                         self.longest_fragment = self.longest_fragment.max(datagram.len());
                     }
@@ -418,5 +441,24 @@ impl Channel {
             }
             None => Opened::Partial,
         }
+    }
+}
+
+/// The message in smaller fragments than `before`, and the length that each keeps below.
+fn cut_smaller(
+    plain: &Plain,
+    (ipv6, message_max, before): (bool, usize, usize),
+    sealer: &mut SkSealer,
+    random: &mut dyn Random,
+) -> Option<(usize, Datagrams)> {
+    let mut message_max = pmtu::next_smaller(message_max, ipv6)?;
+    let content = (plain.first, plain.content.as_slice());
+    loop {
+        let sealed = fragment::seal_content(plain.header, content, message_max, sealer, random).ok()?;
+        // RFC 7383 section 2.5.2: the peer tells the sets apart by their totals, so this one has to be larger.
+        if sealed.len() > before {
+            return Some((message_max, sealed));
+        }
+        message_max = message_max.checked_sub(CUT_STEP).filter(|max| *max >= CUT_MIN)?;
     }
 }

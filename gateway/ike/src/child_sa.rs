@@ -115,6 +115,8 @@ pub(crate) struct NewChild<'a> {
     pub(crate) spi_in: u32,
     /// Of the key exchange, with perfect forward secrecy.
     pub(crate) shared: Option<Secret>,
+    /// Of the additional key exchanges (RFC 9370).
+    pub(crate) additional: Vec<Secret>,
     /// Of initiator and responder of the exchange.
     pub(crate) nonces: (&'a [u8], &'a [u8]),
     /// We are the initiator of the exchange.
@@ -134,7 +136,13 @@ pub(crate) fn install(
 ) -> Result<ChildId, KeyError> {
     let shared = new.shared.as_ref().map(|secret| secret.as_slice());
     let suite = new.choice.suite;
-    let (initiator, responder) = derive_child(established.prf, &established.sk_d, shared, new.nonces, suite)?;
+    let (initiator, responder) = derive_child(
+        established.prf,
+        &established.sk_d,
+        (shared, &new.additional),
+        new.nonces,
+        suite,
+    )?;
     let (keys_out, keys_in) = if new.initiated {
         (initiator, responder)
     } else {

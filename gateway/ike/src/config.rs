@@ -12,7 +12,9 @@ use crate::{
         trust::{TrustAnchors, VerifiedPeer},
     },
     ppk::Ppks,
-    proposal::{EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals},
+    proposal::{
+        EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals,
+    },
     redirect::OtherGateway,
     retransmit::RetransmitPolicy,
     shared_key::{AuthKind, SharedKeys},
@@ -102,6 +104,8 @@ pub struct EndpointConfig {
     pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
     pub ike_proposals: Vec<IkeProposal>,
+    /// IKE algorithms that are accepted from initiators, before the above, but not offered.
+    pub ike_proposals_accepted: Vec<IkeProposal>,
     /// ESP algorithms, preferred first.
     pub esp_proposals: Vec<EspProposal>,
     /// Decides about verified peers that connect to us.
@@ -167,6 +171,7 @@ impl EndpointConfig {
             ppks: Ppks::default(),
             address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
+            ike_proposals_accepted: hybrid_ike_proposals(),
             esp_proposals: default_esp_proposals(),
             authorizer,
             connections: Vec::new(),

@@ -74,6 +74,12 @@ pub(crate) fn token_for(config: &EndpointConfig, channel: &Channel) -> Option<Pa
     Some(notification(secret.token(channel.spis(), channel.initiator())))
 }
 
+/// Our token for the IKE SA that a rekeying makes.
+pub(crate) fn token_of(config: &EndpointConfig, spis: (u64, u64), initiator: bool) -> Option<Payload> {
+    let secret = config.crash_secret.as_ref()?;
+    Some(notification(secret.token(spis, initiator)))
+}
+
 /// Our token for an unknown IKE SA, which a request with this header was for.
 pub(crate) fn token_for_unknown(config: &EndpointConfig, request: &Header) -> Option<Payload> {
     let secret = config.crash_secret.as_ref()?;
@@ -82,8 +88,7 @@ pub(crate) fn token_for_unknown(config: &EndpointConfig, request: &Header) -> Op
 }
 
 /// The token of the peer that a protected message brings.
-pub(crate) fn given(config: &EndpointConfig, message: &Message) -> Option<PeerToken> {
-    config.crash_secret.as_ref()?;
+pub(crate) fn shown(message: &Message) -> Option<PeerToken> {
     tokens(message).next().map(|token| PeerToken(token.to_vec()))
 }
 
@@ -119,7 +124,7 @@ impl Established {
     /// Takes the peer's token from a request under protection: the first after a rekeying that the peer began, or a
     /// new one (RFC 6290 sections 4.3 and 4.4).
     pub(crate) fn take_token(&mut self, config: &EndpointConfig, message: &Message) {
-        if let Some(token) = given(config, message) {
+        if let (Some(_), Some(token)) = (&config.crash_secret, shown(message)) {
             self.peer_token = Some(token);
         }
     }

@@ -287,12 +287,12 @@ impl Endpoint {
         let key = (path.remote, header.spi_i);
         if let Some(Entry::Sa(ike_sa)) = self.answered.get(&key).and_then(|spi| self.entries.get_mut(spi)) {
             // RFC 7296 section 2.1: the same request gets the same answer; another one with the same SPI none.
-            if let State::ExpectAuthRequest(awaited) = &mut ike_sa.state
-                && awaited.handshake.init_request == message
-                && awaited.answers_left > 0
+            if let Some(handshake) = ike_sa.handshake_mut()
+                && handshake.init_request == message
+                && handshake.answers_left > 0
             {
-                awaited.answers_left -= 1;
-                let answer = awaited.handshake.init_response.clone();
+                handshake.answers_left -= 1;
+                let answer = handshake.init_response.clone();
                 let mut deferred = Vec::new();
                 self.counters.repeated += 1;
                 context!(self, deferred).transmit(path, &[answer]);

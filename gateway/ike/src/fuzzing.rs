@@ -74,7 +74,10 @@ mod tests {
     fn the_corpus_of_sessions_replays() {
         let mut replayed = 0;
         for file in std::fs::read_dir(CORPUS).expect(CORPUS) {
-            session(&std::fs::read(file.unwrap().path()).unwrap());
+            let path = file.unwrap().path();
+            let script = std::fs::read(&path).unwrap();
+            let outcome = std::panic::catch_unwind(|| session(&script));
+            assert!(outcome.is_ok(), "a session fails with {}", path.display());
             replayed += 1;
         }
         assert!(replayed > 20, "only {replayed} files in {CORPUS}");

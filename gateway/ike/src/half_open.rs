@@ -16,8 +16,8 @@ use std::{collections::HashMap, mem::size_of, net::IpAddr};
 
 use crate::{
     config::EndpointConfig,
-    exchange::ike_auth::ExpectAuthRequest,
-    ike_sa::{IkeSa, State},
+    exchange::{ike_auth::Handshake, ike_intermediate::ExpectIntermediateRequest},
+    ike_sa::IkeSa,
 };
 
 /// A request longer than this is not looked at: with every proposal and extension a peer may name, and the
@@ -219,32 +219,30 @@ impl Counts {
 impl IkeSa {
     /// How it stands in the books, if it is half-open.
     pub(crate) fn half_open(&self) -> Option<Booked> {
-        let State::ExpectAuthRequest(awaited) = &self.state else {
-            return None;
-        };
+        let handshake = self.handshake()?;
         Some(Booked {
             source: self.core.path.remote.ip().into(),
-            proven: awaited.address_proven,
-            octets: size_of::<Self>() + awaited.octets() + self.core.channel.octets(),
+            proven: handshake.address_proven,
+            octets: size_of::<Self>() + handshake.octets() + self.core.channel.octets(),
         })
     }
 }
 
-impl ExpectAuthRequest {
-    /// Memory in octets: the struct and what it points to.
+impl Handshake {
+    /// Memory in octets: the state that holds it and what it points to.
     fn octets(&self) -> usize {
-        let handshake = &self.handshake;
         let pointed = [
-            handshake.init_request.capacity(),
-            handshake.init_response.capacity(),
-            handshake.nonce_i.capacity(),
-            handshake.nonce_r.capacity(),
-            handshake.sk_d.capacity(),
-            handshake.sk_pi.capacity(),
-            handshake.sk_pr.capacity(),
-            handshake.peer_hashes.capacity(),
+            self.init_request.capacity(),
+            self.init_response.capacity(),
+            self.nonce_i.capacity(),
+            self.nonce_r.capacity(),
+            self.sk_d.capacity(),
+            self.sk_pi.capacity(),
+            self.sk_pr.capacity(),
+            self.int_auth.octets().len(),
+            self.peer_hashes.capacity(),
         ];
-        size_of::<Self>() + pointed.iter().sum::<usize>()
+        size_of::<ExpectIntermediateRequest>() + pointed.iter().sum::<usize>()
     }
 }
 

@@ -13,7 +13,9 @@ use crate::{
     exchange::{
         Refusal,
         create_child_sa::{self, ExpectChildResponse, ExpectRekeyIkeResponse},
-        ike_auth::{ExpectAuthRequest, ExpectAuthResponse},
+        ike_auth::{ExpectAuthRequest, ExpectAuthResponse, Handshake},
+        ike_followup_ke::{self, Answering},
+        ike_intermediate::{ExpectIntermediateRequest, ExpectIntermediateResponse, Plain},
         informational,
     },
     ids::{ChildId, IkeSaId},
@@ -75,6 +77,8 @@ pub(crate) struct IkeSa {
 
 /// Which message is awaited.
 pub(crate) enum State {
+    ExpectIntermediateRequest(Box<ExpectIntermediateRequest>),
+    ExpectIntermediateResponse(Box<ExpectIntermediateResponse>),
     ExpectAuthRequest(Box<ExpectAuthRequest>),
     ExpectAuthResponse(Box<ExpectAuthResponse>),
     /// Requests of the peer, and responses to ours, in any order.
@@ -122,6 +126,10 @@ pub(crate) struct Established {
     pub(crate) tasks: VecDeque<Task>,
     /// The request that waits for its response.
     pub(crate) outstanding: Option<Outstanding>,
+    /// The request that goes before all tasks, because it belongs to the one answered last.
+    next_request: Option<create_child_sa::NextRequest>,
+    /// What the peer asked for and is made after its additional key exchanges.
+    pub(crate) answering: Option<Box<Answering>>,
     established_ms: u64,
     last_heard_ms: u64,
     pub(crate) rekey_at_ms: u64,
@@ -234,6 +242,19 @@ impl IkeSa {
                 let answer = self.core.channel.answer_again(ipv6, ctx.random).clone();
                 ctx.transmit(path, &answer);
             }
+            Ok(Opened::Request(first, content))
+                if matches!(self.state, State::ExpectIntermediateRequest(_))
+                    && header.exchange == Exchange::IkeIntermediate =>
+            {
+                self.follow(ctx, path);
+                self.handle_intermediate(ctx, Plain::received(datagram, first, &content));
+            }
+            Ok(Opened::Response(first, content))
+                if matches!(self.state, State::ExpectIntermediateResponse(_)) =>
+            {
+                self.follow(ctx, path);
+                self.handle_intermediate(ctx, Plain::received(datagram, first, &content));
+            }
             Ok(Opened::Request(first, content)) => {
                 self.follow(ctx, path);
                 self.heard(ctx);
@@ -275,6 +296,29 @@ impl IkeSa {
         result
     }
 
+    /// Handles the awaited message of IKE_INTERMEDIATE; `None` for one that is not well-formed.
+    fn handle_intermediate(&mut self, ctx: &mut Context<'_>, message: Option<Plain<'_>>) {
+        self.step(ctx, |core, ctx, state| match (state, message) {
+            (State::ExpectIntermediateRequest(awaited), Some(request)) => {
+                (awaited.handle(core, ctx, &request), ())
+            }
+            (State::ExpectIntermediateRequest(_), None) => {
+                ctx.counters.malformed += 1;
+                (closed(ctx), ())
+            }
+            (State::ExpectIntermediateResponse(awaited), response) => {
+                (awaited.handle(core, ctx, response.as_ref()), ())
+            }
+            (
+                state @ (State::ExpectAuthRequest(_)
+                | State::ExpectAuthResponse(_)
+                | State::Established(_)
+                | State::Closed { .. }),
+                _,
+            ) => (state, ()),
+        });
+    }
+
     fn handle_request(
         &mut self,
         ctx: &mut Context<'_>,
@@ -297,7 +341,11 @@ impl IkeSa {
                 (state, Some(payloads))
             }
             (
-                state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }),
+                state @ (State::ExpectIntermediateRequest(_)
+                | State::ExpectIntermediateResponse(_)
+                | State::ExpectAuthRequest(_)
+                | State::ExpectAuthResponse(_)
+                | State::Closed { .. }),
                 _,
             ) => {
                 ctx.counters.unexpected += 1;
@@ -317,7 +365,10 @@ impl IkeSa {
         self.step(ctx, |core, ctx, state| match state {
             State::ExpectAuthResponse(awaited) => (awaited.handle(core, ctx, message), ()),
             State::Established(established) => (established.handle_response(core, ctx, message), ()),
-            state @ (State::ExpectAuthRequest(_) | State::Closed { .. }) => (state, ()),
+            state @ (State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::Closed { .. }) => (state, ()),
         });
         self.pump(ctx);
     }
@@ -333,9 +384,10 @@ impl IkeSa {
     /// The connection of ours that it belongs to.
     pub(crate) fn connection_name(&self) -> Option<&str> {
         match &self.state {
+            State::ExpectIntermediateResponse(awaited) => Some(awaited.connection_name()),
             State::ExpectAuthResponse(awaited) => Some(awaited.connection_name()),
             State::Established(established) => established.connection.as_deref(),
-            State::ExpectAuthRequest(_) | State::Closed { .. } => None,
+            State::ExpectIntermediateRequest(_) | State::ExpectAuthRequest(_) | State::Closed { .. } => None,
         }
     }
 
@@ -346,6 +398,20 @@ impl IkeSa {
         self.step(ctx, |core, ctx, state| match state {
             State::ExpectAuthRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
                 (State::Closed { until_ms: 0 }, ())
+            }
+            State::ExpectIntermediateRequest(awaited) if awaited.handshake.deadline_ms <= ctx.now.mono_ms => {
+                (State::Closed { until_ms: 0 }, ())
+            }
+            State::ExpectIntermediateResponse(mut awaited) => {
+                let goes_on = awaited.handle_timeout(core, ctx);
+                (
+                    if goes_on {
+                        State::ExpectIntermediateResponse(awaited)
+                    } else {
+                        closed(ctx)
+                    },
+                    (),
+                )
             }
             State::ExpectAuthResponse(mut awaited) => {
                 let goes_on = awaited.handle_timeout(core, ctx);
@@ -359,7 +425,9 @@ impl IkeSa {
                 )
             }
             State::Established(established) => (established.handle_timeout(core, ctx), ()),
-            state @ (State::ExpectAuthRequest(_) | State::Closed { .. }) => (state, ()),
+            state @ (State::ExpectIntermediateRequest(_)
+            | State::ExpectAuthRequest(_)
+            | State::Closed { .. }) => (state, ()),
         });
         self.pump(ctx);
         self.tend_keepalive(ctx, outputs);
@@ -376,7 +444,11 @@ impl IkeSa {
                 awaited.abandon(core, ctx, reason);
                 (closed(ctx), ())
             }
-            State::ExpectAuthRequest(_) => (closed(ctx), ()),
+            State::ExpectIntermediateResponse(awaited) => {
+                awaited.abandon(core, ctx, reason);
+                (closed(ctx), ())
+            }
+            State::ExpectIntermediateRequest(_) | State::ExpectAuthRequest(_) => (closed(ctx), ()),
             state @ State::Closed { .. } => (state, ()),
         });
         self.pump(ctx);
@@ -388,9 +460,11 @@ impl IkeSa {
             State::Established(established) => {
                 (established.finish(core, ctx, CloseReason::PeerRestarted), ())
             }
-            state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => {
-                (state, ())
-            }
+            state @ (State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::ExpectAuthResponse(_)
+            | State::Closed { .. }) => (state, ()),
         });
     }
 
@@ -408,29 +482,66 @@ impl IkeSa {
                 }
                 (established.finish(core, ctx, reason), ())
             }
-            state @ (State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. }) => {
-                (state, ())
-            }
+            state @ (State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::ExpectAuthResponse(_)
+            | State::Closed { .. }) => (state, ()),
         });
+    }
+
+    /// The handshake of an IKE SA whose initiator is not authenticated yet.
+    pub(crate) fn handshake(&self) -> Option<&Handshake> {
+        match &self.state {
+            State::ExpectIntermediateRequest(awaited) => Some(&awaited.handshake),
+            State::ExpectAuthRequest(awaited) => Some(&awaited.handshake),
+            State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthResponse(_)
+            | State::Established(_)
+            | State::Closed { .. } => None,
+        }
+    }
+
+    pub(crate) fn handshake_mut(&mut self) -> Option<&mut Handshake> {
+        match &mut self.state {
+            State::ExpectIntermediateRequest(awaited) => Some(&mut awaited.handshake),
+            State::ExpectAuthRequest(awaited) => Some(&mut awaited.handshake),
+            State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthResponse(_)
+            | State::Established(_)
+            | State::Closed { .. } => None,
+        }
     }
 
     pub(crate) fn established(&self) -> Option<&Established> {
         match &self.state {
             State::Established(established) => Some(established),
-            State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. } => None,
+            State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::ExpectAuthResponse(_)
+            | State::Closed { .. } => None,
         }
     }
 
     pub(crate) fn established_mut(&mut self) -> Option<&mut Established> {
         match &mut self.state {
             State::Established(established) => Some(established),
-            State::ExpectAuthRequest(_) | State::ExpectAuthResponse(_) | State::Closed { .. } => None,
+            State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::ExpectAuthResponse(_)
+            | State::Closed { .. } => None,
         }
     }
 
     /// The next deadline.
     pub(crate) fn deadline(&self, dpd_after_s: u64) -> (u64, TimeoutReason) {
         match &self.state {
+            State::ExpectIntermediateRequest(awaited) => {
+                (awaited.handshake.deadline_ms, TimeoutReason::HalfOpen)
+            }
+            State::ExpectIntermediateResponse(awaited) => (awaited.clock.due_ms, TimeoutReason::Retransmit),
             State::ExpectAuthRequest(awaited) => (awaited.handshake.deadline_ms, TimeoutReason::HalfOpen),
             State::ExpectAuthResponse(awaited) => (awaited.clock.due_ms, TimeoutReason::Retransmit),
             State::Established(established) => established.deadline(dpd_after_s),

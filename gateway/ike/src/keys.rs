@@ -48,14 +48,21 @@ pub(crate) fn skeyseed(prf: PrfAlgorithm, seeds: &Seeds<'_>, shared: &[u8]) -> S
     prf.prf(&key, &[shared])
 }
 
-/// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)` (section 2.18), with the PRF of the old IKE SA.
+/// `SKEYSEED = prf(SK_d (old), g^ir (new) | Ni | Nr)` (section 2.18), with the PRF of the old IKE SA. With additional
+/// key exchanges `SKEYSEED = prf(SK_d (old), SK(0) | Ni | Nr | SK(1) | ... SK(n))` (RFC 9370 section 2.2.4).
 pub(crate) fn skeyseed_rekey(
     old_prf: PrfAlgorithm,
     old_sk_d: &[u8],
     seeds: &Seeds<'_>,
     shared: &[u8],
+    additional: &[Secret],
 ) -> Secret {
-    old_prf.prf(old_sk_d, &[shared, seeds.nonce_i, seeds.nonce_r])
+    let first = [shared, seeds.nonce_i, seeds.nonce_r];
+    let parts: Vec<&[u8]> = first
+        .into_iter()
+        .chain(additional.iter().map(|secret| secret.as_slice()))
+        .collect();
+    old_prf.prf(old_sk_d, &parts)
 }
 
 /// `{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)`.
@@ -95,17 +102,22 @@ pub(crate) fn derive_ike(
 
 /// Keys of a Child SA: those for traffic from the initiator of the exchange, and those for the other way.
 ///
-/// `KEYMAT = prf+(SK_d, [g^ir (new)] | Ni | Nr)` (section 2.17); encryption before integrity, initiator
-/// before responder.
+/// `KEYMAT = prf+(SK_d, [g^ir (new)] | Ni | Nr)` (section 2.17), with additional key exchanges
+/// `prf+(SK_d, SK(0) | Ni | Nr | SK(1) | ... SK(n))` (RFC 9370 section 2.2.4); encryption before integrity,
+/// initiator before responder.
 pub(crate) fn derive_child(
     prf: PrfAlgorithm,
     sk_d: &[u8],
-    shared: Option<&[u8]>,
+    (shared, additional): (Option<&[u8]>, &[Secret]),
     nonces: (&[u8], &[u8]),
     suite: EspSuite,
 ) -> Result<(KeyMaterial, KeyMaterial), KeyError> {
     let (encr_len, integ_len) = (suite.encryption_key_len(), suite.integrity_key_len());
-    let seed = [shared.unwrap_or_default(), nonces.0, nonces.1];
+    let first = [shared.unwrap_or_default(), nonces.0, nonces.1];
+    let seed: Vec<&[u8]> = first
+        .into_iter()
+        .chain(additional.iter().map(|secret| secret.as_slice()))
+        .collect();
     let stream = prf
         .prf_plus(sk_d, &seed, 2 * (encr_len + integ_len))
         .map_err(|_| KeyError)?;
@@ -193,8 +205,11 @@ mod tests {
             initiator.opener.open(b"head", &body).is_err(),
             "the two directions have different keys"
         );
-        let rekeyed = skeyseed_rekey(suite.prf, &initiator.sk_d, &seeds, &shared);
+        let rekeyed = skeyseed_rekey(suite.prf, &initiator.sk_d, &seeds, &shared, &[]);
         assert_eq!(*rekeyed, expected("rekey_skeyseed"));
+        let additional = [Zeroizing::new(octets(150, 182)), Zeroizing::new(octets(200, 232))];
+        let rekeyed = skeyseed_rekey(suite.prf, &initiator.sk_d, &seeds, &shared, &additional);
+        assert_eq!(*rekeyed, expected("rekey_skeyseed_additional"));
     }
 
     #[test]
@@ -202,15 +217,31 @@ mod tests {
         let (nonce_i, nonce_r, shared) = (octets(0, 32), octets(32, 64), octets(100, 132));
         let sk_d = expected("sk_d");
         let gcm = EspSuite::AesGcm16 { key_bits: 256 };
-        let cbc = EspSuite::AesCbcHmacSha256_128 { key_bits: 128 };
-        for (name, shared, suite) in [
-            ("child", None, gcm),
-            ("child_pfs", Some(shared.as_slice()), gcm),
-            ("child_cbc", None, cbc),
+        let cbc = EspSuite::AesCbcHmac {
+            key_bits: 128,
+            integrity: crate::crypto::cipher::Integrity::HmacSha256,
+        };
+        let sha512 = EspSuite::AesCbcHmac {
+            key_bits: 256,
+            integrity: crate::crypto::cipher::Integrity::HmacSha512,
+        };
+        let additional = [Zeroizing::new(octets(150, 182)), Zeroizing::new(octets(200, 232))];
+        for (name, shared, additional, suite) in [
+            ("child", None, &[][..], gcm),
+            ("child_pfs", Some(shared.as_slice()), &[], gcm),
+            ("child_cbc", None, &[], cbc),
+            ("child_cbc_sha512", None, &[], sha512),
+            ("child_additional", Some(shared.as_slice()), &additional, gcm),
         ] {
             let nonces = (nonce_i.as_slice(), nonce_r.as_slice());
-            let (from_i, from_r) =
-                derive_child(PrfAlgorithm::HmacSha256, &sk_d, shared, nonces, suite).unwrap();
+            let (from_i, from_r) = derive_child(
+                PrfAlgorithm::HmacSha256,
+                &sk_d,
+                (shared, additional),
+                nonces,
+                suite,
+            )
+            .unwrap();
             let parts = [
                 &from_i.encryption,
                 &from_i.integrity,

@@ -182,6 +182,8 @@ pub enum Event {
         remote: SocketAddr,
         offered: String,
         configured: String,
+        /// What of the offer is refused by name, and what would have matched.
+        reason: String,
     },
     /// No traffic in common.
     TrafficSelectorsRefused {
@@ -314,10 +316,11 @@ impl fmt::Display for Event {
                 remote,
                 offered,
                 configured,
+                reason,
             } => {
                 write!(
                     f,
-                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}"
+                    "no proposal of {remote} is acceptable: it offers {offered}; configured are {configured}; {reason}"
                 )
             }
             Self::TrafficSelectorsRefused {

@@ -39,6 +39,9 @@ fn every_ike_proposal_and_method_of_authentication() {
         "chacha20poly1305-prfsha512-x25519",
         "aes128-sha512-ecp256",
         "aes256-sha384-x25519",
+        "aes256-sha256-modp3072",
+        "aes128-sha256-prfsha512-modp4096",
+        "aes256gcm16-prfsha384-ecp384",
     ];
     for text in texts {
         for (digital_signatures, swapped) in [(true, false), (false, false), (true, true), (false, true)] {
@@ -66,8 +69,17 @@ fn every_esp_proposal_and_kind_of_rekey() {
         "chacha20poly1305",
         "aes256-sha256",
         "aes128-sha256",
+        "aes256-sha384",
+        "aes128-sha512",
     ];
-    let groups = ["", "-x25519", "-ecp256", "-modp2048", "-modp2048-modpnone"];
+    let groups = [
+        "",
+        "-x25519",
+        "-ecp256",
+        "-ecp384",
+        "-modp2048",
+        "-modp2048-modpnone",
+    ];
     for suite in suites {
         for group in groups {
             for esn in ["", "-esn", "-esn-noesn"] {

@@ -76,6 +76,22 @@ fn with_shared_keys_as_well() {
     }
 }
 
+/// Beside an additional key exchange (RFC 9370), whose keys are those that the key is mixed with.
+#[test]
+fn with_a_hybrid_key_exchange_as_well() {
+    for by_name in ["a", "b"] {
+        let mut site = site(Some(ppk("a", KEY, false)));
+        site.ike_proposals = vec!["aes256gcm16-prfsha384-x25519-ke1_mlkem768".parse().unwrap()];
+        let mut sim = connected(site, center(Some(ppk(by_name, KEY, false))), 7);
+        assert_eq!(in_use(&sim), [by_name == "a", by_name == "a"]);
+        let ike_sa = sim.only_ike_sa(SITE);
+        sim.command(SITE, Command::RekeyIke(ike_sa));
+        sim.run_ms(10_000);
+        sim.assert_agreement();
+        assert_eq!(in_use(&sim), [by_name == "a", by_name == "a"]);
+    }
+}
+
 /// Neither is told of a key that the other side has for somebody else.
 #[test]
 fn who_has_none_is_not_told_of_it() {

@@ -87,12 +87,16 @@ fn configs(seed: u64) -> [EndpointConfig; 2] {
     let back = Connection::new("site", remote, "site1.lab.test".parse().unwrap(), policy);
     center.connections = vec![back];
     for config in [&mut site, &mut center] {
-        config.ike_proposals = vec!["aes256gcm16-prfsha256-x25519".parse().unwrap()];
-        let esp = if seed.is_multiple_of(3) {
-            "aes256gcm16-x25519"
+        // Every fourth run with additional key exchanges (RFC 9370), which are further exchanges of each rekeying.
+        let more = if seed.is_multiple_of(4) {
+            "-ke1_mlkem768"
         } else {
-            "aes256gcm16-x25519-modpnone"
+            ""
         };
+        let ike = format!("aes256gcm16-prfsha256-x25519{more}");
+        config.ike_proposals = vec![ike.parse().unwrap()];
+        let optional = if seed.is_multiple_of(3) { "" } else { "-modpnone" };
+        let esp = format!("aes256gcm16-x25519{more}{optional}");
         config.esp_proposals = vec![esp.parse().unwrap()];
         config.fragment_size = Some(if seed.is_multiple_of(2) { 500 } else { 1_280 });
         // Enough repetitions that a link like this does not look dead.

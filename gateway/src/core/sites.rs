@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
+use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
 use super::pools::{AssignError, Assignment, Assignments, Proposal, Surroundings, Wanted};
@@ -23,6 +24,8 @@ pub struct SiteEntry {
     pub nat_address: Ipv4Addr,
     /// Networks that it may have behind its router.
     pub networks: Vec<Prefix>,
+    /// Perfect forward secrecy, where it is not as for other sites.
+    pub pfs: Option<Pfs>,
     /// The `[[any_site]]` that admits it, by its place in the file; `None` for a `[[site]]`.
     pub any_site: Option<usize>,
 }
@@ -113,6 +116,7 @@ impl Sites {
                 groups: site.groups,
                 nat_address: assignment.nat_address,
                 networks: site.networks.clone(),
+                pfs: site.pfs,
                 any_site: None,
             };
             self.insert(entry);
@@ -198,6 +202,7 @@ impl Sites {
             groups: any.groups,
             nat_address: assignment.nat_address,
             networks: any.networks,
+            pfs: any.pfs,
             any_site: Some(index),
         };
         self.insert(entry.clone());

@@ -1,5 +1,6 @@
 //! Installing, changing and removing SAs: the order of steps between workers and maps.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -31,6 +32,10 @@ pub(crate) struct Sas {
     wan_ports: Vec<(String, usize)>,
     /// Slots of each worker that owns SAs.
     workers: Vec<Vec<Slot>>,
+    /// Slots of each of them without a record.
+    free: Vec<Vec<u32>>,
+    /// Inbound SPIs in use.
+    spis: HashSet<u32>,
 }
 
 #[derive(Default)]
@@ -57,6 +62,8 @@ impl Sas {
         Self {
             wan_ports,
             workers: (0..owners).map(|_| Vec::new()).collect(),
+            free: (0..owners).map(|_| Vec::new()).collect(),
+            spis: HashSet::new(),
         }
     }
 
@@ -69,29 +76,49 @@ impl Sas {
 
     /// A free slot at the worker with fewest SAs.
     fn allocate(&mut self) -> Result<SaHandle, DataplaneError> {
-        let used = |slots: &Vec<Slot>| slots.iter().filter(|slot| slot.record.is_some()).count();
-        let installed: usize = self.workers.iter().map(used).sum();
-        let (worker, slots) = (0..)
-            .zip(self.workers.iter_mut())
-            .min_by_key(|(_, slots)| used(slots))
-            .ok_or(DataplaneError::SasFull(installed))?;
-        let free = slots.iter().position(|slot| slot.record.is_none());
-        let slot = free.unwrap_or_else(|| {
-            slots.push(Slot::default());
-            slots.len() - 1
-        });
-        if slot >= SLOTS_MAX {
-            return Err(DataplaneError::SasFull(installed));
-        }
-        let generation = slots.get_mut(slot).map_or(0, |place| {
+        let used = |(slots, free): (&Vec<Slot>, &Vec<u32>)| slots.len() - free.len();
+        let installed: usize = self.workers.iter().zip(&self.free).map(used).sum();
+        let full = DataplaneError::SasFull(installed);
+        let (worker, (slots, free)) = (0..)
+            .zip(self.workers.iter_mut().zip(&mut self.free))
+            .min_by_key(|(_, (slots, free))| used((slots, free)))
+            .ok_or(full)?;
+        let slot = match free.pop() {
+            Some(slot) => slot,
+            None if slots.len() >= SLOTS_MAX => return Err(DataplaneError::SasFull(installed)),
+            None => {
+                slots.push(Slot::default());
+                slots.len() as u32 - 1
+            }
+        };
+        let generation = slots.get_mut(slot as usize).map_or(0, |place| {
             place.generation = place.generation.wrapping_add(1);
             place.generation
         });
         Ok(SaHandle {
             worker,
-            slot: slot as u32,
+            slot,
             generation,
         })
+    }
+
+    /// Fills the slot of a handle that was allocated just now.
+    fn occupy(&mut self, handle: SaHandle, record: Record) {
+        self.spis.insert(record.spi_in);
+        if let Some(slot) = self.slot(handle) {
+            slot.record = Some(record);
+        }
+    }
+
+    /// The slot of a handle is free again.
+    fn vacate(&mut self, handle: SaHandle) {
+        let Some(slot) = self.slot(handle) else { return };
+        if slot.record.take().is_none() {
+            return;
+        }
+        if let Some(free) = self.free.get_mut(handle.worker as usize) {
+            free.push(handle.slot);
+        }
     }
 
     fn slot(&mut self, handle: SaHandle) -> Option<&mut Slot> {
@@ -109,12 +136,7 @@ impl Sas {
     }
 
     fn has_spi(&self, spi: u32) -> bool {
-        let mut records = self
-            .workers
-            .iter()
-            .flatten()
-            .filter_map(|slot| slot.record.as_ref());
-        records.any(|record| record.inbound && record.spi_in == spi)
+        self.spis.contains(&spi)
     }
 }
 
@@ -151,9 +173,7 @@ impl Dataplane {
             counters: Arc::clone(&counters),
         };
         let handle = sas.allocate()?;
-        if let Some(slot) = sas.slot(handle) {
-            slot.record = Some(record);
-        }
+        sas.occupy(handle, record);
         let install = Install {
             handle,
             site,
@@ -324,11 +344,12 @@ impl Dataplane {
         record.inbound &= !inbound;
         record.outbound &= !outbound;
         record.outbound_active &= record.outbound;
-        if !record.inbound
-            && !record.outbound
-            && let Some(slot) = sas.slot(handle)
-        {
-            slot.record = None;
+        let (spi, gone) = (record.spi_in, !record.inbound && !record.outbound);
+        if inbound {
+            sas.spis.remove(&spi);
+        }
+        if gone {
+            sas.vacate(handle);
         }
         Ok(())
     }
@@ -450,5 +471,55 @@ fn path_value(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaInbound {
         encapsulation: tunnel.udp.map_or(encapsulation::PLAIN, |_| encapsulation::UDP),
         pad: [0; 2],
         outer_destination,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(spi_in: u32) -> Record {
+        Record {
+            site: 1,
+            spi_in,
+            networks: Vec::new(),
+            inner_mtu: 1400,
+            suite: gateway_esp::Suite::AesGcm16_256,
+            inbound: true,
+            outbound: true,
+            outbound_active: false,
+            counters: Arc::default(),
+        }
+    }
+
+    #[test]
+    fn slots_are_shared_out_evenly_and_a_reused_one_has_a_new_handle() {
+        let mut sas = Sas::new(Vec::new(), 2);
+        let install = |sas: &mut Sas, spi| {
+            let handle = sas.allocate().expect("room");
+            sas.occupy(handle, record(spi));
+            handle
+        };
+        let handles: Vec<_> = (0..20_000).map(|spi| install(&mut sas, spi)).collect();
+        let of_first = handles.iter().filter(|handle| handle.worker == 0).count();
+        assert_eq!(of_first, 10_000);
+        assert!(sas.has_spi(19_999) && !sas.has_spi(20_000));
+        let old = handles[5];
+        sas.vacate(old);
+        sas.vacate(old);
+        let new = install(&mut sas, 20_000);
+        assert_eq!(
+            (new.worker, new.slot),
+            (old.worker, old.slot),
+            "the only free slot"
+        );
+        assert!(sas.record(old).is_err(), "the old handle names nothing");
+        assert_eq!(sas.record(new).expect("installed").spi_in, 20_000);
+        let next = install(&mut sas, 20_001);
+        assert_ne!(
+            (next.worker, next.slot),
+            (new.worker, new.slot),
+            "a slot is free once"
+        );
     }
 }

@@ -3,7 +3,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use gateway_ike::{AuthenticatedPeer, Authorizer, SitePolicy, TrafficSelector};
+use gateway_ike::proposal::with_pfs;
+use gateway_ike::{AuthenticatedPeer, Authorizer, EspProposal, SitePolicy, TrafficSelector};
 
 use crate::config::Prefix;
 use crate::core::pools::Proposal;
@@ -56,6 +57,8 @@ pub(super) struct SiteAuthorizer {
     pub(super) sites: SharedSites,
     /// Where first visits are noted.
     pub(super) store: PathBuf,
+    /// What sites may use whose table does not say otherwise.
+    pub(super) esp_proposals: Vec<EspProposal>,
 }
 
 impl Authorizer for SiteAuthorizer {
@@ -70,7 +73,7 @@ impl Authorizer for SiteAuthorizer {
             return None;
         }
         if let Some(known) = sites.by_identity(&peer.identity) {
-            return Some(policy(known, sites.center_networks()));
+            return Some(policy(known, sites.center_networks(), &self.esp_proposals));
         }
         let keep = |proposal: &Proposal| {
             store::append_json(&self.store, proposal).map_err(|error| error.to_string())
@@ -81,7 +84,7 @@ impl Authorizer for SiteAuthorizer {
                     site: entry.site,
                     nat_address: entry.nat_address,
                 });
-                Some(policy(&entry, sites.center_networks()))
+                Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
             }
             Err(refusal) => {
                 self.admissions.push(Admission::Refused {
@@ -95,13 +98,13 @@ impl Authorizer for SiteAuthorizer {
 }
 
 /// What a site may do.
-pub(super) fn policy(entry: &SiteEntry, center: &[Prefix]) -> SitePolicy {
+pub(super) fn policy(entry: &SiteEntry, center: &[Prefix], esp_proposals: &[EspProposal]) -> SitePolicy {
     SitePolicy {
         site: entry.site,
         name: entry.name.clone(),
         ts_local: selectors(center),
         ts_remote: selectors(&entry.networks),
-        esp_proposals: None,
+        esp_proposals: entry.pfs.map(|rule| with_pfs(esp_proposals, rule)),
     }
 }
 

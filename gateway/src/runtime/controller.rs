@@ -82,6 +82,7 @@ impl<E: Engine> Controller<E> {
             admissions: admissions.clone(),
             sites: sites.clone(),
             store: first_visits_path(&config),
+            esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
             credentials.credential,
@@ -93,6 +94,8 @@ impl<E: Engine> Controller<E> {
         ike.ppks = credentials.ppks;
         ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
+        ike.ike_proposals_accepted
+            .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;

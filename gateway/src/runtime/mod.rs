@@ -38,8 +38,6 @@ use crate::api::server::Server;
 const API_UID: u32 = 0;
 /// Datagrams that wait for the controller; more are dropped, as a socket buffer would.
 const DATAGRAMS_MAX: usize = 1024;
-/// Threads of the controller, its sockets and the API; the workers have their own.
-const RUNTIME_THREADS: usize = 2;
 /// Events that a subscriber may be behind; further ones are lost to it, and it is told how many.
 const EVENTS_MAX: usize = 4096;
 /// API calls that wait for the controller.
@@ -50,8 +48,9 @@ const CALLS_MAX: usize = 16;
 /// # Errors
 /// If a part cannot start; what had started is undone.
 pub fn run(prepared: Prepared) -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(RUNTIME_THREADS)
+    // One thread for the controller, its sockets, netlink and the API: they wait for each other, and waking another
+    // thread for each datagram costs more than the cryptography of a handshake. The ESP workers have their own.
+    let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("asynchronous runtime")?;

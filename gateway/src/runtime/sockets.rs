@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, bail};
 use nix::ifaddrs::getifaddrs;
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
@@ -15,6 +17,8 @@ use crate::config::{Config, Role};
 
 pub(super) const IKE_PORT: u16 = 500;
 const IKE_NAT_PORT: u16 = 4500;
+/// What the kernel holds while the controller is busy: the first messages of a thousand sites that come back at once.
+const RECEIVE_BUFFER_BYTES: usize = 2 << 20;
 /// RFC 7296 section 2: at least 3,000; certificates without fragmentation need more.
 const DATAGRAM_MAX: usize = 65_535;
 
@@ -142,6 +146,10 @@ fn bound(local: SocketAddr) -> io::Result<UdpSocket> {
             socket.set_only_v6(true)?;
             socket.set_freebind_v6(true)?;
         }
+    }
+    // Best effort: without it a burst of many sites is cut short, and repeated by them.
+    if let Err(error) = setsockopt(&socket, RcvBufForce, &RECEIVE_BUFFER_BYTES) {
+        tracing::debug!(%local, %error, "the receive buffer stays as it is");
     }
     socket.set_nonblocking(true)?;
     socket.bind(&local.into())?;

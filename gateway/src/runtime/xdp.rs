@@ -14,6 +14,7 @@ use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
 };
+use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
@@ -327,10 +328,24 @@ fn suite(suite: EspSuite) -> anyhow::Result<Suite> {
     Ok(match suite {
         EspSuite::AesGcm16 { key_bits: 128 } => Suite::AesGcm16_128,
         EspSuite::AesGcm16 { key_bits: 256 } => Suite::AesGcm16_256,
-        EspSuite::AesCbcHmacSha256_128 { key_bits: 128 } => Suite::AesCbc128HmacSha256_128,
-        EspSuite::AesCbcHmacSha256_128 { key_bits: 256 } => Suite::AesCbc256HmacSha256_128,
+        EspSuite::AesCbcHmac {
+            key_bits: 128,
+            integrity,
+        } => match integrity {
+            Integrity::HmacSha256 => Suite::AesCbc128HmacSha256_128,
+            Integrity::HmacSha384 => Suite::AesCbc128HmacSha384_192,
+            Integrity::HmacSha512 => Suite::AesCbc128HmacSha512_256,
+        },
+        EspSuite::AesCbcHmac {
+            key_bits: 256,
+            integrity,
+        } => match integrity {
+            Integrity::HmacSha256 => Suite::AesCbc256HmacSha256_128,
+            Integrity::HmacSha384 => Suite::AesCbc256HmacSha384_192,
+            Integrity::HmacSha512 => Suite::AesCbc256HmacSha512_256,
+        },
         EspSuite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
-        EspSuite::AesGcm16 { key_bits } | EspSuite::AesCbcHmacSha256_128 { key_bits } => {
+        EspSuite::AesGcm16 { key_bits } | EspSuite::AesCbcHmac { key_bits, .. } => {
             bail!("AES keys of {key_bits} bits are not supported")
         }
     })
@@ -359,12 +374,22 @@ mod tests {
             "aes256gcm16",
             "aes128-sha256",
             "aes256-sha256",
+            "aes128-sha384",
+            "aes256-sha384",
+            "aes128-sha512",
+            "aes256-sha512",
             "chacha20poly1305",
         ] {
             let proposal: gateway_ike::EspProposal = words.parse().expect(words);
             assert_eq!(suite(proposal.suite).expect(words).name(), words);
         }
         assert!(suite(EspSuite::AesGcm16 { key_bits: 192 }).is_err());
+        for proposal in gateway_ike::proposal::default_esp_proposals() {
+            assert_eq!(
+                suite(proposal.suite).expect("negotiated by default").name(),
+                proposal.suite.to_string()
+            );
+        }
     }
 
     #[test]

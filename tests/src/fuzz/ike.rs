@@ -51,7 +51,15 @@ fn chain(first: u8, bytes: &[u8]) {
         again.len() <= bytes.len() + 16 * message.0.len(),
         "longer than it was"
     );
-    assert_eq!(Message::parse(first, &again).as_ref(), Ok(&message));
+    // An attribute that nobody here knows refuses its transform, and is not sent on.
+    let is_whole = message.0.iter().all(|payload| {
+        let Payload::Sa(sa) = payload else { return true };
+        let mut transforms = sa.proposals.iter().flat_map(|proposal| &proposal.transforms);
+        transforms.all(|transform| !transform.unknown_attribute)
+    });
+    if is_whole {
+        assert_eq!(Message::parse(first, &again).as_ref(), Ok(&message));
+    }
     for payload in &message.0 {
         meaning(payload);
     }

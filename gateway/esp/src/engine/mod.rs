@@ -62,8 +62,12 @@ pub fn new(suite: Suite, keys: &KeyMaterial) -> Result<Box<dyn Engine>, KeyError
         Suite::AesGcm16_128 => boxed(RingAead::new(suite, &ring::aead::AES_128_GCM, encryption)),
         Suite::AesGcm16_256 => boxed(RingAead::new(suite, &ring::aead::AES_256_GCM, encryption)),
         Suite::ChaCha20Poly1305 => boxed(RingAead::new(suite, &ring::aead::CHACHA20_POLY1305, encryption)),
-        Suite::AesCbc128HmacSha256_128 => boxed(CbcHmac::<aes::Aes128>::new(suite, encryption, integrity)),
-        Suite::AesCbc256HmacSha256_128 => boxed(CbcHmac::<aes::Aes256>::new(suite, encryption, integrity)),
+        Suite::AesCbc128HmacSha256_128 | Suite::AesCbc128HmacSha384_192 | Suite::AesCbc128HmacSha512_256 => {
+            boxed(CbcHmac::<aes::Aes128>::new(suite, encryption, integrity))
+        }
+        Suite::AesCbc256HmacSha256_128 | Suite::AesCbc256HmacSha384_192 | Suite::AesCbc256HmacSha512_256 => {
+            boxed(CbcHmac::<aes::Aes256>::new(suite, encryption, integrity))
+        }
     };
     engine.ok_or(KeyError::EncryptionLength {
         suite,

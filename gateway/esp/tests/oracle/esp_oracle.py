@@ -16,6 +16,10 @@ SUITES = {
     "chacha20poly1305": ("CHACHA20-POLY1305", "NULL", 36),
     "aes128-sha256": ("AES-CBC", "SHA2-256-128", 16),
     "aes256-sha256": ("AES-CBC", "SHA2-256-128", 32),
+    "aes128-sha384": ("AES-CBC", "SHA2-384-192", 16),
+    "aes256-sha384": ("AES-CBC", "SHA2-384-192", 32),
+    "aes128-sha512": ("AES-CBC", "SHA2-512-256", 16),
+    "aes256-sha512": ("AES-CBC", "SHA2-512-256", 32),
 }
 
 LINK_DESTINATION = "02:00:00:00:00:02"

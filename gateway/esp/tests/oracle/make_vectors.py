@@ -23,6 +23,8 @@ ADDRESSES = {
 # Every remainder of the padding's alignments, and one packet of a full link.
 SMALL_SIZES = [28, 29, 30, 31, 39, 45, 84]
 LARGE_SIZE = 1380
+# As many octets as the hash gives (RFC 4868 section 2.1.1).
+INTEGRITY_KEY_LEN = {"NULL": 0, "SHA2-256-128": 32, "SHA2-384-192": 48, "SHA2-512-256": 64}
 
 
 def octets(label, count):
@@ -60,7 +62,7 @@ def vectors():
                             "sequence": sequence,
                             "spi": int.from_bytes(octets(name + " spi", 4), "big") | 0x100,
                             "encryption": octets(name + " encryption", key_len).hex(),
-                            "integrity": octets(name + " integrity", 0 if integrity == "NULL" else 32).hex(),
+                            "integrity": octets(name + " integrity", INTEGRITY_KEY_LEN[integrity]).hex(),
                             "iv_key": octets(name + " iv", 16).hex(),
                             "ipv6": ipv6,
                             "local": local,

@@ -1,13 +1,14 @@
 //! The cryptography of IKEv2: pseudo-random functions, key agreement, protection of the SK payload and
 //! AUTH signatures. Identifiers are those of the IANA registry "IKEv2 Parameters".
 //!
-//! Primitives come from `ring`, except the MODP groups (`crypto-bigint`) and AES-CBC (RustCrypto), which
+//! Primitives come from `ring`, except the MODP groups (`crypto-bigint`), AES-CBC and ML-KEM (RustCrypto), which
 //! `ring` does not have. Secrets that pass through this module are held in [`zeroize::Zeroizing`].
 
 mod algorithm;
 pub mod cipher;
 pub(crate) mod der;
 pub mod dh;
+pub mod kem;
 pub mod prf;
 pub mod random;
 pub mod sign;

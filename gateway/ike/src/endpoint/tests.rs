@@ -13,6 +13,7 @@ use crate::{
     wire::{Message, delete::Delete, nonce::Nonce, ts::TrafficSelectors},
 };
 
+mod additional;
 mod collisions;
 mod messages;
 mod selectors;

@@ -1,7 +1,11 @@
 //! CREATE_CHILD_SA (RFC 7296 sections 1.3 and 2.8): another Child SA, the rekeying of one, or of the IKE SA.
 //! What happens when both sides do so at once is in section 2.25.
 
-use super::{Refusal, asked_group, chosen, informational::forget_child};
+use super::{
+    Refusal, asked_group, chosen,
+    ike_followup_ke::{Agreed, FollowUp, Followed},
+    informational::forget_child,
+};
 use crate::{
     channel::Channel,
     child_sa::{self, ChildSa, NewChild, Phase},
@@ -12,12 +16,12 @@ use crate::{
     keys::{Secret, Seeds, derive_ike, skeyseed_rekey},
     output::{Event, Output},
     proposal::{
-        EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, describe, join,
-        offer_esp, offer_ike, select_esp, select_ike,
+        EspChoice, EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, offer_esp,
+        offer_ike, refused_esp, refused_ike, select_esp, select_ike,
     },
     traffic_selector::{TrafficSelector, narrow},
     wire::{
-        Message, Payload,
+        Exchange, Message, Payload,
         ke::KeyExchange,
         nonce::Nonce,
         notify::{Notify, error_name, kind},
@@ -28,7 +32,10 @@ use crate::{
 
 mod rekey_ike;
 
-pub(crate) use rekey_ike::{ExpectRekeyIkeResponse, yield_to};
+pub(crate) use rekey_ike::{AnsweredRekey, ExpectRekeyIkeResponse, yield_to};
+
+/// The request that follows a response: IKE_FOLLOWUP_KE, and what awaits its response.
+pub(crate) type NextRequest = (Exchange, Vec<Payload>, Pending);
 
 /// Wait before asking again for what the peer could not do just now; as much again is drawn.
 const RETRY_AFTER_S: u64 = 5;
@@ -118,12 +125,8 @@ fn answer_child(
         .map_or(KeyExchangeOffer::Absent, |ke| KeyExchangeOffer::Sent(ke.group));
     let proposals = established.esp_proposals(ctx.config);
     let Some(choice) = select_esp(offer, proposals, key_exchange) else {
-        let (offered, configured) = (describe(offer), join(proposals));
-        ctx.event(Event::ProposalRefused {
-            remote: core.path.remote,
-            offered,
-            configured,
-        });
+        let refused = refused_esp(core.path.remote, offer, proposals, key_exchange);
+        ctx.event(refused);
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let exchanged = match (choice.group, message.ke()) {
@@ -138,30 +141,17 @@ fn answer_child(
         .transpose()?
         .unzip();
     let (nonce_r, spi_in) = (ctx.nonce(), ctx.esp_spi());
-    let carried_already = carrier(established, ctx, &ts_local, &ts_remote).is_some();
-    let new = NewChild {
+    let answered = AnsweredChild {
         choice,
         spi_in,
         shared,
-        nonces: (&nonce_i.0, &nonce_r),
-        initiated: false,
+        nonce_i: nonce_i.0.clone(),
+        nonce_r: nonce_r.clone(),
         ts_local: ts_local.clone(),
         ts_remote: ts_remote.clone(),
-        // What another Child SA carries goes on there until the peer shows that it has this one.
-        outbound_active: old.is_none() && !carried_already,
         replaces: old,
     };
-    let id =
-        child_sa::install(ctx, core, established, new).map_err(|_| Refusal::of(kind::TEMPORARY_FAILURE))?;
-    if let Some(old) = old {
-        established.replaced_by_peer(
-            old,
-            Collision {
-                child: id,
-                lowest_nonce: nonce_i.0.clone().min(nonce_r.clone()),
-            },
-        );
-    }
+    let more = established.agreed(core, ctx, choice.additional, Agreed::Child(Box::new(answered)))?;
     let mut payloads = vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::Nonce(Nonce(nonce_r)),
@@ -169,7 +159,79 @@ fn answer_child(
     payloads.extend(own_ke.map(Payload::Ke));
     payloads.push(Payload::TsI(TrafficSelectors(ts_remote)));
     payloads.push(Payload::TsR(TrafficSelectors(ts_local)));
+    payloads.extend(more);
     Ok(payloads)
+}
+
+/// A Child SA that the peer asked for and we agreed to.
+pub(crate) struct AnsweredChild {
+    choice: EspChoice,
+    spi_in: u32,
+    shared: Option<Secret>,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    ts_local: Vec<TrafficSelector>,
+    ts_remote: Vec<TrafficSelector>,
+    replaces: Option<ChildId>,
+}
+
+impl AnsweredChild {
+    /// The Child SA that it rekeys.
+    pub(super) fn replaces(&self) -> Option<ChildId> {
+        self.replaces
+    }
+
+    /// Makes it. Much may have happened since we agreed, if additional key exchanges were between.
+    pub(super) fn complete(
+        self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        additional: Vec<Secret>,
+    ) -> Result<(), Refusal> {
+        let live = |id| {
+            let child = established.children.iter().find(|child| child.id == id);
+            child.is_some_and(|child| child.phase == Phase::Live) && !established.is_deleting(id)
+        };
+        let moved_on = established.is_ending() || matches!(established.pending(), Some(Pending::RekeyIke(_)));
+        if moved_on || self.replaces.is_some_and(|old| !live(old)) {
+            self.withdraw(ctx);
+            return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+        }
+        let spi_in = self.spi_in;
+        // Also by one that was replaced, when its successor is gone before the peer deleted it.
+        let sends =
+            |child: &ChildSa| child.outbound_active && child.overlaps(&self.ts_local, &self.ts_remote);
+        let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some()
+            || established.children.iter().any(sends);
+        let new = NewChild {
+            choice: self.choice,
+            spi_in,
+            shared: self.shared,
+            additional,
+            nonces: (&self.nonce_i, &self.nonce_r),
+            initiated: false,
+            ts_local: self.ts_local,
+            ts_remote: self.ts_remote,
+            // What another Child SA carries goes on there until the peer shows that it has this one.
+            outbound_active: self.replaces.is_none() && !carried_already,
+            replaces: self.replaces,
+        };
+        let Ok(child) = child_sa::install(ctx, core, established, new) else {
+            ctx.allocator.release(spi_in);
+            return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+        };
+        if let Some(old) = self.replaces {
+            let lowest_nonce = self.nonce_i.min(self.nonce_r);
+            established.replaced_by_peer(old, Collision { child, lowest_nonce });
+        }
+        Ok(())
+    }
+
+    /// It will not be made.
+    pub(super) fn withdraw(self, ctx: &mut Context<'_>) {
+        ctx.allocator.release(self.spi_in);
+    }
 }
 
 /// The peer rekeyed the same SA while our request to do so is under way.
@@ -265,6 +327,29 @@ pub(crate) struct ExpectChildResponse {
     retried: bool,
     /// SPIs that the peer deleted meanwhile and we do not know: one may be in the response.
     withdrawn: Vec<u32>,
+    /// What was agreed on, and the additional key exchange whose response is awaited.
+    follow_up: Option<(Agreement, Box<FollowUp>)>,
+}
+
+/// What the response to CREATE_CHILD_SA says.
+struct Agreement {
+    choice: EspChoice,
+    shared: Option<Secret>,
+    nonce_r: Vec<u8>,
+    ts_local: Vec<TrafficSelector>,
+    ts_remote: Vec<TrafficSelector>,
+}
+
+/// What the site may use. Additional key exchanges are offered to a peer that has made one on this IKE SA: there are
+/// peers that do not pass over transform types they do not know.
+fn offered_to(established: &Established, core: &Core, ctx: &Context<'_>) -> Vec<EspProposal> {
+    let all = established.esp_proposals(ctx.config);
+    let plain = |proposal: &&EspProposal| proposal.additional.is_empty();
+    if core.suite.additional.is_empty() && all.iter().any(|proposal| plain(&proposal)) {
+        all.iter().filter(plain).cloned().collect()
+    } else {
+        all.to_vec()
+    }
 }
 
 impl ExpectChildResponse {
@@ -278,7 +363,7 @@ impl ExpectChildResponse {
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         asked_group: Option<DhGroup>,
     ) -> (Vec<Payload>, Self) {
-        let offered = established.esp_proposals(ctx.config).to_vec();
+        let offered = offered_to(established, core, ctx);
         let groups = || {
             offered
                 .iter()
@@ -315,22 +400,27 @@ impl ExpectChildResponse {
             ts_remote,
             retried,
             withdrawn: Vec::new(),
+            follow_up: None,
         };
         (payloads, awaited)
     }
 
-    /// Takes the new Child SA over, or copes with the refusal.
+    /// Takes the new Child SA over, asks on, or copes with the refusal.
     pub(crate) fn handle(
         mut self,
         established: &mut Established,
         core: &Core,
         ctx: &mut Context<'_>,
         message: &Message,
-    ) {
+    ) -> Option<NextRequest> {
         let refused = match message.error() {
             Some(error) => Some(error.clone()),
             None => match self.accept(established, core, ctx, message) {
-                Ok(()) => None,
+                Ok(Some(request)) => {
+                    let awaited = Pending::Child(Box::new(self));
+                    return Some((Exchange::IkeFollowupKe, request, awaited));
+                }
+                Ok(None) => None,
                 Err(kind) => Some(Notify::new(kind, [])),
             },
         };
@@ -342,15 +432,39 @@ impl ExpectChildResponse {
             ctx.allocator.release(self.spi_in);
             self.cope(established, core, ctx, &error);
         }
+        None
     }
 
+    /// Installs the Child SA when all key exchanges are done; until then the next request.
     fn accept(
         &mut self,
         established: &mut Established,
         core: &Core,
         ctx: &mut Context<'_>,
         message: &Message,
-    ) -> Result<(), u16> {
+    ) -> Result<Option<Vec<Payload>>, u16> {
+        let (agreement, followed) = match self.follow_up.take() {
+            Some((agreement, follow_up)) => (agreement, follow_up.take(ctx.random, message)?),
+            None => {
+                let agreement = self.agreement(message)?;
+                let followed = FollowUp::begin(agreement.choice.additional, ctx.random, message)?;
+                (agreement, followed)
+            }
+        };
+        match followed {
+            Followed::More(follow_up) => {
+                let request = follow_up.request();
+                self.follow_up = Some((agreement, follow_up));
+                Ok(Some(request))
+            }
+            Followed::Done(secrets) => {
+                self.install(established, core, ctx, agreement, secrets)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn agreement(&mut self, message: &Message) -> Result<Agreement, u16> {
         let syntax = kind::INVALID_SYNTAX;
         let (answer, nonce_r) = message.sa().zip(message.nonce()).ok_or(syntax)?;
         let (ts_i, ts_r) = message.ts_i().zip(message.ts_r()).ok_or(syntax)?;
@@ -370,19 +484,36 @@ impl ExpectChildResponse {
             }
             (Some(_), ..) => return Err(syntax),
         };
+        Ok(Agreement {
+            choice,
+            shared,
+            nonce_r: nonce_r.0.clone(),
+            ts_local,
+            ts_remote,
+        })
+    }
+
+    fn install(
+        &self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        agreement: Agreement,
+        additional: Vec<Secret>,
+    ) -> Result<(), u16> {
         // The IKE SA is being closed, and whatever the peer made goes with it.
         if established.is_ending() {
             ctx.allocator.release(self.spi_in);
             return Ok(());
         }
-        if self.withdrawn.contains(&choice.peer_spi) {
+        if self.withdrawn.contains(&agreement.choice.peer_spi) {
             ctx.allocator.release(self.spi_in);
             if let Some(old) = self.replaces {
                 established.delete_later(old);
             }
             return Ok(());
         }
-        let lowest_nonce = (&self.nonce).min(&nonce_r.0);
+        let lowest_nonce = (&self.nonce).min(&agreement.nonce_r);
         let lost = self
             .collision
             .as_ref()
@@ -390,17 +521,18 @@ impl ExpectChildResponse {
         let known = |id: &ChildId| established.children.iter().any(|child| child.id == *id);
         let replaces = self.replaces.filter(|id| known(id) && !lost);
         let new = NewChild {
-            choice,
+            choice: agreement.choice,
             spi_in: self.spi_in,
-            shared,
-            nonces: (&self.nonce, &nonce_r.0),
+            shared: agreement.shared,
+            additional,
+            nonces: (&self.nonce, &agreement.nonce_r),
             initiated: true,
-            ts_local,
-            ts_remote,
+            ts_local: agreement.ts_local,
+            ts_remote: agreement.ts_remote,
             outbound_active: !lost,
             replaces,
         };
-        let id = child_sa::install(ctx, core, established, new).map_err(|_| syntax)?;
+        let id = child_sa::install(ctx, core, established, new).map_err(|_| kind::INVALID_SYNTAX)?;
         if lost {
             // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
             established.delete_later(id);
@@ -408,6 +540,8 @@ impl ExpectChildResponse {
             if let Some(theirs) = &self.collision {
                 established.lost_by_peer(theirs.child);
             }
+            // An exchange of the peer for the same one that has not got so far yet is too late.
+            established.forget_answer_for(ctx, Some(old));
             established.delete_later(old);
         }
         Ok(())

@@ -3,6 +3,7 @@
 use super::{
     announced::Announced,
     create_child_sa::carrier,
+    ike_intermediate::IntAuth,
     ike_sa_init::{Attempt, certificate_request},
     ppk::Mixing,
 };
@@ -13,12 +14,12 @@ use crate::{
     context::{Context, Deferred},
     crash,
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
-    ike_sa::{Core, Established, IkeSa, State, Task, closed},
+    ike_sa::{Core, Established, State, Task, closed},
     keys::{Secret, auth_octets},
     mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
-    proposal::{KeyExchangeOffer, accept_esp, answer_esp, describe, join, offer_esp, select_esp},
+    proposal::{KeyExchangeOffer, accept_esp, answer_esp, offer_esp, refused_esp, select_esp},
     redirect::{self, OtherGateway},
     retransmit::{Due, Retransmission},
     traffic_selector::narrow,
@@ -41,12 +42,18 @@ pub(crate) struct Handshake {
     pub(crate) sk_d: Secret,
     pub(crate) sk_pi: Secret,
     pub(crate) sk_pr: Secret,
+    /// What was said in IKE_INTERMEDIATE, which AUTH covers, too.
+    pub(crate) int_auth: IntAuth,
     /// Hashes that the peer accepts in signatures; empty without RFC 7427.
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
     /// What else the other side can do.
     pub(crate) said: Announced,
     /// When the handshake is given up.
     pub(crate) deadline_ms: u64,
+    /// The initiator returned a cookie: it receives at its address.
+    pub(crate) address_proven: bool,
+    /// How often the IKE_SA_INIT request may yet be answered again.
+    pub(crate) answers_left: u8,
 }
 
 impl Handshake {
@@ -54,21 +61,23 @@ impl Handshake {
     pub(super) fn signed_octets(&self, by_initiator: bool, id: &Identification) -> Vec<u8> {
         let mut body = Vec::new();
         id.emit(&mut body);
-        if by_initiator {
+        let mut octets = if by_initiator {
             auth_octets(self.prf, &self.sk_pi, &self.init_request, &self.nonce_r, &body)
         } else {
             auth_octets(self.prf, &self.sk_pr, &self.init_response, &self.nonce_i, &body)
-        }
+        };
+        octets.extend(self.int_auth.octets());
+        octets
     }
 
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
     pub(super) fn start_auth(
         mut self,
         ctx: &mut Context<'_>,
-        mut core: Core,
+        core: &mut Core,
         connection: Connection,
         attempt: Attempt,
-    ) -> Option<IkeSa> {
+    ) -> Option<State> {
         let peer = &connection.remote_identity;
         let mixing = self.begin_mixing(ctx, peer);
         let proof = mixing.and_then(|mixing| Ok((mixing, self.own_proof(ctx, true, peer)?)));
@@ -117,10 +126,7 @@ impl Handshake {
             datagrams,
             clock,
         };
-        Some(IkeSa {
-            core,
-            state: State::ExpectAuthResponse(Box::new(awaited)),
-        })
+        Some(State::ExpectAuthResponse(Box::new(awaited)))
     }
 }
 
@@ -150,10 +156,6 @@ enum FirstChild {
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
 pub(crate) struct ExpectAuthRequest {
     pub(crate) handshake: Handshake,
-    /// The initiator returned a cookie: it receives at its address.
-    pub(crate) address_proven: bool,
-    /// How often the IKE_SA_INIT request may yet be answered again.
-    pub(crate) answers_left: u8,
 }
 
 impl ExpectAuthRequest {
@@ -299,12 +301,8 @@ fn first_child(
     let remote = core.path.remote;
     let proposals = established.esp_proposals(ctx.config);
     let Some(choice) = select_esp(offer, proposals, KeyExchangeOffer::NotInThisExchange) else {
-        let (offered, configured) = (describe(offer), join(proposals));
-        ctx.event(Event::ProposalRefused {
-            remote,
-            offered,
-            configured,
-        });
+        let refused = refused_esp(remote, offer, proposals, KeyExchangeOffer::NotInThisExchange);
+        ctx.event(refused);
         return Err(kind::NO_PROPOSAL_CHOSEN);
     };
     let (ts_remote, ts_local) = established
@@ -321,6 +319,7 @@ fn first_child(
         choice,
         spi_in,
         shared: None,
+        additional: Vec::new(),
         nonces,
         initiated: false,
         ts_local: ts_local.clone(),
@@ -571,6 +570,7 @@ fn first_child_answer(
         choice,
         spi_in,
         shared: None,
+        additional: Vec::new(),
         nonces: (nonce_i, nonce_r),
         initiated: true,
         ts_local,
@@ -612,7 +612,7 @@ pub(super) mod tests {
 
     use zeroize::Zeroizing;
 
-    use super::*;
+    use super::{super::ike_intermediate::Plain, *};
     use crate::{
         config::{Authorizer, EndpointConfig, Time},
         context::{Allocator, Neighbours},
@@ -639,9 +639,12 @@ pub(super) mod tests {
             sk_d: Zeroizing::new(vec![3; 32]),
             sk_pi: Zeroizing::new(vec![4; 32]),
             sk_pr: Zeroizing::new(vec![5; 32]),
+            int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
             said: Announced::default(),
             deadline_ms: 0,
+            address_proven: false,
+            answers_left: 0,
         }
     }
 
@@ -688,10 +691,19 @@ pub(super) mod tests {
             };
             assert!(verify(handshake(), initiator).is_ok());
             assert!(verify(handshake(), !initiator).is_err(), "reflected");
-            let others: [fn(&mut Handshake); 3] = [
+            let others: [fn(&mut Handshake); 4] = [
                 |one| (one.nonce_i[0], one.nonce_r[0]) = (9, 9),
                 |one| (one.init_request[0], one.init_response[0]) = (9, 9),
                 |one| (one.sk_pi[0], one.sk_pr[0]) = (9, 9),
+                // RFC 9242 section 3.3.2: what was said in IKE_INTERMEDIATE is covered.
+                |one| {
+                    let message = Plain {
+                        head: [0; 24],
+                        first: 34,
+                        content: b"another key",
+                    };
+                    one.int_auth.cover(one.prf, &[4; 32], true, &message);
+                },
             ];
             for change in others {
                 let mut other = handshake();

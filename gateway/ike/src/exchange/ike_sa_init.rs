@@ -7,7 +7,8 @@ use super::{
     admission::{Admission, Gate},
     announced::Announced,
     asked_group, chosen,
-    ike_auth::{ExpectAuthRequest, Handshake},
+    ike_auth::Handshake,
+    ike_intermediate::{ExpectIntermediateRequest, ExpectIntermediateResponse, IntAuth},
 };
 use crate::{
     channel::Channel,
@@ -19,11 +20,11 @@ use crate::{
     },
     half_open::{ANSWERS_MAX, INIT_REQUEST_MAX},
     ids::IkeSaId,
-    ike_sa::{Core, IkeSa, State},
+    ike_sa::{Core, IkeSa},
     keys::{Seeds, derive_ike, skeyseed},
     mobike, nat,
     output::{CloseReason, Event, TimeoutReason},
-    proposal::{IkeChoice, IkeProposal, accept_ike, describe, join, offer_ike, select_ike},
+    proposal::{IkeChoice, IkeProposal, accept_ike, offer_ike, refused_ike, select_ike},
     puzzle::{Puzzle, Solver},
     redirect,
     retransmit::{Due, Retransmission},
@@ -125,13 +126,13 @@ fn accept(
     let (Some(offer), Some(ke), Some(nonce_i)) = (message.sa(), message.ke(), message.nonce()) else {
         return Err(syntax());
     };
-    let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
-        let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
-        ctx.event(Event::ProposalRefused {
-            remote: path.remote,
-            offered,
-            configured,
-        });
+    // RFC 9370 section 2.2.1: additional key exchanges need IKE_INTERMEDIATE.
+    let intermediate = message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some();
+    let also = select_ike(offer, &ctx.config.ike_proposals_accepted, ke.group, intermediate);
+    let choice = also.or_else(|| select_ike(offer, &ctx.config.ike_proposals, ke.group, intermediate));
+    let Some(choice) = choice else {
+        let refused = refused_ike(path.remote, offer, &ctx.config.ike_proposals, intermediate);
+        ctx.event(refused);
         return Err(vec![Refusal::of(kind::NO_PROPOSAL_CHOSEN).0]);
     };
     let suite = choice.proposal;
@@ -202,25 +203,29 @@ fn accept(
         sk_d: keys.sk_d,
         sk_pi: keys.sk_pi,
         sk_pr: keys.sk_pr,
+        int_auth: IntAuth::default(),
         peer_hashes: peer_hashes(ctx, message),
         said: Announced::in_message(message),
         deadline_ms,
+        address_proven: proven,
+        answers_left: ANSWERS_MAX,
     };
-    Ok(IkeSa {
-        core: Core {
-            id: ctx.allocator.ike_sa(),
-            path,
-            arrived: path,
-            nat,
-            channel,
-            suite,
-        },
-        state: State::ExpectAuthRequest(Box::new(ExpectAuthRequest {
-            handshake,
-            address_proven: proven,
-            answers_left: ANSWERS_MAX,
-        })),
-    })
+    let core = Core {
+        id: ctx.allocator.ike_sa(),
+        path,
+        arrived: path,
+        nat,
+        channel,
+        suite,
+    };
+    let state = ExpectIntermediateRequest::after_init(handshake, &core);
+    Ok(IkeSa { core, state })
+}
+
+/// RFC 9242 section 3.1: said by the initiator when it offers something that needs IKE_INTERMEDIATE, and by the
+/// responder when it chooses that.
+fn intermediate_supported(needed: bool) -> Option<Payload> {
+    needed.then(|| Payload::Notify(Notify::new(kind::INTERMEDIATE_EXCHANGE_SUPPORTED, [])))
 }
 
 /// The response's payloads. What the initiator did not announce it cannot use, and is left out.
@@ -233,7 +238,7 @@ fn answer_payloads(
 ) -> Vec<Payload> {
     let suite = choice.proposal;
     let mut payloads = vec![
-        chosen(suite.to_wire(choice.number, None)),
+        chosen(choice.to_wire(None)),
         Payload::Ke(KeyExchange {
             group: suite.group.id(),
             data: public,
@@ -255,6 +260,7 @@ fn answer_payloads(
     let ppk = announced(kind::USE_PPK) && !ctx.config.ppks.is_empty();
     payloads.extend(ppk.then(|| Payload::Notify(Notify::new(kind::USE_PPK, []))));
     payloads.extend(childless.then(|| Payload::Notify(Notify::new(kind::CHILDLESS_IKEV2_SUPPORTED, []))));
+    payloads.extend(intermediate_supported(!suite.additional.is_empty()));
     payloads
 }
 
@@ -340,7 +346,12 @@ pub(crate) struct ExpectInitResponse {
 }
 
 /// Says that an attempt came to nothing.
-fn attempt_failed(ctx: &mut Context<'_>, ike_sa: IkeSaId, connection: &Connection, reason: CloseReason) {
+pub(super) fn attempt_failed(
+    ctx: &mut Context<'_>,
+    ike_sa: IkeSaId,
+    connection: &Connection,
+    reason: CloseReason,
+) {
     ctx.event(Event::Closed {
         ike_sa,
         peer: connection.remote_identity.to_string(),
@@ -425,6 +436,12 @@ impl ExpectInitResponse {
         ));
         let ppk = ctx.config.ppks.get(&self.connection.remote_identity);
         payloads.extend(ppk.map(|_| Payload::Notify(Notify::new(kind::USE_PPK, []))));
+        let offers_more = ctx
+            .config
+            .ike_proposals
+            .iter()
+            .any(|own| !own.additional.is_empty());
+        payloads.extend(intermediate_supported(offers_more));
         let header = Header {
             spi_i: self.spi_i,
             spi_r: 0,
@@ -519,7 +536,11 @@ impl ExpectInitResponse {
         let choice = accept_ike(answer, &ctx.config.ike_proposals);
         match choice {
             Some(IkeChoice { proposal, .. })
-                if ke.group == proposal.group.id() && header.spi_r != 0 && self.turn_to(proposal.group) =>
+                if (proposal.additional.is_empty()
+                    || message.notify(kind::INTERMEDIATE_EXCHANGE_SUPPORTED).is_some())
+                    && ke.group == proposal.group.id()
+                    && header.spi_r != 0
+                    && self.turn_to(proposal.group) =>
             {
                 self.proceed(ctx, header, datagram, &message, (proposal, ke, nonce_r))
             }
@@ -678,11 +699,14 @@ impl ExpectInitResponse {
             sk_d: keys.sk_d,
             sk_pi: keys.sk_pi,
             sk_pr: keys.sk_pr,
+            int_auth: IntAuth::default(),
             peer_hashes: peer_hashes(ctx, message),
             said: Announced::in_message(message),
             deadline_ms: u64::MAX,
+            address_proven: true,
+            answers_left: 0,
         };
-        let core = Core {
+        let mut core = Core {
             id,
             path,
             arrived: path,
@@ -690,8 +714,10 @@ impl ExpectInitResponse {
             channel,
             suite,
         };
-        match handshake.start_auth(ctx, core, self.connection, self.attempt) {
-            Some(ike_sa) => Initiated::Proceed(Box::new(ike_sa)),
+        let state =
+            ExpectIntermediateResponse::after_init(handshake, ctx, &mut core, self.connection, self.attempt);
+        match state {
+            Some(state) => Initiated::Proceed(Box::new(IkeSa { core, state })),
             None => failed(ctx),
         }
     }

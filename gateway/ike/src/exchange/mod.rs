@@ -6,6 +6,8 @@ pub(crate) mod announced;
 mod authentication;
 pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;
+pub(crate) mod ike_followup_ke;
+pub(crate) mod ike_intermediate;
 pub(crate) mod ike_sa_init;
 pub(crate) mod informational;
 mod ppk;

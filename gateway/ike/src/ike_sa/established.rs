@@ -34,6 +34,8 @@ impl Established {
             children: Vec::new(),
             tasks: VecDeque::new(),
             outstanding: None,
+            next_request: None,
+            answering: None,
             established_ms: ctx.now.mono_ms,
             last_heard_ms: ctx.now.mono_ms,
             rekey_at_ms: ctx.jittered_deadline(lifetime_s),
@@ -357,7 +359,11 @@ impl Established {
                 }
                 (payloads, Some(reason)) => (payloads, self.finish(core, ctx, reason)),
             },
-            Exchange::IkeSaInit | Exchange::IkeAuth | Exchange::Other(_) => {
+            Exchange::IkeFollowupKe => {
+                let payloads = ike_followup_ke::respond(&mut self, core, ctx, message);
+                (payloads, State::Established(self))
+            }
+            Exchange::IkeSaInit | Exchange::IkeIntermediate | Exchange::IkeAuth | Exchange::Other(_) => {
                 (refuse(Refusal::syntax()), State::Established(self))
             }
         }
@@ -392,11 +398,12 @@ impl Established {
                 }
             }
             Pending::Redirect => {}
-            Pending::Child(awaited) => awaited.handle(&mut self, core, ctx, &message),
-            Pending::RekeyIke(awaited) => awaited.handle(&mut self, core, ctx, &message),
+            Pending::Child(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
+            Pending::RekeyIke(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
             Pending::DeleteIke => return self.finish(core, ctx, CloseReason::Requested),
         }
+        self.drop_pointless_request(ctx);
         State::Established(self)
     }
 
@@ -418,6 +425,32 @@ impl Established {
         self.rekey_at_ms = u64::MAX;
     }
 
+    /// An IKE SA that is being closed needs no further key exchange, unless the peer's exchange has to be told apart
+    /// from ours.
+    fn drop_pointless_request(&mut self, ctx: &mut Context<'_>) {
+        if !self.is_ending() {
+            return;
+        }
+        match self.next_request.take() {
+            Some((_, _, Pending::Child(awaited))) => ctx.allocator.release(awaited.spi_in),
+            Some((exchange, payloads, Pending::RekeyIke(awaited))) if awaited.collision.is_some() => {
+                self.next_request = Some((exchange, payloads, Pending::RekeyIke(awaited)));
+            }
+            Some((
+                _,
+                _,
+                Pending::RekeyIke(_)
+                | Pending::DeleteChild(_)
+                | Pending::DeleteIke
+                | Pending::Liveness
+                | Pending::Redirect
+                | Pending::UpdateAddresses(_)
+                | Pending::CheckPath(_),
+            ))
+            | None => {}
+        }
+    }
+
     /// Ends the IKE SA: its Child SAs go, and the event says why.
     pub(super) fn finish(
         mut self: Box<Self>,
@@ -434,6 +467,7 @@ impl Established {
         {
             create_child_sa::yield_to(&mut self, core, ctx, theirs);
         }
+        self.forget_answer(ctx);
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
             ctx.remove_closed(child, &self.peer_name);
@@ -467,6 +501,8 @@ impl Established {
                 ctx.remove_closed(&child, &self.peer_name);
             }
         }
+        self.forget_answer(ctx);
+        self.next_request = None;
         self.delayed.clear();
         self.closing = Some(reason);
         self.tasks.clear();
@@ -500,6 +536,7 @@ impl Established {
         deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
         if !self.is_ending() {
             deadlines.push((self.rekey_at_ms, TimeoutReason::Rekey));
+            deadlines.push((self.answer_due_ms(), TimeoutReason::Expire));
             deadlines.push((self.proof_ends_ms, TimeoutReason::Expire));
             deadlines.push((self.reauth_at_ms, TimeoutReason::Reauthenticate));
             deadlines.extend(
@@ -577,6 +614,9 @@ impl Established {
             }
             self.begin_close(ctx, CloseReason::LifetimeExpired);
         }
+        if self.answer_due_ms() <= now_ms {
+            self.forget_answer(ctx);
+        }
         if !self.is_ending() {
             self.close_what_is_idle(ctx);
         }
@@ -646,10 +686,15 @@ impl Established {
 
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
         while self.outstanding.is_none() && !core.channel.used_up() {
-            let Some(task) = self.tasks.pop_front() else {
-                return;
+            let request = match self.next_request.take() {
+                Some(request) => Some(request),
+                None if self.is_answering_rekey() => return,
+                None => match self.tasks.pop_front() {
+                    Some(task) => self.start(core, ctx, task),
+                    None => return,
+                },
             };
-            let Some((exchange, payloads, pending)) = self.start(core, ctx, task) else {
+            let Some((exchange, payloads, pending)) = request else {
                 continue;
             };
             let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else {

@@ -28,6 +28,10 @@ pub enum Exchange {
     CreateChildSa,
     /// Deletions, notifications, liveness.
     Informational,
+    /// What needs the keys but comes before authentication (RFC 9242).
+    IkeIntermediate,
+    /// Further key exchanges of a CREATE_CHILD_SA (RFC 9370).
+    IkeFollowupKe,
     /// A number this crate does not speak.
     Other(u8),
 }
@@ -39,6 +43,8 @@ impl From<u8> for Exchange {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            43 => Self::IkeIntermediate,
+            44 => Self::IkeFollowupKe,
             other => Self::Other(other),
         }
     }
@@ -51,6 +57,8 @@ impl From<Exchange> for u8 {
             Exchange::IkeAuth => 35,
             Exchange::CreateChildSa => 36,
             Exchange::Informational => 37,
+            Exchange::IkeIntermediate => 43,
+            Exchange::IkeFollowupKe => 44,
             Exchange::Other(other) => other,
         }
     }

@@ -22,6 +22,7 @@ pub mod kind {
     pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
+    pub const STATE_NOT_FOUND: u16 = 47;
     /// The first number that is not an error.
     pub const FIRST_STATUS: u16 = 16384;
     pub const INITIAL_CONTACT: u16 = 16384;
@@ -49,6 +50,8 @@ pub mod kind {
     pub const USE_PPK: u16 = 16435;
     pub const PPK_IDENTITY: u16 = 16436;
     pub const NO_PPK_AUTH: u16 = 16437;
+    pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
+    pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 }
 
 /// The name of an error notification, in the RFC's spelling, for people.
@@ -71,6 +74,7 @@ pub fn error_name(number: u16) -> &'static str {
         kind::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         kind::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         kind::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        kind::STATE_NOT_FOUND => "STATE_NOT_FOUND",
         _ => "an error of unknown number",
     }
 }

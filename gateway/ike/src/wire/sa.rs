@@ -14,7 +14,14 @@ pub mod transform_type {
     pub const DH: u8 = 4;
     /// Extended sequence numbers.
     pub const ESN: u8 = 5;
+    /// Additional key exchange 1 (RFC 9370 section 4).
+    pub const ADDITIONAL_FIRST: u8 = 6;
+    /// Additional key exchange 7.
+    pub const ADDITIONAL_LAST: u8 = 12;
 }
+
+/// Algorithms in all proposals of an offer: real ones have a few dozen, and the choice compares each with ours.
+const TRANSFORMS_MAX: usize = 1000;
 
 /// The only attribute in use: key length in bits, in the short (TV) format.
 const ATTRIBUTE_KEY_LENGTH: u16 = 14;
@@ -88,6 +95,14 @@ impl SecurityAssociation {
             reader.u8()?;
             let length = reader.u16()?;
             proposals.push(Proposal::parse(reader.take_body(length, 4)?)?);
+            if proposals
+                .iter()
+                .map(|one: &Proposal| one.transforms.len())
+                .sum::<usize>()
+                > TRANSFORMS_MAX
+            {
+                return Err(WireError::BadValue("number of transforms"));
+            }
             match (more, reader.is_empty()) {
                 (0, true) => return Ok(Self { proposals }),
                 (2, false) => {}
@@ -264,6 +279,27 @@ mod tests {
         bytes[17] = 99;
         let parsed = SecurityAssociation::parse(&bytes).unwrap();
         assert!(parsed.proposals[0].transforms[0].unknown_attribute);
+    }
+
+    /// An offer of thousands of algorithms is made to keep us comparing.
+    #[test]
+    fn the_number_of_algorithms_is_bounded() {
+        let offer = |count| SecurityAssociation {
+            proposals: vec![
+                Proposal {
+                    number: 1,
+                    protocol: protocol::ESP,
+                    spi: vec![1, 2, 3, 4],
+                    transforms: vec![Transform::new(transform_type::DH, 14); 200],
+                };
+                count
+            ],
+        };
+        for (count, fits) in [(5, true), (6, false)] {
+            let mut out = Vec::new();
+            offer(count).emit(&mut out);
+            assert_eq!(SecurityAssociation::parse(&out).is_ok(), fits);
+        }
     }
 
     #[test]

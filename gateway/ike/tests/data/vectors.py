@@ -9,7 +9,6 @@ import hmac
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 
-# RFC 3526 section 3, from its formula: 2^2048 - 2^1984 - 1 + 2^64 * ([2^1918 pi] + 124476).
 def pi_times_2_to(bits):
     """Machin's formula in integers, with 64 bits to spare."""
     one = 1 << (bits + 64)
@@ -23,17 +22,28 @@ def pi_times_2_to(bits):
         return total
     return 4 * (4 * arctan_inverse(5) - arctan_inverse(239)) >> 64
 
-P = 2**2048 - 2**1984 - 1 + 2**64 * (pi_times_2_to(1918) + 124476)
-# The highest of 320 bits is always set.
-A = int.from_bytes(bytes(range(1, 41)), "big") | 1 << 319
-B = int.from_bytes(bytes((255 - 7 * i) % 256 for i in range(40)), "big")
-sha256 = lambda value: hashlib.sha256(value.to_bytes(256, "big")).hexdigest()
-print("modp p", sha256(P))
-print("modp public a", sha256(pow(2, A, P)))
-print("modp public b", sha256(pow(2, B, P)))
-print("modp shared", sha256(pow(pow(2, A, P), B, P)))
-PEER = next(peer for peer in range(2, 10000) if pow(peer, A, P) >> 2040 == 0)
-print(f"modp shared of a and {PEER}, which starts with a zero byte", sha256(pow(PEER, A, P)))
+def modp(group, size, constant, exponent_bits):
+    """The moduli from the formulas of RFC 3526 sections 3 to 5: 2^n - 2^(n-64) - 1 + 2^64 * ([2^(n-130) pi] + c)."""
+    p = 2**size - 2 ** (size - 64) - 1 + 2**64 * (pi_times_2_to(size - 130) + constant)
+
+    def exponent(octets):
+        """The highest bit is always set."""
+        drawn = int.from_bytes(octets[: (exponent_bits + 7) // 8], "big")
+        return drawn & (1 << exponent_bits) - 1 | 1 << exponent_bits - 1
+
+    a, b = exponent(bytes(range(1, 61))), exponent(bytes((767 - 7 * i) % 256 for i in range(60)))
+    sha256 = lambda value: hashlib.sha256(value.to_bytes(size // 8, "big")).hexdigest()
+    print(group, "p", sha256(p))
+    print(group, "public a", sha256(pow(2, a, p)))
+    print(group, "public b", sha256(pow(2, b, p)))
+    print(group, "shared", sha256(pow(pow(2, a, p), b, p)))
+    peer = next(peer for peer in range(2, 65536) if pow(peer, a, p) >> size - 8 == 0)
+    print(group, f"shared of a and {peer}, which starts with a zero octet", sha256(pow(peer, a, p)))
+
+
+modp(14, 2048, 124476, 320)
+modp(15, 3072, 1690314, 420)
+modp(16, 4096, 240904, 480)
 
 
 def prf_plus(name, key, seed, length):

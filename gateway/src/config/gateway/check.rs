@@ -6,7 +6,9 @@ use std::path::Path;
 use gateway_common::abi::limit;
 use gateway_ike::pki::identity::{Identity, IdentityError};
 use gateway_ike::pki::revocation::RevocationPolicy;
-use gateway_ike::proposal::{default_esp_proposals, default_ike_proposals};
+use gateway_ike::proposal::{
+    Pfs, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals, with_pfs,
+};
 use toml::Spanned;
 
 use super::super::address::{AddressRange, Prefix};
@@ -158,6 +160,11 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             "name the PEM file of the CA that signs the sites' certificates",
         );
     }
+    let given = ike.proposals.as_ref().is_some_and(|list| !list.is_any());
+    let mut esp_proposals = given_or(ike.esp_proposals, default_esp_proposals);
+    if let Some(rule) = pfs(checker, ike.pfs.as_ref()) {
+        esp_proposals = with_pfs(&esp_proposals, rule);
+    }
     let has_lists = ike.crl.as_ref().is_some_and(|list| !list.is_any());
     Ike {
         certificate: folder.join(ike.certificate),
@@ -175,7 +182,8 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         address_identity_is_source: ike.address_identity_is_source,
         identity,
         proposals: given_or(ike.proposals, default_ike_proposals),
-        esp_proposals: given_or(ike.esp_proposals, default_esp_proposals),
+        proposals_accepted: if given { Vec::new() } else { hybrid_ike_proposals() },
+        esp_proposals,
         rekey_ike_after_s: in_range(checker, ike.rekey_ike_after_s, "rekey_ike_after_s", 4, 604_800),
         rekey_child_after_s: in_range(checker, ike.rekey_child_after_s, "rekey_child_after_s", 4, 86_400),
         dpd_after_s: in_range(checker, ike.dpd_after_s, "dpd_after_s", 5, 3_600),
@@ -193,6 +201,20 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         mobike: ike.mobike,
         additional_addresses: ike.additional_addresses,
     }
+}
+
+fn pfs(checker: &mut Checker<'_>, text: Option<&Spanned<String>>) -> Option<Pfs> {
+    let text = text?;
+    let parsed = text.get_ref().parse();
+    if parsed.is_err() {
+        let message = format!("pfs = \"{}\" is no rule", text.get_ref());
+        checker.fault(
+            text.span(),
+            message,
+            "write \"required\", \"optional\" or \"off\"",
+        );
+    }
+    parsed.ok()
 }
 
 /// What to do about an issuer without a list. `always` without any list would let nobody in.
@@ -352,6 +374,7 @@ fn sites(
         let shared_key = shared_key(checker, &site, &identity, folder);
         let ppk = ppk(checker, &site, folder);
         let groups = names.group_bits(checker, site.groups);
+        let pfs = pfs(checker, site.pfs.as_ref());
         let name = site.name.into_inner();
         SiteConfig {
             name,
@@ -361,6 +384,7 @@ fn sites(
             groups,
             networks: site.networks.into_inner(),
             nat,
+            pfs,
         }
     };
     list.into_iter().map(checked).collect()
@@ -448,12 +472,14 @@ fn any_sites(
         pool_exists(checker, &any.nat_pool, pools);
         networks(checker, &any.networks);
         let groups = names.group_bits(checker, any.groups);
+        let pfs = pfs(checker, any.pfs.as_ref());
         Some(AnySite {
             pattern: pattern.ok()?,
             groups,
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
+            pfs,
         })
     };
     list.into_iter().filter_map(checked).collect()

@@ -74,6 +74,7 @@ pub(super) struct Ike {
     pub(super) identity: Spanned<String>,
     pub(super) proposals: Option<List<IkeProposal>>,
     pub(super) esp_proposals: Option<List<EspProposal>>,
+    pub(super) pfs: Option<Spanned<String>>,
     #[serde(default = "rekey_ike_after_s")]
     pub(super) rekey_ike_after_s: Spanned<u64>,
     #[serde(default = "rekey_child_after_s")]
@@ -186,6 +187,7 @@ pub(super) struct Site {
     pub(super) networks: Spanned<Vec<Prefix>>,
     pub(super) nat_pool: Option<Spanned<String>>,
     pub(super) nat_address: Option<Spanned<Ipv4Addr>>,
+    pub(super) pfs: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize)]
@@ -198,6 +200,7 @@ pub(super) struct Any {
     pub(super) nat_pool: Spanned<String>,
     #[serde(default = "max")]
     pub(super) max: u32,
+    pub(super) pfs: Option<Spanned<String>>,
 }
 
 fn max() -> u32 {

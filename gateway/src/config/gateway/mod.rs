@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::pki::revocation::RevocationPolicy;
+use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
@@ -100,6 +101,8 @@ pub struct Ike {
     pub identity: Identity,
     /// IKE proposals, best first.
     pub proposals: Vec<IkeProposal>,
+    /// IKE proposals that are accepted besides, before those, but not offered.
+    pub proposals_accepted: Vec<IkeProposal>,
     /// ESP proposals, best first.
     pub esp_proposals: Vec<EspProposal>,
     /// Age at which the gateway rekeys an IKE SA.
@@ -188,6 +191,8 @@ pub struct SiteConfig {
     pub networks: Vec<Prefix>,
     /// Where its translated address comes from.
     pub nat: NatSource,
+    /// Perfect forward secrecy, where it is not as for other sites.
+    pub pfs: Option<Pfs>,
 }
 
 /// Sites admitted by the name in their certificate.
@@ -203,6 +208,8 @@ pub struct AnySite {
     pub nat_pool: String,
     /// How many sites may come in by this pattern.
     pub max: u32,
+    /// Perfect forward secrecy, where it is not as for other sites.
+    pub pfs: Option<Pfs>,
 }
 
 /// Seconds of silence after which a flow is forgotten.

@@ -5,7 +5,6 @@ use gateway_ike::pki::identity::Identity;
 use gateway_ike::{ChildId, CloseReason, Event, IkeSaId, TrafficSelector};
 
 use super::facts::Facts;
-use super::nearest::nearest;
 use super::notice::Cause;
 use super::record::{Record, Severity};
 use crate::core::sites::Sites;
@@ -134,7 +133,11 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
             remote,
             offered,
             configured,
-        } => proposal_refused(event, *remote, offered, configured),
+            reason,
+        } => refused("proposal_refused", *remote, event.to_string())
+            .with("offered", offered.as_str())
+            .with("configured", configured.as_str())
+            .with("nearest", reason.as_str()),
         Event::TrafficSelectorsRefused {
             remote,
             offered,
@@ -150,19 +153,6 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
             .with("what", *what)
             .with("notification", *notification),
     }
-}
-
-/// Says too which proposal came nearest to a match.
-fn proposal_refused(event: &Event, remote: SocketAddr, offered: &str, configured: &str) -> Record {
-    let nearest = nearest(offered, configured);
-    let text = match &nearest {
-        Some(nearest) => format!("{event}; {nearest}"),
-        None => event.to_string(),
-    };
-    refused("proposal_refused", remote, text)
-        .with("offered", offered)
-        .with("configured", configured)
-        .with("nearest", nearest.unwrap_or_default())
 }
 
 /// Somebody was refused, and is not known by more than an address.

@@ -6,7 +6,6 @@ mod facts;
 mod ike;
 mod limit;
 mod lines;
-mod nearest;
 mod notice;
 mod record;
 

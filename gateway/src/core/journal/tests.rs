@@ -174,11 +174,12 @@ fn a_sites_log_shows_what_came_from_its_address() {
         remote: address(1),
         offered: "3des-sha1-modp1024".into(),
         configured: "aes256-sha256-modp2048".into(),
+        reason: "encryption is 3des, but we want aes256".into(),
     };
     scene.ike(&refused);
     let last = scene.journal.site_log(1).pop().expect("a line");
     assert!(
-        last.unproven && last.text.contains("lacks aes256 and sha256 and modp2048"),
+        last.unproven && last.text.contains("encryption is 3des, but we want aes256"),
         "{}",
         last.text
     );

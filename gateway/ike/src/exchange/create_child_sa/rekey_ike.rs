@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{context::Predecessor, crash};
+use crate::{
+    context::Predecessor,
+    crash::{self, PeerToken},
+};
 
 /// Answers the request.
 pub(super) fn answer(
@@ -22,13 +25,11 @@ pub(super) fn answer(
     let (Some(offer), Some(nonce_i), Some(ke)) = (message.sa(), message.nonce(), message.ke()) else {
         return Err(Refusal::syntax());
     };
-    let Some(choice) = select_ike(offer, &ctx.config.ike_proposals, ke.group) else {
-        let (offered, configured) = (describe(offer), join(&ctx.config.ike_proposals));
-        ctx.event(Event::ProposalRefused {
-            remote: core.path.remote,
-            offered,
-            configured,
-        });
+    let also = select_ike(offer, &ctx.config.ike_proposals_accepted, ke.group, true);
+    let choice = also.or_else(|| select_ike(offer, &ctx.config.ike_proposals, ke.group, true));
+    let Some(choice) = choice else {
+        let refused = refused_ike(core.path.remote, offer, &ctx.config.ike_proposals, true);
+        ctx.event(refused);
         return Err(Refusal::of(kind::NO_PROPOSAL_CHOSEN));
     };
     let suite = choice.proposal;
@@ -41,42 +42,79 @@ pub(super) fn answer(
         .ok_or_else(Refusal::syntax)?;
     let (own_ke, shared) = agree(ctx, suite.group, ke)?;
     let (nonce_r, spi_r) = (ctx.nonce(), ctx.ike_spi());
-    let seeds = Seeds {
-        nonce_i: &nonce_i.0,
-        nonce_r: &nonce_r,
+    let answered = AnsweredRekey {
+        suite,
+        shared,
+        nonce_i: nonce_i.0.clone(),
+        nonce_r: nonce_r.clone(),
         spi_i,
         spi_r,
     };
-    let colliding = matches!(established.pending(), Some(Pending::RekeyIke(_)));
-    let made = successor(established, core, ctx, suite, &seeds, &shared, false);
-    let mut ike_sa = made.ok_or_else(|| Refusal::of(kind::TEMPORARY_FAILURE))?;
-    let id = ike_sa.core.id;
-    if let Some(Pending::RekeyIke(own)) = established
-        .outstanding
-        .as_mut()
-        .map(|outstanding| &mut outstanding.pending)
-    {
-        let lowest_nonce = nonce_i.0.clone().min(nonce_r.clone());
-        own.collision = Some(Collision {
-            child: spi_r,
-            lowest_nonce,
-        });
-    }
-    if !colliding {
-        hand_over(established, core, ctx, &mut ike_sa);
-        established.superseded = Some(id);
-        established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
-    }
-    // RFC 6290 section 4.3: the new IKE SA has another token. The initiator's comes in an exchange of its own.
-    let token = crash::token_for(ctx.config, &ike_sa.core.channel);
-    ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
+    let more = established.agreed(core, ctx, suite.additional, Agreed::Rekey(Box::new(answered)))?;
     let mut payloads = vec![
-        chosen(suite.to_wire(choice.number, Some(spi_r))),
+        chosen(choice.to_wire(Some(spi_r))),
         Payload::Nonce(Nonce(nonce_r)),
         Payload::Ke(own_ke),
     ];
-    payloads.extend(token);
+    payloads.extend(more);
+    // RFC 6290 section 4.3: the new IKE SA has another token. The initiator's comes in an exchange of its own.
+    payloads.extend(crash::token_of(ctx.config, (spi_i, spi_r), false));
     Ok(payloads)
+}
+
+/// A rekeying of the IKE SA that the peer asked for and we agreed to.
+pub(crate) struct AnsweredRekey {
+    suite: IkeProposal,
+    shared: Secret,
+    nonce_i: Vec<u8>,
+    nonce_r: Vec<u8>,
+    spi_i: u64,
+    spi_r: u64,
+}
+
+impl AnsweredRekey {
+    /// Makes the IKE SA. Much may have happened since we agreed, if additional key exchanges were between.
+    pub(in crate::exchange) fn complete(
+        self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        additional: &[Secret],
+    ) -> Result<(), Refusal> {
+        let pending = established.pending();
+        let busy = matches!(pending, Some(Pending::Child(_) | Pending::DeleteChild(_)));
+        if established.is_ending() || busy {
+            return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+        }
+        let seeds = Seeds {
+            nonce_i: &self.nonce_i,
+            nonce_r: &self.nonce_r,
+            spi_i: self.spi_i,
+            spi_r: self.spi_r,
+        };
+        let colliding = matches!(pending, Some(Pending::RekeyIke(_)));
+        let shared = (&self.shared, additional);
+        let made = successor(established, core, ctx, self.suite, &seeds, shared, false);
+        let mut ike_sa = made.ok_or_else(|| Refusal::of(kind::TEMPORARY_FAILURE))?;
+        let id = ike_sa.core.id;
+        if let Some(Pending::RekeyIke(own)) = established
+            .outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.pending)
+        {
+            own.collision = Some(Collision {
+                child: self.spi_r,
+                lowest_nonce: self.nonce_i.min(self.nonce_r),
+            });
+        }
+        if !colliding {
+            hand_over(established, core, ctx, &mut ike_sa);
+            established.superseded = Some(id);
+            established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
+        }
+        ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
+        Ok(())
+    }
 }
 
 /// The IKE SA that comes after this one, without Child SAs yet.
@@ -86,10 +124,10 @@ fn successor(
     ctx: &mut Context<'_>,
     suite: IkeProposal,
     seeds: &Seeds<'_>,
-    shared: &[u8],
+    (shared, additional): (&Secret, &[Secret]),
     initiated: bool,
 ) -> Option<IkeSa> {
-    let seed = skeyseed_rekey(established.prf, &established.sk_d, seeds, shared);
+    let seed = skeyseed_rekey(established.prf, &established.sk_d, seeds, shared, additional);
     let keys = derive_ike(&suite, &seed, seeds, initiated).ok()?;
     let spis = (seeds.spi_i, seeds.spi_r);
     let message_max = core.channel.message_max();
@@ -114,6 +152,8 @@ fn successor(
 
 /// Moves the Child SAs to the new IKE SA.
 fn hand_over(established: &mut Established, core: &Core, ctx: &mut Context<'_>, ike_sa: &mut IkeSa) {
+    // An exchange of the peer that has not got so far yet is too late.
+    established.forget_answer(ctx);
     if let State::Established(next) = &mut ike_sa.state {
         next.redundant = false;
         let tasks = established.take_child_tasks();
@@ -140,9 +180,21 @@ pub(crate) struct ExpectRekeyIkeResponse {
     pub(crate) collision: Option<Collision<u64>>,
     spi: u64,
     nonce: Vec<u8>,
-    dh: DhPrivate,
+    dh: Option<DhPrivate>,
     offered: Vec<IkeProposal>,
     retried: bool,
+    /// What was agreed on, and the additional key exchange whose response is awaited.
+    follow_up: Option<(RekeyAgreement, Box<FollowUp>)>,
+}
+
+/// What the response to CREATE_CHILD_SA says.
+struct RekeyAgreement {
+    suite: IkeProposal,
+    shared: Secret,
+    nonce_r: Vec<u8>,
+    spi_r: u64,
+    /// What the peer would prove with that it lost the new IKE SA.
+    token: Option<PeerToken>,
 }
 
 impl ExpectRekeyIkeResponse {
@@ -177,21 +229,22 @@ impl ExpectRekeyIkeResponse {
                 collision: None,
                 spi,
                 nonce,
-                dh,
+                dh: Some(dh),
                 offered,
                 retried,
+                follow_up: None,
             },
         ))
     }
 
-    /// Takes the new IKE SA over, or copes with the refusal.
+    /// Takes the new IKE SA over, asks on, or copes with the refusal.
     pub(crate) fn handle(
-        self,
+        mut self,
         established: &mut Established,
         core: &Core,
         ctx: &mut Context<'_>,
         message: &Message,
-    ) {
+    ) -> Option<NextRequest> {
         let collision = self.collision.clone();
         let temporary = message
             .error()
@@ -207,14 +260,18 @@ impl ExpectRekeyIkeResponse {
                     established
                         .tasks
                         .push_front(Task::RekeyIke { group: Some(group) });
-                    return;
+                    return None;
                 }
                 Some(error.clone())
             }
-            None => self
-                .accept(established, core, ctx, message)
-                .err()
-                .map(|kind| Notify::new(kind, [])),
+            None => match self.accept(established, core, ctx, message) {
+                Ok(Some(request)) => {
+                    let awaited = Pending::RekeyIke(Box::new(self));
+                    return Some((Exchange::IkeFollowupKe, request, awaited));
+                }
+                Ok(None) => None,
+                Err(kind) => Some(Notify::new(kind, [])),
+            },
         };
         match (refused, collision) {
             (None, _) => {}
@@ -225,40 +282,82 @@ impl ExpectRekeyIkeResponse {
                 report(ctx, core, "the rekeying of the IKE SA", &error);
             }
         }
+        None
     }
 
+    /// Makes the IKE SA when all key exchanges are done; until then the next request.
     fn accept(
-        self,
+        &mut self,
         established: &mut Established,
         core: &Core,
         ctx: &mut Context<'_>,
         message: &Message,
-    ) -> Result<(), u16> {
+    ) -> Result<Option<Vec<Payload>>, u16> {
+        let (agreement, followed) = match self.follow_up.take() {
+            Some((agreement, follow_up)) => (agreement, follow_up.take(ctx.random, message)?),
+            None => {
+                let agreement = self.agreement(message)?;
+                let followed = FollowUp::begin(agreement.suite.additional, ctx.random, message)?;
+                (agreement, followed)
+            }
+        };
+        match followed {
+            Followed::More(follow_up) => {
+                let request = follow_up.request();
+                self.follow_up = Some((agreement, follow_up));
+                Ok(Some(request))
+            }
+            Followed::Done(secrets) => {
+                self.take_over(established, core, ctx, &agreement, &secrets)?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn agreement(&mut self, message: &Message) -> Result<RekeyAgreement, u16> {
         let syntax = kind::INVALID_SYNTAX;
         let (answer, nonce_r) = message.sa().zip(message.nonce()).ok_or(syntax)?;
         let ke = message.ke().ok_or(syntax)?;
         let choice = accept_ike(answer, &self.offered).ok_or(kind::NO_PROPOSAL_CHOSEN)?;
         let group = choice.proposal.group;
-        if group != self.dh.group() || ke.group != group.id() {
-            return Err(syntax);
-        }
+        let dh = self.dh.take().filter(|dh| dh.group() == group);
+        let dh = dh.filter(|_| ke.group == group.id()).ok_or(syntax)?;
         let spi_r = choice.peer_spi.filter(|spi| *spi != 0).ok_or(syntax)?;
-        let shared = self.dh.agree(&ke.data).map_err(|_| syntax)?;
+        let shared = dh.agree(&ke.data).map_err(|_| syntax)?;
+        Ok(RekeyAgreement {
+            suite: choice.proposal,
+            shared,
+            nonce_r: nonce_r.0.clone(),
+            spi_r,
+            token: crash::shown(message),
+        })
+    }
+
+    fn take_over(
+        &self,
+        established: &mut Established,
+        core: &Core,
+        ctx: &mut Context<'_>,
+        agreement: &RekeyAgreement,
+        additional: &[Secret],
+    ) -> Result<(), u16> {
         let seeds = Seeds {
             nonce_i: &self.nonce,
-            nonce_r: &nonce_r.0,
+            nonce_r: &agreement.nonce_r,
             spi_i: self.spi,
-            spi_r,
+            spi_r: agreement.spi_r,
         };
-        let made = successor(established, core, ctx, choice.proposal, &seeds, &shared, true);
-        let mut ike_sa = made.ok_or(syntax)?;
-        if let State::Established(next) = &mut ike_sa.state {
-            next.take_token(ctx.config, message);
-            if next.peer_token.is_some() {
-                next.push_new(Task::Liveness);
-            }
+        let shared = (&agreement.shared, additional);
+        let made = successor(established, core, ctx, agreement.suite, &seeds, shared, true);
+        let mut ike_sa = made.ok_or(kind::INVALID_SYNTAX)?;
+        let token = agreement.token.as_ref();
+        if let (Some(token), Some(_)) = (token, &ctx.config.crash_secret)
+            && let State::Established(next) = &mut ike_sa.state
+        {
+            next.peer_token = Some(token.clone());
+            next.push_new(Task::Liveness);
         }
-        let lowest_nonce = (&self.nonce).min(&nonce_r.0);
+        let lowest_nonce = (&self.nonce).min(&agreement.nonce_r);
         match &self.collision {
             Some(theirs) if *lowest_nonce < theirs.lowest_nonce => {
                 // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
