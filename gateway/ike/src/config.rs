@@ -138,6 +138,9 @@ pub struct EndpointConfig {
     pub childless: bool,
     /// Send peers that can be redirected to this gateway (RFC 5685); see [`crate::Command::Drain`].
     pub redirect_to: Option<OtherGateway>,
+    /// Give tickets that are good for so long at most to peers that ask, and resume their sessions (RFC 5723); `None`:
+    /// no tickets.
+    pub ticket_lifetime_s: Option<u64>,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -188,6 +191,7 @@ impl EndpointConfig {
             crash_secret: None,
             childless: true,
             redirect_to: None,
+            ticket_lifetime_s: None,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

@@ -81,6 +81,8 @@ pub struct Connection {
     pub childless: bool,
     /// Go where the peer redirects us to (RFC 5685). Whoever is there must prove the same identity.
     pub redirects: bool,
+    /// Ask for a ticket, and resume the session with it when the peer went silent or the SA was idle (RFC 5723).
+    pub resumption: bool,
 }
 
 impl Connection {
@@ -102,6 +104,7 @@ impl Connection {
             backoff: Backoff::default(),
             childless: false,
             redirects: false,
+            resumption: false,
         }
     }
 }

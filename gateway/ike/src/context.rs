@@ -16,6 +16,7 @@ use crate::{
     ike_sa::{Established, IkeSa, Task},
     output::{CloseReason, Direction, Event, Output},
     redirect::OtherGateway,
+    ticket::{ClientTicket, Tickets},
 };
 
 /// UDP port of IKE behind NAT, where the non-ESP marker stands in front (RFC 7296 section 2.23).
@@ -108,6 +109,11 @@ pub(crate) enum Deferred {
         from: IpAddr,
         established: bool,
     },
+    /// The gateway of a connection gave us a ticket (RFC 5723).
+    Ticket {
+        connection: Arc<str>,
+        ticket: Box<ClientTicket>,
+    },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
     CloseOthers { peer: Arc<str>, except: IkeSaId },
 }
@@ -148,6 +154,7 @@ pub(crate) struct Context<'a> {
     pub(crate) lingering: &'a mut BTreeSet<(u64, ChildId, u32)>,
     pub(crate) deferred: &'a mut Vec<Deferred>,
     pub(crate) neighbours: Neighbours<'a>,
+    pub(crate) tickets: &'a mut Tickets,
 }
 
 impl Context<'_> {

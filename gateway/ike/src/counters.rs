@@ -43,6 +43,12 @@ pub struct Counters {
     pub crash_tokens_refused: u64,
     /// Peers that were told to go to another gateway (RFC 5685).
     pub redirects_sent: u64,
+    /// Tickets given (RFC 5723).
+    pub tickets_given: u64,
+    /// Tickets that were not good, any more or at all.
+    pub tickets_refused: u64,
+    /// Sessions that peers resumed.
+    pub sessions_resumed: u64,
     /// NAT keepalives sent.
     pub keepalives_sent: u64,
     /// NAT keepalives received.

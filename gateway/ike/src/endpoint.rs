@@ -22,6 +22,7 @@ use crate::{
         admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
+        resume,
     },
     half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
@@ -30,6 +31,7 @@ use crate::{
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     redirect::OtherGateway,
+    ticket::Tickets,
     traffic_selector::TrafficSelector,
     wire::{
         Exchange, Header, Payload, WireError,
@@ -162,6 +164,7 @@ pub struct Endpoint {
     verified_to: Option<Option<IkeSaId>>,
     /// While peers are sent away: when the next are, and the last that was.
     drained_to: Option<(u64, Option<IkeSaId>)>,
+    tickets: Tickets,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -177,6 +180,7 @@ macro_rules! context {
             lingering: &mut $self.lingering,
             deferred: &mut $deferred,
             neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
+            tickets: &mut $self.tickets,
         }
     };
 }
@@ -212,6 +216,7 @@ impl Endpoint {
             },
             verified_to: None,
             drained_to: None,
+            tickets: Tickets::default(),
         };
         this.load_connections();
         this
@@ -250,7 +255,8 @@ impl Endpoint {
     }
 
     fn dispatch(&mut self, path: Path, header: &Header, message: &[u8]) {
-        if header.exchange == Exchange::IkeSaInit && header.from_initiator && !header.response {
+        let begins = matches!(header.exchange, Exchange::IkeSaInit | Exchange::IkeSessionResume);
+        if begins && header.from_initiator && !header.response {
             return self.handle_init_request(path, header, message);
         }
         let own_spi = if header.from_initiator {
@@ -309,7 +315,12 @@ impl Endpoint {
             half_open: &mut self.half_open,
             cookies: &mut self.cookies,
         };
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
+        let answered = if header.exchange == Exchange::IkeSessionResume {
+            resume::respond(&mut ctx, path, header, message, gate)
+        } else {
+            ike_sa_init::respond(&mut ctx, path, header, message, gate)
+        };
+        if let Answered::HalfOpen(ike_sa) = answered {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
@@ -624,6 +635,11 @@ impl Endpoint {
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
+                Deferred::Ticket { connection, ticket } => {
+                    if let Some(link) = self.links.get_mut(&connection) {
+                        link.ticket = Some(ticket);
+                    }
+                }
                 Deferred::Redirected {
                     connection,
                     to,
@@ -740,7 +756,7 @@ fn handle_init_response(
     header: &Header,
     message: &[u8],
 ) -> Option<Entry> {
-    let expected = header.exchange == Exchange::IkeSaInit
+    let expected = header.exchange == awaited.exchange()
         && header.response
         && !header.from_initiator
         && header.message_id == 0

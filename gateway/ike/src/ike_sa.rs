@@ -172,6 +172,8 @@ pub(crate) struct Established {
     pub(crate) ppk: bool,
     /// The peer, which came to us, can be sent to another gateway (RFC 5685).
     pub(crate) redirectable: bool,
+    /// When the peer proved itself in full, on this IKE SA or the one that it comes from.
+    pub(crate) authenticated_unix_s: u64,
 }
 
 /// A request to be made.
@@ -606,6 +608,7 @@ impl Deferred {
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }
             | Self::Redirected { .. }
+            | Self::Ticket { .. }
             | Self::Ended { .. }) => Err(other),
         }
     }

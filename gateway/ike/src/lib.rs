@@ -49,6 +49,7 @@ mod nat;
 mod pmtu;
 mod proof;
 mod puzzle;
+mod ticket;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
 pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};

@@ -195,6 +195,30 @@ fn no_token_leaves_while_the_ike_sa_is_there() {
     sim.assert_agreement();
 }
 
+/// The peer answers our rekeying and uses the new IKE SA at once; its request overtakes the answer. We do not know the
+/// IKE SA yet, and that is no proof that it is lost. (Found by the simulation.)
+#[test]
+fn no_token_leaves_while_the_ike_sa_is_being_made() {
+    let mut sim = connected(site(), center(), 12);
+    let ike_sa = sim.only_ike_sa(CENTER);
+    sim.command(CENTER, Command::RekeyIke(ike_sa));
+    let (_, request) = sim.in_flight.pop_first().unwrap();
+    sim.deliver(&request);
+    let (_, answer) = sim.in_flight.pop_first().unwrap();
+    let new = sim.endpoints[SITE].ike_sas().last().unwrap().id;
+    sim.command(SITE, Command::RekeyIke(new));
+    let (_, early) = sim.in_flight.pop_first().unwrap();
+    sim.deliver(&early);
+    assert_eq!(sim.endpoints[CENTER].counters().crash_tokens_sent, 0);
+    let late: Vec<_> = std::mem::take(&mut sim.in_flight).into_values().collect();
+    sim.deliver(&answer);
+    sim.run_ms(100);
+    late.iter().for_each(|datagram| sim.deliver(datagram));
+    sim.run_ms(60_000);
+    assert!(!closed(&sim, SITE, &CloseReason::PeerRestarted));
+    sim.assert_agreement();
+}
+
 /// A token from another address than the peer's is a replay by somebody: the peer itself would send from its own.
 #[test]
 fn a_token_counts_from_the_peers_address_only() {

@@ -159,6 +159,7 @@ fn entry(
         backoff: connection.backoff,
         childless: connection.childless,
         redirects: connection.follow_redirects,
+        resumption: connection.resumption,
     };
     Ok(Entry {
         config: connection.clone(),

@@ -106,6 +106,7 @@ impl<E: Engine> Controller<E> {
         ike.defence.puzzle_from = config.ike.puzzle_above;
         ike.nat_keepalive_s = config.ike.nat_keepalive_s;
         ike.crash_secret = secrets::crash_secret(&config)?;
+        ike.ticket_lifetime_s = Some(config.ike.session_ticket_s).filter(|lifetime_s| *lifetime_s > 0);
         ike.mobike = config.ike.mobike;
         ike.additional_addresses
             .clone_from(&config.ike.additional_addresses);

@@ -15,6 +15,7 @@ use crate::{
     child_sa::ChildSa,
     connection::{Connection, ConnectionInfo, ConnectionState, Remote, Start},
     exchange::ike_sa_init::Attempt,
+    ticket::ClientTicket,
 };
 
 /// A connection asks for another Child SA at most so often, however many packets want one.
@@ -56,6 +57,8 @@ pub(super) struct Link {
     pub(super) redirected_from: Option<IpAddr>,
     /// When, the last few.
     pub(super) redirects: VecDeque<u64>,
+    /// To resume the session with, once (RFC 5723).
+    pub(super) ticket: Option<Box<ClientTicket>>,
 }
 
 impl Endpoint {
@@ -121,6 +124,7 @@ impl Endpoint {
         };
         (link.wanted, link.reauthenticate) = (false, false);
         link.packets.clear();
+        link.ticket = None;
         let spis = self.by_connection.get(&name).cloned().unwrap_or_default();
         spis.into_iter().for_each(|spi| self.close(spi));
         self.set_timer(&name);
@@ -264,9 +268,13 @@ impl Endpoint {
             packet: link.packets.first().copied(),
             redirected_from: link.redirected_from,
         };
+        // RFC 5723 section 4.3: at the gateway that gave it, in its time, once; not to be authenticated anew.
+        let good = |ticket: &mut Box<ClientTicket>| !anew && ticket.remote == remote.address.ip();
+        let ticket = link.ticket.take_if(good).filter(|ticket| ticket.ends_ms > now_ms);
+        let ticket = ticket.filter(|_| connection.resumption);
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection, attempt) else {
+        let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection, attempt, ticket) else {
             link.wanted = false;
             return;
         };
@@ -302,6 +310,9 @@ impl Endpoint {
         };
         if was_up && others {
             return self.tend(name);
+        }
+        if !matches!(reason, CloseReason::PeerUnresponsive | CloseReason::Idle) {
+            link.ticket = None;
         }
         // Back to the gateway of the configuration.
         let redirected = link.redirect.take().is_some();

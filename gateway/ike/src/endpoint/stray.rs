@@ -27,6 +27,13 @@ impl Default for Strays {
 impl Strays {
     /// Takes one answer from the allowance.
     fn allow(&mut self, now_ms: u64) -> bool {
+        let allowed = self.allows(now_ms);
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+
+    /// Whether there is one left.
+    fn allows(&mut self, now_ms: u64) -> bool {
         let earned = now_ms
             .saturating_sub(self.counted_ms)
             .saturating_mul(ANSWERS_PER_S)
@@ -35,9 +42,7 @@ impl Strays {
             self.left = self.left.saturating_add(earned).min(ANSWERS_AT_ONCE);
             self.counted_ms = now_ms;
         }
-        let allowed = self.left > 0;
-        self.left = self.left.saturating_sub(1);
-        allowed
+        self.left > 0
     }
 }
 
@@ -89,7 +94,7 @@ impl Endpoint {
     /// RFC 7296 section 2.21.4: a request for an IKE SA that is not here is answered with INVALID_IKE_SPI, its
     /// SPIs and message ID repeated; a response never.
     pub(super) fn answer_stray(&mut self, path: Path, header: &Header, message: &[u8]) {
-        if header.response || header.exchange == Exchange::IkeSaInit {
+        if header.response || matches!(header.exchange, Exchange::IkeSaInit | Exchange::IkeSessionResume) {
             return;
         }
         let answer = Header {
@@ -109,15 +114,27 @@ impl Endpoint {
         self.answer_unprotected(path, &answer, &[invalid], message.len());
     }
 
-    /// RFC 6290 section 4.5: our proof that the IKE SA of a protected request is not here, whichever of its SPIs were
-    /// ours.
-    fn crash_token(&self, header: &Header) -> Option<Payload> {
+    /// RFC 6290 section 4.5: our proof that the IKE SA of a protected request is not here, and will not be, whichever of
+    /// its SPIs were ours. All IKE SAs are looked through, but only as often as an answer may be sent.
+    fn crash_token(&mut self, header: &Header) -> Option<Payload> {
         let protected = matches!(header.next_payload, payload_type::SK | payload_type::SKF);
         let known = [header.spi_i, header.spi_r]
             .iter()
             .any(|spi| self.entries.contains_key(spi));
-        let lost = protected && header.spi_r != 0 && !known;
+        let possible = protected && header.spi_r != 0 && !known && self.config.crash_secret.is_some();
+        let lost = possible && self.strays.allows(self.now.mono_ms) && !self.may_yet_have(header);
         crash::token_for_unknown(&self.config, header).filter(|_| lost)
+    }
+
+    /// The peer has answered our rekeying and uses the new IKE SA, before we have its answer.
+    fn may_yet_have(&self, header: &Header) -> bool {
+        let spis = [header.spi_i, header.spi_r];
+        self.entries.values().any(|entry| match entry {
+            Entry::Sa(ike_sa) => ike_sa
+                .established()
+                .is_some_and(|established| established.may_yet_have(spis)),
+            Entry::Initiating(_) => false,
+        })
     }
 
     /// RFC 7296 section 2.4: an unprotected INVALID_IKE_SPI may be forged. It changes nothing, but makes us ask

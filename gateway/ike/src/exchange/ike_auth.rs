@@ -6,6 +6,7 @@ use super::{
     ike_intermediate::IntAuth,
     ike_sa_init::{Attempt, certificate_request},
     ppk::Mixing,
+    resume::Resumed,
 };
 use crate::{
     child_sa::{self, NewChild},
@@ -48,6 +49,8 @@ pub(crate) struct Handshake {
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
     /// What else the other side can do.
     pub(crate) said: Announced,
+    /// The session that goes on (RFC 5723).
+    pub(crate) resumed: Option<Box<Resumed>>,
     /// When the handshake is given up.
     pub(crate) deadline_ms: u64,
     /// The initiator returned a cookie: it receives at its address.
@@ -101,6 +104,10 @@ impl Handshake {
         payloads.extend(mobike::announcement(ctx.config, core.path));
         payloads.extend(crash::token_for(ctx.config, &core.channel));
         payloads.extend(of_ppk);
+        let ticket = connection
+            .resumption
+            .then(|| Payload::Notify(Notify::new(kind::TICKET_REQUEST, [])));
+        payloads.extend(ticket);
         // RFC 6023 section 4: without a Child SA only where the responder said that it can.
         let childless = connection.childless && self.said.childless;
         let first_child = if childless {
@@ -176,12 +183,12 @@ impl ExpectAuthRequest {
         let mixing = self.handshake.answer_mixing(ctx, &message);
         let authenticated =
             mixing.and_then(|(message, of_ppk)| Ok((self.authenticate(core, ctx, &message)?, of_ppk)));
+        let authenticated = authenticated.and_then(|done| self.handshake.spend_ticket(ctx).map(|()| done));
         match authenticated {
             Ok(((peer, policy, mut payloads), of_ppk)) => {
-                let ppk = of_ppk.is_some();
+                let ppk = of_ppk.is_some() || self.handshake.has_ppk();
                 payloads.extend(of_ppk);
-                let mut established = self.establish(core, ctx, &message, peer, policy, &mut payloads);
-                established.ppk = ppk;
+                let established = self.establish(core, ctx, &message, (peer, ppk), policy, &mut payloads);
                 (payloads, State::Established(Box::new(established)))
             }
             Err(reason) => {
@@ -231,7 +238,7 @@ impl ExpectAuthRequest {
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: &Message,
-        peer: AuthenticatedPeer,
+        (peer, ppk): (AuthenticatedPeer, bool),
         policy: SitePolicy,
         payloads: &mut Vec<Payload>,
     ) -> Established {
@@ -248,10 +255,12 @@ impl ExpectAuthRequest {
             nonce_i,
             nonce_r,
             said,
+            resumed,
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.goes_on(resumed.as_deref(), ppk);
         let to = ctx.config.redirect_to.as_ref();
         let sent_by_it = to.is_some() && to == said.redirected_from.map(OtherGateway::Address).as_ref();
         established.redirectable = said.redirect && !sent_by_it;
@@ -261,6 +270,7 @@ impl ExpectAuthRequest {
         }
         established.take_token(ctx.config, message);
         payloads.extend(crash::token_for(ctx.config, &core.channel));
+        payloads.extend(established.ticket(core, ctx, message));
         established.announce(core, ctx);
         // RFC 5685 section 6: it is let in far enough to believe where it is sent to.
         if let Some(to) = ctx
@@ -426,8 +436,7 @@ impl ExpectAuthResponse {
                 if let Some(to) = redirect::protected(&message).filter(|_| self.connection.redirects) {
                     return self.go_elsewhere(core, ctx, to);
                 }
-                let mut established = self.establish(core, ctx, &message, peer);
-                established.ppk = ppk;
+                let established = self.establish(core, ctx, &message, peer, ppk);
                 State::Established(Box::new(established))
             }
             Err(reason) => self.fail(core, ctx, reason),
@@ -496,18 +505,28 @@ impl ExpectAuthResponse {
         ctx: &mut Context<'_>,
         message: &Message,
         peer: AuthenticatedPeer,
+        ppk: bool,
     ) -> Established {
         let Handshake {
             prf,
             sk_d,
             nonce_i,
             nonce_r,
+            resumed,
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
+        established.goes_on(resumed.as_deref(), ppk);
         established.authenticated(core.id, Some(&self.connection), ctx);
         established.mobike = Mobike::negotiated(ctx.config, message, true);
         established.take_token(ctx.config, message);
+        let ticket = established
+            .kept_ticket(core, ctx, message)
+            .filter(|_| self.connection.resumption);
+        ctx.deferred.extend(ticket.map(|ticket| Deferred::Ticket {
+            connection: self.connection.name.as_str().into(),
+            ticket: Box::new(ticket),
+        }));
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),
@@ -584,6 +603,14 @@ fn first_child_answer(
 }
 
 impl Established {
+    /// What a resumed session brings, and whether a preshared key is in the keys.
+    fn goes_on(&mut self, resumed: Option<&Resumed>, ppk: bool) {
+        self.ppk = ppk;
+        if let Some(resumed) = resumed {
+            self.authenticated_unix_s = resumed.authenticated_unix_s;
+        }
+    }
+
     /// What of the peer's selectors (its side, our side) the policy allows, or an event that says why none.
     pub(crate) fn narrowed(
         &self,
@@ -642,6 +669,7 @@ pub(super) mod tests {
             int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
             said: Announced::default(),
+            resumed: None,
             deadline_ms: 0,
             address_proven: false,
             answers_left: 0,
@@ -678,6 +706,7 @@ pub(super) mod tests {
             lingering: &mut lingering,
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
+            tickets: &mut Default::default(),
         };
         for initiator in [true, false] {
             let somebody = "site2.lab.test".parse().unwrap();

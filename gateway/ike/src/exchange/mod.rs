@@ -11,6 +11,7 @@ pub(crate) mod ike_intermediate;
 pub(crate) mod ike_sa_init;
 pub(crate) mod informational;
 mod ppk;
+pub(crate) mod resume;
 
 use crate::wire::{
     Payload, WireError,

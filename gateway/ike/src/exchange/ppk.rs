@@ -61,7 +61,8 @@ impl Handshake {
         ctx: &Context<'_>,
         peer: &Identity,
     ) -> Result<(Mixing, Vec<Payload>), String> {
-        let Some(ppk) = ctx.config.ppks.get(peer) else {
+        let ppk = ctx.config.ppks.get(peer).filter(|_| self.resumed.is_none());
+        let Some(ppk) = ppk else {
             return Ok((Mixing::None, Vec::new()));
         };
         if !self.said.ppk {
@@ -91,7 +92,7 @@ impl Handshake {
     pub(super) fn end_mixing(&mut self, mixing: Mixing, answer: &Message) -> Result<bool, String> {
         let taken = answer.notify(kind::PPK_IDENTITY).is_some();
         match mixing {
-            Mixing::None => Ok(false),
+            Mixing::None => Ok(self.has_ppk()),
             Mixing::Required | Mixing::Optional(_) if taken => Ok(true),
             Mixing::Required => {
                 Err("it answered without the post-quantum preshared key that is required".to_owned())
@@ -110,6 +111,10 @@ impl Handshake {
         ctx: &Context<'_>,
         message: &'a Message,
     ) -> Result<(Cow<'a, Message>, Option<Payload>), String> {
+        // What a session is resumed with was mixed in when it began.
+        if self.resumed.is_some() {
+            return Ok((Cow::Borrowed(message), None));
+        }
         let claimed = message
             .id_i()
             .and_then(|id| Identity::from_wire(id.kind, &id.data).ok());

@@ -58,6 +58,7 @@ impl Established {
             peer_token: None,
             ppk: false,
             redirectable: false,
+            authenticated_unix_s: ctx.now.unix_s,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -105,6 +106,7 @@ impl Established {
         self.took_over = before.took_over;
         self.ppk = before.ppk;
         self.redirectable = before.redirectable;
+        self.authenticated_unix_s = before.authenticated_unix_s;
         self.mobike.clone_from(&before.mobike);
         self.tasks.extend(before.unfinished_move());
     }
@@ -168,6 +170,15 @@ impl Established {
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
+    }
+
+    /// An IKE SA with one of these SPIs may come of a rekeying of ours that is under way: the peer may have it already.
+    pub(crate) fn may_yet_have(&self, spis: [u64; 2]) -> bool {
+        let next = self.next_request.as_ref().map(|(_, _, pending)| pending);
+        self.pending()
+            .into_iter()
+            .chain(next)
+            .any(|pending| matches!(pending, Pending::RekeyIke(awaited) if spis.contains(&awaited.own_spi())))
     }
 
     /// Queues what is not queued already.
@@ -354,6 +365,7 @@ impl Established {
                 (mut payloads, None) => {
                     self.take_token(ctx.config, message);
                     self.note_redirect(core, ctx, message);
+                    payloads.extend(self.ticket(core, ctx, message));
                     payloads.extend(mobike::respond(&mut self, core, ctx, message));
                     (payloads, State::Established(self))
                 }
@@ -363,9 +375,11 @@ impl Established {
                 let payloads = ike_followup_ke::respond(&mut self, core, ctx, message);
                 (payloads, State::Established(self))
             }
-            Exchange::IkeSaInit | Exchange::IkeIntermediate | Exchange::IkeAuth | Exchange::Other(_) => {
-                (refuse(Refusal::syntax()), State::Established(self))
-            }
+            Exchange::IkeSaInit
+            | Exchange::IkeSessionResume
+            | Exchange::IkeIntermediate
+            | Exchange::IkeAuth
+            | Exchange::Other(_) => (refuse(Refusal::syntax()), State::Established(self)),
         }
     }
 

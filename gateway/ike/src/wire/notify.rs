@@ -42,6 +42,11 @@ pub mod kind {
     pub const REDIRECT_SUPPORTED: u16 = 16406;
     pub const REDIRECT: u16 = 16407;
     pub const REDIRECTED_FROM: u16 = 16408;
+    pub const TICKET_LT_OPAQUE: u16 = 16409;
+    pub const TICKET_REQUEST: u16 = 16410;
+    pub const TICKET_ACK: u16 = 16411;
+    pub const TICKET_NACK: u16 = 16412;
+    pub const TICKET_OPAQUE: u16 = 16413;
     pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
     pub const QCD_TOKEN: u16 = 16419;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;

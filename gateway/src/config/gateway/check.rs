@@ -198,6 +198,7 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
         ),
         nat_keepalive_s: in_range(checker, ike.nat_keepalive_s, "nat_keepalive_s", 0, 3_600),
         crash_detection: ike.crash_detection,
+        session_ticket_s: in_range(checker, ike.session_ticket_s, "session_ticket_s", 0, 86_400),
         mobike: ike.mobike,
         additional_addresses: ike.additional_addresses,
     }

@@ -63,6 +63,8 @@ pub struct ConnectionConfig {
     pub childless: bool,
     /// Go where the peer redirects to (RFC 5685).
     pub follow_redirects: bool,
+    /// Resume sessions with tickets of the peer (RFC 5723).
+    pub resumption: bool,
 }
 
 /// As it is written.
@@ -86,6 +88,8 @@ pub(super) struct Written {
     childless: bool,
     #[serde(default)]
     follow_redirects: bool,
+    #[serde(default)]
+    resumption: bool,
 }
 
 /// Checks all, against the sites of the file.
@@ -140,6 +144,7 @@ pub(super) fn connections(
             backoff: times.2,
             childless: written.childless,
             follow_redirects: written.follow_redirects,
+            resumption: written.resumption,
         }
     };
     list.into_iter().map(checked).collect()

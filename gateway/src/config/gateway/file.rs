@@ -93,6 +93,8 @@ pub(super) struct Ike {
     pub(super) nat_keepalive_s: Spanned<u64>,
     #[serde(default = "yes")]
     pub(super) crash_detection: bool,
+    #[serde(default = "session_ticket_s")]
+    pub(super) session_ticket_s: Spanned<u64>,
     #[serde(default = "mobike")]
     pub(super) mobike: bool,
     #[serde(default)]
@@ -157,6 +159,10 @@ fn half_open_per_source() -> Spanned<u64> {
 
 fn nat_keepalive_s() -> Spanned<u64> {
     Spanned::new(0..0, 20)
+}
+
+fn session_ticket_s() -> Spanned<u64> {
+    Spanned::new(0..0, 0)
 }
 
 fn mobike() -> bool {

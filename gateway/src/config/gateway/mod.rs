@@ -123,6 +123,8 @@ pub struct Ike {
     pub nat_keepalive_s: u64,
     /// Tell peers of a restart, and believe theirs, at once (RFC 6290).
     pub crash_detection: bool,
+    /// Tickets to resume a session with are good for so long at most (RFC 5723); 0: there are none.
+    pub session_ticket_s: u64,
     /// Peers may move their SAs to other addresses (RFC 4555).
     pub mobike: bool,
     /// Where else peers with MOBIKE may reach this gateway.

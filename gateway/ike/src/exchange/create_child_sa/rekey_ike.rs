@@ -198,6 +198,11 @@ struct RekeyAgreement {
 }
 
 impl ExpectRekeyIkeResponse {
+    /// Our SPI of the IKE SA to come, which the peer may use before we have its response.
+    pub(crate) fn own_spi(&self) -> u64 {
+        self.spi
+    }
+
     /// The request. What is offered first is what is in use.
     pub(crate) fn start(
         core: &Core,
