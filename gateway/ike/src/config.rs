@@ -141,6 +141,8 @@ pub struct EndpointConfig {
     /// Give tickets that are good for so long at most to peers that ask, and resume their sessions (RFC 5723); `None`:
     /// no tickets.
     pub ticket_lifetime_s: Option<u64>,
+    /// Child SAs for resources with the same traffic selectors at most (RFC 9611); all count among `children_max`.
+    pub resource_sas_max: usize,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -192,6 +194,7 @@ impl EndpointConfig {
             childless: true,
             redirect_to: None,
             ticket_lifetime_s: None,
+            resource_sas_max: 8,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{config::SitePolicy, pki::identity::Identity};
+use crate::{config::SitePolicy, pki::identity::Identity, resource::ResourceId};
 
 /// When a connection is brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,9 +83,17 @@ pub struct Connection {
     pub redirects: bool,
     /// Ask for a ticket, and resume the session with it when the peer went silent or the SA was idle (RFC 5723).
     pub resumption: bool,
+    /// So many Child SAs with the same traffic selectors are set up, for the processors of the peer (RFC 9611).
+    pub child_sas: u8,
 }
 
 impl Connection {
+    /// The identifiers of its Child SAs, if there are to be several (RFC 9611).
+    pub(crate) fn resources(&self) -> impl Iterator<Item = ResourceId> {
+        let several = (0..self.child_sas).filter(|_| self.child_sas > 1);
+        several.map(|number| ResourceId::new(number.to_string().as_bytes()))
+    }
+
     /// A connection with one remote that is brought up by command.
     pub fn new(
         name: impl Into<String>,
@@ -105,6 +113,7 @@ impl Connection {
             childless: false,
             redirects: false,
             resumption: false,
+            child_sas: 1,
         }
     }
 }

@@ -31,6 +31,7 @@ use crate::{
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     redirect::OtherGateway,
+    resource::ResourceId,
     ticket::Tickets,
     traffic_selector::TrafficSelector,
     wire::{
@@ -86,6 +87,8 @@ pub enum Command {
         ts_local: Vec<TrafficSelector>,
         /// Traffic on the peer's side.
         ts_remote: Vec<TrafficSelector>,
+        /// What it is for, if the peer may have others with the same traffic (RFC 9611).
+        resource: Option<ResourceId>,
     },
     /// Rekey a Child SA now.
     RekeyChild(ChildId),
@@ -418,10 +421,12 @@ impl Endpoint {
                 ike_sa,
                 ts_local,
                 ts_remote,
+                resource,
             } => {
                 let task = Task::NewChild {
                     selectors: (ts_local, ts_remote),
                     group: None,
+                    resource,
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }

@@ -27,6 +27,7 @@ use crate::{
     pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
+    resource::ResourceId,
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{Exchange, Header, Message, Payload, delete::Delete, notify::kind},
@@ -186,6 +187,7 @@ pub(crate) enum Task {
     NewChild {
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         group: Option<DhGroup>,
+        resource: Option<ResourceId>,
     },
     RekeyIke {
         group: Option<DhGroup>,
@@ -590,6 +592,7 @@ impl ChildSa {
             spi_out: self.spi_out,
             algorithms: self.suite.to_string(),
             esn: self.esn,
+            resource: self.resource.clone(),
             ts_local: self.ts_local.clone(),
             ts_remote: self.ts_remote.clone(),
         }

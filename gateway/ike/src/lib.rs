@@ -28,6 +28,7 @@ pub mod pki;
 pub mod ppk;
 pub mod proposal;
 pub mod redirect;
+pub mod resource;
 pub mod retransmit;
 pub mod shared_key;
 pub mod traffic_selector;
@@ -65,5 +66,6 @@ pub use output::{
 pub use ppk::{Ppk, PpkError, Ppks};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
 pub use redirect::OtherGateway;
+pub use resource::ResourceId;
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

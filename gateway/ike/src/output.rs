@@ -9,6 +9,7 @@ use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
     pki::utc,
+    resource::ResourceId,
     shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
@@ -428,6 +429,8 @@ pub struct ChildSaInfo {
     pub algorithms: String,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// The resource that it is for (RFC 9611).
+    pub resource: Option<ResourceId>,
     /// Our side.
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side.

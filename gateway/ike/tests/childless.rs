@@ -143,6 +143,7 @@ fn it_lives_as_any_other() {
             ike_sa,
             ts_local: vec![net("10.1.0.0/16")],
             ts_remote: vec![net("192.168.1.0/24")],
+            resource: None,
         },
     );
     sim.run_ms(500);

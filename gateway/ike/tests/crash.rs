@@ -26,6 +26,11 @@ fn closed(sim: &Sim, side: usize, wanted: &CloseReason) -> bool {
     sim.events[side].iter().any(closed)
 }
 
+/// A notification in the clear, and a token in it.
+fn shows_token(payload: &[u8]) -> bool {
+    payload[16] == 41 && payload.windows(2).any(|two| two == QCD_TOKEN)
+}
+
 /// A request of the site, whatever for.
 fn ask(sim: &mut Sim) {
     let ike_sa = sim.only_ike_sa(SITE);
@@ -126,9 +131,7 @@ fn what_is_forged_changes_nothing() {
     sim.crash(CENTER, center());
     ask(&mut sim);
     sim.run_ms(1_000);
-    let real = last_sent(&sim, CENTER, |payload| {
-        payload.windows(2).any(|two| two == QCD_TOKEN)
-    });
+    let real = last_sent(&sim, CENTER, shows_token);
     let ike_sa = sim.only_ike_sa(SITE);
     let (spi_i, spi_r) = sim.endpoints[SITE].ike_sa(ike_sa).unwrap().spis;
     let children = sim.planes[SITE].children.len();
@@ -228,9 +231,7 @@ fn a_token_counts_from_the_peers_address_only() {
     ask(&mut sim);
     let asked = last_sent(&sim, SITE, |_| true);
     sim.deliver(&asked);
-    let mut token = last_sent(&sim, CENTER, |payload| {
-        payload.windows(2).any(|two| two == QCD_TOKEN)
-    });
+    let mut token = last_sent(&sim, CENTER, shows_token);
     token.from = "203.0.113.66:500".parse().unwrap();
     sim.deliver(&token);
     assert_eq!(sim.endpoints[SITE].counters().crash_tokens_accepted, 0);

@@ -293,6 +293,7 @@ fn more(sim: &mut Sim, side: usize, ike_sa: IkeSaId) -> Command {
         ike_sa,
         ts_local,
         ts_remote,
+        resource: None,
     }
 }
 

@@ -133,6 +133,9 @@ pub struct ChildSa {
     pub algorithms: String,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// The resource that it is for, where the site has several Child SAs for the same traffic (RFC 9611).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// Traffic selectors on our side.
     pub ts_local: Vec<String>,
     /// Traffic selectors on the site's side.

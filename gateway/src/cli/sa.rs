@@ -87,8 +87,10 @@ fn show(list: Vec<IkeSa>) {
         );
         for child in ike.children {
             let esn = if child.esn { ", 64-bit ESN" } else { "" };
+            let resource = child.resource.map(|id| format!(", for resource \"{id}\""));
+            let resource = resource.unwrap_or_default();
             println!(
-                "  {}  in {} out {}  {}{esn}",
+                "  {}  in {} out {}  {}{esn}{resource}",
                 child.id, child.spi_in, child.spi_out, child.algorithms
             );
             println!(

@@ -160,6 +160,7 @@ fn entry(
         childless: connection.childless,
         redirects: connection.follow_redirects,
         resumption: connection.resumption,
+        child_sas: connection.child_sas,
     };
     Ok(Entry {
         config: connection.clone(),

@@ -110,6 +110,7 @@ impl<E: Engine> Controller<E> {
             spi_out: format!("{:08x}", child.spi_out),
             algorithms: child.algorithms,
             esn: child.esn,
+            resource: child.resource.map(|resource| resource.to_string()),
             ts_local: child.ts_local.iter().map(ToString::to_string).collect(),
             ts_remote: child.ts_remote.iter().map(ToString::to_string).collect(),
             packets_in: traffic.packets_in,

@@ -229,6 +229,7 @@ impl Endpoint {
         let task = Task::NewChild {
             selectors,
             group: None,
+            resource: None,
         };
         self.queue(Some(spi), task);
     }
@@ -410,6 +411,7 @@ impl Endpoint {
                         established.push_new(Task::NewChild {
                             selectors,
                             group: None,
+                            resource: None,
                         });
                     }
                 }

@@ -22,8 +22,9 @@ use crate::{
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, offer_esp, refused_esp, select_esp},
     redirect::{self, OtherGateway},
+    resource::ResourceId,
     retransmit::{Due, Retransmission},
-    traffic_selector::narrow,
+    traffic_selector::{TrafficSelector, narrow},
     wire::{
         Exchange, Message, Payload, WireError,
         delete::Delete,
@@ -117,6 +118,7 @@ impl Handshake {
         } else {
             let spi_in = ctx.esp_spi();
             payloads.extend(child_offer(ctx, &connection, attempt, spi_in));
+            payloads.extend(connection.resources().next().map(|id| id.notification()));
             FirstChild::Asked { spi_in }
         };
         let datagrams = core
@@ -325,6 +327,7 @@ fn first_child(
     let replaces = anew
         .then(|| carrier(established, ctx, &ts_local, &ts_remote))
         .flatten();
+    let resource = ResourceId::in_message(message);
     let new = NewChild {
         choice,
         spi_in,
@@ -336,16 +339,19 @@ fn first_child(
         ts_remote: ts_remote.clone(),
         outbound_active: replaces.is_none(),
         replaces,
+        resource: resource.clone(),
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
     if replaces.is_some() {
         established.wait_for_proof(ctx.now.mono_ms);
     }
-    Ok(vec![
+    let mut payloads = vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),
         Payload::TsR(TrafficSelectors(ts_local)),
-    ])
+    ];
+    payloads.extend(resource.map(|_| ResourceId::new(&[]).notification()));
+    Ok(payloads)
 }
 
 /// Our IKE_AUTH request waits for its response.
@@ -537,15 +543,25 @@ impl ExpectAuthResponse {
             FirstChild::Later { by_packet } => {
                 if !by_packet && self.connection.start != Start::OnDemand {
                     let policy = &self.connection.policy;
+                    let selectors = (policy.ts_local.clone(), policy.ts_remote.clone());
                     established.push_new(Task::NewChild {
-                        selectors: (policy.ts_local.clone(), policy.ts_remote.clone()),
+                        selectors: selectors.clone(),
                         group: None,
+                        resource: self.connection.resources().next(),
                     });
+                    established.ask_for_resources(self.connection.resources().skip(1), &selectors);
                 }
                 return established;
             }
         };
-        let result = first_child_answer(&mut established, core, ctx, message, (spi_in, &nonce_i, &nonce_r));
+        let result = first_child_answer(
+            &mut established,
+            core,
+            ctx,
+            message,
+            &self.connection,
+            (spi_in, &nonce_i, &nonce_r),
+        );
         if let Err(notification) = result {
             ctx.allocator.release(spi_in);
             ctx.event(Event::RefusedByPeer {
@@ -566,6 +582,7 @@ fn first_child_answer(
     core: &Core,
     ctx: &mut Context<'_>,
     message: &Message,
+    connection: &Connection,
     (spi_in, nonce_i, nonce_r): (u32, &[u8], &[u8]),
 ) -> Result<(), u16> {
     if let Some(error) = message.error() {
@@ -585,6 +602,7 @@ fn first_child_answer(
     if ts_local.is_empty() || ts_remote.is_empty() {
         return Err(kind::TS_UNACCEPTABLE);
     }
+    let selectors = (ts_local.clone(), ts_remote.clone());
     let new = NewChild {
         choice,
         spi_in,
@@ -596,13 +614,29 @@ fn first_child_answer(
         ts_remote,
         outbound_active: true,
         replaces: None,
+        resource: connection.resources().next(),
     };
-    child_sa::install(ctx, core, established, new)
-        .map(|_| ())
-        .map_err(|_| kind::NO_PROPOSAL_CHOSEN)
+    child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    established.ask_for_resources(connection.resources().skip(1), &selectors);
+    Ok(())
 }
 
 impl Established {
+    /// RFC 9611 section 3: further Child SAs with the selectors of the first.
+    fn ask_for_resources(
+        &mut self,
+        resources: impl Iterator<Item = ResourceId>,
+        selectors: &(Vec<TrafficSelector>, Vec<TrafficSelector>),
+    ) {
+        for resource in resources {
+            self.push_new(Task::NewChild {
+                selectors: selectors.clone(),
+                group: None,
+                resource: Some(resource),
+            });
+        }
+    }
+
     /// What a resumed session brings, and whether a preshared key is in the keys.
     fn goes_on(&mut self, resumed: Option<&Resumed>, ppk: bool) {
         self.ppk = ppk;

@@ -326,6 +326,7 @@ fn command(kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -> Option<Comm
             ike_sa: sa?,
             ts_local: vec![net("192.168.1.0/24")],
             ts_remote: vec![net("10.1.0.0/16")],
+            resource: None,
         },
     })
 }

@@ -255,6 +255,7 @@ impl Established {
         let new_child = |local: &[TrafficSelector], remote: &[TrafficSelector]| Task::NewChild {
             selectors: (local.to_vec(), remote.to_vec()),
             group: None,
+            resource: None,
         };
         match error {
             kind::TEMPORARY_FAILURE => {
@@ -305,6 +306,7 @@ impl Established {
             let again = Task::NewChild {
                 selectors,
                 group: None,
+                resource: None,
             };
             self.delayed.push((now_ms.saturating_add(CHILD_AGAIN_MS), again));
         }
@@ -776,17 +778,23 @@ impl Established {
                     .children
                     .iter()
                     .find(|child| child.id == id && child.phase == Phase::Live)?;
+                let resource = child.resource.clone();
                 let selectors = (child.ts_local.clone(), child.ts_remote.clone());
                 let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group);
+                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource);
                 Some((
                     Exchange::CreateChildSa,
                     payloads,
                     Pending::Child(Box::new(awaited)),
                 ))
             }
-            Task::NewChild { selectors, group } => {
-                let (payloads, awaited) = ExpectChildResponse::start(self, core, ctx, None, selectors, group);
+            Task::NewChild {
+                selectors,
+                group,
+                resource,
+            } => {
+                let (payloads, awaited) =
+                    ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource);
                 Some((
                     Exchange::CreateChildSa,
                     payloads,

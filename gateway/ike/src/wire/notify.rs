@@ -22,6 +22,7 @@ pub mod kind {
     pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
+    pub const TS_MAX_QUEUE: u16 = 48;
     pub const STATE_NOT_FOUND: u16 = 47;
     /// The first number that is not an error.
     pub const FIRST_STATUS: u16 = 16384;
@@ -53,6 +54,7 @@ pub mod kind {
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const PUZZLE: u16 = 16434;
     pub const USE_PPK: u16 = 16435;
+    pub const SA_RESOURCE_INFO: u16 = 16444;
     pub const PPK_IDENTITY: u16 = 16436;
     pub const NO_PPK_AUTH: u16 = 16437;
     pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
@@ -79,6 +81,7 @@ pub fn error_name(number: u16) -> &'static str {
         kind::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         kind::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         kind::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        kind::TS_MAX_QUEUE => "TS_MAX_QUEUE",
         kind::STATE_NOT_FOUND => "STATE_NOT_FOUND",
         _ => "an error of unknown number",
     }
