@@ -73,7 +73,9 @@ impl Process {
     /// Whether it still runs; a zombie does not.
     #[must_use]
     pub fn is_running(&self) -> bool {
-        stat(self.pid).is_some_and(|(state, started)| state != 'Z' && started == self.started)
+        stat(self.pid).is_some_and(|(state, started)| {
+            started == self.started && (state != 'Z' || has_threads(self.pid))
+        })
     }
 
     /// Sends `signal`, to this process only, and takes no notice if it is gone.
@@ -105,6 +107,11 @@ impl Process {
         let _not_ours = waitpid(Pid::from_raw(self.pid), Some(WaitPidFlag::WNOHANG));
         true
     }
+}
+
+/// A killed process is a zombie as soon as its first thread is, while others still hold its sockets.
+fn has_threads(pid: i32) -> bool {
+    fs::read_dir(format!("/proc/{pid}/task")).is_ok_and(|threads| threads.count() > 1)
 }
 
 /// Starts `command` in the background, its output in `NAME.log` of the state folder, and records it for `down`.
