@@ -320,6 +320,45 @@ fn shared_keys_of_sites() {
     }
 }
 
+/// A post-quantum preshared key needs a name and a file, and is required unless the file says otherwise.
+#[test]
+fn post_quantum_keys_of_sites() {
+    let with = |more: &str| {
+        CONFIG.replacen(
+            "name = \"hospital-a\"",
+            &format!("name = \"hospital-a\"\n{more}"),
+            1,
+        )
+    };
+    let both = "ppk_id = \"a\"\nppk_file = \"ppk/a\"\n";
+    for (more, required) in [
+        ("", true),
+        ("ppk_required = true", true),
+        ("ppk_required = false", false),
+    ] {
+        let text = with(&format!("{both}{more}"));
+        let config = Config::parse("file", &text, Path::new("/etc/gateway")).expect("right");
+        let ppk = config.sites[0].ppk.clone().expect("a key");
+        assert_eq!((ppk.id.as_str(), ppk.required), ("a", required));
+        assert_eq!(ppk.file, Path::new("/etc/gateway/ppk/a"));
+    }
+    for (more, fault) in [
+        ("ppk_id = \"a\"", "ppk_id without a ppk_file"),
+        ("ppk_file = \"a\"", "ppk_file without a ppk_id"),
+        (
+            "ppk_required = true",
+            "ppk_required without a post-quantum preshared key",
+        ),
+        (
+            "ppk_id = \"\"\nppk_file = \"a\"",
+            "this ppk_id is empty or too long",
+        ),
+    ] {
+        let told = config(&with(more));
+        assert!(told.contains(fault), "{told}");
+    }
+}
+
 #[test]
 fn all_faults_are_told_at_once() {
     let text = CONFIG

@@ -508,3 +508,62 @@ fn only_a_confirmed_rule_set_stays() {
     );
     assert_eq!(history[1]["author"]["name"], "an operator");
 }
+
+/// A post-quantum preshared key goes through files, reload and verbs; a site that lacks it is refused in words.
+#[test]
+fn a_site_with_a_post_quantum_key() {
+    let folder = tempfile::tempdir().expect("folder");
+    let ppk = |name: &str, secret: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, secret).expect("written");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
+        format!("ppk_id = \"hospital\"\nppk_file = {path:?}\n")
+    };
+    let secret = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
+    let (center, site) = pair(Options {
+        more: [String::new(), ppk("center.ppk", secret), ppk("site.ppk", secret)],
+        ..Options::default()
+    });
+    up(&site);
+    let id = first_sa(&center)["id"].as_str().expect("id").to_owned();
+    assert_eq!(center.ask(Request::SaShow { id })["ppk"], Value::Bool(true));
+    // Without it nobody comes in, and the log says why.
+    let of_center = ppk("center.ppk", secret);
+    let (center, site) = pair(Options {
+        more: [String::new(), of_center, String::new()],
+        ..Options::default()
+    });
+    site.ask(Request::ConnectionUp {
+        name: "to-center".to_owned(),
+    });
+    let why = "without the post-quantum preshared key that is required of it";
+    until(
+        || log(&center, "hospital").contains(why).then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert!(center.engine().installed.is_empty());
+}
+
+/// `gateway drain` is told by `gateway status`, counts those that cannot go, and ends.
+#[test]
+fn a_gateway_that_is_drained_says_so() {
+    let (center, site) = pair(Options::default());
+    up(&site);
+    let to = |to: &str| Request::Drain {
+        to: Some(to.to_owned()),
+    };
+    for wrong in ["", "0.0.0.0", "two words"] {
+        assert!(
+            center.refused(to(wrong)).contains("neither the address"),
+            "{wrong}"
+        );
+    }
+    assert_eq!(center.ask(Request::Status)["draining"], Value::Null);
+    let view = center.ask(to("198.51.100.2"));
+    assert_eq!(view["to"], "198.51.100.2");
+    // The site does not follow redirects, so it stays and works.
+    assert_eq!(center.ask(Request::Status)["draining"]["staying"], 1);
+    assert_eq!(center.engine().installed.len(), 1);
+    center.ask(Request::Drain { to: None });
+    assert_eq!(center.ask(Request::Status)["draining"], Value::Null);
+}

@@ -11,6 +11,7 @@ use crate::{
     keys::{KeyError, Secret, derive_child},
     output::{Event, Output},
     proposal::{EspChoice, EspSuite},
+    resource::ResourceId,
     traffic_selector::{TrafficSelector, narrow},
 };
 
@@ -88,6 +89,8 @@ pub(crate) struct ChildSa {
     pub(crate) last_used_ms: u64,
     /// The Child SA this one took over from and which is still there.
     pub(crate) replaces: Option<ChildId>,
+    /// Which resource of the peer, or of ours, it is for (RFC 9611).
+    pub(crate) resource: Option<ResourceId>,
     pub(crate) phase: Phase,
 }
 
@@ -125,6 +128,7 @@ pub(crate) struct NewChild<'a> {
     pub(crate) ts_remote: Vec<TrafficSelector>,
     pub(crate) outbound_active: bool,
     pub(crate) replaces: Option<ChildId>,
+    pub(crate) resource: Option<ResourceId>,
 }
 
 /// Derives the keys, has the data plane install the pair, and remembers it.
@@ -207,6 +211,7 @@ pub(crate) fn install(
         last_used_ms,
         // What is on another IKE SA goes by itself.
         replaces: new.replaces.filter(|_| rekeys),
+        resource: new.resource,
         phase: Phase::Live,
     });
     Ok(child)

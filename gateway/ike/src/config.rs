@@ -4,15 +4,18 @@ use std::sync::Arc;
 
 use crate::{
     connection::{Connection, Idle},
+    crash::CrashSecret,
     half_open::Defence,
     pki::{
         credential::Credential,
         identity::Identity,
         trust::{TrustAnchors, VerifiedPeer},
     },
+    ppk::Ppks,
     proposal::{
         EspProposal, IkeProposal, default_esp_proposals, default_ike_proposals, hybrid_ike_proposals,
     },
+    redirect::OtherGateway,
     retransmit::RetransmitPolicy,
     shared_key::{AuthKind, SharedKeys},
     traffic_selector::TrafficSelector,
@@ -95,6 +98,8 @@ pub struct EndpointConfig {
     pub trust: TrustAnchors,
     /// Peers with whom shared keys are used on one side or both.
     pub shared_keys: SharedKeys,
+    /// Peers with whom a post-quantum preshared key is mixed in (RFC 8784).
+    pub ppks: Ppks,
     /// A peer whose identity is an IP address must send from it (RFC 4945 section 3.1.1).
     pub address_identity_is_source: bool,
     /// IKE algorithms, preferred first.
@@ -127,6 +132,17 @@ pub struct EndpointConfig {
     pub additional_addresses: Vec<std::net::IpAddr>,
     /// Behind a NAT, silence towards the peer after which a keepalive is sent (RFC 3948); 0 for never.
     pub nat_keepalive_s: u64,
+    /// Prove to peers that we lost our IKE SAs, and believe those that prove it to us (RFC 6290); `None`: neither.
+    pub crash_secret: Option<CrashSecret>,
+    /// Let initiators set up an IKE SA without a Child SA (RFC 6023).
+    pub childless: bool,
+    /// Send peers that can be redirected to this gateway (RFC 5685); see [`crate::Command::Drain`].
+    pub redirect_to: Option<OtherGateway>,
+    /// Give tickets that are good for so long at most to peers that ask, and resume their sessions (RFC 5723); `None`:
+    /// no tickets.
+    pub ticket_lifetime_s: Option<u64>,
+    /// Child SAs for resources with the same traffic selectors at most (RFC 9611); all count among `children_max`.
+    pub resource_sas_max: usize,
     /// Time that a handshake may take.
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
@@ -157,6 +173,7 @@ impl EndpointConfig {
             local_identity,
             trust,
             shared_keys: SharedKeys::default(),
+            ppks: Ppks::default(),
             address_identity_is_source: true,
             ike_proposals: default_ike_proposals(),
             ike_proposals_accepted: hybrid_ike_proposals(),
@@ -173,6 +190,11 @@ impl EndpointConfig {
             mobike: true,
             additional_addresses: Vec::new(),
             nat_keepalive_s: 20,
+            crash_secret: None,
+            childless: true,
+            redirect_to: None,
+            ticket_lifetime_s: None,
+            resource_sas_max: 8,
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,

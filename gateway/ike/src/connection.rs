@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use crate::{config::SitePolicy, pki::identity::Identity};
+use crate::{config::SitePolicy, pki::identity::Identity, resource::ResourceId};
 
 /// When a connection is brought up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -76,9 +76,24 @@ pub struct Connection {
     pub reauth_after_s: Option<u64>,
     /// How long to wait after failures.
     pub backoff: Backoff,
+    /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023): the first is made by CREATE_CHILD_SA,
+    /// with a key exchange of its own, at once; with [`Start::OnDemand`] when a packet wants it.
+    pub childless: bool,
+    /// Go where the peer redirects us to (RFC 5685). Whoever is there must prove the same identity.
+    pub redirects: bool,
+    /// Ask for a ticket, and resume the session with it when the peer went silent or the SA was idle (RFC 5723).
+    pub resumption: bool,
+    /// So many Child SAs with the same traffic selectors are set up, for the processors of the peer (RFC 9611).
+    pub child_sas: u8,
 }
 
 impl Connection {
+    /// The identifiers of its Child SAs, if there are to be several (RFC 9611).
+    pub(crate) fn resources(&self) -> impl Iterator<Item = ResourceId> {
+        let several = (0..self.child_sas).filter(|_| self.child_sas > 1);
+        several.map(|number| ResourceId::new(number.to_string().as_bytes()))
+    }
+
     /// A connection with one remote that is brought up by command.
     pub fn new(
         name: impl Into<String>,
@@ -95,6 +110,10 @@ impl Connection {
             idle: Idle::default(),
             reauth_after_s: None,
             backoff: Backoff::default(),
+            childless: false,
+            redirects: false,
+            resumption: false,
+            child_sas: 1,
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet, VecDeque},
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::Arc,
 };
 
@@ -15,6 +15,8 @@ use crate::{
     ids::{ChildId, IkeSaId},
     ike_sa::{Established, IkeSa, Task},
     output::{CloseReason, Direction, Event, Output},
+    redirect::OtherGateway,
+    ticket::{ClientTicket, Tickets},
 };
 
 /// UDP port of IKE behind NAT, where the non-ESP marker stands in front (RFC 7296 section 2.23).
@@ -99,6 +101,19 @@ pub(crate) enum Deferred {
         was_up: bool,
         reason: CloseReason,
     },
+    /// The gateway of a connection sends us to another (RFC 5685): in place of the IKE SA that was being set up, or of
+    /// one that stands.
+    Redirected {
+        connection: Arc<str>,
+        to: OtherGateway,
+        from: IpAddr,
+        established: bool,
+    },
+    /// The gateway of a connection gave us a ticket (RFC 5723).
+    Ticket {
+        connection: Arc<str>,
+        ticket: Box<ClientTicket>,
+    },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
     CloseOthers { peer: Arc<str>, except: IkeSaId },
 }
@@ -139,6 +154,7 @@ pub(crate) struct Context<'a> {
     pub(crate) lingering: &'a mut BTreeSet<(u64, ChildId, u32)>,
     pub(crate) deferred: &'a mut Vec<Deferred>,
     pub(crate) neighbours: Neighbours<'a>,
+    pub(crate) tickets: &'a mut Tickets,
 }
 
 impl Context<'_> {

@@ -35,6 +35,20 @@ pub struct Counters {
     pub unprotected_answers: u64,
     /// Unprotected claims of a peer that it does not know an IKE SA; each makes us ask at most.
     pub hints: u64,
+    /// QCD tokens sent for IKE SAs that are not here (RFC 6290).
+    pub crash_tokens_sent: u64,
+    /// IKE SAs dropped because the peer proved that it lost them.
+    pub crash_tokens_accepted: u64,
+    /// Unprotected messages with tokens that are not the peer's.
+    pub crash_tokens_refused: u64,
+    /// Peers that were told to go to another gateway (RFC 5685).
+    pub redirects_sent: u64,
+    /// Tickets given (RFC 5723).
+    pub tickets_given: u64,
+    /// Tickets that were not good, any more or at all.
+    pub tickets_refused: u64,
+    /// Sessions that peers resumed.
+    pub sessions_resumed: u64,
     /// NAT keepalives sent.
     pub keepalives_sent: u64,
     /// NAT keepalives received.

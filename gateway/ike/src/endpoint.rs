@@ -6,6 +6,8 @@ use std::{
     sync::Arc,
 };
 
+pub use drain::Draining;
+
 use connections::Link;
 use stray::Strays;
 
@@ -20,6 +22,7 @@ use crate::{
         admission::Gate,
         create_child_sa,
         ike_sa_init::{self, Answered, ExpectInitResponse, Initiated},
+        resume,
     },
     half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
@@ -27,6 +30,9 @@ use crate::{
     keepalive::NAT_KEEPALIVE,
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    redirect::OtherGateway,
+    resource::ResourceId,
+    ticket::Tickets,
     traffic_selector::TrafficSelector,
     wire::{
         Exchange, Header, Payload, WireError,
@@ -38,6 +44,7 @@ use crate::{
 
 mod connections;
 mod details;
+mod drain;
 mod index;
 mod stray;
 #[cfg(test)]
@@ -80,6 +87,8 @@ pub enum Command {
         ts_local: Vec<TrafficSelector>,
         /// Traffic on the peer's side.
         ts_remote: Vec<TrafficSelector>,
+        /// What it is for, if the peer may have others with the same traffic (RFC 9611).
+        resource: Option<ResourceId>,
     },
     /// Rekey a Child SA now.
     RekeyChild(ChildId),
@@ -96,6 +105,12 @@ pub enum Command {
         local: SocketAddr,
         /// The peer's address from now on.
         remote: SocketAddr,
+    },
+    /// Send peers that can be redirected, those that are here and those that come, to another gateway (RFC 5685); `None`
+    /// ends it.
+    Drain {
+        /// Where to.
+        to: Option<OtherGateway>,
     },
     /// Delete an IKE SA with its Child SAs.
     Close(IkeSaId),
@@ -150,6 +165,9 @@ pub struct Endpoint {
     now: Time,
     /// While chains are verified again: the last IKE SA that was.
     verified_to: Option<Option<IkeSaId>>,
+    /// While peers are sent away: when the next are, and the last that was.
+    drained_to: Option<(u64, Option<IkeSaId>)>,
+    tickets: Tickets,
 }
 
 /// The parts of an endpoint that the handling of one IKE SA may touch.
@@ -165,6 +183,7 @@ macro_rules! context {
             lingering: &mut $self.lingering,
             deferred: &mut $deferred,
             neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
+            tickets: &mut $self.tickets,
         }
     };
 }
@@ -199,6 +218,8 @@ impl Endpoint {
                 unix_s: 0,
             },
             verified_to: None,
+            drained_to: None,
+            tickets: Tickets::default(),
         };
         this.load_connections();
         this
@@ -237,7 +258,8 @@ impl Endpoint {
     }
 
     fn dispatch(&mut self, path: Path, header: &Header, message: &[u8]) {
-        if header.exchange == Exchange::IkeSaInit && header.from_initiator && !header.response {
+        let begins = matches!(header.exchange, Exchange::IkeSaInit | Exchange::IkeSessionResume);
+        if begins && header.from_initiator && !header.response {
             return self.handle_init_request(path, header, message);
         }
         let own_spi = if header.from_initiator {
@@ -296,7 +318,12 @@ impl Endpoint {
             half_open: &mut self.half_open,
             cookies: &mut self.cookies,
         };
-        if let Answered::HalfOpen(ike_sa) = ike_sa_init::respond(&mut ctx, path, header, message, gate) {
+        let answered = if header.exchange == Exchange::IkeSessionResume {
+            resume::respond(&mut ctx, path, header, message, gate)
+        } else {
+            ike_sa_init::respond(&mut ctx, path, header, message, gate)
+        };
+        if let Answered::HalfOpen(ike_sa) = answered {
             let own_spi = ike_sa.core.channel.own_spi();
             self.put_back(own_spi, Some(Entry::Sa(ike_sa)));
             self.answered.insert(key, own_spi);
@@ -340,6 +367,7 @@ impl Endpoint {
             .collect();
         due.iter().for_each(|name| self.tend(name));
         self.verify_some_again();
+        self.redirect_some();
     }
 
     fn handle_entry_timeout(&mut self, spi: u64) {
@@ -393,10 +421,12 @@ impl Endpoint {
                 ike_sa,
                 ts_local,
                 ts_remote,
+                resource,
             } => {
                 let task = Task::NewChild {
                     selectors: (ts_local, ts_remote),
                     group: None,
+                    resource,
                 };
                 self.queue(self.by_id.get(&ike_sa).copied(), task);
             }
@@ -407,6 +437,7 @@ impl Endpoint {
             } => self.with_sa(self.by_id.get(&ike_sa).copied(), |ike_sa, ctx| {
                 ike_sa.move_to(ctx, local, remote);
             }),
+            Command::Drain { to } => self.drain(to),
             Command::Close(id) => {
                 if let Some(spi) = self.by_id.get(&id).copied() {
                     self.forgo(spi);
@@ -546,8 +577,12 @@ impl Endpoint {
         let verify = self
             .is_verifying()
             .then_some((self.now.mono_ms, TimeoutReason::Verify));
+        let redirect = self
+            .drained_to
+            .map(|(due_ms, _)| (due_ms, TimeoutReason::Redirect));
         lingering
             .into_iter()
+            .chain(redirect)
             .chain(next)
             .chain(connect)
             .chain(verify)
@@ -605,6 +640,17 @@ impl Endpoint {
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
+                Deferred::Ticket { connection, ticket } => {
+                    if let Some(link) = self.links.get_mut(&connection) {
+                        link.ticket = Some(ticket);
+                    }
+                }
+                Deferred::Redirected {
+                    connection,
+                    to,
+                    from,
+                    established,
+                } => self.redirected(&connection, &to, from, established),
                 Deferred::Ended {
                     connection,
                     was_up,
@@ -715,7 +761,7 @@ fn handle_init_response(
     header: &Header,
     message: &[u8],
 ) -> Option<Entry> {
-    let expected = header.exchange == Exchange::IkeSaInit
+    let expected = header.exchange == awaited.exchange()
         && header.response
         && !header.from_initiator
         && header.message_id == 0

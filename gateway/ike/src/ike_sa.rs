@@ -8,6 +8,7 @@ use crate::{
     config::{AuthenticatedPeer, EndpointConfig, SitePolicy},
     connection::{Connection, Idle, Start},
     context::{Context, Deferred, Path},
+    crash::PeerToken,
     crypto::{dh::DhGroup, prf::PrfAlgorithm},
     exchange::{
         Refusal,
@@ -26,6 +27,7 @@ use crate::{
     pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
+    resource::ResourceId,
     retransmit::{Due, Retransmission},
     traffic_selector::TrafficSelector,
     wire::{Exchange, Header, Message, Payload, delete::Delete, notify::kind},
@@ -165,6 +167,14 @@ pub(crate) struct Established {
     /// When the peer is asked whether it has our answer to IKE_AUTH.
     ask_at_ms: u64,
     awaits_proof: bool,
+    /// What the peer would prove with that it lost this IKE SA (RFC 6290).
+    pub(crate) peer_token: Option<PeerToken>,
+    /// A post-quantum preshared key is in its keys (RFC 8784).
+    pub(crate) ppk: bool,
+    /// The peer, which came to us, can be sent to another gateway (RFC 5685).
+    pub(crate) redirectable: bool,
+    /// When the peer proved itself in full, on this IKE SA or the one that it comes from.
+    pub(crate) authenticated_unix_s: u64,
 }
 
 /// A request to be made.
@@ -177,6 +187,7 @@ pub(crate) enum Task {
     NewChild {
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         group: Option<DhGroup>,
+        resource: Option<ResourceId>,
     },
     RekeyIke {
         group: Option<DhGroup>,
@@ -184,6 +195,8 @@ pub(crate) enum Task {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    /// Send the peer to another gateway (RFC 5685).
+    Redirect,
     /// Tell the peer that we moved from there (MOBIKE).
     UpdateAddresses {
         before: Path,
@@ -208,6 +221,7 @@ pub(crate) enum Pending {
     DeleteChild(ChildId),
     DeleteIke,
     Liveness,
+    Redirect,
     UpdateAddresses(ExpectUpdate),
     CheckPath(ExpectPathCheck),
 }
@@ -444,6 +458,20 @@ impl IkeSa {
         self.pump(ctx);
     }
 
+    /// RFC 6290 section 4.5: the peer has proved that it lost the IKE SA. It goes without a word to the peer.
+    pub(crate) fn lost_by_peer(&mut self, ctx: &mut Context<'_>) {
+        self.step(ctx, |core, ctx, state| match state {
+            State::Established(established) => {
+                (established.finish(core, ctx, CloseReason::PeerRestarted), ())
+            }
+            state @ (State::ExpectIntermediateRequest(_)
+            | State::ExpectIntermediateResponse(_)
+            | State::ExpectAuthRequest(_)
+            | State::ExpectAuthResponse(_)
+            | State::Closed { .. }) => (state, ()),
+        });
+    }
+
     /// Forgets the IKE SA, which the peer says it does not know any more. It is told once all the same, should
     /// both sides have begun an IKE SA at the same time.
     pub(crate) fn drop_superfluous(&mut self, ctx: &mut Context<'_>, reason: CloseReason) {
@@ -564,6 +592,7 @@ impl ChildSa {
             spi_out: self.spi_out,
             algorithms: self.suite.to_string(),
             esn: self.esn,
+            resource: self.resource.clone(),
             ts_local: self.ts_local.clone(),
             ts_remote: self.ts_remote.clone(),
         }
@@ -581,6 +610,8 @@ impl Deferred {
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }
+            | Self::Redirected { .. }
+            | Self::Ticket { .. }
             | Self::Ended { .. }) => Err(other),
         }
     }

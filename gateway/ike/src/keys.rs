@@ -65,6 +65,11 @@ pub(crate) fn skeyseed_rekey(
     old_prf.prf(old_sk_d, &parts)
 }
 
+/// `SKEYSEED = prf(SK_d (old), "Resumption" | Ni | Nr)` (RFC 5723 section 5.1).
+pub(crate) fn skeyseed_resumed(prf: PrfAlgorithm, old_sk_d: &[u8], seeds: &Seeds<'_>) -> Secret {
+    prf.prf(old_sk_d, &[b"Resumption", seeds.nonce_i, seeds.nonce_r])
+}
+
 /// `{SK_d | SK_ai | SK_ar | SK_ei | SK_er | SK_pi | SK_pr} = prf+(SKEYSEED, Ni | Nr | SPIi | SPIr)`.
 pub(crate) fn derive_ike(
     suite: &IkeProposal,
@@ -210,6 +215,29 @@ mod tests {
         let additional = [Zeroizing::new(octets(150, 182)), Zeroizing::new(octets(200, 232))];
         let rekeyed = skeyseed_rekey(suite.prf, &initiator.sk_d, &seeds, &shared, &additional);
         assert_eq!(*rekeyed, expected("rekey_skeyseed_additional"));
+    }
+
+    /// RFC 5723 section 5.1; made by `tests/data/resume_keys.py`.
+    #[test]
+    fn resumed_keys_match_the_second_implementation() {
+        let lines = include_str!("../tests/data/resume_keys.txt").lines();
+        let seeds = Seeds {
+            nonce_i: &octets(0, 32),
+            nonce_r: &octets(32, 64),
+            spi_i: 1,
+            spi_r: 2,
+        };
+        for line in lines {
+            let (name, hex) = line.split_once(' ').unwrap();
+            let prf = match name {
+                "sha256" => PrfAlgorithm::HmacSha256,
+                "sha512" => PrfAlgorithm::HmacSha512,
+                other => panic!("{other}"),
+            };
+            let seed = skeyseed_resumed(prf, &octets(100, 132), &seeds);
+            let found: String = seed.iter().map(|octet| format!("{octet:02x}")).collect();
+            assert_eq!(found, hex, "{name}");
+        }
     }
 
     #[test]

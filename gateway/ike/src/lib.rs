@@ -25,7 +25,10 @@ pub mod half_open;
 pub mod ids;
 pub mod output;
 pub mod pki;
+pub mod ppk;
 pub mod proposal;
+pub mod redirect;
+pub mod resource;
 pub mod retransmit;
 pub mod shared_key;
 pub mod traffic_selector;
@@ -37,6 +40,7 @@ pub mod fuzzing;
 mod channel;
 mod context;
 mod cookie;
+mod crash;
 mod exchange;
 mod ike_sa;
 mod keepalive;
@@ -46,17 +50,22 @@ mod nat;
 mod pmtu;
 mod proof;
 mod puzzle;
+mod ticket;
 
 pub use child_sa::{ChildSaInstall, KeyMaterial};
 pub use config::{AuthenticatedPeer, Authorizer, EndpointConfig, Proof, SitePolicy, Time};
 pub use connection::{Backoff, Connection, ConnectionInfo, ConnectionState, Idle, Remote, Start};
-pub use endpoint::{Command, Endpoint};
+pub use crash::CrashSecret;
+pub use endpoint::{Command, Draining, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
 pub use output::{
     CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
     Output, TimeoutReason,
 };
+pub use ppk::{Ppk, PpkError, Ppks};
 pub use proposal::{EspProposal, EspSuite, IkeProposal};
+pub use redirect::OtherGateway;
+pub use resource::ResourceId;
 pub use shared_key::{AuthKind, PeerSharedKey, SharedKey, SharedKeys};
 pub use traffic_selector::TrafficSelector;

@@ -1,11 +1,15 @@
 //! What an endpoint tells its caller.
 
-use std::{fmt, net::SocketAddr};
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
 
 use crate::{
     child_sa::ChildSaInstall,
     ids::{ChildId, IkeSaId},
     pki::utc,
+    resource::ResourceId,
     shared_key::AuthKind,
     traffic_selector::TrafficSelector,
 };
@@ -99,6 +103,8 @@ pub enum CloseReason {
     CertificateRefused(String),
     /// The shared key that the peer proved itself with was changed or taken away.
     SharedKeyChanged,
+    /// The peer proved that it lost the IKE SA, as by a restart (QCD token, RFC 6290).
+    PeerRestarted,
 }
 
 /// Something happened.
@@ -141,6 +147,19 @@ pub enum Event {
     },
     /// A Child SA is gone and none took over.
     ChildSaClosed { child: ChildId, ike_sa: IkeSaId },
+    /// The gateway of a connection sends us to another, and we go (RFC 5685).
+    Redirected {
+        connection: String,
+        from: IpAddr,
+        to: String,
+    },
+    /// The gateway of a connection sends us to another, and we do not go.
+    RedirectRefused {
+        connection: String,
+        from: IpAddr,
+        to: String,
+        reason: &'static str,
+    },
     /// A connection of ours is down; when it is tried again, if it is.
     ConnectionDown {
         connection: String,
@@ -208,6 +227,9 @@ impl fmt::Display for CloseReason {
                 write!(f, "its certificate is not accepted any more: {reason}")
             }
             Self::SharedKeyChanged => f.write_str("its shared key was changed or taken away"),
+            Self::PeerRestarted => {
+                f.write_str("the peer has restarted and proved that it lost it (QCD token)")
+            }
         }
     }
 }
@@ -259,6 +281,20 @@ impl fmt::Display for Event {
                 write!(f, "{ike_sa} cannot move to a path to {to}: {reason}")
             }
             Self::ChildSaClosed { child, ike_sa } => write!(f, "{child} of {ike_sa} closed"),
+            Self::Redirected { connection, from, to } => {
+                write!(f, "connection \"{connection}\" is sent from {from} to {to}")
+            }
+            Self::RedirectRefused {
+                connection,
+                from,
+                to,
+                reason,
+            } => {
+                write!(
+                    f,
+                    "connection \"{connection}\" is not sent from {from} to {to}: {reason}"
+                )
+            }
             Self::ConnectionDown {
                 connection,
                 failures,
@@ -345,6 +381,8 @@ pub enum TimeoutReason {
     Reauthenticate,
     /// Something that was put off is to be tried again.
     Retry,
+    /// Peers are to be sent to another gateway.
+    Redirect,
     /// Chains of certificates are to be verified again, because trust changed.
     Verify,
 }
@@ -391,6 +429,8 @@ pub struct ChildSaInfo {
     pub algorithms: String,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// The resource that it is for (RFC 9611).
+    pub resource: Option<ResourceId>,
     /// Our side.
     pub ts_local: Vec<TrafficSelector>,
     /// The peer's side.
@@ -410,6 +450,8 @@ pub struct IkeSaDetails {
     pub connection: Option<String>,
     /// What the peer proved itself with.
     pub authenticated_by: AuthKind,
+    /// A post-quantum preshared key is in its keys (RFC 8784).
+    pub ppk: bool,
     /// The peer's certificate, if that is what it proved itself with.
     pub certificate: Option<CertificateDetails>,
     /// Seconds since the peer was heard: by IKE or by ESP.

@@ -101,6 +101,10 @@ impl SharedKey {
         }
     }
 
+    pub(crate) fn octets(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The authentication data: `prf(prf(Shared Secret, "Key Pad for IKEv2"), octets)`.
     pub fn authenticate(&self, prf: PrfAlgorithm, octets: &[u8]) -> Vec<u8> {
         prf.prf(&prf.prf(&self.0, &[KEY_PAD]), &[octets]).to_vec()

@@ -379,6 +379,7 @@ fn authenticates_anew_without_a_gap() {
         ike_sa: first,
         ts_local: vec![net("192.168.1.0/24")],
         ts_remote: vec![net("172.16.5.0/24")],
+        resource: None,
     };
     sim.command(SITE, further);
     sim.run_ms(500);

@@ -194,6 +194,7 @@ fn another_child_sa_and_its_end() {
             ike_sa,
             ts_local,
             ts_remote: ts_remote.clone(),
+            resource: None,
         },
     );
     sim.run_ms(500);

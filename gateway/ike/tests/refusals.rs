@@ -171,6 +171,7 @@ fn too_many_child_sas() {
                 ike_sa,
                 ts_local,
                 ts_remote,
+                resource: None,
             },
         );
         sim.run_ms(500);

@@ -12,8 +12,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use common::*;
 use gateway_ike::{
-    Backoff, ChildId, CloseReason, Command, Connection, EndpointConfig, Event, Idle, IkeSaId, Remote, Start,
-    TrafficSelector,
+    Backoff, ChildId, CloseReason, Command, Connection, CrashSecret, EndpointConfig, Event, Idle, IkeSaId,
+    Remote, Start, TrafficSelector,
 };
 
 const LINKS: [Link; 4] = [
@@ -107,6 +107,15 @@ fn configs(seed: u64) -> [EndpointConfig; 2] {
             first_s: 2,
             longest_s: 20,
         };
+        // Every fifth run with tickets (RFC 5723), every seventh with IKE_AUTH without a Child SA (RFC 6023).
+        config.ticket_lifetime_s = seed.is_multiple_of(5).then_some(600);
+        config.connections[0].resumption = seed.is_multiple_of(5);
+        config.connections[0].childless = seed.is_multiple_of(7);
+    }
+    // Every other run with crash detection (RFC 6290), by secrets that outlive the crash.
+    if seed.is_multiple_of(2) {
+        site.crash_secret = Some(CrashSecret::new(&[1; 32]));
+        center.crash_secret = Some(CrashSecret::new(&[2; 32]));
     }
     [site, center]
 }
@@ -284,6 +293,7 @@ fn more(sim: &mut Sim, side: usize, ike_sa: IkeSaId) -> Command {
         ike_sa,
         ts_local,
         ts_remote,
+        resource: None,
     }
 }
 

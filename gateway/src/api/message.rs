@@ -106,6 +106,12 @@ pub enum Request {
     },
     /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].
     Reload,
+    /// Send sites that can be redirected to another gateway, or no longer: [`super::view::Drained`].
+    Drain {
+        /// Address or DNS name; left out: no longer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
+    },
     /// Counters of dropped packets: a list of [`super::view::Drop`].
     Drops,
     /// Put a rule set in force: [`super::view::Loaded`].

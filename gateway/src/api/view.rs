@@ -38,8 +38,22 @@ pub struct Status {
     pub drops: u64,
     /// The rule set in force; `None`: nothing passes.
     pub rules: Option<ActiveRules>,
+    /// The gateway is being emptied.
+    #[serde(default)]
+    pub draining: Option<Drained>,
     /// Packets that were not dropped, by what happened to them.
     pub paths: Vec<PathCounter>,
+}
+
+/// How far the gateway is emptied (RFC 5685).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Drained {
+    /// Where sites are sent to; `None`: the gateway is not being emptied.
+    pub to: Option<String>,
+    /// IKE SAs of sites that can be sent away and are still here.
+    pub redirectable: usize,
+    /// IKE SAs of sites that cannot.
+    pub staying: usize,
 }
 
 /// An interface with a role.
@@ -119,6 +133,9 @@ pub struct ChildSa {
     pub algorithms: String,
     /// Extended sequence numbers.
     pub esn: bool,
+    /// The resource that it is for, where the site has several Child SAs for the same traffic (RFC 9611).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub resource: Option<String>,
     /// Traffic selectors on our side.
     pub ts_local: Vec<String>,
     /// Traffic selectors on the site's side.
@@ -411,6 +428,9 @@ pub struct SaDetails {
     pub nat_local: bool,
     /// The peer is behind a NAT.
     pub nat_remote: bool,
+    /// A post-quantum preshared key is in its keys.
+    #[serde(default)]
+    pub ppk: bool,
     /// The peer's certificate.
     pub certificate: Option<Certificate>,
     /// The site's translated address.

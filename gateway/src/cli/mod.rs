@@ -1,5 +1,6 @@
 //! The command line: one verb a file. People get tables, machines `--json`.
 mod connection;
+mod drain;
 mod drops;
 mod events;
 mod flows;
@@ -80,6 +81,8 @@ enum Verb {
     Nat(nat::Verb),
     /// Read certificates, authorities, revocation lists and shared keys again.
     Reload,
+    /// Send sites to another gateway, so that this one can be stopped.
+    Drain(drain::Arguments),
     /// Dropped packets by reason.
     Drops,
 }
@@ -99,6 +102,7 @@ pub fn main() -> ExitCode {
         Verb::Flows(verb) => flows::run(&common, verb),
         Verb::Nat(verb) => nat::run(&common, verb),
         Verb::Reload => reload::run(&common),
+        Verb::Drain(arguments) => drain::run(&common, &arguments),
         Verb::Drops => drops::run(&common),
     };
     match outcome {

@@ -87,8 +87,10 @@ fn show(list: Vec<IkeSa>) {
         );
         for child in ike.children {
             let esn = if child.esn { ", 64-bit ESN" } else { "" };
+            let resource = child.resource.map(|id| format!(", for resource \"{id}\""));
+            let resource = resource.unwrap_or_default();
             println!(
-                "  {}  in {} out {}  {}{esn}",
+                "  {}  in {} out {}  {}{esn}{resource}",
                 child.id, child.spi_in, child.spi_out, child.algorithms
             );
             println!(
@@ -116,6 +118,7 @@ fn details(sa: SaDetails) {
         own_identity,
         nat_local,
         nat_remote,
+        ppk,
         certificate,
         nat_address,
         heard_before_s,
@@ -171,7 +174,12 @@ fn details(sa: SaDetails) {
     } else {
         row("proved by", "a shared key".to_owned());
     }
-    row("algorithms", one.algorithms);
+    let beside = if ppk {
+        ", with a post-quantum preshared key"
+    } else {
+        ""
+    };
+    row("algorithms", format!("{}{beside}", one.algorithms));
     row(
         "last heard",
         format!(

@@ -1,5 +1,5 @@
 //! `gateway status`
-use super::{Common, table};
+use super::{Common, drain, table};
 use crate::api::message::Request;
 use crate::api::view::Status;
 
@@ -44,6 +44,9 @@ fn show(status: Status) {
         status.ike_sas, status.child_sas, status.workers
     );
     println!("rules       {rules}");
+    if let Some(drained) = &status.draining {
+        println!("draining    {}", drain::words(drained));
+    }
     println!("flows       {}", status.flows);
     println!("mappings    {}", status.mappings);
     println!("drops       {}", status.drops);

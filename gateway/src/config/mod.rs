@@ -12,7 +12,7 @@ pub use address::{AddressRange, Prefix};
 pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
 pub use gateway::{
     AnySite, Center, Config, ConnectionConfig, DEFAULT_SOCKET, Ike, Interface, Limits, Nat, NatPool,
-    NatSource, Role, SiteConfig, SiteSharedKey, Start, Timeouts,
+    NatSource, Role, SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts,
 };
 pub use list::List;
 pub use rule_set::{

@@ -157,6 +157,10 @@ fn entry(
         idle: connection.idle,
         reauth_after_s: connection.reauth_after_s,
         backoff: connection.backoff,
+        childless: connection.childless,
+        redirects: connection.follow_redirects,
+        resumption: connection.resumption,
+        child_sas: connection.child_sas,
     };
     Ok(Entry {
         config: connection.clone(),
@@ -224,6 +228,8 @@ fn ended(event: &Event) -> Option<Concerns<'_>> {
         | Event::ChildSaClosed { .. }
         | Event::PeerMoved { .. }
         | Event::MoveRefused { .. }
+        | Event::Redirected { .. }
+        | Event::RedirectRefused { .. }
         | Event::ConnectionDown { .. } => None,
     }
 }

@@ -17,6 +17,7 @@ use super::events;
 use super::prepare::{Prepared, assignments_path, first_visits_path};
 use super::reload::Watch;
 use super::rules::RuleState;
+use super::secrets;
 use super::sockets::{Datagram, Sockets};
 use crate::api::server::Call;
 use crate::config::Config;
@@ -93,6 +94,7 @@ impl<E: Engine> Controller<E> {
             Box::new(authorizer),
         );
         ike.shared_keys = credentials.shared_keys;
+        ike.ppks = credentials.ppks;
         ike.address_identity_is_source = config.ike.address_identity_is_source;
         ike.ike_proposals.clone_from(&config.ike.proposals);
         ike.ike_proposals_accepted
@@ -106,6 +108,8 @@ impl<E: Engine> Controller<E> {
         ike.defence.half_open_per_source = config.ike.half_open_per_source;
         ike.defence.puzzle_from = config.ike.puzzle_above;
         ike.nat_keepalive_s = config.ike.nat_keepalive_s;
+        ike.crash_secret = secrets::crash_secret(&config)?;
+        ike.ticket_lifetime_s = Some(config.ike.session_ticket_s).filter(|lifetime_s| *lifetime_s > 0);
         ike.mobike = config.ike.mobike;
         ike.additional_addresses
             .clone_from(&config.ike.additional_addresses);

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use gateway_ike::pki::credential::Credential;
 use gateway_ike::pki::revocation::RevocationList;
 use gateway_ike::pki::trust::TrustAnchors;
-use gateway_ike::{PeerSharedKey, SharedKey, SharedKeys};
+use gateway_ike::{PeerSharedKey, Ppk, Ppks, SharedKey, SharedKeys};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
@@ -25,6 +25,8 @@ pub struct Credentials {
     pub trust: TrustAnchors,
     /// Shared keys of sites.
     pub shared_keys: SharedKeys,
+    /// Post-quantum preshared keys of sites.
+    pub ppks: Ppks,
 }
 
 impl Credentials {
@@ -37,6 +39,7 @@ impl Credentials {
             credential: credential(config)?,
             trust: trust(config)?,
             shared_keys: shared_keys(config)?,
+            ppks: ppks(config)?,
         })
     }
 }
@@ -101,6 +104,20 @@ fn shared_keys(config: &Config) -> anyhow::Result<SharedKeys> {
         keys.insert(site.identity.clone(), key);
     }
     Ok(keys)
+}
+
+fn ppks(config: &Config) -> anyhow::Result<Ppks> {
+    let mut ppks = Ppks::default();
+    for site in &config.sites {
+        let Some(ppk) = &site.ppk else { continue };
+        let read = shared_key(&ppk.file).and_then(|key| Ok(Ppk::new(ppk.id.as_str(), key, ppk.required)?));
+        let read = read.with_context(|| {
+            let file = ppk.file.display();
+            format!("{file}: post-quantum preshared key of site \"{}\"", site.name)
+        })?;
+        ppks.insert(site.identity.clone(), read);
+    }
+    Ok(ppks)
 }
 
 fn shared_key(path: &Path) -> anyhow::Result<SharedKey> {

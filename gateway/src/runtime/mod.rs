@@ -16,6 +16,7 @@ mod prepare;
 mod reload;
 mod requests;
 mod rules;
+mod secrets;
 mod sockets;
 mod ways;
 mod xdp;

@@ -114,9 +114,11 @@ impl<E: Engine> Controller<E> {
             credential,
             trust,
             shared_keys,
+            ppks,
         } = read;
         self.watch.loaded = stamps(&self.watch.files);
         self.endpoint.set_credential(credential);
+        self.endpoint.set_ppks(ppks);
         self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
         Ok(self.set_trust(trust, "reload"))
     }

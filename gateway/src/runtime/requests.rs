@@ -7,6 +7,7 @@ use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::drop::DropReason;
 use gateway_ike::counters::Counters;
+use gateway_ike::{Command, OtherGateway};
 
 use super::controller::Controller;
 use super::engine::Engine;
@@ -48,6 +49,7 @@ impl<E: Engine> Controller<E> {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
             Request::Reload => self.reload().map(|view| Reply::view(&view)),
+            Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text, how } => {
                 let loaded = self.rules_load(caller, file.clone(), text, &how);
@@ -90,7 +92,37 @@ impl<E: Engine> Controller<E> {
             mappings: tables.mappings,
             drops: self.drops()?.iter().map(|drop| drop.packets).sum(),
             rules: self.active_rules(),
+            draining: self.drained(),
             paths: tables.paths,
+        })
+    }
+
+    /// Sends sites away, or no longer.
+    fn drain_to(&mut self, to: Option<&str>) -> anyhow::Result<view::Drained> {
+        let to: Option<OtherGateway> = to.map(str::parse).transpose()?;
+        let verb = match &to {
+            Some(to) => format!("drain --to {to}"),
+            None => "drain --stop".to_owned(),
+        };
+        self.endpoint
+            .handle_command(self.clock.now(), Command::Drain { to });
+        self.record(Notice::Commanded {
+            verb: &verb,
+            sas: &[],
+        });
+        Ok(self.drained().unwrap_or(view::Drained {
+            to: None,
+            redirectable: 0,
+            staying: 0,
+        }))
+    }
+
+    fn drained(&self) -> Option<view::Drained> {
+        let draining = self.endpoint.draining()?;
+        Some(view::Drained {
+            to: Some(draining.to.to_string()),
+            redirectable: draining.redirectable,
+            staying: draining.staying,
         })
     }
 

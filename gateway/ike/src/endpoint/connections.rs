@@ -8,11 +8,14 @@
 //!    +-------------------------------- waiting <-----------------------+
 //! ```
 
+use std::net::IpAddr;
+
 use super::*;
 use crate::{
     child_sa::ChildSa,
     connection::{Connection, ConnectionInfo, ConnectionState, Remote, Start},
     exchange::ike_sa_init::Attempt,
+    ticket::ClientTicket,
 };
 
 /// A connection asks for another Child SA at most so often, however many packets want one.
@@ -29,25 +32,33 @@ type Packet = (TrafficSelector, TrafficSelector);
 #[derive(Debug, Default)]
 pub(super) struct Link {
     /// Where in the configuration.
-    index: usize,
+    pub(super) index: usize,
     /// It is to be up.
-    wanted: bool,
+    pub(super) wanted: bool,
     /// Our SPI of the IKE SA that is being set up.
-    attempt: Option<u64>,
+    pub(super) attempt: Option<u64>,
     /// Index of the remote that is tried next, or in use.
     remote: usize,
     /// Attempts that failed since one succeeded.
     failures: u32,
     /// No attempt before this.
-    not_before_ms: u64,
+    pub(super) not_before_ms: u64,
     /// The peer is to be authenticated anew.
-    reauthenticate: bool,
+    pub(super) reauthenticate: bool,
     /// Packets that want a Child SA.
     packets: Vec<Packet>,
     /// No further Child SA is asked for before this.
     no_child_before_ms: u64,
     /// As it stands in the timers.
     timer: Option<u64>,
+    /// The gateway that the configured one sent us to (RFC 5685), until the connection ends or fails there.
+    pub(super) redirect: Option<Remote>,
+    /// Which one did; told to the new one while it is set up.
+    pub(super) redirected_from: Option<IpAddr>,
+    /// When, the last few.
+    pub(super) redirects: VecDeque<u64>,
+    /// To resume the session with, once (RFC 5723).
+    pub(super) ticket: Option<Box<ClientTicket>>,
 }
 
 impl Endpoint {
@@ -113,6 +124,7 @@ impl Endpoint {
         };
         (link.wanted, link.reauthenticate) = (false, false);
         link.packets.clear();
+        link.ticket = None;
         let spis = self.by_connection.get(&name).cloned().unwrap_or_default();
         spis.into_iter().for_each(|spi| self.close(spi));
         self.set_timer(&name);
@@ -217,6 +229,7 @@ impl Endpoint {
         let task = Task::NewChild {
             selectors,
             group: None,
+            resource: None,
         };
         self.queue(Some(spi), task);
     }
@@ -246,17 +259,23 @@ impl Endpoint {
             return;
         }
         let index = link.remote.checked_rem(connection.remotes.len());
-        let Some(remote) = index.and_then(|index| connection.remotes.get(index)).copied() else {
+        let configured = index.and_then(|index| connection.remotes.get(index)).copied();
+        let Some(remote) = link.redirect.or(configured) else {
             link.wanted = false;
             return;
         };
         let attempt = Attempt {
             remote,
             packet: link.packets.first().copied(),
+            redirected_from: link.redirected_from,
         };
+        // RFC 5723 section 4.3: at the gateway that gave it, in its time, once; not to be authenticated anew.
+        let good = |ticket: &mut Box<ClientTicket>| !anew && ticket.remote == remote.address.ip();
+        let ticket = link.ticket.take_if(good).filter(|ticket| ticket.ends_ms > now_ms);
+        let ticket = ticket.filter(|_| connection.resumption);
         let mut deferred = Vec::new();
         let mut ctx = context!(self, deferred);
-        let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection, attempt) else {
+        let Some(awaited) = ExpectInitResponse::start(&mut ctx, connection, attempt, ticket) else {
             link.wanted = false;
             return;
         };
@@ -272,6 +291,7 @@ impl Endpoint {
         if let Some(link) = self.links.get_mut(name) {
             (link.attempt, link.failures) = (None, 0);
             link.reauthenticate = false;
+            link.redirected_from = None;
             link.not_before_ms = 0;
         }
         self.make_children(name, spi, now_ms);
@@ -292,16 +312,27 @@ impl Endpoint {
         if was_up && others {
             return self.tend(name);
         }
+        if !matches!(reason, CloseReason::PeerUnresponsive | CloseReason::Idle) {
+            link.ticket = None;
+        }
+        // Back to the gateway of the configuration.
+        let redirected = link.redirect.take().is_some();
+        link.redirected_from = None;
         let on_purpose = matches!(reason, CloseReason::Requested | CloseReason::Idle);
         if was_up {
             // A peer that went silent may be reached another way.
-            link.remote += usize::from(*reason == CloseReason::PeerUnresponsive);
+            link.remote += usize::from(*reason == CloseReason::PeerUnresponsive && !redirected);
             link.wanted &= start == Start::Now && !on_purpose;
-            link.not_before_ms = now_ms.saturating_add(drawn(backoff.first_s, &mut *self.random));
+            // A peer that proves its restart is there again.
+            link.not_before_ms = if *reason == CloseReason::PeerRestarted {
+                now_ms
+            } else {
+                now_ms.saturating_add(drawn(backoff.first_s, &mut *self.random))
+            };
         } else {
             link.attempt = None;
             link.failures = link.failures.saturating_add(1);
-            link.remote += 1;
+            link.remote += usize::from(!redirected);
             let tried = usize::try_from(link.failures).unwrap_or(usize::MAX);
             link.not_before_ms = match tried.checked_rem(remotes) {
                 Some(0) => {
@@ -380,6 +411,7 @@ impl Endpoint {
                         established.push_new(Task::NewChild {
                             selectors,
                             group: None,
+                            resource: None,
                         });
                     }
                 }
@@ -455,7 +487,7 @@ impl Endpoint {
 impl Link {
     fn remote_of(&self, connection: &Connection) -> Option<Remote> {
         let index = self.remote.checked_rem(connection.remotes.len())?;
-        connection.remotes.get(index).copied()
+        self.redirect.or_else(|| connection.remotes.get(index).copied())
     }
 }
 

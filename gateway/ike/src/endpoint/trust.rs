@@ -8,6 +8,7 @@ use crate::{
     config::Time,
     output::CloseReason,
     pki::{credential::Credential, trust::TrustAnchors},
+    ppk::Ppks,
     shared_key::{AuthKind, SharedKeys},
 };
 
@@ -48,6 +49,11 @@ impl Endpoint {
                 }
             });
         }
+    }
+
+    /// Replaces post-quantum preshared keys, for the handshakes to come.
+    pub fn set_ppks(&mut self, ppks: Ppks) {
+        self.config.ppks = ppks;
     }
 
     /// Replaces our certificate and key, for the handshakes to come.

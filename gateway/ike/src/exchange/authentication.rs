@@ -35,6 +35,15 @@ impl Handshake {
             data: identity.data(),
         };
         let octets = self.signed_octets(initiator, &id);
+        if self.resumed.is_some() {
+            let auth = self.resumed_auth(initiator, &octets);
+            let id = if initiator {
+                Payload::IdI(id)
+            } else {
+                Payload::IdR(id)
+            };
+            return Ok(vec![id, auth]);
+        }
         let mut payloads = vec![if initiator {
             Payload::IdI(id)
         } else {
@@ -84,6 +93,9 @@ impl Handshake {
             .auth()
             .ok_or("it sent no AUTH payload: EAP is not offered here")?;
         let octets = self.signed_octets(by_initiator, id);
+        if let Some(resumed) = &self.resumed {
+            return self.verify_resumed(ctx, resumed, &identity, (auth, &octets, by_initiator));
+        }
         let agreed = ctx.config.shared_keys.get_key_value(&identity);
         if auth.method == SHARED_KEY_METHOD {
             return self.verify_shared_key(agreed, &octets, auth);
@@ -253,6 +265,7 @@ mod tests {
             lingering: &mut BTreeSet::new(),
             deferred: &mut Vec::new(),
             neighbours: Neighbours::default(),
+            tickets: &mut Default::default(),
         })
     }
 

@@ -19,6 +19,7 @@ use crate::{
         EspChoice, EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, offer_esp,
         offer_ike, refused_esp, refused_ike, select_esp, select_ike,
     },
+    resource::ResourceId,
     traffic_selector::{TrafficSelector, narrow},
     wire::{
         Exchange, Message, Payload,
@@ -136,6 +137,12 @@ fn answer_child(
     };
     let narrowed = established.narrowed(ctx, core, (&ts_i.0, &ts_r.0));
     let (ts_remote, ts_local) = narrowed.ok_or_else(|| Refusal::of(kind::TS_UNACCEPTABLE))?;
+    let resource = ResourceId::in_message(message);
+    if resource.is_some() && old.is_none() && established.has_all_resources(ctx.config, &ts_local, &ts_remote)
+    {
+        return Err(Refusal::of(kind::TS_MAX_QUEUE));
+    }
+    let answers_resource = resource.is_some();
     let (own_ke, shared) = exchanged
         .map(|(group, ke)| agree(ctx, group, ke))
         .transpose()?
@@ -150,6 +157,7 @@ fn answer_child(
         ts_local: ts_local.clone(),
         ts_remote: ts_remote.clone(),
         replaces: old,
+        resource,
     };
     let more = established.agreed(core, ctx, choice.additional, Agreed::Child(Box::new(answered)))?;
     let mut payloads = vec![
@@ -159,6 +167,8 @@ fn answer_child(
     payloads.extend(own_ke.map(Payload::Ke));
     payloads.push(Payload::TsI(TrafficSelectors(ts_remote)));
     payloads.push(Payload::TsR(TrafficSelectors(ts_local)));
+    // RFC 9611 section 4: our side has no resource of its own to name, since any worker takes what is received.
+    payloads.extend(answers_resource.then(|| ResourceId::new(&[]).notification()));
     payloads.extend(more);
     Ok(payloads)
 }
@@ -173,6 +183,7 @@ pub(crate) struct AnsweredChild {
     ts_local: Vec<TrafficSelector>,
     ts_remote: Vec<TrafficSelector>,
     replaces: Option<ChildId>,
+    resource: Option<ResourceId>,
 }
 
 impl AnsweredChild {
@@ -204,6 +215,11 @@ impl AnsweredChild {
             |child: &ChildSa| child.outbound_active && child.overlaps(&self.ts_local, &self.ts_remote);
         let carried_already = carrier(established, ctx, &self.ts_local, &self.ts_remote).is_some()
             || established.children.iter().any(sends);
+        // One that the peer rekeys without a word stays with its resource.
+        let before = self
+            .replaces
+            .and_then(|old| established.children.iter().find(|child| child.id == old));
+        let kept = before.and_then(|before| before.resource.clone());
         let new = NewChild {
             choice: self.choice,
             spi_in,
@@ -216,6 +232,7 @@ impl AnsweredChild {
             // What another Child SA carries goes on there until the peer shows that it has this one.
             outbound_active: self.replaces.is_none() && !carried_already,
             replaces: self.replaces,
+            resource: self.resource.or(kept),
         };
         let Ok(child) = child_sa::install(ctx, core, established, new) else {
             ctx.allocator.release(spi_in);
@@ -324,6 +341,7 @@ pub(crate) struct ExpectChildResponse {
     ts_local: Vec<TrafficSelector>,
     ts_remote: Vec<TrafficSelector>,
     /// The group is the one that the peer asked for, so it may not ask again.
+    resource: Option<ResourceId>,
     retried: bool,
     /// SPIs that the peer deleted meanwhile and we do not know: one may be in the response.
     withdrawn: Vec<u32>,
@@ -362,6 +380,7 @@ impl ExpectChildResponse {
         replaces: Option<ChildId>,
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         asked_group: Option<DhGroup>,
+        resource: Option<ResourceId>,
     ) -> (Vec<Payload>, Self) {
         let offered = offered_to(established, core, ctx);
         let groups = || {
@@ -388,6 +407,7 @@ impl ExpectChildResponse {
         let (ts_local, ts_remote) = selectors;
         payloads.push(Payload::TsI(TrafficSelectors(ts_local.clone())));
         payloads.push(Payload::TsR(TrafficSelectors(ts_remote.clone())));
+        payloads.extend(resource.as_ref().map(ResourceId::notification));
         let retried = asked_group.is_some();
         let awaited = Self {
             replaces,
@@ -398,6 +418,7 @@ impl ExpectChildResponse {
             offered,
             ts_local,
             ts_remote,
+            resource,
             retried,
             withdrawn: Vec::new(),
             follow_up: None,
@@ -531,6 +552,7 @@ impl ExpectChildResponse {
             ts_remote: agreement.ts_remote,
             outbound_active: !lost,
             replaces,
+            resource: self.resource.clone(),
         };
         let id = child_sa::install(ctx, core, established, new).map_err(|_| kind::INVALID_SYNTAX)?;
         if lost {
@@ -569,6 +591,7 @@ impl ExpectChildResponse {
                 established.tasks.push_front(Task::NewChild {
                     selectors,
                     group: Some(group),
+                    resource: self.resource,
                 });
             }
             // The peer has rekeyed or deleted it meanwhile.
@@ -579,6 +602,7 @@ impl ExpectChildResponse {
                 established.tasks.push_back(Task::NewChild {
                     selectors,
                     group: None,
+                    resource: None,
                 });
             }
             (Some(child), None) => {

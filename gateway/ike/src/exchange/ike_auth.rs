@@ -1,26 +1,33 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
 use super::{
+    announced::Announced,
     create_child_sa::carrier,
     ike_intermediate::IntAuth,
     ike_sa_init::{Attempt, certificate_request},
+    ppk::Mixing,
+    resume::Resumed,
 };
 use crate::{
     child_sa::{self, NewChild},
     config::{AuthenticatedPeer, SitePolicy},
-    connection::Connection,
+    connection::{Connection, Start},
     context::{Context, Deferred},
+    crash,
     crypto::{prf::PrfAlgorithm, sign::HashAlgorithm},
-    ike_sa::{Core, Established, State, closed},
+    ike_sa::{Core, Established, State, Task, closed},
     keys::{Secret, auth_octets},
     mobike::{self, Mobike},
     output::{CloseReason, Event, list},
     pki::identity::Identity,
     proposal::{KeyExchangeOffer, accept_esp, answer_esp, offer_esp, refused_esp, select_esp},
+    redirect::{self, OtherGateway},
+    resource::ResourceId,
     retransmit::{Due, Retransmission},
-    traffic_selector::narrow,
+    traffic_selector::{TrafficSelector, narrow},
     wire::{
         Exchange, Message, Payload, WireError,
+        delete::Delete,
         id::Identification,
         notify::{Notify, error_name, kind},
         ts::TrafficSelectors,
@@ -41,6 +48,10 @@ pub(crate) struct Handshake {
     pub(crate) int_auth: IntAuth,
     /// Hashes that the peer accepts in signatures; empty without RFC 7427.
     pub(crate) peer_hashes: Vec<HashAlgorithm>,
+    /// What else the other side can do.
+    pub(crate) said: Announced,
+    /// The session that goes on (RFC 5723).
+    pub(crate) resumed: Option<Box<Resumed>>,
     /// When the handshake is given up.
     pub(crate) deadline_ms: u64,
     /// The initiator returned a cookie: it receives at its address.
@@ -65,14 +76,17 @@ impl Handshake {
 
     /// Sends IKE_AUTH as the initiator. `None` when our own configuration lets us not sign.
     pub(super) fn start_auth(
-        self,
+        mut self,
         ctx: &mut Context<'_>,
         core: &mut Core,
         connection: Connection,
         attempt: Attempt,
     ) -> Option<State> {
-        let mut payloads = match self.own_proof(ctx, true, &connection.remote_identity) {
-            Ok(payloads) => payloads,
+        let peer = &connection.remote_identity;
+        let mixing = self.begin_mixing(ctx, peer);
+        let proof = mixing.and_then(|mixing| Ok((mixing, self.own_proof(ctx, true, peer)?)));
+        let ((mixing, of_ppk), mut payloads) = match proof {
+            Ok(proof) => proof,
             Err(reason) => {
                 ctx.event(Event::AuthenticationFailed {
                     remote: core.path.remote,
@@ -82,28 +96,31 @@ impl Handshake {
                 return None;
             }
         };
-        let spi_in = ctx.esp_spi();
         payloads.push(certificate_request(ctx));
         // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
         let peer = connection.remote_identity.to_string();
         if ctx.neighbours.with(&peer).next().is_none() {
             payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
         }
-        let proposals = connection
-            .policy
-            .esp_proposals
-            .as_ref()
-            .unwrap_or(&ctx.config.esp_proposals);
         payloads.extend(mobike::announcement(ctx.config, core.path));
-        payloads.push(Payload::Sa(offer_esp(proposals, spi_in, false)));
-        // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
-        let (first_local, first_remote) = attempt.packet.unzip();
-        let selectors =
-            |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
-        let ts_local = selectors(first_local, &connection.policy.ts_local);
-        let ts_remote = selectors(first_remote, &connection.policy.ts_remote);
-        payloads.push(Payload::TsI(TrafficSelectors(ts_local)));
-        payloads.push(Payload::TsR(TrafficSelectors(ts_remote)));
+        payloads.extend(crash::token_for(ctx.config, &core.channel));
+        payloads.extend(of_ppk);
+        let ticket = connection
+            .resumption
+            .then(|| Payload::Notify(Notify::new(kind::TICKET_REQUEST, [])));
+        payloads.extend(ticket);
+        // RFC 6023 section 4: without a Child SA only where the responder said that it can.
+        let childless = connection.childless && self.said.childless;
+        let first_child = if childless {
+            FirstChild::Later {
+                by_packet: attempt.packet.is_some(),
+            }
+        } else {
+            let spi_in = ctx.esp_spi();
+            payloads.extend(child_offer(ctx, &connection, attempt, spi_in));
+            payloads.extend(connection.resources().next().map(|id| id.notification()));
+            FirstChild::Asked { spi_in }
+        };
         let datagrams = core
             .channel
             .request(Exchange::IkeAuth, &payloads, ctx.random)
@@ -113,12 +130,36 @@ impl Handshake {
         let awaited = ExpectAuthResponse {
             handshake: self,
             connection,
-            spi_in,
+            first_child,
+            mixing,
             datagrams,
             clock,
         };
         Some(State::ExpectAuthResponse(Box::new(awaited)))
     }
+}
+
+/// What asks for the first Child SA.
+fn child_offer(ctx: &Context<'_>, connection: &Connection, attempt: Attempt, spi_in: u32) -> [Payload; 3] {
+    let policy = &connection.policy;
+    let proposals = policy.esp_proposals.as_ref().unwrap_or(&ctx.config.esp_proposals);
+    // RFC 7296 section 2.9: the packet that asked for the Child SA goes first.
+    let (first_local, first_remote) = attempt.packet.unzip();
+    let selectors = |first: Option<_>, rest: &[_]| first.into_iter().chain(rest.iter().copied()).collect();
+    [
+        Payload::Sa(offer_esp(proposals, spi_in, false)),
+        Payload::TsI(TrafficSelectors(selectors(first_local, &policy.ts_local))),
+        Payload::TsR(TrafficSelectors(selectors(first_remote, &policy.ts_remote))),
+    ]
+}
+
+/// What our IKE_AUTH says of a Child SA.
+#[derive(Debug, Clone, Copy)]
+enum FirstChild {
+    /// It asks for one that we receive on this SPI.
+    Asked { spi_in: u32 },
+    /// Nothing (RFC 6023). A packet that waits will ask.
+    Later { by_packet: bool },
 }
 
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
@@ -129,7 +170,7 @@ pub(crate) struct ExpectAuthRequest {
 impl ExpectAuthRequest {
     /// Answers the request; afterwards the IKE SA is established or closed.
     pub(crate) fn handle(
-        self,
+        mut self,
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: Result<Message, WireError>,
@@ -141,9 +182,15 @@ impl ExpectAuthRequest {
                 return (vec![Payload::Notify(refusal.0)], closed(ctx));
             }
         };
-        match self.authenticate(core, ctx, &message) {
-            Ok((peer, policy, mut payloads)) => {
-                let established = self.establish(core, ctx, &message, peer, policy, &mut payloads);
+        let mixing = self.handshake.answer_mixing(ctx, &message);
+        let authenticated =
+            mixing.and_then(|(message, of_ppk)| Ok((self.authenticate(core, ctx, &message)?, of_ppk)));
+        let authenticated = authenticated.and_then(|done| self.handshake.spend_ticket(ctx).map(|()| done));
+        match authenticated {
+            Ok(((peer, policy, mut payloads), of_ppk)) => {
+                let ppk = of_ppk.is_some() || self.handshake.has_ppk();
+                payloads.extend(of_ppk);
+                let established = self.establish(core, ctx, &message, (peer, ppk), policy, &mut payloads);
                 (payloads, State::Established(Box::new(established)))
             }
             Err(reason) => {
@@ -193,7 +240,7 @@ impl ExpectAuthRequest {
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: &Message,
-        peer: AuthenticatedPeer,
+        (peer, ppk): (AuthenticatedPeer, bool),
         policy: SitePolicy,
         payloads: &mut Vec<Payload>,
     ) -> Established {
@@ -209,15 +256,36 @@ impl ExpectAuthRequest {
             sk_d,
             nonce_i,
             nonce_r,
+            said,
+            resumed,
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, policy, prf, sk_d);
         established.authenticated(core.id, None, ctx);
+        established.goes_on(resumed.as_deref(), ppk);
+        let to = ctx.config.redirect_to.as_ref();
+        let sent_by_it = to.is_some() && to == said.redirected_from.map(OtherGateway::Address).as_ref();
+        established.redirectable = said.redirect && !sent_by_it;
         established.mobike = Mobike::negotiated(ctx.config, message, false);
         if established.mobike.is_enabled() {
             payloads.extend(mobike::announcement(ctx.config, core.path));
         }
+        established.take_token(ctx.config, message);
+        payloads.extend(crash::token_for(ctx.config, &core.channel));
+        payloads.extend(established.ticket(core, ctx, message));
         established.announce(core, ctx);
+        // RFC 5685 section 6: it is let in far enough to believe where it is sent to.
+        if let Some(to) = ctx
+            .config
+            .redirect_to
+            .as_ref()
+            .filter(|_| established.redirectable)
+        {
+            ctx.counters.redirects_sent += 1;
+            payloads.push(to.notification());
+            established.make_way(ctx.now.mono_ms);
+            return established;
+        }
         match first_child(&mut established, core, ctx, message, (&nonce_i, &nonce_r)) {
             Ok(answer) => payloads.extend(answer),
             Err(notification) => payloads.push(Payload::Notify(Notify::new(notification, []))),
@@ -234,7 +302,12 @@ fn first_child(
     message: &Message,
     nonces: (&[u8], &[u8]),
 ) -> Result<Vec<Payload>, u16> {
-    let (Some(offer), Some(ts_i), Some(ts_r)) = (message.sa(), message.ts_i(), message.ts_r()) else {
+    let asked = (message.sa(), message.ts_i(), message.ts_r());
+    if ctx.config.childless && matches!(asked, (None, None, None)) {
+        // RFC 6023 section 4: the answer has none of the three either.
+        return Ok(Vec::new());
+    }
+    let (Some(offer), Some(ts_i), Some(ts_r)) = asked else {
         return Err(kind::NO_PROPOSAL_CHOSEN);
     };
     let remote = core.path.remote;
@@ -254,6 +327,7 @@ fn first_child(
     let replaces = anew
         .then(|| carrier(established, ctx, &ts_local, &ts_remote))
         .flatten();
+    let resource = ResourceId::in_message(message);
     let new = NewChild {
         choice,
         spi_in,
@@ -265,23 +339,27 @@ fn first_child(
         ts_remote: ts_remote.clone(),
         outbound_active: replaces.is_none(),
         replaces,
+        resource: resource.clone(),
     };
     child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
     if replaces.is_some() {
         established.wait_for_proof(ctx.now.mono_ms);
     }
-    Ok(vec![
+    let mut payloads = vec![
         Payload::Sa(answer_esp(&choice, spi_in)),
         Payload::TsI(TrafficSelectors(ts_remote)),
         Payload::TsR(TrafficSelectors(ts_local)),
-    ])
+    ];
+    payloads.extend(resource.map(|_| ResourceId::new(&[]).notification()));
+    Ok(payloads)
 }
 
 /// Our IKE_AUTH request waits for its response.
 pub(crate) struct ExpectAuthResponse {
     handshake: Handshake,
     connection: Connection,
-    spi_in: u32,
+    first_child: FirstChild,
+    mixing: Mixing,
     datagrams: Vec<Vec<u8>>,
     pub(crate) clock: Retransmission,
 }
@@ -320,8 +398,15 @@ impl ExpectAuthResponse {
         });
     }
 
+    fn release(&self, ctx: &mut Context<'_>) {
+        match self.first_child {
+            FirstChild::Asked { spi_in } => ctx.allocator.release(spi_in),
+            FirstChild::Later { .. } => {}
+        }
+    }
+
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
-        ctx.allocator.release(self.spi_in);
+        self.release(ctx);
         ctx.event(Event::Closed {
             ike_sa: core.id,
             peer: self.peer(),
@@ -332,7 +417,7 @@ impl ExpectAuthResponse {
 
     /// Verifies the responder and takes the Child SA over.
     pub(crate) fn handle(
-        self,
+        mut self,
         core: &mut Core,
         ctx: &mut Context<'_>,
         message: Result<Message, WireError>,
@@ -347,8 +432,19 @@ impl ExpectAuthResponse {
             self.abandon(core, ctx, CloseReason::PeerRefused(error_name(error.kind)));
             return closed(ctx);
         }
-        match self.authenticate(core, ctx, &message) {
-            Ok(peer) => self.establish(core, ctx, &message, peer),
+        let mixing = std::mem::take(&mut self.mixing);
+        let authenticated = self
+            .handshake
+            .end_mixing(mixing, &message)
+            .and_then(|ppk| Ok((self.authenticate(core, ctx, &message)?, ppk)));
+        match authenticated {
+            Ok((peer, ppk)) => {
+                if let Some(to) = redirect::protected(&message).filter(|_| self.connection.redirects) {
+                    return self.go_elsewhere(core, ctx, to);
+                }
+                let established = self.establish(core, ctx, &message, peer, ppk);
+                State::Established(Box::new(established))
+            }
             Err(reason) => self.fail(core, ctx, reason),
         }
     }
@@ -374,6 +470,22 @@ impl ExpectAuthResponse {
         }
     }
 
+    /// RFC 5685 section 6: the gateway has proved itself and sends us to another. Its IKE SA is deleted.
+    fn go_elsewhere(self, core: &mut Core, ctx: &mut Context<'_>, to: OtherGateway) -> State {
+        let delete = [Payload::Delete(Delete::Ike)];
+        if let Ok(datagrams) = core.channel.request(Exchange::Informational, &delete, ctx.random) {
+            ctx.transmit(core.path, &datagrams);
+        }
+        self.release(ctx);
+        ctx.deferred.push(Deferred::Redirected {
+            connection: self.connection.name.as_str().into(),
+            to,
+            from: core.path.remote.ip(),
+            established: false,
+        });
+        closed(ctx)
+    }
+
     /// RFC 7296 section 2.21.2: the responder believes that the IKE SA stands, so it is told.
     fn fail(self, core: &mut Core, ctx: &mut Context<'_>, reason: String) -> State {
         let notify = Payload::Notify(Notify::new(kind::AUTHENTICATION_FAILED, []));
@@ -383,7 +495,7 @@ impl ExpectAuthResponse {
         {
             ctx.transmit(core.path, &datagrams);
         }
-        ctx.allocator.release(self.spi_in);
+        self.release(ctx);
         ctx.event(Event::AuthenticationFailed {
             remote: core.path.remote,
             peer: self.peer(),
@@ -399,31 +511,59 @@ impl ExpectAuthResponse {
         ctx: &mut Context<'_>,
         message: &Message,
         peer: AuthenticatedPeer,
-    ) -> State {
+        ppk: bool,
+    ) -> Established {
         let Handshake {
             prf,
             sk_d,
             nonce_i,
             nonce_r,
+            resumed,
             ..
         } = self.handshake;
         let mut established = Established::new(ctx, peer, self.connection.policy.clone(), prf, sk_d);
+        established.goes_on(resumed.as_deref(), ppk);
         established.authenticated(core.id, Some(&self.connection), ctx);
         established.mobike = Mobike::negotiated(ctx.config, message, true);
+        established.take_token(ctx.config, message);
+        let ticket = established
+            .kept_ticket(core, ctx, message)
+            .filter(|_| self.connection.resumption);
+        ctx.deferred.extend(ticket.map(|ticket| Deferred::Ticket {
+            connection: self.connection.name.as_str().into(),
+            ticket: Box::new(ticket),
+        }));
         established.announce(core, ctx);
         ctx.deferred.push(Deferred::Authenticated {
             connection: self.connection.name.as_str().into(),
             spi: core.channel.own_spi(),
         });
+        let spi_in = match self.first_child {
+            FirstChild::Asked { spi_in } => spi_in,
+            FirstChild::Later { by_packet } => {
+                if !by_packet && self.connection.start != Start::OnDemand {
+                    let policy = &self.connection.policy;
+                    let selectors = (policy.ts_local.clone(), policy.ts_remote.clone());
+                    established.push_new(Task::NewChild {
+                        selectors: selectors.clone(),
+                        group: None,
+                        resource: self.connection.resources().next(),
+                    });
+                    established.ask_for_resources(self.connection.resources().skip(1), &selectors);
+                }
+                return established;
+            }
+        };
         let result = first_child_answer(
             &mut established,
             core,
             ctx,
             message,
-            (self.spi_in, &nonce_i, &nonce_r),
+            &self.connection,
+            (spi_in, &nonce_i, &nonce_r),
         );
         if let Err(notification) = result {
-            ctx.allocator.release(self.spi_in);
+            ctx.allocator.release(spi_in);
             ctx.event(Event::RefusedByPeer {
                 remote: core.path.remote,
                 what: "the first Child SA",
@@ -433,7 +573,7 @@ impl ExpectAuthResponse {
             let policy = &self.connection.policy;
             established.child_refused(ctx, (&policy.ts_local, &policy.ts_remote), notification);
         }
-        State::Established(Box::new(established))
+        established
     }
 }
 
@@ -442,6 +582,7 @@ fn first_child_answer(
     core: &Core,
     ctx: &mut Context<'_>,
     message: &Message,
+    connection: &Connection,
     (spi_in, nonce_i, nonce_r): (u32, &[u8], &[u8]),
 ) -> Result<(), u16> {
     if let Some(error) = message.error() {
@@ -461,6 +602,7 @@ fn first_child_answer(
     if ts_local.is_empty() || ts_remote.is_empty() {
         return Err(kind::TS_UNACCEPTABLE);
     }
+    let selectors = (ts_local.clone(), ts_remote.clone());
     let new = NewChild {
         choice,
         spi_in,
@@ -472,13 +614,37 @@ fn first_child_answer(
         ts_remote,
         outbound_active: true,
         replaces: None,
+        resource: connection.resources().next(),
     };
-    child_sa::install(ctx, core, established, new)
-        .map(|_| ())
-        .map_err(|_| kind::NO_PROPOSAL_CHOSEN)
+    child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    established.ask_for_resources(connection.resources().skip(1), &selectors);
+    Ok(())
 }
 
 impl Established {
+    /// RFC 9611 section 3: further Child SAs with the selectors of the first.
+    fn ask_for_resources(
+        &mut self,
+        resources: impl Iterator<Item = ResourceId>,
+        selectors: &(Vec<TrafficSelector>, Vec<TrafficSelector>),
+    ) {
+        for resource in resources {
+            self.push_new(Task::NewChild {
+                selectors: selectors.clone(),
+                group: None,
+                resource: Some(resource),
+            });
+        }
+    }
+
+    /// What a resumed session brings, and whether a preshared key is in the keys.
+    fn goes_on(&mut self, resumed: Option<&Resumed>, ppk: bool) {
+        self.ppk = ppk;
+        if let Some(resumed) = resumed {
+            self.authenticated_unix_s = resumed.authenticated_unix_s;
+        }
+    }
+
     /// What of the peer's selectors (its side, our side) the policy allows, or an event that says why none.
     pub(crate) fn narrowed(
         &self,
@@ -536,6 +702,8 @@ pub(super) mod tests {
             sk_pr: Zeroizing::new(vec![5; 32]),
             int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
+            said: Announced::default(),
+            resumed: None,
             deadline_ms: 0,
             address_proven: false,
             answers_left: 0,
@@ -572,6 +740,7 @@ pub(super) mod tests {
             lingering: &mut lingering,
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
+            tickets: &mut Default::default(),
         };
         for initiator in [true, false] {
             let somebody = "site2.lab.test".parse().unwrap();

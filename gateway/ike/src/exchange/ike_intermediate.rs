@@ -413,6 +413,7 @@ mod tests {
             lingering: &mut lingering,
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
+            tickets: &mut Default::default(),
         };
         let suite: IkeProposal = "aes256gcm16-prfsha256-x25519-ke1_mlkem768".parse().unwrap();
         let seeds = Seeds {
@@ -433,6 +434,8 @@ mod tests {
             sk_pr: keys.sk_pr,
             int_auth: IntAuth::default(),
             peer_hashes: Vec::new(),
+            said: crate::exchange::announced::Announced::default(),
+            resumed: None,
             deadline_ms: 0,
             address_proven: false,
             answers_left: 0,

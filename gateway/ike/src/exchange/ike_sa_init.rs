@@ -1,11 +1,15 @@
 //! IKE_SA_INIT (RFC 7296 section 1.2): algorithms, key exchange and nonces, in the clear.
 
+use std::net::IpAddr;
+
 use super::{
     Refusal,
     admission::{Admission, Gate},
+    announced::Announced,
     asked_group, chosen,
     ike_auth::Handshake,
     ike_intermediate::{ExpectIntermediateRequest, ExpectIntermediateResponse, IntAuth},
+    resume::Resumed,
 };
 use crate::{
     channel::Channel,
@@ -18,12 +22,14 @@ use crate::{
     half_open::{ANSWERS_MAX, INIT_REQUEST_MAX},
     ids::IkeSaId,
     ike_sa::{Core, IkeSa},
-    keys::{Seeds, derive_ike, skeyseed},
+    keys::{IkeKeys, Seeds, derive_ike, skeyseed, skeyseed_resumed},
     mobike, nat,
     output::{CloseReason, Event, TimeoutReason},
     proposal::{IkeChoice, IkeProposal, accept_ike, offer_ike, refused_ike, select_ike},
     puzzle::{Puzzle, Solver},
+    redirect,
     retransmit::{Due, Retransmission},
+    ticket::ClientTicket,
     traffic_selector::TrafficSelector,
     wire::{
         Exchange, Header, Message, Payload, WireError,
@@ -66,6 +72,12 @@ pub(crate) fn respond(
             return Answered::Nothing;
         }
     };
+    // RFC 5685 section 4: nothing is computed or kept for an initiator that is sent away.
+    if let Some(notify) = redirect::answer(ctx.config, &message) {
+        ctx.counters.redirects_sent += 1;
+        answer_unproven(ctx, path, header, datagram, vec![notify]);
+        return Answered::Nothing;
+    }
     let admitted = match gate.admit(ctx, path, header, &message) {
         Admission::Admitted { proven } => accept(ctx, path, header, datagram, &message, (proven, gate)),
         Admission::Ask(notifies) => Err(notifies),
@@ -82,7 +94,7 @@ pub(crate) fn respond(
 }
 
 /// Sends notifications back to somebody who may not be who it seems: never more octets than came.
-fn answer_unproven(
+pub(super) fn answer_unproven(
     ctx: &mut Context<'_>,
     path: Path,
     header: &Header,
@@ -195,6 +207,8 @@ fn accept(
         sk_pr: keys.sk_pr,
         int_auth: IntAuth::default(),
         peer_hashes: peer_hashes(ctx, message),
+        said: Announced::in_message(message),
+        resumed: None,
         deadline_ms,
         address_proven: proven,
         answers_left: ANSWERS_MAX,
@@ -244,6 +258,11 @@ fn answer_payloads(
         announced(kind::IKEV2_FRAGMENTATION_SUPPORTED),
         announced(kind::SIGNATURE_HASH_ALGORITHMS),
     ));
+    // RFC 6023 section 3: said by the responder alone.
+    let childless = ctx.config.childless;
+    let ppk = announced(kind::USE_PPK) && !ctx.config.ppks.is_empty();
+    payloads.extend(ppk.then(|| Payload::Notify(Notify::new(kind::USE_PPK, []))));
+    payloads.extend(childless.then(|| Payload::Notify(Notify::new(kind::CHILDLESS_IKEV2_SUPPORTED, []))));
     payloads.extend(intermediate_supported(!suite.additional.is_empty()));
     payloads
 }
@@ -254,7 +273,7 @@ pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
 }
 
 /// What both sides say they can do: hashes for signatures (RFC 7427 section 4), fragments (RFC 7383).
-fn extensions(ctx: &Context<'_>, fragmentation: bool, hashes: bool) -> Vec<Payload> {
+pub(super) fn extensions(ctx: &Context<'_>, fragmentation: bool, hashes: bool) -> Vec<Payload> {
     let mut payloads = Vec::new();
     if hashes && ctx.config.digital_signatures {
         let hashes: Vec<u8> = HashAlgorithm::ALL
@@ -275,7 +294,7 @@ fn extensions(ctx: &Context<'_>, fragmentation: bool, hashes: bool) -> Vec<Paylo
     payloads
 }
 
-fn message_max(ctx: &Context<'_>, message: &Message) -> usize {
+pub(super) fn message_max(ctx: &Context<'_>, message: &Message) -> usize {
     match message.notify(kind::IKEV2_FRAGMENTATION_SUPPORTED) {
         Some(_) => ctx.config.message_max(),
         None => usize::MAX,
@@ -302,6 +321,8 @@ pub(crate) struct Attempt {
     pub(crate) remote: Remote,
     /// The packet that asked for it: our side, the peer's side.
     pub(crate) packet: Option<(TrafficSelector, TrafficSelector)>,
+    /// The gateway that sent us to this one (RFC 5685).
+    pub(crate) redirected_from: Option<IpAddr>,
 }
 
 /// Our IKE_SA_INIT request waits for its response.
@@ -325,6 +346,8 @@ pub(crate) struct ExpectInitResponse {
     restarts: u8,
     request: Vec<u8>,
     clock: Retransmission,
+    /// The session that is to be resumed in place of a new one (RFC 5723).
+    resume: Option<Box<ClientTicket>>,
 }
 
 /// Says that an attempt came to nothing.
@@ -353,6 +376,21 @@ const COOKIE_MAX: usize = 64;
 /// What we solve when the responder leaves the difficulty to us (RFC 8019 section 7.1.1.1).
 const OWN_PUZZLE_BITS: u8 = 8;
 
+/// Takes them out of an [`ExpectInitResponse`], of which a part may be used up.
+macro_rules! begun {
+    ($from:expr) => {
+        Begun {
+            id: $from.id,
+            path: $from.path,
+            spi_i: $from.spi_i,
+            connection: $from.connection,
+            attempt: $from.attempt,
+            nonce_i: $from.nonce_i,
+            request: $from.request,
+        }
+    };
+}
+
 /// What a response to our IKE_SA_INIT came to.
 pub(crate) enum Initiated {
     /// Ask on, with another group or a cookie; or wait on.
@@ -365,7 +403,12 @@ pub(crate) enum Initiated {
 
 impl ExpectInitResponse {
     /// Sends the first request of a connection.
-    pub(crate) fn start(ctx: &mut Context<'_>, connection: Connection, attempt: Attempt) -> Option<Self> {
+    pub(crate) fn start(
+        ctx: &mut Context<'_>,
+        connection: Connection,
+        attempt: Attempt,
+        resume: Option<Box<ClientTicket>>,
+    ) -> Option<Self> {
         let path = Path {
             local: attempt.remote.local,
             remote: attempt.remote.address,
@@ -389,6 +432,7 @@ impl ExpectInitResponse {
             restarts: 0,
             request: Vec::new(),
             clock,
+            resume,
         };
         this.send(ctx);
         Some(this)
@@ -404,25 +448,39 @@ impl ExpectInitResponse {
         );
         let solution = self.solution.clone().map(PuzzleSolution);
         payloads.extend(solution.map(Payload::PuzzleSolution));
-        payloads.push(Payload::Sa(offer_ike(&ctx.config.ike_proposals, None)));
-        payloads.push(Payload::Ke(KeyExchange {
-            group: self.dh.group().id(),
-            data: self.dh.public(),
-        }));
-        payloads.push(Payload::Nonce(Nonce(self.nonce_i.clone())));
+        let nonce = Payload::Nonce(Nonce(self.nonce_i.clone()));
+        if let Some(ticket) = &self.resume {
+            let ticket = Notify::new(kind::TICKET_OPAQUE, ticket.opaque.clone());
+            payloads.extend([nonce, Payload::Notify(ticket)]);
+        } else {
+            payloads.push(Payload::Sa(offer_ike(&ctx.config.ike_proposals, None)));
+            payloads.push(Payload::Ke(KeyExchange {
+                group: self.dh.group().id(),
+                data: self.dh.public(),
+            }));
+            payloads.push(nonce);
+        }
         payloads.extend(nat::notifications(self.spi_i, 0, self.path));
-        payloads.extend(extensions(ctx, true, true));
+        payloads.extend(extensions(ctx, true, self.resume.is_none()));
+        payloads.extend(redirect::announcement(
+            &self.connection,
+            self.attempt.redirected_from,
+        ));
+        let ppk = ctx.config.ppks.get(&self.connection.remote_identity);
+        let ppk = ppk.filter(|_| self.resume.is_none());
+        payloads.extend(ppk.map(|_| Payload::Notify(Notify::new(kind::USE_PPK, []))));
         let offers_more = ctx
             .config
             .ike_proposals
             .iter()
             .any(|own| !own.additional.is_empty());
+        let offers_more = offers_more && self.resume.is_none();
         payloads.extend(intermediate_supported(offers_more));
         let header = Header {
             spi_i: self.spi_i,
             spi_r: 0,
             next_payload: payload_type::NONE,
-            exchange: Exchange::IkeSaInit,
+            exchange: self.exchange(),
             from_initiator: true,
             response: false,
             message_id: 0,
@@ -432,6 +490,14 @@ impl ExpectInitResponse {
             self.request = request;
         }
         self.clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
+    }
+
+    /// The exchange whose response is awaited.
+    pub(crate) fn exchange(&self) -> Exchange {
+        match self.resume {
+            Some(_) => Exchange::IkeSessionResume,
+            None => Exchange::IkeSaInit,
+        }
     }
 
     /// The next thing to do.
@@ -496,6 +562,12 @@ impl ExpectInitResponse {
         };
         if let Some(cookie) = message.notify(kind::COOKIE) {
             return self.with_cookie(ctx, &message, &cookie.data);
+        }
+        if let Some(notify) = message.notify(kind::REDIRECT) {
+            return self.with_redirect(ctx, notify);
+        }
+        if self.resume.is_some() {
+            return self.with_session(ctx, header, datagram, &message);
         }
         if let Some(error) = message.error() {
             return match asked_group(error).and_then(DhGroup::from_id) {
@@ -566,6 +638,68 @@ impl ExpectInitResponse {
         Initiated::Again(Box::new(self))
     }
 
+    /// RFC 5685 section 4: goes to another gateway, if the message answers this request.
+    fn with_redirect(self, ctx: &mut Context<'_>, notify: &Notify) -> Initiated {
+        let to = redirect::unprotected(notify, &self.nonce_i).filter(|_| self.connection.redirects);
+        let Some(to) = to else {
+            ctx.counters.unexpected += 1;
+            return Initiated::Again(Box::new(self));
+        };
+        ctx.deferred.push(Deferred::Redirected {
+            connection: self.connection.name.as_str().into(),
+            to,
+            from: self.path.remote.ip(),
+            established: false,
+        });
+        Initiated::Failed
+    }
+
+    /// RFC 5723 section 4.3: the session goes on, or the gateway does not know it any more. Then a new one is begun: a
+    /// forged refusal costs no more than that.
+    fn with_session(
+        mut self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        datagram: &[u8],
+        message: &Message,
+    ) -> Initiated {
+        let good = message
+            .nonce()
+            .filter(|_| header.spi_r != 0 && message.error().is_none());
+        let Some((nonce_r, ticket)) = good.zip(self.resume.take()) else {
+            self.resume = None;
+            (self.cookie, self.solver, self.solution) = (None, None, None);
+            self.nonce_i = ctx.nonce();
+            return self.again(ctx);
+        };
+        let seeds = Seeds {
+            nonce_i: &self.nonce_i,
+            nonce_r: &nonce_r.0,
+            spi_i: self.spi_i,
+            spi_r: header.spi_r,
+        };
+        let suite = ticket.suite;
+        let seed = skeyseed_resumed(suite.prf, &ticket.sk_d, &seeds);
+        let Ok(keys) = derive_ike(&suite, &seed, &seeds, true) else {
+            attempt_failed(ctx, self.id, &self.connection, CloseReason::ProtocolViolation);
+            return Initiated::Failed;
+        };
+        let resumed = Resumed {
+            peer: ticket.peer,
+            authenticated_unix_s: ticket.authenticated_unix_s,
+            ppk: ticket.ppk,
+            ticket: None,
+        };
+        begun!(self).with_keys(
+            ctx,
+            header,
+            datagram,
+            message,
+            (suite, keys, nonce_r),
+            Some(Box::new(resumed)),
+        )
+    }
+
     fn with_group(mut self, ctx: &mut Context<'_>, group: DhGroup) -> Initiated {
         let offered = ctx
             .config
@@ -632,6 +766,33 @@ impl ExpectInitResponse {
         let Ok(keys) = derive_ike(&suite, &skeyseed(suite.prf, &seeds, &shared), &seeds, true) else {
             return failed(ctx);
         };
+        begun!(self).with_keys(ctx, header, datagram, message, (suite, keys, nonce_r), None)
+    }
+}
+
+/// What remains of the attempt when its keys are there.
+struct Begun {
+    id: IkeSaId,
+    path: Path,
+    spi_i: u64,
+    connection: Connection,
+    attempt: Attempt,
+    nonce_i: Vec<u8>,
+    request: Vec<u8>,
+}
+
+impl Begun {
+    /// Goes on to what comes after the first exchange.
+    fn with_keys(
+        self,
+        ctx: &mut Context<'_>,
+        header: &Header,
+        datagram: &[u8],
+        message: &Message,
+        (suite, keys, nonce_r): (IkeProposal, IkeKeys, &Nonce),
+        resumed: Option<Box<Resumed>>,
+    ) -> Initiated {
+        let (id, connection, spi_i) = (self.id, self.connection.clone(), self.spi_i);
         let nat = nat::detect(message, spi_i, header.spi_r, self.path);
         let mut path = self.path;
         // RFC 4555 section 3.3: with MOBIKE too, so that no port changes if a NAT comes in later.
@@ -658,6 +819,8 @@ impl ExpectInitResponse {
             sk_pr: keys.sk_pr,
             int_auth: IntAuth::default(),
             peer_hashes: peer_hashes(ctx, message),
+            said: Announced::in_message(message),
+            resumed,
             deadline_ms: u64::MAX,
             address_proven: true,
             answers_left: 0,
@@ -670,11 +833,17 @@ impl ExpectInitResponse {
             channel,
             suite,
         };
-        let state =
-            ExpectIntermediateResponse::after_init(handshake, ctx, &mut core, self.connection, self.attempt);
+        let state = if handshake.resumed.is_some() {
+            handshake.start_auth(ctx, &mut core, self.connection, self.attempt)
+        } else {
+            ExpectIntermediateResponse::after_init(handshake, ctx, &mut core, self.connection, self.attempt)
+        };
         match state {
             Some(state) => Initiated::Proceed(Box::new(IkeSa { core, state })),
-            None => failed(ctx),
+            None => {
+                attempt_failed(ctx, id, &connection, CloseReason::ProtocolViolation);
+                Initiated::Failed
+            }
         }
     }
 }

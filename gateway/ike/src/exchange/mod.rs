@@ -2,6 +2,7 @@
 //! is awaited.
 
 pub(crate) mod admission;
+pub(crate) mod announced;
 mod authentication;
 pub(crate) mod create_child_sa;
 pub(crate) mod ike_auth;
@@ -9,6 +10,8 @@ pub(crate) mod ike_followup_ke;
 pub(crate) mod ike_intermediate;
 pub(crate) mod ike_sa_init;
 pub(crate) mod informational;
+mod ppk;
+pub(crate) mod resume;
 
 use crate::wire::{
     Payload, WireError,

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use super::tamper;
 use crate::{
-    AuthenticatedPeer, Authorizer, ChildId, Command, Connection, Direction, Endpoint, EndpointConfig,
-    IkeSaId, Output, Remote, SitePolicy, Time, TrafficSelector,
+    AuthenticatedPeer, Authorizer, ChildId, Command, Connection, CrashSecret, Direction, Endpoint,
+    EndpointConfig, IkeSaId, Output, Remote, SitePolicy, Time, TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -343,6 +343,7 @@ fn command(side: usize, kind: u8, sa: Option<IkeSaId>, child: Option<ChildId>) -
             ike_sa: sa?,
             ts_local: vec![net("192.168.1.0/24")],
             ts_remote: vec![net("10.1.0.0/16")],
+            resource: None,
         },
     })
 }
@@ -405,6 +406,8 @@ fn endpoint(side: usize, crashes: u64) -> Endpoint {
     let proposals = ["aes128gcm16-prfsha256-x25519", "aes256-sha256-ecp256"];
     config.ike_proposals = proposals.map(|text| text.parse().expect("a proposal")).to_vec();
     // Few are enough to meet each limit.
+    config.crash_secret = Some(CrashSecret::new(&[7; 32]));
+    config.ticket_lifetime_s = Some(3_600);
     config.half_open_max = 6;
     config.cookie_from = 3;
     config.children_max = 3;

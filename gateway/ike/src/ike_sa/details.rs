@@ -17,6 +17,7 @@ impl IkeSa {
             nat_remote: self.core.nat.remote,
             connection: established.connection.as_deref().map(str::to_owned),
             authenticated_by: established.peer.method(),
+            ppk: established.ppk,
             certificate: established.peer.certificate().map(certificate),
             heard_before_s: now_ms.saturating_sub(established.last_heard_ms) / 1000,
             rekey_in_s: in_s(established.rekey_at_ms),

@@ -1,7 +1,7 @@
 //! An authenticated IKE SA at work: requests answered, responses taken, clocks, and the queue of what to ask for.
 
 use super::*;
-use crate::mobike;
+use crate::{crash, mobike, redirect};
 
 /// After a claim that the peer does not know an IKE SA, further ones are not listened to for this long.
 const SUSPECT_EVERY_MS: u64 = 10_000;
@@ -55,6 +55,10 @@ impl Established {
             suspected_ms: None,
             ask_at_ms: u64::MAX,
             awaits_proof: false,
+            peer_token: None,
+            ppk: false,
+            redirectable: false,
+            authenticated_unix_s: ctx.now.unix_s,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -100,6 +104,9 @@ impl Established {
         self.idle = before.idle;
         self.keeps_up = before.keeps_up;
         self.took_over = before.took_over;
+        self.ppk = before.ppk;
+        self.redirectable = before.redirectable;
+        self.authenticated_unix_s = before.authenticated_unix_s;
         self.mobike.clone_from(&before.mobike);
         self.tasks.extend(before.unfinished_move());
     }
@@ -157,11 +164,21 @@ impl Established {
             Task::RekeyIke { .. }
             | Task::DeleteIke
             | Task::Liveness
+            | Task::Redirect
             | Task::UpdateAddresses { .. }
             | Task::CheckPath { .. } => false,
         };
         let tasks = std::mem::take(&mut self.tasks).into_iter().chain(delayed);
         tasks.filter(about_children).collect()
+    }
+
+    /// An IKE SA with one of these SPIs may come of a rekeying of ours that is under way: the peer may have it already.
+    pub(crate) fn may_yet_have(&self, spis: [u64; 2]) -> bool {
+        let next = self.next_request.as_ref().map(|(_, _, pending)| pending);
+        self.pending()
+            .into_iter()
+            .chain(next)
+            .any(|pending| matches!(pending, Pending::RekeyIke(awaited) if spis.contains(&awaited.own_spi())))
     }
 
     /// Queues what is not queued already.
@@ -238,6 +255,7 @@ impl Established {
         let new_child = |local: &[TrafficSelector], remote: &[TrafficSelector]| Task::NewChild {
             selectors: (local.to_vec(), remote.to_vec()),
             group: None,
+            resource: None,
         };
         match error {
             kind::TEMPORARY_FAILURE => {
@@ -288,6 +306,7 @@ impl Established {
             let again = Task::NewChild {
                 selectors,
                 group: None,
+                resource: None,
             };
             self.delayed.push((now_ms.saturating_add(CHILD_AGAIN_MS), again));
         }
@@ -346,6 +365,9 @@ impl Established {
             }
             Exchange::Informational => match informational::respond(&mut self, core, ctx, message) {
                 (mut payloads, None) => {
+                    self.take_token(ctx.config, message);
+                    self.note_redirect(core, ctx, message);
+                    payloads.extend(self.ticket(core, ctx, message));
                     payloads.extend(mobike::respond(&mut self, core, ctx, message));
                     (payloads, State::Established(self))
                 }
@@ -355,9 +377,11 @@ impl Established {
                 let payloads = ike_followup_ke::respond(&mut self, core, ctx, message);
                 (payloads, State::Established(self))
             }
-            Exchange::IkeSaInit | Exchange::IkeIntermediate | Exchange::IkeAuth | Exchange::Other(_) => {
-                (refuse(Refusal::syntax()), State::Established(self))
-            }
+            Exchange::IkeSaInit
+            | Exchange::IkeSessionResume
+            | Exchange::IkeIntermediate
+            | Exchange::IkeAuth
+            | Exchange::Other(_) => (refuse(Refusal::syntax()), State::Established(self)),
         }
     }
 
@@ -389,6 +413,7 @@ impl Established {
                     return self.finish(core, ctx, CloseReason::ProtocolViolation);
                 }
             }
+            Pending::Redirect => {}
             Pending::Child(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::RekeyIke(awaited) => self.next_request = awaited.handle(&mut self, core, ctx, &message),
             Pending::DeleteChild(child) => informational::forget_child(&mut self, core, ctx, child),
@@ -396,6 +421,24 @@ impl Established {
         }
         self.drop_pointless_request(ctx);
         State::Established(self)
+    }
+
+    /// RFC 5685 section 5: the gateway sends us to another while the IKE SA stands.
+    fn note_redirect(&self, core: &Core, ctx: &mut Context<'_>, message: &Message) {
+        if let (Some(to), Some(connection)) = (redirect::protected(message), &self.connection) {
+            ctx.deferred.push(Deferred::Redirected {
+                connection: Arc::clone(connection),
+                to,
+                from: core.path.remote.ip(),
+                established: true,
+            });
+        }
+    }
+
+    /// It was made for a peer that is sent to another gateway, and goes soon, whether the peer deletes it or not.
+    pub(crate) fn make_way(&mut self, now_ms: u64) {
+        self.expire_at_ms = now_ms.saturating_add(CLOSING_MAX_MS);
+        self.rekey_at_ms = u64::MAX;
     }
 
     /// An IKE SA that is being closed needs no further key exchange, unless the peer's exchange has to be told apart
@@ -416,6 +459,7 @@ impl Established {
                 | Pending::DeleteChild(_)
                 | Pending::DeleteIke
                 | Pending::Liveness
+                | Pending::Redirect
                 | Pending::UpdateAddresses(_)
                 | Pending::CheckPath(_),
             ))
@@ -690,11 +734,14 @@ impl Established {
         task: Task,
     ) -> Option<(Exchange, Vec<Payload>, Pending)> {
         match task {
-            Task::Liveness => Some((
-                Exchange::Informational,
-                self.liveness_payloads(core),
-                Pending::Liveness,
-            )),
+            Task::Liveness => {
+                let mut payloads = self.liveness_payloads(core);
+                // RFC 6290 sections 4.3 and 4.4: after we rekeyed, the peer has our token from here. It also makes
+                // the request longer than the answer that proves a crash.
+                let knows_tokens = self.peer_token.is_some();
+                payloads.extend(crash::token_for(ctx.config, &core.channel).filter(|_| knows_tokens));
+                Some((Exchange::Informational, payloads, Pending::Liveness))
+            }
             Task::UpdateAddresses { before } => {
                 let (payloads, awaited) = ExpectUpdate::start(core, ctx, before);
                 Some((
@@ -706,6 +753,15 @@ impl Established {
             Task::CheckPath { before } => {
                 let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
                 Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
+            }
+            Task::Redirect => {
+                let to = ctx.config.redirect_to.as_ref()?;
+                ctx.counters.redirects_sent += 1;
+                Some((
+                    Exchange::Informational,
+                    vec![to.notification()],
+                    Pending::Redirect,
+                ))
             }
             Task::DeleteIke => Some((
                 Exchange::Informational,
@@ -722,17 +778,23 @@ impl Established {
                     .children
                     .iter()
                     .find(|child| child.id == id && child.phase == Phase::Live)?;
+                let resource = child.resource.clone();
                 let selectors = (child.ts_local.clone(), child.ts_remote.clone());
                 let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group);
+                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource);
                 Some((
                     Exchange::CreateChildSa,
                     payloads,
                     Pending::Child(Box::new(awaited)),
                 ))
             }
-            Task::NewChild { selectors, group } => {
-                let (payloads, awaited) = ExpectChildResponse::start(self, core, ctx, None, selectors, group);
+            Task::NewChild {
+                selectors,
+                group,
+                resource,
+            } => {
+                let (payloads, awaited) =
+                    ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource);
                 Some((
                     Exchange::CreateChildSa,
                     payloads,

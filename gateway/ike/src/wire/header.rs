@@ -28,6 +28,8 @@ pub enum Exchange {
     CreateChildSa,
     /// Deletions, notifications, liveness.
     Informational,
+    /// An IKE SA from a ticket; in the clear (RFC 5723).
+    IkeSessionResume,
     /// What needs the keys but comes before authentication (RFC 9242).
     IkeIntermediate,
     /// Further key exchanges of a CREATE_CHILD_SA (RFC 9370).
@@ -43,6 +45,7 @@ impl From<u8> for Exchange {
             35 => Self::IkeAuth,
             36 => Self::CreateChildSa,
             37 => Self::Informational,
+            38 => Self::IkeSessionResume,
             43 => Self::IkeIntermediate,
             44 => Self::IkeFollowupKe,
             other => Self::Other(other),
@@ -57,6 +60,7 @@ impl From<Exchange> for u8 {
             Exchange::IkeAuth => 35,
             Exchange::CreateChildSa => 36,
             Exchange::Informational => 37,
+            Exchange::IkeSessionResume => 38,
             Exchange::IkeIntermediate => 43,
             Exchange::IkeFollowupKe => 44,
             Exchange::Other(other) => other,

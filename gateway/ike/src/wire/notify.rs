@@ -22,6 +22,7 @@ pub mod kind {
     pub const UNEXPECTED_NAT_DETECTED: u16 = 41;
     pub const TEMPORARY_FAILURE: u16 = 43;
     pub const CHILD_SA_NOT_FOUND: u16 = 44;
+    pub const TS_MAX_QUEUE: u16 = 48;
     pub const STATE_NOT_FOUND: u16 = 47;
     /// The first number that is not an error.
     pub const FIRST_STATUS: u16 = 16384;
@@ -39,9 +40,23 @@ pub mod kind {
     pub const UPDATE_SA_ADDRESSES: u16 = 16400;
     pub const COOKIE2: u16 = 16401;
     pub const NO_NATS_ALLOWED: u16 = 16402;
+    pub const REDIRECT_SUPPORTED: u16 = 16406;
+    pub const REDIRECT: u16 = 16407;
+    pub const REDIRECTED_FROM: u16 = 16408;
+    pub const TICKET_LT_OPAQUE: u16 = 16409;
+    pub const TICKET_REQUEST: u16 = 16410;
+    pub const TICKET_ACK: u16 = 16411;
+    pub const TICKET_NACK: u16 = 16412;
+    pub const TICKET_OPAQUE: u16 = 16413;
+    pub const CHILDLESS_IKEV2_SUPPORTED: u16 = 16418;
+    pub const QCD_TOKEN: u16 = 16419;
     pub const IKEV2_FRAGMENTATION_SUPPORTED: u16 = 16430;
     pub const SIGNATURE_HASH_ALGORITHMS: u16 = 16431;
     pub const PUZZLE: u16 = 16434;
+    pub const USE_PPK: u16 = 16435;
+    pub const SA_RESOURCE_INFO: u16 = 16444;
+    pub const PPK_IDENTITY: u16 = 16436;
+    pub const NO_PPK_AUTH: u16 = 16437;
     pub const INTERMEDIATE_EXCHANGE_SUPPORTED: u16 = 16438;
     pub const ADDITIONAL_KEY_EXCHANGE: u16 = 16441;
 }
@@ -66,6 +81,7 @@ pub fn error_name(number: u16) -> &'static str {
         kind::UNEXPECTED_NAT_DETECTED => "UNEXPECTED_NAT_DETECTED",
         kind::TEMPORARY_FAILURE => "TEMPORARY_FAILURE",
         kind::CHILD_SA_NOT_FOUND => "CHILD_SA_NOT_FOUND",
+        kind::TS_MAX_QUEUE => "TS_MAX_QUEUE",
         kind::STATE_NOT_FOUND => "STATE_NOT_FOUND",
         _ => "an error of unknown number",
     }

@@ -14,7 +14,7 @@ use toml::Spanned;
 use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
-use super::proof::shared_key;
+use super::proof::{ppk, shared_key};
 use super::{
     AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
     connection, file,
@@ -197,6 +197,8 @@ fn ike(checker: &mut Checker<'_>, ike: file::Ike, folder: &Path) -> Ike {
             100_000,
         ),
         nat_keepalive_s: in_range(checker, ike.nat_keepalive_s, "nat_keepalive_s", 0, 3_600),
+        crash_detection: ike.crash_detection,
+        session_ticket_s: in_range(checker, ike.session_ticket_s, "session_ticket_s", 0, 86_400),
         mobike: ike.mobike,
         additional_addresses: ike.additional_addresses,
     }
@@ -371,6 +373,7 @@ fn sites(
         }
         networks(checker, &site.networks);
         let shared_key = shared_key(checker, &site, &identity, folder);
+        let ppk = ppk(checker, &site, folder);
         let groups = names.group_bits(checker, site.groups);
         let pfs = pfs(checker, site.pfs.as_ref());
         let name = site.name.into_inner();
@@ -378,6 +381,7 @@ fn sites(
             name,
             identity,
             shared_key,
+            ppk,
             groups,
             networks: site.networks.into_inner(),
             nat,

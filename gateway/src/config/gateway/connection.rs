@@ -59,6 +59,14 @@ pub struct ConnectionConfig {
     pub reauth_after_s: Option<u64>,
     /// How long to wait after failures.
     pub backoff: Backoff,
+    /// IKE_AUTH makes no Child SA where the peer can do without (RFC 6023).
+    pub childless: bool,
+    /// Go where the peer redirects to (RFC 5685).
+    pub follow_redirects: bool,
+    /// Resume sessions with tickets of the peer (RFC 5723).
+    pub resumption: bool,
+    /// Child SAs with the same traffic (RFC 9611).
+    pub child_sas: u8,
 }
 
 /// As it is written.
@@ -78,6 +86,13 @@ pub(super) struct Written {
     reauth_after_s: Option<Spanned<u64>>,
     retry_after_s: Option<Spanned<u64>>,
     retry_longest_s: Option<Spanned<u64>>,
+    #[serde(default)]
+    childless: bool,
+    #[serde(default)]
+    follow_redirects: bool,
+    #[serde(default)]
+    resumption: bool,
+    child_sas: Option<Spanned<u8>>,
 }
 
 /// Checks all, against the sites of the file.
@@ -116,6 +131,7 @@ pub(super) fn connections(
         }
         addresses(checker, &written.remote, written.local.as_ref());
         let times = times(checker, &written);
+        let child_sas = child_sas(checker, written.child_sas.as_ref());
         ConnectionConfig {
             name: written.name.into_inner(),
             site: written.site.into_inner(),
@@ -130,6 +146,10 @@ pub(super) fn connections(
             idle: times.0,
             reauth_after_s: times.1,
             backoff: times.2,
+            childless: written.childless,
+            follow_redirects: written.follow_redirects,
+            resumption: written.resumption,
+            child_sas,
         }
     };
     list.into_iter().map(checked).collect()
@@ -176,6 +196,21 @@ fn times(checker: &mut Checker<'_>, written: &Written) -> (Idle, Option<u64>, Ba
         );
     }
     (idle, reauth_after_s, backoff)
+}
+
+/// RFC 9611 section 3: one for each processor of the peer is enough.
+fn child_sas(checker: &mut Checker<'_>, written: Option<&Spanned<u8>>) -> u8 {
+    const CHILD_SAS_MAX: u8 = 8;
+    let Some(written) = written else { return 1 };
+    let child_sas = *written.get_ref();
+    if !(1..=CHILD_SAS_MAX).contains(&child_sas) {
+        checker.fault(
+            written.span(),
+            format!("child_sas = {child_sas}"),
+            format!("write 1 to {CHILD_SAS_MAX}"),
+        );
+    }
+    child_sas
 }
 
 fn within(checker: &mut Checker<'_>, value: &Spanned<u64>, name: &str, low: u64, high: u64) {

@@ -91,6 +91,10 @@ pub(super) struct Ike {
     pub(super) half_open_per_source: Spanned<u64>,
     #[serde(default = "nat_keepalive_s")]
     pub(super) nat_keepalive_s: Spanned<u64>,
+    #[serde(default = "yes")]
+    pub(super) crash_detection: bool,
+    #[serde(default = "session_ticket_s")]
+    pub(super) session_ticket_s: Spanned<u64>,
     #[serde(default = "mobike")]
     pub(super) mobike: bool,
     #[serde(default)]
@@ -157,6 +161,10 @@ fn nat_keepalive_s() -> Spanned<u64> {
     Spanned::new(0..0, 20)
 }
 
+fn session_ticket_s() -> Spanned<u64> {
+    Spanned::new(0..0, 0)
+}
+
 fn mobike() -> bool {
     true
 }
@@ -177,6 +185,9 @@ pub(super) struct Site {
     pub(super) site_auth: Option<Spanned<Method>>,
     pub(super) gateway_auth: Option<Spanned<Method>>,
     pub(super) gateway_identity: Option<Spanned<String>>,
+    pub(super) ppk_id: Option<Spanned<String>>,
+    pub(super) ppk_file: Option<Spanned<PathBuf>>,
+    pub(super) ppk_required: Option<Spanned<bool>>,
     #[serde(default)]
     pub(super) groups: Vec<Spanned<String>>,
     pub(super) networks: Spanned<Vec<Prefix>>,

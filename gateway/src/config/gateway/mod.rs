@@ -17,7 +17,7 @@ use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
-pub use proof::SiteSharedKey;
+pub use proof::{SitePpk, SiteSharedKey};
 
 use super::address::{AddressRange, Prefix};
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
@@ -122,6 +122,10 @@ pub struct Ike {
     pub half_open_per_source: usize,
     /// Behind a NAT, silence towards a peer after which a keepalive is sent; 0 for never.
     pub nat_keepalive_s: u64,
+    /// Tell peers of a restart, and believe theirs, at once (RFC 6290).
+    pub crash_detection: bool,
+    /// Tickets to resume a session with are good for so long at most (RFC 5723); 0: there are none.
+    pub session_ticket_s: u64,
     /// Peers may move their SAs to other addresses (RFC 4555).
     pub mobike: bool,
     /// Where else peers with MOBIKE may reach this gateway.
@@ -182,6 +186,8 @@ pub struct SiteConfig {
     pub identity: Identity,
     /// Its shared key; `None`: certificates on both sides.
     pub shared_key: Option<SiteSharedKey>,
+    /// A key that is mixed in beside (RFC 8784).
+    pub ppk: Option<SitePpk>,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
     /// Networks that the site may have behind its router (remote traffic selectors).

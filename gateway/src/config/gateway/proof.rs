@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
+use gateway_ike::ppk::PPK_ID_LEN_MAX;
 use serde::Deserialize;
 use toml::Spanned;
 
@@ -86,6 +87,62 @@ pub(super) fn shared_key(
         gateway: by_gateway,
         gateway_identity,
     })
+}
+
+/// The post-quantum preshared key of a site (RFC 8784).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SitePpk {
+    /// How both sides name it.
+    pub id: String,
+    /// File with the secret, readable for root alone.
+    pub file: PathBuf,
+    /// The site is refused without it.
+    pub required: bool,
+}
+
+/// Checks what a site says of its post-quantum preshared key.
+pub(super) fn ppk(checker: &mut Checker<'_>, site: &file::Site, folder: &Path) -> Option<SitePpk> {
+    match (&site.ppk_id, &site.ppk_file) {
+        (Some(id), Some(file)) => {
+            if !(1..=PPK_ID_LEN_MAX).contains(&id.get_ref().len()) {
+                checker.fault(
+                    id.span(),
+                    "this ppk_id is empty or too long",
+                    format!("write 1 to {PPK_ID_LEN_MAX} characters, the same as on the site's router"),
+                );
+            }
+            let required = site.ppk_required.as_ref();
+            Some(SitePpk {
+                id: id.get_ref().clone(),
+                file: folder.join(file.get_ref()),
+                required: required.is_none_or(|required| *required.get_ref()),
+            })
+        }
+        (Some(id), None) => {
+            checker.fault(
+                id.span(),
+                "ppk_id without a ppk_file",
+                "add ppk_file = \"FILE\", readable for root alone",
+            );
+            None
+        }
+        (None, Some(file)) => {
+            let remedy = "add ppk_id = \"NAME\", the same as on the site's router";
+            checker.fault(file.span(), "ppk_file without a ppk_id", remedy);
+            None
+        }
+        (None, None) => {
+            if let Some(required) = &site.ppk_required {
+                let remedy = "add ppk_id and ppk_file, or leave it out";
+                checker.fault(
+                    required.span(),
+                    "ppk_required without a post-quantum preshared key",
+                    remedy,
+                );
+            }
+            None
+        }
+    }
 }
 
 fn without_key(checker: &mut Checker<'_>, site: &file::Site, peer: &Identity) {

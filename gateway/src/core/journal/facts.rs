@@ -121,6 +121,8 @@ impl Facts {
             | Event::TrafficSelectorsRefused { .. }
             | Event::RefusedByPeer { .. }
             | Event::MoveRefused { .. }
+            | Event::Redirected { .. }
+            | Event::RedirectRefused { .. }
             | Event::ConnectionDown { .. } => {}
         }
     }

@@ -91,6 +91,26 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
                 .with("peer", peer.as_str())
                 .with("reason", reason_word(reason))
         }
+        Event::Redirected { connection, from, to } => {
+            let site = facts.site_of_connection(connection);
+            of_sa("redirected", Severity::Info, event, site)
+                .with("connection", connection.as_str())
+                .with("from", from.to_string())
+                .with("to", to.as_str())
+        }
+        Event::RedirectRefused {
+            connection,
+            from,
+            to,
+            reason,
+        } => {
+            let site = facts.site_of_connection(connection);
+            of_sa("redirect_refused", Severity::Warning, event, site)
+                .with("connection", connection.as_str())
+                .with("from", from.to_string())
+                .with("to", to.as_str())
+                .with("reason", *reason)
+        }
         Event::ConnectionDown {
             connection,
             failures,
@@ -181,7 +201,8 @@ fn severity(reason: &CloseReason) -> Severity {
         | CloseReason::ProtocolViolation
         | CloseReason::CertificateExpired { .. }
         | CloseReason::CertificateRefused(_)
-        | CloseReason::SharedKeyChanged => Severity::Warning,
+        | CloseReason::SharedKeyChanged
+        | CloseReason::PeerRestarted => Severity::Warning,
     }
 }
 
@@ -200,6 +221,7 @@ fn reason_word(reason: &CloseReason) -> &'static str {
         CloseReason::CertificateExpired { .. } => "certificate_expired",
         CloseReason::CertificateRefused(_) => "certificate_refused",
         CloseReason::SharedKeyChanged => "shared_key_changed",
+        CloseReason::PeerRestarted => "peer_restarted",
         CloseReason::OutOfStep => "out_of_step",
         CloseReason::ProtocolViolation => "protocol_violation",
     }

@@ -14,6 +14,7 @@ fn temporary_failure_is_retried_and_in_the_end_closes() {
                 ike_sa: pair.ike_sa(),
                 ts_local: vec![net("10.1.0.0/16")],
                 ts_remote: vec![net("192.168.1.0/24")],
+                resource: None,
             },
         };
         pair.command(command);
@@ -182,6 +183,7 @@ fn a_child_sa_that_is_deleted_before_we_know_of_it() {
         ike_sa: pair.ike_sa(),
         ts_local: vec![net("10.1.2.0/24")],
         ts_remote: vec![net("192.168.1.0/24")],
+        resource: None,
     };
     pair.command(create);
     let (exchange, request) = pair.asked().unwrap();

@@ -10,6 +10,7 @@ fn single_pair_required() {
         ike_sa: pair.ike_sa(),
         ts_local: vec![net("10.1.0.0/16"), net("172.16.5.0/24")],
         ts_remote: vec![net("192.168.1.0/24")],
+        resource: None,
     };
     pair.command(create);
     pair.asked().unwrap();
@@ -32,6 +33,7 @@ fn a_wider_answer_is_cut_to_what_was_asked_for() {
         ike_sa: pair.ike_sa(),
         ts_local: vec![net("10.1.2.0/24")],
         ts_remote: vec![net("192.168.1.0/24")],
+        resource: None,
     };
     pair.command(create);
     let (exchange, request) = pair.asked().unwrap();

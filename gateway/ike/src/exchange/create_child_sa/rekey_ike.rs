@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::context::Predecessor;
+use crate::{
+    context::Predecessor,
+    crash::{self, PeerToken},
+};
 
 /// Answers the request.
 pub(super) fn answer(
@@ -54,6 +57,8 @@ pub(super) fn answer(
         Payload::Ke(own_ke),
     ];
     payloads.extend(more);
+    // RFC 6290 section 4.3: the new IKE SA has another token. The initiator's comes in an exchange of its own.
+    payloads.extend(crash::token_of(ctx.config, (spi_i, spi_r), false));
     Ok(payloads)
 }
 
@@ -188,9 +193,16 @@ struct RekeyAgreement {
     shared: Secret,
     nonce_r: Vec<u8>,
     spi_r: u64,
+    /// What the peer would prove with that it lost the new IKE SA.
+    token: Option<PeerToken>,
 }
 
 impl ExpectRekeyIkeResponse {
+    /// Our SPI of the IKE SA to come, which the peer may use before we have its response.
+    pub(crate) fn own_spi(&self) -> u64 {
+        self.spi
+    }
+
     /// The request. What is offered first is what is in use.
     pub(crate) fn start(
         core: &Core,
@@ -322,6 +334,7 @@ impl ExpectRekeyIkeResponse {
             shared,
             nonce_r: nonce_r.0.clone(),
             spi_r,
+            token: crash::shown(message),
         })
     }
 
@@ -342,6 +355,13 @@ impl ExpectRekeyIkeResponse {
         let shared = (&agreement.shared, additional);
         let made = successor(established, core, ctx, agreement.suite, &seeds, shared, true);
         let mut ike_sa = made.ok_or(kind::INVALID_SYNTAX)?;
+        let token = agreement.token.as_ref();
+        if let (Some(token), Some(_)) = (token, &ctx.config.crash_secret)
+            && let State::Established(next) = &mut ike_sa.state
+        {
+            next.peer_token = Some(token.clone());
+            next.push_new(Task::Liveness);
+        }
         let lowest_nonce = (&self.nonce).min(&agreement.nonce_r);
         match &self.collision {
             Some(theirs) if *lowest_nonce < theirs.lowest_nonce => {

@@ -1,0 +1,368 @@
+//! Tickets of session resumption (RFC 5723): what a gateway knows of an IKE SA, sealed, and kept by the peer.
+//!
+//! ```text
+//!  | version | key id | nonce | AES-256-GCM( flags, ends, authenticated, identity, proof, algorithms, SK_d ) | tag |
+//!     1         8        12                                                                                  16
+//! ```
+//! The keys that seal are in the memory of this endpoint alone, and change; with them all tickets are gone after a
+//! restart. A peer's verified certificates are not in the ticket, only their fingerprint: the endpoint remembers the
+//! chains, and verifies them again before a session goes on.
+
+use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
+
+use ring::{aead, digest};
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{AuthenticatedPeer, EndpointConfig, Proof},
+    crypto::{prf::PrfAlgorithm, random::Random},
+    keys::Secret,
+    pki::{identity::Identity, trust::VerifiedPeer},
+    proposal::IkeProposal,
+    shared_key::{AuthKind, SharedKey},
+    wire::{WireError, reader::Reader},
+};
+
+/// Whatever is resumed from whatever: after this the peer is authenticated in full again.
+pub(crate) const RESUMED_MAX_S: u64 = 24 * 3600;
+/// Tickets that were used and have not expired. When there is room for no further one, no session is resumed.
+const USED_MAX: usize = 32_768;
+/// Chains that are remembered.
+const PEERS_MAX: usize = 16_384;
+/// A ticket of another gateway that we keep is no longer.
+const TICKET_LEN_MAX: usize = 2_048;
+const VERSION: u8 = 1;
+const KEY_ID_LEN: usize = 8;
+const LABEL: &[u8] = b"IKEv2 session ticket";
+
+const FLAG_PPK: u8 = 1;
+const FLAG_SHARED_KEY: u8 = 2;
+
+struct Key {
+    id: [u8; KEY_ID_LEN],
+    key: aead::LessSafeKey,
+    made_unix_s: u64,
+}
+
+impl Key {
+    fn new(random: &mut dyn Random, made_unix_s: u64) -> Option<Self> {
+        let (mut id, mut octets) = ([0; KEY_ID_LEN], Zeroizing::new([0; 32]));
+        random.fill(&mut id);
+        random.fill(&mut *octets);
+        let key = aead::UnboundKey::new(&aead::AES_256_GCM, &*octets).ok()?;
+        Some(Self {
+            id,
+            key: aead::LessSafeKey::new(key),
+            made_unix_s,
+        })
+    }
+}
+
+/// Names a ticket: its tag.
+pub(crate) type TicketId = [u8; 16];
+
+/// What a ticket holds.
+#[derive(Clone)]
+pub(crate) struct Session {
+    pub(crate) identity: Identity,
+    /// Fingerprint of the peer's certificate, or what [`bound_to`] makes of its shared key.
+    pub(crate) proof: [u8; 32],
+    pub(crate) by: AuthKind,
+    pub(crate) suite: IkeProposal,
+    pub(crate) sk_d: Secret,
+    pub(crate) ppk: bool,
+    /// When the peer proved itself in full.
+    pub(crate) authenticated_unix_s: u64,
+    pub(crate) ends_unix_s: u64,
+}
+
+/// The tickets of one endpoint.
+#[derive(Default)]
+pub(crate) struct Tickets {
+    current: Option<Key>,
+    previous: Option<Key>,
+    used: HashMap<TicketId, u64>,
+    peers: HashMap<[u8; 32], Arc<VerifiedPeer>>,
+}
+
+impl Tickets {
+    /// Seals a session.
+    pub(crate) fn seal(
+        &mut self,
+        random: &mut dyn Random,
+        now_unix_s: u64,
+        lifetime_s: u64,
+        session: &Session,
+    ) -> Option<Vec<u8>> {
+        self.rotate(random, now_unix_s, lifetime_s);
+        let key = self.current.as_ref()?;
+        let mut nonce = [0; aead::NONCE_LEN];
+        random.fill(&mut nonce);
+        let mut content = session.to_octets();
+        let nonce_of_aead = aead::Nonce::assume_unique_for_key(nonce);
+        let tag = key
+            .key
+            .seal_in_place_separate_tag(nonce_of_aead, aead::Aad::from(LABEL), &mut content)
+            .ok()?;
+        Some([&[VERSION], &key.id[..], &nonce, &content, tag.as_ref()].concat())
+    }
+
+    /// A key seals for as long as a ticket is good, and opens for as long again.
+    fn rotate(&mut self, random: &mut dyn Random, now_unix_s: u64, lifetime_s: u64) {
+        let old = |key: &Key| now_unix_s.saturating_sub(key.made_unix_s) >= lifetime_s;
+        if self.current.as_ref().is_none_or(old) {
+            self.previous = self.current.take();
+            self.current = Key::new(random, now_unix_s);
+        }
+    }
+
+    /// The session of a ticket that is ours, not expired and not used. Nothing here costs much: who asks is not known.
+    pub(crate) fn open(&self, now_unix_s: u64, ticket: &[u8]) -> Option<(TicketId, Session)> {
+        let (version, rest) = ticket.split_first()?;
+        let (id, rest) = rest.split_first_chunk::<KEY_ID_LEN>()?;
+        let (nonce, rest) = rest.split_first_chunk::<{ aead::NONCE_LEN }>()?;
+        let (_, tag) = rest.split_last_chunk::<16>()?;
+        let key = [&self.current, &self.previous].into_iter().flatten();
+        let key = key
+            .into_iter()
+            .find(|key| key.id == *id)
+            .filter(|_| *version == VERSION)?;
+        let mut content = Zeroizing::new(rest.to_vec());
+        let nonce = aead::Nonce::assume_unique_for_key(*nonce);
+        let plain = key
+            .key
+            .open_in_place(nonce, aead::Aad::from(LABEL), &mut content)
+            .ok()?;
+        let session = Session::from_octets(plain).ok()?;
+        let good = session.ends_unix_s > now_unix_s && !self.used.contains_key(tag);
+        good.then_some((*tag, session))
+    }
+
+    /// RFC 5723 section 4.3: a ticket is for one use. False if it was used; or if it cannot be remembered that it was.
+    pub(crate) fn spend(&mut self, now_unix_s: u64, id: TicketId, ends_unix_s: u64) -> bool {
+        if self.used.len() >= USED_MAX {
+            self.used.retain(|_, ends_unix_s| *ends_unix_s > now_unix_s);
+        }
+        if self.used.len() >= USED_MAX || self.used.contains_key(&id) {
+            return false;
+        }
+        self.used.insert(id, ends_unix_s);
+        true
+    }
+
+    /// Remembers the chain of a peer that gets a ticket. False when there is no room.
+    pub(crate) fn remember(&mut self, now_unix_s: u64, peer: &Arc<VerifiedPeer>) -> bool {
+        let fingerprint = peer.certificate().fingerprint_sha256();
+        if self.peers.len() >= PEERS_MAX && !self.peers.contains_key(&fingerprint) {
+            let now = i64::try_from(now_unix_s).unwrap_or(i64::MAX);
+            self.peers.retain(|_, peer| peer.valid_until_unix_s() > now);
+            if self.peers.len() >= PEERS_MAX {
+                return false;
+            }
+        }
+        self.peers.insert(fingerprint, Arc::clone(peer));
+        true
+    }
+
+    /// The peer of a session, if what it proved itself with is still what it would.
+    pub(crate) fn peer(&self, config: &EndpointConfig, session: &Session) -> Option<AuthenticatedPeer> {
+        let agreed = config.shared_keys.get(&session.identity);
+        let shared_key = agreed.filter(|agreed| agreed.peer == AuthKind::SharedKey);
+        let proof = match (session.by, shared_key) {
+            (AuthKind::SharedKey, Some(agreed)) if bound_to(&agreed.key) == session.proof => Proof::SharedKey,
+            (AuthKind::Certificate, None) => Proof::Certificate(Arc::clone(self.peers.get(&session.proof)?)),
+            (AuthKind::SharedKey, _) | (AuthKind::Certificate, Some(_)) => return None,
+        };
+        Some(AuthenticatedPeer {
+            identity: session.identity.clone(),
+            proof,
+        })
+    }
+}
+
+/// What shows that a shared key is the same as before, and nothing of it.
+pub(crate) fn bound_to(key: &SharedKey) -> [u8; 32] {
+    let mac = key.authenticate(PrfAlgorithm::HmacSha256, LABEL);
+    let mut out = [0; 32];
+    out.copy_from_slice(digest::digest(&digest::SHA256, &mac).as_ref());
+    out
+}
+
+impl Session {
+    fn to_octets(&self) -> Zeroizing<Vec<u8>> {
+        let flags = u8::from(self.ppk) * FLAG_PPK
+            + match self.by {
+                AuthKind::SharedKey => FLAG_SHARED_KEY,
+                AuthKind::Certificate => 0,
+            };
+        let (suite, identity) = (self.suite.to_string(), self.identity.data());
+        // Room for all at once: growing would leave copies of SK_d behind.
+        let mut out = Zeroizing::new(Vec::with_capacity(
+            128 + suite.len() + identity.len() + self.sk_d.len(),
+        ));
+        out.push(flags);
+        out.extend_from_slice(&self.ends_unix_s.to_be_bytes());
+        out.extend_from_slice(&self.authenticated_unix_s.to_be_bytes());
+        out.extend_from_slice(&self.proof);
+        out.push(self.identity.id_type());
+        for part in [identity.as_slice(), suite.as_bytes(), &self.sk_d] {
+            // None is longer: identities fit a payload.
+            out.extend_from_slice(&u16::try_from(part.len()).unwrap_or(u16::MAX).to_be_bytes());
+            out.extend_from_slice(part);
+        }
+        out
+    }
+
+    fn from_octets(octets: &[u8]) -> Result<Self, WireError> {
+        let wrong = WireError::BadValue("ticket");
+        let mut reader = Reader::new(octets, "ticket");
+        let flags = reader.u8()?;
+        let (ends_unix_s, authenticated_unix_s) = (reader.u64()?, reader.u64()?);
+        let proof = reader.array::<32>()?;
+        let id_type = reader.u8()?;
+        let mut part = || -> Result<&[u8], WireError> {
+            let len = reader.u16()?;
+            reader.take(usize::from(len))
+        };
+        let (identity, suite, sk_d) = (part()?, part()?, part()?);
+        let suite = std::str::from_utf8(suite).map_err(|_| wrong)?;
+        Ok(Self {
+            identity: Identity::from_wire(id_type, identity).map_err(|_| wrong)?,
+            proof,
+            by: if flags & FLAG_SHARED_KEY == 0 {
+                AuthKind::Certificate
+            } else {
+                AuthKind::SharedKey
+            },
+            suite: suite.parse().map_err(|_| wrong)?,
+            sk_d: Zeroizing::new(sk_d.to_vec()),
+            ppk: flags & FLAG_PPK != 0,
+            authenticated_unix_s,
+            ends_unix_s,
+        })
+    }
+}
+
+/// A ticket that a gateway gave us, and what we need beside it.
+#[derive(Clone)]
+pub(crate) struct ClientTicket {
+    pub(crate) opaque: Vec<u8>,
+    /// When the gateway will not take it any more.
+    pub(crate) ends_ms: u64,
+    /// The gateway, as it proved itself.
+    pub(crate) peer: AuthenticatedPeer,
+    pub(crate) remote: IpAddr,
+    pub(crate) suite: IkeProposal,
+    pub(crate) sk_d: Secret,
+    pub(crate) ppk: bool,
+    pub(crate) authenticated_unix_s: u64,
+}
+
+impl fmt::Debug for ClientTicket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientTicket(..)")
+    }
+}
+
+/// Lifetime in seconds and ticket of a TICKET_LT_OPAQUE (RFC 5723 section 7.2).
+pub(crate) fn lifetime_and_ticket(data: &[u8]) -> Option<(u32, &[u8])> {
+    let (lifetime, ticket) = data.split_first_chunk::<4>()?;
+    let lifetime_s = u32::from_be_bytes(*lifetime);
+    (lifetime_s > 0 && (1..=TICKET_LEN_MAX).contains(&ticket.len())).then_some((lifetime_s, ticket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::crypto::random::SystemRandom;
+
+    fn session(ends_unix_s: u64) -> Session {
+        Session {
+            identity: "clinic-7.example".parse().unwrap(),
+            proof: [7; 32],
+            by: AuthKind::Certificate,
+            suite: "aes256gcm16-prfsha384-ecp384".parse().unwrap(),
+            sk_d: Zeroizing::new(vec![9; 48]),
+            ppk: true,
+            authenticated_unix_s: 900,
+            ends_unix_s,
+        }
+    }
+
+    #[test]
+    fn a_ticket_holds_the_session_and_shows_nothing_of_it() {
+        let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
+        let before = session(2_000);
+        let ticket = tickets.seal(&mut random, 1_000, 3_600, &before).unwrap();
+        let (_, after) = tickets.open(1_999, &ticket).unwrap();
+        assert_eq!(after.to_octets(), before.to_octets());
+        assert!(!ticket.windows(6).any(|part| part == b"clinic" || part == [9; 6]));
+        assert!(tickets.open(2_000, &ticket).is_none(), "expired");
+        // Two of one session are told apart by nobody but us.
+        assert_ne!(ticket, tickets.seal(&mut random, 1_000, 3_600, &before).unwrap());
+        let lengths = lifetime_and_ticket(&[&[0, 0, 0x0e, 0x10], ticket.as_slice()].concat())
+            .map(|(s, t)| (s, t.len()));
+        assert_eq!(lengths, Some((3_600, ticket.len())));
+    }
+
+    #[test]
+    fn every_changed_octet_is_noticed() {
+        let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
+        let ticket = tickets.seal(&mut random, 1_000, 3_600, &session(2_000)).unwrap();
+        for index in 0..ticket.len() {
+            let mut changed = ticket.clone();
+            changed[index] ^= 1;
+            assert!(tickets.open(1_000, &changed).is_none(), "octet {index}");
+            assert!(tickets.open(1_000, &ticket[..index]).is_none());
+        }
+        assert!(
+            Tickets::default().open(1_000, &ticket).is_none(),
+            "of another endpoint"
+        );
+    }
+
+    #[test]
+    fn keys_change_and_the_one_before_is_good_for_what_it_sealed() {
+        let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
+        let first = tickets.seal(&mut random, 0, 100, &session(1_000)).unwrap();
+        let second = tickets.seal(&mut random, 100, 100, &session(1_000)).unwrap();
+        assert_ne!(first[1..9], second[1..9]);
+        assert!(tickets.open(150, &first).is_some() && tickets.open(150, &second).is_some());
+        tickets.seal(&mut random, 200, 100, &session(1_000)).unwrap();
+        assert!(tickets.open(200, &first).is_none() && tickets.open(200, &second).is_some());
+    }
+
+    /// RFC 5723 section 4.3: one use; when it cannot be remembered, none.
+    #[test]
+    fn a_ticket_is_spent_once_in_bounded_memory() {
+        let mut tickets = Tickets::default();
+        assert!(tickets.spend(0, [1; 16], 100));
+        assert!(!tickets.spend(0, [1; 16], 100));
+        for number in 1..USED_MAX {
+            let mut id = [0; 16];
+            id[..8].copy_from_slice(&number.to_be_bytes());
+            assert!(tickets.spend(0, id, 100));
+        }
+        assert!(!tickets.spend(0, [2; 16], 100), "full");
+        assert_eq!(tickets.used.len(), USED_MAX);
+        assert!(tickets.spend(100, [2; 16], 200), "expired ones make room");
+        assert_eq!(tickets.used.len(), 1);
+    }
+
+    #[test]
+    fn a_spent_ticket_does_not_open() {
+        let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
+        let ticket = tickets.seal(&mut random, 0, 100, &session(50)).unwrap();
+        let (id, _) = tickets.open(0, &ticket).unwrap();
+        tickets.spend(0, id, 50);
+        assert!(tickets.open(0, &ticket).is_none());
+    }
+
+    #[test]
+    fn odd_notifications_are_no_tickets() {
+        assert!(lifetime_and_ticket(&[]).is_none() && lifetime_and_ticket(&[0, 0, 0, 1]).is_none());
+        assert!(lifetime_and_ticket(&[0, 0, 0, 0, 1]).is_none());
+        assert!(lifetime_and_ticket(&vec![1; 4 + TICKET_LEN_MAX]).is_some());
+        assert!(lifetime_and_ticket(&vec![1; 5 + TICKET_LEN_MAX]).is_none());
+    }
+}
