@@ -1,5 +1,5 @@
-//! The index of flow and mapping table under loom: every interleaving of a few threads, and every value that a load may
-//! see by the memory model. The code is that of the programs and of the daemon; the buckets are narrower.
+//! The index of flow and mapping table under loom: the interleavings of a few threads with at most two or three
+//! preemptions, and every value that a load may see by the memory model. The code is that of the programs and of the daemon; the buckets are narrower.
 
 use gateway_common::tables::hash::Hash;
 use gateway_common::tables::index::{Claim, Index, Retired, Taken, state, state_of};

@@ -1,4 +1,5 @@
-//! What a site may use of the tables. Counts are exact: whoever takes counts first and gives back what is refused.
+//! What a site may use of the tables. Whoever takes counts first and gives back what is refused, so
+//! that no limit is passed; the sweep gives back what it frees.
 //!
 //! The last eighth of the flow table is for sites that have less than their share of it: a site that floods fills the
 //! rest, and never keeps another from working. No live flow is evicted.

@@ -17,7 +17,8 @@
 //! **One key, one entry.** Two CPUs may put the same key in at the same moment, in different places. Each makes its word
 //! TENTATIVE and looks for others of the key afterwards: it gives way to one that is LIVE, RETIRED or TENTATIVE at a
 //! lower place, and aborts one that is TENTATIVE at a higher place, which then fails to become LIVE. Whichever looks
-//! later sees the other; nobody waits. `tests/tests/loom.rs` tries every interleaving.
+//! later sees the other; nobody waits. `tests/tests/loom.rs` tries the interleavings, with a bounded number of
+//! preemptions.
 //!
 //! **Reuse.** A LIVE entry becomes RETIRED first and FREE no earlier than a sweep later: a run of a program, which takes
 //! microseconds, never sees its entry reused. The version rises with each claim, so that a compare-and-swap of an

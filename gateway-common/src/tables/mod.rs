@@ -111,7 +111,7 @@ pub trait Tables {
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
 
     /// Judges a new flow by the active generation, which is read once; `None` if none is loaded.
-    /// Implementations run a [`crate::path::rules::Search`], or ask [`crate::path::rules::matches`] of each rule in order.
+    /// Implementations run the search of [`crate::path::rules`], or read the rules one by one.
     fn judge(&self, tuple: &Tuple) -> Option<Judgement>;
 
     /// Counts an IKE datagram of `source` and returns how many there were in this second.
