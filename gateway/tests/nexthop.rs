@@ -133,5 +133,19 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
                 .all(|(_, _, hop)| hop.destination_mac == far && hop.source_mac == near)
         );
         assert_eq!(resolver.core_next_hops(&[], &wanted).await.unwrap(), []);
+
+        // What was learnt is answered until it is forgotten; the data plane's task does that at each change.
+        let moved = "02:00:00:00:00:99";
+        ip(&format!(
+            "-n {} link set far0 address {moved}",
+            lab.namespace("far")
+        ));
+        ip(&format!("-n {} neigh flush dev near0", lab.namespace("near")));
+        assert_eq!(resolver.resolve(peers[0]).await.unwrap().destination_mac, far);
+        resolver.forget();
+        assert_eq!(
+            resolver.resolve(peers[0]).await.unwrap().destination_mac,
+            [2, 0, 0, 0, 0, 0x99]
+        );
     });
 }

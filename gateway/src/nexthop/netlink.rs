@@ -1,7 +1,9 @@
 //! Questions to the kernel over rtnetlink, and the news it sends.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, pin_mut};
@@ -67,9 +69,22 @@ pub(super) struct Link {
 }
 
 /// Asks the kernel. Belongs to the tokio runtime that it was made in.
+///
+/// What it has learnt of links and neighbours it answers again until [`Resolver::forget`]: thousands of peers are
+/// behind a few routers.
 pub struct Resolver {
     handle: Handle,
     driver: JoinHandle<()>,
+    known: Mutex<Known>,
+}
+
+/// What was learnt since the last change.
+#[derive(Default)]
+struct Known {
+    links: HashMap<u32, Link>,
+    macs: HashMap<(u32, IpAddr), [u8; 6]>,
+    /// Counts how often it was forgotten: an answer asked for before is not kept.
+    forgotten: u64,
 }
 
 impl Resolver {
@@ -82,7 +97,20 @@ impl Resolver {
         Ok(Self {
             handle,
             driver: tokio::spawn(connection),
+            known: Mutex::default(),
         })
+    }
+
+    /// Something changed: links and neighbours are asked for anew.
+    pub fn forget(&self) {
+        let mut known = self.known();
+        known.links.clear();
+        known.macs.clear();
+        known.forgotten += 1;
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) async fn route(&self, remote: IpAddr) -> Result<Route, ResolveError> {
@@ -109,6 +137,13 @@ impl Resolver {
     }
 
     pub(super) async fn link(&self, ifindex: u32) -> Result<Link, ResolveError> {
+        let forgotten = {
+            let known = self.known();
+            if let Some(link) = known.links.get(&ifindex) {
+                return Ok(link.clone());
+            }
+            known.forgotten
+        };
         let answers = collect(self.handle.link().get().match_index(ifindex).execute()).await?;
         let mut link = Link::default();
         for attribute in answers.into_iter().flat_map(|answer| answer.attributes) {
@@ -118,6 +153,10 @@ impl Resolver {
                 LinkAttribute::Mtu(mtu) => link.mtu = mtu,
                 _ => {}
             }
+        }
+        let mut known = self.known();
+        if known.forgotten == forgotten {
+            known.links.insert(ifindex, link.clone());
         }
         Ok(link)
     }
@@ -134,6 +173,13 @@ impl Resolver {
     /// The MAC address of a neighbour. One that is unknown is asked for; one that is old is asked again, in the
     /// background, and used meanwhile.
     pub(super) async fn mac(&self, ifindex: u32, neighbour: IpAddr) -> Result<[u8; 6], ResolveError> {
+        let forgotten = {
+            let known = self.known();
+            if let Some(mac) = known.macs.get(&(ifindex, neighbour)) {
+                return Ok(*mac);
+            }
+            known.forgotten
+        };
         self.probe(ifindex, neighbour).await?;
         let until = Instant::now() + RESOLVE_MAX;
         loop {
@@ -142,12 +188,16 @@ impl Resolver {
             } else {
                 IpVersion::V6
             };
-            let known = self.neighbours(version).await?;
-            let found = known
-                .into_iter()
+            let all = self.neighbours(version).await?;
+            let found = all
+                .iter()
                 .find(|(index, address, _)| *index == ifindex && *address == neighbour);
             if let Some((_, _, mac)) = found {
-                return Ok(mac);
+                let mut known = self.known();
+                if known.forgotten == forgotten {
+                    known.macs.insert((ifindex, neighbour), *mac);
+                }
+                return Ok(*mac);
             }
             if Instant::now() >= until {
                 return Err(ResolveError::Unreachable { neighbour, ifindex });

@@ -32,7 +32,7 @@ pub(super) struct Way {
 
 /// Follows them.
 pub(super) struct Ways {
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     shared: Arc<Shared>,
     task: Option<JoinHandle<()>>,
 }
@@ -61,14 +61,15 @@ impl Ways {
     /// The kernel refuses a netlink socket.
     pub(super) fn follow(dataplane: Arc<Dataplane>, core: Vec<u32>) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        let resolver = Arc::new(Resolver::new()?);
         let follower = Follower {
-            resolver: Resolver::new()?,
+            resolver: Arc::clone(&resolver),
             shared: Arc::clone(&shared),
             dataplane,
             core,
         };
         Ok(Self {
-            resolver: Resolver::new()?,
+            resolver,
             shared,
             task: Some(tokio::spawn(follower.run(Watcher::new()?))),
         })
@@ -138,7 +139,7 @@ impl Ways {
 }
 
 struct Follower {
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     shared: Arc<Shared>,
     dataplane: Arc<Dataplane>,
     core: Vec<u32>,
@@ -153,7 +154,7 @@ impl Follower {
             self.core_side().await;
             self.peers().await;
             tokio::select! {
-                () = watcher.changed(REFRESH) => {}
+                () = watcher.changed(REFRESH) => self.resolver.forget(),
                 () = self.shared.more.notified() => {}
             }
         }

@@ -123,14 +123,28 @@ impl Responder {
         Ok((self.cpu_s()? - before_s) / IDLE_S as f64)
     }
 
-    /// Resident memory in MiB.
-    pub(super) fn memory_mib(&self) -> Result<f64> {
+    /// Resident memory in MiB: its own, and what it shares with the kernel and the program file. The tables of flows and
+    /// mappings are among the latter, as large as the configuration says, with sites or without.
+    pub(super) fn memory_mib(&self) -> Result<Memory> {
         let path = format!("/proc/{}/status", self.process.pid);
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
-        Ok(kib.with_context(|| format!("{path} has no VmRSS"))? / 1_024.0)
+        let mib = |name: &str| {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+            Ok::<_, anyhow::Error>(kib.with_context(|| format!("{path} has no {name}"))? / 1_024.0)
+        };
+        Ok(Memory {
+            own_mib: mib("RssAnon:")?,
+            shared_mib: mib("RssFile:")? + mib("RssShmem:")?,
+        })
     }
+}
+
+/// Resident memory of a responder.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Memory {
+    pub(super) own_mib: f64,
+    pub(super) shared_mib: f64,
 }
 
 /// Runs a verb of the gateway against the one under load.

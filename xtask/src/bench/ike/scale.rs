@@ -105,7 +105,7 @@ pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
         stay_with: Some(series.ca_key),
     };
     let responder = Responder::gateway(lab, &text)?;
-    let before_mib = responder.memory_mib()?;
+    let before_mib = responder.memory_mib()?.own_mib;
     let mut command = load.command(sites);
     let mut crowd = command
         .stdin(Stdio::piped())
@@ -122,15 +122,17 @@ pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
     );
     let up = sites_up()?;
     ensure!(up == sites, "{up} of {sites} sites are up");
-    let after_mib = responder.memory_mib()?;
+    let after = responder.memory_mib()?;
+    let after_mib = after.own_mib;
     let idle = responder.idle_cpu_per_s()?;
     drop(crowd.stdin.take());
     crowd.wait()?;
     let per_site_kib = (after_mib - before_mib) * 1_024.0 / sites as f64;
     println!(
-        "{sites} sites established and idle: {after_mib:.0} MiB in all, {per_site_kib:.1} KiB a site{}; set up in {:.0} s; \
-         {:.1} % of a core",
+        "{sites} sites established and idle: {after_mib:.0} MiB of the daemon's own, {per_site_kib:.1} KiB a site{}, beside \
+         {:.0} MiB of tables and program; set up in {:.0} s; {:.1} % of a core",
         aim(after_mib, MEMORY_MAX_MIB, sites),
+        after.shared_mib,
         done.seconds,
         idle * 100.0
     );
@@ -139,6 +141,7 @@ pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
         "load_s": load_s,
         "set_up_s": done.seconds,
         "memory_loaded_mib": before_mib,
+        "memory_shared_mib": after.shared_mib,
         "memory_established_mib": after_mib,
         "memory_per_site_kib": per_site_kib,
         "idle_cpu": idle,
