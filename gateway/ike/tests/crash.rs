@@ -28,7 +28,7 @@ fn closed(sim: &Sim, side: usize, wanted: &CloseReason) -> bool {
 
 /// A notification in the clear, and a token in it.
 fn shows_token(payload: &[u8]) -> bool {
-    payload[16] == 41 && payload.windows(2).any(|two| two == QCD_TOKEN)
+    payload[16] == 41 && notify_at(payload, QCD_TOKEN).is_some()
 }
 
 /// A request of the site, whatever for.

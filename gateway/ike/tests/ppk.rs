@@ -8,6 +8,7 @@ use common::*;
 use gateway_ike::{AuthKind, Command, EndpointConfig, PeerSharedKey, Ppk, SharedKey};
 use peers::{close_reason, details, identity, reason, refused};
 
+const USE_PPK: [u8; 2] = [0x40, 0x33];
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 const OTHER_KEY: &str = "0xff0102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f";
 
@@ -95,12 +96,17 @@ fn with_a_hybrid_key_exchange_as_well() {
 /// Neither is told of a key that the other side has for somebody else.
 #[test]
 fn who_has_none_is_not_told_of_it() {
-    let use_ppk = [0x40, 0x33];
     let says = |sim: &Sim| {
         sim.sent
             .iter()
-            .any(|one| one.payload.windows(2).any(|two| two == use_ppk))
+            .any(|one| notify_at(&one.payload, USE_PPK).is_some())
     };
+    let both = connected(
+        site(Some(ppk("a", KEY, false))),
+        center(Some(ppk("a", KEY, false))),
+        3,
+    );
+    assert!(says(&both));
     let sim = connected(site(None), center(Some(ppk("a", KEY, false))), 3);
     assert!(!says(&sim));
     assert_eq!(in_use(&sim), [false, false]);
@@ -223,7 +229,7 @@ fn nobody_in_between_takes_it_away() {
                 .values_mut()
                 .filter(|one| one.from == from && one.payload[18] == 34)
             {
-                let found = datagram.payload.windows(2).position(|two| two == [0x40, 0x33]);
+                let found = notify_at(&datagram.payload, USE_PPK);
                 if let Some(at) = found {
                     datagram.payload[at] = 0xa0;
                     changed += 1;

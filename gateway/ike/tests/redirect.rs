@@ -12,7 +12,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use common::{Seeded, UNIX_S, center_config, ec_credential, site_config};
+use common::{Seeded, UNIX_S, center_config, ec_credential, notify_at, site_config};
 use gateway_ike::{
     AuthKind, ChildId, CloseReason, Command, Endpoint, EndpointConfig, Event, OtherGateway, Output,
     PeerSharedKey, SharedKey, Start, Time, pki::identity::Identity,
@@ -185,7 +185,7 @@ fn two_gateways(site: EndpointConfig) -> Net {
 
 /// Notify payloads of this kind in the clear.
 fn clear(net: &Net, from: &str, kind: u16) -> Vec<Vec<u8>> {
-    let has = |payload: &[u8]| payload[18] == 34 && payload.windows(2).any(|two| two == kind.to_be_bytes());
+    let has = |payload: &[u8]| payload[18] == 34 && notify_at(payload, kind.to_be_bytes()).is_some();
     let sent = net
         .sent
         .iter()

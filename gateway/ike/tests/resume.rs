@@ -167,7 +167,7 @@ fn a_ticket_is_good_once() {
     let before = sim.sent.len();
     sim.deliver(&again);
     let answer = &sim.sent[before..];
-    assert!(answer.len() == 1 && answer[0].payload.windows(2).any(|two| two == TICKET_NACK));
+    assert!(answer.len() == 1 && notify_at(&answer[0].payload, TICKET_NACK).is_some());
     assert_eq!(counts(&sim), (1, 1, 1));
     assert_eq!(sim.endpoints[CENTER].half_open().count, 0);
 }
@@ -197,11 +197,7 @@ fn a_ticket_that_was_touched_is_refused() {
     outage(&mut sim);
     sim.initiate();
     let genuine = resumes(&sim).remove(0);
-    let kind = genuine
-        .payload
-        .windows(2)
-        .position(|two| two == TICKET_OPAQUE)
-        .unwrap();
+    let kind = notify_at(&genuine.payload, TICKET_OPAQUE).unwrap();
     // The length of the payload stands four octets before its kind.
     let len = u16::from_be_bytes([genuine.payload[kind - 4], genuine.payload[kind - 3]]) - 8;
     for index in 0..usize::from(len) {
