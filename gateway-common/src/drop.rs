@@ -101,6 +101,8 @@ drop_reasons! {
     83 SiteHalfOpen "site_half_open" "site has as many half-open TCP connections as it may",
     84 SiteMappings "site_mappings" "site has as many NAT mappings as it may",
     85 SiteShare "site_share" "flow table is nearly full and the site has its share",
+    // ICMP errors and fragments.
+    90 IcmpErrorUnmatched "icmp_error_unmatched" "ICMP error is damaged, or quotes no packet of a live flow",
 }
 
 #[cfg(test)]

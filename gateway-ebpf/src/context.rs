@@ -2,11 +2,18 @@
 
 use crate::arrays::hide;
 use core::arch::asm;
+use core::ffi::c_void;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::helpers::{bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use aya_ebpf::helpers::{bpf_loop, bpf_xdp_adjust_head, bpf_xdp_adjust_tail};
+use gateway_common::packet::checksum::Sum;
 use gateway_common::packet::{OFFSET_MAX, Packet, Wire};
+
+/// Longest frame that is summed.
+const SUM_MAX: u32 = 0x3fff;
+/// Bytes that one step of a sum adds.
+const SUM_STEP: u32 = 8;
 
 /// The frame of one run of a program.
 pub(crate) struct Frame {
@@ -43,6 +50,12 @@ impl Frame {
         if offset > OFFSET_MAX {
             return None;
         }
+        self.at_far(offset)
+    }
+
+    /// The same for an offset that the caller has bounded.
+    #[inline(always)]
+    fn at_far<T>(&self, offset: u32) -> Option<*mut T> {
         let (data, end) = self.bounds();
         let start = data + offset as usize;
         if start + size_of::<T>() > end {
@@ -119,6 +132,63 @@ unsafe fn write<T: Wire>(to: *mut T, value: &T) {
 #[repr(C, align(8))]
 struct Aligned<T>(T);
 
+/// A sum on its way through a frame.
+struct Summing {
+    frame: Frame,
+    at: u32,
+    end: u32,
+    sum: u64,
+}
+
+/// Adds the next bytes; returns 1 to end the loop.
+unsafe extern "C" fn add_up(_index: u64, summing: *mut c_void) -> i64 {
+    // SAFETY: `sum` passed it, and nothing else uses it during the loop.
+    let summing = unsafe { &mut *summing.cast::<Summing>() };
+    let at = summing.at & SUM_MAX;
+    let left = summing.end.wrapping_sub(summing.at);
+    // SAFETY: `at_far` checked the bounds.
+    let (step, sum) = unsafe {
+        if left == 0 {
+            return 1;
+        } else if left >= SUM_STEP
+            && let Some(words) = summing.frame.at_far::<[u32; 2]>(at)
+        {
+            let [one, other] = read_words(words);
+            (SUM_STEP, u64::from(one) + u64::from(other))
+        } else if left >= 2
+            && let Some(word) = summing.frame.at_far::<u16>(at)
+        {
+            (2, u64::from(word.read_unaligned()))
+        } else if at > 0
+            && let Some(word) = summing.frame.at_far::<u16>(at - 1)
+        {
+            // The last byte, of two: the verifier takes no bounds from a check for one.
+            let [_, last] = word.read_unaligned().to_ne_bytes();
+            (1, u64::from(u16::from_ne_bytes([last, 0])))
+        } else {
+            return 1;
+        }
+    };
+    summing.sum = summing.sum.wrapping_add(sum);
+    summing.at = summing.at.wrapping_add(step);
+    0
+}
+
+/// Two words from wherever they lie.
+///
+/// # Safety
+/// All of `from` is in the frame.
+#[inline(always)]
+unsafe fn read_words(from: *const [u32; 2]) -> [u32; 2] {
+    let (one, other): (u32, u32);
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{one} = *(u32 *)({from} + 0)", "{other} = *(u32 *)({from} + 4)", one = out(reg) one,
+             other = lateout(reg) other, from = in(reg) from, options(pure, readonly, nostack));
+    }
+    [one, other]
+}
+
 impl Packet for Frame {
     #[inline(always)]
     fn len(&self) -> u32 {
@@ -139,6 +209,31 @@ impl Packet for Frame {
         // SAFETY: `at` checked the bounds; the program owns the frame while it runs.
         unsafe { write(pointer, value) };
         Some(())
+    }
+
+    #[inline(always)]
+    fn sum(&self, offset: u32, length: u32) -> Option<Sum> {
+        let mut summing = Summing {
+            frame: Frame {
+                context: self.context,
+            },
+            at: offset,
+            end: offset.wrapping_add(length),
+            sum: 0,
+        };
+        if summing.end > SUM_MAX || summing.end > self.len() || summing.end < offset {
+            return None;
+        }
+        // SAFETY: `add_up` has the signature that the helper calls, and `summing` outlives the call.
+        unsafe {
+            bpf_loop(
+                SUM_MAX / SUM_STEP + SUM_STEP,
+                add_up as *mut c_void,
+                (&raw mut summing).cast(),
+                0,
+            )
+        };
+        (summing.at == summing.end).then_some(Sum::of(summing.sum))
     }
 
     #[inline(always)]

@@ -58,10 +58,22 @@ fn clear_add(context: XdpContext) -> u32 {
     run_stage(&context, path::open::add)
 }
 
+/// The stage of `clear` for ICMP errors.
+#[xdp]
+fn clear_error(context: XdpContext) -> u32 {
+    run_stage(&context, path::error::from_site)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
-    run(&context, path::core::core)
+    run_stage(&context, path::core::core)
+}
+
+/// The stage of `core` for ICMP errors.
+#[xdp]
+fn core_error(context: XdpContext) -> u32 {
+    run_stage(&context, path::error::from_center)
 }
 
 /// Lets everything through: it makes the other end of a veth deliver redirected frames, and is the floor of a

@@ -42,6 +42,13 @@ pub enum Payload {
         /// Reply.
         reply: bool,
     },
+    /// Another protocol.
+    Other {
+        /// Its number.
+        protocol: u8,
+        /// What it carries.
+        data: Vec<u8>,
+    },
 }
 
 /// An IPv4 packet in plain words.
@@ -184,7 +191,9 @@ impl Clear {
     /// The packet with `length` bytes of data.
     #[must_use]
     pub fn data(mut self, length: usize) -> Self {
-        if let Payload::Udp { data, .. } | Payload::Tcp { data, .. } = &mut self.payload {
+        if let Payload::Udp { data, .. } | Payload::Tcp { data, .. } | Payload::Other { data, .. } =
+            &mut self.payload
+        {
             *data = (0..length).map(|byte| byte as u8).collect();
         }
         self
@@ -274,6 +283,7 @@ impl Clear {
                 bytes[2..4].copy_from_slice(&sum);
                 (1, bytes)
             }
+            Payload::Other { protocol, data } => (*protocol, data.clone()),
         }
     }
 

@@ -61,8 +61,12 @@ pub struct Settings {
     pub site_half_open_max: u32,
     /// NAT mappings of one site, at most.
     pub site_mappings_max: u32,
+    /// Largest MSS that a SYN may offer, where its tunnel does not ask for less; zero leaves offers as they are.
+    pub mss_max: u16,
+    /// Zero.
+    pub pad: u16,
 }
-abi_assert!(Settings, size = 92, align = 4);
+abi_assert!(Settings, size = 96, align = 4);
 
 impl Settings {
     /// No limits, all ports, and flows that are dead at once: a base for tests.
@@ -76,6 +80,8 @@ impl Settings {
         site_new_flows_per_s: u32::MAX,
         site_half_open_max: u32::MAX,
         site_mappings_max: u32::MAX,
+        mss_max: u16::MAX,
+        pad: 0,
     };
 }
 

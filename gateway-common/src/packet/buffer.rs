@@ -2,6 +2,7 @@
 
 use std::vec::Vec;
 
+use super::checksum::Sum;
 use super::{OFFSET_MAX, Packet, Wire};
 
 /// Headroom that XDP gives: `XDP_PACKET_HEADROOM` less the kernel's own frame structure.
@@ -53,6 +54,11 @@ impl Packet for Buffer {
         value
             .write_to_prefix(self.memory.get_mut(self.head + offset as usize..)?)
             .ok()
+    }
+
+    fn sum(&self, offset: u32, length: u32) -> Option<Sum> {
+        let end = offset.checked_add(length)?;
+        Some(Sum::default().bytes(self.bytes().get(offset as usize..end as usize)?))
     }
 
     fn grow_head(&mut self, bytes: u32) -> Option<()> {

@@ -7,6 +7,15 @@
 pub struct Sum(u32);
 
 impl Sum {
+    /// What was summed elsewhere, in 16-bit words in memory order; folded to below 2^16 + 2^16.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(sum: u64) -> Self {
+        let sum = (sum & 0xffff_ffff) + (sum >> 32);
+        let sum = (sum & 0xffff) + ((sum >> 16) & 0xffff) + (sum >> 32);
+        Self(sum as u32)
+    }
+
     /// Adds `bytes`, which begin at an even offset of what is summed. An odd last byte is padded with zero.
     /// At most 32,768 words may be added to one sum.
     #[inline(always)]

@@ -13,6 +13,21 @@ pub mod kind {
     pub const UNREACHABLE: u8 = 3;
     /// Echo request.
     pub const ECHO: u8 = 8;
+    /// Time exceeded.
+    pub const TIME_EXCEEDED: u8 = 11;
+    /// Parameter problem.
+    pub const PARAMETER_PROBLEM: u8 = 12;
+}
+
+/// Whether a type is an error that is translated: it quotes the packet that it is about. Not source quench, which is
+/// obsolete (RFC 6633), and not redirects, which are for the sender's own link.
+#[inline(always)]
+#[must_use]
+pub const fn is_error(kind: u8) -> bool {
+    matches!(
+        kind,
+        kind::UNREACHABLE | kind::TIME_EXCEEDED | kind::PARAMETER_PROBLEM
+    )
 }
 
 /// Code of "fragmentation needed and DF set" under [`kind::UNREACHABLE`].

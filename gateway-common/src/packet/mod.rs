@@ -15,6 +15,7 @@ mod buffer;
 #[cfg(any(test, feature = "std"))]
 pub use buffer::Buffer;
 
+use checksum::Sum;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// A header as it lies in a packet: any bytes are a valid value, no padding, alignment 1.
@@ -41,6 +42,10 @@ pub trait Packet {
     /// Writes the header at `offset`; `None` (and no byte written) if the frame ends before it does.
     #[must_use = "a header that was not written must not be sent"]
     fn store<T: Wire>(&mut self, offset: u32, value: &T) -> Option<()>;
+
+    /// Sum of the `length` bytes at `offset`, which is even; `None` if the frame ends before they do. The one access that
+    /// goes beyond [`OFFSET_MAX`].
+    fn sum(&self, offset: u32, length: u32) -> Option<Sum>;
 
     /// Puts `bytes` of unspecified content in front of the frame; `None` if there is no headroom.
     #[must_use = "a frame whose head did not move must not be sent"]

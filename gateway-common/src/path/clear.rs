@@ -9,13 +9,14 @@ use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::ethernet::{Ethernet, ether_type};
+use crate::packet::tcp::flag;
 use crate::tables::Tables;
 use crate::tables::words::Words;
 
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, limits};
+use super::{Outcome, Verdict, error, limits, mss};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -43,6 +44,8 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
             Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
+            Next::Stage(Stage::SiteError) => error::from_site(packet, tables)?,
+            Next::Stage(Stage::CenterError) => return Err(DropReason::Internal),
         };
     }
     Err(DropReason::Internal)
@@ -55,7 +58,12 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
 #[inline(always)]
 pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse(packet)?;
+    let mut inner = match parse(packet) {
+        Ok(inner) => inner,
+        // No query: perhaps an error.
+        Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::SiteError)),
+        Err(reason) => return Err(reason),
+    };
     let key = inner.flow_from_site(site);
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
@@ -69,6 +77,9 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let hop = known_next_hop(tables, &key, entry.record)?;
     if filter::follow::<_, true>(entry.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
+    }
+    if inner.segment.flags & flag::SYN != 0 {
+        mss::clamp_from_site(packet, tables, site, &mut inner)?;
     }
     let (address, nat) = halves(entry.record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
@@ -103,6 +114,12 @@ pub(super) fn forward<P: Packet, T: Tables>(
     hop: u32,
 ) -> Outcome {
     inner.translate(packet, Direction::Out, nat_address, nat_port)?;
+    leave(packet, tables, hop)
+}
+
+/// Writes the Ethernet header of the next hop.
+#[inline(always)]
+pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outcome {
     let hop: &NextHop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
     let ethernet = Ethernet {
         destination: hop.destination_mac,
@@ -118,7 +135,11 @@ pub(super) fn forward<P: Packet, T: Tables>(
 
 /// Number of the next hop that the flow has used before, as long as routes are what they were.
 #[inline(always)]
-fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
+pub(super) fn known_next_hop<V: Words, T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    record: V,
+) -> Result<u32, DropReason> {
     let epoch = tables.epochs().hop;
     let (number, looked_up) = halves(record.load(word::HOP));
     if looked_up == epoch

@@ -10,37 +10,60 @@ use crate::packet::Packet;
 use crate::packet::ethernet::{Ethernet, ether_type};
 use crate::packet::icmp::{Icmp, kind};
 use crate::packet::ipv4::{Ipv4, protocol};
+use crate::packet::tcp::flag;
 use crate::tables::Tables;
 use crate::tables::flows::Entry;
 use crate::tables::words::Words;
 
+use super::clear::Next;
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
-use super::{Outcome, Verdict, icmp, limits, worker};
+use super::open::Stage;
+use super::{Outcome, Verdict, error, icmp, limits, mss, worker};
+
+/// Decides on a frame of the core side: all stages, one after another.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn core_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let mut next = core(packet, tables)?;
+    if next == Next::Stage(Stage::CenterError) {
+        next = error::from_center(packet, tables)?;
+    }
+    match next {
+        Next::Decided(verdict) => Ok(verdict),
+        Next::Stage(_) => Err(DropReason::Internal),
+    }
+}
 
 /// Hands a frame of the core side to a worker, translated back, or answers that it is too big.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     match ethernet.ether_type {
         ether_type::IPV4 => {}
-        ether_type::ARP => return Ok(Verdict::Pass(Path::CorePassed)),
+        ether_type::ARP => return Ok(Next::Decided(Verdict::Pass(Path::CorePassed))),
         _ => return Err(DropReason::UnknownEtherType),
     }
     if is_ping(packet, interface) {
-        return Ok(Verdict::Pass(Path::CorePassed));
+        return Ok(Next::Decided(Verdict::Pass(Path::CorePassed)));
     }
-    let inner = Inner::parse(packet, Direction::In)?;
+    let mut inner = match Inner::parse(packet, Direction::In) {
+        Ok(inner) => inner,
+        // No answer to a query: perhaps an error.
+        Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::CenterError)),
+        Err(reason) => return Err(reason),
+    };
     let outside = inner.outside();
     let found = tables
         .flows()
         .find_answer(&outside, inner.ip.source, inner.source_port);
     let Some(Entry { record, .. }) = found else {
-        return no_flow(tables, &inner, interface);
+        return no_flow(tables, &inner, interface).map(Next::Decided);
     };
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
@@ -54,19 +77,22 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let sa = outbound(tables, record)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
-        return Ok(Verdict::Reflect(Path::CoreTooBig));
+        return Ok(Next::Decided(Verdict::Reflect(Path::CoreTooBig)));
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
     let (site, source) = halves(record.load(word::SITE_SOURCE));
     if filter::follow::<_, false>(record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
+    if inner.segment.flags & flag::SYN != 0 {
+        mss::clamp(packet, &mut inner, mss::limit(settings, sa.mtu))?;
+    }
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
     inner.translate(packet, Direction::In, source.to_ne_bytes(), [s0, s1])?;
     packet
         .store(0, &LinkHeader::new(site, sa.sa_index))
         .ok_or(DropReason::Internal)?;
-    Ok(verdict)
+    Ok(Next::Decided(verdict))
 }
 
 /// Whether this is an echo request to the gateway's own address, which the kernel answers.
@@ -101,7 +127,7 @@ fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
 /// The SA to the site, which the flow has used before as long as SAs are what they were; the controller hears of its
 /// absence.
 #[inline(always)]
-fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
+pub(super) fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
     let epoch = tables.epochs().sa;
     let (number, looked_up) = halves(record.load(word::SA));
     if looked_up == epoch

@@ -2,10 +2,12 @@
 
 pub mod clear;
 pub mod core;
+pub mod error;
 pub mod filter;
 pub mod icmp;
 pub mod inner;
 pub mod limits;
+pub mod mss;
 pub mod nat;
 pub mod open;
 pub mod rules;

@@ -20,7 +20,7 @@ use super::filter::{self, First};
 use super::rules::{Judgement, Tuple};
 use super::{limits, nat};
 
-/// A stage behind [`super::clear::clear`]; its number is its place in the program array.
+/// A stage behind [`super::clear::clear`] or [`super::core::core`]; its number is its place in the program array.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -32,10 +32,14 @@ pub enum Stage {
     Add = 2,
     /// [`super::clear::clear`].
     Forward = 3,
+    /// [`super::error::from_site`].
+    SiteError = 4,
+    /// [`super::error::from_center`].
+    CenterError = 5,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 4;
+pub const STAGES: u32 = 6;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 4;
 

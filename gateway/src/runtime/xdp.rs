@@ -279,6 +279,8 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_new_flows_per_s: limits.site_new_flows_per_s,
             site_half_open_max: limits.site_half_open,
             site_mappings_max: limits.site_mappings,
+            mss_max: config.network.mss_max(),
+            pad: 0,
         },
         tables: TableSizes {
             flows: limits.flows,

@@ -90,8 +90,8 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
     short_tcp[32] = 0x40;
     let mut long_tcp = segment(ACK).packet();
     long_tcp[32] = 0x60;
-    let mut unreachable = Clear::ping(TERMINAL, 1, SERVER).packet();
-    unreachable[20] = 3;
+    let mut address_mask = Clear::ping(TERMINAL, 1, SERVER).packet();
+    address_mask[20] = 17;
     vec![
         (
             "a frame that no worker made is dropped",
@@ -177,8 +177,8 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             TruncatedTransport,
         ),
         (
-            "ICMP other than an echo request is dropped",
-            linked(&unreachable),
+            "an ICMP query other than an echo request is dropped",
+            linked(&address_mask),
             IcmpType,
         ),
         (

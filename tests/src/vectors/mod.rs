@@ -3,6 +3,8 @@
 
 mod clear;
 mod core;
+mod errors;
+mod mss;
 mod wan;
 pub mod world;
 
@@ -41,7 +43,7 @@ impl Program {
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
             Self::Clear => path::clear::clear_through(&mut buffer, tables),
-            Self::Core => path::core::core(&mut buffer, tables),
+            Self::Core => path::core::core_through(&mut buffer, tables),
         };
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
@@ -135,5 +137,12 @@ impl Vector {
 /// All vectors; `now_s` is the clock that they run by.
 #[must_use]
 pub fn all(now_s: u32) -> Vec<Vector> {
-    [wan::vectors(now_s), clear::vectors(now_s), core::vectors(now_s)].concat()
+    [
+        wan::vectors(now_s),
+        clear::vectors(now_s),
+        core::vectors(now_s),
+        errors::vectors(now_s),
+        mss::vectors(now_s),
+    ]
+    .concat()
 }

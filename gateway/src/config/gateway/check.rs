@@ -16,7 +16,7 @@ use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
-    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
+    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Network, Role, SiteConfig, Timeouts,
     connection, file,
 };
 
@@ -46,6 +46,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
+        network: network(checker, file.network),
         events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
@@ -524,6 +525,31 @@ fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits 
         );
     }
     limits.into_inner()
+}
+
+/// An MSS that no TCP can work with, or that is never used.
+fn network(checker: &mut Checker<'_>, network: Option<Spanned<Network>>) -> Network {
+    /// What every host takes (RFC 9293 section 3.7.1).
+    const MSS_LEAST: u16 = 536;
+    let Some(network) = network else {
+        return Network::default();
+    };
+    let Network { clamp_mss, mss_max } = *network.get_ref();
+    if mss_max.is_some_and(|most| most < MSS_LEAST) {
+        checker.fault(
+            network.span(),
+            format!("an MSS below {MSS_LEAST} is less than what every host takes"),
+            format!("write mss_max = {MSS_LEAST} or more, or leave it out"),
+        );
+    }
+    if mss_max.is_some() && !clamp_mss {
+        checker.fault(
+            network.span(),
+            "mss_max means nothing with clamp_mss = false",
+            "leave one of the two out",
+        );
+    }
+    network.into_inner()
 }
 
 fn timeouts(checker: &mut Checker<'_>, timeouts: Option<Spanned<Timeouts>>) -> Timeouts {

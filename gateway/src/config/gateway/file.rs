@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
-use super::{Center, Interface, Limits, Nat, Timeouts};
+use super::{Center, Interface, Limits, Nat, Network, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +36,8 @@ pub(super) struct File {
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
     pub(super) limits: Option<Spanned<Limits>>,
+    #[serde(default)]
+    pub(super) network: Option<Spanned<Network>>,
     pub(super) rules: Option<Rules>,
     pub(super) events: Option<Events>,
 }

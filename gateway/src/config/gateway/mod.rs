@@ -55,6 +55,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Rate limits.
     pub limits: Limits,
+    /// Sizes of packets.
+    pub network: Network,
     /// Where events are appended as JSON lines.
     pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
@@ -304,6 +306,37 @@ impl Default for Limits {
             site_new_flows_per_s: 2_000,
             site_half_open: 2_000,
             site_mappings: 20_000,
+        }
+    }
+}
+
+/// Sizes of packets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// The MSS that TCP offers is lowered to what the site's tunnel carries.
+    pub clamp_mss: bool,
+    /// And to this.
+    pub mss_max: Option<u16>,
+}
+
+impl Network {
+    /// As the packet path reads it: zero leaves offers as they are.
+    #[must_use]
+    pub const fn mss_max(&self) -> u16 {
+        match (self.clamp_mss, self.mss_max) {
+            (false, _) => 0,
+            (true, None) => u16::MAX,
+            (true, Some(most)) => most,
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            clamp_mss: true,
+            mss_max: None,
         }
     }
 }
