@@ -101,6 +101,18 @@ fn faults_of_the_configuration() {
             "[timeouts]",
             "a timeout of 0 s forgets every flow at once\n  to mend it: write at least 1",
         ],
+        [
+            "[timeouts]",
+            "[network]\nmss_max = 500\n\n[timeouts]",
+            "[network]",
+            "an MSS below 536 is less than what every host takes\n  to mend it: write mss_max = 536 or more",
+        ],
+        [
+            "[timeouts]",
+            "[network]\nmss_max = 1300\nclamp_mss = false\n\n[timeouts]",
+            "[network]",
+            "mss_max means nothing with clamp_mss = false\n  to mend it: leave one of the two out",
+        ],
         ["[center]", "[centre]", "", "unknown field `centre`"],
         ["[[nat_pool]]", "[[nat_pool]", "", "unclosed array table"],
         [

@@ -58,7 +58,7 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
 #[inline(always)]
 pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let mut inner = match parse(packet) {
+    let inner = match parse(packet) {
         Ok(inner) => inner,
         // No query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::SiteError)),
@@ -78,12 +78,13 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if filter::follow::<_, true>(entry.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
-    if inner.segment.flags & flag::SYN != 0 {
-        mss::clamp_from_site(packet, tables, site, &mut inner)?;
-    }
     let (address, nat) = halves(entry.record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
-    forward(packet, tables, &inner, (address.to_ne_bytes(), [p0, p1]), hop).map(Next::Decided)
+    inner.translate(packet, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
+    if inner.segment.flags & flag::SYN != 0 {
+        mss::clamp_from_site(packet, tables, site, &inner)?;
+    }
+    leave(packet, tables, hop).map(Next::Decided)
 }
 
 /// The site of a frame of the clear link.
@@ -102,19 +103,6 @@ pub(super) fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
         return Err(DropReason::InnerTtl);
     }
     Ok(inner)
-}
-
-/// Translates the source and writes the Ethernet header of the next hop.
-#[inline(always)]
-pub(super) fn forward<P: Packet, T: Tables>(
-    packet: &mut P,
-    tables: &T,
-    inner: &Inner,
-    (nat_address, nat_port): ([u8; 4], [u8; 2]),
-    hop: u32,
-) -> Outcome {
-    inner.translate(packet, Direction::Out, nat_address, nat_port)?;
-    leave(packet, tables, hop)
 }
 
 /// Writes the Ethernet header of the next hop.

@@ -52,7 +52,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     if is_ping(packet, interface) {
         return Ok(Next::Decided(Verdict::Pass(Path::CorePassed)));
     }
-    let mut inner = match Inner::parse(packet, Direction::In) {
+    let inner = match Inner::parse(packet, Direction::In) {
         Ok(inner) => inner,
         // No answer to a query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::CenterError)),
@@ -84,11 +84,11 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     if filter::follow::<_, false>(record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
-    if inner.segment.flags & flag::SYN != 0 {
-        mss::clamp(packet, &mut inner, mss::limit(settings, sa.mtu))?;
-    }
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
     inner.translate(packet, Direction::In, source.to_ne_bytes(), [s0, s1])?;
+    if inner.segment.flags & flag::SYN != 0 {
+        mss::clamp(packet, &inner, mss::limit(settings, sa.mtu))?;
+    }
     packet
         .store(0, &LinkHeader::new(site, sa.sa_index))
         .ok_or(DropReason::Internal)?;

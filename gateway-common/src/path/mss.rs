@@ -17,6 +17,8 @@ use super::inner::{Inner, TRANSPORT};
 const HEADERS: u32 = ipv4::LENGTH + tcp::LENGTH;
 /// Option that offers an MSS, and its length.
 const MSS: [u8; 2] = [2, 4];
+/// Where TCP has its checksum.
+const CHECKSUM: u32 = 16;
 const END: u8 = 0;
 const NO_OPERATION: u8 = 1;
 /// Octets of options at most.
@@ -33,7 +35,7 @@ pub fn clamp_from_site<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     site: u32,
-    inner: &mut Inner,
+    inner: &Inner,
 ) -> Result<(), DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let key = SaOutboundKey {
@@ -63,12 +65,12 @@ pub const fn limit(settings: &Settings, mtu: u32) -> u16 {
     }
 }
 
-/// Lowers the offer in a segment with SYN; its checksum, which `inner` keeps, follows.
+/// Lowers the offer in a segment with SYN, which is translated already; its checksum follows.
 ///
 /// # Errors
 /// [`DropReason::Internal`] if the frame changed its length meanwhile.
 #[inline(never)]
-pub fn clamp<P: Packet>(packet: &mut P, inner: &mut Inner, limit: u16) -> Result<(), DropReason> {
+pub fn clamp<P: Packet>(packet: &mut P, inner: &Inner, limit: u16) -> Result<(), DropReason> {
     let header = inner.length() - ipv4::LENGTH - inner.segment.length;
     let Some(at) = find(packet, header) else {
         return Ok(());
@@ -87,9 +89,9 @@ pub fn clamp<P: Packet>(packet: &mut P, inner: &mut Inner, limit: u16) -> Result
         let ([o0, o1], [n0, n1]) = (old, new);
         Change::default().word([o1, o0], [n1, n0])
     };
-    inner.checksum = change.apply(inner.checksum);
+    let checksum: [u8; 2] = packet.load(TRANSPORT + CHECKSUM).ok_or(DropReason::Internal)?;
     packet
-        .store(TRANSPORT + 16, &inner.checksum)
+        .store(TRANSPORT + CHECKSUM, &change.apply(checksum))
         .ok_or(DropReason::Internal)
 }
 
