@@ -18,7 +18,7 @@ pub mod stats;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -135,4 +135,7 @@ pub mod limit {
 
     /// Attempts to find a free port before a new flow is refused.
     pub const PORT_TRIES: u32 = 32;
+    /// Attempts that show that a site's ports run short: so many fail in a row one time in five when nine of ten ports are
+    /// taken, and one time in 65,536 when half of them are.
+    pub const PORT_TRIES_SHORT: u32 = 16;
 }
