@@ -131,7 +131,7 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         ..allow_echo()
     };
     let rules = [allow_echo(), reject];
-    let generation = classifier::build(1, 0, &rules.each_ref().map(|rule| Condition::from(rule)), &[1]).unwrap();
+    let generation = classifier::build(1, 0, &rules.each_ref().map(Condition::from), &[1]).unwrap();
     dataplane.load_rules(generation.chunks()).unwrap();
     let core = dataplane
         .attached()

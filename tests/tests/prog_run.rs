@@ -40,8 +40,7 @@ fn check(kernel: &mut Kernel, step: &Step) -> anyhow::Result<Option<String>> {
     if run.frame != frame {
         return Ok(Some(format!("\n got {:02x?}\nwant {frame:02x?}", run.frame)));
     }
-    let right =
-        new_drops == dropped && path.is_none_or(|path| new_paths.get(&(path as u32)) == Some(&1));
+    let right = new_drops == dropped && path.is_none_or(|path| new_paths.get(&(path as u32)) == Some(&1));
     Ok((!right).then(|| format!("counted {new_drops:?} {new_paths:?}, not {dropped:?} {path:?}")))
 }
 

@@ -116,7 +116,10 @@ fn answers(frame: &[u8], after: &[u8]) {
     assert!(checksums_are_valid(&after[LINK..]), "the answer's checksum");
     assert_eq!(after[LINK + 12..LINK + 16], frame[LINK + 16..LINK + 20]);
     assert_eq!(after[LINK + 16..LINK + 20], frame[LINK + 12..LINK + 16]);
-    assert!(after.len() <= LINK + 56 && after[..6] == frame[..6], "to another site");
+    assert!(
+        after.len() <= LINK + 56 && after[..6] == frame[..6],
+        "to another site"
+    );
 }
 
 /// What the center answers to a packet that has reached it comes back or is dropped, and breaks nothing.

@@ -77,7 +77,10 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
         ),
         vector(
             "a long rejected datagram is quoted in part",
-            vec![answered(&query.clone().data(1200), &prohibited(&query.clone().data(1200)))],
+            vec![answered(
+                &query.clone().data(1200),
+                &prohibited(&query.clone().data(1200)),
+            )],
         ),
         vector(
             "a rejected ping is told by ICMP code 13",
@@ -112,11 +115,7 @@ fn limited(now_s: u32, syn: &Clear, query: &Clear) -> Vec<Vector> {
             answered(query, &prohibited(query)),
             dropped(query, RuleRejected),
             dropped(syn, RuleRejected),
-            leaves(
-                Clear::udp((TERMINAL, 1024), (NAME_SERVER, 53)),
-                SITE,
-                (NAT, 1024),
-            ),
+            leaves(Clear::udp((TERMINAL, 1024), (NAME_SERVER, 53)), SITE, (NAT, 1024)),
         ],
     };
     if let Some(settings) = &mut limited.world.settings {
