@@ -6,7 +6,6 @@
 //!  XDP_TX <--                                                        ^-- redirects
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
@@ -15,8 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use gateway::dataplane::object::program;
 use gateway::dataplane::receiver::Receiver;
-use gateway_common::abi::stats::Path;
-use gateway_common::drop::DropReason;
 use gateway_tests::kernel::{Kernel, Links, increase, monotonic, wait_for_a_fresh_second};
 use gateway_tests::vectors::{self, Expect, Program, Step};
 use nix::net::if_::if_nametoindex;
