@@ -65,8 +65,10 @@ pub struct Settings {
     pub mss_max: u16,
     /// Zero.
     pub pad: u16,
+    /// Answers (TCP resets, ICMP errors) in a second to one site, at most.
+    pub site_answers_per_s: u32,
 }
-abi_assert!(Settings, size = 96, align = 4);
+abi_assert!(Settings, size = 100, align = 4);
 
 impl Settings {
     /// No limits, all ports, and flows that are dead at once: a base for tests.
@@ -82,6 +84,7 @@ impl Settings {
         site_mappings_max: u32::MAX,
         mss_max: u16::MAX,
         pad: 0,
+        site_answers_per_s: u32::MAX,
     };
 }
 

@@ -16,7 +16,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, error, limits, mss};
+use super::{Outcome, Verdict, answer, error, limits, mss};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -46,6 +46,7 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
             Next::Stage(Stage::SiteError) => error::from_site(packet, tables)?,
             Next::Stage(Stage::CenterError) => return Err(DropReason::Internal),
+            Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
     }
     Err(DropReason::Internal)

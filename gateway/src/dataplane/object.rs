@@ -8,11 +8,12 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 6] = [
+    pub const STAGES: [&str; 7] = [
         "clear_judge",
         "clear_map",
         "clear_add",
         CLEAR,
+        "clear_answer",
         "clear_error",
         "core_error",
     ];

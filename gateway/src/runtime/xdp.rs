@@ -281,6 +281,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_mappings_max: limits.site_mappings,
             mss_max: config.network.mss_max(),
             pad: 0,
+            site_answers_per_s: limits.site_answers_per_s,
         },
         tables: TableSizes {
             flows: limits.flows,
