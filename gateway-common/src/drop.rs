@@ -102,10 +102,13 @@ drop_reasons! {
     84 SiteMappings "site_mappings" "site has as many NAT mappings as it may",
     85 SiteShare "site_share" "flow table is nearly full and the site has its share",
     89 NatPortless "nat_portless" "protocol has no ports, and the site has port blocks instead of an address of its own",
-    // Directions and answers.
-    94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
     // ICMP errors and fragments.
     90 IcmpErrorUnmatched "icmp_error_unmatched" "ICMP error is damaged, or quotes no packet of a live flow",
+    91 FragmentMalformed "fragment_malformed" "fragment overlaps or contradicts another, or is too short or too long (RFC 1858, RFC 5722)",
+    92 FragmentLimit "fragment_limit" "fragments took more room or came faster than their source may, or newer ones needed the room",
+    93 FragmentTimeout "fragment_timeout" "the other fragments of the packet did not come in time",
+    // Directions and answers.
+    94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
 }
 
 #[cfg(test)]

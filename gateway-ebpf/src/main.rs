@@ -70,6 +70,18 @@ fn clear_answer(context: XdpContext) -> u32 {
     run(&context, path::answer::answer)
 }
 
+/// The stage of `clear` for fragments of sites' packets.
+#[xdp]
+fn clear_fragment(context: XdpContext) -> u32 {
+    run_stage(&context, path::fragment::from_site)
+}
+
+/// The stage of `clear` for fragments of the center's packets, which come from a worker.
+#[xdp]
+fn core_fragment(context: XdpContext) -> u32 {
+    run_stage(&context, path::fragment::from_center)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {

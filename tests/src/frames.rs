@@ -319,6 +319,25 @@ pub fn ipv4(protocol: u8, source: [u8; 4], destination: [u8; 4], payload: &[u8])
     packet
 }
 
+/// An IPv4 packet without options in fragments; `cuts` are the places of the later ones, multiples of eight.
+#[must_use]
+pub fn fragments(packet: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
+    let payload = &packet[20..];
+    let starts = [&[0], cuts].concat();
+    let ends = [cuts, &[payload.len()]].concat();
+    let piece = |(start, end): (&usize, &usize)| {
+        let mut fragment = packet[..20].to_vec();
+        fragment.extend(&payload[*start..*end]);
+        let more = if *end < payload.len() { 0x2000 } else { 0 };
+        let place = more | (*start / 8) as u16;
+        fragment[2..4].copy_from_slice(&((20 + end - start) as u16).to_be_bytes());
+        fragment[6..8].copy_from_slice(&place.to_be_bytes());
+        fix_ipv4(&mut fragment);
+        fragment
+    };
+    starts.iter().zip(&ends).map(piece).collect()
+}
+
 /// An IPv6 packet with a hop limit of 255.
 #[must_use]
 pub fn ipv6(next_header: u8, source: [u8; 16], destination: [u8; 16], payload: &[u8]) -> Vec<u8> {

@@ -72,7 +72,8 @@ pub struct LinkHeader {
     pub site: [u8; 4],
     /// `02:01`, in place of the first bytes of the source MAC.
     pub mark_sa: [u8; 2],
-    /// Index of the SA (inbound on the clear link, outbound on the way to a worker), big-endian.
+    /// Index of the SA (inbound on the clear link, outbound on the way to a worker), big-endian; of a fragment what
+    /// [`fragment`] says.
     pub sa_index: [u8; 4],
     /// `0x0800`, big-endian.
     pub ether_type: [u8; 2],
@@ -86,6 +87,21 @@ pub const LINK_ETHER_TYPE: [u8; 2] = [0x08, 0x00];
 /// Value of [`LinkHeader::mark_sa`].
 pub const LINK_MARK_SA: [u8; 2] = [0x02, 0x01];
 
+/// Values of [`LinkHeader::mark_sa`] for a fragment, and what stands in place of the SA's index. A worker sends the
+/// fragments of a packet once all are there, the first one first.
+pub mod fragment {
+    /// First fragment of a site's packet; length of the whole packet behind its IP header, big-endian.
+    pub const SITE_FIRST: [u8; 2] = [0x02, 0x02];
+    /// A later one; source and destination port of the packet. Of an ICMP query, the identifier stands at the site's end.
+    pub const SITE_LATER: [u8; 2] = [0x02, 0x03];
+    /// First fragment of a packet of the center, otherwise as that of a site.
+    pub const CENTER_FIRST: [u8; 2] = [0x02, 0x04];
+    /// A later one.
+    pub const CENTER_LATER: [u8; 2] = [0x02, 0x05];
+    /// Fragment of a packet of the center on its way to the worker that it waits at.
+    pub const CENTER_WAITS: [u8; 2] = [0x02, 0x06];
+}
+
 impl LinkHeader {
     /// The header of a frame of `site` under the SA with this index.
     #[inline(always)]
@@ -98,6 +114,32 @@ impl LinkHeader {
             sa_index: sa_index.to_be_bytes(),
             ether_type: LINK_ETHER_TYPE,
         }
+    }
+
+    /// The header of a fragment: one of [`fragment`], and what that says.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_fragment(kind: [u8; 2], site: u32, about: [u8; 4]) -> Self {
+        Self {
+            mark: LINK_MARK,
+            site: site.to_be_bytes(),
+            mark_sa: kind,
+            sa_index: about,
+            ether_type: LINK_ETHER_TYPE,
+        }
+    }
+
+    /// Which of [`fragment`] it is, with site and what is said of it.
+    #[inline(always)]
+    #[must_use]
+    pub fn read_fragment(&self) -> Option<([u8; 2], u32, [u8; 4])> {
+        let [high, low] = self.mark_sa;
+        let is_fragment = high == 0x02 && low >= 0x02 && low <= 0x06;
+        (self.mark == LINK_MARK && is_fragment && self.ether_type == LINK_ETHER_TYPE).then_some((
+            self.mark_sa,
+            u32::from_be_bytes(self.site),
+            self.sa_index,
+        ))
     }
 
     /// Site and SA index, if the marks are right.
@@ -118,6 +160,13 @@ mod tests {
         let header = LinkHeader::new(0x0102_0304, 0x0506_0708);
         assert_eq!(header.as_bytes(), [2, 0, 1, 2, 3, 4, 2, 1, 5, 6, 7, 8, 8, 0]);
         assert_eq!(header.read(), Some((0x0102_0304, 0x0506_0708)));
+        assert_eq!(header.read_fragment(), None);
+        let of_fragment = LinkHeader::of_fragment(fragment::SITE_LATER, 7, [1, 2, 3, 4]);
+        assert_eq!(of_fragment.read(), None);
+        assert_eq!(
+            of_fragment.read_fragment(),
+            Some((fragment::SITE_LATER, 7, [1, 2, 3, 4]))
+        );
         assert_eq!(
             LinkHeader {
                 mark: [2, 1],

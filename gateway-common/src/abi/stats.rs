@@ -39,10 +39,16 @@ pub enum Path {
     MappingsCreated = 8,
     /// `clear`: answered to the site with a TCP reset or an ICMP error; the packet counts as dropped as well.
     SiteAnswered = 9,
+    /// `wan`: fragment handed to a worker, to wait for the others of its packet.
+    WanFragment = 10,
+    /// `core`: the same.
+    CoreFragment = 11,
+    /// `wan`: ICMP "too big" about ESP, handed to a worker.
+    WanTooBig = 12,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 10;
+pub const PATHS: u32 = 13;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -57,5 +63,8 @@ impl Path {
         (Path::FlowsCreated, "flows_created"),
         (Path::MappingsCreated, "mappings_created"),
         (Path::SiteAnswered, "site_answered"),
+        (Path::WanFragment, "wan_fragment"),
+        (Path::CoreFragment, "core_fragment"),
+        (Path::WanTooBig, "wan_too_big"),
     ];
 }

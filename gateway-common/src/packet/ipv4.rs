@@ -100,6 +100,13 @@ impl Ipv4 {
         u16::from_be_bytes(self.fragment) & 0x3fff != 0
     }
 
+    /// Whether this is a fragment, and not the first one.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_later_fragment(&self) -> bool {
+        u16::from_be_bytes(self.fragment) & 0x1fff != 0
+    }
+
     /// Whether "don't fragment" is set.
     #[inline(always)]
     #[must_use]

@@ -16,7 +16,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, error, limits, mss};
+use super::{Outcome, Verdict, answer, error, fragment, limits, mss};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -45,6 +45,8 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
             Next::Stage(Stage::SiteError) => error::from_site(packet, tables)?,
+            Next::Stage(Stage::SiteFragment) => fragment::from_site(packet, tables)?,
+            Next::Stage(Stage::CenterFragment) => fragment::from_center(packet, tables)?,
             Next::Stage(Stage::CenterError) => return Err(DropReason::Internal),
             Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
@@ -63,8 +65,20 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         Ok(inner) => inner,
         // No query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::SiteError)),
+        Err(DropReason::InnerFragment) => return Ok(Next::Stage(Stage::SiteFragment)),
         Err(reason) => return Err(reason),
     };
+    pass(packet, tables, site, &inner)
+}
+
+/// Forwards a packet that is parsed, or the first fragment of one, if it belongs to a flow.
+#[inline(always)]
+pub(super) fn pass<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    site: u32,
+    inner: &Inner,
+) -> Result<Next, DropReason> {
     let key = inner.flow_from_site(site);
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
@@ -72,18 +86,18 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Ok(Next::Stage(Stage::Judge));
     };
     let (state, last_seen_s) = filter::state_and_last_seen_s(entry.record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, inner) {
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
-    if filter::follow::<_, true>(entry.record, &inner, now_s)? {
+    if filter::follow::<_, true>(entry.record, inner, now_s)? {
         limits::give_half_open(tables, site);
     }
     let (address, nat) = halves(entry.record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     inner.translate(packet, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
     if inner.segment.flags & flag::SYN != 0 {
-        mss::clamp_from_site(packet, tables, site, &inner)?;
+        mss::clamp_from_site(packet, tables, site, inner.ip.source)?;
     }
     leave(packet, tables, hop).map(Next::Decided)
 }
@@ -92,7 +106,10 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
 #[inline(always)]
 pub(super) fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
     let link: LinkHeader = packet.load(0).ok_or(DropReason::TruncatedLink)?;
-    let (site, _) = link.read().ok_or(DropReason::LinkHeaderInvalid)?;
+    if let Some((site, _)) = link.read() {
+        return Ok(site);
+    }
+    let (_, site, _) = link.read_fragment().ok_or(DropReason::LinkHeaderInvalid)?;
     Ok(site)
 }
 
@@ -100,6 +117,16 @@ pub(super) fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
 #[inline(always)]
 pub(super) fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
     let inner = Inner::parse(packet, Direction::Out)?;
+    if inner.ip.ttl <= 1 {
+        return Err(DropReason::InnerTtl);
+    }
+    Ok(inner)
+}
+
+/// The packet in it, or the first fragment of one.
+#[inline(always)]
+pub(super) fn parse_any<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
+    let inner = Inner::parse_any(packet, Direction::Out)?;
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }

@@ -19,7 +19,7 @@ use super::clear::Next;
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::Stage;
-use super::{Outcome, Verdict, error, icmp, limits, mss, worker};
+use super::{Outcome, Verdict, error, fragment, icmp, limits, mss, worker};
 
 /// Decides on a frame of the core side: all stages, one after another.
 ///
@@ -56,6 +56,9 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
         Ok(inner) => inner,
         // No answer to a query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::CenterError)),
+        Err(DropReason::InnerFragment) => {
+            return fragment::wait(packet, tables, interface).map(Next::Decided);
+        }
         Err(reason) => return Err(reason),
     };
     let outside = inner.outside();
@@ -87,7 +90,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
     inner.translate(packet, Direction::In, source.to_ne_bytes(), [s0, s1])?;
     if inner.segment.flags & flag::SYN != 0 {
-        mss::clamp(packet, &inner, mss::limit(settings, sa.mtu))?;
+        mss::clamp(packet, mss::limit(settings, sa.mtu))?;
     }
     packet
         .store(0, &LinkHeader::new(site, sa.sa_index))
@@ -120,7 +123,7 @@ fn no_flow<T: Tables>(tables: &T, inner: &Inner, interface: &Interface) -> Outco
 }
 
 #[inline(always)]
-fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
+pub(super) fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
     interface.ipv4 != [0; 4] && ip.destination == interface.ipv4
 }
 

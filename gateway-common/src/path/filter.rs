@@ -245,6 +245,15 @@ fn follow_rarely<V: Words, const OUT: bool>(
     Ok(change_progress(record, before, connection.progress))
 }
 
+/// Counts a later fragment of a packet whose first one has moved the flow on.
+#[inline(always)]
+pub fn count_later<V: Words>(record: V, direction: Direction, length: u32, now_s: u32) {
+    let (own, _) = direction.words();
+    let mut half = Half::read(record, own);
+    count(&mut half, length, now_s);
+    half.write(record, own);
+}
+
 /// The state of a flow without connections after an answer.
 #[inline(always)]
 const fn answered(state: u8) -> u8 {

@@ -2,6 +2,7 @@
 
 use crate::abi::flow::FlowKey;
 use crate::abi::nat::OutsideKey;
+use crate::abi::sa::{LinkHeader, fragment};
 use crate::drop::DropReason;
 use crate::packet::{
     Packet,
@@ -43,21 +44,44 @@ impl Inner {
     ///
     /// # Errors
     /// The reason to drop it.
-    #[inline(never)]
+    #[inline(always)]
     pub fn parse<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
+        Self::parse_as::<P, false>(packet, direction)
+    }
+
+    /// The same for a packet or the first fragment of one, as the whole packet reads: the link header says how long that
+    /// is. A worker has seen to it that the transport header is in it.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline(always)]
+    pub fn parse_any<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
+        Self::parse_as::<P, true>(packet, direction)
+    }
+
+    #[inline(never)]
+    fn parse_as<P: Packet, const ANY: bool>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
         let ip: Ipv4 = packet.load(IP).ok_or(DropReason::InnerMalformed)?;
         ip.check(packet.len().saturating_sub(IP))
             .map_err(|fault| match fault {
                 Fault::Malformed | Fault::Truncated => DropReason::InnerMalformed,
                 Fault::Options => DropReason::InnerOptions,
             })?;
-        if ip.is_fragment() {
+        let of_first = if ANY {
+            length_of_first(packet, direction)?
+        } else {
+            0
+        };
+        if ip.is_fragment() != (of_first != 0) || ip.is_later_fragment() {
             return Err(DropReason::InnerFragment);
         }
         if !is_host_address(ip.source) || !is_host_address(ip.destination) || ip.source == ip.destination {
             return Err(DropReason::InnerAddress);
         }
-        let length = ip.total_length().saturating_sub(ipv4::LENGTH);
+        let mut length = ip.total_length().saturating_sub(ipv4::LENGTH);
+        if ANY && of_first != 0 {
+            length = of_first;
+        }
         let mut inner = match ip.protocol {
             protocol::TCP => Self::tcp(packet, ip, length),
             protocol::UDP => Self::udp(packet, ip, length),
@@ -214,20 +238,11 @@ impl Inner {
         address: [u8; 4],
         port: [u8; 2],
     ) -> Result<(), DropReason> {
-        let (old_address, old_port, address_offset) = match direction {
-            Direction::Out => (self.ip.source, self.source_port, ipv4::SOURCE),
-            Direction::In => (self.ip.destination, self.destination_port, ipv4::DESTINATION),
+        let old_port = match direction {
+            Direction::Out => self.source_port,
+            Direction::In => self.destination_port,
         };
-        let addresses = Change::default().double(old_address, address);
-        let ttl = [self.ip.ttl.saturating_sub(1), self.ip.protocol];
-        let checksum = addresses.word(self.ip.ttl_word(), ttl).apply(self.ip.checksum);
-        let ([ttl, protocol], [c0, c1]) = (ttl, checksum);
-        packet
-            .store(IP + ipv4::TTL, &[ttl, protocol, c0, c1])
-            .ok_or(DropReason::Internal)?;
-        packet
-            .store(IP + address_offset, &address)
-            .ok_or(DropReason::Internal)?;
+        let addresses = translate_header(packet, &self.ip, direction, address)?;
 
         // The pseudo-header has the addresses in it, but ICMP has no pseudo-header.
         let (checksum, checksum_offset, port_offset) = match self.ip.protocol {
@@ -252,6 +267,46 @@ impl Inner {
             .store(TRANSPORT + checksum_offset, &checksum)
             .ok_or(DropReason::Internal)
     }
+}
+
+/// Length of the packet behind its IP header, if the link header says that this is the first fragment of one; else zero.
+#[inline(always)]
+fn length_of_first<P: Packet>(packet: &P, direction: Direction) -> Result<u32, DropReason> {
+    let link: LinkHeader = packet.load(0).ok_or(DropReason::TruncatedLink)?;
+    let wanted = match direction {
+        Direction::Out => fragment::SITE_FIRST,
+        Direction::In => fragment::CENTER_FIRST,
+    };
+    let [_, _, l0, l1] = link.sa_index;
+    let mask = u32::from(link.mark_sa == wanted).wrapping_neg();
+    Ok(P::hide(u32::from(u16::from_be_bytes([l0, l1])) & mask))
+}
+
+/// Translates one address of an IP header, decrements its TTL and updates its checksum: all that a later fragment has.
+/// Answers how the addresses changed.
+///
+/// # Errors
+/// [`DropReason::Internal`] if the frame changed its length meanwhile.
+#[inline(always)]
+pub fn translate_header<P: Packet>(
+    packet: &mut P,
+    ip: &Ipv4,
+    direction: Direction,
+    address: [u8; 4],
+) -> Result<Change, DropReason> {
+    let (old_address, offset) = match direction {
+        Direction::Out => (ip.source, ipv4::SOURCE),
+        Direction::In => (ip.destination, ipv4::DESTINATION),
+    };
+    let addresses = Change::default().double(old_address, address);
+    let ttl = [ip.ttl.saturating_sub(1), ip.protocol];
+    let checksum = addresses.word(ip.ttl_word(), ttl).apply(ip.checksum);
+    let ([ttl, protocol], [c0, c1]) = (ttl, checksum);
+    packet
+        .store(IP + ipv4::TTL, &[ttl, protocol, c0, c1])
+        .ok_or(DropReason::Internal)?;
+    packet.store(IP + offset, &address).ok_or(DropReason::Internal)?;
+    Ok(addresses)
 }
 
 /// Whether flows of a protocol are told apart by address alone. Not of those whose checksum covers the addresses

@@ -6,6 +6,7 @@ pub mod clear;
 pub mod core;
 pub mod error;
 pub mod filter;
+pub mod fragment;
 pub mod icmp;
 pub mod inner;
 pub mod limits;

@@ -8,10 +8,10 @@ use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Change;
 use crate::packet::ipv4;
-use crate::packet::tcp;
+use crate::packet::tcp::{self, Tcp};
 use crate::tables::Tables;
 
-use super::inner::{Inner, TRANSPORT};
+use super::inner::TRANSPORT;
 
 /// Headers of a segment without options: what is left of the MTU is the MSS (RFC 9293 section 3.7.1).
 const HEADERS: u32 = ipv4::LENGTH + tcp::LENGTH;
@@ -35,18 +35,18 @@ pub fn clamp_from_site<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     site: u32,
-    inner: &Inner,
+    source: [u8; 4],
 ) -> Result<(), DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let key = SaOutboundKey {
         site: site.to_be_bytes(),
-        destination: inner.ip.source,
+        destination: source,
     };
     let mtu = tables
         .sa_route(&key)
         .and_then(|number| tables.sa_outbound(number))
         .map_or(u32::MAX, |sa| sa.mtu);
-    clamp(packet, inner, limit(settings, mtu))
+    clamp(packet, limit(settings, mtu))
 }
 
 /// The largest MSS that may be offered through a tunnel whose inner MTU this is.
@@ -70,9 +70,9 @@ pub const fn limit(settings: &Settings, mtu: u32) -> u16 {
 /// # Errors
 /// [`DropReason::Internal`] if the frame changed its length meanwhile.
 #[inline(never)]
-pub fn clamp<P: Packet>(packet: &mut P, inner: &Inner, limit: u16) -> Result<(), DropReason> {
-    let header = inner.length() - ipv4::LENGTH - inner.segment.length;
-    let Some(at) = find(packet, header) else {
+pub fn clamp<P: Packet>(packet: &mut P, limit: u16) -> Result<(), DropReason> {
+    let header: Tcp = packet.load(TRANSPORT).ok_or(DropReason::Internal)?;
+    let Some(at) = find(packet, header.header_length()) else {
         return Ok(());
     };
     let offset = TRANSPORT + tcp::LENGTH + at + 2;
@@ -89,9 +89,8 @@ pub fn clamp<P: Packet>(packet: &mut P, inner: &Inner, limit: u16) -> Result<(),
         let ([o0, o1], [n0, n1]) = (old, new);
         Change::default().word([o1, o0], [n1, n0])
     };
-    let checksum: [u8; 2] = packet.load(TRANSPORT + CHECKSUM).ok_or(DropReason::Internal)?;
     packet
-        .store(TRANSPORT + CHECKSUM, &change.apply(checksum))
+        .store(TRANSPORT + CHECKSUM, &change.apply(header.checksum))
         .ok_or(DropReason::Internal)
 }
 

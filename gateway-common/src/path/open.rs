@@ -16,7 +16,7 @@ use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
 use super::answer::{Refusal, refuse};
-use super::clear::{Next, parse, site_of, tell};
+use super::clear::{Next, parse_any, site_of, tell};
 use super::filter::{self, First};
 use super::rules::{Judgement, Tuple};
 use super::{limits, nat};
@@ -39,10 +39,14 @@ pub enum Stage {
     SiteError = 5,
     /// [`super::error::from_center`].
     CenterError = 6,
+    /// [`super::fragment::from_site`].
+    SiteFragment = 7,
+    /// [`super::fragment::from_center`].
+    CenterFragment = 8,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 7;
+pub const STAGES: u32 = 9;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -105,7 +109,7 @@ impl Admitted {
 #[inline(always)]
 pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse(packet)?;
+    let inner = parse_any(packet)?;
     let key = inner.flow_from_site(site);
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
@@ -185,7 +189,7 @@ fn look<P: Packet, T: Tables>(
     first: &mut First,
 ) -> Result<u32, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse(packet)?;
+    let inner = parse_any(packet)?;
     *key = inner.flow_from_site(site);
     *first = filter::open(&inner, tables.now_s());
     Ok(inner.length())

@@ -8,7 +8,7 @@ use crate::packet::{
     Packet,
     esp::{self, Esp},
     ethernet::{self, Ethernet, ether_type},
-    icmp::{Icmp, kind, kind6},
+    icmp::{self, CODE_FRAGMENTATION_NEEDED, Icmp, kind, kind6},
     ipv4::{self, Fault, Ipv4, protocol},
     ipv6::{self, Ipv6},
     udp::{self, Udp},
@@ -19,6 +19,13 @@ use super::{Outcome, Verdict, worker};
 
 /// Shortest IKE message: its header (RFC 7296 section 3.1).
 const IKE_LENGTH_MIN: u32 = 28;
+
+/// Fragments that one source may send in a second, and all sources may.
+const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
+const FRAGMENTS_PER_S: u32 = 100_000;
+
+/// Messages "too big" about ESP in a second.
+const TOO_BIG_PER_S: u32 = 5_000;
 
 /// An address of either family as words in memory order; IPv4 in the first one, the rest is zero.
 type Address = [u32; 4];
@@ -45,16 +52,24 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     match ethernet.ether_type {
         ether_type::IPV4 => {
-            let outer = outer_ipv4(packet)?;
+            let outer = match outer_ipv4(packet) {
+                Ok(outer) => outer,
+                Err(DropReason::OuterFragment) => return fragment_ipv4(packet, tables, interface),
+                Err(reason) => return Err(reason),
+            };
             if outer.protocol == protocol::ICMP {
-                return icmp(packet, &outer, interface);
+                return icmp4(packet, tables, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
         ether_type::IPV6 => {
-            let outer = outer_ipv6(packet)?;
+            let outer = match outer_ipv6(packet) {
+                Ok(outer) => outer,
+                Err(DropReason::OuterFragment) => return fragment_ipv6(packet, tables, interface),
+                Err(reason) => return Err(reason),
+            };
             if outer.protocol == protocol::ICMPV6 {
-                return icmp6(packet, &outer, interface);
+                return icmp6(packet, tables, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
@@ -109,6 +124,59 @@ fn outer_ipv6<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
         offset: ethernet::LENGTH + ipv6::LENGTH,
         length: ip.payload_length(),
     })
+}
+
+/// A fragment of ESP or UDP waits at a worker for the others of its packet.
+#[inline(never)]
+fn fragment_ipv4<P: Packet, T: Tables>(packet: &P, tables: &T, interface: &Interface) -> Outcome {
+    let ip: Ipv4 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
+    let outer = Outer {
+        source: widen(ip.source),
+        destination: widen(ip.destination),
+        family: 4,
+        protocol: ip.protocol,
+        offset: 0,
+        length: 0,
+    };
+    fragment(tables, &outer, interface)
+}
+
+/// The same, where the fragment header is the only extension (RFC 8200 section 4.5).
+#[inline(never)]
+fn fragment_ipv6<P: Packet, T: Tables>(packet: &P, tables: &T, interface: &Interface) -> Outcome {
+    let ip: Ipv6 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
+    let [protocol, ..]: [u8; 8] = packet
+        .load(ethernet::LENGTH + ipv6::LENGTH)
+        .ok_or(DropReason::TruncatedIp)?;
+    let outer = Outer {
+        source: words(ip.source),
+        destination: words(ip.destination),
+        family: 6,
+        protocol,
+        offset: 0,
+        length: 0,
+    };
+    fragment(tables, &outer, interface)
+}
+
+#[inline(always)]
+fn fragment<T: Tables>(tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
+    if !matches!(outer.protocol, protocol::ESP | protocol::UDP) {
+        return Err(DropReason::OuterFragment);
+    }
+    if !is_ours(outer, interface) {
+        return Err(DropReason::OuterDestination);
+    }
+    let now_s = tables.now_s();
+    // Not the key of an IKE source: its last octets are zero.
+    let mut source = rate_limit_key(outer);
+    source[15] = 1;
+    if tables.count_ike(&source, now_s) > FRAGMENTS_PER_SOURCE_PER_S
+        || tables.count_ike(&[0xff; 16], now_s) > FRAGMENTS_PER_S
+    {
+        return Err(DropReason::FragmentLimit);
+    }
+    worker(tables, interface, Path::WanFragment)
 }
 
 #[inline(always)]
@@ -201,9 +269,10 @@ fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32)
     Ok(Verdict::Pass(Path::WanIke))
 }
 
-/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others.
+/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others. A worker hears which of
+/// its tunnels has a narrow path, the kernel all else.
 #[inline(always)]
-fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp4<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     if header.kind != kind::UNREACHABLE {
         return Err(DropReason::OuterProtocol);
@@ -211,19 +280,60 @@ fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome 
     if !is_ours(outer, interface) {
         return Err(DropReason::OuterDestination);
     }
+    let quoted = outer.offset + icmp::LENGTH;
+    if header.code == CODE_FRAGMENTATION_NEEDED
+        && let Some(ip) = packet.load::<Ipv4>(quoted)
+        && quotes_esp(packet, ip.protocol, quoted + ipv4::LENGTH)
+    {
+        return too_big(tables, interface);
+    }
     Ok(Verdict::Pass(Path::WanPassed))
 }
 
 /// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).
 #[inline(always)]
-fn icmp6<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp6<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     match header.kind {
         kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => Ok(Verdict::Pass(Path::WanPassed)),
-        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => Ok(Verdict::Pass(Path::WanPassed)),
+        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => {
+            let quoted = outer.offset + icmp::LENGTH;
+            if let Some(ip) = packet.load::<Ipv6>(quoted)
+                && quotes_esp(packet, ip.next_header, quoted + ipv6::LENGTH)
+            {
+                return too_big(tables, interface);
+            }
+            Ok(Verdict::Pass(Path::WanPassed))
+        }
         kind6::PACKET_TOO_BIG => Err(DropReason::OuterDestination),
         _ => Err(DropReason::OuterProtocol),
     }
+}
+
+/// Whether an ICMP error quotes ESP, plain or in UDP.
+#[inline(never)]
+fn quotes_esp<P: Packet>(packet: &P, protocol: u8, transport: u32) -> bool {
+    match protocol {
+        protocol::ESP => true,
+        protocol::UDP => {
+            let header = packet.load::<Udp>(transport);
+            let marker = packet.load::<[u8; 4]>(transport + udp::LENGTH);
+            header.is_some_and(|header| header.source_port == udp::PORT_NAT_TRAVERSAL)
+                && marker.is_some_and(|marker| marker != esp::NON_ESP_MARKER)
+        }
+        _ => false,
+    }
+}
+
+/// A worker looks whether it sent what is quoted.
+#[inline(always)]
+fn too_big<T: Tables>(tables: &T, interface: &Interface) -> Outcome {
+    // Not the key of an IKE source: a multicast address sends nothing.
+    let all = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
+    if tables.count_ike(&all, tables.now_s()) > TOO_BIG_PER_S {
+        return Err(DropReason::OuterProtocol);
+    }
+    worker(tables, interface, Path::WanTooBig)
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 7] = [
+    pub const STAGES: [&str; 9] = [
         "clear_judge",
         "clear_map",
         "clear_add",
@@ -16,6 +16,8 @@ pub mod program {
         "clear_answer",
         "clear_error",
         "core_error",
+        "clear_fragment",
+        "core_fragment",
     ];
     /// Core interface.
     pub const CORE: &str = "core";

@@ -112,11 +112,6 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Expect)> {
         ),
         ("options are dropped", changed(0, &[0x47]), drop(InnerOptions)),
         (
-            "fragments are dropped",
-            changed(6, &[0x20, 0]),
-            drop(InnerFragment),
-        ),
-        (
             "a source of 127.0.0.1 is dropped",
             changed(12, &[127, 0, 0, 1]),
             drop(InnerAddress),

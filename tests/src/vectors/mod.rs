@@ -6,6 +6,7 @@ pub mod blocks;
 mod clear;
 mod core;
 mod errors;
+mod fragments;
 mod mss;
 mod wan;
 pub mod world;
@@ -164,6 +165,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         clear::vectors(now_s),
         core::vectors(now_s),
         errors::vectors(now_s),
+        fragments::vectors(now_s),
         mss::vectors(now_s),
         blocks::vectors(now_s),
         answer::vectors(now_s),

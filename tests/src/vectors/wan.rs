@@ -5,7 +5,7 @@ use gateway_common::drop::DropReason::{self, *};
 
 use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SPI, SPI_UDP, SPI6};
 use super::{Expect, Program, Step, Vector};
-use crate::frames::{ethernet, ipv4, ipv6, udp};
+use crate::frames::{ethernet, fix_ipv4, ipv4, ipv6, udp};
 
 /// ESP with 40 bytes behind SPI and sequence number.
 fn esp(spi: [u8; 4]) -> Vec<u8> {
@@ -30,7 +30,8 @@ fn from_router6(next_header: u8, payload: &[u8]) -> Vec<u8> {
 
 pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
     let accepted = accepted().into_iter().map(|(words, frame, path)| {
-        let expect = if path == Path::WanEsp {
+        let to_worker = matches!(path, Path::WanEsp | Path::WanFragment | Path::WanTooBig);
+        let expect = if to_worker {
             Expect::Worker(path, frame.clone())
         } else {
             Expect::Pass(path)
@@ -46,6 +47,32 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
     let mut vectors: Vec<Vector> = accepted.chain(dropped).collect();
     vectors.extend(worlds(now_s));
     vectors
+}
+
+/// A fragment of 48 octets.
+fn fragment(protocol: u8, place: [u8; 2]) -> Vec<u8> {
+    let mut frame = from_router(protocol, &esp(SPI));
+    frame[20..22].copy_from_slice(&place);
+    fix_ipv4(&mut frame[14..]);
+    frame
+}
+
+fn fragment_to(destination: [u8; 4]) -> Vec<u8> {
+    let mut frame = fragment(50, [0x20, 0]);
+    frame[30..34].copy_from_slice(&destination);
+    fix_ipv4(&mut frame[14..]);
+    frame
+}
+
+/// ICMP "too big" about a packet of ours.
+fn too_big(protocol: u8, payload: &[u8]) -> Vec<u8> {
+    let quoted = ipv4(protocol, GATEWAY, ROUTER, payload);
+    from_router(1, &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted].concat())
+}
+
+fn too_big6(next_header: u8, payload: &[u8]) -> Vec<u8> {
+    let quoted = ipv6(next_header, GATEWAY6, ROUTER6, payload);
+    from_router6(58, &[&[2, 0, 0, 0, 0, 0, 5, 0][..], &quoted].concat())
 }
 
 fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
@@ -96,6 +123,66 @@ fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
         (
             "ICMPv6 'packet too big' passes",
             from_router6(58, &[2, 0, 0, 0, 0, 0, 5, 0]),
+            Path::WanPassed,
+        ),
+        (
+            "the first fragment of ESP goes to the worker",
+            fragment(50, [0x20, 0]),
+            Path::WanFragment,
+        ),
+        (
+            "a later fragment of ESP goes to the worker",
+            fragment(50, [0x20, 6]),
+            Path::WanFragment,
+        ),
+        (
+            "the last fragment of UDP goes to the worker",
+            fragment(17, [0, 9]),
+            Path::WanFragment,
+        ),
+        (
+            "an IPv6 fragment of ESP goes to the worker",
+            from_router6(44, &[50, 0, 0, 1, 0, 0, 0, 1]),
+            Path::WanFragment,
+        ),
+        (
+            "an IPv6 fragment of UDP goes to the worker",
+            from_router6(44, &[17, 0, 0, 8, 0, 0, 0, 1, 1, 2, 3]),
+            Path::WanFragment,
+        ),
+        (
+            "'too big' about ESP goes to the worker",
+            too_big(50, &esp(SPI)),
+            Path::WanTooBig,
+        ),
+        (
+            "'too big' about ESP over IPv6 goes to the worker",
+            too_big6(50, &esp(SPI)),
+            Path::WanTooBig,
+        ),
+        (
+            "'too big' about ESP in UDP goes to the worker",
+            too_big(17, &udp(4500, 61000, &esp(SPI))),
+            Path::WanTooBig,
+        ),
+        (
+            "'too big' about ESP in UDP over IPv6 goes to the worker",
+            too_big6(17, &udp(4500, 61000, &esp(SPI))),
+            Path::WanTooBig,
+        ),
+        (
+            "'too big' about IKE passes",
+            too_big(17, &udp(500, 500, &ike)),
+            Path::WanPassed,
+        ),
+        (
+            "'too big' about IKE behind the non-ESP marker passes",
+            too_big(17, &udp(4500, 61000, &marked)),
+            Path::WanPassed,
+        ),
+        (
+            "'too big' about UDP of which 8 octets are quoted passes",
+            too_big(17, &udp(4500, 61000, &[])),
             Path::WanPassed,
         ),
         (
@@ -290,16 +377,6 @@ fn dropped_ip() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             MalformedIp,
         ),
         (
-            "the first outer fragment is dropped",
-            changed(6, &[0x20, 0]),
-            OuterFragment,
-        ),
-        (
-            "the last outer fragment is dropped",
-            changed(6, &[0, 3]),
-            OuterFragment,
-        ),
-        (
             "UDP with a length of 7 is dropped",
             from_router(17, &short_udp),
             TruncatedUdp,
@@ -326,9 +403,29 @@ fn dropped_ip() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         ),
         ("IPv6 with version 4 is dropped", frame6(&wrong6), MalformedIp),
         (
-            "an IPv6 fragment is dropped",
-            from_router6(44, &[50, 0, 0, 1, 0, 0, 0, 1]),
+            "an IPv6 fragment of TCP is dropped",
+            from_router6(44, &[6, 0, 0, 1, 0, 0, 0, 1]),
             OuterFragment,
+        ),
+        (
+            "an IPv6 fragment header that is cut short is dropped",
+            from_router6(44, &[50, 0, 0, 1]),
+            TruncatedIp,
+        ),
+        (
+            "an IPv6 fragment with options behind its header is dropped",
+            from_router6(44, &[60, 0, 0, 1, 0, 0, 0, 1]),
+            OuterFragment,
+        ),
+        (
+            "a fragment of ICMP is dropped",
+            fragment(1, [0x20, 0]),
+            OuterFragment,
+        ),
+        (
+            "a fragment to another host is dropped",
+            fragment_to([192, 0, 2, 2]),
+            OuterDestination,
         ),
         (
             "IPv6 hop-by-hop options are dropped",
