@@ -38,7 +38,7 @@ mod worker;
 mod xsk;
 
 use std::collections::HashSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
@@ -60,6 +60,7 @@ pub use self::stats::WorkerStats;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::worker::commands::WorkerReport;
+pub use self::worker::fragments::IkeDatagram;
 
 use self::clear_link::ClearLink;
 use self::load::Loaded;
@@ -68,6 +69,7 @@ use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
 use self::tables::SharedTables;
+use self::worker::fragments::IkeSink;
 use self::worker::handover::Inbox;
 
 /// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
@@ -111,6 +113,8 @@ pub struct Dataplane {
     inboxes: Arc<[Inbox]>,
     counters: Vec<Arc<WorkerCounters>>,
     reports: Arc<ArrayQueue<WorkerReport>>,
+    /// Where IKE that came in fragments goes.
+    ike: Arc<OnceLock<IkeSink>>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -122,6 +126,12 @@ impl Dataplane {
     /// attached by then stay and drop.
     pub fn start(config: &DataplaneConfig) -> Result<Self, DataplaneError> {
         start::start(config)
+    }
+
+    /// Has IKE datagrams that came in IP fragments given to `sink`, which must not wait: it runs in a worker. The first
+    /// sink stays.
+    pub fn receive_ike(&self, sink: impl Fn(IkeDatagram) + Send + Sync + 'static) {
+        let _ = self.ike.set(Box::new(sink));
     }
 
     /// The interfaces and how their programs run.

@@ -19,6 +19,7 @@ use super::object::program;
 use super::sas::Sas;
 use super::stats::WorkerCounters;
 use super::tables::SharedTables;
+use super::worker::fragments::Fragments;
 use super::worker::handover::{Inbox, Side};
 use super::worker::table::SaTable;
 use super::worker::{Engine, Worker};
@@ -81,6 +82,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         inboxes: inboxes(workers)?,
         counters: (0..workers).map(|_| Arc::default()).collect(),
         reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
+        ike: Arc::default(),
         threads: Vec::new(),
     };
     undo.keep();
@@ -300,6 +302,7 @@ fn worker(
             clear_port,
             now_s: 0,
             reports: Arc::clone(&dataplane.reports),
+            fragments: Fragments::new(dataplane.inboxes.len() as u32, Arc::clone(&dataplane.ike)),
         },
         rings,
         receive,

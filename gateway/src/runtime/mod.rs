@@ -68,7 +68,7 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     if let Some(path) = &prepared.config.events_file {
         event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
     }
-    let engine = Xdp::start(&prepared.config).await?;
+    let engine = Xdp::start(&prepared.config, datagram_sender.clone()).await?;
     // From here the programs are attached: IKE that arrives early waits in the sockets.
     let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
     let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;

@@ -15,15 +15,17 @@ use gateway_esp::{
 };
 use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
+use tokio::sync::mpsc;
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
+use super::sockets::Datagram;
 use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
-    TableSizes, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, IkeDatagram, InterfaceConfig, SaHandle,
+    SaInstall, TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -40,12 +42,26 @@ pub(super) struct Xdp {
 }
 
 impl Xdp {
-    /// Attaches to the configured interfaces; nothing passes until sites and rules are set.
+    /// Attaches to the configured interfaces; nothing passes until sites and rules are set. IKE that comes in IP fragments
+    /// goes to `datagrams`.
     ///
     /// # Errors
     /// What is missing and where.
-    pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: &Config, datagrams: mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
         let dataplane = Arc::new(Dataplane::start(&dataplane_config(config))?);
+        dataplane.receive_ike(move |datagram| {
+            let IkeDatagram {
+                local,
+                remote,
+                payload,
+            } = datagram;
+            // A full queue drops, as for what comes through a socket.
+            let _ = datagrams.try_send(Datagram {
+                local,
+                remote,
+                payload,
+            });
+        });
         let core = dataplane
             .attached()
             .iter()

@@ -100,14 +100,13 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
 
 fn both_ways() -> Vec<(&'static str, Vec<Step>)> {
     let end = (TERMINAL, 1024);
-    let syn = segment(SYN).options(&[2, 4, 0x05, 0xb4]).fragmentable();
+    let syn = segment(SYN).options(&[2, 4, 0x05, 0xb4]).fragmentable().data(16);
     let mut syn_steps = leave(&syn, &[24], (NAT, PORT));
     // A SYN is lowered where it is: in the first fragment.
-    let lowered = segment(SYN).options(&[2, 4, 0x05, 0x50]).fragmentable();
+    let lowered = segment(SYN).options(&[2, 4, 0x05, 0x50]).fragmentable().data(16);
     for (step, other) in syn_steps.iter_mut().zip(leave(&lowered, &[24], (NAT, PORT))) {
         step.expect = other.expect;
     }
-    syn_steps.truncate(1);
     vec![
         (
             "UDP in three fragments opens a flow, and its answer in fragments comes back",

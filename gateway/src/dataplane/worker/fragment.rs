@@ -15,6 +15,7 @@ const OPTION_NOP: u8 = 1;
 mod field {
     use core::ops::Range;
     pub(super) const TOTAL_LENGTH: Range<usize> = 2..4;
+    pub(super) const IDENTIFICATION: Range<usize> = 4..6;
     pub(super) const FRAGMENT: Range<usize> = 6..8;
     pub(super) const CHECKSUM: Range<usize> = 10..12;
 }
@@ -61,6 +62,18 @@ pub(crate) fn fragment(packet: &[u8], mtu: usize) -> Option<Vec<Vec<u8>>> {
         offset_units += (data.len() / 8) as u16;
         rest = remaining;
     }
+}
+
+/// Gives a fragment another identification; its header's checksum is made anew.
+pub(crate) fn set_identification(header: &mut [u8], identification: u16) {
+    if store(header, field::IDENTIFICATION, identification).is_none()
+        || store(header, field::CHECKSUM, 0).is_none()
+    {
+        return;
+    }
+    let checksum = checksum(header);
+    // It was stored there just now.
+    let _ = store(header, field::CHECKSUM, checksum);
 }
 
 /// The header without the options that belong to the first fragment alone (RFC 791 section 3.1).

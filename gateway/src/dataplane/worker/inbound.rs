@@ -9,6 +9,8 @@ use gateway_esp::{OpenError, Opened};
 use zerocopy::IntoBytes as _;
 
 use super::commands::WorkerReport;
+use super::fragments::is_fragment;
+use super::outer::OuterFragment;
 use super::table::{Entry, owner};
 use super::{Engine, Outcome};
 
@@ -20,7 +22,13 @@ impl Engine {
 
     fn try_inbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::TruncatedLink)?;
-        let received = Received::parse(frame).map_err(not_esp)?;
+        let received = match Received::parse(frame) {
+            Ok(received) => received,
+            Err(ReceivedError::Fragment | ReceivedError::NotEsp) if OuterFragment::parse(frame).is_some() => {
+                return self.outer_fragment(frame);
+            }
+            Err(error) => return Err(not_esp(error)),
+        };
         let index = self.table.route(received.spi).ok_or(DropReason::UnknownSpi)?;
         let (worker, slot) = owner(index);
         if worker != self.worker {
@@ -50,6 +58,10 @@ impl Engine {
         let inner = opened?;
         let start = received.esp.start + inner.start;
         let end = received.esp.start + inner.end;
+        let packet = buffer.get(start..end).ok_or(DropReason::EspInnerMalformed)?;
+        if is_fragment(packet) {
+            return self.site_fragment(site, packet);
+        }
         buffer.copy_within(start..end, LINK_HEADER_LEN);
         buffer
             .get_mut(..LINK_HEADER_LEN)

@@ -5,6 +5,7 @@
 //! | `rings` | what a worker sees of its sockets |
 //! | `inbound`, `outbound` | the two ways of a packet |
 //! | `fragment` | inner fragmentation |
+//! | `fragments`, `outer`, `reassembly` | fragments that come in: what becomes of them, outer ones, how they wait |
 //! | `table` | the worker's SAs |
 //! | `handover` | frames and orders from other threads |
 //! | `commands` | orders and reports |
@@ -14,9 +15,12 @@
 
 pub(crate) mod commands;
 pub(crate) mod fragment;
+pub(crate) mod fragments;
 pub(crate) mod handover;
 mod inbound;
 mod outbound;
+mod outer;
+pub(crate) mod reassembly;
 pub(crate) mod rings;
 pub(crate) mod table;
 #[cfg(test)]
@@ -28,6 +32,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
 
 use self::commands::WorkerReport;
+use self::fragments::Fragments;
 use self::handover::{Handed, Inbox, Side};
 use self::rings::{BATCH, RingPort};
 use self::table::SaTable;
@@ -46,6 +51,10 @@ pub(crate) enum Outcome {
     SendMany { port: usize, frames: Vec<Vec<u8>> },
     /// Another worker owns the SA.
     HandOver(u32),
+    /// It was taken in; nothing goes on for now.
+    Wait,
+    /// This comes in its place.
+    Again { side: Side, frame: Vec<u8> },
     /// It goes no further.
     Drop(DropReason),
 }
@@ -59,9 +68,18 @@ pub(crate) struct Engine {
     /// Monotonic seconds, read once a round.
     pub(crate) now_s: u64,
     pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
+    pub(crate) fragments: Fragments,
 }
 
 impl Engine {
+    /// Opens or seals the frame in the first `len` octets of `buffer`.
+    fn process(&mut self, buffer: &mut [u8], len: usize, side: Side) -> Outcome {
+        match side {
+            Side::Wan => self.inbound(buffer, len),
+            Side::Core => self.outbound(buffer, len),
+        }
+    }
+
     /// Tells the controller. When its queue is full the report is lost, and the next packet does not repeat it: the
     /// controller reads the counters as well.
     fn report(&self, report: WorkerReport) {
@@ -120,6 +138,9 @@ impl<R: RingPort> Worker<R> {
             }
         }
         work += self.take_handed(inbox);
+        let counters = Arc::clone(&self.counters);
+        self.engine
+            .tend_fragments(|reason, count| counters.dropped(reason, count));
         let lost = self.rings.flush();
         self.counters.dropped(DropReason::WorkerQueueFull, lost as u64);
         self.wake_others();
@@ -154,11 +175,7 @@ impl<R: RingPort> Worker<R> {
 
     fn process(&mut self, mut frame: R::Frame, side: Side) {
         let (buffer, len) = self.rings.bytes(&mut frame);
-        let outcome = match side {
-            Side::Wan => self.engine.inbound(buffer, len),
-            Side::Core => self.engine.outbound(buffer, len),
-        };
-        match outcome {
+        match self.engine.process(buffer, len, side) {
             Outcome::Send { port, len } => {
                 self.rings.set_len(&mut frame, len);
                 self.rings.transmit(port, frame);
@@ -166,10 +183,33 @@ impl<R: RingPort> Worker<R> {
                 return;
             }
             Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
-            Outcome::HandOver(worker) => self.hand_over(worker, &mut frame, side),
+            Outcome::HandOver(worker) => {
+                let (buffer, len) = self.rings.bytes(&mut frame);
+                let octets: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
+                self.hand_over(worker, octets, side);
+            }
+            Outcome::Wait => {}
+            Outcome::Again { side, frame } => self.process_copy(frame, side),
             Outcome::Drop(reason) => self.counters.dropped(reason, 1),
         }
         self.rings.recycle(frame);
+    }
+
+    /// The same for a frame that lies elsewhere, and may be longer than the rings' frames are.
+    fn process_copy(&mut self, mut octets: Vec<u8>, side: Side) {
+        let len = octets.len();
+        match self.engine.process(&mut octets, len, side) {
+            Outcome::Send { port, len } => {
+                octets.truncate(len);
+                self.send_copies(port, &[octets]);
+            }
+            Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
+            Outcome::HandOver(worker) => self.hand_over(worker, octets.into_boxed_slice(), side),
+            Outcome::Wait => {}
+            // What was put together is no fragment.
+            Outcome::Again { .. } => self.counters.dropped(DropReason::FragmentMalformed, 1),
+            Outcome::Drop(reason) => self.counters.dropped(reason, 1),
+        }
     }
 
     fn send_copies(&mut self, port: usize, frames: &[Vec<u8>]) {
@@ -199,9 +239,7 @@ impl<R: RingPort> Worker<R> {
         Some(frame)
     }
 
-    fn hand_over(&mut self, worker: u32, frame: &mut R::Frame, side: Side) {
-        let (buffer, len) = self.rings.bytes(frame);
-        let octets: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
+    fn hand_over(&mut self, worker: u32, octets: Box<[u8]>, side: Side) {
         let handed = Handed { side, frame: octets };
         let accepted = self
             .inboxes

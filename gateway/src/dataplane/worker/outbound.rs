@@ -2,14 +2,14 @@
 
 use core::ops::Range;
 
-use gateway_common::abi::sa::LinkHeader;
+use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::drop::DropReason;
 use gateway_esp::tunnel::LINK_HEADER_LEN;
 use gateway_esp::{InnerIpv4, SealError, TAILROOM_MAX};
 use zerocopy::FromBytes as _;
 
 use super::commands::WorkerReport;
-use super::fragment::fragment;
+use super::fragment::fragment as cut;
 use super::table::{Entry, Outbound, owner};
 use super::{Engine, Outcome};
 
@@ -24,10 +24,14 @@ impl Engine {
 
     fn try_outbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::WorkerFrameMalformed)?;
-        let (site, index) = LinkHeader::read_from_prefix(frame)
-            .ok()
-            .and_then(|(header, _)| header.read())
-            .ok_or(DropReason::WorkerFrameMalformed)?;
+        let (link, packet) =
+            LinkHeader::read_from_prefix(frame).map_err(|_| DropReason::WorkerFrameMalformed)?;
+        let Some((site, index)) = link.read() else {
+            return match link.read_fragment() {
+                Some((fragment::CENTER_WAITS, _, _)) => self.center_fragment(packet),
+                Some(_) | None => Err(DropReason::WorkerFrameMalformed),
+            };
+        };
         let (worker, slot) = owner(index);
         if worker != self.worker {
             return Ok(Outcome::HandOver(worker));
@@ -90,7 +94,7 @@ fn seal_fragments(
     if header.dont_fragment {
         return Err(DropReason::EspTooBig);
     }
-    let pieces = fragment(packet, inner_mtu).ok_or(DropReason::EspInnerMalformed)?;
+    let pieces = cut(packet, inner_mtu).ok_or(DropReason::EspInnerMalformed)?;
     let mut frames = Vec::with_capacity(pieces.len());
     for piece in pieces {
         let inner = outbound.headroom..outbound.headroom + piece.len();

@@ -6,7 +6,8 @@
 //! for octet, is dropped and harms nothing.
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
+use std::hash::{Hash as _, Hasher as _};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use gateway_common::drop::DropReason;
 
@@ -35,12 +36,31 @@ pub(crate) struct Bounds {
 /// What the fragments of one packet have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Key {
-    /// Who they are from apart from their addresses, which sites share.
+    /// The site that they are of, since sites share addresses; zero for what is no site's.
     pub(crate) scope: u32,
     pub(crate) source: IpAddr,
     pub(crate) destination: IpAddr,
     pub(crate) identification: u32,
     pub(crate) protocol: u8,
+}
+
+impl Key {
+    /// A number that spreads packets over workers.
+    pub(crate) fn spread(&self) -> u32 {
+        let mut hasher = std::hash::DefaultHasher::new();
+        self.hash(&mut hasher);
+        hasher.finish() as u32
+    }
+
+    /// Who is counted: a site, an IPv4 address, or an IPv6 /64, whose owner has all of it.
+    fn owner(&self) -> (u32, IpAddr) {
+        let source = match self.source {
+            _ if self.scope != 0 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            IpAddr::V4(address) => IpAddr::V4(address),
+            IpAddr::V6(address) => IpAddr::V6(Ipv6Addr::from(u128::from(address) >> 64 << 64)),
+        };
+        (self.scope, source)
+    }
 }
 
 /// A fragment.
@@ -191,9 +211,9 @@ impl Reassembly {
         }
     }
 
-    /// Nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.order.is_empty()
+    /// Nothing waits, and nothing was dropped.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.order.is_empty() && self.lost == Lost::default()
     }
 
     /// What was dropped since the last call.
@@ -202,7 +222,7 @@ impl Reassembly {
     }
 
     fn begin(&mut self, key: Key, now_s: u64) -> Result<(), DropReason> {
-        let of_source = self.sources.entry((key.scope, key.source)).or_default();
+        let of_source = self.sources.entry(key.owner()).or_default();
         if *of_source >= self.bounds.per_source {
             return Err(DropReason::FragmentLimit);
         }
@@ -238,7 +258,10 @@ impl Reassembly {
     fn displace_oldest(&mut self, keep: &Key) -> bool {
         while let Some((key, number)) = self.order.front() {
             let (key, number) = (*key, *number);
-            let is_it = self.waiting.get(&key).is_some_and(|waiting| waiting.number == number);
+            let is_it = self
+                .waiting
+                .get(&key)
+                .is_some_and(|waiting| waiting.number == number);
             if is_it && key == *keep {
                 return false;
             }
@@ -256,7 +279,7 @@ impl Reassembly {
     fn take(&mut self, key: &Key) -> Option<Waiting> {
         let waiting = self.waiting.remove(key)?;
         self.octets -= waiting.pieces.iter().map(Piece::cost).sum::<usize>();
-        let source = (key.scope, key.source);
+        let source = key.owner();
         if let Some(count) = self.sources.get_mut(&source) {
             *count -= 1;
             if *count == 0 {
@@ -320,5 +343,258 @@ impl Waiting {
         } else {
             Placed::Waits
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds {
+        per_source: 4,
+        packets: 8,
+        octets: 64 << 10,
+        length: 65_515,
+    };
+
+    fn key(source: u8, identification: u32) -> Key {
+        Key {
+            scope: 0,
+            source: IpAddr::from([192, 0, 2, source]),
+            destination: IpAddr::from([198, 51, 100, 1]),
+            identification,
+            protocol: 17,
+        }
+    }
+
+    fn piece(payload: &[u8], start: usize, end: usize) -> Piece {
+        Piece {
+            offset: start,
+            more: end < payload.len(),
+            header: vec![0; 34],
+            payload: payload[start..end].to_vec(),
+        }
+    }
+
+    fn add(waiting: &mut Reassembly, key: Key, piece: Piece) -> Result<Option<Vec<Piece>>, DropReason> {
+        waiting.add(key, piece, |_| 8, 0)
+    }
+
+    fn joined(pieces: &[Piece]) -> Vec<u8> {
+        pieces.iter().flat_map(|piece| piece.payload.clone()).collect()
+    }
+
+    /// A packet, places where it is cut, and an order.
+    fn cuts() -> impl Strategy<Value = (Vec<u8>, Vec<usize>, Vec<usize>)> {
+        (16usize..600).prop_flat_map(|len| {
+            let payload = proptest::collection::vec(any::<u8>(), len);
+            let cuts = proptest::collection::btree_set(1..len.div_ceil(8), 0..12);
+            (payload, cuts).prop_flat_map(move |(payload, cuts)| {
+                let cuts: Vec<usize> = cuts
+                    .into_iter()
+                    .map(|cut| cut * 8)
+                    .filter(|cut| *cut < len)
+                    .collect();
+                let order = Just((0..=cuts.len()).collect::<Vec<_>>()).prop_shuffle();
+                (Just(payload), Just(cuts), order)
+            })
+        })
+    }
+
+    fn pieces(payload: &[u8], cuts: &[usize]) -> Vec<Piece> {
+        let starts = [&[0], cuts].concat();
+        let ends = [cuts, &[payload.len()]].concat();
+        let of = |(start, end): (&usize, &usize)| piece(payload, *start, *end);
+        starts.iter().zip(&ends).map(of).collect()
+    }
+
+    proptest! {
+        /// Property: whatever the cuts and the order, the packet comes out as it was, once the last fragment is there and
+        /// not before; nothing stays behind.
+        #[test]
+        fn any_cuts_in_any_order_give_the_packet((payload, cuts, order) in cuts()) {
+            let mut waiting = Reassembly::new(BOUNDS);
+            let pieces = pieces(&payload, &cuts);
+            for (number, index) in order.iter().enumerate() {
+                let outcome = add(&mut waiting, key(1, 1), pieces[*index].clone());
+                if number + 1 < order.len() {
+                    prop_assert_eq!(outcome, Ok(None));
+                } else {
+                    prop_assert_eq!(joined(&outcome.unwrap().unwrap()), payload.clone());
+                }
+            }
+            prop_assert_eq!((waiting.octets, waiting.waiting.len(), waiting.sources.len()), (0, 0, 0));
+        }
+
+        /// Property: a fragment more, wherever it lies and whatever it says, never makes another packet of it: the packet
+        /// comes out as it was, or not at all.
+        #[test]
+        fn an_overlap_gives_the_packet_or_nothing(
+            (payload, cuts, order) in cuts(),
+            (start, units, more) in (0usize..80, 1usize..20, any::<bool>()),
+            at in any::<prop::sample::Index>(),
+        ) {
+            let mut waiting = Reassembly::new(BOUNDS);
+            let forged = Piece { offset: start * 8, more, header: vec![0; 34], payload: vec![0xf0; units * 8] };
+            let mut arriving: Vec<Piece> = order.iter().map(|index| pieces(&payload, &cuts)[*index].clone()).collect();
+            let at = at.index(arriving.len() + 1);
+            arriving.insert(at, forged.clone());
+            let mut out = vec![];
+            for (number, piece) in arriving.into_iter().enumerate() {
+                if let Ok(Some(complete)) = add(&mut waiting, key(1, 1), piece) {
+                    out.push((number, joined(&complete)));
+                }
+            }
+            for (number, packet) in out {
+                // The forged one alone, or with those before it, may be a packet of its own: it stands in the place of the true one.
+                let is_true = packet == payload;
+                let is_of_forged = number >= at && packet.ends_with(&forged.payload) && !more;
+                prop_assert!(is_true || is_of_forged, "{} octets", packet.len());
+            }
+        }
+
+        /// Property: no input makes it hold more than its bounds, and each fragment is accounted for.
+        #[test]
+        fn memory_is_bounded(
+            arriving in proptest::collection::vec(
+                (0u8..6, 0u32..6, 0usize..40, 0usize..12, any::<bool>(), 0u64..3), 0..400),
+        ) {
+            let mut waiting = Reassembly::new(Bounds { octets: 3000, ..BOUNDS });
+            let (mut now_s, mut taken, mut out, mut lost) = (0, 0u64, 0u64, Lost::default());
+            for (source, identification, start, units, more, later_s) in arriving {
+                now_s += later_s;
+                let piece = Piece { offset: start * 8, more, header: vec![0; 34], payload: vec![1; units * 8] };
+                match waiting.add(key(source, identification), piece, |_| 8, now_s) {
+                    Ok(None) => taken += 1,
+                    Ok(Some(pieces)) => { taken += 1; out += pieces.len() as u64 }
+                    Err(_) => {}
+                }
+                let held: usize = waiting.waiting.values().flat_map(|packet| &packet.pieces).map(Piece::cost).sum();
+                prop_assert_eq!(held, waiting.octets);
+                prop_assert!(waiting.octets <= 3000 && waiting.waiting.len() <= 8);
+                prop_assert!(waiting.sources.values().all(|count| *count <= 4));
+                let now = waiting.take_lost();
+                lost = Lost {
+                    malformed: lost.malformed + now.malformed,
+                    late: lost.late + now.late,
+                    displaced: lost.displaced + now.displaced,
+                };
+            }
+            let held: usize = waiting.waiting.values().map(|packet| packet.pieces.len()).sum();
+            prop_assert_eq!(taken, out + held as u64 + lost.malformed + lost.late + lost.displaced);
+        }
+    }
+
+    #[test]
+    fn what_contradicts_itself_is_refused_with_all_that_belongs_to_it() {
+        let payload: Vec<u8> = (0..64).collect();
+        let good = || pieces(&payload, &[16, 32, 48]);
+        let shifted = |start: usize, more: bool, len: usize| Piece {
+            offset: start,
+            more,
+            header: vec![],
+            payload: vec![9; len],
+        };
+        let cases: [(&str, Piece); 9] = [
+            ("overlaps the one before", shifted(8, true, 16)),
+            ("overlaps the one behind", shifted(40, true, 16)),
+            ("lies inside another", shifted(16, true, 8)),
+            ("holds another", shifted(0, true, 64)),
+            ("says the same place and other octets", shifted(16, true, 16)),
+            ("is behind the end", shifted(64, true, 8)),
+            ("is another end", shifted(32, false, 8)),
+            (
+                "is of a length that is no multiple of eight",
+                shifted(32, true, 15),
+            ),
+            ("is empty", shifted(32, true, 0)),
+        ];
+        for (words, bad) in cases {
+            let mut waiting = Reassembly::new(BOUNDS);
+            let good = good();
+            for index in [0, 1, 3] {
+                assert_eq!(add(&mut waiting, key(1, 1), good[index].clone()), Ok(None));
+            }
+            let refused = Err(DropReason::FragmentMalformed);
+            assert_eq!(add(&mut waiting, key(1, 1), bad), refused, "{words}");
+            assert_eq!(add(&mut waiting, key(1, 1), good[2].clone()), refused, "{words}");
+            assert_eq!(waiting.take_lost().malformed, 3);
+            assert_eq!(
+                add(&mut waiting, key(1, 2), good[2].clone()),
+                Ok(None),
+                "another packet"
+            );
+        }
+    }
+
+    #[test]
+    fn a_repetition_harms_nothing() {
+        let payload: Vec<u8> = (0..64).collect();
+        let mut waiting = Reassembly::new(BOUNDS);
+        let pieces = pieces(&payload, &[16, 32]);
+        assert_eq!(add(&mut waiting, key(1, 1), pieces[0].clone()), Ok(None));
+        let repeated = add(&mut waiting, key(1, 1), pieces[0].clone());
+        assert_eq!(repeated, Err(DropReason::FragmentMalformed));
+        assert_eq!(add(&mut waiting, key(1, 1), pieces[2].clone()), Ok(None));
+        let complete = add(&mut waiting, key(1, 1), pieces[1].clone()).unwrap().unwrap();
+        assert_eq!(joined(&complete), payload);
+    }
+
+    /// The ping of death, and a first fragment too short for its header.
+    #[test]
+    fn too_long_and_too_short_ones_are_refused() {
+        let mut waiting = Reassembly::new(BOUNDS);
+        let of_death = Piece {
+            offset: 0x1fff * 8,
+            more: false,
+            header: vec![],
+            payload: vec![0; 100],
+        };
+        assert_eq!(
+            add(&mut waiting, key(1, 1), of_death),
+            Err(DropReason::FragmentMalformed)
+        );
+        let tiny = piece(&[0; 64], 0, 8);
+        let refused = waiting.add(key(1, 2), tiny, |_| 20, 0);
+        assert_eq!(refused, Err(DropReason::FragmentMalformed));
+    }
+
+    #[test]
+    fn one_source_cannot_take_all_and_the_oldest_goes_first() {
+        let mut waiting = Reassembly::new(BOUNDS);
+        let first = || piece(&[0; 64], 0, 32);
+        let last = || piece(&[0; 64], 32, 64);
+        for identification in 0..4 {
+            assert_eq!(add(&mut waiting, key(1, identification), first()), Ok(None));
+        }
+        assert_eq!(
+            add(&mut waiting, key(1, 4), first()),
+            Err(DropReason::FragmentLimit)
+        );
+        for source in 2..7 {
+            assert_eq!(add(&mut waiting, key(source, 0), first()), Ok(None));
+        }
+        assert_eq!(waiting.take_lost().displaced, 1);
+        assert!(add(&mut waiting, key(6, 0), last()).unwrap().is_some());
+        // Its other half went for the newest one.
+        assert_eq!(add(&mut waiting, key(1, 0), last()), Ok(None));
+    }
+
+    #[test]
+    fn waiting_has_an_end() {
+        let mut waiting = Reassembly::new(BOUNDS);
+        let payload = [0; 64];
+        assert_eq!(waiting.add(key(1, 1), piece(&payload, 0, 32), |_| 8, 5), Ok(None));
+        waiting.expire(15);
+        assert!(!waiting.is_idle());
+        waiting.expire(16);
+        assert_eq!(waiting.take_lost().late, 1);
+        assert!(waiting.is_idle());
+        assert_eq!(
+            waiting.add(key(1, 1), piece(&payload, 32, 64), |_| 8, 16),
+            Ok(None)
+        );
     }
 }

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, channel, sync_channel};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::sa::LinkHeader as ClearHeader;
@@ -15,12 +15,15 @@ use gateway_esp::{
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::commands::{Command, Install, Order, WorkerReport};
+use super::fragments::{Fragments, IkeDatagram, IkeSink};
 use super::handover::{Inbox, Side};
 use super::rings::{BATCH, RingPort};
 use super::table::SaTable;
 use super::{Engine, Worker};
 use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
+
+mod fragments;
 
 const WAN: usize = 0;
 const CORE: usize = 1;
@@ -88,6 +91,7 @@ struct Bench {
     suite: Suite,
     udp: Option<UdpEncap>,
     handle: SaHandle,
+    ike: Receiver<IkeDatagram>,
 }
 
 fn keys(suite: Suite, octet: u8) -> KeyMaterial {
@@ -161,6 +165,11 @@ impl Bench {
     fn over(ends: Ends, suite: Suite, udp: Option<UdpEncap>, first_sequence: u64) -> Self {
         let inboxes: Arc<[Inbox]> = (0..2).map(|_| Inbox::new().unwrap()).collect();
         let reports = Arc::new(ArrayQueue::new(16));
+        let ike: Arc<OnceLock<IkeSink>> = Arc::default();
+        let (received, messages) = channel();
+        let received = Mutex::new(received);
+        let sink: IkeSink = Box::new(move |datagram| received.lock().unwrap().send(datagram).unwrap());
+        assert!(ike.set(sink).is_ok());
         let worker = |number| Worker {
             engine: Engine {
                 worker: number,
@@ -168,6 +177,7 @@ impl Bench {
                 clear_port: CLEAR,
                 now_s: 100,
                 reports: Arc::clone(&reports),
+                fragments: Fragments::new(2, Arc::clone(&ike)),
             },
             rings: MemoryRings {
                 arrived: Default::default(),
@@ -211,6 +221,7 @@ impl Bench {
             suite,
             udp,
             handle,
+            ike: messages,
         };
         bench.order(1, Order::Install(Box::new(install)));
         for worker in 0..2 {

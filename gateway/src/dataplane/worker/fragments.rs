@@ -1,0 +1,300 @@
+//! What a worker does with fragments: of outer packets, of sites' packets, of the center's packets. Each packet's wait
+//! at one worker until all are there.
+//!
+//! An outer packet is put together: ESP is opened then, IKE goes to the daemon. Of a clear packet the fragments go on as
+//! they came, in order and each with the ports in its link header (`gateway_common::path::fragment`), so that what the
+//! rules decided on is all that passes.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+
+use gateway_common::abi::sa::{LinkHeader, fragment as mark};
+use gateway_common::drop::DropReason;
+use gateway_common::packet::ipv4::protocol;
+use zerocopy::IntoBytes as _;
+
+use super::fragment::set_identification;
+use super::handover::Side;
+use super::outer::{self, Assembled, OuterFragment};
+use super::reassembly::{Bounds, Key, Piece, Reassembly};
+use super::{Engine, Outcome};
+
+/// Octets behind the IP header of the longest IPv4 packet.
+const IPV4_PAYLOAD_MAX: usize = 65_515;
+/// Outer packets that wait at one worker.
+const OUTER: Bounds = Bounds {
+    per_source: 64,
+    packets: 1024,
+    octets: 4 << 20,
+    length: IPV4_PAYLOAD_MAX,
+};
+/// Clear packets of sites, and of the center, that wait at one worker; a site is one source.
+const CLEAR: Bounds = Bounds {
+    per_source: 256,
+    packets: 2048,
+    octets: 8 << 20,
+    length: IPV4_PAYLOAD_MAX,
+};
+/// IKE messages in IP fragments that a source may send in a second.
+const IKE_PER_SOURCE_PER_S: u32 = 20;
+/// And all sources.
+const IKE_PER_S: usize = 1000;
+
+/// Scope of what is no site's.
+const NO_SITE: u32 = 0;
+/// An IPv4 header without options.
+const IPV4_HEADER: usize = 20;
+
+/// An IKE datagram that came in fragments.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IkeDatagram {
+    /// Our address and port.
+    pub local: SocketAddr,
+    /// Who sent it.
+    pub remote: SocketAddr,
+    /// UDP payload.
+    pub payload: Vec<u8>,
+}
+
+/// Takes IKE datagrams; must not wait.
+pub(crate) type IkeSink = Box<dyn Fn(IkeDatagram) + Send + Sync>;
+
+/// Fragments that wait at a worker.
+pub(crate) struct Fragments {
+    workers: u32,
+    outer: Reassembly,
+    sites: Reassembly,
+    center: Reassembly,
+    /// Of the next packet of a site: hosts behind one address must not use the same (RFC 6864 section 5.3).
+    identification: u16,
+    ike: Arc<OnceLock<IkeSink>>,
+    ike_second: u64,
+    ike_sources: HashMap<IpAddr, u32>,
+}
+
+impl Fragments {
+    pub(crate) fn new(workers: u32, ike: Arc<OnceLock<IkeSink>>) -> Self {
+        Self {
+            workers,
+            outer: Reassembly::new(OUTER),
+            sites: Reassembly::new(CLEAR),
+            center: Reassembly::new(CLEAR),
+            identification: 0,
+            ike,
+            ike_second: 0,
+            ike_sources: HashMap::new(),
+        }
+    }
+
+    /// Whether a source may send another IKE message in fragments in this second.
+    fn may_send_ike(&mut self, source: IpAddr, now_s: u64) -> bool {
+        if self.ike_second != now_s {
+            self.ike_second = now_s;
+            self.ike_sources.clear();
+        }
+        if self.ike_sources.len() >= IKE_PER_S && !self.ike_sources.contains_key(&source) {
+            return false;
+        }
+        let sent = self.ike_sources.entry(source).or_default();
+        *sent += 1;
+        *sent <= IKE_PER_SOURCE_PER_S
+    }
+}
+
+impl Engine {
+    /// Drops what has waited too long; calls `dropped` with everything that was dropped since the last call.
+    pub(crate) fn tend_fragments(&mut self, mut dropped: impl FnMut(DropReason, u64)) {
+        for waiting in [
+            &mut self.fragments.outer,
+            &mut self.fragments.sites,
+            &mut self.fragments.center,
+        ] {
+            if waiting.is_idle() {
+                continue;
+            }
+            waiting.expire(self.now_s);
+            for (reason, count) in waiting.take_lost().by_reason() {
+                if count > 0 {
+                    dropped(reason, count);
+                }
+            }
+        }
+    }
+
+    /// Another worker, if the packet's fragments wait there.
+    fn elsewhere(&self, key: &Key) -> Option<Outcome> {
+        // Fragments of one packet may come by different queues, which hash what they see of it.
+        let place = key.spread() % self.fragments.workers.max(1);
+        (place != self.worker).then_some(Outcome::HandOver(place))
+    }
+
+    /// A fragment of an outer packet: ESP or UDP.
+    pub(crate) fn outer_fragment(&mut self, frame: &[u8]) -> Result<Outcome, DropReason> {
+        let OuterFragment { key, piece } = OuterFragment::parse(frame).ok_or(DropReason::OuterFragment)?;
+        if let Some(elsewhere) = self.elsewhere(&key) {
+            return Ok(elsewhere);
+        }
+        let header_min = |_: &[u8]| outer::header_min(key.protocol);
+        let added = self.fragments.outer.add(key, piece, header_min, self.now_s)?;
+        let Some(pieces) = added else {
+            return Ok(Outcome::Wait);
+        };
+        let (local, remote) = (key.destination, key.source);
+        match outer::assemble(&key, &pieces)? {
+            Assembled::Esp(frame) => Ok(Outcome::Again {
+                side: Side::Wan,
+                frame,
+            }),
+            Assembled::Ike { ports, payload } => {
+                if !self.fragments.may_send_ike(remote, self.now_s) {
+                    return Err(DropReason::IkeRateLimit);
+                }
+                if let Some(ike) = self.fragments.ike.get() {
+                    ike(IkeDatagram {
+                        local: SocketAddr::new(local, ports.1),
+                        remote: SocketAddr::new(remote, ports.0),
+                        payload,
+                    });
+                }
+                Ok(Outcome::Wait)
+            }
+        }
+    }
+
+    /// A fragment that a site sent, opened and inside its selectors.
+    pub(crate) fn site_fragment(&mut self, site: u32, packet: &[u8]) -> Result<Outcome, DropReason> {
+        let (key, piece) = clear_fragment(site, packet).ok_or(DropReason::InnerMalformed)?;
+        let header_min = |payload: &[u8]| header_min(key.protocol, payload);
+        let added = self.fragments.sites.add(key, piece, header_min, self.now_s)?;
+        let Some(mut pieces) = added else {
+            return Ok(Outcome::Wait);
+        };
+        self.fragments.identification = self.fragments.identification.wrapping_add(1);
+        for piece in &mut pieces {
+            set_identification(&mut piece.header, self.fragments.identification);
+        }
+        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
+    }
+
+    /// A fragment from the center's side, as `core` handed it on.
+    pub(crate) fn center_fragment(&mut self, packet: &[u8]) -> Result<Outcome, DropReason> {
+        let (key, piece) = clear_fragment(NO_SITE, packet).ok_or(DropReason::InnerMalformed)?;
+        if let Some(elsewhere) = self.elsewhere(&key) {
+            return Ok(elsewhere);
+        }
+        let header_min = |payload: &[u8]| header_min(key.protocol, payload);
+        let added = self.fragments.center.add(key, piece, header_min, self.now_s)?;
+        let Some(pieces) = added else {
+            return Ok(Outcome::Wait);
+        };
+        self.send_in_order(&key, &pieces, [mark::CENTER_FIRST, mark::CENTER_LATER])
+    }
+
+    /// Sends all fragments of a packet into the clear link, the first one first.
+    fn send_in_order(
+        &self,
+        key: &Key,
+        pieces: &[Piece],
+        [first, later]: [[u8; 2]; 2],
+    ) -> Result<Outcome, DropReason> {
+        let (Some(start), Some(end)) = (pieces.first(), pieces.last()) else {
+            return Err(DropReason::FragmentMalformed);
+        };
+        let length = (end.offset + end.payload.len()) as u32;
+        let ports = ports(key.protocol, &start.payload);
+        let frame = |piece: &Piece| {
+            let link = if piece.offset == 0 {
+                LinkHeader::of_fragment(first, key.scope, length.to_be_bytes())
+            } else {
+                LinkHeader::of_fragment(later, key.scope, ports)
+            };
+            [link.as_bytes(), &piece.header, &piece.payload].concat()
+        };
+        Ok(Outcome::SendMany {
+            port: self.clear_port,
+            frames: pieces.iter().map(frame).collect(),
+        })
+    }
+}
+
+/// Whether an IPv4 packet is a fragment.
+pub(crate) fn is_fragment(packet: &[u8]) -> bool {
+    const MORE_AND_OFFSET: u16 = 0x3fff;
+    matches!(packet, [_, _, _, _, _, _, high, low, ..] if u16::from_be_bytes([*high, *low]) & MORE_AND_OFFSET != 0)
+}
+
+/// A fragment of an IPv4 packet. One with options is none of ours: the packet core refuses them.
+fn clear_fragment(scope: u32, packet: &[u8]) -> Option<(Key, Piece)> {
+    let (header, rest) = packet.split_at_checked(IPV4_HEADER)?;
+    let &[
+        version,
+        _,
+        l0,
+        l1,
+        i0,
+        i1,
+        f0,
+        f1,
+        _,
+        protocol,
+        _,
+        _,
+        s0,
+        s1,
+        s2,
+        s3,
+        d0,
+        d1,
+        d2,
+        d3,
+    ] = header
+    else {
+        return None;
+    };
+    let length = usize::from(u16::from_be_bytes([l0, l1])).checked_sub(IPV4_HEADER)?;
+    let place = u16::from_be_bytes([f0, f1]);
+    if version != 0x45 {
+        return None;
+    }
+    let key = Key {
+        scope,
+        source: IpAddr::from([s0, s1, s2, s3]),
+        destination: IpAddr::from([d0, d1, d2, d3]),
+        identification: u16::from_be_bytes([i0, i1]).into(),
+        protocol,
+    };
+    let piece = Piece {
+        offset: usize::from(place & 0x1fff) * 8,
+        more: place & 0x2000 != 0,
+        header: header.to_vec(),
+        payload: rest.get(..length)?.to_vec(),
+    };
+    Some((key, piece))
+}
+
+/// What the first fragment must hold: the transport header whole, so that nothing that is judged can come later
+/// (RFC 1858 section 3, RFC 3128).
+fn header_min(protocol: u8, payload: &[u8]) -> usize {
+    const TCP_LEAST: usize = 20;
+    match protocol {
+        protocol::TCP => payload
+            .get(12)
+            .map_or(TCP_LEAST, |offset| usize::from(offset >> 4) * 4)
+            .max(TCP_LEAST),
+        // UDP, ICMP, and what has no header that is looked at.
+        _ => 8,
+    }
+}
+
+/// Source and destination port as [`mark::SITE_LATER`] has them.
+fn ports(protocol: u8, payload: &[u8]) -> [u8; 4] {
+    const ECHO: u8 = 8;
+    match (protocol, payload) {
+        (protocol::TCP | protocol::UDP, &[s0, s1, d0, d1, ..]) => [s0, s1, d0, d1],
+        // The identifier stands at the site's end, which asks.
+        (protocol::ICMP, &[ECHO, _, _, _, i0, i1, ..]) => [i0, i1, 0, 0],
+        (protocol::ICMP, &[_, _, _, _, i0, i1, ..]) => [0, 0, i0, i1],
+        _ => [0; 4],
+    }
+}
