@@ -103,6 +103,7 @@ drop_reasons! {
     85 SiteShare "site_share" "flow table is nearly full and the site has its share",
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
+    95 WrongSide "wrong_side" "next hop is on another side (center, Internet) than the destination belongs to",
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use gateway_common::abi::{
     interface::{Interface, RateBucket, Settings},
     limit,
     next_hop::NextHop,
-    rule::layout,
+    rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
@@ -27,7 +27,7 @@ use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
+    CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
     MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
     RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
 };
@@ -122,6 +122,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn route(&self, destination: [u8; 4]) -> Option<u32> {
         ROUTES.get(&Key::new(32, destination)).copied()
+    }
+
+    #[inline(always)]
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        DIRECTIONS
+            .get(&Key::new(32, destination))
+            .map_or(direction::SITE_TO_INTERNET, |found| *found as u8)
+    }
+
+    #[inline(always)]
+    fn role(&self, ifindex: u32) -> u32 {
+        lend(INTERFACES.get_ptr(ifindex)).map_or(0, |interface: &Interface| interface.role)
     }
 
     #[inline(always)]

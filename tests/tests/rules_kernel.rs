@@ -126,6 +126,8 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 destination_port: port,
                 protocol,
                 direction: 0,
+                to_site: 0,
+                to_groups: 0,
             };
             let expected = rules.iter().find(|rule| matches(rule, &tuple));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);
