@@ -122,7 +122,11 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
-    let everywhere = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST, direction::SITE_TO_CENTER);
+    let everywhere = (
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        direction::SITE_TO_CENTER,
+    );
     dataplane.set_directions(&[everywhere]).unwrap();
     // Every site is in group 0.
     let reject = Rule {

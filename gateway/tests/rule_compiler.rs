@@ -212,8 +212,11 @@ fn rule() -> impl Strategy<Value = RuleModel> {
     // Only of a flow from site to site alone can be said who is called.
     let way = prop_oneof![
         subsequence(DIRECTIONS.to_vec(), 0..=4).prop_map(|list| (list, List::default(), List::default())),
-        (names(&["a", "b", "c"]), names(&["g", "h"]))
-            .prop_map(|(sites, groups)| (vec![Direction::SiteToSite], sites, groups)),
+        (names(&["a", "b", "c"]), names(&["g", "h"])).prop_map(|(sites, groups)| (
+            vec![Direction::SiteToSite],
+            sites,
+            groups
+        )),
     ];
     let action = select(&[Action::Allow, Action::Deny, Action::Reject][..]);
     (who, way, addresses, transport, action).prop_map(
@@ -265,15 +268,17 @@ fn packet() -> impl Strategy<Value = Packet> {
         port(),
     )
         .prop_map(
-            |((site, direction, to_site), source, destination, protocol, source_port, destination_port)| Packet {
-                site,
-                direction,
-                to_site,
-                source,
-                destination,
-                protocol,
-                source_port,
-                destination_port,
+            |((site, direction, to_site), source, destination, protocol, source_port, destination_port)| {
+                Packet {
+                    site,
+                    direction,
+                    to_site,
+                    source,
+                    destination,
+                    protocol,
+                    source_port,
+                    destination_port,
+                }
             },
         )
 }

@@ -87,9 +87,8 @@ fn sites_can_call_sites(config: &Config) -> bool {
     let mut outsides = ranges
         .iter()
         .filter(|(_, _, direction)| *direction == Direction::SiteToSite);
-    outsides.any(|(first, last, _)| {
-        outside_of(&[(u32::from(*first), u32::from(*last))], &reachable).is_none()
-    })
+    outsides
+        .any(|(first, last, _)| outside_of(&[(u32::from(*first), u32::from(*last))], &reachable).is_none())
 }
 
 /// A range that touches none of the networks.

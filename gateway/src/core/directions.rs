@@ -91,6 +91,10 @@ mod tests {
         ] {
             assert_eq!(directions.from_site(address(destination)), direction);
         }
-        assert_eq!(directions.ranges().len(), 2, "the /30 would win as the longer prefix");
+        assert_eq!(
+            directions.ranges().len(),
+            2,
+            "the /30 would win as the longer prefix"
+        );
     }
 }

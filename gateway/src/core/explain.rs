@@ -92,7 +92,9 @@ pub enum ExplainError {
     #[error("no site is named \"{0}\"")]
     NoSite(String),
     /// A flow from site to site without the other site.
-    #[error("a flow from site to site needs the site that is called: --to-site NAME, with its own address as --to")]
+    #[error(
+        "a flow from site to site needs the site that is called: --to-site NAME, with its own address as --to"
+    )]
     NoSiteCalled,
     /// A site is called where none is.
     #[error("direction {0} calls no second site: leave --to-site out")]

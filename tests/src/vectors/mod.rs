@@ -4,6 +4,7 @@
 mod answer;
 mod clear;
 mod core;
+mod directions;
 mod wan;
 pub mod world;
 
@@ -161,6 +162,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         clear::vectors(now_s),
         core::vectors(now_s),
         answer::vectors(now_s),
+        directions::vectors(now_s),
     ]
     .concat()
 }

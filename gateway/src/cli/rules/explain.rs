@@ -85,7 +85,10 @@ fn print(explanation: &Explanation, all: bool) {
             name(rule),
             explanation.direction
         ),
-        None => println!("{}: no rule matches ({})", explanation.verdict, explanation.direction),
+        None => println!(
+            "{}: no rule matches ({})",
+            explanation.verdict, explanation.direction
+        ),
     }
 }
 

@@ -16,8 +16,8 @@ use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
-    AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
-    connection, file,
+    AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
+    Timeouts, connection, file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.

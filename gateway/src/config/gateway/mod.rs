@@ -330,7 +330,12 @@ impl Config {
     /// What sites may reach at all: the local traffic selectors of their tunnels.
     #[must_use]
     pub fn reachable(&self) -> Vec<Prefix> {
-        self.center.networks.iter().chain(&self.internet).copied().collect()
+        self.center
+            .networks
+            .iter()
+            .chain(&self.internet)
+            .copied()
+            .collect()
     }
 
     /// Reads and checks a file; relative paths in it start from its folder.

@@ -110,7 +110,13 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
         let (from, to) = (resolver.source(rule), resolver.destination(rule));
         schedule_of.push(resolver.schedule(rule));
         for term in resolver.terms(rule) {
-            rules.push(condition(&rule.model, number, (&subject, &called), (&from, &to), term));
+            rules.push(condition(
+                &rule.model,
+                number,
+                (&subject, &called),
+                (&from, &to),
+                term,
+            ));
         }
         if rules.len() > RULES_MAX as usize {
             resolver.too_many(rule);
