@@ -2,6 +2,7 @@
 //! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
 
 mod answer;
+pub mod blocks;
 mod clear;
 mod core;
 mod directions;
@@ -161,6 +162,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         wan::vectors(now_s),
         clear::vectors(now_s),
         core::vectors(now_s),
+        blocks::vectors(now_s),
         answer::vectors(now_s),
         directions::vectors(now_s),
     ]
