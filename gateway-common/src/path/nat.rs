@@ -4,7 +4,7 @@
 use crate::abi::flow::FlowKey;
 use crate::abi::interface::Settings;
 use crate::abi::limit::PORT_TRIES;
-use crate::abi::nat::{InsideKey, Mapping, OutsideKey};
+use crate::abi::nat::{InsideKey, Mapping, OutsideKey, kind};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
@@ -30,6 +30,7 @@ pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mappin
         last_used_s: opening.now_s,
         created_s: opening.now_s,
         position: 0,
+        kind: kind::DYNAMIC,
     };
     if find(tables, opening, &mut mapping) {
         return Ok(mapping);

@@ -22,7 +22,7 @@ use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle, SaInstall,
     TableSizes, WorkerReport, monotonic_s,
 };
 
@@ -283,6 +283,10 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         tables: TableSizes {
             flows: limits.flows,
             mappings: limits.mappings,
+        },
+        hold_down: HoldDown {
+            hold_s: nat.hold_down_s,
+            site_ports_max: nat.hold_down_ports,
         },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }

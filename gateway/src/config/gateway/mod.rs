@@ -149,7 +149,7 @@ pub struct NatPool {
     pub addresses: Vec<AddressRange>,
 }
 
-/// Port range of NAPT.
+/// How NAPT chooses and keeps ports, and what it lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nat {
@@ -157,6 +157,10 @@ pub struct Nat {
     pub port_low: u16,
     /// Highest port.
     pub port_high: u16,
+    /// Seconds that the port of a mapping that ended is kept from others (RFC 6888 REQ-8).
+    pub hold_down_s: u32,
+    /// Ports of one site that are held so at a time.
+    pub hold_down_ports: u32,
 }
 
 impl Default for Nat {
@@ -164,6 +168,8 @@ impl Default for Nat {
         Self {
             port_low: 1024,
             port_high: 65535,
+            hold_down_s: 120,
+            hold_down_ports: 10_000,
         }
     }
 }
