@@ -11,6 +11,7 @@ use gateway_common::abi::{
     flow,
     interface::{Interface, RateBucket, Settings},
     limit,
+    nat::PublicationSource,
     next_hop::NextHop,
     rule::layout,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
@@ -28,7 +29,7 @@ use gateway_common::tables::{Epochs, Step, Tables};
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
-    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
+    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
     RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
 };
 
@@ -127,6 +128,15 @@ impl Tables for Maps {
     #[inline(always)]
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         NEXT_HOPS.get(number)
+    }
+
+    #[inline(always)]
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool {
+        let key = PublicationSource {
+            publication: publication.to_be_bytes(),
+            source,
+        };
+        PUBLICATION_SOURCES.get(&Key::new(64, key)).is_some()
     }
 
     #[inline(always)]

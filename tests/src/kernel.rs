@@ -108,7 +108,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::CORE, program::PASS];
+        let programs = [program::WAN, program::PASS];
         for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;

@@ -105,6 +105,9 @@ pub struct IdleLimits {
     pub other_s: u32,
 }
 
+/// Seconds that a permission outlives its last flow: longer than it takes until the next sweep keeps it.
+const PERMISSION_S: u32 = 30;
+
 impl IdleLimits {
     /// As the packet path reads them.
     #[must_use]
@@ -124,6 +127,7 @@ impl IdleLimits {
         idle_s[state::ICMP_REPLIED as usize] = self.icmp_s;
         idle_s[state::OTHER_UNREPLIED as usize] = self.other_s;
         idle_s[state::OTHER_REPLIED as usize] = self.other_s;
+        idle_s[state::PERMISSION as usize] = PERMISSION_S;
         idle_s
     }
 }

@@ -80,6 +80,8 @@ pub mod map {
     pub const CLOCK: &str = "CLOCK";
     /// `ArrayOfMaps[1]` of `Array<Chunk>`: the active rule generation, as large as it needs ([`super::rule`]).
     pub const RULE_SETS: &str = "RULE_SETS";
+    /// `LpmTrie<PublicationSource, u32>`: sources that may open flows to what is published.
+    pub const PUBLICATION_SOURCES: &str = "PUBLICATION_SOURCES";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
     pub const ROUTES: &str = "ROUTES";
     /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
@@ -124,6 +126,8 @@ pub mod limit {
     pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
     /// Next hops and routes on the core side.
     pub const NEXT_HOPS_MAX: u32 = 16_384;
+    /// Networks that may open flows to what is published, of all publications.
+    pub const PUBLICATION_SOURCES_MAX: u32 = 65_536;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
     /// Buckets of a table for so many flows or mappings.

@@ -55,6 +55,18 @@ pub struct OutsideKey {
 }
 abi_assert!(OutsideKey, size = 8, align = 1);
 
+/// Longest-prefix key of who may open flows to what is published: all 32 bits of the publication's number, then the
+/// source's prefix. (The trie's own prefix length is added by the map type.)
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
+pub struct PublicationSource {
+    /// Number of the publication, big-endian so that its bits come first.
+    pub publication: [u8; 4],
+    /// Source address.
+    pub source: [u8; 4],
+}
+abi_assert!(PublicationSource, size = 8, align = 1);
+
 /// Words of a mapping's record.
 pub const RECORD_WORDS: usize = 4;
 
@@ -102,6 +114,13 @@ impl Mapping {
     #[must_use]
     pub const fn is_static(&self) -> bool {
         self.kind != kind::DYNAMIC
+    }
+
+    /// Number of its publication, from 1; zero for one that the site made.
+    #[inline(always)]
+    #[must_use]
+    pub const fn publication(&self) -> u32 {
+        if self.is_static() { self.last_used_s } else { 0 }
     }
 
     /// Its outside.

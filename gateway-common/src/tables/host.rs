@@ -122,6 +122,8 @@ pub struct HostTables {
     pub sites: BTreeMap<u32, Site>,
     /// Next hops: prefix length, prefix, hop.
     pub next_hops: Vec<(u32, [u8; 4], NextHop)>,
+    /// Who may open flows to what is published: number of the publication, prefix length, prefix.
+    pub publication_sources: Vec<(u32, u32, [u8; 4])>,
     /// Raised when next hops or outbound SAs that flows may know have changed.
     pub epoch: Cell<u32>,
     /// Generation and rules.
@@ -270,6 +272,13 @@ impl Tables for HostTables {
 
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         self.next_hops.get(number as usize).map(|(_, _, hop)| hop)
+    }
+
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool {
+        let of_it = |(number, length, prefix): &(u32, u32, [u8; 4])| {
+            *number == publication && prefix_matches(*length, *prefix, source)
+        };
+        self.publication_sources.iter().any(of_it)
     }
 
     fn epochs(&self) -> Epochs {

@@ -95,6 +95,8 @@ pub trait Tables {
     fn route(&self, destination: [u8; 4]) -> Option<u32>;
     /// A next hop by its number.
     fn next_hop(&self, number: u32) -> Option<&NextHop>;
+    /// Whether a publication lets this source open a flow.
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool;
     /// Epochs of next hops and of outbound SAs: a number that was looked up in another epoch means nothing. Never zero.
     fn epochs(&self) -> Epochs;
 

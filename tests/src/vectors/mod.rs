@@ -41,7 +41,7 @@ impl Program {
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
             Self::Clear => path::clear::clear_through(&mut buffer, tables),
-            Self::Core => path::core::core(&mut buffer, tables),
+            Self::Core => path::core::core_through(&mut buffer, tables),
         };
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
