@@ -23,6 +23,7 @@ use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::siphash::SipKey;
 use gateway_common::tables::words::{Store as _, Words as _};
 use gateway_common::tables::{Epochs, Step, Tables};
 
@@ -74,6 +75,11 @@ impl Tables for Maps {
     fn epochs(&self) -> Epochs {
         let (hop, sa) = flow::halves(clock_word(clock::word::EPOCHS));
         Epochs { hop, sa }
+    }
+
+    #[inline(always)]
+    fn port_key(&self) -> SipKey {
+        GEOMETRY.port_key()
     }
 
     #[inline(always)]

@@ -115,11 +115,7 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
 
 fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     let site = |id: u32| {
-        let site = Site {
-            groups: 1,
-            nat_address: nat_address(id).octets(),
-            pad: [0; 4],
-        };
+        let site = Site::whole(1, nat_address(id).octets());
         (id, site)
     };
     dataplane

@@ -186,7 +186,11 @@ fn find<T: Tables>(tables: &T, inner: &Inner, outside: &OutsideKey, target: &mut
         source: inside.address,
         destination: inner.ip.source,
         // A whole address keeps its ports.
-        source_port: if inside.protocol == 0 { outside.port } else { inside.port },
+        source_port: if inside.protocol == 0 {
+            outside.port
+        } else {
+            inside.port
+        },
         destination_port: inner.source_port,
         protocol: outside.protocol,
         pad: [0; 3],

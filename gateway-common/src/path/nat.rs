@@ -1,39 +1,52 @@
-//! NAT mappings: endpoint-independent (RFC 4787 REQ-1), port preserved where it is free, parity kept where possible
-//! (RFC 4787 REQ-4).
+//! NAT mappings: endpoint-independent (RFC 4787 REQ-1), never two for one port (REQ-3).
+//!
+//! A new mapping has the inside port where it is free and the operator lets it; otherwise a port that nobody can foretell
+//! (RFC 6056 section 4, RFC 7857 section 9), of the same parity (REQ-4) and range (REQ-3 b) as the inside one. It is
+//! drawn by a keyed hash ([`crate::tables::siphash`]) of the inside endpoint, a random number, the second and the number
+//! of the try: `bpf_get_prandom_u32` alone is a linear generator, whose next numbers follow from those seen.
 
-use crate::abi::flow::FlowKey;
-use crate::abi::interface::Settings;
-use crate::abi::limit::PORT_TRIES;
-use crate::abi::nat::{InsideKey, Mapping, OutsideKey, kind};
+use crate::abi::event::kind;
+use crate::abi::flow::{FlowKey, pair};
+use crate::abi::interface::{Settings, nat_flag};
+use crate::abi::limit::{PORT_TRIES, PORT_TRIES_KEYED, PORT_TRIES_SHORT};
+use crate::abi::nat::{self, InsideKey, Mapping, OutsideKey};
+use crate::abi::site::{BLOCKS_MAX, Block, Site, flag};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
+use crate::tables::hash::port_protocol;
 use crate::tables::mappings::Unmapped;
+use crate::tables::siphash::{SipKey, siphash};
 use crate::tables::{Step, Tables};
 
+use super::clear::tell;
 use super::limits;
 use super::open::Opening;
 
 /// Times that a port which was found free may be taken by another before it is claimed.
 const RACES_MAX: u32 = 3;
 
-/// The mapping of a flow's inside endpoint to its site's address: the one it has, or a new one.
+/// The mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one.
 ///
 /// # Errors
 /// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
-/// may; [`DropReason::FlowTableFull`] if the table is full.
+/// may; [`DropReason::FlowTableFull`] if the table is full; [`DropReason::NatPortless`] if the protocol has no ports and
+/// the site has no address of its own.
 #[inline(always)]
 pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mapping, DropReason> {
     let mut mapping = Mapping {
-        address: opening.site.nat_address,
+        address: [0; 4],
         port: [0; 2],
         last_used_s: opening.now_s,
         created_s: opening.now_s,
         position: 0,
-        kind: kind::DYNAMIC,
+        kind: nat::kind::DYNAMIC,
     };
     if find(tables, opening, &mut mapping) {
         return Ok(mapping);
+    }
+    if !has_ports(opening.key.protocol) && !first_block(opening.site).is_whole() {
+        return Err(DropReason::NatPortless);
     }
     let site = opening.key.site;
     limits::take_mapping(tables, site, opening.settings)?;
@@ -77,56 +90,138 @@ const fn inside(key: &FlowKey) -> InsideKey {
     }
 }
 
-/// Fills in the mapping that the inside endpoint has to the address, if it has one; one to another address is retired.
+/// Fills in the mapping that the inside endpoint has to a block of the site or by a publication, if it has one; another
+/// one is retired.
 #[inline(never)]
 fn find<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> bool {
     let inside = inside(opening.key);
     let mappings = tables.mappings();
     let Some(found) = mappings.find(&inside) else {
-        return false;
+        return opening.site.flags & flag::ONE_TO_ONE != 0 && find_whole(tables, &inside, mapping);
     };
-    if found.address == mapping.address {
+    if found.is_static() {
+        *mapping = found;
+        return true;
+    }
+    if is_of(opening.site, &found, inside.protocol) {
         if found.last_used_s != opening.now_s {
             mappings.touch(&inside, &found, opening.now_s);
         }
         *mapping = found;
         return true;
     }
-    // The site was given another address: the old mapping serves its flows until they end.
+    // The site was given another address or block: the old mapping serves its flows until they end.
     if mappings.retire(found.position) {
         limits::give_mapping(tables, opening.key.site);
     }
     false
 }
 
-/// Finds a port that is free: the same one, else random ones. Protocols without ports have the one outside that is
-/// without.
+/// Fills in the mapping of an inside address that has an outside address of its own, which keeps all ports.
+#[inline(always)]
+fn find_whole<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) -> bool {
+    let whole = InsideKey {
+        port: [0; 2],
+        protocol: 0,
+        ..*inside
+    };
+    let Some(found) = tables.mappings().find(&whole) else {
+        return false;
+    };
+    *mapping = Mapping {
+        port: inside.port,
+        ..found
+    };
+    true
+}
+
+/// Whether a mapping lies in a block of the site.
+#[inline(always)]
+fn is_of(site: &Site, mapping: &Mapping, protocol: u8) -> bool {
+    let port = u16::from_be_bytes(mapping.port);
+    let mut at = 0;
+    while at < BLOCKS_MAX {
+        if let Some(block) = site.blocks.get(at)
+            && at < site.blocks_count as usize
+            && block.address == mapping.address
+            && if has_ports(protocol) {
+                block.first <= port && port <= block.last
+            } else {
+                block.is_whole()
+            }
+        {
+            return true;
+        }
+        at += 1;
+    }
+    false
+}
+
+/// Whether a protocol has ports, or identifiers that serve as such (RFC 5508 section 3.1).
+#[inline(always)]
+const fn has_ports(protocol: u8) -> bool {
+    matches!(protocol, protocol::TCP | protocol::UDP | protocol::ICMP)
+}
+
+/// The site's first block, or one without a port.
+#[inline(always)]
+fn first_block(site: &Site) -> Block {
+    match site.blocks.first() {
+        Some(block) if site.blocks_count > 0 => *block,
+        Some(_) | None => Block::default(),
+    }
+}
+
+/// Finds a port that is free in the site's blocks: first in those of its first address, so that the center sees the site by
+/// one address as long as there is room (RFC 6888 REQ-2), then in the others. The controller hears when ports run short.
 #[inline(never)]
 fn find_port<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> bool {
-    let key = opening.key;
+    let (key, site) = (opening.key, opening.site);
     let mut search = Search {
         tables,
         opening,
         outside: OutsideKey {
-            address: mapping.address,
+            address: [0; 4],
             port: key.source_port,
             protocol: key.protocol,
             pad: 0,
         },
-        is_first: true,
+        blocks_from: 0,
+        blocks: u32::from(site.blocks_paired),
+        tries: 0,
+        random: tables.random(),
+        drawn: 0,
         is_free: false,
     };
     tables.repeat(PORT_TRIES, &mut search);
+    let is_short = search.tries >= PORT_TRIES_SHORT + search.blocks;
+    if !search.is_free && site.blocks_paired < site.blocks_count {
+        search.blocks_from = u32::from(site.blocks_paired);
+        search.blocks = u32::from(site.blocks_count - site.blocks_paired);
+        search.tries = 0;
+        tables.repeat(PORT_TRIES, &mut search);
+    }
+    if is_short && site.flags & flag::MORE_BLOCKS != 0 {
+        tell(tables, kind::PORTS_SHORT, key, 0, 0);
+    }
+    mapping.address = search.outside.address;
     mapping.port = search.outside.port;
     search.is_free
 }
 
-/// The search for a free port.
+/// The search for a free port: the own one in each block, then drawn ones, and at last those that follow on the last drawn.
+/// Protocols without ports have the one outside that is without.
 struct Search<'a, T> {
     tables: &'a T,
     opening: &'a Opening<'a>,
     outside: OutsideKey,
-    is_first: bool,
+    /// First block that is searched, and how many are.
+    blocks_from: u32,
+    blocks: u32,
+    tries: u32,
+    random: u32,
+    /// The last number drawn.
+    drawn: u64,
     is_free: bool,
 }
 
@@ -134,25 +229,166 @@ impl<T: Tables> Step for Search<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
         let (key, settings) = (self.opening.key, self.opening.settings);
-        let has_ports = matches!(key.protocol, protocol::TCP | protocol::UDP | protocol::ICMP);
-        let own = u16::from_be_bytes(key.source_port);
-        if !has_ports {
+        if self.blocks == 0 {
+            return false;
+        }
+        // The first rounds are for the own port, one a block.
+        let is_own = self.tries < self.blocks;
+        let drawn_before = self.tries.wrapping_sub(self.blocks);
+        if !is_own && drawn_before < PORT_TRIES_KEYED {
+            self.drawn = draw(
+                self.tables.port_key(),
+                key,
+                (self.random, self.opening.now_s),
+                self.tries,
+            );
+        }
+        let number = if is_own {
+            self.tries
+        } else {
+            (self.drawn >> 32) as u32 % self.blocks
+        };
+        self.tries += 1;
+        let place = self.blocks_from.wrapping_add(number) as usize;
+        let Some(block) = self.opening.site.blocks.get(place) else {
+            return true;
+        };
+        self.outside.address = block.address;
+        if !has_ports(key.protocol) {
             self.is_free = !self.tables.mappings().has_outside(&self.outside);
             return false;
         }
-        let port = if self.is_first {
+        let own = u16::from_be_bytes(key.source_port);
+        let range = Range::of(key.protocol, settings, block);
+        let port = if is_own {
+            if settings.nat_flags & nat_flag::PRESERVE_PORT == 0 {
+                return true;
+            }
             own
+        } else if drawn_before < PORT_TRIES_KEYED {
+            range
+                .like(own, key.protocol, settings)
+                .drawn(self.drawn as u32, own, key.protocol)
         } else {
-            candidate(self.tables.random(), own, settings)
+            let fallback = range.above_well_known();
+            fallback.following(self.drawn as u32, drawn_before - PORT_TRIES_KEYED)
         };
-        self.is_first = false;
-        if port < settings.port_low || port > settings.port_high || port == 0 {
+        if !range.contains(port) || port == 0 {
             return true;
         }
         self.outside.port = port.to_be_bytes();
         self.is_free = !self.tables.mappings().has_outside(&self.outside);
         !self.is_free
     }
+}
+
+/// A number that nobody without the key can foretell.
+#[inline(always)]
+fn draw(secret: SipKey, key: &FlowKey, (random, now_s): (u32, u32), tries: u32) -> u64 {
+    let endpoint = port_protocol(key.source_port, key.protocol);
+    siphash(
+        secret,
+        [
+            pair(key.site, u32::from_ne_bytes(key.source)),
+            pair(endpoint, random),
+            pair(now_s, tries),
+        ],
+    )
+}
+
+/// Last of the well-known ports.
+const WELL_KNOWN: u16 = 1023;
+
+/// Ports that a mapping may have; none if `low` is above `high`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    low: u16,
+    high: u16,
+}
+
+impl Range {
+    /// Ports of a block that the operator lets. Identifiers of ICMP queries are no ports: all of the block.
+    #[inline(always)]
+    const fn of(protocol: u8, settings: &Settings, block: &Block) -> Self {
+        if protocol == protocol::ICMP {
+            return Self {
+                low: block.first,
+                high: block.last,
+            };
+        }
+        Self {
+            low: larger(block.first, settings.port_low),
+            high: smaller(block.last, settings.port_high),
+        }
+    }
+
+    #[inline(always)]
+    const fn contains(self, port: u16) -> bool {
+        self.low <= port && port <= self.high
+    }
+
+    /// The well-known ports of it for a well-known one, those above for another, where it has both (RFC 4787 REQ-3 b).
+    #[inline(always)]
+    const fn like(self, own: u16, protocol: u8, settings: &Settings) -> Self {
+        let has_both = self.low <= WELL_KNOWN && self.high > WELL_KNOWN;
+        if !has_both || protocol == protocol::ICMP || settings.nat_flags & nat_flag::PRESERVE_RANGE == 0 {
+            return self;
+        }
+        if own <= WELL_KNOWN {
+            Self {
+                high: WELL_KNOWN,
+                ..self
+            }
+        } else {
+            self.above_well_known()
+        }
+    }
+
+    #[inline(always)]
+    const fn above_well_known(self) -> Self {
+        Self {
+            low: if self.high > WELL_KNOWN {
+                larger(self.low, WELL_KNOWN + 1)
+            } else {
+                self.low
+            },
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    const fn span(self) -> u32 {
+        self.high.saturating_sub(self.low) as u32 + 1
+    }
+
+    /// A port with the parity of `own` (RFC 4787 REQ-4), where the range's ends allow it.
+    #[inline(always)]
+    const fn drawn(self, number: u32, own: u16, protocol: u8) -> u16 {
+        let any = (self.low as u32 + number % self.span()) as u16;
+        let like_own = (any & !1) | (own & 1);
+        if protocol == protocol::ICMP || !self.contains(like_own) {
+            any
+        } else {
+            like_own
+        }
+    }
+
+    /// The port that lies `distance` behind the drawn one, around the range's end.
+    #[inline(always)]
+    const fn following(self, number: u32, distance: u32) -> u16 {
+        let span = self.span();
+        (self.low as u32 + (number % span + distance) % span) as u16
+    }
+}
+
+#[inline(always)]
+const fn larger(one: u16, other: u16) -> u16 {
+    if one > other { one } else { other }
+}
+
+#[inline(always)]
+const fn smaller(one: u16, other: u16) -> u16 {
+    if one < other { one } else { other }
 }
 
 /// Claims the port.
@@ -163,41 +399,50 @@ fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -
     Ok(())
 }
 
-/// A port of the range with the parity of `own`, where the range's ends allow it.
-#[inline(always)]
-const fn candidate(random: u32, own: u16, settings: &Settings) -> u16 {
-    let span = settings.port_high.saturating_sub(settings.port_low) as u32 + 1;
-    let any = settings.port_low as u32 + random % span;
-    let even = (any as u16 & !1) | (own & 1);
-    if even < settings.port_low || even > settings.port_high {
-        any as u16
-    } else {
-        even
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packet::ipv4::protocol::{ICMP, UDP};
+
+    fn any_range() -> impl Strategy<Value = Range> {
+        (any::<u16>(), any::<u16>()).prop_map(|(a, b)| Range {
+            low: a.min(b),
+            high: a.max(b),
+        })
+    }
 
     proptest! {
-        /// Property: a candidate is in the range, and has the port's parity unless the range's end forbids it.
+        /// Property: what is drawn is in the range, and has the port's parity unless the range's end forbids it.
         #[test]
-        fn candidates_are_in_range_and_keep_parity(
-            random in any::<u32>(),
-            own in any::<u16>(),
-            (low, high) in (any::<u16>(), any::<u16>()).prop_map(|(a, b)| (a.min(b), a.max(b))),
-        ) {
-            let settings = Settings {
-                port_low: low,
-                port_high: high,
-                ..Settings::UNLIMITED
-            };
-            let port = candidate(random, own, &settings);
-            prop_assert!((low..=high).contains(&port));
-            prop_assert!(port % 2 == own % 2 || port == low || port == high);
+        fn drawn_ports_are_in_range_and_keep_parity(number in any::<u32>(), own in any::<u16>(), range in any_range()) {
+            let port = range.drawn(number, own, UDP);
+            prop_assert!(range.contains(port));
+            prop_assert!(port % 2 == own % 2 || port == range.low || port == range.high);
+            prop_assert!(range.contains(range.drawn(number, own, ICMP)));
+        }
+
+        /// Property: the following ports are all of the range, each once.
+        #[test]
+        fn following_ports_are_all_of_the_range(number in any::<u32>(), low in any::<u16>(), span in 1u16..60) {
+            let range = Range { low, high: low.saturating_add(span - 1) };
+            let mut ports: std::vec::Vec<u16> = (0..range.span()).map(|distance| range.following(number, distance)).collect();
+            ports.sort_unstable();
+            prop_assert!(ports.into_iter().eq(range.low..=range.high));
+        }
+
+        /// RFC 4787 REQ-3 b: a well-known port gets a well-known one, another one another, where the range has both.
+        #[test]
+        fn ranges_are_preserved(number in any::<u32>(), own in 1u16.., range in any_range()) {
+            let settings = Settings::UNLIMITED;
+            let port = range.like(own, UDP, &settings).drawn(number, own, UDP);
+            prop_assert!(range.contains(port));
+            if range.low <= WELL_KNOWN && range.high > WELL_KNOWN {
+                prop_assert_eq!(port <= WELL_KNOWN, own <= WELL_KNOWN);
+            }
+            let any = Settings { nat_flags: nat_flag::PRESERVE_PORT, ..settings };
+            prop_assert_eq!(range.like(own, UDP, &any), range);
         }
     }
 }

@@ -165,7 +165,11 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         first.progress.flags |= tcp::flag::HAS_PERMISSION;
     }
     make(tables, &key, &first, length)?;
-    Ok(Next::Stage(if needs_permission { Stage::Permit } else { Stage::Forward }))
+    Ok(Next::Stage(if needs_permission {
+        Stage::Permit
+    } else {
+        Stage::Forward
+    }))
 }
 
 /// Puts a flow into the table, or begins a dead one anew.

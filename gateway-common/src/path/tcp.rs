@@ -412,7 +412,11 @@ pub const fn offer(progress: &mut Progress, segment: &Segment) {
     progress.flags &= !flag::SCALE_OFFERED;
     if segment.scale != NO_SCALE {
         let scale = segment.scale & 0xf;
-        progress.scales = if opened_from_center(*progress) { scale << 4 } else { scale };
+        progress.scales = if opened_from_center(*progress) {
+            scale << 4
+        } else {
+            scale
+        };
         progress.flags |= flag::SCALE_OFFERED;
     }
 }

@@ -10,6 +10,7 @@ use super::flows::FlowTable;
 use super::hash::FACTORS;
 use super::index::WIDTH;
 use super::mappings::{MappingTable, Unmapped};
+use super::siphash::SipKey;
 use super::{Epochs, Refused, Step, Tables};
 use crate::abi::{
     event::Event,
@@ -214,6 +215,10 @@ impl Tables for HostTables {
 
     fn now_s(&self) -> u32 {
         self.now_s.get()
+    }
+
+    fn port_key(&self) -> SipKey {
+        SipKey(SECRET[0], SECRET[1])
     }
 
     /// A linear congruential generator: each port of a range comes up.

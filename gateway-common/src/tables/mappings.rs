@@ -185,7 +185,8 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
 #[inline(always)]
 fn is_inside<V: Words>(record: V, key: &InsideKey) -> bool {
     record.load(word::INSIDE) == pair(key.site, u32::from_ne_bytes(key.address))
-        && halves(record.load(word::PORT_USED)).0 & !nat::kind_bits(u8::MAX) == port_protocol(key.port, key.protocol)
+        && halves(record.load(word::PORT_USED)).0 & !nat::kind_bits(u8::MAX)
+            == port_protocol(key.port, key.protocol)
 }
 
 #[inline(always)]

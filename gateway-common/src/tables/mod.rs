@@ -14,6 +14,7 @@ use crate::path::rules::{Judgement, Tuple};
 use flows::FlowTable;
 use hash::Factors;
 use mappings::MappingTable;
+use siphash::SipKey;
 use words::{Store, Words};
 
 pub mod flows;
@@ -22,6 +23,7 @@ pub mod hash;
 pub mod host;
 pub mod index;
 pub mod mappings;
+pub mod siphash;
 pub mod words;
 
 /// Why an entry was not put into a table.
@@ -74,6 +76,8 @@ pub trait Tables {
 
     /// Seconds of a coarse monotonic clock.
     fn now_s(&self) -> u32;
+    /// Key of the draw of ports.
+    fn port_key(&self) -> SipKey;
     /// Random bits, not for keys.
     fn random(&self) -> u32;
     /// The operator's settings.

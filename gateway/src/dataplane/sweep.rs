@@ -142,7 +142,8 @@ impl Sweep {
             }
             let is_held = is_used
                 || (is_kept
-                    && now_s.wrapping_sub(mapping.last_used_s).cast_signed() <= hold_down.hold_s.cast_signed());
+                    && now_s.wrapping_sub(mapping.last_used_s).cast_signed()
+                        <= hold_down.hold_s.cast_signed());
             if is_held && !is_used {
                 held.note(key, mapping);
             }

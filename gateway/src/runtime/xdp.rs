@@ -22,8 +22,8 @@ use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle, SaInstall,
-    TableSizes, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
+    SaInstall, TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -274,6 +274,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             ike_per_source_per_s: limits.ike_per_source_per_s,
             port_low: nat.port_low,
             port_high: nat.port_high,
+            nat_flags: nat.flags(),
             flows_max: limits.flows,
             site_flows_max: limits.site_flows,
             site_new_flows_per_s: limits.site_new_flows_per_s,

@@ -1,6 +1,7 @@
 //! Packet vectors: each is a world and the frames that come into it, with what must become of them. The same list runs
 //! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
 
+pub mod blocks;
 mod clear;
 mod core;
 mod wan;
@@ -135,5 +136,11 @@ impl Vector {
 /// All vectors; `now_s` is the clock that they run by.
 #[must_use]
 pub fn all(now_s: u32) -> Vec<Vector> {
-    [wan::vectors(now_s), clear::vectors(now_s), core::vectors(now_s)].concat()
+    [
+        wan::vectors(now_s),
+        clear::vectors(now_s),
+        core::vectors(now_s),
+        blocks::vectors(now_s),
+    ]
+    .concat()
 }

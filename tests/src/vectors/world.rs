@@ -153,22 +153,8 @@ pub fn world(now_s: u32) -> HostTables {
         ..HostTables::default()
     };
     tables.now_s.set(now_s);
-    tables.sites.insert(
-        SITE,
-        Site {
-            groups: GROUP_CLINIC | 1,
-            nat_address: NAT,
-            pad: [0; 4],
-        },
-    );
-    tables.sites.insert(
-        SITE_OTHER,
-        Site {
-            groups: 0,
-            nat_address: NAT_OTHER,
-            pad: [0; 4],
-        },
-    );
+    tables.sites.insert(SITE, Site::whole(GROUP_CLINIC | 1, NAT));
+    tables.sites.insert(SITE_OTHER, Site::whole(0, NAT_OTHER));
     let sa = |family, encapsulation, outer_destination| SaInbound {
         sa_index: 9,
         worker: 0,

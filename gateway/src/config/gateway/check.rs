@@ -332,6 +332,8 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
         port_high,
         hold_down_s,
         hold_down_ports: _,
+        preserve_port: _,
+        preserve_range: _,
     } = *nat.get_ref();
     if port_low == 0 || port_low > port_high {
         let message = format!("port_low = {port_low} and port_high = {port_high} hold no port");
