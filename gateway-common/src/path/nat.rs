@@ -17,65 +17,58 @@ use crate::packet::ipv4::protocol;
 use crate::tables::hash::port_protocol;
 use crate::tables::mappings::Unmapped;
 use crate::tables::siphash::{SipKey, siphash};
+use crate::tables::words::Words;
 use crate::tables::{Step, Tables};
 
 use super::clear::tell;
 use super::limits;
 use super::open::Opening;
 
-/// Times that a port which was found free may be taken by another before it is claimed.
-const RACES_MAX: u32 = 3;
+/// No mapping, to be overwritten by [`map`].
+pub(super) const UNMAPPED: Mapping = Mapping {
+    address: [0; 4],
+    port: [0; 2],
+    last_used_s: 0,
+    created_s: 0,
+    position: 0,
+    kind: nat::kind::DYNAMIC,
+};
 
-/// The mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one.
+/// Fills in the mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one. `false` if
+/// another CPU has claimed the port or mapped the endpoint at the same moment: it is to be asked for again.
 ///
 /// # Errors
 /// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
 /// may; [`DropReason::FlowTableFull`] if the table is full; [`DropReason::NatPortless`] if the protocol has no ports and
 /// the site has no address of its own.
 #[inline(always)]
-pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mapping, DropReason> {
-    let mut mapping = Mapping {
-        address: [0; 4],
-        port: [0; 2],
-        last_used_s: opening.now_s,
-        created_s: opening.now_s,
-        position: 0,
-        kind: nat::kind::DYNAMIC,
-    };
-    if find(tables, opening, &mut mapping) {
-        return Ok(mapping);
+pub(super) fn map<T: Tables>(
+    tables: &T,
+    opening: &Opening<'_>,
+    mapping: &mut Mapping,
+) -> Result<bool, DropReason> {
+    if find(tables, opening, mapping) {
+        return Ok(true);
     }
     if !has_ports(opening.key.protocol) && !first_block(opening.site).is_whole() {
         return Err(DropReason::NatPortless);
     }
     let site = opening.key.site;
     limits::take_mapping(tables, site, opening.settings)?;
-    // Others claim ports at the same moment: the one that was free may be taken when it is claimed.
-    let mut races = 0;
-    while races < RACES_MAX {
-        races += 1;
-        if !find_port(tables, opening, &mut mapping) {
-            break;
-        }
-        match insert(tables, opening, &mut mapping) {
+    let refused = if !find_port(tables, opening, mapping) {
+        Err(DropReason::NatExhausted)
+    } else {
+        match insert(tables, opening, mapping) {
             Ok(()) => {
                 tables.count(Path::MappingsCreated, 0);
-                return Ok(mapping);
+                return Ok(true);
             }
-            Err(Unmapped::OutsideTaken) => {}
-            // Another CPU made it at the same moment.
-            Err(Unmapped::InsideExists) if find(tables, opening, &mut mapping) => {
-                limits::give_mapping(tables, site);
-                return Ok(mapping);
-            }
-            Err(Unmapped::InsideExists | Unmapped::Full) => {
-                limits::give_mapping(tables, site);
-                return Err(DropReason::FlowTableFull);
-            }
+            Err(Unmapped::OutsideTaken | Unmapped::InsideExists) => Ok(false),
+            Err(Unmapped::Full) => Err(DropReason::FlowTableFull),
         }
-    }
+    };
     limits::give_mapping(tables, site);
-    Err(DropReason::NatExhausted)
+    refused
 }
 
 /// The inside endpoint of a flow.
@@ -186,21 +179,13 @@ fn find_port<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping
             protocol: key.protocol,
             pad: 0,
         },
-        blocks_from: 0,
-        blocks: u32::from(site.blocks_paired),
         tries: 0,
         random: tables.random(),
         drawn: 0,
         is_free: false,
     };
-    tables.repeat(PORT_TRIES, &mut search);
-    let is_short = search.tries >= PORT_TRIES_SHORT + search.blocks;
-    if !search.is_free && site.blocks_paired < site.blocks_count {
-        search.blocks_from = u32::from(site.blocks_paired);
-        search.blocks = u32::from(site.blocks_count - site.blocks_paired);
-        search.tries = 0;
-        tables.repeat(PORT_TRIES, &mut search);
-    }
+    tables.repeat(2 * PORT_TRIES, &mut search);
+    let is_short = search.tries >= PORT_TRIES_SHORT + u32::from(site.blocks_paired);
     if is_short && site.flags & flag::MORE_BLOCKS != 0 {
         tell(tables, kind::PORTS_SHORT, key, 0, 0);
     }
@@ -215,9 +200,7 @@ struct Search<'a, T> {
     tables: &'a T,
     opening: &'a Opening<'a>,
     outside: OutsideKey,
-    /// First block that is searched, and how many are.
-    blocks_from: u32,
-    blocks: u32,
+    /// So far, in the blocks of the first address, and from [`PORT_TRIES`] on in the others.
     tries: u32,
     random: u32,
     /// The last number drawn.
@@ -225,60 +208,81 @@ struct Search<'a, T> {
     is_free: bool,
 }
 
+/// Bit of what [`Search::next`] answers: there is a port to try.
+const IS_PORT: u64 = 1 << 16;
+/// Bit of what [`Search::next`] answers: there is no other one.
+const IS_LAST: u64 = 1 << 17;
+
 impl<T: Tables> Step for Search<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
+        // Hidden: what comes now is verified once, not once for each way to a port.
+        let next = <T::Usage<'_> as Words>::hide(self.next());
+        if next & IS_PORT != 0 {
+            self.outside.port = (next as u16).to_be_bytes();
+            self.is_free = !self.tables.mappings().has_outside(&self.outside);
+        }
+        !self.is_free && next & IS_LAST == 0
+    }
+}
+
+impl<T: Tables> Search<'_, T> {
+    /// The next port to try, and in `outside` its address.
+    #[inline(never)]
+    fn next(&mut self) -> u64 {
         let (key, settings) = (self.opening.key, self.opening.settings);
-        if self.blocks == 0 {
-            return false;
+        let (paired, count) = (self.opening.site.blocks_paired, self.opening.site.blocks_count);
+        let is_paired = self.tries < PORT_TRIES;
+        let (blocks_from, blocks) = if is_paired {
+            (0, paired)
+        } else {
+            (paired, count.saturating_sub(paired))
+        };
+        let (blocks_from, blocks) = (u32::from(blocks_from), u32::from(blocks));
+        let tries = self.tries % PORT_TRIES;
+        // Hidden: the verifier would follow each count by itself.
+        self.tries = <T::Usage<'_> as Words>::hide(u64::from(self.tries) + 1) as u32;
+        if blocks == 0 {
+            return IS_LAST;
         }
         // The first rounds are for the own port, one a block.
-        let is_own = self.tries < self.blocks;
-        let drawn_before = self.tries.wrapping_sub(self.blocks);
+        let is_own = tries < blocks;
+        let drawn_before = tries.wrapping_sub(blocks);
         if !is_own && drawn_before < PORT_TRIES_KEYED {
-            self.drawn = draw(
-                self.tables.port_key(),
-                key,
-                (self.random, self.opening.now_s),
-                self.tries,
-            );
+            let moment = (self.random, self.opening.now_s);
+            self.drawn = draw(self.tables.port_key(), key, moment, self.tries);
         }
         let number = if is_own {
-            self.tries
+            tries
         } else {
-            (self.drawn >> 32) as u32 % self.blocks
+            (self.drawn >> 32) as u32 % blocks
         };
-        self.tries += 1;
-        let place = self.blocks_from.wrapping_add(number) as usize;
+        let place = blocks_from.wrapping_add(number) as usize;
         let Some(block) = self.opening.site.blocks.get(place) else {
-            return true;
+            return 0;
         };
         self.outside.address = block.address;
         if !has_ports(key.protocol) {
-            self.is_free = !self.tables.mappings().has_outside(&self.outside);
-            return false;
+            return IS_PORT | IS_LAST;
         }
         let own = u16::from_be_bytes(key.source_port);
         let range = Range::of(key.protocol, settings, block);
         let port = if is_own {
             if settings.nat_flags & nat_flag::PRESERVE_PORT == 0 {
-                return true;
+                return 0;
             }
             own
         } else if drawn_before < PORT_TRIES_KEYED {
-            range
-                .like(own, key.protocol, settings)
-                .drawn(self.drawn as u32, own, key.protocol)
+            let range = range.like(own, key.protocol, settings);
+            range.drawn(self.drawn as u32, own, key.protocol)
         } else {
-            let fallback = range.above_well_known();
-            fallback.following(self.drawn as u32, drawn_before - PORT_TRIES_KEYED)
+            let distance = drawn_before - PORT_TRIES_KEYED;
+            range.above_well_known().following(self.drawn as u32, distance)
         };
         if !range.contains(port) || port == 0 {
-            return true;
+            return 0;
         }
-        self.outside.port = port.to_be_bytes();
-        self.is_free = !self.tables.mappings().has_outside(&self.outside);
-        !self.is_free
+        IS_PORT | u64::from(port)
     }
 }
 
@@ -394,7 +398,7 @@ const fn smaller(one: u16, other: u16) -> u16 {
 /// Claims the port.
 #[inline(never)]
 fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> Result<(), Unmapped> {
-    mapping.last_used_s = opening.now_s;
+    (mapping.created_s, mapping.last_used_s) = (opening.now_s, opening.now_s);
     mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())
 }

@@ -4,7 +4,6 @@
 use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use crate::abi::interface::Settings;
-use crate::abi::nat::Mapping;
 use crate::abi::rule::{action, flag};
 use crate::abi::site::Site;
 use crate::abi::stats::Path;
@@ -142,7 +141,10 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         settings: tables.settings().ok_or(DropReason::Internal)?,
         now_s: first.now_s,
     };
-    let mapping: Mapping = nat::map(tables, &opening)?;
+    let mut mapping = nat::UNMAPPED;
+    if !nat::map(tables, &opening, &mut mapping)? {
+        return Ok(Next::Stage(Stage::Map));
+    }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     let nat = port_protocol(mapping.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(mapping.address), nat));
