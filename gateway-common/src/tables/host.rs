@@ -165,14 +165,16 @@ impl HostTables {
             .collect()
     }
 
-    /// Puts a mapping in, counted as its site's; its inside and outside must be free.
+    /// Puts a mapping in, counted as its site's unless it is static; its inside and outside must be free.
     ///
     /// # Errors
     /// [`Unmapped`].
     pub fn put_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<u32, Unmapped> {
         let position = self.mappings().insert(key, mapping)?;
-        for of in [key.site, usage::TOTAL] {
-            self.add_usage(of, usage::word::MAPPINGS);
+        if !mapping.is_static() {
+            for of in [key.site, usage::TOTAL] {
+                self.add_usage(of, usage::word::MAPPINGS);
+            }
         }
         Ok(position)
     }
