@@ -64,10 +64,28 @@ fn clear_answer(context: XdpContext) -> u32 {
     run(&context, path::answer::answer)
 }
 
+/// The stage of `clear` that lets a remote address send to a mapping.
+#[xdp]
+fn clear_permit(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::permit)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
-    run(&context, path::core::core)
+    run_stage(&context, path::core::core)
+}
+
+/// The stage of `core` that judges what may open a flow.
+#[xdp]
+fn core_enter(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::enter)
+}
+
+/// The stage of `core` that makes a flow.
+#[xdp]
+fn core_add(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::add)
 }
 
 /// Lets everything through: it makes the other end of a veth deliver redirected frames, and is the floor of a

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
 };
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
@@ -78,11 +78,11 @@ fn gateway_process() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "stats" => println!("\nSTATS {}", stats(&dataplane)),
-            "expire" => {
-                let counts = dataplane.expire(monotonic_s() as u32 + 10_000).unwrap();
+            other => {
+                let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
+                let counts = dataplane.expire(monotonic_s() as u32 + later_s).unwrap();
                 println!("\nEXPIRED {counts:?}");
             }
-            other => panic!("{other}?"),
         }
     }
     dataplane.stop();
@@ -106,6 +106,10 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             ..Settings::UNLIMITED
         },
         tables: TableSizes::default(),
+        hold_down: HoldDown {
+            hold_s: 120,
+            site_ports_max: 1000,
+        },
         frames_per_worker: 4096,
     }
 }
@@ -757,7 +761,11 @@ fn expiry_empties_flows_and_mappings() {
     for source_port in 5000..5010 {
         assert!(peer.echo(source_port, "hello").is_some());
     }
-    assert_eq!(gateway.ask("expire", "EXPIRED").trim(), "EXPIRED (10, 10)");
+    let expire = |gateway: &mut Gateway, later: &str| gateway.ask(later, "EXPIRED").trim().to_owned();
+    assert_eq!(expire(&mut gateway, "expire 10000"), "EXPIRED (10, 0)");
+    // Nobody else gets the ports for two minutes (RFC 6888 REQ-8).
+    assert_eq!(expire(&mut gateway, "expire 10110"), "EXPIRED (0, 0)");
+    assert_eq!(expire(&mut gateway, "expire 10122"), "EXPIRED (0, 10)");
     assert!(gateway.stats().contains("flows=0 mappings=0"));
     assert!(
         peer.echo(5000, "again").is_some(),

@@ -117,6 +117,7 @@ fn bench_world(now_s: u32) -> HostTables {
         last_used_s: now_s,
         created_s: now_s,
         position: 0,
+        kind: gateway_common::abi::nat::kind::DYNAMIC,
     };
     let half = Half {
         end: ISN.wrapping_add(1),

@@ -17,7 +17,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, limits};
+use super::{Outcome, Verdict, answer, core, enter, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -37,7 +37,12 @@ pub enum Next {
 /// # Errors
 /// The reason to drop it.
 pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    let mut next = Next::Stage(Stage::Forward);
+    through(packet, tables, Stage::Forward)
+}
+
+/// Runs stages from this one on.
+pub(super) fn through<P: Packet, T: Tables>(packet: &mut P, tables: &T, first: Stage) -> Outcome {
+    let mut next = Next::Stage(first);
     for _ in 0..ROUNDS_MAX {
         next = match next {
             Next::Decided(verdict) => return Ok(verdict),
@@ -45,6 +50,10 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
             Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
+            Next::Stage(Stage::Permit) => enter::permit(packet, tables)?,
+            Next::Stage(Stage::Enter) => enter::enter(packet, tables)?,
+            Next::Stage(Stage::EnterAdd) => enter::add(packet, tables)?,
+            Next::Stage(Stage::Core) => core::core(packet, tables)?,
             Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
     }

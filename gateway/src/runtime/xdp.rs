@@ -23,8 +23,8 @@ use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
-    TableSizes, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
+    SaInstall, TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -282,6 +282,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             ike_per_source_per_s: limits.ike_per_source_per_s,
             port_low: nat.port_low,
             port_high: nat.port_high,
+            nat_flags: nat.flags(),
             flows_max: limits.flows,
             site_flows_max: limits.site_flows,
             site_new_flows_per_s: limits.site_new_flows_per_s,
@@ -292,6 +293,10 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         tables: TableSizes {
             flows: limits.flows,
             mappings: limits.mappings,
+        },
+        hold_down: HoldDown {
+            hold_s: nat.hold_down_s,
+            site_ports_max: nat.hold_down_ports,
         },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }

@@ -20,6 +20,9 @@ use super::{
     Timeouts, connection, file,
 };
 
+/// Longest hold-down.
+const HOLD_DOWN_MAX_S: u32 = 86_400;
+
 /// The configuration of a file; it means something only if the checker stays clean.
 pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
     let mut names = Names::default();
@@ -348,10 +351,21 @@ fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>) -> Vec<NatPool> {
 
 fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
     let Some(nat) = nat else { return Nat::default() };
-    let Nat { port_low, port_high } = *nat.get_ref();
+    let Nat {
+        port_low,
+        port_high,
+        hold_down_s,
+        hold_down_ports: _,
+        preserve_port: _,
+        preserve_range: _,
+    } = *nat.get_ref();
     if port_low == 0 || port_low > port_high {
         let message = format!("port_low = {port_low} and port_high = {port_high} hold no port");
         checker.fault(nat.span(), message, "write 1024 and 65535, or a range inside");
+    }
+    if hold_down_s > HOLD_DOWN_MAX_S {
+        let message = format!("hold_down_s = {hold_down_s} keeps ports from others for more than a day");
+        checker.fault(nat.span(), message, "write 120, or up to 86400 seconds");
     }
     nat.into_inner()
 }

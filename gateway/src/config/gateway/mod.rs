@@ -9,7 +9,7 @@ pub use connection::{ConnectionConfig, Start};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use gateway_common::abi::interface::{IdleLimits, STATES};
+use gateway_common::abi::interface::{IdleLimits, STATES, nat_flag};
 use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::pki::revocation::RevocationPolicy;
@@ -161,7 +161,7 @@ pub struct NatPool {
     pub addresses: Vec<AddressRange>,
 }
 
-/// Port range of NAPT.
+/// How NAPT chooses and keeps ports, and what it lets in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nat {
@@ -169,6 +169,14 @@ pub struct Nat {
     pub port_low: u16,
     /// Highest port.
     pub port_high: u16,
+    /// A mapping has the inside port, where it is free.
+    pub preserve_port: bool,
+    /// Well-known ports are mapped to well-known ones, where the range has such (RFC 4787 REQ-3 b).
+    pub preserve_range: bool,
+    /// Seconds that the port of a mapping that ended is kept from others (RFC 6888 REQ-8).
+    pub hold_down_s: u32,
+    /// Ports of one site that are held so at a time.
+    pub hold_down_ports: u32,
 }
 
 impl Default for Nat {
@@ -176,7 +184,27 @@ impl Default for Nat {
         Self {
             port_low: 1024,
             port_high: 65535,
+            preserve_port: true,
+            preserve_range: true,
+            hold_down_s: 120,
+            hold_down_ports: 10_000,
         }
+    }
+}
+
+impl Nat {
+    /// As the packet path reads them.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        (if self.preserve_port {
+            nat_flag::PRESERVE_PORT
+        } else {
+            0
+        }) | (if self.preserve_range {
+            nat_flag::PRESERVE_RANGE
+        } else {
+            0
+        })
     }
 }
 
