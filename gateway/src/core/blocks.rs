@@ -128,7 +128,7 @@ impl Spare {
                 .iter()
                 .filter(|block| !self.is_closed(*site, block))
                 .collect();
-            if let Some(block) = self.to_close(now_ms, *site, &open, use_of) {
+            if let Some(block) = self.unneeded(now_ms, *site, &open, use_of) {
                 self.closed.insert((*site, block), now_ms);
                 steps.push(Step::Close(*site, block));
             }
@@ -146,7 +146,7 @@ impl Spare {
     }
 
     /// The site's last open block, if the others have been enough for long.
-    fn to_close(
+    fn unneeded(
         &mut self,
         now_ms: u64,
         site: u32,
