@@ -74,7 +74,7 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// `ProgramArray` of the stages of `clear` ([`crate::path::open::Stage`]).
     pub const STAGES: &str = "STAGES";
-    /// `Array<[u64; 4]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
+    /// `Array<[u64; 8]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
     pub const SITE_USAGE: &str = "SITE_USAGE";
     /// `Array<[u64; 2]>[1]`, memory-mapped: clock and epochs ([`super::clock::word`]).
     pub const CLOCK: &str = "CLOCK";
