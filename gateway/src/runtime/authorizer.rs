@@ -1,12 +1,12 @@
 //! Tells IKE which site a peer is.
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gateway_ike::proposal::with_pfs;
 use gateway_ike::{AuthenticatedPeer, Authorizer, EspProposal, SitePolicy, TrafficSelector};
 
 use super::ledger::SharedLedger;
-use crate::config::Prefix;
+use crate::config::{PortBlock, Prefix};
 use crate::core::pools::{Change, Proposal};
 use crate::core::sites::{SiteEntry, Sites};
 
@@ -27,7 +27,7 @@ impl SharedSites {
 /// What the authorizer decided and the journal is to know.
 pub(super) enum Admission {
     /// A site was there for the first time.
-    Known { site: u32, nat_address: Ipv4Addr },
+    Known { site: u32, block: PortBlock },
     /// A peer with a valid certificate may not connect.
     Refused { peer: String, reason: String },
 }
@@ -77,9 +77,10 @@ impl Authorizer for SiteAuthorizer {
         let keep = |proposal: &Proposal, changes: &[Change]| self.ledger.keep(proposal, changes);
         match sites.admit_and_keep(&peer.identity, keep) {
             Ok(entry) => {
+                let block = entry.blocks.first().copied();
                 self.admissions.push(Admission::Known {
                     site: entry.site,
-                    nat_address: entry.nat_address,
+                    block: block.unwrap_or(PortBlock::whole(entry.nat_address)),
                 });
                 Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
             }

@@ -1,6 +1,4 @@
 //! What can be noted, and the record that it makes.
-use std::net::Ipv4Addr;
-
 use gateway_ike::{ChildId, Event};
 
 use super::facts::Facts;
@@ -99,8 +97,8 @@ pub enum Notice<'a> {
     SiteKnown {
         /// Its number.
         site: u32,
-        /// The address that it is translated to from now on.
-        nat_address: Ipv4Addr,
+        /// What it is translated to from now on: an address, or its first port block.
+        block: PortBlock,
     },
     /// A site was given another port block, because its ports ran short.
     BlockAssigned {
@@ -208,9 +206,11 @@ impl Notice<'_> {
                     .with("connection", connection)
                     .with("because", because)
             }
-            Self::SiteKnown { site, nat_address } => {
-                let text = format!("known from now on, translated to {nat_address}");
-                of_site("site_known", site, text).with("nat_address", nat_address.to_string())
+            Self::SiteKnown { site, block } => {
+                let text = format!("known from now on, translated to {block}");
+                of_site("site_known", site, text)
+                    .with("nat_address", block.address.to_string())
+                    .with("block", block.to_string())
             }
             Self::BlockAssigned { site, block } => {
                 let text = format!("its ports ran short: it has {block} as well from now on");
