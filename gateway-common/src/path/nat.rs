@@ -128,14 +128,14 @@ fn find_whole<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) 
     true
 }
 
-/// Whether a mapping lies in a block of the site.
+/// Whether a mapping lies in a block of the site, be it a closed one.
 #[inline(always)]
 fn is_of(site: &Site, mapping: &Mapping, protocol: u8) -> bool {
     let port = u16::from_be_bytes(mapping.port);
     let mut at = 0;
     while at < BLOCKS_MAX {
         if let Some(block) = site.blocks.get(at)
-            && at < site.blocks_count as usize
+            && at < (site.blocks_count + site.blocks_closed) as usize
             && block.address == mapping.address
             && if has_ports(protocol) {
                 block.first <= port && port <= block.last
