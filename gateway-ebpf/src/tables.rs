@@ -13,7 +13,7 @@ use gateway_common::abi::{
     limit,
     nat::PublicationSource,
     next_hop::NextHop,
-    rule::layout,
+    rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
@@ -29,9 +29,10 @@ use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
-    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
-    RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
+    CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
+    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, PUBLICATION_SOURCES, ROUTES,
+    RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS,
+    SITE_USAGE, SITES,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -129,6 +130,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn route(&self, destination: [u8; 4]) -> Option<u32> {
         ROUTES.get(&Key::new(32, destination)).copied()
+    }
+
+    #[inline(always)]
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        DIRECTIONS
+            .get(&Key::new(32, destination))
+            .map_or(direction::SITE_TO_INTERNET, |found| *found as u8)
+    }
+
+    #[inline(always)]
+    fn role(&self, ifindex: u32) -> u32 {
+        lend(INTERFACES.get_ptr(ifindex)).map_or(0, |interface: &Interface| interface.role)
     }
 
     #[inline(always)]

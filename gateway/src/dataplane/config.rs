@@ -14,6 +14,8 @@ pub enum Role {
     Wan,
     /// Center side.
     Core,
+    /// Internet side.
+    Internet,
 }
 
 /// One interface of the gateway.

@@ -38,6 +38,7 @@ mod worker;
 mod xsk;
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -65,6 +66,7 @@ pub use self::worker::commands::WorkerReport;
 use self::clear_link::ClearLink;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
+use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
@@ -186,6 +188,22 @@ impl Dataplane {
     /// A counter cannot be written.
     pub fn reset_rule_hits(&self, base: u32, rules: u32) -> Result<(), DataplaneError> {
         self.maps().reset_rule_hits(base, rules)
+    }
+
+    /// Says which way flows to these addresses go (numbers of [`gateway_common::abi::rule::direction`]), in place of what was
+    /// said before; to the Internet those to all others. Until this is called, that is all of them.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_directions(&self, ranges: &[(Ipv4Addr, Ipv4Addr, u8)]) -> Result<(), DataplaneError> {
+        let entries: Vec<_> = ranges
+            .iter()
+            .flat_map(|(first, last, direction)| {
+                let prefixes = prefixes(*first, *last).into_iter();
+                prefixes.map(|(address, length)| (address, length, *direction))
+            })
+            .collect();
+        self.maps().set_directions(&entries)
     }
 
     /// Makes these the next hops of the core side: prefix, its length, where to.
