@@ -128,14 +128,14 @@ fn find_whole<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) 
     true
 }
 
-/// Whether a mapping lies in a block of the site.
+/// Whether a mapping lies in a block of the site, be it a closed one.
 #[inline(always)]
 fn is_of(site: &Site, mapping: &Mapping, protocol: u8) -> bool {
     let port = u16::from_be_bytes(mapping.port);
     let mut at = 0;
     while at < BLOCKS_MAX {
         if let Some(block) = site.blocks.get(at)
-            && at < site.blocks_count as usize
+            && at < (site.blocks_count + site.blocks_closed) as usize
             && block.address == mapping.address
             && if has_ports(protocol) {
                 block.first <= port && port <= block.last
@@ -274,7 +274,7 @@ impl<T: Tables> Search<'_, T> {
             own
         } else if drawn_before < PORT_TRIES_KEYED {
             let range = range.like(own, key.protocol, settings);
-            range.drawn(self.drawn as u32, own, key.protocol)
+            range.drawn(self.drawn as u32, own)
         } else {
             let distance = drawn_before - PORT_TRIES_KEYED;
             range.above_well_known().following(self.drawn as u32, distance)
@@ -367,14 +367,10 @@ impl Range {
 
     /// A port with the parity of `own` (RFC 4787 REQ-4), where the range's ends allow it.
     #[inline(always)]
-    const fn drawn(self, number: u32, own: u16, protocol: u8) -> u16 {
+    const fn drawn(self, number: u32, own: u16) -> u16 {
         let any = (self.low as u32 + number % self.span()) as u16;
         let like_own = (any & !1) | (own & 1);
-        if protocol == protocol::ICMP || !self.contains(like_own) {
-            any
-        } else {
-            like_own
-        }
+        if self.contains(like_own) { like_own } else { any }
     }
 
     /// The port that lies `distance` behind the drawn one, around the range's end.
@@ -408,7 +404,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::packet::ipv4::protocol::{ICMP, UDP};
+    use crate::packet::ipv4::protocol::UDP;
 
     fn any_range() -> impl Strategy<Value = Range> {
         (any::<u16>(), any::<u16>()).prop_map(|(a, b)| Range {
@@ -421,10 +417,9 @@ mod tests {
         /// Property: what is drawn is in the range, and has the port's parity unless the range's end forbids it.
         #[test]
         fn drawn_ports_are_in_range_and_keep_parity(number in any::<u32>(), own in any::<u16>(), range in any_range()) {
-            let port = range.drawn(number, own, UDP);
+            let port = range.drawn(number, own);
             prop_assert!(range.contains(port));
             prop_assert!(port % 2 == own % 2 || port == range.low || port == range.high);
-            prop_assert!(range.contains(range.drawn(number, own, ICMP)));
         }
 
         /// Property: the following ports are all of the range, each once.
@@ -440,7 +435,7 @@ mod tests {
         #[test]
         fn ranges_are_preserved(number in any::<u32>(), own in 1u16.., range in any_range()) {
             let settings = Settings::UNLIMITED;
-            let port = range.like(own, UDP, &settings).drawn(number, own, UDP);
+            let port = range.like(own, UDP, &settings).drawn(number, own);
             prop_assert!(range.contains(port));
             if range.low <= WELL_KNOWN && range.high > WELL_KNOWN {
                 prop_assert_eq!(port <= WELL_KNOWN, own <= WELL_KNOWN);

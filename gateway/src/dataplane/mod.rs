@@ -46,7 +46,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::map;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::site::Site;
@@ -237,6 +237,12 @@ impl Dataplane {
     #[must_use]
     pub fn mappings(&self) -> Vec<(InsideKey, Mapping)> {
         self.tables.mappings().live().collect()
+    }
+
+    /// Every outside that is not free, those of retired mappings too.
+    #[must_use]
+    pub fn outsides(&self) -> Vec<OutsideKey> {
+        self.tables.outsides()
     }
 
     /// Drops by reason, of XDP programs and workers together; reasons that never occurred are left out.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use gateway_common::abi::event::kind;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
@@ -178,6 +178,10 @@ impl Engine for Xdp {
 
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
         Ok(self.dataplane()?.mappings())
+    }
+
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {
+        Ok(self.dataplane()?.outsides())
     }
 
     fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>> {

@@ -2,6 +2,7 @@
 mod check;
 mod connection;
 mod file;
+mod pool;
 mod proof;
 
 pub use connection::{ConnectionConfig, Start};
@@ -17,9 +18,10 @@ use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
+pub use pool::{BLOCK_PORT_LOW, BlockPlan, NatPool, PlanKind, PoolMode, PortBlock};
 pub use proof::{SitePpk, SiteSharedKey};
 
-use super::address::{AddressRange, Prefix};
+use super::address::Prefix;
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
 
 /// The checked configuration.
@@ -43,7 +45,7 @@ pub struct Config {
     pub internet: Vec<Prefix>,
     /// NAT pools.
     pub nat_pools: Vec<NatPool>,
-    /// Port range of NAPT.
+    /// NAPT as a whole.
     pub nat: Nat,
     /// Names of the site groups; the index is the bit in [`gateway_common::abi::site::Site::groups`].
     pub groups: Vec<String>,
@@ -152,16 +154,7 @@ pub(super) struct Internet {
     pub networks: Vec<Prefix>,
 }
 
-/// A pool of addresses that sites are translated to, one each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatPool {
-    /// Name.
-    pub name: String,
-    /// Its addresses; ranges do not overlap.
-    pub addresses: Vec<AddressRange>,
-}
-
-/// How NAPT chooses and keeps ports, and what it lets in.
+/// NAPT as a whole: how it chooses and keeps ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nat {
@@ -177,6 +170,8 @@ pub struct Nat {
     pub hold_down_s: u32,
     /// Ports of one site that are held so at a time.
     pub hold_down_ports: u32,
+    /// Days that the log of who had which address and ports is kept for.
+    pub log_keep_days: u32,
 }
 
 impl Default for Nat {
@@ -188,6 +183,7 @@ impl Default for Nat {
             preserve_range: true,
             hold_down_s: 120,
             hold_down_ports: 10_000,
+            log_keep_days: 365,
         }
     }
 }
@@ -420,29 +416,5 @@ impl Config {
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&NatPool> {
         self.nat_pools.iter().find(|pool| pool.name == name)
-    }
-}
-
-impl NatPool {
-    /// Whether the pool holds `address`.
-    #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|range| range.contains(address))
-    }
-
-    /// Its addresses in order, without the first `skip`.
-    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
-        let mut skip = skip;
-        self.addresses.iter().flat_map(move |range| {
-            let skipped = skip.min(range.size());
-            skip -= skipped;
-            range.iter_from(skipped)
-        })
-    }
-
-    /// Number of addresses.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.addresses.iter().map(|range| range.size()).sum()
     }
 }
