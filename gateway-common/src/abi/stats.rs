@@ -39,16 +39,18 @@ pub enum Path {
     MappingsCreated = 8,
     /// `clear`: answered to the site with a TCP reset or an ICMP error; the packet counts as dropped as well.
     SiteAnswered = 9,
+    /// `clear`: forwarded to a site.
+    SiteToSite = 10,
     /// `wan`: fragment handed to a worker, to wait for the others of its packet.
-    WanFragment = 10,
+    WanFragment = 11,
     /// `core`: the same.
-    CoreFragment = 11,
+    CoreFragment = 12,
     /// `wan`: ICMP "too big" about ESP, handed to a worker.
-    WanTooBig = 12,
+    WanTooBig = 13,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 13;
+pub const PATHS: u32 = 14;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -63,6 +65,7 @@ impl Path {
         (Path::FlowsCreated, "flows_created"),
         (Path::MappingsCreated, "mappings_created"),
         (Path::SiteAnswered, "site_answered"),
+        (Path::SiteToSite, "site_to_site"),
         (Path::WanFragment, "wan_fragment"),
         (Path::CoreFragment, "core_fragment"),
         (Path::WanTooBig, "wan_too_big"),

@@ -1,4 +1,5 @@
-//! From the center: answers to flows of sites are translated back and handed to a worker; nothing else enters.
+//! From the center: packets of flows are translated back and handed to a worker. What belongs to no flow goes to
+//! [`super::enter`], which lets in little.
 
 use crate::abi::event::kind as event_kind;
 use crate::abi::flow::{self, halves, pair, word};
@@ -15,28 +16,22 @@ use crate::tables::Tables;
 use crate::tables::flows::Entry;
 use crate::tables::words::Words;
 
-use super::clear::Next;
+use super::clear::{self, Next};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::Stage;
-use super::{Outcome, Verdict, error, fragment, icmp, limits, mss, worker};
+use super::{Outcome, Verdict, fragment, icmp, limits, mss, worker};
 
-/// Decides on a frame of the core side: all stages, one after another.
+/// Hands a frame of the core side to a worker, translated back, or answers that it is too big: all stages, one after
+/// another.
 ///
 /// # Errors
 /// The reason to drop it.
 pub fn core_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    let mut next = core(packet, tables)?;
-    if next == Next::Stage(Stage::CenterError) {
-        next = error::from_center(packet, tables)?;
-    }
-    match next {
-        Next::Decided(verdict) => Ok(verdict),
-        Next::Stage(_) => Err(DropReason::Internal),
-    }
+    clear::through(packet, tables, Stage::Core)
 }
 
-/// Hands a frame of the core side to a worker, translated back, or answers that it is too big.
+/// The first stage: what belongs to a flow.
 ///
 /// # Errors
 /// The reason to drop it.
@@ -46,11 +41,11 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     match ethernet.ether_type {
         ether_type::IPV4 => {}
-        ether_type::ARP => return Ok(Next::Decided(Verdict::Pass(Path::CorePassed))),
+        ether_type::ARP => return passed(),
         _ => return Err(DropReason::UnknownEtherType),
     }
     if is_ping(packet, interface) {
-        return Ok(Next::Decided(Verdict::Pass(Path::CorePassed)));
+        return passed();
     }
     let inner = match Inner::parse(packet, Direction::In) {
         Ok(inner) => inner,
@@ -66,13 +61,13 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
         .flows()
         .find_answer(&outside, inner.ip.source, inner.source_port);
     let Some(Entry { record, .. }) = found else {
-        return no_flow(tables, &inner, interface).map(Next::Decided);
+        return no_flow(&inner, interface);
     };
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) {
-        return Err(DropReason::FlowExpired);
+    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+        return Ok(Next::Stage(Stage::Enter));
     }
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
@@ -98,6 +93,11 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     Ok(Next::Decided(verdict))
 }
 
+#[inline(always)]
+const fn passed() -> Result<Next, DropReason> {
+    Ok(Next::Decided(Verdict::Pass(Path::CorePassed)))
+}
+
 /// Whether this is an echo request to the gateway's own address, which the kernel answers.
 #[inline(always)]
 fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
@@ -111,15 +111,13 @@ fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
         && header.kind == kind::ECHO
 }
 
-/// No flow of a site: the answer to a ping of the gateway's own, or nothing that may enter.
+/// No flow: the answer to a ping of the gateway's own, or what may open one.
 #[inline(always)]
-fn no_flow<T: Tables>(tables: &T, inner: &Inner, interface: &Interface) -> Outcome {
-    match (is_own(&inner.ip, interface), inner.ip.protocol) {
-        (true, protocol::ICMP) => Ok(Verdict::Pass(Path::CorePassed)),
-        (true, _) => Err(DropReason::CoreDestination),
-        (false, _) if tables.mappings().has_outside(&inner.outside()) => Err(DropReason::NoFlow),
-        (false, _) => Err(DropReason::NoMapping),
+fn no_flow(inner: &Inner, interface: &Interface) -> Result<Next, DropReason> {
+    if is_own(&inner.ip, interface) && inner.ip.protocol == protocol::ICMP {
+        return passed();
     }
+    Ok(Next::Stage(Stage::Enter))
 }
 
 #[inline(always)]

@@ -8,12 +8,20 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 9] = [
+    pub const STAGES: [&str; 17] = [
         "clear_judge",
         "clear_map",
         "clear_add",
         CLEAR,
         "clear_answer",
+        "clear_permit",
+        "core_enter",
+        "core_add",
+        CORE,
+        "hairpin_judge",
+        "hairpin",
+        "hairpin_enter",
+        "hairpin_add",
         "clear_error",
         "core_error",
         "clear_fragment",

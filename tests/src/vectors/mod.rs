@@ -5,9 +5,12 @@ mod answer;
 pub mod blocks;
 mod clear;
 mod core;
+mod directions;
 mod errors;
 mod fragments;
+mod hairpin;
 mod mss;
+pub mod nat;
 mod wan;
 pub mod world;
 
@@ -169,6 +172,9 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         mss::vectors(now_s),
         blocks::vectors(now_s),
         answer::vectors(now_s),
+        directions::vectors(now_s),
+        hairpin::vectors(now_s),
+        nat::vectors(now_s),
     ]
     .concat()
 }
