@@ -158,7 +158,7 @@ fn allow_echo() -> Rule {
         flags: 0,
         pad: 0,
         source_rule: 0,
-        pad2: 0,
+        name_set: 0,
     }
 }
 

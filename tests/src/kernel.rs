@@ -15,6 +15,7 @@ use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages};
 use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::stats::{Counter, Path};
@@ -239,6 +240,7 @@ impl Kernel {
         )?;
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
         self.refill(tables)?;
+        self.open_names(&tables.open_names)?;
         self.replace_trie(
             map::SA_ROUTES,
             (0u32..)
@@ -271,6 +273,14 @@ impl Kernel {
             XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, links.worker, 0)?;
         }
         self.reset_counters()
+    }
+
+    /// Makes these the addresses that are open by name.
+    ///
+    /// # Errors
+    /// The kernel refused an entry.
+    pub fn open_names(&mut self, open: &BTreeMap<[u8; 4], OpenAddress>) -> Result<()> {
+        self.replace(map::OPEN_NAMES, open.iter().map(|(address, open)| (*address, *open)))
     }
 
     /// Takes flows and mappings (and what else packets write) back to what `tables` say; the rest stays as it is.

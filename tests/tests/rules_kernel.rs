@@ -1,12 +1,14 @@
 //! The rule tables in the kernel: against a naive first match, and swapped under load. Needs root.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
+use gateway_common::abi::names::{OpenAddress, OpenName};
 use gateway_common::abi::rule::{Rule, action};
 use gateway_common::packet::tcp::flag::SYN;
-use gateway_common::path::rules::{Tuple, matches};
+use gateway_common::path::rules::{Tuple, matches_by_name};
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::world::{self, GROUP_CLINIC, SA_INDEX, SITE, SITE_OTHER};
@@ -57,9 +59,40 @@ const TERMINALS: [[u8; 4]; 4] = [
 ];
 const PORTS: [u16; 6] = [1, 79, 80, 443, 8000, 65535];
 
+/// Sets of names that rules speak of.
+const NAME_SETS: u32 = 12;
+
+/// Some servers are open for up to eight sets, for some of which no longer.
+fn open_names(random: &mut Random, now_s: u32) -> BTreeMap<[u8; 4], OpenAddress> {
+    let mut open = BTreeMap::new();
+    for server in SERVERS {
+        let mut element = OpenAddress {
+            address: server,
+            ..OpenAddress::default()
+        };
+        let count = random.pick(&[0, 1, 2, 8]);
+        for place in element.names.iter_mut().take(count) {
+            *place = OpenName {
+                set: 1 + random.below(NAME_SETS + 2),
+                until_s: (now_s + 500).wrapping_sub(random.pick(&[0, 0, 500, 501])),
+            };
+        }
+        if random.below(4) != 0 {
+            open.insert(server, element);
+        }
+    }
+    open
+}
+
 fn rule(random: &mut Random, number: u32) -> Rule {
     let (source, source_mask) = prefix(random, &TERMINALS);
     let (destination, destination_mask) = prefix(random, &SERVERS);
+    // Every fifth rule is about names.
+    let name_set = if random.below(5) == 0 { 1 + random.below(NAME_SETS) } else { 0 };
+    let (destination, destination_mask) = match name_set {
+        0 => (destination, destination_mask),
+        _ => ([0; 4], [0; 4]),
+    };
     let mut ports = || {
         let (a, b) = (random.pick(&PORTS), random.pick(&PORTS));
         (a.min(b), a.max(b))
@@ -86,6 +119,7 @@ fn rule(random: &mut Random, number: u32) -> Rule {
         source_port_high,
         destination_port_low,
         destination_port_high,
+        name_set,
         protocol: random.pick(&[0, 6, 17]),
         action: random.pick(&[action::ALLOW, action::DENY]),
         ..world::allow(number, [0; 4], 0, 0)
@@ -102,12 +136,15 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
     tables.next_hops.retain(|(length, _, _)| *length == 24);
     kernel.fill(&tables)?;
     let mut random = Random(5);
-    let mut allowed = 0;
+    let now_s = tables.now_s.get();
+    let (mut allowed, mut by_name) = (0, 0);
     for generation in 5..45 {
         let count = random.pick(&[0, 1, 3, 64, 65, 700]);
         let rules: Vec<_> = (0..count).map(|number| rule(&mut random, number)).collect();
         kernel.load_rules(generation, &rules)?;
         kernel.refill(&tables)?;
+        let open = open_names(&mut random, now_s);
+        kernel.open_names(&open)?;
         for _ in 0..100 {
             let site = random.pick(&[SITE, SITE_OTHER]);
             let (source, destination) = (random.pick(&TERMINALS), random.pick(&SERVERS));
@@ -127,13 +164,15 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 protocol,
                 direction: 0,
             };
-            let expected = rules.iter().find(|rule| matches(rule, &tuple));
+            let opened = open.get(&destination).copied().unwrap_or_default();
+            let expected = rules.iter().find(|rule| matches_by_name(rule, &tuple, &opened, now_s));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);
             let code = kernel.run("clear", &packet.linked(site, SA_INDEX))?.code;
             ensure!(
                 code == if allow { XDP_REDIRECT } else { XDP_DROP },
                 "generation {generation}: code {code}, expected {expected:?} for {tuple:?}"
             );
+            by_name += u32::from(expected.is_some_and(|rule| rule.name_set != 0));
             if allow {
                 allowed += 1;
                 let state = kernel.state();
@@ -149,6 +188,7 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
         }
     }
     ensure!(allowed > 200, "only {allowed} packets were allowed");
+    ensure!(by_name > 100, "only {by_name} packets were decided by name");
     Ok(())
 }
 

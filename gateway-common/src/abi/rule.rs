@@ -19,6 +19,10 @@
 //!
 //! An *entry* is the 32-bit word index of a vector, or with [`layout::CHILD`] that of a block for the key's next 8 bits.
 //! No vector and no block crosses the end of a chunk.
+//!
+//! A rule about a destination by name has its bit in the vectors of the sets of names that it speaks of
+//! ([`RuleSetHeader::names`]): on the destination it holds if the address is in its ranges, or open for one of those
+//! sets ([`super::names`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -118,8 +122,12 @@ pub struct RuleSetHeader {
     pub group_shift: u32,
     /// Word of the [`Record`] of the first compiled rule.
     pub records: u32,
+    /// Word of the entries of sets of names: entry n is the vector of the rules that name set n.
+    pub names: u32,
+    /// How many entries; zero if no rule speaks of names.
+    pub name_sets: u32,
 }
-abi_assert!(RuleSetHeader, size = 24, align = 4);
+abi_assert!(RuleSetHeader, size = 32, align = 4);
 
 /// Spreads group bitmaps over their hash (2^64 divided by the golden ratio).
 pub const GROUP_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -174,7 +182,7 @@ pub struct Rule {
     pub pad: u8,
     /// Index of the rule in the operator's file.
     pub source_rule: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// Destinations that are open for this set of names, in place of the prefix; zero: the prefix.
+    pub name_set: u32,
 }
 abi_assert!(Rule, size = 48, align = 8);

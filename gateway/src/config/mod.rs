@@ -11,11 +11,11 @@ mod rule_set;
 pub use address::{AddressRange, Prefix};
 pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
 pub use gateway::{
-    AnySite, Center, Config, ConnectionConfig, DEFAULT_SOCKET, Ike, Interface, Limits, Nat, NatPool,
+    AnySite, Center, Config, ConnectionConfig, DEFAULT_SOCKET, DnsConfig, Ike, Interface, Limits, Nat, NatPool,
     NatSource, Role, SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts,
 };
 pub use list::List;
 pub use rule_set::{
-    Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, PortRange, Protocol, RuleModel,
-    RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule,
+    Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, NamePattern, PortRange,
+    Protocol, RuleModel, RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule, host_name,
 };

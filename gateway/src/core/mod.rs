@@ -4,6 +4,7 @@ pub mod classifier;
 pub mod explain;
 pub mod generations;
 pub mod journal;
+pub mod names;
 pub mod policy;
 pub mod pools;
 

@@ -105,7 +105,7 @@ pub const fn allow(source_rule: u32, destination: [u8; 4], protocol: u8, port: u
         flags: 0,
         pad: 0,
         source_rule,
-        pad2: 0,
+        name_set: 0,
     }
 }
 

@@ -33,6 +33,9 @@ pub(in crate::cli) struct Flow {
     /// Source port; 49152 if left out.
     #[arg(long)]
     source_port: Option<u16>,
+    /// A name that has just led the site to the address; left out: the names that are open in the gateway.
+    #[arg(long)]
+    name: Option<String>,
 }
 
 pub(super) fn explain(
@@ -47,6 +50,7 @@ pub(super) fn explain(
         to: flow.to,
         protocol: flow.proto,
         port: flow.port,
+        name: flow.name,
         source_port: flow.source_port,
     };
     for explanation in choice.ask(common, vec![query])? {
@@ -71,7 +75,12 @@ fn print(explanation: &Explanation, all: bool) {
         println!("  {}: {}", name(&passed.rule), passed.because);
     }
     match &explanation.rule {
-        Some(rule) => println!("{}: {} decides", explanation.verdict, name(rule)),
+        Some(rule) => match &explanation.opened_by {
+            Some(opened) => {
+                println!("{}: {} decides, \"{opened}\" has opened the address", explanation.verdict, name(rule));
+            }
+            None => println!("{}: {} decides", explanation.verdict, name(rule)),
+        },
         None => println!("{}: no rule matches", explanation.verdict),
     }
 }
@@ -97,6 +106,8 @@ struct Expectation {
     protocol: Protocol,
     port: Option<u16>,
     source_port: Option<u16>,
+    /// A name that has just led the site to the address.
+    name: Option<String>,
     /// The verdict.
     expect: Action,
     /// The rule that should decide; any, if left out.
@@ -114,6 +125,7 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
             to: expected.to,
             protocol: expected.protocol,
             port: expected.port,
+            name: expected.name.clone(),
             source_port: expected.source_port,
         }
     };

@@ -17,7 +17,7 @@ use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
     AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
-    connection, file,
+    connection, dns, file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
@@ -30,6 +30,14 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
     let connections = connection::connections(checker, file.connection, &sites);
+    let center = center(checker, file.center);
+    let around = dns::Around {
+        center: &center,
+        pools: &nat_pools,
+        sites: &sites,
+        any_sites: &any_sites,
+    };
+    let dns = dns::check(checker, file.dns, &around);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -37,7 +45,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         workers: workers(checker, file.gateway.workers),
         interfaces: interfaces(checker, file.interface),
         ike: ike(checker, file.ike, folder),
-        center: center(checker, file.center),
+        center,
         nat_pools,
         nat: nat(checker, file.nat),
         groups: names.groups,
@@ -46,6 +54,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         connections,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
+        dns,
         events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }

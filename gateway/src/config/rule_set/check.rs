@@ -52,6 +52,17 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
         }
         enforceable(checker, text, rule);
     }
+    for found in &file.addresses {
+        let model = &found.model;
+        if model.addresses.is_some() == !model.fqdn.is_any() {
+            let message = format!("address \"{}\" needs either addresses or fqdn", model.name);
+            checker.fault(
+                found.span.clone(),
+                message,
+                "write one of them; an [[address]] of addresses may name others that have fqdn",
+            );
+        }
+    }
     for found in &file.services {
         let model = &found.model;
         let service = Service {
@@ -165,13 +176,6 @@ fn enforceable(checker: &mut Checker<'_>, text: &str, rule: &Located<RuleModel>)
             rule.locate(text, "reject"),
             format!("rule \"{name}\": action \"reject\" is not enforced yet: the sender would not be told"),
             "write action = \"deny\"",
-        );
-    }
-    if !model.fqdn.is_any() {
-        checker.fault(
-            rule.span.clone(),
-            format!("rule \"{name}\": fqdn is reserved for Internet sites, which this release does not open"),
-            "leave the key out; write the addresses as destination",
         );
     }
 }
