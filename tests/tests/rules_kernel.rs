@@ -60,7 +60,7 @@ const TERMINALS: [[u8; 4]; 4] = [
 const PORTS: [u16; 6] = [1, 79, 80, 443, 8000, 65535];
 
 /// Sets of names that rules speak of.
-const NAME_SETS: u32 = 12;
+const NAME_SETS: u32 = 6;
 
 /// Some servers are open for up to eight sets, for some of which no longer.
 fn open_names(random: &mut Random, now_s: u32) -> BTreeMap<[u8; 4], OpenAddress> {
@@ -87,8 +87,8 @@ fn open_names(random: &mut Random, now_s: u32) -> BTreeMap<[u8; 4], OpenAddress>
 fn rule(random: &mut Random, number: u32) -> Rule {
     let (source, source_mask) = prefix(random, &TERMINALS);
     let (destination, destination_mask) = prefix(random, &SERVERS);
-    // Every fifth rule is about names.
-    let name_set = if random.below(5) == 0 { 1 + random.below(NAME_SETS) } else { 0 };
+    // Every third rule is about names.
+    let name_set = if random.below(3) == 0 { 1 + random.below(NAME_SETS) } else { 0 };
     let (destination, destination_mask) = match name_set {
         0 => (destination, destination_mask),
         _ => ([0; 4], [0; 4]),
