@@ -96,8 +96,12 @@ pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static RULE_SEARCH: PerCpuArray<[u64; SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
-pub(crate) static OPEN_NAMES: HashMap<[u8; 4], OpenAddress, { limit::OPEN_ADDRESSES_MAX as usize }, NO_PREALLOC> =
-    HashMap::new();
+pub(crate) static OPEN_NAMES: HashMap<
+    [u8; 4],
+    OpenAddress,
+    { limit::OPEN_ADDRESSES_MAX as usize },
+    NO_PREALLOC,
+> = HashMap::new();
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
 #[btf_map]

@@ -194,7 +194,11 @@ fn what_is_not_enforced_is_refused() {
             "allow",
             "ICMP type unreachable/13 is not enforced",
         ),
-        ("fqdn = \"*.update.example\"", "deny", "speaks of names, but does not allow"),
+        (
+            "fqdn = \"*.update.example\"",
+            "deny",
+            "speaks of names, but does not allow",
+        ),
         ("fqdn = \"*.com\"", "allow", "stands for a whole top-level domain"),
         ("schedule = \"night\"", "allow", "there is no schedule \"night\""),
         ("services = \"https\"", "allow", "there is no service \"https\""),

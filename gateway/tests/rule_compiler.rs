@@ -152,7 +152,9 @@ fn compiled(generation: &Generation, packet: &Packet, openings: &Openings) -> Op
         direction: direction::SITE_TO_CENTER,
     };
     let open = openings.at(packet.destination);
-    let judgement = generation.judge_by_name(&tuple, &open, NOW_S).expect("a generation");
+    let judgement = generation
+        .judge_by_name(&tuple, &open, NOW_S)
+        .expect("a generation");
     assert_eq!(judgement.generation, 7);
     if judgement.rule == RULE_DEFAULT {
         assert_eq!(judgement.action, action::DENY);
@@ -226,7 +228,11 @@ fn rule() -> impl Strategy<Value = RuleModel> {
             let (protocols, source_ports, destination_ports) = transport;
             RuleModel {
                 name: String::new(),
-                action: if allow || !fqdn.is_empty() { Action::Allow } else { Action::Deny },
+                action: if allow || !fqdn.is_empty() {
+                    Action::Allow
+                } else {
+                    Action::Deny
+                },
                 sites,
                 groups,
                 source: List(source),
@@ -237,7 +243,11 @@ fn rule() -> impl Strategy<Value = RuleModel> {
                 direction: List::default(),
                 services: List::default(),
                 icmp_types: List::default(),
-                fqdn: List(fqdn.into_iter().map(|name| name.parse().expect("a name")).collect()),
+                fqdn: List(
+                    fqdn.into_iter()
+                        .map(|name| name.parse().expect("a name"))
+                        .collect(),
+                ),
                 schedule: None,
                 log: false,
                 comment: String::new(),
@@ -260,10 +270,12 @@ const PATTERNS: [&str; 3] = ["a.example.test", "*.example.test", "b.test"];
 
 fn answer() -> impl Strategy<Value = Answer> {
     let name = select(&["a.example.test", "c.example.test", "b.test", "other.test"][..]);
-    (name, address(), select(&[NOW_S - 1, NOW_S, NOW_S + 1][..])).prop_map(|(name, address, until_s)| Answer {
-        name,
-        address,
-        until_s,
+    (name, address(), select(&[NOW_S - 1, NOW_S, NOW_S + 1][..])).prop_map(|(name, address, until_s)| {
+        Answer {
+            name,
+            address,
+            until_s,
+        }
     })
 }
 

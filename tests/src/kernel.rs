@@ -280,7 +280,10 @@ impl Kernel {
     /// # Errors
     /// The kernel refused an entry.
     pub fn open_names(&mut self, open: &BTreeMap<[u8; 4], OpenAddress>) -> Result<()> {
-        self.replace(map::OPEN_NAMES, open.iter().map(|(address, open)| (*address, *open)))
+        self.replace(
+            map::OPEN_NAMES,
+            open.iter().map(|(address, open)| (*address, *open)),
+        )
     }
 
     /// Takes flows and mappings (and what else packets write) back to what `tables` say; the rest stays as it is.

@@ -88,7 +88,11 @@ fn rule(random: &mut Random, number: u32) -> Rule {
     let (source, source_mask) = prefix(random, &TERMINALS);
     let (destination, destination_mask) = prefix(random, &SERVERS);
     // Every third rule is about names.
-    let name_set = if random.below(3) == 0 { 1 + random.below(NAME_SETS) } else { 0 };
+    let name_set = if random.below(3) == 0 {
+        1 + random.below(NAME_SETS)
+    } else {
+        0
+    };
     let (destination, destination_mask) = match name_set {
         0 => (destination, destination_mask),
         _ => ([0; 4], [0; 4]),
@@ -165,7 +169,9 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 direction: 0,
             };
             let opened = open.get(&destination).copied().unwrap_or_default();
-            let expected = rules.iter().find(|rule| matches_by_name(rule, &tuple, &opened, now_s));
+            let expected = rules
+                .iter()
+                .find(|rule| matches_by_name(rule, &tuple, &opened, now_s));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);
             let code = kernel.run("clear", &packet.linked(site, SA_INDEX))?.code;
             ensure!(

@@ -59,7 +59,9 @@ impl Tuple {
 /// Whether all conditions of a rule hold; `open` is what the destination is open for by name at `now_s`.
 #[must_use]
 pub fn matches_by_name(rule: &Rule, tuple: &Tuple, open: &OpenAddress, now_s: u32) -> bool {
-    matches(rule, tuple) && (rule.name_set == 0 || open.is_open_for(rule.name_set, now_s))
+    let is_open =
+        || u32::from_be_bytes(open.address) == tuple.destination && open.is_open_for(rule.name_set, now_s);
+    matches(rule, tuple) && (rule.name_set == 0 || is_open())
 }
 
 /// Whether all conditions of a rule hold but for names.

@@ -104,6 +104,8 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// What is open by name: [`super::view::OpenNames`].
+    DnsList,
     /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].
     Reload,
     /// Send sites that can be redirected to another gateway, or no longer: [`super::view::Drained`].

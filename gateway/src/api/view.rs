@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use serde::{Deserialize, Serialize};
 
 use crate::core::journal::Severity;
+use crate::dns::proxy::Counters;
 
 /// How the daemon is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -514,4 +515,30 @@ pub struct RevocationList {
 pub struct Commanded {
     /// The SAs that it concerned.
     pub sas: Vec<String>,
+}
+
+/// What is open by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenNames {
+    /// Address of the DNS proxy; `None`: there is none.
+    pub proxy: Option<Ipv4Addr>,
+    /// What it has done so far.
+    pub counters: Counters,
+    /// Names and addresses.
+    pub names: Vec<OpenName>,
+}
+
+/// An address that is open by a name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenName {
+    /// The name that a site asked for.
+    pub name: String,
+    /// Where it leads.
+    pub address: Ipv4Addr,
+    /// Seconds that it stays open.
+    pub left_s: u32,
+    /// The `[[address]]` or rule whose names it is among; `None`: no rule in force speaks of them.
+    pub set: Option<String>,
+    /// Rules that it is open to.
+    pub rules: Vec<String>,
 }

@@ -233,9 +233,8 @@ impl<'a> Explainer<'a> {
             .copied()
             .collect();
         let mut all = openings.iter();
-        let found = all.find(|(address, open)| {
-            *address == query.to && sets.contains(&open.set) && open.until_s > now_s
-        });
+        let found = all
+            .find(|(address, open)| *address == query.to && sets.contains(&open.set) && open.until_s > now_s);
         found.map(|(_, open)| open.name.clone())
     }
 

@@ -294,7 +294,9 @@ mod tests {
         let again = set("other", &["b.example", "a.example"]);
         assert_eq!(openings.number(&[b.clone(), again]), Ok(vec![2, 1]));
         // What is open for a set that no rule speaks of keeps its number taken.
-        openings.open(&[2], "c.example", &[address(1)], 100).expect("room");
+        openings
+            .open(&[2], "c.example", &[address(1)], 100)
+            .expect("room");
         assert_eq!(openings.number(&[set("d", &["d.example"])]), Ok(vec![1]));
         assert_eq!(openings.number(&[set("d", &["d.example"]), a]), Ok(vec![1, 3]));
         openings.expire(100);
@@ -327,13 +329,23 @@ mod tests {
         );
         assert_eq!(openings.len(), 2);
         // The same again is no more.
-        openings.open(&[1], "a.example", &three[..2], 19).expect("the same two");
+        openings
+            .open(&[1], "a.example", &three[..2], 19)
+            .expect("the same two");
         for number in 2..=8 {
-            openings.open(&[number], "c.example", &[address(1)], 9).expect("eight sets fit");
+            openings
+                .open(&[number], "c.example", &[address(1)], 9)
+                .expect("eight sets fit");
         }
-        assert_eq!(openings.open(&[9], "c.example", &[address(1)], 9), Err(Full::Sets));
+        assert_eq!(
+            openings.open(&[9], "c.example", &[address(1)], 9),
+            Err(Full::Sets)
+        );
         openings.expire(9);
-        assert_eq!(openings.at(address(1)).names.map(|name| name.set), [1, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(
+            openings.at(address(1)).names.map(|name| name.set),
+            [1, 0, 0, 0, 0, 0, 0, 0]
+        );
         openings.expire(19);
         assert!(openings.is_empty() && openings.by_name.is_empty());
     }

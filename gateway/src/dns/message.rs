@@ -286,7 +286,11 @@ pub enum Unusable {
 
 /// RFC 2181 section 8: the highest bit is zero, else the TTL is to be taken for zero.
 fn ttl(ttl_s: u32) -> u32 {
-    if ttl_s > i32::MAX.cast_unsigned() { 0 } else { ttl_s }
+    if ttl_s > i32::MAX.cast_unsigned() {
+        0
+    } else {
+        ttl_s
+    }
 }
 
 fn edns() -> Edns {

@@ -71,10 +71,22 @@ mod tests {
             "240.0.0.1",
             "255.255.255.255",
         ] {
-            assert!(private.contains(address.parse().expect("an address")), "{address}");
+            assert!(
+                private.contains(address.parse().expect("an address")),
+                "{address}"
+            );
         }
-        for address in ["100.63.255.255", "100.128.0.0", "172.32.0.0", "198.51.100.80", "8.8.8.8"] {
-            assert!(!private.contains(address.parse().expect("an address")), "{address}");
+        for address in [
+            "100.63.255.255",
+            "100.128.0.0",
+            "172.32.0.0",
+            "198.51.100.80",
+            "8.8.8.8",
+        ] {
+            assert!(
+                !private.contains(address.parse().expect("an address")),
+                "{address}"
+            );
         }
     }
 }

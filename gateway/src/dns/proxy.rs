@@ -196,11 +196,7 @@ enum Stage {
         until_ms: u64,
     },
     /// The controller opens the addresses.
-    Opening {
-        site: u32,
-        answer: Answer,
-        ttl_s: u32,
-    },
+    Opening { site: u32, answer: Answer, ttl_s: u32 },
 }
 
 /// All questions on their way.
@@ -336,7 +332,9 @@ impl Proxy {
 
     /// A message from an upstream server, on the socket of an attempt. `id` is random, for another attempt.
     pub fn handle_answer(&mut self, now_ms: u64, ask: Ask, octets: &[u8], id: u16) {
-        let Some((token, pending)) = self.taken(ask) else { return };
+        let Some((token, pending)) = self.taken(ask) else {
+            return;
+        };
         let Stage::Asking {
             id: asked_id,
             attempt,
@@ -370,7 +368,9 @@ impl Proxy {
 
     /// An upstream server cannot be asked. `id` is random.
     pub fn handle_failure(&mut self, now_ms: u64, ask: Ask, id: u16) {
-        let Some((token, pending)) = self.taken(ask) else { return };
+        let Some((token, pending)) = self.taken(ask) else {
+            return;
+        };
         if let Stage::Asking { attempt, .. } = pending.stage {
             self.ask_next(now_ms, token, pending, attempt + 1, id);
         }
@@ -523,11 +523,8 @@ impl Proxy {
             self.leave(site);
             self.counters.private += 1;
             self.answer(pending.client, pending.question.refused());
-            self.outputs.push_back(Output::Report(Report::Private {
-                site,
-                name,
-                address,
-            }));
+            self.outputs
+                .push_back(Output::Report(Report::Private { site, name, address }));
             return;
         }
         let ttl_s = answer.ttl_s.min(self.settings.ttl_max_s);

@@ -33,7 +33,8 @@ impl Rate {
     pub fn take(&mut self, site: u32, now_ms: u64) -> bool {
         let full = self.per_s * THOUSANDTHS;
         if self.buckets.len() >= SITES_MAX && !self.buckets.contains_key(&site) {
-            self.buckets.retain(|_, bucket| now_ms.saturating_sub(bucket.at_ms) < 1_000);
+            self.buckets
+                .retain(|_, bucket| now_ms.saturating_sub(bucket.at_ms) < 1_000);
         }
         let bucket = self.buckets.entry(site).or_insert(Bucket {
             thousandths: full,

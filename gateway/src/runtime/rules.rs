@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::rule::action;
 use gateway_common::abi::site::Site;
 use gateway_common::path::rules::Tuple;
@@ -47,6 +48,11 @@ pub(super) struct RuleState {
 }
 
 impl RuleState {
+    /// Which schedules are in force in the packet path.
+    pub(super) fn schedules(&self) -> &[bool] {
+        &self.schedules
+    }
+
     /// With what was stored.
     #[must_use]
     pub(super) fn new(history: History) -> Self {
@@ -225,7 +231,8 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Puts a compiled rule set in force under its number.
-    fn activate(&mut self, generation: u32, compiled: Compiled) -> anyhow::Result<()> {
+    fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
+        self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
         let tables = compiled.generation(generation, base, &schedules)?;
@@ -244,10 +251,12 @@ impl<E: Engine> Controller<E> {
         };
         let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
         let sites = self.sites.get();
+        let now_s = self.engine.now_s();
         let mut ended = Vec::new();
         for (key, _) in self.engine.flows()? {
             let groups = sites.get(key.site).map(|entry| entry.groups);
-            if !groups.is_some_and(|groups| allows(&tables, &key, groups)) {
+            let open = self.names.openings.at(key.destination.into());
+            if !groups.is_some_and(|groups| allows(&tables, &key, groups, (&open, now_s))) {
                 ended.push(key);
             }
         }
@@ -410,7 +419,8 @@ impl<E: Engine> Controller<E> {
             );
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
-        let explainer = Explainer::new(compiled, self.clock.now().unix_s)?;
+        let explainer = Explainer::new(compiled, self.clock.now().unix_s)?
+            .with_openings(&self.names.openings, self.engine.now_s());
         let sites = self.sites.get();
         let explain = |query: &Query| {
             let site = sites.by_name(&query.site);
@@ -432,13 +442,18 @@ pub(super) fn nothing() -> StoredRules {
     }
 }
 
-fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
+fn allows(
+    tables: &Generation,
+    key: &gateway_common::abi::flow::FlowKey,
+    groups: u64,
+    (open, now_s): (&OpenAddress, u32),
+) -> bool {
     let site = Site {
         groups,
         nat_address: [0; 4],
         pad: [0; 4],
     };
-    let judgement = tables.judge(&Tuple::new(key, &site));
+    let judgement = tables.judge_by_name(&Tuple::new(key, &site), open, now_s);
     judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }
 

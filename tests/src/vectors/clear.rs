@@ -337,11 +337,19 @@ fn names(now_s: u32) -> Vec<Vector> {
         }
         element
     };
-    let eight: Vec<(u32, u32)> = (10..17).map(|set| (set, open_until)).chain([(3, open_until)]).collect();
+    let eight: Vec<(u32, u32)> = (10..17)
+        .map(|set| (set, open_until))
+        .chain([(3, open_until)])
+        .collect();
     type Case<'a> = (&'a str, Rule, Option<OpenAddress>, Option<DropReason>);
     let cases: [Case<'_>; 7] = [
         ("no name has led there", rule(3), None, Some(RuleDefault)),
-        ("a name has led there", rule(3), Some(open(&[(3, open_until)])), None),
+        (
+            "a name has led there",
+            rule(3),
+            Some(open(&[(3, open_until)])),
+            None,
+        ),
         (
             "a name of another rule has led there",
             rule(3),
@@ -354,12 +362,7 @@ fn names(now_s: u32) -> Vec<Vector> {
             Some(open(&[(3, over)])),
             Some(RuleDefault),
         ),
-        (
-            "the eighth name has led there",
-            rule(3),
-            Some(open(&eight)),
-            None,
-        ),
+        ("the eighth name has led there", rule(3), Some(open(&eight)), None),
         (
             "a name has led to the address that this place had before",
             rule(3),

@@ -77,7 +77,11 @@ fn print(explanation: &Explanation, all: bool) {
     match &explanation.rule {
         Some(rule) => match &explanation.opened_by {
             Some(opened) => {
-                println!("{}: {} decides, \"{opened}\" has opened the address", explanation.verdict, name(rule));
+                println!(
+                    "{}: {} decides, \"{opened}\" has opened the address",
+                    explanation.verdict,
+                    name(rule)
+                );
             }
             None => println!("{}: {} decides", explanation.verdict, name(rule)),
         },

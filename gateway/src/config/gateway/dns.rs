@@ -93,7 +93,9 @@ impl FromStr for Upstream {
     type Err = String;
 
     fn from_str(word: &str) -> Result<Self, String> {
-        let bare = word.parse::<IpAddr>().map(|address| SocketAddr::new(address, DNS_PORT));
+        let bare = word
+            .parse::<IpAddr>()
+            .map(|address| SocketAddr::new(address, DNS_PORT));
         bare.or_else(|_| word.parse())
             .map(Self)
             .map_err(|_| format!("\"{word}\" is no server; write its address, like \"192.0.2.53\""))
@@ -138,18 +140,29 @@ pub(super) fn check(
             "take an address that no pool has",
         );
     }
-    let upstream: Vec<SocketAddr> = written.upstream.get_ref().0.iter().map(|server| server.0).collect();
+    let upstream: Vec<SocketAddr> = written
+        .upstream
+        .get_ref()
+        .0
+        .iter()
+        .map(|server| server.0)
+        .collect();
     if upstream.is_empty() || upstream.len() > UPSTREAM_MAX {
         checker.fault(
             written.upstream.span(),
             format!("upstream has {} servers", upstream.len()),
-            format!("name 1 to {UPSTREAM_MAX} servers that the gateway reaches over an interface without a role"),
+            format!(
+                "name 1 to {UPSTREAM_MAX} servers that the gateway reaches over an interface without a role"
+            ),
         );
     }
     if written.ttl_max_s > TTL_MAX_S || written.ttl_min_s > written.ttl_max_s || written.ttl_max_s == 0 {
         checker.fault(
             whole.clone(),
-            format!("ttl_min_s = {} and ttl_max_s = {}", written.ttl_min_s, written.ttl_max_s),
+            format!(
+                "ttl_min_s = {} and ttl_max_s = {}",
+                written.ttl_min_s, written.ttl_max_s
+            ),
             format!("write a longest time up to {TTL_MAX_S} s, and a shortest one that is not longer"),
         );
     }
@@ -157,7 +170,11 @@ pub(super) fn check(
         ("site_queries_per_s", written.site_queries_per_s, 100_000),
         ("outstanding_max", written.outstanding_max, 16_384),
         ("addresses_max", written.addresses_max, limit::OPEN_ADDRESSES_MAX),
-        ("name_addresses_max", written.name_addresses_max, limit::OPEN_ADDRESSES_MAX),
+        (
+            "name_addresses_max",
+            written.name_addresses_max,
+            limit::OPEN_ADDRESSES_MAX,
+        ),
     ];
     for (key, value, most) in sizes {
         if value == 0 || value > most {

@@ -69,7 +69,10 @@ impl FromStr for NamePattern {
         let ascii = idna::domain_to_ascii(rest.strip_suffix('.').unwrap_or(rest)).map_err(|_| fault())?;
         let name = host_name(ascii.split('.').map(str::as_bytes)).ok_or_else(fault)?;
         let labels: Vec<&str> = name.split('.').collect();
-        if labels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit())) {
+        if labels
+            .last()
+            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+        {
             return Err(format!(
                 "\"{word}\" reads like an address; write addresses under addresses or destination"
             ));
@@ -150,7 +153,10 @@ mod tests {
     /// RFC 5890 section 2.3.2.1: what is asked for are A-labels; both spellings are one name.
     #[test]
     fn international_names_are_compared_as_they_are_asked_for() {
-        assert_eq!(pattern("*.\u{533b}\u{7642}.example").to_string(), "*.xn--ekr082f.example");
+        assert_eq!(
+            pattern("*.\u{533b}\u{7642}.example").to_string(),
+            "*.xn--ekr082f.example"
+        );
         assert_eq!(pattern("B\u{fc}cher.example"), pattern("xn--bcher-kva.example"));
     }
 
@@ -177,7 +183,11 @@ mod tests {
         }
         let long = format!("{}.example", "a.".repeat(130));
         assert!(long.parse::<NamePattern>().is_err());
-        assert!(format!("{}.example", "a".repeat(64)).parse::<NamePattern>().is_err());
+        assert!(
+            format!("{}.example", "a".repeat(64))
+                .parse::<NamePattern>()
+                .is_err()
+        );
     }
 
     /// A label may hold a dot: it is no border between labels.

@@ -113,6 +113,21 @@ impl Compiled {
         self.numbers(&places)
     }
 
+    /// Names of the rules that speak of a set, by its number in the packet path.
+    #[must_use]
+    pub fn rules_of_set(&self, number: u32) -> Vec<String> {
+        let speaks = |rule: &&Condition| self.numbers(&rule.names).contains(&number);
+        let mut rules: Vec<u32> = self
+            .rules
+            .iter()
+            .filter(speaks)
+            .map(|rule| rule.record.source_rule)
+            .collect();
+        rules.dedup();
+        let name = |rule: u32| Some(self.source.rules.get(rule as usize)?.model.name.clone());
+        rules.into_iter().filter_map(name).collect()
+    }
+
     /// Hosts that a rule allows by their own address: their next hops are resolved before the first packet needs them.
     #[must_use]
     pub fn named_hosts(&self) -> BTreeSet<Ipv4Addr> {

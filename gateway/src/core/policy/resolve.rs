@@ -5,8 +5,8 @@ use gateway_common::abi::limit::RULES_MAX;
 
 use super::Directory;
 use crate::config::{
-    Action, AddressModel, AddressWord, Checker, IcmpType, List, Located, PortRange, Prefix, Protocol, RuleSetFile,
-    ServiceModel, SourceRule,
+    Action, AddressModel, AddressWord, Checker, IcmpType, List, Located, PortRange, Prefix, Protocol,
+    RuleSetFile, ServiceModel, SourceRule,
 };
 use crate::core::names::NameSet;
 use crate::core::schedule::Schedule;
@@ -191,10 +191,16 @@ impl<'a, 'c> Resolver<'a, 'c> {
         let ranges = self.ranges(rule, &rule.model.name, &rule.model.source, &mut sets);
         if let Some(set) = sets.first().copied() {
             let label = self.label(set);
-            let message = format!("rule \"{}\": \"{label}\" is of names, but stands under source", rule.model.name);
+            let message = format!(
+                "rule \"{}\": \"{label}\" is of names, but stands under source",
+                rule.model.name
+            );
             let at = rule.locate(&self.file.text, &label);
-            self.checker
-                .fault(at, message, "names are of Internet sites: write them as destination");
+            self.checker.fault(
+                at,
+                message,
+                "names are of Internet sites: write them as destination",
+            );
         }
         ranges
     }
