@@ -25,7 +25,7 @@ use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables;
 
 use context::Frame;
-use maps::{DROPS, EGRESS, STAGES, XSKS};
+use maps::{EGRESS, STAGES, XSKS};
 use tables::Maps;
 
 /// Outer interface: ESP and IKE.
@@ -56,6 +56,12 @@ fn clear_map(context: XdpContext) -> u32 {
 #[xdp]
 fn clear_add(context: XdpContext) -> u32 {
     run_stage(&context, path::open::add)
+}
+
+/// The stage of `clear` that answers a packet which goes no further.
+#[xdp]
+fn clear_answer(context: XdpContext) -> u32 {
+    run(&context, path::answer::answer)
 }
 
 /// Core interface: packets of the center.
@@ -99,7 +105,7 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
         Ok(code)
     });
     acted.unwrap_or_else(|reason| {
-        count_drop(reason);
+        maps.count_drop(reason);
         // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
         trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
         XDP_DROP
@@ -118,14 +124,6 @@ fn act(verdict: Verdict) -> Result<u32, DropReason> {
         Verdict::Egress { ifindex, .. } => EGRESS
             .redirect(ifindex, XDP_DROP.into())
             .map_err(|_| DropReason::NextHopUnresolved),
-    }
-}
-
-#[inline(always)]
-fn count_drop(reason: DropReason) {
-    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: a look-up in a per-CPU array returned it: no other CPU has it.
-        unsafe { *counter = (*counter).wrapping_add(1) };
     }
 }
 

@@ -15,7 +15,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, limits};
+use super::{Outcome, Verdict, answer, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -43,6 +43,7 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
             Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
+            Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
     }
     Err(DropReason::Internal)

@@ -8,7 +8,7 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 4] = ["clear_judge", "clear_map", "clear_add", CLEAR];
+    pub const STAGES: [&str; 5] = ["clear_judge", "clear_map", "clear_add", CLEAR, "clear_answer"];
     /// Core interface.
     pub const CORE: &str = "core";
     /// Lets everything through; for the far ends of veth pairs.

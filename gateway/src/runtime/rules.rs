@@ -448,11 +448,7 @@ fn allows(
     groups: u64,
     (open, now_s): (&OpenAddress, u32),
 ) -> bool {
-    let site = Site {
-        groups,
-        nat_address: [0; 4],
-        pad: [0; 4],
-    };
+    let site = Site::whole(groups, [0; 4]);
     let judgement = tables.judge_by_name(&Tuple::new(key, &site), open, now_s);
     judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }

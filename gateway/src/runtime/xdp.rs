@@ -331,6 +331,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_new_flows_per_s: limits.site_new_flows_per_s,
             site_half_open_max: limits.site_half_open,
             site_mappings_max: limits.site_mappings,
+            site_answers_per_s: limits.site_answers_per_s,
         },
         tables: TableSizes {
             flows: limits.flows,
