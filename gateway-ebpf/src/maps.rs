@@ -105,6 +105,8 @@ pub(crate) static OPEN_NAMES: HashMap<
 #[btf_map]
 pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
+pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
 pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();

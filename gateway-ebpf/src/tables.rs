@@ -13,7 +13,7 @@ use gateway_common::abi::{
     limit,
     names::{OpenAddress, SETS_AN_ADDRESS},
     next_hop::NextHop,
-    rule::layout,
+    rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
@@ -28,8 +28,8 @@ use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
-    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS, ROUTES, RULE_HITS,
+    CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
+    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS, ROUTES, RULE_HITS,
     RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE,
     SITES,
 };
@@ -124,6 +124,18 @@ impl Tables for Maps {
     #[inline(always)]
     fn route(&self, destination: [u8; 4]) -> Option<u32> {
         ROUTES.get(&Key::new(32, destination)).copied()
+    }
+
+    #[inline(always)]
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        DIRECTIONS
+            .get(&Key::new(32, destination))
+            .map_or(direction::SITE_TO_INTERNET, |found| *found as u8)
+    }
+
+    #[inline(always)]
+    fn role(&self, ifindex: u32) -> u32 {
+        lend(INTERFACES.get_ptr(ifindex)).map_or(0, |interface: &Interface| interface.role)
     }
 
     #[inline(always)]
@@ -260,7 +272,8 @@ fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
         open: core::ptr::null(),
         now_s: clock_word(clock::word::NOW_S) as u32,
     };
-    if rules::speaks_of_names(&generation)
+    if rules::is_to_internet(tuple)
+        && rules::speaks_of_names(&generation)
         && let Some(open) = OPEN_NAMES.get_ptr(tuple.destination.to_be_bytes())
     {
         generation.open = open;

@@ -25,7 +25,7 @@ use gateway::dataplane::{
 };
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::{Rule, action};
+use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OutboundConfig, OutboundSa, OuterDf,
@@ -118,6 +118,12 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
+    let everywhere = (
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        direction::SITE_TO_CENTER,
+    );
+    dataplane.set_directions(&[everywhere]).unwrap();
     // Every site is in group 0.
     let reject = Rule {
         destination_port_low: REJECTED_PORT,
@@ -161,9 +167,12 @@ fn allow_echo() -> Rule {
         protocol: 17,
         action: action::ALLOW,
         flags: 0,
-        pad: 0,
+        directions: 0,
         source_rule: 0,
         name_set: 0,
+        to_site: 0,
+        pad: 0,
+        to_groups: 0,
     }
 }
 

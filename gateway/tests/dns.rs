@@ -135,10 +135,15 @@ impl World {
         while let Some(output) = self.proxy.poll_output() {
             match output {
                 Output::Admit { token, client, name } => {
-                    let admission = (*client.address.ip() == Ipv4Addr::new(10, 201, 0, 1)).then(|| Admission {
-                        site: SITE,
-                        sets: if name.ends_with(self.allowed) { vec![3] } else { vec![] },
-                    });
+                    let admission =
+                        (*client.address.ip() == Ipv4Addr::new(10, 201, 0, 1)).then(|| Admission {
+                            site: SITE,
+                            sets: if name.ends_with(self.allowed) {
+                                vec![3]
+                            } else {
+                                vec![]
+                            },
+                        });
                     self.proxy.handle_admission(self.now_ms, token, admission, 0x4241);
                 }
                 Output::Open {
@@ -165,7 +170,8 @@ impl World {
                 } => self.asked.push((ask, server, transport, message)),
                 Output::Close { ask } => self.closed.push(ask),
                 Output::Answer { message, .. } => {
-                    self.answers.push(Message::from_vec(&message).expect("the proxy answers in DNS"));
+                    self.answers
+                        .push(Message::from_vec(&message).expect("the proxy answers in DNS"));
                 }
                 Output::Report(report) => self.reports.push(report),
             }
@@ -205,7 +211,10 @@ fn an_allowed_name_is_opened_and_then_told() {
     assert_eq!(asked.queries[0].name.to_ascii(), "update.av.example.");
     let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 120)]);
     world.upstream(&honest);
-    assert_eq!(world.opened, [("update.av.example".to_owned(), vec![UPDATE], 120)]);
+    assert_eq!(
+        world.opened,
+        [("update.av.example".to_owned(), vec![UPDATE], 120)]
+    );
     let told = world.answered();
     assert_eq!((told.metadata.id, code(told)), (0x1234, ResponseCode::NoError));
     assert!(told.metadata.recursion_available && told.metadata.message_type == MessageType::Response);
@@ -223,7 +232,12 @@ fn another_name_is_refused_and_nobody_upstream_hears_of_it() {
     world.ask(&query("exfiltrate.evil.example", RecordType::A));
     world.ask(&query("exfiltrate.evil.example", RecordType::TXT));
     assert!(world.asked.is_empty() && world.opened.is_empty());
-    assert!(world.answers.iter().all(|told| code(told) == ResponseCode::Refused));
+    assert!(
+        world
+            .answers
+            .iter()
+            .all(|told| code(told) == ResponseCode::Refused)
+    );
     assert_eq!(world.answers.len(), 2);
     let refused = Report::Refused {
         site: SITE,
@@ -237,10 +251,20 @@ fn another_name_is_refused_and_nobody_upstream_hears_of_it() {
 #[test]
 fn other_kinds_of_records_are_empty() {
     let mut world = World::new(settings());
-    for kind in [RecordType::AAAA, RecordType::HTTPS, RecordType::SVCB, RecordType::TXT, RecordType::ANY] {
+    for kind in [
+        RecordType::AAAA,
+        RecordType::HTTPS,
+        RecordType::SVCB,
+        RecordType::TXT,
+        RecordType::ANY,
+    ] {
         world.ask(&query("update.av.example", kind));
         let told = world.answered();
-        assert_eq!((code(told), told.answers.len()), (ResponseCode::NoError, 0), "{kind}");
+        assert_eq!(
+            (code(told), told.answers.len()),
+            (ResponseCode::NoError, 0),
+            "{kind}"
+        );
     }
     assert!(world.asked.is_empty());
 }
@@ -252,7 +276,12 @@ fn who_is_no_site_hears_nothing() {
         address: "10.201.0.99:40000".parse().expect("an address"),
         ..client(Transport::Udp)
     };
-    world.send(stranger, &query("update.av.example", RecordType::A).to_vec().expect("a message"));
+    world.send(
+        stranger,
+        &query("update.av.example", RecordType::A)
+            .to_vec()
+            .expect("a message"),
+    );
     assert!(world.answers.is_empty() && world.asked.is_empty());
     assert_eq!(world.proxy.counters().unknown_client, 1);
 }
@@ -270,14 +299,24 @@ fn aliases_lead_to_the_addresses_that_are_opened() {
             a("unrelated.example", Ipv4Addr::new(198, 51, 100, 99), 3_600),
             alias("AV.cdn.example", "Edge.cdn.example", 60),
             a("edge.cdn.example", MIRROR, 60),
-            Record::from_rdata(name("edge.cdn.example"), 60, RData::TXT(TXT::new(vec!["x".to_owned()]))),
+            Record::from_rdata(
+                name("edge.cdn.example"),
+                60,
+                RData::TXT(TXT::new(vec!["x".to_owned()])),
+            ),
         ],
     );
     world.upstream(&honest);
-    assert_eq!(world.opened, [("update.av.example".to_owned(), vec![UPDATE, MIRROR], 30)]);
+    assert_eq!(
+        world.opened,
+        [("update.av.example".to_owned(), vec![UPDATE, MIRROR], 30)]
+    );
     assert_eq!(world.addresses(), [UPDATE, MIRROR]);
     let kinds: Vec<_> = world.answered().answers.iter().map(Record::record_type).collect();
-    assert_eq!(kinds, [RecordType::CNAME, RecordType::CNAME, RecordType::A, RecordType::A]);
+    assert_eq!(
+        kinds,
+        [RecordType::CNAME, RecordType::CNAME, RecordType::A, RecordType::A]
+    );
 }
 
 #[test]
@@ -287,7 +326,10 @@ fn aliases_in_a_circle_are_no_answer() {
     for _ in 0..4 {
         let circle = answer(
             world.asked_last(),
-            vec![alias("update.av.example", "b.example", 60), alias("b.example", "update.av.example", 60)],
+            vec![
+                alias("update.av.example", "b.example", 60),
+                alias("b.example", "update.av.example", 60),
+            ],
         );
         world.upstream(&circle);
     }
@@ -387,11 +429,21 @@ fn an_answer_that_was_cut_is_fetched_over_tcp() {
 /// DNS rebinding: a name must not open the center, a site, or the gateway itself.
 #[test]
 fn a_name_that_leads_inside_opens_nothing() {
-    for inside in ["10.100.0.10", "127.0.0.1", "192.168.1.10", "203.0.113.5", "169.254.169.254", "0.0.0.0"] {
+    for inside in [
+        "10.100.0.10",
+        "127.0.0.1",
+        "192.168.1.10",
+        "203.0.113.5",
+        "169.254.169.254",
+        "0.0.0.0",
+    ] {
         let inside: Ipv4Addr = inside.parse().expect("an address");
         let mut world = World::new(settings());
         world.ask(&query("update.av.example", RecordType::A));
-        let records = vec![a("update.av.example", UPDATE, 60), a("update.av.example", inside, 60)];
+        let records = vec![
+            a("update.av.example", UPDATE, 60),
+            a("update.av.example", inside, 60),
+        ];
         let honest = answer(world.asked_last(), records);
         world.upstream(&honest);
         assert_eq!(code(world.answered()), ResponseCode::Refused, "{inside}");
@@ -412,7 +464,10 @@ fn what_cannot_be_opened_is_not_told() {
     world.ask(&query("update.av.example", RecordType::A));
     let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
     world.upstream(&honest);
-    assert_eq!((code(world.answered()), world.addresses()), (ResponseCode::ServFail, vec![]));
+    assert_eq!(
+        (code(world.answered()), world.addresses()),
+        (ResponseCode::ServFail, vec![])
+    );
 }
 
 /// RFC 2181 section 8: a TTL with the highest bit set is zero.
@@ -423,7 +478,11 @@ fn long_ttls_are_cut_and_impossible_ones_are_zero() {
         world.ask(&query("update.av.example", RecordType::A));
         let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, ttl)]);
         world.upstream(&honest);
-        assert_eq!((world.opened[0].2, world.answered().answers[0].ttl), (told, told), "{ttl}");
+        assert_eq!(
+            (world.opened[0].2, world.answered().answers[0].ttl),
+            (told, told),
+            "{ttl}"
+        );
     }
 }
 
@@ -441,18 +500,33 @@ fn no_such_name_is_told_as_it_is() {
 /// RFC 1035 section 4.2.1, RFC 6891 section 6.2.5: an answer fits what the client can take, or is marked as cut.
 #[test]
 fn an_answer_that_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
-    let long = format!("{}.av.example", ["a".repeat(60), "b".repeat(60), "c".repeat(60)].join("."));
-    let records = |count: u8| (1..=count).map(|last| a(&long, Ipv4Addr::new(198, 51, 100, last), 60)).collect();
+    let long = format!(
+        "{}.av.example",
+        ["a".repeat(60), "b".repeat(60), "c".repeat(60)].join(".")
+    );
+    let records = |count: u8| {
+        (1..=count)
+            .map(|last| a(&long, Ipv4Addr::new(198, 51, 100, last), 60))
+            .collect()
+    };
     let mut plain = World::new(settings());
     plain.ask(&query(&long, RecordType::A));
     let many: Vec<Record> = records(40);
     let honest = answer(plain.asked_last(), many.clone());
     plain.upstream(&honest);
     assert_eq!(plain.opened[0].1.len(), ADDRESSES_MAX);
-    assert!(!plain.answered().metadata.truncation, "names are compressed: sixteen fit");
+    assert!(
+        !plain.answered().metadata.truncation,
+        "names are compressed: sixteen fit"
+    );
     // A chain of long aliases does not.
     let aliases = |ask: &[u8]| {
-        let hop = |number: usize| format!("h{number}.{}.example", ["x".repeat(50), "y".repeat(50)].join(".z."));
+        let hop = |number: usize| {
+            format!(
+                "h{number}.{}.example",
+                ["x".repeat(50), "y".repeat(50)].join(".z.")
+            )
+        };
         let mut records = vec![alias(&long, &hop(0), 60)];
         let far = |number: usize| format!("{}.{number}.test", "w".repeat(60));
         records.push(alias(&hop(0), &far(1), 60));
@@ -476,7 +550,11 @@ fn an_answer_that_does_not_fit_is_cut_over_udp_and_whole_over_tcp() {
         let honest = aliases(world.asked_last());
         world.upstream(&honest);
         let told = world.answered();
-        assert_eq!((told.metadata.truncation, told.answers.is_empty()), (is_cut, is_cut), "{edns:?} {transport:?}");
+        assert_eq!(
+            (told.metadata.truncation, told.answers.is_empty()),
+            (is_cut, is_cut),
+            "{edns:?} {transport:?}"
+        );
         assert_eq!(told.edns.is_some(), edns.is_some());
     }
 }
@@ -533,7 +611,10 @@ fn a_site_that_asks_too_often_or_too_much_at_once_waits() {
     }
     // Ten a second, of which eight wait upstream.
     let counters = world.proxy.counters();
-    assert_eq!((world.asked.len(), counters.no_room, counters.over_rate), (8, 2, 20));
+    assert_eq!(
+        (world.asked.len(), counters.no_room, counters.over_rate),
+        (8, 2, 20)
+    );
     assert!(world.answers.is_empty());
     world.pass(QUESTION_MS + ASK_MS);
     assert_eq!((world.answers.len(), world.proxy.outstanding()), (8, 0));
@@ -550,13 +631,23 @@ fn no_more_questions_wait_than_there_is_room_for() {
     for _ in 0..5 {
         world.ask(&query("update.av.example", RecordType::A));
     }
-    assert_eq!((world.proxy.outstanding(), world.proxy.counters().no_room), (3, 2));
+    assert_eq!(
+        (world.proxy.outstanding(), world.proxy.counters().no_room),
+        (3, 2)
+    );
 }
 
 /// What an upstream server may send, right and wrong.
 fn records() -> impl Strategy<Value = Vec<Record>> {
     let owner = || prop::sample::select(&["update.av.example", "b.example", "c.example", "evil.example"][..]);
-    let address = prop::sample::select(&[[198, 51, 100, 80], [198, 51, 100, 81], [10, 0, 0, 1], [127, 0, 0, 1]][..]);
+    let address = prop::sample::select(
+        &[
+            [198, 51, 100, 80],
+            [198, 51, 100, 81],
+            [10, 0, 0, 1],
+            [127, 0, 0, 1],
+        ][..],
+    );
     let record = prop_oneof![
         2 => (owner(), address, any::<u32>()).prop_map(|(owner, to, ttl)| a(owner, Ipv4Addr::from(to), ttl)),
         1 => (owner(), owner(), any::<u32>()).prop_map(|(owner, to, ttl)| alias(owner, to, ttl)),

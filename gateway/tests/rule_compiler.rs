@@ -1,13 +1,15 @@
 //! The rule compiler against a naive reading of the rules.
 use std::net::Ipv4Addr;
 
-use gateway::config::{Action, AddressWord, List, NamePattern, PortRange, Protocol, RuleModel, RuleSetFile};
+use gateway::config::{
+    Action, AddressWord, Direction, List, NamePattern, PortRange, Protocol, RuleModel, RuleSetFile,
+};
 use gateway::core::classifier::Generation;
 use gateway::core::names::Openings;
 use gateway::core::policy::{Compiled, Directory, compile};
 use gateway_common::abi::event::RULE_DEFAULT;
 use gateway_common::abi::limit::RULES_MAX;
-use gateway_common::abi::rule::{action, direction};
+use gateway_common::abi::rule::action;
 use gateway_common::path::rules::Tuple;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,6 +45,9 @@ impl Directory for Center {
 #[derive(Clone, Debug)]
 struct Packet {
     site: &'static str,
+    direction: Direction,
+    /// The site that is called, of a flow from site to site.
+    to_site: &'static str,
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: u8,
@@ -59,6 +64,12 @@ struct Answer {
 }
 
 const NOW_S: u32 = 100;
+const DIRECTIONS: [Direction; 4] = [
+    Direction::SiteToCenter,
+    Direction::CenterToSite,
+    Direction::SiteToSite,
+    Direction::SiteToInternet,
+];
 
 /// What the words of a rule mean, said as plainly as possible.
 fn rule_holds(rule: &RuleModel, packet: &Packet, answers: &[Answer]) -> bool {
@@ -67,13 +78,20 @@ fn rule_holds(rule: &RuleModel, packet: &Packet, answers: &[Answer]) -> bool {
         .find(|site| site.0 == packet.site)
         .copied()
         .expect("a site");
-    let everyone = rule.sites.is_any() && rule.groups.is_any();
-    let named = rule.sites.0.iter().any(|name| name == packet.site);
-    let grouped = rule
-        .groups
-        .0
+    let is_among = |names: &List<String>, group_names: &List<String>, site: &str, groups: u64| {
+        let grouped = |name: &String| Center.group(name).expect("known") & groups != 0;
+        (names.is_any() && group_names.is_any())
+            || names.0.iter().any(|name| name == site)
+            || group_names.0.iter().any(grouped)
+    };
+    let directions = match rule.direction.is_any() {
+        true => vec![Direction::SiteToCenter],
+        false => rule.direction.0.clone(),
+    };
+    let (_, _, to_groups) = *SITES
         .iter()
-        .any(|name| Center.group(name).expect("known") & groups != 0);
+        .find(|site| site.0 == packet.to_site)
+        .expect("a site");
     let within = |list: &List<AddressWord>, address| {
         list.is_any()
             || list.0.iter().any(|word| match word {
@@ -99,7 +117,9 @@ fn rule_holds(rule: &RuleModel, packet: &Packet, answers: &[Answer]) -> bool {
         true => false,
         false => within(&rule.destination, packet.destination),
     };
-    (everyone || named || grouped)
+    directions.contains(&packet.direction)
+        && is_among(&rule.sites, &rule.groups, packet.site, groups)
+        && is_among(&rule.to_sites, &rule.to_groups, packet.to_site, to_groups)
         && within(&rule.source, packet.source)
         && (by_name || by_address)
         && (rule.protocol.is_any() || rule.protocol.0.contains(&Protocol(packet.protocol)))
@@ -141,6 +161,10 @@ fn compiled(generation: &Generation, packet: &Packet, openings: &Openings) -> Op
         .find(|site| site.0 == packet.site)
         .copied()
         .expect("a site");
+    let (_, to_site, to_groups) = *SITES
+        .iter()
+        .find(|site| site.0 == packet.to_site)
+        .expect("a site");
     let tuple = Tuple {
         groups,
         site,
@@ -149,7 +173,9 @@ fn compiled(generation: &Generation, packet: &Packet, openings: &Openings) -> Op
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         protocol: packet.protocol,
-        direction: direction::SITE_TO_CENTER,
+        direction: packet.direction.number(),
+        to_site,
+        to_groups,
     };
     let open = openings.at(packet.destination);
     let judgement = generation
@@ -163,6 +189,7 @@ fn compiled(generation: &Generation, packet: &Packet, openings: &Openings) -> Op
     assert_eq!(judgement.counter, 1000 + judgement.rule);
     let action = match judgement.action {
         action::ALLOW => Action::Allow,
+        action::REJECT => Action::Reject,
         _ => Action::Deny,
     };
     Some((judgement.rule, action))
@@ -223,16 +250,30 @@ fn rule() -> impl Strategy<Value = RuleModel> {
         (subsequence(vec![6, 17], 1..=2), ports(), ports()),
     ];
     let fqdn = prop_oneof![3 => Just(vec![]), 1 => subsequence(&PATTERNS[..], 1..3)];
-    (who, addresses, transport, fqdn, any::<bool>()).prop_map(
-        |((sites, groups), (source, destination), transport, fqdn, allow)| {
+    // Only of a flow from site to site alone can be said who is called.
+    let way = prop_oneof![
+        subsequence(DIRECTIONS.to_vec(), 0..=4).prop_map(|list| (list, List::default(), List::default())),
+        (names(&["a", "b", "c"]), names(&["g", "h"])).prop_map(|(sites, groups)| (
+            vec![Direction::SiteToSite],
+            sites,
+            groups
+        )),
+    ];
+    let action = select(&[Action::Allow, Action::Deny, Action::Reject][..]);
+    (who, way, addresses, transport, (action, fqdn)).prop_map(
+        |((sites, groups), way, (source, destination), transport, (action, fqdn))| {
+            // Names are of the Internet, and of what may be reached.
+            let ((directions, to_sites, to_groups), action) = match fqdn.is_empty() {
+                true => (way, action),
+                false => (
+                    (vec![Direction::SiteToInternet], List::default(), List::default()),
+                    Action::Allow,
+                ),
+            };
             let (protocols, source_ports, destination_ports) = transport;
             RuleModel {
                 name: String::new(),
-                action: if allow || !fqdn.is_empty() {
-                    Action::Allow
-                } else {
-                    Action::Deny
-                },
+                action,
                 sites,
                 groups,
                 source: List(source),
@@ -240,7 +281,9 @@ fn rule() -> impl Strategy<Value = RuleModel> {
                 protocol: List(protocols.into_iter().map(Protocol).collect()),
                 source_ports,
                 destination_ports,
-                direction: List::default(),
+                direction: List(directions),
+                to_sites,
+                to_groups,
                 services: List::default(),
                 icmp_types: List::default(),
                 fqdn: List(
@@ -281,8 +324,9 @@ fn answer() -> impl Strategy<Value = Answer> {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = select(&[1u8, 6, 17, 50][..]);
+    let sites = &["a", "b", "c"][..];
     (
-        select(&["a", "b", "c"][..]),
+        (select(sites), select(&DIRECTIONS[..]), select(sites)),
         address(),
         address(),
         protocol,
@@ -290,13 +334,17 @@ fn packet() -> impl Strategy<Value = Packet> {
         port(),
     )
         .prop_map(
-            |(site, source, destination, protocol, source_port, destination_port)| Packet {
-                site,
-                source,
-                destination,
-                protocol,
-                source_port,
-                destination_port,
+            |((site, direction, to_site), source, destination, protocol, source_port, destination_port)| {
+                Packet {
+                    site,
+                    direction,
+                    to_site,
+                    source,
+                    destination,
+                    protocol,
+                    source_port,
+                    destination_port,
+                }
             },
         )
 }

@@ -16,6 +16,7 @@ use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::interface::Interface;
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Chunk, Rule};
@@ -230,12 +231,20 @@ impl Kernel {
         let links = self.links;
         self.array(map::SETTINGS)?
             .set(0, tables.settings.context("settings")?, 0)?;
-        self.replace(
-            map::INTERFACES,
+        let role = tables.roles.get(&world::EGRESS).copied();
+        let ingress = tables.interface.map(|interface| (links.ingress, interface));
+        let egress = role.zip(tables.interface).map(|(role, interface)| {
+            let interface = Interface { role, ..interface };
+            (links.egress, interface)
+        });
+        // By BPF_PROG_TEST_RUN the two are one; no program asks for the role of the interface that a frame came by.
+        self.replace(map::INTERFACES, ingress.into_iter().chain(egress))?;
+        self.replace_trie(
+            map::DIRECTIONS,
             tables
-                .interface
+                .directions
                 .iter()
-                .map(|interface| (links.ingress, *interface)),
+                .map(|(length, prefix, direction)| (Key::new(*length, *prefix), u32::from(*direction))),
         )?;
         self.replace(
             map::SA_INBOUND,

@@ -5,8 +5,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
+use gateway_common::abi::interface::role;
 use gateway_common::abi::names::{OpenAddress, OpenName};
-use gateway_common::abi::rule::{Rule, action};
+use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::packet::tcp::flag::SYN;
 use gateway_common::path::rules::{Tuple, matches_by_name};
 use gateway_tests::frames::Clear;
@@ -126,6 +127,7 @@ fn rule(random: &mut Random, number: u32) -> Rule {
         name_set,
         protocol: random.pick(&[0, 6, 17]),
         action: random.pick(&[action::ALLOW, action::DENY]),
+        directions: random.pick(&[0, 0b0001, 0b1000, 0b1001, 0b0110]),
         ..world::allow(number, [0; 4], 0, 0)
     }
 }
@@ -145,6 +147,14 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
     for generation in 5..45 {
         let count = random.pick(&[0, 1, 3, 64, 65, 700]);
         let rules: Vec<_> = (0..count).map(|number| rule(&mut random, number)).collect();
+        // The servers are in the center, or in the Internet.
+        let (direction, role) = random.pick(&[
+            (direction::SITE_TO_CENTER, role::CORE),
+            (direction::SITE_TO_INTERNET, role::INTERNET),
+        ]);
+        tables.directions = vec![(0, [0; 4], direction)];
+        tables.roles.insert(world::EGRESS, role);
+        kernel.fill(&tables)?;
         kernel.load_rules(generation, &rules)?;
         kernel.refill(&tables)?;
         let open = open_names(&mut random, now_s);
@@ -166,7 +176,9 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 source_port,
                 destination_port: port,
                 protocol,
-                direction: 0,
+                direction,
+                to_site: 0,
+                to_groups: 0,
             };
             let opened = open.get(&destination).copied().unwrap_or_default();
             let expected = rules

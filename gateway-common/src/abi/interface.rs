@@ -13,6 +13,8 @@ pub mod role {
     pub const CORE: u32 = 2;
     /// The gateway's own clear link, XDP end.
     pub const CLEAR: u32 = 3;
+    /// Internet side: clear IPv4 of what sites may reach there.
+    pub const INTERNET: u32 = 4;
 }
 
 /// An interface that carries one of the XDP programs.

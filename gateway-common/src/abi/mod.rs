@@ -85,6 +85,9 @@ pub mod map {
     pub const OPEN_NAMES: &str = "OPEN_NAMES";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
     pub const ROUTES: &str = "ROUTES";
+    /// `LpmTrie<[u8; 4] destination, u32>`: direction ([`super::rule::direction`]) of flows that sites open to it; without
+    /// an entry, to the Internet.
+    pub const DIRECTIONS: &str = "DIRECTIONS";
     /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
@@ -127,6 +130,8 @@ pub mod limit {
     pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
     /// Next hops and routes on the core side.
     pub const NEXT_HOPS_MAX: u32 = 16_384;
+    /// Networks of the center and outside addresses of sites, as prefixes.
+    pub const DIRECTIONS_MAX: u32 = 2 * SITES_MAX;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
     /// Sets of names that rules of one generation, or those that were in force before it, speak of.

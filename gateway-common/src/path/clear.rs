@@ -3,7 +3,9 @@
 
 use crate::abi::event::{Event, kind};
 use crate::abi::flow::{FlowKey, halves, pair, word};
+use crate::abi::interface::role;
 use crate::abi::next_hop::NextHop;
+use crate::abi::rule::direction;
 use crate::abi::sa::LinkHeader;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -140,10 +142,20 @@ pub(super) fn next_hop<T: Tables>(tables: &T, key: &FlowKey) -> Result<u32, Drop
         && let Some(hop) = tables.next_hop(number)
         && hop.resolved != 0
     {
-        return Ok(number);
+        return is_on_its_side(tables, key.destination, hop.ifindex)
+            .then_some(number)
+            .ok_or(DropReason::WrongSide);
     }
     tell(tables, kind::NEXT_HOP_MISSING, key, 0, 0);
     Err(DropReason::NextHopUnresolved)
+}
+
+/// Whether the interface leads to where the destination belongs: the center's addresses never leave to the Internet, however
+/// routes change, and what is not the center's never comes to it.
+#[inline(always)]
+fn is_on_its_side<T: Tables>(tables: &T, destination: [u8; 4], ifindex: u32) -> bool {
+    let to_internet = tables.direction_to(destination) == direction::SITE_TO_INTERNET;
+    to_internet == (tables.role(ifindex) == role::INTERNET)
 }
 
 /// Sends an event about a flow.

@@ -106,7 +106,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let judgement = tables
-        .judge(&Tuple::new(&key, site))
+        .judge(&Tuple::new(&key, site).towards(tables.direction_to(key.destination)))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     if judgement.action != action::ALLOW {

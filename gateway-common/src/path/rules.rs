@@ -3,6 +3,7 @@
 use crate::abi::event::RULE_DEFAULT;
 use crate::abi::flow::FlowKey;
 use crate::abi::names::OpenAddress;
+use crate::abi::nat::InsideKey;
 use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
 use crate::packet::icmp::kind;
@@ -27,10 +28,14 @@ pub struct Tuple {
     pub protocol: u8,
     /// One of [`direction`].
     pub direction: u8,
+    /// The site that is called, of a flow from site to site.
+    pub to_site: u32,
+    /// Its groups.
+    pub to_groups: u64,
 }
 
 impl Tuple {
-    /// What rules look at in a flow that this site opens. An ICMP identifier is not a port, and only an echo request
+    /// What rules look at in a flow that this site opens to the center. An ICMP identifier is not a port, and only an echo request
     /// opens a flow.
     #[inline(always)]
     #[must_use]
@@ -52,6 +57,56 @@ impl Tuple {
             destination_port,
             protocol: key.protocol,
             direction: direction::SITE_TO_CENTER,
+            to_site: 0,
+            to_groups: 0,
+        }
+    }
+
+    /// The same with the direction that the destination gives it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn towards(self, direction: u8) -> Self {
+        Self { direction, ..self }
+    }
+
+    /// What rules look at in a flow that the center opens to this site: `key` is the flow as the site sees it. Its site and
+    /// groups are those of the site, and the addresses that the site knows count: translation is none of the rules' business.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_site(key: &FlowKey, site: &Site) -> Self {
+        let from_site = Self::new(key, site);
+        Self {
+            source: from_site.destination,
+            destination: from_site.source,
+            source_port: match key.protocol {
+                protocol::ICMP => 0,
+                _ => from_site.destination_port,
+            },
+            destination_port: match key.protocol {
+                protocol::ICMP => from_site.destination_port,
+                _ => from_site.source_port,
+            },
+            direction: direction::CENTER_TO_SITE,
+            ..from_site
+        }
+    }
+
+    /// What rules look at in a flow of a site to another one: `key` is the flow as the first one sees it, `inside` the
+    /// endpoint of the other one that its destination stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn site_to_site(key: &FlowKey, site: &Site, inside: &InsideKey, other: &Site) -> Self {
+        let from_site = Self::new(key, site);
+        Self {
+            destination: u32::from_be_bytes(inside.address),
+            destination_port: match key.protocol {
+                protocol::ICMP => from_site.destination_port,
+                _ => u16::from_be_bytes(inside.port),
+            },
+            direction: direction::SITE_TO_SITE,
+            to_site: inside.site,
+            to_groups: other.groups,
+            ..from_site
         }
     }
 }
@@ -59,8 +114,11 @@ impl Tuple {
 /// Whether all conditions of a rule hold; `open` is what the destination is open for by name at `now_s`.
 #[must_use]
 pub fn matches_by_name(rule: &Rule, tuple: &Tuple, open: &OpenAddress, now_s: u32) -> bool {
-    let is_open =
-        || u32::from_be_bytes(open.address) == tuple.destination && open.is_open_for(rule.name_set, now_s);
+    let is_open = || {
+        is_to_internet(tuple)
+            && u32::from_be_bytes(open.address) == tuple.destination
+            && open.is_open_for(rule.name_set, now_s)
+    };
     matches(rule, tuple) && (rule.name_set == 0 || is_open())
 }
 
@@ -77,6 +135,20 @@ pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
         && tuple.source_port <= rule.source_port_high
         && (rule.site == 0 || rule.site == tuple.site)
         && (rule.groups == 0 || rule.groups & tuple.groups != 0)
+        && (rule.directions == 0 || rule.directions >> tuple.direction & 1 != 0)
+        && (rule.to_site == 0 || (is_to_site(tuple) && rule.to_site == tuple.to_site))
+        && (rule.to_groups == 0 || (is_to_site(tuple) && rule.to_groups & tuple.to_groups != 0))
+}
+
+const fn is_to_site(tuple: &Tuple) -> bool {
+    tuple.direction == direction::SITE_TO_SITE
+}
+
+/// Whether names may decide: they are of the Internet.
+#[inline(always)]
+#[must_use]
+pub const fn is_to_internet(tuple: &Tuple) -> bool {
+    tuple.direction == direction::SITE_TO_INTERNET
 }
 
 /// What the rules say of a new flow.
@@ -186,6 +258,10 @@ pub enum Slot {
     Name6,
     /// The eighth.
     Name7,
+    /// Vector of the rules that name the site that is called; [`NOT_ASKED`] where none is.
+    ToSite,
+    /// Vector of the rules about its groups, or about all.
+    ToGroups,
     /// Index of the compiled rule that was found.
     Found,
     /// Room for the shell.
@@ -206,6 +282,14 @@ pub enum Step {
 
 /// No rule found.
 const NONE: u64 = u64::MAX;
+/// No site is called: rules about one that is have its direction as a condition too, so that the vectors need no look.
+const NOT_ASKED: u64 = u64::MAX;
+/// Half of the header that names the hash of the groups' vectors; the shift is behind it.
+const GROUPS: u32 = 3;
+/// The same for the groups of the site that is called.
+const TO_GROUPS: u32 = 6;
+/// Half of the header that names the entries of sets of names; how many there are is behind it.
+const NAMES: u32 = 8;
 
 /// Begins the look-up of a packet: finds the vector of each dimension and the words that may hold a match. What cannot
 /// be found is a vector without a bit: nothing matches, which is a deny.
@@ -223,10 +307,19 @@ pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
     words.put(Slot::Source, vector as u64);
     let vector = descend(words, layout::DESTINATIONS, tuple.destination);
     words.put(Slot::Destination, vector as u64);
-    names(words, tuple.destination);
+    words.put(Slot::Names, 0);
+    if is_to_internet(tuple) {
+        names(words, tuple.destination);
+    }
     let vector = descend(words, layout::SITES, tuple.site);
     words.put(Slot::Site, vector as u64);
-    words.put(Slot::Groups, groups(words, tuple.groups) as u64);
+    words.put(Slot::Groups, groups(words, GROUPS, tuple.groups) as u64);
+    words.put(Slot::ToSite, NOT_ASKED);
+    if is_to_site(tuple) {
+        let vector = descend(words, layout::TO_SITES, tuple.to_site);
+        words.put(Slot::ToSite, vector as u64);
+        words.put(Slot::ToGroups, groups(words, TO_GROUPS, tuple.to_groups) as u64);
+    }
     summarise(words);
 }
 
@@ -242,21 +335,20 @@ const CANDIDATES: [Slot; layout::SUMMARY_WORDS as usize] = [
 pub fn speaks_of_names<W: Words>(words: &W) -> bool {
     words
         .run(layout::HEADER)
-        .is_some_and(|header| W::half(&header, 7) != 0)
+        .is_some_and(|header| W::half(&header, NAMES + 1) != 0)
 }
 
 /// Finds the vectors of the sets of names that the destination is open for. (Here and in [`word_of_names`] place by
 /// place, not in a loop: the verifier wants to see which slot is meant.)
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn names<W: Words>(words: &W, destination: u32) {
-    words.put(Slot::Names, 0);
     if !words.is_open_of(destination) {
         return;
     }
     let Some(header) = words.run(layout::HEADER) else {
         return;
     };
-    let table = (W::half(&header, 6), W::half(&header, 7));
+    let table = (W::half(&header, NAMES), W::half(&header, NAMES + 1));
     let any = name(words, Slot::Name0, 0, table)
         | name(words, Slot::Name1, 1, table)
         | name(words, Slot::Name2, 2, table)
@@ -306,6 +398,10 @@ fn summarise<W: Words>(words: &W) {
     if words.get(Slot::Groups) == 0 {
         return;
     }
+    let is_to_site = words.get(Slot::ToSite) != NOT_ASKED;
+    if is_to_site && words.get(Slot::ToGroups) == 0 {
+        return;
+    }
     for vector in [Slot::Site, Slot::Groups] {
         if let Some(summary) = words.run(words.get(vector) as u32) {
             for (index, slot) in (0..).zip(CANDIDATES) {
@@ -327,6 +423,19 @@ fn summarise<W: Words>(words: &W) {
         destinations_by_name(words);
     } else {
         destinations(words);
+    }
+    if is_to_site {
+        let (site, groups) = (
+            words.run(words.get(Slot::ToSite) as u32),
+            words.run(words.get(Slot::ToGroups) as u32),
+        );
+        for (index, slot) in (0..).zip(CANDIDATES) {
+            let word = match (&site, &groups) {
+                (Some(site), Some(groups)) => W::word(site, index) | W::word(groups, index),
+                _ => 0,
+            };
+            words.put(slot, words.get(slot) & word);
+        }
     }
 }
 
@@ -387,6 +496,9 @@ pub fn step<W: Words>(words: &W) -> Step {
     for vector in DIMENSIONS {
         matching &= word_of(words, vector, index);
     }
+    if words.get(Slot::ToSite) != NOT_ASKED {
+        matching &= word_of(words, Slot::ToSite, index) | word_of(words, Slot::ToGroups, index);
+    }
     if matching == 0 {
         return Step::More;
     }
@@ -443,14 +555,15 @@ fn entry<W: Words>(words: &W, table: u32, index: u32) -> u32 {
     }
 }
 
-/// The vector of a group bitmap; zero, which is no vector, if the generation does not know it.
+/// The vector of a group bitmap in the hash that this half of the header names; zero, which is no vector, if the
+/// generation does not know it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn groups<W: Words>(words: &W, bitmap: u64) -> u32 {
+fn groups<W: Words>(words: &W, half: u32, bitmap: u64) -> u32 {
     let Some(header) = words.run(layout::HEADER) else {
         return 0;
     };
-    let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, 4) & 63)) as u32;
-    let bucket = W::half(&header, 3).wrapping_add(place.wrapping_mul(2 * layout::GROUPS_A_BUCKET));
+    let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, half + 1) & 63)) as u32;
+    let bucket = W::half(&header, half).wrapping_add(place.wrapping_mul(2 * layout::GROUPS_A_BUCKET));
     let Some(bucket) = words.run(bucket) else {
         return 0;
     };

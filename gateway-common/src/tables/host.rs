@@ -19,7 +19,7 @@ use crate::abi::{
     names::OpenAddress,
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
-    rule::Rule,
+    rule::{Rule, direction},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
@@ -123,6 +123,10 @@ pub struct HostTables {
     pub sites: BTreeMap<u32, Site>,
     /// Next hops: prefix length, prefix, hop.
     pub next_hops: Vec<(u32, [u8; 4], NextHop)>,
+    /// Directions of destinations: prefix length, prefix, direction; to the Internet where none is said.
+    pub directions: Vec<(u32, [u8; 4], u8)>,
+    /// Roles of interfaces by index.
+    pub roles: BTreeMap<u32, u32>,
     /// Raised when next hops or outbound SAs that flows may know have changed.
     pub epoch: Cell<u32>,
     /// Addresses that are open by name.
@@ -269,6 +273,20 @@ impl Tables for HostTables {
         matching
             .max_by_key(|(_, (length, _, _))| *length)
             .map(|(number, _)| number)
+    }
+
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        let matching = self
+            .directions
+            .iter()
+            .filter(|(length, prefix, _)| prefix_matches(*length, *prefix, destination));
+        matching
+            .max_by_key(|(length, _, _)| *length)
+            .map_or(direction::SITE_TO_INTERNET, |(_, _, direction)| *direction)
+    }
+
+    fn role(&self, ifindex: u32) -> u32 {
+        self.roles.get(&ifindex).copied().unwrap_or(0)
     }
 
     fn next_hop(&self, number: u32) -> Option<&NextHop> {

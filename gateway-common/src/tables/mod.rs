@@ -93,6 +93,10 @@ pub trait Tables {
     fn site(&self, site: u32) -> Option<&Site>;
     /// Number of the next hop to a destination, longest prefix first.
     fn route(&self, destination: [u8; 4]) -> Option<u32>;
+    /// Direction ([`crate::abi::rule::direction`]) of a flow that a site opens to a destination.
+    fn direction_to(&self, destination: [u8; 4]) -> u8;
+    /// Role ([`crate::abi::interface::role`]) of an interface; zero if it has none.
+    fn role(&self, ifindex: u32) -> u32;
     /// A next hop by its number.
     fn next_hop(&self, number: u32) -> Option<&NextHop>;
     /// Epochs of next hops and of outbound SAs: a number that was looked up in another epoch means nothing. Never zero.

@@ -1,6 +1,8 @@
 //! What the controller knows and decides, without I/O: rule compiler, sites and their addresses, installed SAs.
 pub mod analysis;
 pub mod classifier;
+pub mod coverage;
+pub mod directions;
 pub mod explain;
 pub mod generations;
 pub mod journal;

@@ -13,6 +13,8 @@ pub enum Role {
     Wan,
     /// Center side.
     Core,
+    /// Internet side.
+    Internet,
 }
 
 /// One interface of the gateway.

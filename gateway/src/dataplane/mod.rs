@@ -70,6 +70,7 @@ pub use self::worker::commands::WorkerReport;
 use self::clear_link::ClearLink;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
+use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
@@ -220,6 +221,22 @@ impl Dataplane {
                 .flows()
                 .find_answer(&outside, server.ip().octets(), server.port().to_be_bytes())?;
         Some(read(entry.record).0.site)
+    }
+
+    /// Says which way flows to these addresses go (numbers of [`gateway_common::abi::rule::direction`]), in place of what was
+    /// said before; to the Internet those to all others. Until this is called, that is all of them.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_directions(&self, ranges: &[(Ipv4Addr, Ipv4Addr, u8)]) -> Result<(), DataplaneError> {
+        let entries: Vec<_> = ranges
+            .iter()
+            .flat_map(|(first, last, direction)| {
+                let prefixes = prefixes(*first, *last).into_iter();
+                prefixes.map(|(address, length)| (address, length, *direction))
+            })
+            .collect();
+        self.maps().set_directions(&entries)
     }
 
     /// Makes these the next hops of the core side: prefix, its length, where to.

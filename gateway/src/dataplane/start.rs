@@ -156,6 +156,7 @@ pub(super) fn fill_interface(
     let role = match interface.role {
         Role::Wan => role::WAN,
         Role::Core => role::CORE,
+        Role::Internet => role::INTERNET,
     };
     insert(
         maps,
@@ -281,7 +282,7 @@ fn worker(
         set.map_err(DataplaneError::map(map::XSKS))?;
         let side = match interface.config.role {
             Role::Wan => Side::Wan,
-            Role::Core => Side::Core,
+            Role::Core | Role::Internet => Side::Core,
         };
         receive.push((port, side));
     }
@@ -350,7 +351,7 @@ fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), Datapl
         fill_interface(&mut dataplane.maps(), &attached, place)?;
         let name = match attached.role {
             Role::Wan => program::WAN,
-            Role::Core => program::CORE,
+            Role::Core | Role::Internet => program::CORE,
         };
         attached.mode = dataplane.loaded.attach(name, &attached.name, attached.index)?;
         dataplane.attached.push(attached);

@@ -73,7 +73,7 @@ impl Authorizer for SiteAuthorizer {
             return None;
         }
         if let Some(known) = sites.by_identity(&peer.identity) {
-            return Some(policy(known, sites.center_networks(), &self.esp_proposals));
+            return Some(policy(known, &sites.reachable(), &self.esp_proposals));
         }
         let keep = |proposal: &Proposal| {
             store::append_json(&self.store, proposal).map_err(|error| error.to_string())
@@ -84,7 +84,7 @@ impl Authorizer for SiteAuthorizer {
                     site: entry.site,
                     nat_address: entry.nat_address,
                 });
-                Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
+                Some(policy(&entry, &sites.reachable(), &self.esp_proposals))
             }
             Err(refusal) => {
                 self.admissions.push(Admission::Refused {

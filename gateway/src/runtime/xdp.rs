@@ -21,6 +21,7 @@ use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
+use crate::core::directions::Directions;
 use crate::core::names::Write;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
@@ -73,10 +74,16 @@ impl Xdp {
                 role: dataplane::Role::Core,
             }));
         let dataplane = Arc::new(Dataplane::start(&dataplane)?);
+        let ranges: Vec<_> = Directions::new(config)
+            .ranges()
+            .into_iter()
+            .map(|(first, last, direction)| (first, last, direction.number()))
+            .collect();
+        dataplane.set_directions(&ranges)?;
         let core = dataplane
             .attached()
             .iter()
-            .filter(|attached| attached.role == dataplane::Role::Core)
+            .filter(|attached| attached.role != dataplane::Role::Wan)
             .map(|attached| attached.index)
             .collect();
         let fixed = config.dns.iter().zip(&service);
@@ -312,6 +319,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         role: match interface.role {
             Role::Wan => dataplane::Role::Wan,
             Role::Core => dataplane::Role::Core,
+            Role::Internet => dataplane::Role::Internet,
         },
     };
     let (timeouts, nat, limits) = (&config.timeouts, &config.nat, &config.limits);
@@ -345,6 +353,7 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
     let role = match attached.role {
         dataplane::Role::Wan => "wan",
         dataplane::Role::Core => "core",
+        dataplane::Role::Internet => "internet",
     };
     let xdp = match attached.mode {
         AttachMode::Native => "native",

@@ -1,9 +1,10 @@
 //! Vectors of `clear`.
 
 use gateway_common::abi::flow::{Flow, Half, Progress, state};
+use gateway_common::abi::interface::role;
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping};
-use gateway_common::abi::rule::Rule;
+use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use gateway_common::tables::host::HostTables;
@@ -382,6 +383,8 @@ fn names(now_s: u32) -> Vec<Vector> {
     let vector = |(words, rule, open, reason): Case<'_>| {
         let mut world = world::world(now_s);
         world.rules = Some((world::GENERATION, vec![rule]));
+        world.directions = vec![(0, [0; 4], direction::SITE_TO_INTERNET)];
+        world.roles.insert(world::EGRESS, role::INTERNET);
         world.open_names.extend(open.map(|open| (SERVER, open)));
         let packet = segment(SYN);
         Vector {

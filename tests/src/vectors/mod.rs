@@ -5,6 +5,7 @@ mod answer;
 pub mod blocks;
 mod clear;
 mod core;
+mod directions;
 mod wan;
 pub mod world;
 
@@ -163,6 +164,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         core::vectors(now_s),
         blocks::vectors(now_s),
         answer::vectors(now_s),
+        directions::vectors(now_s),
     ]
     .concat()
 }

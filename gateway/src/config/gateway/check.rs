@@ -16,8 +16,8 @@ use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
-    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
-    connection, dns, file,
+    AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
+    Timeouts, connection, dns, file,
 };
 
 /// The configuration of a file; it means something only if the checker stays clean.
@@ -29,6 +29,8 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let interfaces = interfaces(checker, file.interface);
+    let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
     let center = center(checker, file.center);
     let around = dns::Around {
@@ -43,9 +45,10 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         state_dir: folder.join(file.gateway.state_dir),
         socket: folder.join(file.gateway.socket),
         workers: workers(checker, file.gateway.workers),
-        interfaces: interfaces(checker, file.interface),
+        interfaces,
         ike: ike(checker, file.ike, folder),
         center,
+        internet,
         nat_pools,
         nat: nat(checker, file.nat),
         groups: names.groups,
@@ -292,6 +295,27 @@ fn center(checker: &mut Checker<'_>, center: Spanned<Center>) -> Center {
         );
     }
     center.into_inner()
+}
+
+fn internet(
+    checker: &mut Checker<'_>,
+    internet: Option<Spanned<Internet>>,
+    interfaces: &[Interface],
+) -> Vec<Prefix> {
+    let Some(internet) = internet else {
+        return Vec::new();
+    };
+    if !interfaces
+        .iter()
+        .any(|interface| interface.role == Role::Internet)
+    {
+        checker.fault(
+            internet.span(),
+            "[internet] has networks, but no interface has the role \"internet\"",
+            "add an [[interface]] with role = \"internet\", or leave [internet] out",
+        );
+    }
+    internet.into_inner().networks
 }
 
 fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>) -> Vec<NatPool> {

@@ -41,6 +41,8 @@ pub struct Config {
     pub ike: Ike,
     /// What the center offers.
     pub center: Center,
+    /// What sites may reach in the Internet, as far as rules let them; empty: nothing.
+    pub internet: Vec<Prefix>,
     /// NAT pools.
     pub nat_pools: Vec<NatPool>,
     /// Port range of NAPT.
@@ -73,6 +75,8 @@ pub enum Role {
     Wan,
     /// Center side: clear IPv4.
     Core,
+    /// Internet side: clear IPv4.
+    Internet,
 }
 
 /// An interface with a role.
@@ -141,6 +145,14 @@ pub struct Ike {
 #[serde(deny_unknown_fields)]
 pub struct Center {
     /// Networks behind the core interface (local traffic selectors).
+    pub networks: Vec<Prefix>,
+}
+
+/// What sites may reach in the Internet.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Internet {
+    /// Networks behind the internet interface (local traffic selectors, besides those of the center).
     pub networks: Vec<Prefix>,
 }
 
@@ -319,6 +331,17 @@ impl Default for Limits {
 pub const DEFAULT_SOCKET: &str = "/run/gateway/gateway.sock";
 
 impl Config {
+    /// What sites may reach at all: the local traffic selectors of their tunnels.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<Prefix> {
+        self.center
+            .networks
+            .iter()
+            .chain(&self.internet)
+            .copied()
+            .collect()
+    }
+
     /// Reads and checks a file; relative paths in it start from its folder.
     ///
     /// # Errors
