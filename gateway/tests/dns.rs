@@ -569,7 +569,8 @@ fn another_version_of_edns_is_refused_by_number() {
     asked.set_edns(option);
     world.ask(&asked);
     let told = world.answered();
-    assert_eq!(code(told), ResponseCode::BADVERS);
+    // BADVERS; hickory reads it by its other name.
+    assert_eq!(u16::from(code(told)), 16);
     assert_eq!(told.edns.as_ref().map(Edns::version), Some(0));
 }
 
@@ -675,9 +676,10 @@ proptest! {
                 let place = at % octets.len();
                 octets[place] ^= flip;
             }
+            let before = world.opened.len();
             world.on(ask, &octets);
-            if !mutate && !world.opened.is_empty() {
-                for address in &world.opened[0].1 {
+            if !mutate && world.opened.len() > before {
+                for address in &world.opened[before].1 {
                     let told = |record: &Record| matches!(record.data, RData::A(A(found)) if found == *address);
                     prop_assert!(records.iter().any(told));
                 }

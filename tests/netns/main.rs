@@ -5,6 +5,7 @@ mod control;
 mod fail_closed;
 mod filter;
 mod hostile;
+mod names;
 mod restart;
 mod rules;
 mod transfers;
