@@ -24,6 +24,8 @@ use super::{ethtool, system};
 const DNS_PORT: u16 = 53;
 /// The inner end, in a namespace of its own.
 const INNER: &str = "dns";
+/// The kernel would make one for each CPU, but receive by the first alone.
+const QUEUES: u32 = 1;
 /// As Ethernet: what is larger would not fit a tunnel.
 const MTU: u32 = 1500;
 
@@ -137,10 +139,14 @@ fn inside(outer: &str, address: Ipv4Addr, host: &File) -> Result<([u8; 6], Servi
 async fn add(handle: &Handle, outer: &str, host: i32) -> Result<(), String> {
     let peer = LinkUnspec::new_with_name(outer)
         .append_extra_attribute(LinkAttribute::NetNsFd(host))
+        .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
         .mtu(MTU)
         .build();
     let message = LinkVeth::new(INNER, outer)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+        .append_extra_attribute(LinkAttribute::NumTxQueues(QUEUES))
+        .append_extra_attribute(LinkAttribute::NumRxQueues(QUEUES))
         .mtu(MTU)
         .build();
     let added = handle.link().add(message).execute().await;
