@@ -81,7 +81,7 @@ fn open_names(scene: &Scene) -> Result<Vec<Value>> {
 fn state(scene: &Scene) -> String {
     let verbs: [&[&str]; 4] = [&["dns", "list"], &["drops"], &["flows", "list"], &["events", "--last", "5"]];
     let said = verbs.map(|verb| scene.gateway.cli(verb).unwrap_or_else(|error| format!("{error:#}")));
-    said.join("\n")
+    format!("{}\n{}", said.join("\n"), scene.gateway.log())
 }
 
 /// A connection that is opened now and used for a request when its standard input is closed.
@@ -146,7 +146,7 @@ fn other_names_are_refused_and_leave_the_gateway_by_no_way() -> Result<()> {
         (site1, "secret.exfiltrated.example"),
     ] {
         for over_tcp in [false, true] {
-            let told = ask(terminal, DNS_PROXY, name, "A", over_tcp)?;
+            let told = ask(terminal, DNS_PROXY, name, "A", over_tcp).with_context(|| state(&scene))?;
             ensure!(
                 told.code == REFUSED && told.addresses.is_empty(),
                 "{name}: {told:?}"
