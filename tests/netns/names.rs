@@ -79,8 +79,18 @@ fn open_names(scene: &Scene) -> Result<Vec<Value>> {
 
 /// What the gateway knows, for a test that fails.
 fn state(scene: &Scene) -> String {
-    let verbs: [&[&str]; 4] = [&["dns", "list"], &["drops"], &["flows", "list"], &["events", "--last", "5"]];
-    let said = verbs.map(|verb| scene.gateway.cli(verb).unwrap_or_else(|error| format!("{error:#}")));
+    let verbs: [&[&str]; 4] = [
+        &["dns", "list"],
+        &["drops"],
+        &["flows", "list"],
+        &["events", "--last", "5"],
+    ];
+    let said = verbs.map(|verb| {
+        scene
+            .gateway
+            .cli(verb)
+            .unwrap_or_else(|error| format!("{error:#}"))
+    });
     format!("{}\n{}", said.join("\n"), scene.gateway.log())
 }
 
@@ -166,8 +176,11 @@ fn other_names_are_refused_and_leave_the_gateway_by_no_way() -> Result<()> {
         );
     }
     ensure!(open_names(&scene)?.is_empty());
-    let events = scene.gateway.json(&["events", "--last", "50"])?;
-    let events = events["events"].as_array().context("no events")?.clone();
+    let lines = scene.gateway.cli(&["events", "--last", "50", "--json"])?;
+    let events: Vec<Value> = lines
+        .lines()
+        .map(serde_json::from_str)
+        .collect::<Result<_, _>>()?;
     let told = |event: &str, name: &str| {
         events
             .iter()

@@ -45,7 +45,11 @@ pub fn dns(input: &[u8]) {
             _ => {
                 let client = Client {
                     address: SocketAddrV4::new(Ipv4Addr::new(10, 201, 0, 1), 4000),
-                    transport: if piece.len() % 3 == 0 { Transport::Tcp } else { Transport::Udp },
+                    transport: if piece.len() % 3 == 0 {
+                        Transport::Tcp
+                    } else {
+                        Transport::Udp
+                    },
                     connection: 1,
                 };
                 world.proxy.handle_query(world.now_ms, client, piece);
@@ -79,7 +83,8 @@ impl World {
                         site: 1,
                         sets: vec![1],
                     };
-                    self.proxy.handle_admission(self.now_ms, token, Some(admission), 7);
+                    self.proxy
+                        .handle_admission(self.now_ms, token, Some(admission), 7);
                 }
                 Output::Ask { ask, message, .. } => self.asked = Some((ask, message)),
                 Output::Open {
