@@ -54,7 +54,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
     }
     for found in &file.addresses {
         let model = &found.model;
-        if model.addresses.is_some() == !model.fqdn.is_any() {
+        if model.addresses.is_some() != model.fqdn.is_any() {
             let message = format!("address \"{}\" needs either addresses or fqdn", model.name);
             checker.fault(
                 found.span.clone(),
