@@ -86,6 +86,7 @@ drop_reasons! {
     63 CoreDestination "core_destination" "destination is not an address of the NAT pools",
     64 Internal "internal" "packet head could not be moved",
     65 FlowExpired "flow_expired" "flow had timed out",
+    66 PublicationSource "publication_source" "port is published, but not for this source",
     // IKE, user space.
     70 IkeMalformed "ike_malformed" "not a well-formed IKE message",
     71 IkeVersion "ike_version" "IKE major version is not 2 (RFC 7296 2.5)",

@@ -103,6 +103,12 @@ pub(crate) static OPEN_NAMES: HashMap<
     NO_PREALLOC,
 > = HashMap::new();
 #[btf_map]
+pub(crate) static PUBLICATION_SOURCES: LpmTrie<
+    nat::PublicationSource,
+    u32,
+    { limit::PUBLICATION_SOURCES_MAX as usize },
+> = LpmTrie::new();
+#[btf_map]
 pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();

@@ -12,6 +12,7 @@ use gateway_common::abi::{
     interface::{Interface, RateBucket, Settings},
     limit,
     names::{OpenAddress, SETS_AN_ADDRESS},
+    nat::PublicationSource,
     next_hop::NextHop,
     rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
@@ -23,15 +24,16 @@ use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::siphash::SipKey;
 use gateway_common::tables::words::{Store as _, Words as _};
 use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
-    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS, ROUTES, RULE_HITS,
-    RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE,
-    SITES,
+    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
+    PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
+    SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -75,6 +77,11 @@ impl Tables for Maps {
     fn epochs(&self) -> Epochs {
         let (hop, sa) = flow::halves(clock_word(clock::word::EPOCHS));
         Epochs { hop, sa }
+    }
+
+    #[inline(always)]
+    fn port_key(&self) -> SipKey {
+        GEOMETRY.port_key()
     }
 
     #[inline(always)]
@@ -141,6 +148,15 @@ impl Tables for Maps {
     #[inline(always)]
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         NEXT_HOPS.get(number)
+    }
+
+    #[inline(always)]
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool {
+        let key = PublicationSource {
+            publication: publication.to_be_bytes(),
+            source,
+        };
+        PUBLICATION_SOURCES.get(&Key::new(64, key)).is_some()
     }
 
     #[inline(always)]

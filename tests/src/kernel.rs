@@ -18,7 +18,7 @@ use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Interface;
 use gateway_common::abi::names::OpenAddress;
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
@@ -113,7 +113,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::CORE, program::PASS];
+        let programs = [program::WAN, program::PASS];
         for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
@@ -271,6 +271,19 @@ impl Kernel {
         for (number, (_, _, hop)) in (0..).zip(&tables.next_hops) {
             self.array(map::NEXT_HOPS)?.set(number, *hop, 0)?;
         }
+        self.replace_trie(
+            map::PUBLICATION_SOURCES,
+            tables
+                .publication_sources
+                .iter()
+                .map(|(publication, length, source)| {
+                    let key = PublicationSource {
+                        publication: publication.to_be_bytes(),
+                        source: *source,
+                    };
+                    (Key::new(32 + length, key), 1u32)
+                }),
+        )?;
         self.tables.hops_changed();
         self.tables.sas_changed();
         self.group_bitmaps = tables.sites.values().map(|site| site.groups).collect();
@@ -332,7 +345,9 @@ impl Kernel {
         for (key, mapping) in tables.mapping_list() {
             let put = shared.mappings().insert(&key, &mapping);
             anyhow::ensure!(put.is_ok(), "{key:?}: {put:?}");
-            shared.count(key.site, usage::word::MAPPINGS);
+            if !mapping.is_static() {
+                shared.count(key.site, usage::word::MAPPINGS);
+            }
         }
         for (key, mut flow) in tables.flow_list() {
             let inside = InsideKey {

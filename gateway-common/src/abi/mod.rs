@@ -83,6 +83,8 @@ pub mod map {
     pub const RULE_SETS: &str = "RULE_SETS";
     /// `HashMap<[u8; 4] address, OpenAddress>`: addresses that are open by name ([`super::names`]).
     pub const OPEN_NAMES: &str = "OPEN_NAMES";
+    /// `LpmTrie<PublicationSource, u32>`: sources that may open flows to what is published.
+    pub const PUBLICATION_SOURCES: &str = "PUBLICATION_SOURCES";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
     pub const ROUTES: &str = "ROUTES";
     /// `LpmTrie<[u8; 4] destination, u32>`: direction ([`super::rule::direction`]) of flows that sites open to it; without
@@ -132,6 +134,8 @@ pub mod limit {
     pub const NEXT_HOPS_MAX: u32 = 16_384;
     /// Networks of the center and outside addresses of sites, as prefixes.
     pub const DIRECTIONS_MAX: u32 = 2 * SITES_MAX;
+    /// Networks that may open flows to what is published, of all publications.
+    pub const PUBLICATION_SOURCES_MAX: u32 = 65_536;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
     /// Sets of names that rules of one generation, or those that were in force before it, speak of.
@@ -146,7 +150,9 @@ pub mod limit {
     }
 
     /// Attempts to find a free port before a new flow is refused.
-    pub const PORT_TRIES: u32 = 32;
+    pub const PORT_TRIES: u32 = 64;
+    /// Of them, ports that are drawn one by one; the rest follow on the last drawn, so that a small range is seen whole.
+    pub const PORT_TRIES_KEYED: u32 = 16;
     /// Attempts that show that a site's ports run short: so many fail in a row one time in five when nine of ten ports are
     /// taken, and one time in 65,536 when half of them are.
     pub const PORT_TRIES_SHORT: u32 = 16;

@@ -1,5 +1,6 @@
 //! What the controller knows and decides, without I/O: rule compiler, sites and their addresses, installed SAs.
 pub mod analysis;
+pub mod blocks;
 pub mod classifier;
 pub mod coverage;
 pub mod directions;
@@ -7,6 +8,7 @@ pub mod explain;
 pub mod generations;
 pub mod journal;
 pub mod names;
+pub mod nat_log;
 pub mod policy;
 pub mod pools;
 

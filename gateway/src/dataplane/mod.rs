@@ -63,6 +63,7 @@ pub use self::load::{AttachMode, fill_stages};
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
+pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::worker::commands::WorkerReport;
@@ -77,8 +78,6 @@ use self::sweep::Sweep;
 use self::tables::SharedTables;
 use self::worker::handover::Inbox;
 
-/// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
-const MAPPING_HOLD_S: u32 = 120;
 /// Events that one call takes out of the ring.
 const EVENTS_PER_CALL: usize = 1024;
 
@@ -113,6 +112,7 @@ pub struct Dataplane {
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
     sweep: Mutex<Sweep>,
+    hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
     inboxes: Arc<[Inbox]>,
@@ -272,6 +272,12 @@ impl Dataplane {
         self.tables.mappings().live().collect()
     }
 
+    /// Every outside that is not free, those of retired mappings too.
+    #[must_use]
+    pub fn outsides(&self) -> Vec<OutsideKey> {
+        self.tables.outsides()
+    }
+
     /// Drops by reason, of XDP programs and workers together; reasons that never occurred are left out.
     #[must_use]
     pub fn drops(&self) -> Vec<(DropReason, u64)> {
@@ -325,7 +331,7 @@ impl Dataplane {
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(sweep.run(&self.tables, &settings, MAPPING_HOLD_S, now_s))
+        Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
 
@@ -145,6 +145,12 @@ pub trait Engine {
 
     /// The site that has a flow of this protocol from a translated address and port to a server.
     fn site_of(&self, protocol: u8, client: SocketAddrV4, server: SocketAddrV4) -> Option<u32>;
+
+    /// Every outside that is not free for a new mapping, those of mappings that have ended but are held too.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>>;
 
     /// Hits of `rules` rules whose counters begin at `base`.
     ///

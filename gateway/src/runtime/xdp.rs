@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use gateway_common::abi::event::kind;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
@@ -24,8 +24,8 @@ use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::core::names::Write;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
-    ServiceLink, ServiceSockets, TableSizes, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
+    SaInstall, ServiceLink, ServiceSockets, TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -229,6 +229,10 @@ impl Engine for Xdp {
         self.dataplane.as_ref()?.site_of(protocol, client, server)
     }
 
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {
+        Ok(self.dataplane()?.outsides())
+    }
+
     fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
         let counters = self.dataplane()?.rule_hits(base, rules);
         Ok(counters.iter().map(|counter| counter.packets).collect())
@@ -334,6 +338,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             ike_per_source_per_s: limits.ike_per_source_per_s,
             port_low: nat.port_low,
             port_high: nat.port_high,
+            nat_flags: nat.flags(),
             flows_max: limits.flows,
             site_flows_max: limits.site_flows,
             site_new_flows_per_s: limits.site_new_flows_per_s,
@@ -344,6 +349,10 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         tables: TableSizes {
             flows: limits.flows,
             mappings: limits.mappings,
+        },
+        hold_down: HoldDown {
+            hold_s: nat.hold_down_s,
+            site_ports_max: nat.hold_down_ports,
         },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }

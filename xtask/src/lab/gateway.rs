@@ -57,6 +57,10 @@ pub struct Config {
     pub any_site: bool,
     /// Sites may reach the lab's Internet by name, if rules say so; its answers are good for seconds.
     pub internet: bool,
+    /// More lines for each `[[site]]`.
+    pub site_lines: String,
+    /// More lines for each `[[connection]]`.
+    pub connection_lines: String,
     /// The rule-set file.
     pub rules: String,
 }
@@ -78,6 +82,8 @@ impl Config {
             rekey_ike_s: 4 * 3600,
             any_site: false,
             internet: false,
+            site_lines: String::new(),
+            connection_lines: String::new(),
             rules: rules(),
         }
     }
@@ -140,16 +146,18 @@ impl Config {
                 Site::Two => "nat_pool = \"sites\"".to_owned(),
             };
             text += &format!(
-                "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n\n",
+                "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n{2}\n",
                 site.name(),
                 quoted(&self.identity(site.name())),
+                self.site_lines,
             );
         }
         for site in Site::BOTH.into_iter().filter(|_| self.connections) {
             text += &format!(
-                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n\n",
+                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n{2}\n",
                 site.name(),
                 site.router_address(&Options::default()),
+                self.connection_lines,
             );
         }
         text + "[rules]\nfile = \"rules.toml\"\n"

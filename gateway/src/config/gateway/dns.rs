@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::super::diagnostic::Checker;
 use super::super::list::List;
-use super::{AnySite, Center, NatPool, SiteConfig};
+use super::{AnySite, Center, NatPool, NatSource, SiteConfig};
 
 /// Port of DNS over UDP and TCP (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -133,11 +133,12 @@ pub(super) fn check(
             "take an unused address of [center] networks",
         );
     }
-    if around.pools.iter().any(|pool| pool.contains(listen)) {
+    let is_fixed = |site: &SiteConfig| site.nat == NatSource::Fixed(listen);
+    if around.pools.iter().any(|pool| pool.contains(listen)) || around.sites.iter().any(is_fixed) {
         checker.fault(
             written.listen.span(),
-            format!("listen = \"{listen}\" is in a NAT pool: a site could get it"),
-            "take an address that no pool has",
+            format!("listen = \"{listen}\" is what a site is or may be translated to"),
+            "take an address of no NAT pool and of no site",
         );
     }
     let upstream: Vec<SocketAddr> = written
@@ -210,7 +211,11 @@ fn own_networks(around: &Around<'_>) -> Vec<Ipv4Net> {
     let networks = networks.filter_map(|net| Ipv4Net::new(net.network(), net.length()).ok());
     let ranges = around.pools.iter().flat_map(|pool| &pool.addresses);
     let pools = ranges.flat_map(|range| ipnet::Ipv4Subnets::new(range.first, range.last, 0));
-    let mut own: Vec<Ipv4Net> = networks.chain(pools).collect();
+    let fixed = around.sites.iter().filter_map(|site| match site.nat {
+        NatSource::Fixed(address) => Some(Ipv4Net::from(address)),
+        NatSource::Pool(_) => None,
+    });
+    let mut own: Vec<Ipv4Net> = networks.chain(pools).chain(fixed).collect();
     own.sort_unstable();
     own.dedup();
     own

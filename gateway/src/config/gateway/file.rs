@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
-use super::{Center, Interface, Internet, Limits, Nat, Timeouts};
+use super::{Center, Interface, Internet, Limits, Nat, PlanKind, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -176,6 +176,19 @@ fn mobike() -> bool {
 pub(super) struct Pool {
     pub(super) name: Spanned<String>,
     pub(super) addresses: Spanned<Vec<Spanned<AddressRange>>>,
+    #[serde(default)]
+    pub(super) mode: PoolMode,
+    pub(super) block_size: Option<Spanned<u32>>,
+    pub(super) blocks_max: Option<Spanned<usize>>,
+    pub(super) plan: Option<Spanned<PlanKind>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PoolMode {
+    #[default]
+    Address,
+    Block,
 }
 
 #[derive(Deserialize)]

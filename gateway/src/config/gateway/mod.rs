@@ -3,6 +3,7 @@ mod check;
 mod connection;
 mod dns;
 mod file;
+mod pool;
 mod proof;
 
 pub use connection::{ConnectionConfig, Start};
@@ -11,7 +12,7 @@ pub use dns::DnsConfig;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use gateway_common::abi::interface::{IdleLimits, STATES};
+use gateway_common::abi::interface::{IdleLimits, STATES, nat_flag};
 use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::pki::revocation::RevocationPolicy;
@@ -19,9 +20,10 @@ use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
+pub use pool::{BLOCK_PORT_LOW, BlockPlan, NatPool, PlanKind, PoolMode, PortBlock};
 pub use proof::{SitePpk, SiteSharedKey};
 
-use super::address::{AddressRange, Prefix};
+use super::address::Prefix;
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
 
 /// The checked configuration.
@@ -45,7 +47,7 @@ pub struct Config {
     pub internet: Vec<Prefix>,
     /// NAT pools.
     pub nat_pools: Vec<NatPool>,
-    /// Port range of NAPT.
+    /// NAPT as a whole.
     pub nat: Nat,
     /// Names of the site groups; the index is the bit in [`gateway_common::abi::site::Site::groups`].
     pub groups: Vec<String>,
@@ -156,16 +158,7 @@ pub(super) struct Internet {
     pub networks: Vec<Prefix>,
 }
 
-/// A pool of addresses that sites are translated to, one each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatPool {
-    /// Name.
-    pub name: String,
-    /// Its addresses; ranges do not overlap.
-    pub addresses: Vec<AddressRange>,
-}
-
-/// Port range of NAPT.
+/// NAPT as a whole: how it chooses and keeps ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nat {
@@ -173,6 +166,16 @@ pub struct Nat {
     pub port_low: u16,
     /// Highest port.
     pub port_high: u16,
+    /// A mapping has the inside port, where it is free.
+    pub preserve_port: bool,
+    /// Well-known ports are mapped to well-known ones, where the range has such (RFC 4787 REQ-3 b).
+    pub preserve_range: bool,
+    /// Seconds that the port of a mapping that ended is kept from others (RFC 6888 REQ-8).
+    pub hold_down_s: u32,
+    /// Ports of one site that are held so at a time.
+    pub hold_down_ports: u32,
+    /// Days that the log of who had which address and ports is kept for.
+    pub log_keep_days: u32,
 }
 
 impl Default for Nat {
@@ -180,7 +183,28 @@ impl Default for Nat {
         Self {
             port_low: 1024,
             port_high: 65535,
+            preserve_port: true,
+            preserve_range: true,
+            hold_down_s: 120,
+            hold_down_ports: 10_000,
+            log_keep_days: 365,
         }
+    }
+}
+
+impl Nat {
+    /// As the packet path reads them.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        (if self.preserve_port {
+            nat_flag::PRESERVE_PORT
+        } else {
+            0
+        }) | (if self.preserve_range {
+            nat_flag::PRESERVE_RANGE
+        } else {
+            0
+        })
     }
 }
 
@@ -396,29 +420,5 @@ impl Config {
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&NatPool> {
         self.nat_pools.iter().find(|pool| pool.name == name)
-    }
-}
-
-impl NatPool {
-    /// Whether the pool holds `address`.
-    #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|range| range.contains(address))
-    }
-
-    /// Its addresses in order, without the first `skip`.
-    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
-        let mut skip = skip;
-        self.addresses.iter().flat_map(move |range| {
-            let skipped = skip.min(range.size());
-            skip -= skipped;
-            range.iter_from(skipped)
-        })
-    }
-
-    /// Number of addresses.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.addresses.iter().map(|range| range.size()).sum()
     }
 }
