@@ -35,17 +35,20 @@ fn rules() -> String {
     )
 }
 
+fn config() -> Config {
+    Config {
+        internet: true,
+        rules: rules(),
+        ..Config::usual(Auth::Rsa)
+    }
+}
+
 fn scene() -> Result<Scene> {
     let options = Options {
         internet: true,
         ..Options::default()
     };
-    let config = Config {
-        internet: true,
-        rules: rules(),
-        ..Config::usual(Auth::Rsa)
-    };
-    let scene = Scene::without_tunnels(options, &config)?;
+    let scene = Scene::without_tunnels(options, &config())?;
     for site in Site::BOTH {
         let log = || {
             format!(
@@ -236,6 +239,39 @@ fn after_the_ttl_connections_go_on_and_new_ones_are_refused() -> Result<()> {
     ensure!(answered.contains(SITE1_NAT_ADDRESS), "{answered}");
     // Who asks again gets in again.
     ask(site1, DNS_PROXY, NAME_UPDATE, "A", false)?;
+    cmd::read(&mut fetch(site1, SITE_UPDATE, 3))?;
+    Ok(())
+}
+
+/// The packet path closes what a dead daemon cannot; the proxy's link and namespace go with it and come again.
+#[test]
+fn what_was_open_does_not_outlive_the_daemon() -> Result<()> {
+    let scene = scene()?;
+    let site1 = Site::One.terminal();
+    ask(site1, DNS_PROXY, NAME_UPDATE, "A", false)?;
+    cmd::read(&mut fetch(site1, SITE_UPDATE, 3))?;
+    let Scene {
+        gateway,
+        site1: router1,
+        site2: router2,
+        lab,
+    } = scene;
+    gateway.kill();
+    let links = cmd::read(Node::Gateway.command("ip").args(["-brief", "link"]))?;
+    ensure!(!links.contains("gwdns"), "{links}");
+    ensure!(is_refused(site1, SITE_UPDATE));
+    router1.kill();
+    router2.kill();
+    let config = config();
+    let scene = Scene {
+        gateway: lab.start_gateway(&config)?,
+        site1: lab.start_site(Site::One, config.auth)?,
+        site2: lab.start_site(Site::Two, config.auth)?,
+        lab,
+    };
+    scene.router(Site::One).initiate()?;
+    ensure!(is_refused(site1, SITE_UPDATE), "open before anybody asked");
+    ask(site1, DNS_PROXY, NAME_UPDATE, "A", false).with_context(|| state(&scene))?;
     cmd::read(&mut fetch(site1, SITE_UPDATE, 3))?;
     Ok(())
 }

@@ -95,6 +95,9 @@ impl Compiled {
     #[must_use]
     pub fn sets_for(&self, name: &str, site: u32, groups: u64, schedules: &[bool]) -> Vec<u32> {
         let concerns = |rule: &&Condition| {
+            if rule.names.is_empty() {
+                return false;
+            }
             let who = rule.everyone || rule.sites.contains(&site) || rule.groups & groups != 0;
             who && rule.record.action == action::ALLOW && self.is_on(rule.record.source_rule, schedules)
         };
