@@ -683,7 +683,10 @@ fn a_dns_proxy_needs_little() {
     for network in ["10.100.0.0/16", "192.168.1.0/24", "10.201.0.1/32"] {
         assert!(own.contains(&network.to_owned()), "{own:?}");
     }
-    let covers = |address: [u8; 4]| dns.own_networks.iter().any(|net| net.contains(&address.into()));
+    let covers = |address: [u8; 4]| {
+        let address = std::net::Ipv4Addr::from(address);
+        dns.own_networks.iter().any(|net| net.contains(&address))
+    };
     assert!(covers([10, 200, 0, 1]) && covers([10, 200, 0, 254]) && !covers([198, 51, 100, 80]));
 }
 

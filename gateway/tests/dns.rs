@@ -623,6 +623,28 @@ fn a_site_that_asks_too_often_or_too_much_at_once_waits() {
     assert_eq!(world.proxy.outstanding(), 1, "there is room again");
 }
 
+/// A flood of one address is not even read, and another site is served meanwhile.
+#[test]
+fn a_flood_of_one_site_does_not_silence_another() {
+    let mut world = World::new(settings());
+    let flooder = Client {
+        address: "10.201.0.66:1".parse().expect("an address"),
+        ..client(Transport::Udp)
+    };
+    let octets = query("update.av.example", RecordType::A)
+        .to_vec()
+        .expect("a message");
+    for _ in 0..100_000 {
+        world.send(flooder, &octets);
+    }
+    let counters = world.proxy.counters();
+    assert_eq!((counters.over_rate, counters.unknown_client), (99_500, 500));
+    world.ask(&query("update.av.example", RecordType::A));
+    let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
+    world.upstream(&honest);
+    assert_eq!(world.addresses(), [UPDATE]);
+}
+
 #[test]
 fn no_more_questions_wait_than_there_is_room_for() {
     let mut world = World::new(Settings {

@@ -14,6 +14,8 @@ use std::os::fd::AsRawFd as _;
 
 use gateway_common::abi::next_hop::NextHop;
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::RcvBufForce;
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
@@ -26,6 +28,8 @@ const DNS_PORT: u16 = 53;
 const INNER: &str = "dns";
 /// The kernel would make one for each CPU, but receive by the first alone.
 const QUEUES: u32 = 1;
+/// What the kernel holds while the proxy is busy, so that a flood of one site does not push the others' questions out.
+const RECEIVE_BUFFER_BYTES: usize = 4 << 20;
 /// As Ethernet: what is larger would not fit a tunnel.
 const MTU: u32 = 1500;
 
@@ -130,6 +134,9 @@ fn inside(outer: &str, address: Ipv4Addr, host: &File) -> Result<([u8; 6], Servi
     let bound = || -> io::Result<ServiceSockets> {
         let (udp, tcp) = (UdpSocket::bind(local)?, TcpListener::bind(local)?);
         udp.set_nonblocking(true)?;
+        if let Err(error) = setsockopt(&udp, RcvBufForce, &RECEIVE_BUFFER_BYTES) {
+            tracing::debug!(%error, "a small receive buffer for the DNS proxy");
+        }
         tcp.set_nonblocking(true)?;
         Ok(ServiceSockets { udp, tcp })
     };

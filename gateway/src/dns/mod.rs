@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `message` | DNS messages as far as the proxy needs them (RFC 1035, 6891) |
 //! | `private` | addresses that no name may lead to |
-//! | `rate` | how often a site may ask |
+//! | `rate` | how often a site or an address may ask |
 //! | `proxy` | one question after another, without I/O |
 //! | `server` | its sockets and clock |
 //!

@@ -17,6 +17,10 @@ pub const QUESTION_MS: u64 = 4_500;
 /// Milliseconds that the controller has to decide or to open.
 const DECIDE_MS: u64 = 2_000;
 
+/// Questions of one address in a second that are read, as a multiple of those that a site may ask: sites may share an
+/// address. What is more costs a look-up and is gone before anybody else's question waits for it.
+const ADDRESS_SHARE: u32 = 50;
+
 /// What the proxy is told by configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -204,6 +208,8 @@ enum Stage {
 pub struct Proxy {
     settings: Settings,
     rate: Rate,
+    /// By address, before anything is read.
+    addresses: Rate,
     pending: BTreeMap<Token, Pending>,
     asks: HashMap<Ask, Token>,
     /// Questions of each site behind admission.
@@ -219,6 +225,7 @@ impl Proxy {
     pub fn new(settings: Settings) -> Self {
         Self {
             rate: Rate::new(settings.site_queries_per_s),
+            addresses: Rate::new(settings.site_queries_per_s.saturating_mul(ADDRESS_SHARE)),
             settings,
             pending: BTreeMap::new(),
             asks: HashMap::new(),
@@ -256,6 +263,10 @@ impl Proxy {
     /// A message of a site.
     pub fn handle_query(&mut self, now_ms: u64, client: Client, octets: &[u8]) {
         self.counters.queries += 1;
+        if !self.addresses.take(u32::from(*client.address.ip()), now_ms) {
+            self.counters.over_rate += 1;
+            return;
+        }
         let question = match Question::read(octets) {
             Ok(question) => question,
             Err(refused) => {

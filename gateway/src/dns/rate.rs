@@ -1,12 +1,12 @@
-//! How often a site may ask: a bucket of tokens for each.
+//! How often a site or an address may ask: a bucket of tokens for each.
 use std::collections::HashMap;
 
-/// Sites that are remembered at most; one that has not asked for a second has a full bucket and is forgotten first.
+/// Sites or addresses that are remembered at most; one that has not asked for a second has a full bucket and is forgotten first.
 const SITES_MAX: usize = 65_536;
 /// Tokens are counted in thousandths, so that a millisecond's share is not lost.
 const THOUSANDTHS: u64 = 1_000;
 
-/// Buckets by site.
+/// Buckets by number of a site or by address.
 #[derive(Debug)]
 pub struct Rate {
     per_s: u64,
@@ -29,7 +29,7 @@ impl Rate {
         }
     }
 
-    /// Whether the site may ask once more.
+    /// Whether it may ask once more.
     pub fn take(&mut self, site: u32, now_ms: u64) -> bool {
         let full = self.per_s * THOUSANDTHS;
         if self.buckets.len() >= SITES_MAX && !self.buckets.contains_key(&site) {

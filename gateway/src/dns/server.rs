@@ -16,6 +16,8 @@ use super::proxy::{Admission, Ask, Client, Counters, Output, Proxy, Report, Sett
 
 /// Longest message over UDP that is read: no more is asked for.
 const DATAGRAM_MAX: usize = 4_096;
+/// Datagrams that are read one after another before other things have their turn.
+const DATAGRAMS_AT_ONCE: usize = 64;
 /// Messages on one upstream socket that are looked at: who forges more has the wait for the true answer end.
 const FORGED_MAX: usize = 64;
 /// Connections of sites at a time.
@@ -196,11 +198,9 @@ impl Shell {
                 }
                 received = self.udp.recv_from(&mut datagram) => {
                     if let Ok((length, SocketAddr::V4(address))) = received {
-                        let client = Client { address, transport: Transport::Udp, connection: 0 };
-                        let octets = datagram.get(..length).unwrap_or_default();
-                        let now_ms = self.now_ms();
-                        self.proxy.handle_query(now_ms, client, octets);
+                        self.datagram(address, datagram.get(..length).unwrap_or_default());
                     }
+                    self.further_datagrams(&mut datagram);
                 }
                 accepted = self.tcp.accept() => match accepted {
                     Ok((stream, SocketAddr::V4(address))) => self.accept(stream, address),
@@ -210,6 +210,27 @@ impl Shell {
                 },
             }
             self.act();
+        }
+    }
+
+    /// A datagram of a site.
+    fn datagram(&mut self, address: SocketAddrV4, octets: &[u8]) {
+        let client = Client {
+            address,
+            transport: Transport::Udp,
+            connection: 0,
+        };
+        let now_ms = self.now_ms();
+        self.proxy.handle_query(now_ms, client, octets);
+    }
+
+    /// Those that wait too, some at once: in a flood most of them are dropped, which must be quick.
+    fn further_datagrams(&mut self, room: &mut [u8]) {
+        for _ in 0..DATAGRAMS_AT_ONCE {
+            let Ok((length, SocketAddr::V4(address))) = self.udp.try_recv_from(room) else {
+                return;
+            };
+            self.datagram(address, room.get(..length).unwrap_or_default());
         }
     }
 
