@@ -66,9 +66,9 @@ fn a_block_that_is_added_serves_the_next_packet_in_the_kernel() -> anyhow::Resul
     Ok(())
 }
 
-/// A site that may get no more blocks is nothing to bother the controller with.
+/// A site that was refused is nothing to bother the controller with.
 #[test]
-fn who_gets_no_more_does_not_ask() {
+fn who_is_not_to_ask_does_not() {
     let tables = world_of(NOW_S, &[pair_of_ports(NAT, 5000)], 0);
     take(&tables, (NAT, 5000), NOW_S);
     take(&tables, (NAT, 5001), NOW_S);
