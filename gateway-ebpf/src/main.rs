@@ -64,10 +64,52 @@ fn clear_answer(context: XdpContext) -> u32 {
     run(&context, path::answer::answer)
 }
 
+/// The stage of `clear` that lets a remote address send to a mapping.
+#[xdp]
+fn clear_permit(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::permit)
+}
+
+/// The stage of `clear` that judges a new flow from site to site.
+#[xdp]
+fn hairpin_judge(context: XdpContext) -> u32 {
+    run_stage(&context, path::hairpin::judge)
+}
+
+/// The stage of `clear` that forwards from site to site.
+#[xdp]
+fn hairpin(context: XdpContext) -> u32 {
+    run_stage(&context, path::hairpin::forward)
+}
+
+/// The stage of `clear` that asks the filtering of the site that is called.
+#[xdp]
+fn hairpin_enter(context: XdpContext) -> u32 {
+    run_stage(&context, path::hairpin::enter)
+}
+
+/// The stage of `clear` that makes the flow of the site that is called.
+#[xdp]
+fn hairpin_add(context: XdpContext) -> u32 {
+    run_stage(&context, path::hairpin::add)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
-    run(&context, path::core::core)
+    run_stage(&context, path::core::core)
+}
+
+/// The stage of `core` that judges what may open a flow.
+#[xdp]
+fn core_enter(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::enter)
+}
+
+/// The stage of `core` that makes a flow.
+#[xdp]
+fn core_add(context: XdpContext) -> u32 {
+    run_stage(&context, path::enter::add)
 }
 
 /// Lets everything through: it makes the other end of a veth deliver redirected frames, and is the floor of a

@@ -41,7 +41,7 @@ fn a_right_rule_set_passes_the_check() {
     let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(
         view,
-        serde_json::json!({ "rules": 5, "compiled": 5, "findings": [], "findings_total": 0 })
+        serde_json::json!({ "rules": 5, "compiled": 5, "findings": [], "idle": [], "findings_total": 0 })
     );
 }
 
@@ -192,9 +192,9 @@ fn rules_that_never_decide_are_named_with_both_lines() {
 fn what_is_not_enforced_is_refused() {
     for (rest, action, words) in [
         (
-            "direction = \"center-to-site\"",
+            "direction = \"center-to-site\"\nto_sites = \"hospital-a\"",
             "allow",
-            "direction \"center-to-site\" is not enforced yet",
+            "says which sites are called, but it is not about flows from site to site alone",
         ),
         (
             "protocol = \"icmp\"\nicmp_types = \"3/13\"",

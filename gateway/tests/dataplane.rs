@@ -21,11 +21,11 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
 };
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::{Rule, action};
+use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::abi::site::{Block, Site};
 use gateway_esp::{
     InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OutboundConfig, OutboundSa, OuterDf,
@@ -92,11 +92,11 @@ fn gateway_process() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "stats" => println!("\nSTATS {}", stats(&dataplane)),
-            "expire" => {
-                let counts = dataplane.expire(monotonic_s() as u32 + 10_000).unwrap();
+            other => {
+                let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
+                let counts = dataplane.expire(monotonic_s() as u32 + later_s).unwrap();
                 println!("\nEXPIRED {counts:?}");
             }
-            other => panic!("{other}?"),
         }
     }
     dataplane.stop();
@@ -120,6 +120,10 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             ..Settings::UNLIMITED
         },
         tables: TableSizes::default(),
+        hold_down: HoldDown {
+            hold_s: 120,
+            site_ports_max: 1000,
+        },
         frames_per_worker: 4096,
     }
 }
@@ -135,6 +139,12 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
+    let everywhere = (
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        direction::SITE_TO_CENTER,
+    );
+    dataplane.set_directions(&[everywhere]).unwrap();
     // Every site is in group 0.
     let reject = Rule {
         destination_port_low: REJECTED_PORT,
@@ -178,9 +188,10 @@ fn allow_echo() -> Rule {
         protocol: 17,
         action: action::ALLOW,
         flags: 0,
-        pad: 0,
+        directions: 0,
         source_rule: 0,
-        pad2: 0,
+        to_site: 0,
+        to_groups: 0,
     }
 }
 
@@ -804,7 +815,11 @@ fn expiry_empties_flows_and_mappings() {
     for source_port in 5000..5010 {
         assert!(peer.echo(source_port, "hello").is_some());
     }
-    assert_eq!(gateway.ask("expire", "EXPIRED").trim(), "EXPIRED (10, 10)");
+    let expire = |gateway: &mut Gateway, later: &str| gateway.ask(later, "EXPIRED").trim().to_owned();
+    assert_eq!(expire(&mut gateway, "expire 10000"), "EXPIRED (10, 0)");
+    // Nobody else gets the ports for two minutes (RFC 6888 REQ-8).
+    assert_eq!(expire(&mut gateway, "expire 10110"), "EXPIRED (0, 0)");
+    assert_eq!(expire(&mut gateway, "expire 10122"), "EXPIRED (0, 10)");
     assert!(gateway.stats().contains("flows=0 mappings=0"));
     assert!(
         peer.echo(5000, "again").is_some(),

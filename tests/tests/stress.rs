@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
-use gateway::dataplane::sweep::Sweep;
+use gateway::dataplane::sweep::{HoldDown, Sweep};
 use gateway::dataplane::tables::SharedTables;
 use gateway_common::abi::flow::FlowKey;
 use gateway_common::abi::interface::{STATES, Settings};
@@ -35,6 +35,10 @@ const SECONDS: u32 = 150;
 const SECOND: Duration = Duration::from_millis(20);
 /// Silence after which every flow is dead, and a mapping is not held for it any more.
 const IDLE_S: u32 = 2;
+const HOLD_DOWN: HoldDown = HoldDown {
+    hold_s: IDLE_S,
+    site_ports_max: PORTS / 4,
+};
 
 /// SplitMix64: each thread has its own sequence.
 struct Random(u64);
@@ -165,7 +169,7 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             thread::sleep(SECOND);
             tables.set_now_s(begin_s + second);
             now.store(second, Ordering::Relaxed);
-            expired += sweep.run(tables, &settings, IDLE_S, begin_s + second).0;
+            expired += sweep.run(tables, &settings, HOLD_DOWN, begin_s + second).0;
             // The operator ends a flow.
             let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();
             if !flows.is_empty() {
@@ -192,9 +196,9 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
 
     // Nobody sends any more: everything goes, and nothing is left behind.
     let tables = kernel.tables();
-    for second in SECONDS..SECONDS + 4 * IDLE_S {
+    for second in SECONDS..SECONDS + 6 * IDLE_S {
         tables.set_now_s(begin_s + second);
-        sweep.run(tables, &settings, IDLE_S, begin_s + second);
+        sweep.run(tables, &settings, HOLD_DOWN, begin_s + second);
         check(tables)?;
     }
     ensure!(taken(tables) == (0, 0), "{:?} places are taken", taken(tables));

@@ -11,6 +11,13 @@ pub const BLOCKS_MAX: usize = 8;
 pub mod flag {
     /// The controller is to be told when the site's ports run short: it gives it another block, or tells the operator.
     pub const MORE_BLOCKS: u32 = 1;
+    /// Any remote endpoint may send to the site's mappings, if a rule lets it: endpoint-independent filtering (RFC 4787
+    /// section 5). Without this flag and the next: address- and port-dependent.
+    pub const FILTER_NOTHING: u32 = 2;
+    /// Any port of an address that a mapping has sent to may send to it: address-dependent filtering.
+    pub const FILTER_ADDRESS: u32 = 4;
+    /// Some address of the site has an outside address of its own.
+    pub const ONE_TO_ONE: u32 = 8;
 }
 
 /// A run of ports (and of ICMP query identifiers) of an address that one site alone is translated to.

@@ -3,7 +3,9 @@
 
 use crate::abi::event::{Event, kind};
 use crate::abi::flow::{FlowKey, halves, pair, word};
+use crate::abi::interface::role;
 use crate::abi::next_hop::NextHop;
+use crate::abi::rule::direction;
 use crate::abi::sa::LinkHeader;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -15,10 +17,10 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, limits};
+use super::{Outcome, Verdict, answer, core, enter, hairpin, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
-const ROUNDS_MAX: u32 = 10;
+const ROUNDS_MAX: u32 = 20;
 
 /// Where a packet goes on: it is decided, or another stage decides. A stage is a program of its own in BPF, with a stack
 /// of its own.
@@ -35,7 +37,12 @@ pub enum Next {
 /// # Errors
 /// The reason to drop it.
 pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    let mut next = Next::Stage(Stage::Forward);
+    through(packet, tables, Stage::Forward)
+}
+
+/// Runs stages from this one on.
+pub(super) fn through<P: Packet, T: Tables>(packet: &mut P, tables: &T, first: Stage) -> Outcome {
+    let mut next = Next::Stage(first);
     for _ in 0..ROUNDS_MAX {
         next = match next {
             Next::Decided(verdict) => return Ok(verdict),
@@ -43,6 +50,14 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
             Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
             Next::Stage(Stage::Map) => open::map(packet, tables)?,
             Next::Stage(Stage::Add) => open::add(packet, tables)?,
+            Next::Stage(Stage::Permit) => enter::permit(packet, tables)?,
+            Next::Stage(Stage::Enter) => enter::enter(packet, tables)?,
+            Next::Stage(Stage::EnterAdd) => enter::add(packet, tables)?,
+            Next::Stage(Stage::Core) => core::core(packet, tables)?,
+            Next::Stage(Stage::HairpinJudge) => hairpin::judge(packet, tables)?,
+            Next::Stage(Stage::Hairpin) => hairpin::forward(packet, tables)?,
+            Next::Stage(Stage::HairpinEnter) => hairpin::enter(packet, tables)?,
+            Next::Stage(Stage::HairpinAdd) => hairpin::add(packet, tables)?,
             Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
     }
@@ -68,6 +83,9 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
+    if hop == SITES {
+        return Ok(Next::Stage(Stage::Hairpin));
+    }
     if filter::follow::<_, true>(entry.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
@@ -133,17 +151,33 @@ fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> 
     Ok(number)
 }
 
-/// Number of a resolved next hop; the controller hears of its absence.
+/// In place of the number of a next hop: the destination is what a site is translated to.
+const SITES: u32 = u32::MAX;
+
+/// Number of a resolved next hop, or [`SITES`]; the controller hears of its absence.
 #[inline(never)]
 pub(super) fn next_hop<T: Tables>(tables: &T, key: &FlowKey) -> Result<u32, DropReason> {
+    let direction = tables.direction_to(key.destination);
+    if direction == direction::SITE_TO_SITE {
+        return Ok(SITES);
+    }
     if let Some(number) = tables.route(key.destination)
         && let Some(hop) = tables.next_hop(number)
         && hop.resolved != 0
     {
-        return Ok(number);
+        return is_on_its_side(tables, direction, hop.ifindex)
+            .then_some(number)
+            .ok_or(DropReason::WrongSide);
     }
     tell(tables, kind::NEXT_HOP_MISSING, key, 0, 0);
     Err(DropReason::NextHopUnresolved)
+}
+
+/// Whether the interface leads to where the destination belongs: the center's addresses never leave to the Internet, however
+/// routes change, and what is not the center's never comes to it.
+#[inline(always)]
+fn is_on_its_side<T: Tables>(tables: &T, direction: u8, ifindex: u32) -> bool {
+    (direction == direction::SITE_TO_INTERNET) == (tables.role(ifindex) == role::INTERNET)
 }
 
 /// Sends an event about a flow.

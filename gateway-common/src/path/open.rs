@@ -4,8 +4,7 @@
 use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use crate::abi::interface::Settings;
-use crate::abi::nat::Mapping;
-use crate::abi::rule::{action, flag};
+use crate::abi::rule::{action, direction, flag};
 use crate::abi::site::Site;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -17,9 +16,9 @@ use crate::tables::{Refused, Tables};
 
 use super::answer::{Refusal, refuse};
 use super::clear::{Next, parse, site_of, tell};
-use super::filter::{self, First};
+use super::filter::{self, Direction, First};
 use super::rules::{Judgement, Tuple};
-use super::{limits, nat};
+use super::{enter, limits, nat, tcp};
 
 /// A stage behind [`super::clear::clear`]; its number is its place in the program array.
 #[repr(u32)]
@@ -35,10 +34,26 @@ pub enum Stage {
     Forward = 3,
     /// [`super::answer::answer`].
     Answer = 4,
+    /// [`super::enter::permit`].
+    Permit = 5,
+    /// [`super::enter::enter`].
+    Enter = 6,
+    /// [`super::enter::add`].
+    EnterAdd = 7,
+    /// [`super::core::core`].
+    Core = 8,
+    /// [`super::hairpin::judge`].
+    HairpinJudge = 9,
+    /// [`super::hairpin::forward`].
+    Hairpin = 10,
+    /// [`super::hairpin::enter`].
+    HairpinEnter = 11,
+    /// [`super::hairpin::add`].
+    HairpinAdd = 12,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 5;
+pub const STAGES: u32 = 13;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -46,13 +61,13 @@ pub const SCRATCH_WORDS: usize = 8;
 pub(super) mod left {
     /// Rule; generation.
     pub(in crate::path) const RULE: usize = 0;
-    /// Flags of the rule.
+    /// Flags of the rule; flags of the site ([`crate::abi::site::flag`]).
     pub(in crate::path) const FLAGS: usize = 1;
     /// Translated address; translated port.
     pub(in crate::path) const NAT: usize = 2;
     /// Place of the mapping.
     pub(in crate::path) const MAPPING: usize = 3;
-    /// Number of a [`Refusal`](crate::path::answer::Refusal).
+    /// Number of a [`Refusal`](crate::path::answer::Refusal); its argument.
     pub(in crate::path) const REFUSAL: usize = 4;
 }
 
@@ -103,10 +118,14 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let site = site_of(packet)?;
     let inner = parse(packet)?;
     let key = inner.flow_from_site(site);
+    let direction = tables.direction_to(key.destination);
+    if direction == direction::SITE_TO_SITE {
+        return Ok(Next::Stage(Stage::HairpinJudge));
+    }
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let judgement = tables
-        .judge(&Tuple::new(&key, site))
+        .judge(&Tuple::new(&key, site).towards(direction))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     if judgement.action != action::ALLOW {
@@ -116,7 +135,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     limits::rate(tables, key.site, settings, tables.now_s())?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
-    scratch.store(left::FLAGS, u64::from(judgement.flags));
+    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
     Ok(Next::Stage(Stage::Map))
 }
 
@@ -134,7 +153,10 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         settings: tables.settings().ok_or(DropReason::Internal)?,
         now_s: first.now_s,
     };
-    let mapping: Mapping = nat::map(tables, &opening)?;
+    let mut mapping = nat::UNMAPPED;
+    if !nat::map(tables, &opening, &mut mapping)? {
+        return Ok(Next::Stage(Stage::Map));
+    }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     let nat = port_protocol(mapping.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(mapping.address), nat));
@@ -151,25 +173,58 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
 pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
     let length = look(packet, tables, &mut key, &mut first)?;
-    let mut renewal = Renewal::Elsewhere;
-    if let Some(entry) = tables.flows().find(&key) {
-        renewal = renew(tables, &key, &entry, &first)?;
+    let left_flags = tables.scratch().map_or(0, |scratch| scratch.load(left::FLAGS));
+    let needs_permission = enter::needs_permission(left_flags, key.protocol);
+    if needs_permission {
+        first.progress.flags |= tcp::flag::HAS_PERMISSION;
     }
-    let is_new = match renewal {
-        Renewal::Done => true,
-        Renewal::Lost => false,
-        Renewal::Elsewhere => put(tables, &key, &first)?,
-    };
+    make(tables, &key, &first, length)?;
+    Ok(Next::Stage(if needs_permission {
+        Stage::Permit
+    } else {
+        Stage::Forward
+    }))
+}
+
+/// Puts a flow into the table, or begins a dead one anew.
+#[inline(always)]
+pub(super) fn make<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    first: &First,
+    length: u32,
+) -> Result<(), DropReason> {
+    let is_new = put_or_renew(tables, key, first)?;
     // Otherwise another CPU made it at the same moment, from the same mapping.
     if is_new {
         tables.count(Path::FlowsCreated, length);
         let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
         if admitted.flags & u32::from(flag::LOG) != 0 {
             let (rule, generation) = (admitted.rule, admitted.generation);
-            tell(tables, kind::FLOW_CREATED, &key, rule, generation);
+            tell(tables, kind::FLOW_CREATED, key, rule, generation);
         }
     }
-    Ok(Next::Stage(Stage::Forward))
+    Ok(())
+}
+
+/// Puts a permission into the table, or begins it anew. Without room there is none: who would need it is not let in.
+#[inline(always)]
+pub(super) fn permit<T: Tables>(tables: &T, key: &FlowKey, first: &First) {
+    let _ = put_or_renew(tables, key, first);
+}
+
+/// Whether the flow is new.
+#[inline(always)]
+fn put_or_renew<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<bool, DropReason> {
+    let mut renewal = Renewal::Elsewhere;
+    if let Some(entry) = tables.flows().find(key) {
+        renewal = renew(tables, key, &entry, first)?;
+    }
+    match renewal {
+        Renewal::Done => Ok(true),
+        Renewal::Lost => Ok(false),
+        Renewal::Elsewhere => put(tables, key, first),
+    }
 }
 
 /// The packet as far as making a flow of it goes, and its length. Apart from its caller, whose stack is needed below it.
@@ -183,7 +238,7 @@ fn look<P: Packet, T: Tables>(
     let site = site_of(packet)?;
     let inner = parse(packet)?;
     *key = inner.flow_from_site(site);
-    *first = filter::open(&inner, tables.now_s());
+    *first = filter::open(&inner, Direction::Out, tables.now_s());
     Ok(inner.length())
 }
 
@@ -305,7 +360,11 @@ fn renew<V: Words, T: Tables>(
 }
 
 #[inline(always)]
-fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
+pub(super) fn denied<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    judgement: &Judgement,
+) -> Result<Next, DropReason> {
     if judgement.flags & flag::LOG != 0 {
         tell(tables, kind::DENIED, key, judgement.rule, judgement.generation);
     }

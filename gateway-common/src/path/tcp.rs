@@ -5,6 +5,9 @@
 //! acknowledgment and window), and the largest window that it offered. A segment passes if it lies in what the other
 //! lets its sender send, is not older than a window, and acknowledges what the other has sent, and not what is long
 //! acknowledged. All numbers wrap (RFC 9293 section 3.4).
+//!
+//! Who sent the first SYN is the opener, the other end the answerer. Mostly the site opens; the center does where a port
+//! is published or the site's filtering lets it ([`super::enter`]).
 
 use crate::abi::flow::{Half, Progress, state};
 use crate::drop::DropReason;
@@ -14,10 +17,14 @@ use super::filter::Direction;
 
 /// Bits of [`Progress::flags`].
 pub mod flag {
-    /// The site offered a window scale.
-    pub const SCALE_OUT: u8 = 1;
-    /// The center's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
+    /// The opener offered a window scale.
+    pub const SCALE_OFFERED: u8 = 1;
+    /// The answerer's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
     pub const SIMULTANEOUS: u8 = 2;
+    /// The center opened the flow; of any protocol.
+    pub const FROM_CENTER: u8 = 4;
+    /// A permission stands beside the flow ([`crate::path::enter`]); of any protocol.
+    pub const HAS_PERMISSION: u8 = 8;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.
@@ -100,6 +107,15 @@ const fn is_synchronized(state: u8) -> bool {
     !matches!(state, state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH)
 }
 
+/// An end of a connection by what it did first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It sent the first SYN.
+    Opener,
+    /// It was sent it.
+    Answerer,
+}
+
 /// A connection as one direction sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
@@ -137,19 +153,28 @@ impl Connection {
         if segment.has(RST) {
             return self.reset(segment, direction);
         }
-        match (segment.has(SYN), segment.has(ACK), direction) {
-            (true, false, Direction::Out) => self.syn_out(segment),
-            (true, false, Direction::In) => self.syn_in(segment),
-            (true, true, Direction::Out) => self.syn_ack_out(segment),
-            (true, true, Direction::In) => self.syn_ack_in(segment),
-            // Before the center's SYN only an ACK without data comes: a server that remembers an older connection
-            // challenges (RFC 9293 section 3.10.7.4), and the site's reset of that passes below.
-            (false, _, Direction::In)
+        match (segment.has(SYN), segment.has(ACK), self.role(direction)) {
+            (true, false, Role::Opener) => self.opener_syn(segment),
+            (true, false, Role::Answerer) => self.answerer_syn(segment, direction),
+            (true, true, Role::Opener) => self.opener_syn_ack(segment, direction),
+            (true, true, Role::Answerer) => self.answerer_syn_ack(segment, direction),
+            // Before the answerer's SYN only an ACK without data comes: a server that remembers an older connection
+            // challenges (RFC 9293 section 3.10.7.4), and the opener's reset of that passes below.
+            (false, _, Role::Answerer)
                 if self.progress.state == state::TCP_SYN_SENT && segment.length == 0 && !segment.has(FIN) =>
             {
                 Ok(())
             }
             (false, ..) => Err(DropReason::TcpState),
+        }
+    }
+
+    /// What the end whose segments go this way is.
+    #[inline(always)]
+    const fn role(&self, direction: Direction) -> Role {
+        match (direction, opened_from_center(self.progress)) {
+            (Direction::Out, false) | (Direction::In, true) => Role::Opener,
+            (Direction::Out, true) | (Direction::In, false) => Role::Answerer,
         }
     }
 
@@ -190,9 +215,10 @@ impl Connection {
         }
     }
 
-    /// A segment of an open connection: the site's ACK completes the handshake, a FIN half-closes, the second closes.
+    /// A segment of an open connection: the opener's ACK completes the handshake, a FIN half-closes, the second closes.
     #[inline(always)]
     fn data(&mut self, segment: &Segment, direction: Direction) {
+        let role = self.role(direction);
         let progress = &mut self.progress;
         if segment.has(FIN) {
             progress.fins |= match direction {
@@ -202,19 +228,19 @@ impl Connection {
         }
         progress.state = match (progress.state, progress.fins) {
             (state::TCP_CLOSED, _) => state::TCP_CLOSED,
-            (state::TCP_SYN_RECEIVED, 0) if direction == Direction::In => state::TCP_SYN_RECEIVED,
+            (state::TCP_SYN_RECEIVED, 0) if matches!(role, Role::Answerer) => state::TCP_SYN_RECEIVED,
             (_, 0) => state::TCP_ESTABLISHED,
             (_, FIN_OUT | FIN_IN) => state::TCP_FIN,
             _ => state::TCP_TIME_WAIT,
         };
     }
 
-    /// A SYN of the site: the first again, or that of a client that began anew; the center challenges the latter
+    /// A SYN of the opener: the first again, or that of a client that began anew; the answerer challenges the latter
     /// (RFC 5961 section 4), and the reset that follows closes the flow.
     #[inline(always)]
-    fn syn_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn opener_syn(&mut self, segment: &Segment) -> Result<(), DropReason> {
         match self.progress.state {
-            state::TCP_SYN_SENT => self.first_syn_out(segment),
+            state::TCP_SYN_SENT => self.first_syn(segment),
             state::TCP_SYN_SENT_BOTH if segment.end() != self.own.end => {
                 return Err(DropReason::TcpWindow);
             }
@@ -224,7 +250,7 @@ impl Connection {
     }
 
     #[inline(always)]
-    fn first_syn_out(&mut self, segment: &Segment) {
+    fn first_syn(&mut self, segment: &Segment) {
         self.own.end = segment.end();
         self.own.window = segment.window;
         self.other.limit = segment.end();
@@ -232,12 +258,12 @@ impl Connection {
         offer(&mut self.progress, segment);
     }
 
-    /// A SYN alone of the center: simultaneous open (RFC 5382 REQ-2), if the site has sent its SYN and no more.
+    /// A SYN alone of the answerer: simultaneous open (RFC 5382 REQ-2), if the opener has sent its SYN and no more.
     #[inline(always)]
-    fn syn_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn answerer_syn(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         match self.progress.state {
             state::TCP_SYN_SENT => {
-                self.first_syn_in(segment);
+                self.first_answer(segment, direction);
                 self.progress.state = state::TCP_SYN_SENT_BOTH;
                 self.progress.flags |= flag::SIMULTANEOUS;
                 Ok(())
@@ -247,9 +273,9 @@ impl Connection {
         }
     }
 
-    /// The center's SYN settles the scales: they count only if both offer one (RFC 7323 section 2.2).
+    /// The answerer's SYN settles the scales: they count only if both offer one (RFC 7323 section 2.2).
     #[inline(always)]
-    fn first_syn_in(&mut self, segment: &Segment) {
+    fn first_answer(&mut self, segment: &Segment, direction: Direction) {
         self.own.end = segment.end();
         self.own.window = segment.window;
         self.own.limit = self.other.end.wrapping_add(u32::from(segment.window));
@@ -258,25 +284,29 @@ impl Connection {
         self.other.acknowledged = segment.sequence;
         self.own.acknowledged = self.other.end.wrapping_sub(SYN_DATA_MAX);
         self.other_changed = true;
-        if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OUT == 0 {
+        if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OFFERED == 0 {
             self.progress.scales = 0;
             return;
         }
-        let (out, back) = (self.progress.scales & 0xf, segment.scale & 0xf);
-        self.progress.scales = out | (back << 4);
+        let (_, offered) = self.scales(direction);
+        let (own, offered) = (segment.scale & 0xf, offered as u8);
+        self.progress.scales = match direction {
+            Direction::Out => own | (offered << 4),
+            Direction::In => offered | (own << 4),
+        };
         // Windows of SYNs are not scaled: both go over to units of their scales.
-        self.own.window = in_units(self.own.window, back);
-        self.other.window = in_units(self.other.window, out);
+        self.own.window = in_units(self.own.window, own);
+        self.other.window = in_units(self.other.window, offered);
     }
 
     #[inline(always)]
-    fn syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn answerer_syn_ack(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         match self.progress.state {
             state::TCP_SYN_SENT => {
                 if !self.answers_syn(segment) {
                     return Err(DropReason::TcpWindow);
                 }
-                self.first_syn_in(segment);
+                self.first_answer(segment, direction);
                 self.own.acknowledged = segment.acknowledgment;
                 let window = u32::from(segment.window).max(1);
                 self.own.limit = segment.acknowledgment.wrapping_add(window);
@@ -284,26 +314,26 @@ impl Connection {
                 Ok(())
             }
             state::TCP_SYN_SENT_BOTH => {
-                self.check(segment, Direction::In)?;
+                self.check(segment, direction)?;
                 self.own.acknowledged = segment.acknowledgment;
                 self.progress.state = state::TCP_SYN_RECEIVED;
                 Ok(())
             }
             // Sent again: the ACK was lost.
-            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => self.check(segment, Direction::In),
+            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => self.check(segment, direction),
             _ => Err(DropReason::TcpState),
         }
     }
 
-    /// A SYN+ACK of the site belongs to a simultaneous open.
+    /// A SYN+ACK of the opener belongs to a simultaneous open.
     #[inline(always)]
-    fn syn_ack_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn opener_syn_ack(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         if self.progress.flags & flag::SIMULTANEOUS == 0 {
             return Err(DropReason::TcpState);
         }
         match self.progress.state {
             state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
-                self.check(segment, Direction::Out)?;
+                self.check(segment, direction)?;
                 self.own.acknowledged = latest(self.own.acknowledged, segment.acknowledgment);
                 if self.progress.state == state::TCP_SYN_RECEIVED {
                     self.progress.state = state::TCP_ESTABLISHED;
@@ -326,19 +356,19 @@ impl Connection {
     #[inline(always)]
     fn reset(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         if !is_synchronized(self.progress.state) {
-            return match direction {
+            return match self.role(direction) {
                 // To the server of an older connection of these ports, or the client gave up.
-                Direction::Out => {
+                Role::Opener => {
                     if segment.sequence == self.own.end {
                         self.progress.state = state::TCP_CLOSED;
                     }
                     Ok(())
                 }
-                Direction::In if self.answers_syn(segment) => {
+                Role::Answerer if self.answers_syn(segment) => {
                     self.progress.state = state::TCP_CLOSED;
                     Ok(())
                 }
-                Direction::In => Err(DropReason::TcpWindow),
+                Role::Answerer => Err(DropReason::TcpWindow),
             };
         }
         // The receiver looks at the sequence number alone.
@@ -368,14 +398,26 @@ impl Connection {
     }
 }
 
-/// Notes the window scale that the site's SYN offers.
+/// Whether the center opened a flow.
+#[inline(always)]
+#[must_use]
+pub const fn opened_from_center(progress: Progress) -> bool {
+    progress.flags & flag::FROM_CENTER != 0
+}
+
+/// Notes the window scale that the opener's SYN offers.
 #[inline(always)]
 pub const fn offer(progress: &mut Progress, segment: &Segment) {
     progress.scales = 0;
-    progress.flags &= !flag::SCALE_OUT;
+    progress.flags &= !flag::SCALE_OFFERED;
     if segment.scale != NO_SCALE {
-        progress.scales = segment.scale & 0xf;
-        progress.flags |= flag::SCALE_OUT;
+        let scale = segment.scale & 0xf;
+        progress.scales = if opened_from_center(*progress) {
+            scale << 4
+        } else {
+            scale
+        };
+        progress.flags |= flag::SCALE_OFFERED;
     }
 }
 

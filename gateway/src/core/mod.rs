@@ -2,6 +2,8 @@
 pub mod analysis;
 pub mod blocks;
 pub mod classifier;
+pub mod coverage;
+pub mod directions;
 pub mod explain;
 pub mod generations;
 pub mod journal;

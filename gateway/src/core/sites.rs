@@ -327,10 +327,10 @@ impl Sites {
         self.known.get(self.by_name.get(name)?)
     }
 
-    /// Networks of the center, the same for every site.
+    /// Networks of center and Internet that sites may reach at all, the same for every site.
     #[must_use]
-    pub fn center_networks(&self) -> &[Prefix] {
-        &self.config.center.networks
+    pub fn reachable(&self) -> Vec<Prefix> {
+        self.config.reachable()
     }
 
     /// Names of a site's groups.

@@ -38,6 +38,7 @@ mod worker;
 mod xsk;
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -57,6 +58,7 @@ pub use self::error::DataplaneError;
 pub use self::load::{AttachMode, fill_stages};
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::stats::WorkerStats;
+pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::worker::commands::WorkerReport;
@@ -64,14 +66,13 @@ pub use self::worker::commands::WorkerReport;
 use self::clear_link::ClearLink;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
+use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
 use self::tables::SharedTables;
 use self::worker::handover::Inbox;
 
-/// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
-const MAPPING_HOLD_S: u32 = 120;
 /// Events that one call takes out of the ring.
 const EVENTS_PER_CALL: usize = 1024;
 
@@ -106,6 +107,7 @@ pub struct Dataplane {
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
     sweep: Mutex<Sweep>,
+    hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
     inboxes: Arc<[Inbox]>,
@@ -186,6 +188,22 @@ impl Dataplane {
     /// A counter cannot be written.
     pub fn reset_rule_hits(&self, base: u32, rules: u32) -> Result<(), DataplaneError> {
         self.maps().reset_rule_hits(base, rules)
+    }
+
+    /// Says which way flows to these addresses go (numbers of [`gateway_common::abi::rule::direction`]), in place of what was
+    /// said before; to the Internet those to all others. Until this is called, that is all of them.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_directions(&self, ranges: &[(Ipv4Addr, Ipv4Addr, u8)]) -> Result<(), DataplaneError> {
+        let entries: Vec<_> = ranges
+            .iter()
+            .flat_map(|(first, last, direction)| {
+                let prefixes = prefixes(*first, *last).into_iter();
+                prefixes.map(|(address, length)| (address, length, *direction))
+            })
+            .collect();
+        self.maps().set_directions(&entries)
     }
 
     /// Makes these the next hops of the core side: prefix, its length, where to.
@@ -280,7 +298,7 @@ impl Dataplane {
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(sweep.run(&self.tables, &settings, MAPPING_HOLD_S, now_s))
+        Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays

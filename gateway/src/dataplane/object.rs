@@ -7,8 +7,22 @@ pub mod program {
     pub const WAN: &str = "wan";
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
-    /// Stages of `clear`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 5] = ["clear_judge", "clear_map", "clear_add", CLEAR, "clear_answer"];
+    /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
+    pub const STAGES: [&str; 13] = [
+        "clear_judge",
+        "clear_map",
+        "clear_add",
+        CLEAR,
+        "clear_answer",
+        "clear_permit",
+        "core_enter",
+        "core_add",
+        CORE,
+        "hairpin_judge",
+        "hairpin",
+        "hairpin_enter",
+        "hairpin_add",
+    ];
     /// Core interface.
     pub const CORE: &str = "core";
     /// Lets everything through; for the far ends of veth pairs.

@@ -43,14 +43,15 @@ impl TableSizes {
     /// # Errors
     /// The system gives no random octets.
     pub fn geometry(self) -> io::Result<Geometry> {
-        let mut factors = [0; FACTORS];
-        for factor in &mut factors {
+        let (mut factors, mut port_key) = ([0; FACTORS], [0; 2]);
+        for word in factors.iter_mut().chain(&mut port_key) {
             let mut octets = [0; 8];
             getrandom::fill(&mut octets).map_err(|error| io::Error::other(error.to_string()))?;
-            *factor = u64::from_ne_bytes(octets);
+            *word = u64::from_ne_bytes(octets);
         }
         Ok(Geometry {
             factors,
+            port_key,
             flow_buckets: limit::buckets(self.flows.min(limit::FLOWS_MAX)),
             mapping_buckets: limit::buckets(self.mappings.min(limit::FLOWS_MAX)),
         })

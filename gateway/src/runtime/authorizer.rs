@@ -72,7 +72,7 @@ impl Authorizer for SiteAuthorizer {
             return None;
         }
         if let Some(known) = sites.by_identity(&peer.identity) {
-            return Some(policy(known, sites.center_networks(), &self.esp_proposals));
+            return Some(policy(known, &sites.reachable(), &self.esp_proposals));
         }
         let keep = |proposal: &Proposal, changes: &[Change]| self.ledger.keep(proposal, changes);
         match sites.admit_and_keep(&peer.identity, keep) {
@@ -82,7 +82,7 @@ impl Authorizer for SiteAuthorizer {
                     site: entry.site,
                     block: block.unwrap_or(PortBlock::whole(entry.nat_address)),
                 });
-                Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
+                Some(policy(&entry, &sites.reachable(), &self.esp_proposals))
             }
             Err(refusal) => {
                 self.admissions.push(Admission::Refused {

@@ -5,6 +5,9 @@ mod answer;
 pub mod blocks;
 mod clear;
 mod core;
+mod directions;
+mod hairpin;
+pub mod nat;
 mod wan;
 pub mod world;
 
@@ -45,7 +48,7 @@ impl Program {
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
             Self::Clear => path::clear::clear_through(&mut buffer, tables),
-            Self::Core => path::core::core(&mut buffer, tables),
+            Self::Core => path::core::core_through(&mut buffer, tables),
         };
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
@@ -163,6 +166,9 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         core::vectors(now_s),
         blocks::vectors(now_s),
         answer::vectors(now_s),
+        directions::vectors(now_s),
+        hairpin::vectors(now_s),
+        nat::vectors(now_s),
     ]
     .concat()
 }

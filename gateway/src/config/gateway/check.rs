@@ -16,10 +16,12 @@ use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
-    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
-    connection, file, pool,
+    AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
+    Timeouts, connection, file, pool,
 };
 
+/// Longest hold-down.
+const HOLD_DOWN_MAX_S: u32 = 86_400;
 /// Longest time that the log of addresses and ports is kept: a hundred years.
 const LOG_KEEP_DAYS_MAX: u32 = 36_500;
 
@@ -33,15 +35,18 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let interfaces = interfaces(checker, file.interface);
+    let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
         socket: folder.join(file.gateway.socket),
         workers: workers(checker, file.gateway.workers),
-        interfaces: interfaces(checker, file.interface),
+        interfaces,
         ike: ike(checker, file.ike, folder),
         center: center(checker, file.center),
+        internet,
         nat_pools,
         nat,
         groups: names.groups,
@@ -289,6 +294,27 @@ fn center(checker: &mut Checker<'_>, center: Spanned<Center>) -> Center {
     center.into_inner()
 }
 
+fn internet(
+    checker: &mut Checker<'_>,
+    internet: Option<Spanned<Internet>>,
+    interfaces: &[Interface],
+) -> Vec<Prefix> {
+    let Some(internet) = internet else {
+        return Vec::new();
+    };
+    if !interfaces
+        .iter()
+        .any(|interface| interface.role == Role::Internet)
+    {
+        checker.fault(
+            internet.span(),
+            "[internet] has networks, but no interface has the role \"internet\"",
+            "add an [[interface]] with role = \"internet\", or leave [internet] out",
+        );
+    }
+    internet.into_inner().networks
+}
+
 fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>, nat: &Nat) -> Vec<NatPool> {
     let mut seen: Vec<(AddressRange, String)> = Vec::new();
     let mut pools: Vec<NatPool> = Vec::new();
@@ -336,6 +362,10 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
     let Nat {
         port_low,
         port_high,
+        hold_down_s,
+        hold_down_ports: _,
+        preserve_port: _,
+        preserve_range: _,
         log_keep_days,
     } = *nat.get_ref();
     if !(1..=LOG_KEEP_DAYS_MAX).contains(&log_keep_days) {
@@ -348,6 +378,10 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
     if port_low == 0 || port_low > port_high {
         let message = format!("port_low = {port_low} and port_high = {port_high} hold no port");
         checker.fault(nat.span(), message, "write 1024 and 65535, or a range inside");
+    }
+    if hold_down_s > HOLD_DOWN_MAX_S {
+        let message = format!("hold_down_s = {hold_down_s} keeps ports from others for more than a day");
+        checker.fault(nat.span(), message, "write 120, or up to 86400 seconds");
     }
     nat.into_inner()
 }

@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
-use super::{Center, Interface, Limits, Nat, PlanKind, Timeouts};
+use super::{Center, Interface, Internet, Limits, Nat, PlanKind, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) interface: Vec<Spanned<Interface>>,
     pub(super) ike: Ike,
     pub(super) center: Spanned<Center>,
+    pub(super) internet: Option<Spanned<Internet>>,
     #[serde(default)]
     pub(super) nat_pool: Vec<Pool>,
     #[serde(default)]
