@@ -3,7 +3,7 @@
 //!
 //! | what the packet is sent to | what must hold |
 //! |---|---|
-//! | published port or address (static mapping) | its source is in the publication's `from` |
+//! | published port or address (static mapping) | its source is the center's and in the publication's `from`, and a rule of direction center-to-site allows it |
 //! | mapping of a site with endpoint-independent filtering | a rule lets the inside endpoint reach the sender |
 //! | the same with address-dependent filtering | and the endpoint has a flow to the sender's address |
 //! | any other | nothing opens a flow |
@@ -15,7 +15,7 @@ use crate::abi::event::{RULE_PUBLICATION, kind as event_kind};
 use crate::abi::flow::{FlowKey, halves, pair, state};
 use crate::abi::interface::{Interface, Settings};
 use crate::abi::nat::OutsideKey;
-use crate::abi::rule::{action, flag as rule_flag};
+use crate::abi::rule::{action, direction};
 use crate::abi::site::{Site, flag};
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -29,8 +29,8 @@ use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
 use super::limits;
-use super::open::{Stage, left, make};
-use super::rules::Tuple;
+use super::open::{Stage, denied, left, make};
+use super::rules::{Judgement, Tuple};
 
 /// What a packet without a flow is sent to.
 #[derive(Clone, Copy)]
@@ -50,14 +50,6 @@ impl Target {
         mapping: 0,
         publication: 0,
     };
-}
-
-/// What rules have said of a flow that is about to be made.
-#[derive(Clone, Copy)]
-struct Admission {
-    rule: u32,
-    generation: u32,
-    flags: u8,
 }
 
 /// The stage that judges.
@@ -89,8 +81,13 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let admission = if target.publication != 0 {
-        admit_published(tables, &target)?
+    let judgement = if target.publication != 0 {
+        let judgement = judge_published(tables, &target, site)?;
+        tables.count_rule(judgement.counter, inner.length());
+        if judgement.action != action::ALLOW {
+            return denied_to_center(tables, &target.key, &judgement);
+        }
+        judgement
     } else {
         admit_by_rules(tables, &target.key, site, inner.length())?
     };
@@ -98,8 +95,8 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate(tables, target.key.site, settings, now_s)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(admission.rule, admission.generation));
-    scratch.store(left::FLAGS, u64::from(admission.flags));
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    scratch.store(left::FLAGS, u64::from(judgement.flags));
     let port = port_protocol(outside.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(outside.address), port));
     scratch.store(left::MAPPING, u64::from(target.mapping));
@@ -234,17 +231,45 @@ pub(super) fn is_let_in<T: Tables>(
     })
 }
 
+/// What the rules say of a call to what is published, by somebody of the center whom the publication names.
 #[inline(always)]
-fn admit_published<T: Tables>(tables: &T, target: &Target) -> Result<Admission, DropReason> {
-    if !tables.may_enter(target.publication, target.key.destination) {
-        tell(tables, event_kind::DENIED, &target.key, RULE_PUBLICATION, 0);
+fn judge_published<T: Tables>(tables: &T, target: &Target, site: &Site) -> Result<Judgement, DropReason> {
+    let caller = target.key.destination;
+    let is_center = tables.direction_to(caller) == direction::SITE_TO_CENTER;
+    if !is_center || !tables.may_enter(target.publication, caller) {
+        tell(
+            tables,
+            event_kind::DENIED,
+            &reversed(&target.key),
+            RULE_PUBLICATION,
+            0,
+        );
         return Err(DropReason::PublicationSource);
     }
-    Ok(Admission {
-        rule: RULE_PUBLICATION,
-        generation: 0,
-        flags: rule_flag::LOG,
+    tables
+        .judge(&Tuple::to_site(&target.key, site))
+        .ok_or(DropReason::NoRuleSet)
+}
+
+/// What becomes of a call that the rules do not allow.
+#[inline(always)]
+fn denied_to_center<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
+    denied(tables, &reversed(key), judgement).map(|next| match next {
+        Next::Stage(Stage::Answer) => Next::Stage(Stage::CenterAnswer),
+        next => next,
     })
+}
+
+/// A flow as the one who calls sees it, for the log: the site is the one that is called.
+#[inline(always)]
+const fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        ..*key
+    }
 }
 
 /// The site might open the same flow: no rule, no flow.
@@ -254,19 +279,15 @@ fn admit_by_rules<T: Tables>(
     key: &FlowKey,
     site: &Site,
     length: u32,
-) -> Result<Admission, DropReason> {
+) -> Result<Judgement, DropReason> {
     let judgement = tables
-        .judge(&Tuple::new(key, site))
+        .judge(&Tuple::new(key, site).towards(tables.direction_to(key.destination)))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, length);
     if judgement.action != action::ALLOW {
         return Err(DropReason::RuleDenied);
     }
-    Ok(Admission {
-        rule: judgement.rule,
-        generation: judgement.generation,
-        flags: judgement.flags,
-    })
+    Ok(judgement)
 }
 
 /// The stage of `clear` that notes, beside a new flow of a site with address-dependent filtering, that its remote address
