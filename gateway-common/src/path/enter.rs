@@ -3,7 +3,7 @@
 //!
 //! | what the packet is sent to | what must hold |
 //! |---|---|
-//! | published port or address (static mapping) | its source is in the publication's `from` |
+//! | published port or address (static mapping) | its source is in the publication's `from`, and a rule lets the center reach the inside endpoint |
 //! | mapping of a site with endpoint-independent filtering | a rule lets the inside endpoint reach the sender |
 //! | the same with address-dependent filtering | and the endpoint has a flow to the sender's address |
 //! | any other | nothing opens a flow |
@@ -11,7 +11,7 @@
 //! An address-dependent site's flows have a *permission* beside them: a flow to port 0 of the same remote address, which no
 //! packet uses and an unsolicited one is looked up by. The sweep keeps it as long as one of its flows lives.
 
-use crate::abi::event::{RULE_PUBLICATION, kind as event_kind};
+use crate::abi::event::{RULE_DEFAULT, RULE_PUBLICATION, kind as event_kind};
 use crate::abi::flow::{FlowKey, halves, pair, state};
 use crate::abi::interface::{Interface, Settings};
 use crate::abi::nat::OutsideKey;
@@ -28,9 +28,9 @@ use super::back::sa_to_site;
 use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
-use super::limits;
 use super::open::{Stage, left, make};
-use super::rules::Tuple;
+use super::rules::{Judgement, Tuple};
+use super::{limits, tcp};
 
 /// What a packet without a flow is sent to.
 #[derive(Clone, Copy)]
@@ -89,11 +89,15 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let admission = if target.publication != 0 {
-        admit_published(tables, &target)?
+    let tuple = if target.publication != 0 {
+        may_enter(tables, &target)?;
+        Tuple::to_site(&target.key, site)
     } else {
-        admit_by_rules(tables, &target.key, site, inner.length())?
+        // The site might open the same flow.
+        let direction = tables.direction_to(target.key.destination);
+        Tuple::new(&target.key, site).towards(direction)
     };
+    let admission = admit(tables, &target.key, &tuple, inner.length())?;
     // Nothing is remembered for a site whose router is away.
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate(tables, target.key.site, settings, now_s)?;
@@ -119,6 +123,9 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     // What was judged is what is made.
     if scratch.load(left::MAPPING) != u64::from(target.mapping) {
         return Err(DropReason::NoMapping);
+    }
+    if target.publication != 0 {
+        first.progress.flags |= tcp::flag::PUBLISHED;
     }
     make(tables, &target.key, &first, length)?;
     Ok(Next::Stage(Stage::Core))
@@ -234,38 +241,41 @@ pub(super) fn is_let_in<T: Tables>(
     })
 }
 
+/// Whether a publication is for the sender.
 #[inline(always)]
-fn admit_published<T: Tables>(tables: &T, target: &Target) -> Result<Admission, DropReason> {
-    if !tables.may_enter(target.publication, target.key.destination) {
-        tell(tables, event_kind::DENIED, &target.key, RULE_PUBLICATION, 0);
-        return Err(DropReason::PublicationSource);
+fn may_enter<T: Tables>(tables: &T, target: &Target) -> Result<(), DropReason> {
+    if tables.may_enter(target.publication, target.key.destination) {
+        return Ok(());
     }
-    Ok(Admission {
-        rule: RULE_PUBLICATION,
-        generation: 0,
-        flags: rule_flag::LOG,
-    })
+    tell(tables, event_kind::DENIED, &target.key, RULE_PUBLICATION, 0);
+    Err(DropReason::PublicationSource)
 }
 
-/// The site might open the same flow: no rule, no flow.
+/// No rule, no flow. Whoever is denied is not told.
 #[inline(always)]
-fn admit_by_rules<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    site: &Site,
-    length: u32,
-) -> Result<Admission, DropReason> {
-    let judgement = tables
-        .judge(&Tuple::new(key, site))
-        .ok_or(DropReason::NoRuleSet)?;
+fn admit<T: Tables>(tables: &T, key: &FlowKey, tuple: &Tuple, length: u32) -> Result<Admission, DropReason> {
+    let judgement = tables.judge(tuple).ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, length);
-    if judgement.action != action::ALLOW {
-        return Err(DropReason::RuleDenied);
+    let Judgement {
+        rule,
+        generation,
+        flags,
+        ..
+    } = judgement;
+    if judgement.action == action::ALLOW {
+        return Ok(Admission {
+            rule,
+            generation,
+            flags,
+        });
     }
-    Ok(Admission {
-        rule: judgement.rule,
-        generation: judgement.generation,
-        flags: judgement.flags,
+    if flags & rule_flag::LOG != 0 {
+        tell(tables, event_kind::DENIED, key, rule, generation);
+    }
+    Err(if rule == RULE_DEFAULT {
+        DropReason::RuleDefault
+    } else {
+        DropReason::RuleDenied
     })
 }
 
