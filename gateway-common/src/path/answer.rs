@@ -42,6 +42,45 @@ pub enum Refusal {
         /// What would fit.
         mtu: u32,
     },
+    /// Ports, or another thing that sites have a limit of, are used up (RFC 5508 REQ-8).
+    Exhausted {
+        /// What is.
+        reason: DropReason,
+    },
+}
+
+/// What it may be that is used up.
+#[inline(always)]
+const fn shortage(number: u32) -> Option<DropReason> {
+    const ALL: [DropReason; 7] = [
+        DropReason::NatExhausted,
+        DropReason::SiteMappings,
+        DropReason::SiteFlows,
+        DropReason::SiteFlowRate,
+        DropReason::SiteHalfOpen,
+        DropReason::SiteShare,
+        DropReason::FlowTableFull,
+    ];
+    let mut at = 0;
+    while at < ALL.len() {
+        if ALL[at] as u32 == number {
+            return Some(ALL[at]);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Has the sender told that there is no room for a new flow; whatever else is the reason is not told.
+///
+/// # Errors
+/// The reason.
+#[inline(always)]
+pub fn no_room<T: Tables>(tables: &T, reason: DropReason) -> Result<Next, DropReason> {
+    match shortage(reason as u32) {
+        Some(reason) => refuse(tables, Refusal::Exhausted { reason }),
+        None => Err(reason),
+    }
 }
 
 impl Refusal {
@@ -52,6 +91,7 @@ impl Refusal {
         match self {
             Self::Rejected => DropReason::RuleRejected,
             Self::TooBig { .. } => DropReason::EspTooBig,
+            Self::Exhausted { reason } => reason,
         }
     }
 
@@ -61,6 +101,7 @@ impl Refusal {
         match self {
             Self::Rejected => pair(1, 0),
             Self::TooBig { mtu } => pair(2, mtu),
+            Self::Exhausted { reason } => pair(3, reason as u32),
         }
     }
 
@@ -70,6 +111,10 @@ impl Refusal {
         match number {
             1 => Some(Self::Rejected),
             2 => Some(Self::TooBig { mtu: argument }),
+            3 => match shortage(argument) {
+                Some(reason) => Some(Self::Exhausted { reason }),
+                None => None,
+            },
             _ => None,
         }
     }
@@ -155,7 +200,7 @@ fn write<P: Packet>(packet: &mut P, inner: &Inner, refusal: Refusal) -> Result<(
     };
     match refusal {
         Refusal::Rejected if inner.ip.protocol == protocol::TCP => return reset(packet, inner),
-        Refusal::Rejected => {}
+        Refusal::Rejected | Refusal::Exhausted { .. } => {}
         Refusal::TooBig { mtu } => {
             let [m0, m1] = (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes();
             report.code = CODE_FRAGMENTATION_NEEDED;

@@ -28,9 +28,9 @@ use super::back::sa_to_site;
 use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
-use super::limits;
 use super::open::{Stage, denied, left, make};
 use super::rules::{Judgement, Tuple};
+use super::{limits, tcp};
 
 /// What a packet without a flow is sent to.
 #[derive(Clone, Copy)]
@@ -81,16 +81,19 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let judgement = if target.publication != 0 {
-        let judgement = judge_published(tables, &target, site)?;
-        tables.count_rule(judgement.counter, inner.length());
-        if judgement.action != action::ALLOW {
-            return denied_to_center(tables, &target.key, &judgement);
-        }
-        judgement
+    let tuple = if target.publication != 0 {
+        may_enter(tables, &target)?;
+        Tuple::to_site(&target.key, site)
     } else {
-        admit_by_rules(tables, &target.key, site, inner.length())?
+        // The site might open the same flow.
+        let direction = tables.direction_to(target.key.destination);
+        Tuple::new(&target.key, site).towards(direction)
     };
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
+    tables.count_rule(judgement.counter, inner.length());
+    if judgement.action != action::ALLOW {
+        return denied_to_center(tables, &target.key, &judgement);
+    }
     // Nothing is remembered for a site whose router is away.
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate(tables, target.key.site, settings, now_s)?;
@@ -116,6 +119,9 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     // What was judged is what is made.
     if scratch.load(left::MAPPING) != u64::from(target.mapping) {
         return Err(DropReason::NoMapping);
+    }
+    if target.publication != 0 {
+        first.progress.flags |= tcp::flag::PUBLISHED;
     }
     make(tables, &target.key, &first, length)?;
     Ok(Next::Stage(Stage::Core))
@@ -231,24 +237,17 @@ pub(super) fn is_let_in<T: Tables>(
     })
 }
 
-/// What the rules say of a call to what is published, by somebody of the center whom the publication names.
+/// Whether a publication is for the sender, who must be of the center.
 #[inline(always)]
-fn judge_published<T: Tables>(tables: &T, target: &Target, site: &Site) -> Result<Judgement, DropReason> {
+fn may_enter<T: Tables>(tables: &T, target: &Target) -> Result<(), DropReason> {
     let caller = target.key.destination;
     let is_center = tables.direction_to(caller) == direction::SITE_TO_CENTER;
-    if !is_center || !tables.may_enter(target.publication, caller) {
-        tell(
-            tables,
-            event_kind::DENIED,
-            &reversed(&target.key),
-            RULE_PUBLICATION,
-            0,
-        );
-        return Err(DropReason::PublicationSource);
+    if is_center && tables.may_enter(target.publication, caller) {
+        return Ok(());
     }
-    tables
-        .judge(&Tuple::to_site(&target.key, site))
-        .ok_or(DropReason::NoRuleSet)
+    let key = reversed(&target.key);
+    tell(tables, event_kind::DENIED, &key, RULE_PUBLICATION, 0);
+    Err(DropReason::PublicationSource)
 }
 
 /// What becomes of a call that the rules do not allow.
@@ -270,24 +269,6 @@ const fn reversed(key: &FlowKey) -> FlowKey {
         destination_port: key.source_port,
         ..*key
     }
-}
-
-/// The site might open the same flow: no rule, no flow.
-#[inline(always)]
-fn admit_by_rules<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    site: &Site,
-    length: u32,
-) -> Result<Judgement, DropReason> {
-    let judgement = tables
-        .judge(&Tuple::new(key, site).towards(tables.direction_to(key.destination)))
-        .ok_or(DropReason::NoRuleSet)?;
-    tables.count_rule(judgement.counter, length);
-    if judgement.action != action::ALLOW {
-        return Err(DropReason::RuleDenied);
-    }
-    Ok(judgement)
 }
 
 /// The stage of `clear` that notes, beside a new flow of a site with address-dependent filtering, that its remote address

@@ -10,6 +10,7 @@ use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, RST, SYN};
 use gateway_common::tables::host::HostTables;
 
+use super::answer::no_room;
 use super::clear::{PORT, dropped, leaves, put_mapping};
 use super::world::{self, GATEWAY, MAC, MAC_HOP, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 use super::{Expect, Program, Step, Vector};
@@ -126,7 +127,7 @@ fn filtering(now_s: u32) -> Vec<Vector> {
                 opened(),
                 enters(other_port.clone()),
                 enters(other_host.clone()),
-                refused(&unruled, RuleDenied),
+                refused(&unruled, RuleDefault),
             ],
         ),
         vector(
@@ -290,6 +291,13 @@ pub fn publish(tables: &mut HostTables, inside: InsideKey, outside: &OutsideKey)
     };
     let put = tables.put_mapping(&inside, &mapping);
     assert!(put.is_ok(), "{put:?}");
+    let rule = Rule {
+        directions: 1 << direction::CENTER_TO_SITE,
+        ..world::allow(9, inside.address, 0, 0)
+    };
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.push(rule);
+    }
     tables.publication_sources.push((1, 24, [203, 0, 113, 0]));
     if let Some((_, rules)) = &mut tables.rules {
         rules.push(Rule {
@@ -384,7 +392,20 @@ fn publications(now_s: u32) -> Vec<Vector> {
     nobody.publication_sources.clear();
     let mut unknown = world();
     unknown.sites.clear();
+    let mut unruled = world();
+    unruled.rules = Some((
+        world::GENERATION,
+        vec![Rule {
+            directions: 1 << direction::SITE_TO_CENTER,
+            ..world::allow(0, DEVICE.0, 0, 0)
+        }],
+    ));
     vec![
+        vector(
+            "what no rule lets the center reach is not reached, published or not",
+            unruled,
+            vec![refused(&call(SYN), RuleDefault)],
+        ),
         vector(
             "who is not named may not reach a published port",
             world(),
@@ -534,7 +555,7 @@ fn ports(now_s: u32) -> Vec<Vector> {
         vector(
             "a port above never gets a well-known one",
             world((1022, 1024), both, &[1024]),
-            vec![dropped(&query(5353), NatExhausted)],
+            vec![no_room(&query(5353), NatExhausted)],
         ),
         vector(
             "the last free port of a range is found",
@@ -546,7 +567,7 @@ fn ports(now_s: u32) -> Vec<Vector> {
             world((2000, 2002), both, &[2000, 2001]),
             vec![
                 leaves(query(9), SITE, (NAT, 2002)),
-                dropped(&query(10), NatExhausted),
+                no_room(&query(10), NatExhausted),
             ],
         ),
     ]
