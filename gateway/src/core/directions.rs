@@ -26,10 +26,13 @@ impl Directions {
             }),
             NatSource::Pool(_) => None,
         });
-        Self {
-            center: config.center.networks.clone(),
-            outsides: pools.chain(fixed).collect(),
-        }
+        Self::of(config.center.networks.clone(), pools.chain(fixed).collect())
+    }
+
+    /// With these networks of the center, and these addresses that sites are translated to.
+    #[must_use]
+    pub const fn of(center: Vec<Prefix>, outsides: Vec<AddressRange>) -> Self {
+        Self { center, outsides }
     }
 
     /// Direction of a flow that a site opens.
