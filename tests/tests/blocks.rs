@@ -14,12 +14,8 @@ use gateway_tests::vectors::world::{GROUP_CLINIC, NAT, NAT_OTHER, SA_INDEX, SITE
 use proptest::prelude::*;
 
 const NOW_S: u32 = 100_000;
-<<<<<<< HEAD
 /// Inside and outside endpoints that were seen.
 type Seen = BTreeMap<(u32, u16), ([u8; 4], u16)>;
-const XDP_DROP: u32 = 1;
-=======
->>>>>>> dir
 const XDP_REDIRECT: u32 = 4;
 
 fn told(events: &[Event]) -> Vec<(u32, u32, [u8; 4])> {
