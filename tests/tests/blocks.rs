@@ -32,7 +32,10 @@ fn a_block_that_is_added_serves_the_next_packet_on_the_host() {
     let frame = query(1026).linked(SITE, SA_INDEX);
     let (outcome, _) = Program::Clear.run(&frame, &tables);
     assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
-    assert_eq!(tables.drops.take(), BTreeMap::from([(DropReason::NatExhausted, 1)]));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(
         told(&tables.events.borrow()),
         [(kind::PORTS_SHORT, SITE, TERMINAL)]
@@ -78,7 +81,10 @@ fn who_gets_no_more_does_not_ask() {
     take(&tables, (NAT, 5001), NOW_S);
     let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
     assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
-    assert_eq!(tables.drops.take(), BTreeMap::from([(DropReason::NatExhausted, 1)]));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(told(&tables.events.borrow()), []);
 }
 

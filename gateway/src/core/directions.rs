@@ -20,15 +20,20 @@ impl Directions {
     pub fn new(config: &Config) -> Self {
         let pools = config.nat_pools.iter().flat_map(|pool| &pool.addresses).copied();
         let fixed = config.sites.iter().filter_map(|site| match site.nat {
-            NatSource::Fixed(address) => Some(AddressRange {
-                first: address,
-                last: address,
-            }),
+            NatSource::Fixed(address) => Some(address),
             NatSource::Pool(_) => None,
+        });
+        let published = config
+            .publications
+            .iter()
+            .map(|publication| publication.on.address);
+        let single = fixed.chain(published).map(|address| AddressRange {
+            first: address,
+            last: address,
         });
         Self {
             center: config.center.networks.clone(),
-            outsides: pools.chain(fixed).collect(),
+            outsides: pools.chain(single).collect(),
         }
     }
 

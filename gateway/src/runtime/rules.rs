@@ -2,10 +2,12 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
+use gateway_common::abi::flow::state;
 use gateway_common::abi::limit::RULES_MAX;
 use gateway_common::abi::rule::action;
 use gateway_common::abi::site::Site;
 use gateway_common::path::rules::Tuple;
+use gateway_common::path::tcp::flag;
 use serde::{Deserialize, Serialize};
 
 use super::controller::Controller;
@@ -246,9 +248,14 @@ impl<E: Engine> Controller<E> {
         let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
         let sites = self.sites.get();
         let mut ended = Vec::new();
-        for (key, _) in self.engine.flows()? {
+        for (key, flow) in self.engine.flows()? {
+            // A permission is no flow: rules are asked about what it lets in.
+            if flow.progress.state == state::PERMISSION {
+                continue;
+            }
             let groups = sites.get(key.site).map(|entry| entry.groups);
-            if !groups.is_some_and(|groups| allows(&tables, &key, groups)) {
+            let is_published = flow.progress.flags & flag::PUBLISHED != 0;
+            if !groups.is_some_and(|groups| allows(&tables, &key, groups, is_published)) {
                 ended.push(key);
             }
         }
@@ -433,9 +440,18 @@ pub(super) fn nothing() -> StoredRules {
     }
 }
 
-fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
+/// Whether the rules let a flow be made: one of the site, or one that the center opened to what is published for it.
+fn allows(
+    tables: &Generation,
+    key: &gateway_common::abi::flow::FlowKey,
+    groups: u64,
+    is_published: bool,
+) -> bool {
     let site = Site::whole(groups, [0; 4]);
-    let judgement = tables.judge(&Tuple::new(key, &site));
+    let judgement = tables.judge(&match is_published {
+        true => Tuple::to_site(key, &site),
+        false => Tuple::new(key, &site),
+    });
     judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }
 
