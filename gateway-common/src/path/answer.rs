@@ -1,15 +1,16 @@
-//! Answers to a site's packet that goes no further: a TCP reset or an ICMP error, made out of the packet itself and sent
-//! back over [`super::back`]. A stage of its own: nothing of it is on the way of packets that pass.
+//! Answers to a packet that goes no further: a TCP reset or an ICMP error, made out of the packet itself and sent back, to a
+//! site over [`super::back`], to the center by the link that the packet came by. A stage of its own: nothing of it is on the way of packets that pass.
 //!
 //! An answer comes from the address that the packet was sent to: the site's SA carries that address for certain, and the
 //! sender's stack looks for it (RFC 1122 section 4.2.3.9).
 
 use crate::abi::flow::{halves, pair};
 use crate::abi::stats::Path;
+use crate::abi::usage::TOTAL;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
-use crate::packet::ethernet;
+use crate::packet::ethernet::{self, Ethernet};
 use crate::packet::icmp::{CODE_FRAGMENTATION_NEEDED, CODE_PROHIBITED, kind};
 use crate::packet::ipv4::{self, Ipv4, protocol};
 use crate::packet::tcp::{self, Tcp, flag};
@@ -19,11 +20,12 @@ use zerocopy::IntoBytes;
 
 use super::back::{sa_to_site, to_site};
 use super::clear::{Next, parse, site_of};
+use super::filter::Direction;
 use super::icmp::{self, Report};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::{Stage, left};
 use super::tcp::Segment;
-use super::{Outcome, limits};
+use super::{Outcome, Verdict, limits};
 
 /// TTL of an answer.
 const TTL: u8 = 64;
@@ -142,6 +144,36 @@ pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let verdict = send(packet, tables, refusal).map_err(|_| reason)?;
     tables.count_drop(reason);
     Ok(verdict)
+}
+
+/// The stage that answers a packet of the center. The gateway's answers to the center have one limit for all: what a site
+/// may be sent, counted with the sum of all sites.
+///
+/// # Errors
+/// As [`answer`].
+#[inline(always)]
+pub fn answer_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    let refusal = Refusal::of(scratch.load(left::REFUSAL)).ok_or(DropReason::Internal)?;
+    let reason = refusal.reason();
+    reflect(packet, tables, refusal).map_err(|_| reason)?;
+    tables.count_drop(reason);
+    Ok(Verdict::Reflect(Path::CenterAnswered))
+}
+
+#[inline(always)]
+fn reflect<P: Packet, T: Tables>(packet: &mut P, tables: &T, refusal: Refusal) -> Result<(), DropReason> {
+    let inner = Inner::parse(packet, Direction::In)?;
+    let link: Ethernet = packet.load(0).ok_or(DropReason::Internal)?;
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    limits::answer(tables, TOTAL, settings, tables.now_s(), refusal.reason())?;
+    let link = Ethernet {
+        destination: link.source,
+        source: link.destination,
+        ether_type: link.ether_type,
+    };
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+    write(packet, &inner, refusal)
 }
 
 /// Turns the packet into the answer, if limits let it.

@@ -3,7 +3,7 @@
 //!
 //! | what the packet is sent to | what must hold |
 //! |---|---|
-//! | published port or address (static mapping) | its source is in the publication's `from`, and a rule lets the center reach the inside endpoint |
+//! | published port or address (static mapping) | its source is the center's and in the publication's `from`, and a rule of direction center-to-site allows it |
 //! | mapping of a site with endpoint-independent filtering | a rule lets the inside endpoint reach the sender |
 //! | the same with address-dependent filtering | and the endpoint has a flow to the sender's address |
 //! | any other | nothing opens a flow |
@@ -11,11 +11,11 @@
 //! An address-dependent site's flows have a *permission* beside them: a flow to port 0 of the same remote address, which no
 //! packet uses and an unsolicited one is looked up by. The sweep keeps it as long as one of its flows lives.
 
-use crate::abi::event::{RULE_DEFAULT, RULE_PUBLICATION, kind as event_kind};
+use crate::abi::event::{RULE_PUBLICATION, kind as event_kind};
 use crate::abi::flow::{FlowKey, halves, pair, state};
 use crate::abi::interface::{Interface, Settings};
 use crate::abi::nat::OutsideKey;
-use crate::abi::rule::{action, flag as rule_flag};
+use crate::abi::rule::{action, direction};
 use crate::abi::site::{Site, flag};
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -28,7 +28,7 @@ use super::back::sa_to_site;
 use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
-use super::open::{Stage, left, make};
+use super::open::{Stage, denied, left, make};
 use super::rules::{Judgement, Tuple};
 use super::{limits, tcp};
 
@@ -50,14 +50,6 @@ impl Target {
         mapping: 0,
         publication: 0,
     };
-}
-
-/// What rules have said of a flow that is about to be made.
-#[derive(Clone, Copy)]
-struct Admission {
-    rule: u32,
-    generation: u32,
-    flags: u8,
 }
 
 /// The stage that judges.
@@ -97,13 +89,17 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         let direction = tables.direction_to(target.key.destination);
         Tuple::new(&target.key, site).towards(direction)
     };
-    let admission = admit(tables, &target.key, &tuple, inner.length())?;
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
+    tables.count_rule(judgement.counter, inner.length());
+    if judgement.action != action::ALLOW {
+        return denied_to_center(tables, &target.key, &judgement);
+    }
     // Nothing is remembered for a site whose router is away.
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate(tables, target.key.site, settings, now_s)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(admission.rule, admission.generation));
-    scratch.store(left::FLAGS, u64::from(admission.flags));
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    scratch.store(left::FLAGS, u64::from(judgement.flags));
     let port = port_protocol(outside.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(outside.address), port));
     scratch.store(left::MAPPING, u64::from(target.mapping));
@@ -241,42 +237,38 @@ pub(super) fn is_let_in<T: Tables>(
     })
 }
 
-/// Whether a publication is for the sender.
+/// Whether a publication is for the sender, who must be of the center.
 #[inline(always)]
 fn may_enter<T: Tables>(tables: &T, target: &Target) -> Result<(), DropReason> {
-    if tables.may_enter(target.publication, target.key.destination) {
+    let caller = target.key.destination;
+    let is_center = tables.direction_to(caller) == direction::SITE_TO_CENTER;
+    if is_center && tables.may_enter(target.publication, caller) {
         return Ok(());
     }
-    tell(tables, event_kind::DENIED, &target.key, RULE_PUBLICATION, 0);
+    let key = reversed(&target.key);
+    tell(tables, event_kind::DENIED, &key, RULE_PUBLICATION, 0);
     Err(DropReason::PublicationSource)
 }
 
-/// No rule, no flow. Whoever is denied is not told.
+/// What becomes of a call that the rules do not allow.
 #[inline(always)]
-fn admit<T: Tables>(tables: &T, key: &FlowKey, tuple: &Tuple, length: u32) -> Result<Admission, DropReason> {
-    let judgement = tables.judge(tuple).ok_or(DropReason::NoRuleSet)?;
-    tables.count_rule(judgement.counter, length);
-    let Judgement {
-        rule,
-        generation,
-        flags,
-        ..
-    } = judgement;
-    if judgement.action == action::ALLOW {
-        return Ok(Admission {
-            rule,
-            generation,
-            flags,
-        });
-    }
-    if flags & rule_flag::LOG != 0 {
-        tell(tables, event_kind::DENIED, key, rule, generation);
-    }
-    Err(if rule == RULE_DEFAULT {
-        DropReason::RuleDefault
-    } else {
-        DropReason::RuleDenied
+fn denied_to_center<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
+    denied(tables, &reversed(key), judgement).map(|next| match next {
+        Next::Stage(Stage::Answer) => Next::Stage(Stage::CenterAnswer),
+        next => next,
     })
+}
+
+/// A flow as the one who calls sees it, for the log: the site is the one that is called.
+#[inline(always)]
+const fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        ..*key
+    }
 }
 
 /// The stage of `clear` that notes, beside a new flow of a site with address-dependent filtering, that its remote address

@@ -50,10 +50,12 @@ pub enum Stage {
     HairpinEnter = 11,
     /// [`super::hairpin::add`].
     HairpinAdd = 12,
+    /// [`super::answer::answer_center`].
+    CenterAnswer = 13,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 13;
+pub const STAGES: u32 = 14;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 

@@ -31,10 +31,13 @@ impl Directions {
             first: address,
             last: address,
         });
-        Self {
-            center: config.center.networks.clone(),
-            outsides: pools.chain(single).collect(),
-        }
+        Self::of(config.center.networks.clone(), pools.chain(single).collect())
+    }
+
+    /// With these networks of the center, and these addresses that sites are translated to.
+    #[must_use]
+    pub const fn of(center: Vec<Prefix>, outsides: Vec<AddressRange>) -> Self {
+        Self { center, outsides }
     }
 
     /// Direction of a flow that a site opens.

@@ -30,7 +30,7 @@ pub(super) fn no_room(clear: &Clear, reason: DropReason) -> Step {
 }
 
 /// The reset of a SYN: sequence number zero, all that was sent acknowledged (RFC 9293 section 3.10.7.1).
-fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
+pub(super) fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
     let mut tcp = [clear.destination.1.to_be_bytes(), clear.source.1.to_be_bytes()].concat();
     tcp.extend([0; 4]);
     tcp.extend(ISN.wrapping_add(1 + octets).to_be_bytes());
@@ -42,7 +42,7 @@ fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
 
 /// ICMP "communication administratively prohibited" about a packet (RFC 1812 section 5.2.7.1), with its header and the
 /// eight bytes behind it (RFC 792).
-fn prohibited(clear: &Clear) -> Vec<u8> {
+pub(super) fn prohibited(clear: &Clear) -> Vec<u8> {
     let mut icmp = vec![3, 13, 0, 0, 0, 0, 0, 0];
     icmp.extend(&clear.packet()[..28]);
     let sum = checksum(&icmp);

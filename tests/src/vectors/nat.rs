@@ -23,14 +23,14 @@ pub const OWN: [u8; 4] = [198, 51, 100, 78];
 /// The second terminal.
 pub const MODALITY: [u8; 4] = [192, 168, 1, 20];
 /// A host of the center that may reach what is published, like all of 203.0.113.0/24.
-const MAINTAINER: End = ([203, 0, 113, 99], 50_000);
+pub(super) const MAINTAINER: End = ([203, 0, 113, 99], 50_000);
 /// A host that may not.
 const STRANGER: End = ([198, 18, 0, 9], 50_000);
 /// The terminal's server.
-const DEVICE: End = (TERMINAL, 443);
+pub(super) const DEVICE: End = (TERMINAL, 443);
 
 /// A packet of the center that reaches an end of the site.
-fn enters(clear: &Clear, to: End) -> Step {
+pub(super) fn enters(clear: &Clear, to: End) -> Step {
     let out = clear.clone().to(to).forwarded().linked(SITE, SA_INDEX);
     Step {
         program: Program::Core,
@@ -39,7 +39,7 @@ fn enters(clear: &Clear, to: End) -> Step {
     }
 }
 
-fn refused(clear: &Clear, reason: DropReason) -> Step {
+pub(super) fn refused(clear: &Clear, reason: DropReason) -> Step {
     Step {
         program: Program::Core,
         frame: clear.ethernet(MAC, MAC_HOP),
@@ -279,7 +279,7 @@ fn opened_by_the_center(now_s: u32) -> Vec<Vector> {
     ]
 }
 
-/// Puts a static mapping into a world, as publication 1, for the hosts of 203.0.113.0/24.
+/// Puts a static mapping into a world, as publication 1, for the hosts of 203.0.113.0/24, whom the last rule lets call it.
 pub fn publish(tables: &mut HostTables, inside: InsideKey, outside: &OutsideKey) {
     let mapping = Mapping {
         address: outside.address,
@@ -299,7 +299,16 @@ pub fn publish(tables: &mut HostTables, inside: InsideKey, outside: &OutsideKey)
         rules.push(rule);
     }
     tables.publication_sources.push((1, 24, [203, 0, 113, 0]));
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.push(Rule {
+            directions: 1 << direction::CENTER_TO_SITE,
+            ..world::allow(PUBLISHED_RULE, inside.address, 0, 0)
+        });
+    }
 }
+
+/// The rule that lets what is published be called.
+pub(super) const PUBLISHED_RULE: u32 = 30;
 
 /// The usual world, in which a TCP port of the terminal is published.
 pub fn world_with_publication(now_s: u32, on: End) -> HostTables {
