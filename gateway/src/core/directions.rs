@@ -20,13 +20,18 @@ impl Directions {
     pub fn new(config: &Config) -> Self {
         let pools = config.nat_pools.iter().flat_map(|pool| &pool.addresses).copied();
         let fixed = config.sites.iter().filter_map(|site| match site.nat {
-            NatSource::Fixed(address) => Some(AddressRange {
-                first: address,
-                last: address,
-            }),
+            NatSource::Fixed(address) => Some(address),
             NatSource::Pool(_) => None,
         });
-        Self::of(config.center.networks.clone(), pools.chain(fixed).collect())
+        let published = config
+            .publications
+            .iter()
+            .map(|publication| publication.on.address);
+        let single = fixed.chain(published).map(|address| AddressRange {
+            first: address,
+            last: address,
+        });
+        Self::of(config.center.networks.clone(), pools.chain(single).collect())
     }
 
     /// With these networks of the center, and these addresses that sites are translated to.

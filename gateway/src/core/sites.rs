@@ -3,13 +3,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use gateway_common::abi::site::flag;
 use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
 use super::pools::{AssignError, Assignment, Assignments, Change, Proposal, Surroundings, Wanted, may_keep};
-use crate::config::{Config, NatPool, NatSource, PlanKind, PoolMode, PortBlock, Prefix};
+use crate::config::{
+    Config, Filtering, NatPool, NatSource, PlanKind, PoolMode, PortBlock, Prefix, Publication,
+};
 
 /// A site with its number and translated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +29,8 @@ pub struct SiteEntry {
     pub blocks: Vec<PortBlock>,
     /// Blocks that it may have at most, if it gets more of them as it needs them; otherwise zero.
     pub blocks_max: usize,
+    /// Bits of [`gateway_common::abi::site::flag`] that the configuration gives it: filtering, addresses of its own.
+    pub nat_flags: u32,
     /// Networks that it may have behind its router.
     pub networks: Vec<Prefix>,
     /// Perfect forward secrecy, where it is not as for other sites.
@@ -230,6 +235,7 @@ impl Sites {
                 nat_address: first_address(&assignment),
                 blocks: assignment.blocks,
                 blocks_max: self.blocks_max(&site.nat),
+                nat_flags: self.nat_flags(&site.name, site.filtering),
                 networks: site.networks.clone(),
                 pfs: site.pfs,
                 any_site: None,
@@ -312,6 +318,7 @@ impl Sites {
         }
         let assignment = proposal.assignment.clone();
         self.assignments.accept(proposal);
+        let nat_flags = self.nat_flags(&name, any.filtering);
         let entry = SiteEntry {
             site: assignment.site,
             name,
@@ -319,6 +326,7 @@ impl Sites {
             nat_address: first_address(&assignment),
             blocks: assignment.blocks,
             blocks_max: self.blocks_max(&nat),
+            nat_flags,
             networks: any.networks,
             pfs: any.pfs,
             any_site: Some(index),
@@ -326,6 +334,17 @@ impl Sites {
         self.insert(entry.clone());
         *self.admitted.entry(index).or_default() += 1;
         Ok(entry)
+    }
+
+    /// Filtering of a site's mappings, and whether a host of it has an outside address of its own.
+    fn nat_flags(&self, name: &str, filtering: Option<Filtering>) -> u32 {
+        let is_one_to_one =
+            |publication: &Publication| publication.port.is_none() && publication.site == name;
+        let one_to_one = match self.config.publications.iter().any(is_one_to_one) {
+            true => flag::ONE_TO_ONE,
+            false => 0,
+        };
+        filtering.unwrap_or(self.config.nat.filtering).flags() | one_to_one
     }
 
     fn insert(&mut self, entry: SiteEntry) {
@@ -416,6 +435,15 @@ impl Sites {
     #[must_use]
     pub fn assignments(&self) -> &Assignments {
         &self.assignments
+    }
+
+    /// What is published of sites that are known: its number, the site's number, and what it is.
+    pub fn publications(&self) -> impl Iterator<Item = (u32, u32, &Publication)> {
+        let all = (1u32..).zip(&self.config.publications);
+        all.filter_map(|(number, publication)| {
+            let site = self.by_name(&publication.site)?.site;
+            Some((number, site, publication))
+        })
     }
 
     /// All known sites by number.
