@@ -11,6 +11,7 @@ pub mod names;
 pub mod nat_log;
 pub mod policy;
 pub mod pools;
+pub mod rejudge;
 
 pub mod sadb;
 pub mod schedule;

@@ -12,6 +12,7 @@ use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::interface::{Interface, Settings};
 use gateway_common::abi::names::OpenAddress;
+use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
@@ -42,6 +43,7 @@ pub(crate) struct Maps {
     pub(crate) sites: HashMap<MapData, u32, Site>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
     open_names: HashMap<MapData, [u8; 4], OpenAddress>,
+    pub(crate) publication_sources: LpmTrie<MapData, PublicationSource, u32>,
     routes: LpmTrie<MapData, [u8; 4], u32>,
     directions: LpmTrie<MapData, [u8; 4], u32>,
     next_hops: Array<MapData, NextHop>,
@@ -72,6 +74,7 @@ impl Maps {
             sites: take(ebpf, map::SITES)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
             open_names: take(ebpf, map::OPEN_NAMES)?,
+            publication_sources: take(ebpf, map::PUBLICATION_SOURCES)?,
             routes: take(ebpf, map::ROUTES)?,
             directions: take(ebpf, map::DIRECTIONS)?,
             next_hops: take(ebpf, map::NEXT_HOPS)?,

@@ -24,8 +24,8 @@ use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::core::names::Write;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
-    SaInstall, ServiceLink, ServiceSockets, TableSizes, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, Published,
+    SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -117,6 +117,10 @@ impl Engine for Xdp {
 
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
         Ok(self.dataplane()?.add_sites(sites)?)
+    }
+
+    fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.publish(published)?)
     }
 
     fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {

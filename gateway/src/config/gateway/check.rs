@@ -15,9 +15,10 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
+use super::publish::Around;
 use super::{
     AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
-    Timeouts, connection, dns, file, pool,
+    Timeouts, connection, dns, file, pool, publish,
 };
 
 /// Longest hold-down.
@@ -38,12 +39,19 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     let interfaces = interfaces(checker, file.interface);
     let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
+    let around = Around {
+        sites: &sites,
+        any_sites: &any_sites,
+        pools: &nat_pools,
+    };
+    let publications = publish::publications(checker, file.publish, &around);
     let center = center(checker, file.center);
     let around = dns::Around {
         center: &center,
         pools: &nat_pools,
         sites: &sites,
         any_sites: &any_sites,
+        publications: &publications,
     };
     let dns = dns::check(checker, file.dns, &around);
     Config {
@@ -61,6 +69,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         sites,
         any_sites,
         connections,
+        publications,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
         dns,
@@ -373,6 +382,7 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
         port_high,
         hold_down_s,
         hold_down_ports: _,
+        filtering: _,
         preserve_port: _,
         preserve_range: _,
         log_keep_days,
@@ -448,6 +458,7 @@ fn sites(
             groups,
             networks: site.networks.into_inner(),
             nat,
+            filtering: site.filtering,
             pfs,
         }
     };
@@ -544,6 +555,7 @@ fn any_sites(
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
+            filtering: any.filtering,
             pfs,
         })
     };

@@ -9,7 +9,7 @@ use toml::Spanned;
 
 use super::super::diagnostic::Checker;
 use super::super::list::List;
-use super::{AnySite, Center, NatPool, NatSource, SiteConfig};
+use super::{AnySite, Center, NatPool, NatSource, Publication, SiteConfig};
 
 /// Port of DNS over UDP and TCP (RFC 1035 section 4.2).
 const DNS_PORT: u16 = 53;
@@ -115,6 +115,7 @@ pub(super) struct Around<'a> {
     pub(super) pools: &'a [NatPool],
     pub(super) sites: &'a [SiteConfig],
     pub(super) any_sites: &'a [AnySite],
+    pub(super) publications: &'a [Publication],
 }
 
 pub(super) fn check(
@@ -215,7 +216,11 @@ fn own_networks(around: &Around<'_>) -> Vec<Ipv4Net> {
         NatSource::Fixed(address) => Some(Ipv4Net::from(address)),
         NatSource::Pool(_) => None,
     });
-    let mut own: Vec<Ipv4Net> = networks.chain(pools).chain(fixed).collect();
+    let published = around
+        .publications
+        .iter()
+        .map(|publication| publication.on.address.into());
+    let mut own: Vec<Ipv4Net> = networks.chain(pools).chain(fixed).chain(published).collect();
     own.sort_unstable();
     own.dedup();
     own
