@@ -58,6 +58,8 @@ pub struct Config {
     pub site_lines: String,
     /// More lines for each `[[connection]]`.
     pub connection_lines: String,
+    /// More tables of the configuration.
+    pub tables: String,
     /// The rule-set file.
     pub rules: String,
 }
@@ -80,6 +82,7 @@ impl Config {
             any_site: false,
             site_lines: String::new(),
             connection_lines: String::new(),
+            tables: String::new(),
             rules: rules(),
         }
     }
@@ -150,6 +153,7 @@ impl Config {
                 self.connection_lines,
             );
         }
+        text += &self.tables;
         text + "[rules]\nfile = \"rules.toml\"\n"
     }
 
