@@ -12,11 +12,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gateway_tests::scene::Scene;
 use xtask::cmd;
+use xtask::lab::Lab;
 use xtask::lab::center::{curl, fetch, url};
 use xtask::lab::gateway::{Config, SITE1_NAT_ADDRESS, rules};
 use xtask::lab::pki::Auth;
 use xtask::lab::state::{self, Process};
-use xtask::lab::topology::{GATEWAY_CORE, Node, Options, SERVER, Site, TERMINAL};
+use xtask::lab::strongswan::Connection;
+use xtask::lab::topology::{GATEWAY_CORE, NAT_POOL, Node, Options, SERVER, Site, TERMINAL};
 
 /// Where site 2's service is published.
 const PUBLISHED: &str = "10.100.9.9";
@@ -45,7 +47,23 @@ except OSError as error:
 ";
 
 fn scene(config: &Config) -> Result<Scene> {
-    let scene = Scene::without_tunnels(Options::default(), config)?;
+    let lab = Lab::up(Options::default())?;
+    let gateway = lab.start_gateway(config)?;
+    let start = |site| {
+        lab.start_site_with(
+            site,
+            &Connection {
+                remote_ts: config.networks.clone(),
+                ..Connection::of_site(site, config.auth, &Options::default())
+            },
+        )
+    };
+    let scene = Scene {
+        gateway,
+        site1: start(Site::One)?,
+        site2: start(Site::Two)?,
+        lab,
+    };
     for site in Site::BOTH {
         let log = || {
             format!(
@@ -94,11 +112,14 @@ fn a_rejected_terminal_learns_it_at_once() -> Result<()> {
 /// Site 2 publishes a service; site 1, clinics in general, and the center may call it.
 fn publishing() -> Config {
     let usual = Config::usual(Auth::Rsa);
+    // Tunnels carry what sites are translated to as well: it is the source of what a site receives from another.
+    let networks = ["10.100.0.0/16", NAT_POOL, "10.201.0.0/24"].map(str::to_owned);
     let called = "[[rule]]\nname = \"sites\"\naction = \"allow\"\ndirection = \"site-to-site\"\nto_sites = \"site2\"\n\
                   protocol = \"tcp\"\ndestination_ports = 9000\n\n\
                   [[rule]]\nname = \"maintenance\"\naction = \"allow\"\ndirection = \"center-to-site\"\nsites = \"site2\"\n\
                   destination = \"192.168.1.10\"\nprotocol = \"tcp\"\ndestination_ports = 9000\n\n";
     Config {
+        networks: networks.to_vec(),
         tables: format!(
             "[[publish]]\nname = \"service\"\nsite = \"site2\"\naddress = \"{TERMINAL}\"\nprotocol = \"tcp\"\nport = 9000\n\
              on = \"{PUBLISHED}:8443\"\nfrom = [\"10.100.0.0/16\", \"{SITE1_NAT_ADDRESS}/32\"]\n\n"
