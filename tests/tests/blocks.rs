@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::abi::event::{Event, kind};
 use gateway_common::abi::site::{BLOCKS_MAX, Block, Site, flag};
+use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
 use gateway_common::path::Verdict;
 use gateway_tests::kernel::{Kernel, monotonic};
@@ -15,7 +16,6 @@ use proptest::prelude::*;
 const NOW_S: u32 = 100_000;
 /// Inside and outside endpoints that were seen.
 type Seen = BTreeMap<(u32, u16), ([u8; 4], u16)>;
-const XDP_DROP: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
 
 fn told(events: &[Event]) -> Vec<(u32, u32, [u8; 4])> {
@@ -34,7 +34,11 @@ fn a_block_that_is_added_serves_the_next_packet_on_the_host() {
     take(&tables, (NAT, 5001), NOW_S);
     let frame = query(1026).linked(SITE, SA_INDEX);
     let (outcome, _) = Program::Clear.run(&frame, &tables);
-    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(
         told(&tables.events.borrow()),
         [(kind::PORTS_SHORT, SITE, TERMINAL)]
@@ -57,7 +61,8 @@ fn a_block_that_is_added_serves_the_next_packet_in_the_kernel() -> anyhow::Resul
     let mut kernel = Kernel::load()?;
     kernel.fill(&tables)?;
     let frame = query(1026).linked(SITE, SA_INDEX);
-    assert_eq!(kernel.run("clear", &frame)?.code, XDP_DROP);
+    assert_eq!(kernel.run("clear", &frame)?.code, XDP_REDIRECT);
+    assert_eq!(kernel.drops()?, BTreeMap::from([(DropReason::NatExhausted, 1)]));
     assert_eq!(
         told(&kernel.take_events()?),
         [(kind::PORTS_SHORT, SITE, TERMINAL)]
@@ -78,7 +83,11 @@ fn who_is_not_to_ask_does_not() {
     take(&tables, (NAT, 5000), NOW_S);
     take(&tables, (NAT, 5001), NOW_S);
     let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
-    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(told(&tables.events.borrow()), []);
 }
 
@@ -94,7 +103,7 @@ fn a_block_is_asked_for_before_the_last_port_is_taken() {
     let mut passed = 0;
     for port in 1024..1088u16 {
         let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
-        if outcome.is_ok() {
+        if matches!(outcome, Ok(Verdict::Egress { .. })) {
             passed += 1;
             let port = u16::from_be_bytes([sent[34], sent[35]]);
             assert!((block.first..=block.last).contains(&port), "{port}");
@@ -117,7 +126,7 @@ fn every_block_is_used() {
     // A packet may find none of the last ports at random; another one does.
     for port in 1024..2048u16 {
         let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
-        if outcome.is_ok() {
+        if matches!(outcome, Ok(Verdict::Egress { .. })) {
             let end = (sent[29], u16::from_be_bytes([sent[34], sent[35]]));
             assert!(used.insert(end), "{end:?} twice");
         }

@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use gateway_common::abi::site::flag;
 use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
 use super::pools::{AssignError, Assignment, Assignments, Change, Proposal, Surroundings, Wanted};
-use crate::config::{Config, NatSource, PortBlock, Prefix};
+use crate::config::{Config, Filtering, NatSource, PortBlock, Prefix, Publication};
 
 /// A site with its number and translated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub struct SiteEntry {
     pub nat_address: Ipv4Addr,
     /// The same as a block, or its port blocks: those of one address together, the first one for good.
     pub blocks: Vec<PortBlock>,
+    /// Bits of [`gateway_common::abi::site::flag`] that the configuration gives it: filtering, addresses of its own.
+    pub nat_flags: u32,
     /// Networks that it may have behind its router.
     pub networks: Vec<Prefix>,
     /// Perfect forward secrecy, where it is not as for other sites.
@@ -121,6 +124,7 @@ impl Sites {
                 groups: site.groups,
                 nat_address: first_address(&assignment),
                 blocks: assignment.blocks,
+                nat_flags: self.nat_flags(&site.name, site.filtering),
                 networks: site.networks.clone(),
                 pfs: site.pfs,
                 any_site: None,
@@ -202,12 +206,14 @@ impl Sites {
         }
         let assignment = proposal.assignment.clone();
         self.assignments.accept(proposal);
+        let nat_flags = self.nat_flags(&name, any.filtering);
         let entry = SiteEntry {
             site: assignment.site,
             name,
             groups: any.groups,
             nat_address: first_address(&assignment),
             blocks: assignment.blocks,
+            nat_flags,
             networks: any.networks,
             pfs: any.pfs,
             any_site: Some(index),
@@ -215,6 +221,17 @@ impl Sites {
         self.insert(entry.clone());
         *self.admitted.entry(index).or_default() += 1;
         Ok(entry)
+    }
+
+    /// Filtering of a site's mappings, and whether a host of it has an outside address of its own.
+    fn nat_flags(&self, name: &str, filtering: Option<Filtering>) -> u32 {
+        let is_one_to_one =
+            |publication: &Publication| publication.port.is_none() && publication.site == name;
+        let one_to_one = match self.config.publications.iter().any(is_one_to_one) {
+            true => flag::ONE_TO_ONE,
+            false => 0,
+        };
+        filtering.unwrap_or(self.config.nat.filtering).flags() | one_to_one
     }
 
     fn insert(&mut self, entry: SiteEntry) {
@@ -308,6 +325,15 @@ impl Sites {
     #[must_use]
     pub fn assignments(&self) -> &Assignments {
         &self.assignments
+    }
+
+    /// What is published of sites that are known: its number, the site's number, and what it is.
+    pub fn publications(&self) -> impl Iterator<Item = (u32, u32, &Publication)> {
+        let all = (1u32..).zip(&self.config.publications);
+        all.filter_map(|(number, publication)| {
+            let site = self.by_name(&publication.site)?.site;
+            Some((number, site, publication))
+        })
     }
 
     /// All known sites by number.

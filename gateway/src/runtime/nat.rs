@@ -2,15 +2,17 @@
 //! operators see of them.
 use std::collections::{BTreeSet, HashMap};
 
+use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::site::{Site, flag};
 
 use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use crate::api::view;
-use crate::config::{NatPool, PlanKind, PoolMode, PortBlock};
+use crate::config::{NatPool, PlanKind, PoolMode, PortBlock, Publication};
 use crate::core::blocks::{self, Spare, Step, Use};
 use crate::core::journal::Notice;
 use crate::core::sites::{SiteEntry, Sites};
+use crate::dataplane::Published;
 
 /// A site that could not be given a block does not ask again for so long: its questions would keep others' from being heard.
 const ASK_AGAIN_MS: u64 = 5_000;
@@ -55,9 +57,37 @@ impl Blocks {
             .refused
             .get(&entry.site)
             .is_none_or(|refused| refused.until_ms.is_none());
-        let flags = if may_ask { flag::MORE_BLOCKS } else { 0 };
+        let flags = entry.nat_flags | if may_ask { flag::MORE_BLOCKS } else { 0 };
         let site = Site::with_blocks(entry.groups, &as_read(&open), flags).with_closed(&as_read(&closed));
         (entry.site, site)
+    }
+}
+
+/// What is published, for the data plane.
+pub(super) fn published((number, site, publication): (u32, u32, &Publication)) -> Published {
+    let (protocol, port) = publication
+        .port
+        .map_or((0, 0), |(transport, port)| (transport.number(), port));
+    Published {
+        number,
+        inside: InsideKey {
+            site,
+            address: publication.address.octets(),
+            port: port.to_be_bytes(),
+            protocol,
+            pad: 0,
+        },
+        outside: OutsideKey {
+            address: publication.on.address.octets(),
+            port: publication.on.port.unwrap_or(0).to_be_bytes(),
+            protocol,
+            pad: 0,
+        },
+        from: publication
+            .from
+            .iter()
+            .map(|prefix| (prefix.network().octets(), prefix.length()))
+            .collect(),
     }
 }
 

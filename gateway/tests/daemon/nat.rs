@@ -313,3 +313,62 @@ fn copy(from: &Path, to: &Path) {
         }
     }
 }
+
+/// What is published is told to the data plane with the site it is of; a site that has yet to come is left out until then.
+#[test]
+fn what_is_published_of_known_sites_is_told() {
+    const PUBLISHED: &str = r#"
+[[publish]]
+name = "mri"
+site = "clinic"
+address = "192.168.1.20"
+protocol = "tcp"
+port = 443
+on = "10.203.0.1:8443"
+from = ["10.100.0.0/24", "10.100.9.9"]
+[[publish]]
+name = "server"
+site = "hospital"
+address = "192.168.1.30"
+on = "10.203.0.2"
+from = ["10.100.0.0/24"]
+"#;
+    let node = Node::alone(
+        tempfile::tempdir().expect("folder"),
+        &SITES
+            .replacen(
+                "identity = \"clinic.example\"",
+                "identity = \"clinic.example\"\nfiltering = \"address-dependent\"",
+                1,
+            )
+            .replacen("[[nat_pool]]", &format!("{PUBLISHED}[[nat_pool]]"), 1),
+    );
+    let (clinic, pharmacy) = (site(&node, "clinic"), site(&node, "pharmacy"));
+    let engine = node.engine();
+    let told: Vec<_> = engine
+        .published
+        .iter()
+        .map(|one| {
+            (
+                one.number,
+                one.inside.address,
+                one.outside.address,
+                one.outside.port,
+                one.from.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, [192, 168, 1, 20], [10, 203, 0, 1], 8443u16.to_be_bytes(), 2),
+            (2, [192, 168, 1, 30], [10, 203, 0, 2], [0, 0], 1),
+        ]
+    );
+    assert_eq!(engine.published[0].inside.site, clinic);
+    assert_eq!(engine.published[0].from[1], ([10, 100, 9, 9], 32));
+    let flags = |site: u32| engine.sites[&site].flags & !flag::MORE_BLOCKS;
+    assert_eq!(flags(clinic), flag::FILTER_ADDRESS);
+    assert_eq!(flags(pharmacy), 0);
+    assert_eq!(flags(engine.published[1].inside.site), flag::ONE_TO_ONE);
+}

@@ -11,6 +11,7 @@ use gateway::api::message::{Reply, Request};
 use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
+use gateway::dataplane::Published;
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -25,6 +26,7 @@ pub(crate) struct Table {
     pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
     pub(crate) happened: Vec<Happening<u32>>,
     pub(crate) sites: BTreeMap<u32, Site>,
+    pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
     next: u32,
 }
@@ -48,6 +50,11 @@ impl Engine for InMemory {
 
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
         self.table().sites.extend(sites.iter().copied());
+        Ok(())
+    }
+
+    fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
+        self.table().published = published.to_vec();
         Ok(())
     }
 
