@@ -161,19 +161,17 @@ pub(super) fn publications(
     list.into_iter().filter_map(&mut checked).collect()
 }
 
-/// A port, or the whole address.
-type Port = Option<(Transport, u16)>;
-/// What is published of an address, with the names that it is published by.
-type Named = Vec<(Port, String)>;
-
 /// What publications before have.
 #[derive(Default)]
 struct Taken {
     names: HashSet<String>,
     /// Ports by protocol, or whole addresses.
-    outsides: HashMap<Ipv4Addr, Named>,
-    insides: HashMap<(String, Ipv4Addr), Named>,
+    outsides: HashMap<Ipv4Addr, Vec<Claim>>,
+    insides: HashMap<(String, Ipv4Addr), Vec<Claim>>,
 }
+
+/// A port, or all of an address, and the publication that has it.
+type Claim = (Option<(Transport, u16)>, String);
 
 impl Taken {
     fn check(&mut self, checker: &mut Checker<'_>, written: &Written, publication: &Publication) {
@@ -216,7 +214,10 @@ impl Taken {
 }
 
 /// The name of what overlaps a port, or a whole address.
-fn overlapping(taken: &[(Port, String)], wanted: Port) -> Option<&str> {
+fn overlapping(
+    taken: &[(Option<(Transport, u16)>, String)],
+    wanted: Option<(Transport, u16)>,
+) -> Option<&str> {
     let found = taken
         .iter()
         .find(|(port, _)| port.is_none() || wanted.is_none() || *port == wanted);
@@ -261,7 +262,7 @@ fn site_name(written: &Written, around: &Around<'_>) -> String {
 }
 
 /// Protocol and port, which are both there, as is the port of `on`, or none is.
-fn port(checker: &mut Checker<'_>, written: &Written) -> Option<Port> {
+fn port(checker: &mut Checker<'_>, written: &Written) -> Option<Option<(Transport, u16)>> {
     let on = written.on.get_ref();
     match (&written.protocol, &written.port, on.port) {
         (Some(protocol), Some(port), Some(_)) if *port.get_ref() != 0 => {
