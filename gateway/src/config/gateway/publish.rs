@@ -166,9 +166,12 @@ pub(super) fn publications(
 struct Taken {
     names: HashSet<String>,
     /// Ports by protocol, or whole addresses.
-    outsides: HashMap<Ipv4Addr, Vec<(Option<(Transport, u16)>, String)>>,
-    insides: HashMap<(String, Ipv4Addr), Vec<(Option<(Transport, u16)>, String)>>,
+    outsides: HashMap<Ipv4Addr, Vec<Claim>>,
+    insides: HashMap<(String, Ipv4Addr), Vec<Claim>>,
 }
+
+/// A port, or all of an address, and the publication that has it.
+type Claim = (Option<(Transport, u16)>, String);
 
 impl Taken {
     fn check(&mut self, checker: &mut Checker<'_>, written: &Written, publication: &Publication) {
