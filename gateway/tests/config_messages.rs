@@ -51,7 +51,7 @@ fn the_examples_are_right() {
     );
     assert_eq!(config.groups, ["hospitals", "clinics"]);
     assert_eq!(config.group_bit("clinics"), Some(2));
-    assert_eq!(RuleSetFile::parse("file", RULES).expect("right").rules.len(), 4);
+    assert_eq!(RuleSetFile::parse("file", RULES).expect("right").rules.len(), 5);
     assert_eq!(
         RuleSetFile::parse("file", RULES_JSON).expect("right").rules.len(),
         1
@@ -87,7 +87,7 @@ fn faults_of_the_configuration() {
             "role = \"wan\"",
             "role = \"van\"",
             "",
-            "unknown variant `van`, expected `wan` or `core`",
+            "unknown variant `van`, expected one of `wan`, `core`, `internet`",
         ],
         [
             "udp_s = 300",
@@ -431,11 +431,11 @@ fn faults_of_the_rule_set() {
     }
     let fault = rules(&RULES.replace("name = \"ping\"", "name = \"claims-upload\""));
     assert!(
-        fault.starts_with("file:31: rule \"claims-upload\" appears twice, first in line 21"),
+        fault.starts_with("file:38: rule \"claims-upload\" appears twice, first in line 21"),
         "{fault}"
     );
     let fault = rules(&RULES.replace("name = \"ping\"\n", ""));
-    assert!(fault.starts_with("file:30: missing field `name`"), "{fault}");
+    assert!(fault.starts_with("file:37: missing field `name`"), "{fault}");
 }
 
 #[test]

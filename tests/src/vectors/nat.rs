@@ -1,7 +1,7 @@
 //! Vectors of NAT behaviour: filtering, what is published, and the choice of ports.
 
 use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
-use gateway_common::abi::interface::nat_flag;
+use gateway_common::abi::interface::{Settings, nat_flag};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, kind};
 use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::abi::site::flag;
@@ -55,6 +55,7 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
         publications(now_s),
         one_to_one(now_s),
         ports(now_s),
+        limits(now_s),
     ]
     .concat()
 }
@@ -569,6 +570,62 @@ fn ports(now_s: u32) -> Vec<Vector> {
                 leaves(query(9), SITE, (NAT, 2002)),
                 no_room(&query(10), NatExhausted),
             ],
+        ),
+    ]
+}
+
+/// What a site may use (RFC 6888 REQ-4 and REQ-5), and that it is told when it has used it up.
+fn limits(now_s: u32) -> Vec<Vector> {
+    type Change = fn(&mut Settings);
+    let query = |port| Clear::udp((TERMINAL, port), (NAME_SERVER, 53));
+    let syn = |port| Clear::tcp((TERMINAL, port), (SERVER, 443), SYN);
+    let limited = |words: &str, change: Change, first: Clear, second: Clear, reason| {
+        let mut tables = world::world(now_s);
+        if let Some(settings) = &mut tables.settings {
+            change(settings);
+        }
+        let nat = (NAT, first.source.1);
+        vector(
+            words,
+            tables,
+            vec![leaves(first, SITE, nat), no_room(&second, reason)],
+        )
+    };
+    vec![
+        limited(
+            "a site has no more mappings than it may",
+            |settings| settings.site_mappings_max = 1,
+            query(2000),
+            query(2001),
+            SiteMappings,
+        ),
+        limited(
+            "a site has no more flows than it may",
+            |settings| settings.site_flows_max = 1,
+            query(2000),
+            query(2001),
+            SiteFlows,
+        ),
+        limited(
+            "a site opens no more flows in a second than it may",
+            |settings| settings.site_new_flows_per_s = 1,
+            query(2000),
+            query(2001),
+            SiteFlowRate,
+        ),
+        limited(
+            "a site has no more half-open connections than it may",
+            |settings| settings.site_half_open_max = 1,
+            syn(2000),
+            syn(2001),
+            SiteHalfOpen,
+        ),
+        limited(
+            "a full table takes no flow",
+            |settings| settings.flows_max = 1,
+            query(2000),
+            query(2001),
+            FlowTableFull,
         ),
     ]
 }

@@ -294,7 +294,7 @@ impl Default for Timeouts {
             tcp_closing_s: 240,
             tcp_time_wait_s: 240,
             tcp_reset_s: 240,
-            udp_new_s: 30,
+            udp_new_s: 120,
             udp_s: 300,
             icmp_s: 60,
             other_s: 600,
