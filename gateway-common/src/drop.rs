@@ -110,7 +110,7 @@ drop_reasons! {
     93 FragmentTimeout "fragment_timeout" "the other fragments of the packet did not come in time",
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
-    95 WrongSide "wrong_side" "next hop is on another side (center, Internet) than the destination belongs to",
+    95 WrongSide "wrong_side" "came from or would leave to another side (center, Internet) than its address belongs to",
 }
 
 #[cfg(test)]

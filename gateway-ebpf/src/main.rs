@@ -112,6 +112,12 @@ fn hairpin_add(context: XdpContext) -> u32 {
     run_stage(&context, path::hairpin::add)
 }
 
+/// The stage of `core` that answers a packet which goes no further.
+#[xdp]
+fn core_answer(context: XdpContext) -> u32 {
+    run(&context, path::answer::answer_center)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {

@@ -2,9 +2,11 @@
 //! it counts. The lab is one, so tests run one by one: `cargo xtask test netns`.
 
 mod control;
+mod directions;
 mod fail_closed;
 mod filter;
 mod hostile;
+mod names;
 mod restart;
 mod rules;
 mod transfers;

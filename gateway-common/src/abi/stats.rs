@@ -41,12 +41,12 @@ pub enum Path {
     SiteAnswered = 9,
     /// `clear`: forwarded to a site.
     SiteToSite = 10,
+    /// `core`: answered to the center with a TCP reset or an ICMP error; the packet counts as dropped as well.
+    CenterAnswered = 11,
     /// `wan`: fragment handed to a worker, to wait for the others of its packet.
-    WanFragment = 11,
+    WanFragment = 12,
     /// `core`: the same.
-    CoreFragment = 12,
-    /// `wan`: ICMP "too big" about ESP, handed to a worker.
-    WanTooBig = 13,
+    CoreFragment = 13,
 }
 
 /// Number of [`Path`] counters.
@@ -66,8 +66,8 @@ impl Path {
         (Path::MappingsCreated, "mappings_created"),
         (Path::SiteAnswered, "site_answered"),
         (Path::SiteToSite, "site_to_site"),
+        (Path::CenterAnswered, "center_answered"),
         (Path::WanFragment, "wan_fragment"),
         (Path::CoreFragment, "core_fragment"),
-        (Path::WanTooBig, "wan_too_big"),
     ];
 }

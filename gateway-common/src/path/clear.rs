@@ -63,6 +63,7 @@ pub(super) fn through<P: Packet, T: Tables>(packet: &mut P, tables: &T, first: S
             Next::Stage(Stage::Hairpin) => hairpin::forward(packet, tables)?,
             Next::Stage(Stage::HairpinEnter) => hairpin::enter(packet, tables)?,
             Next::Stage(Stage::HairpinAdd) => hairpin::add(packet, tables)?,
+            Next::Stage(Stage::CenterAnswer) => Next::Decided(answer::answer_center(packet, tables)?),
             Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
         };
     }

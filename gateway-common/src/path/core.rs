@@ -3,7 +3,8 @@
 
 use crate::abi::event::kind as event_kind;
 use crate::abi::flow::{self, halves, pair, word};
-use crate::abi::interface::Interface;
+use crate::abi::interface::{Interface, role};
+use crate::abi::rule::direction;
 use crate::abi::sa::{LinkHeader, SaOutbound, SaOutboundKey};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -56,6 +57,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
         }
         Err(reason) => return Err(reason),
     };
+    of_its_side(tables, interface, inner.ip.source)?;
     let outside = inner.outside();
     let found = tables
         .flows()
@@ -96,6 +98,19 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
 #[inline(always)]
 const fn passed() -> Result<Next, DropReason> {
     Ok(Next::Decided(Verdict::Pass(Path::CorePassed)))
+}
+
+/// Nobody in the Internet speaks for the center or for a site (RFC 3704).
+#[inline(always)]
+pub(super) fn of_its_side<T: Tables>(
+    tables: &T,
+    interface: &Interface,
+    source: [u8; 4],
+) -> Result<(), DropReason> {
+    if interface.role == role::INTERNET && tables.direction_to(source) != direction::SITE_TO_INTERNET {
+        return Err(DropReason::WrongSide);
+    }
+    Ok(())
 }
 
 /// Whether this is an echo request to the gateway's own address, which the kernel answers.

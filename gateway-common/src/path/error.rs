@@ -20,7 +20,7 @@ use crate::tables::words::Words;
 use zerocopy::IntoBytes;
 
 use super::clear::{Next, known_next_hop, leave, site_of};
-use super::core::outbound;
+use super::core::{of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, TRANSPORT};
 use super::{Verdict, worker};
@@ -102,6 +102,7 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
 pub fn from_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let report = Report::parse(packet)?;
+    of_its_side(tables, interface, report.ip.source)?;
     let (source_port, destination_port) = report.ports(Direction::Out)?;
     let outside = OutsideKey {
         address: report.quoted.source,

@@ -18,7 +18,7 @@ use crate::tables::words::Words;
 
 use super::back::to_site;
 use super::clear::{Next, known_next_hop, leave, parse_any, pass};
-use super::core::{is_own, outbound};
+use super::core::{is_own, of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, translate_header};
 use super::open::Stage;
@@ -37,6 +37,7 @@ pub fn wait<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: &Interf
     if is_own(&ip, interface) {
         return Err(DropReason::InnerFragment);
     }
+    of_its_side(tables, interface, ip.source)?;
     let [a, b, c, d] = ip.source;
     // No IKE source: a multicast address sends nothing.
     let source = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, a, b, c, d];

@@ -14,7 +14,7 @@ use crate::tables::hash::port_protocol;
 use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
-use super::answer::{Refusal, refuse};
+use super::answer::{Refusal, no_room, refuse};
 use super::clear::{Next, parse_any, site_of, tell};
 use super::filter::{self, Direction, First};
 use super::rules::{Judgement, Tuple};
@@ -50,18 +50,20 @@ pub enum Stage {
     HairpinEnter = 11,
     /// [`super::hairpin::add`].
     HairpinAdd = 12,
+    /// [`super::answer::answer_center`].
+    CenterAnswer = 13,
     /// [`super::error::from_site`].
-    SiteError = 13,
+    SiteError = 14,
     /// [`super::error::from_center`].
-    CenterError = 14,
+    CenterError = 15,
     /// [`super::fragment::from_site`].
-    SiteFragment = 15,
+    SiteFragment = 16,
     /// [`super::fragment::from_center`].
-    CenterFragment = 16,
+    CenterFragment = 17,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 17;
+pub const STAGES: u32 = 18;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -140,7 +142,9 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return denied(tables, &key, &judgement);
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    limits::rate(tables, key.site, settings, tables.now_s())?;
+    if let Err(reason) = limits::rate(tables, key.site, settings, tables.now_s()) {
+        return no_room(tables, reason);
+    }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
@@ -162,8 +166,10 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         now_s: first.now_s,
     };
     let mut mapping = nat::UNMAPPED;
-    if !nat::map(tables, &opening, &mut mapping)? {
-        return Ok(Next::Stage(Stage::Map));
+    match nat::map(tables, &opening, &mut mapping) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Next::Stage(Stage::Map)),
+        Err(reason) => return no_room(tables, reason),
     }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     let nat = port_protocol(mapping.port, 0);
@@ -186,7 +192,9 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     if needs_permission {
         first.progress.flags |= tcp::flag::HAS_PERMISSION;
     }
-    make(tables, &key, &first, length)?;
+    if let Err(reason) = make(tables, &key, &first, length) {
+        return no_room(tables, reason);
+    }
     Ok(Next::Stage(if needs_permission {
         Stage::Permit
     } else {

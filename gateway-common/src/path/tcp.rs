@@ -25,6 +25,8 @@ pub mod flag {
     pub const FROM_CENTER: u8 = 4;
     /// A permission stands beside the flow ([`crate::path::enter`]); of any protocol.
     pub const HAS_PERMISSION: u8 = 8;
+    /// The center opened the flow to what is published for it; of any protocol.
+    pub const PUBLISHED: u8 = 16;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.

@@ -8,7 +8,7 @@ use crate::packet::{
     Packet,
     esp::{self, Esp},
     ethernet::{self, Ethernet, ether_type},
-    icmp::{self, CODE_FRAGMENTATION_NEEDED, Icmp, kind, kind6},
+    icmp::{Icmp, kind, kind6},
     ipv4::{self, Fault, Ipv4, protocol},
     ipv6::{self, Ipv6},
     udp::{self, Udp},
@@ -23,9 +23,6 @@ const IKE_LENGTH_MIN: u32 = 28;
 /// Fragments that one source may send in a second, and all sources may.
 const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
 const FRAGMENTS_PER_S: u32 = 100_000;
-
-/// Messages "too big" about ESP in a second.
-const TOO_BIG_PER_S: u32 = 5_000;
 
 /// An address of either family as words in memory order; IPv4 in the first one, the rest is zero.
 type Address = [u32; 4];
@@ -58,7 +55,7 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
                 Err(reason) => return Err(reason),
             };
             if outer.protocol == protocol::ICMP {
-                return icmp4(packet, tables, &outer, interface);
+                return icmp(packet, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
@@ -69,7 +66,7 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
                 Err(reason) => return Err(reason),
             };
             if outer.protocol == protocol::ICMPV6 {
-                return icmp6(packet, tables, &outer, interface);
+                return icmp6(packet, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
@@ -269,10 +266,9 @@ fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32)
     Ok(Verdict::Pass(Path::WanIke))
 }
 
-/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others. A worker hears which of
-/// its tunnels has a narrow path, the kernel all else.
+/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others.
 #[inline(always)]
-fn icmp4<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     if header.kind != kind::UNREACHABLE {
         return Err(DropReason::OuterProtocol);
@@ -280,60 +276,19 @@ fn icmp4<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface:
     if !is_ours(outer, interface) {
         return Err(DropReason::OuterDestination);
     }
-    let quoted = outer.offset + icmp::LENGTH;
-    if header.code == CODE_FRAGMENTATION_NEEDED
-        && let Some(ip) = packet.load::<Ipv4>(quoted)
-        && quotes_esp(packet, ip.protocol, quoted + ipv4::LENGTH)
-    {
-        return too_big(tables, interface);
-    }
     Ok(Verdict::Pass(Path::WanPassed))
 }
 
 /// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).
 #[inline(always)]
-fn icmp6<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp6<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     match header.kind {
         kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => Ok(Verdict::Pass(Path::WanPassed)),
-        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => {
-            let quoted = outer.offset + icmp::LENGTH;
-            if let Some(ip) = packet.load::<Ipv6>(quoted)
-                && quotes_esp(packet, ip.next_header, quoted + ipv6::LENGTH)
-            {
-                return too_big(tables, interface);
-            }
-            Ok(Verdict::Pass(Path::WanPassed))
-        }
+        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => Ok(Verdict::Pass(Path::WanPassed)),
         kind6::PACKET_TOO_BIG => Err(DropReason::OuterDestination),
         _ => Err(DropReason::OuterProtocol),
     }
-}
-
-/// Whether an ICMP error quotes ESP, plain or in UDP.
-#[inline(never)]
-fn quotes_esp<P: Packet>(packet: &P, protocol: u8, transport: u32) -> bool {
-    match protocol {
-        protocol::ESP => true,
-        protocol::UDP => {
-            let header = packet.load::<Udp>(transport);
-            let marker = packet.load::<[u8; 4]>(transport + udp::LENGTH);
-            header.is_some_and(|header| header.source_port == udp::PORT_NAT_TRAVERSAL)
-                && marker.is_some_and(|marker| marker != esp::NON_ESP_MARKER)
-        }
-        _ => false,
-    }
-}
-
-/// A worker looks whether it sent what is quoted.
-#[inline(always)]
-fn too_big<T: Tables>(tables: &T, interface: &Interface) -> Outcome {
-    // Not the key of an IKE source: a multicast address sends nothing.
-    let all = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
-    if tables.count_ike(&all, tables.now_s()) > TOO_BIG_PER_S {
-        return Err(DropReason::OuterProtocol);
-    }
-    worker(tables, interface, Path::WanTooBig)
 }
 
 #[inline(always)]

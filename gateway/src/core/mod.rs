@@ -7,9 +7,11 @@ pub mod directions;
 pub mod explain;
 pub mod generations;
 pub mod journal;
+pub mod names;
 pub mod nat_log;
 pub mod policy;
 pub mod pools;
+pub mod rejudge;
 
 pub mod sadb;
 pub mod schedule;

@@ -100,6 +100,14 @@ pub enum DataplaneError {
         /// Why not.
         reason: String,
     },
+    /// The service link cannot be made.
+    #[error("service link `{name}` of the DNS proxy: {reason}")]
+    ServiceLink {
+        /// Its outer end.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// A file of the system cannot be written or read.
     #[error("{}: {source}", path.display())]
     System {
@@ -115,6 +123,16 @@ pub enum DataplaneError {
         what: &'static str,
         /// Why it failed.
         source: io::Error,
+    },
+    /// A port cannot be published.
+    #[error("{outside}:{port} cannot be published: {reason}")]
+    Publication {
+        /// Its address on the center's side.
+        outside: std::net::Ipv4Addr,
+        /// Its port; zero for the whole address.
+        port: u16,
+        /// Why not.
+        reason: &'static str,
     },
     /// An SA that cannot be used.
     #[error("SA: {0}")]

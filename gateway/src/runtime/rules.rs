@@ -3,9 +3,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
-use gateway_common::abi::rule::action;
-use gateway_common::abi::site::Site;
-use gateway_common::path::rules::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::controller::Controller;
@@ -15,12 +12,12 @@ use crate::api::caller::Caller;
 use crate::api::message::HowToLoad;
 use crate::api::view;
 use crate::config::Config;
-use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::core::explain::{Explainer, Query};
 use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
+use crate::core::rejudge::Rejudge;
 use crate::store;
 
 /// Longest time to confirm in seconds: a day.
@@ -48,6 +45,11 @@ pub(super) struct RuleState {
 }
 
 impl RuleState {
+    /// Which schedules are in force in the packet path.
+    pub(super) fn schedules(&self) -> &[bool] {
+        &self.schedules
+    }
+
     /// With what was stored.
     #[must_use]
     pub(super) fn new(history: History) -> Self {
@@ -226,7 +228,8 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Puts a compiled rule set in force under its number.
-    fn activate(&mut self, generation: u32, compiled: Compiled) -> anyhow::Result<()> {
+    fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
+        self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
         let tables = compiled.generation(generation, base, &schedules)?;
@@ -244,14 +247,14 @@ impl<E: Engine> Controller<E> {
             return Ok(0);
         };
         let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
-        let sites = self.sites.get();
-        let mut ended = Vec::new();
-        for (key, _) in self.engine.flows()? {
-            let groups = sites.get(key.site).map(|entry| entry.groups);
-            if !groups.is_some_and(|groups| allows(&tables, &key, groups)) {
-                ended.push(key);
-            }
-        }
+        let directions = Directions::new(&self.config);
+        let (sites, mappings) = (self.sites.get(), self.engine.mappings()?);
+        let groups = |site| sites.get(site).map(|entry| entry.groups);
+        let rejudge = Rejudge::new(&tables, &directions, groups, || mappings.clone())
+            .with_openings(&self.names.openings, self.engine.now_s());
+        let flows = self.engine.flows()?.into_iter();
+        let refused = flows.filter(|(key, flow)| !rejudge.allows(key, flow));
+        let ended: Vec<_> = refused.map(|(key, _)| key).collect();
         drop(sites);
         self.engine.end_flows(&ended)?;
         if !ended.is_empty() {
@@ -412,7 +415,8 @@ impl<E: Engine> Controller<E> {
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
         let directions = Directions::new(&self.config);
-        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?;
+        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?
+            .with_openings(&self.names.openings, self.engine.now_s());
         let sites = self.sites.get();
         let explain = |query: &Query| {
             let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));
@@ -431,12 +435,6 @@ pub(super) fn nothing() -> StoredRules {
         file: "(nothing)".to_owned(),
         text: String::new(),
     }
-}
-
-fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
-    let site = Site::whole(groups, [0; 4]);
-    let judgement = tables.judge(&Tuple::new(key, &site));
-    judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }
 
 fn author(caller: &Caller, how: &HowToLoad) -> Author {

@@ -30,7 +30,7 @@ fn from_router6(next_header: u8, payload: &[u8]) -> Vec<u8> {
 
 pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
     let accepted = accepted().into_iter().map(|(words, frame, path)| {
-        let to_worker = matches!(path, Path::WanEsp | Path::WanFragment | Path::WanTooBig);
+        let to_worker = matches!(path, Path::WanEsp | Path::WanFragment);
         let expect = if to_worker {
             Expect::Worker(path, frame.clone())
         } else {
@@ -151,24 +151,24 @@ fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
             Path::WanFragment,
         ),
         (
-            "'too big' about ESP goes to the worker",
+            "'too big' about ESP passes",
             too_big(50, &esp(SPI)),
-            Path::WanTooBig,
+            Path::WanPassed,
         ),
         (
-            "'too big' about ESP over IPv6 goes to the worker",
+            "'too big' about ESP over IPv6 passes",
             too_big6(50, &esp(SPI)),
-            Path::WanTooBig,
+            Path::WanPassed,
         ),
         (
-            "'too big' about ESP in UDP goes to the worker",
+            "'too big' about ESP in UDP passes",
             too_big(17, &udp(4500, 61000, &esp(SPI))),
-            Path::WanTooBig,
+            Path::WanPassed,
         ),
         (
-            "'too big' about ESP in UDP over IPv6 goes to the worker",
+            "'too big' about ESP in UDP over IPv6 passes",
             too_big6(17, &udp(4500, 61000, &esp(SPI))),
-            Path::WanTooBig,
+            Path::WanPassed,
         ),
         (
             "'too big' about IKE passes",

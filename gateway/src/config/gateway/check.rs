@@ -15,9 +15,10 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
+use super::publish::Around;
 use super::{
     AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Network, Role,
-    SiteConfig, Timeouts, connection, file, pool,
+    SiteConfig, Timeouts, connection, dns, file, pool, publish,
 };
 
 /// Longest hold-down.
@@ -38,6 +39,21 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     let interfaces = interfaces(checker, file.interface);
     let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
+    let around = Around {
+        sites: &sites,
+        any_sites: &any_sites,
+        pools: &nat_pools,
+    };
+    let publications = publish::publications(checker, file.publish, &around);
+    let center = center(checker, file.center);
+    let around = dns::Around {
+        center: &center,
+        pools: &nat_pools,
+        sites: &sites,
+        any_sites: &any_sites,
+        publications: &publications,
+    };
+    let dns = dns::check(checker, file.dns, &around);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -45,7 +61,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         workers: workers(checker, file.gateway.workers),
         interfaces,
         ike: ike(checker, file.ike, folder),
-        center: center(checker, file.center),
+        center,
         internet,
         nat_pools,
         nat,
@@ -53,9 +69,11 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         sites,
         any_sites,
         connections,
+        publications,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
         network: network(checker, file.network),
+        dns,
         events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }
@@ -365,6 +383,7 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
         port_high,
         hold_down_s,
         hold_down_ports: _,
+        filtering: _,
         preserve_port: _,
         preserve_range: _,
         log_keep_days,
@@ -440,6 +459,7 @@ fn sites(
             groups,
             networks: site.networks.into_inner(),
             nat,
+            filtering: site.filtering,
             pfs,
         }
     };
@@ -536,6 +556,7 @@ fn any_sites(
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
+            filtering: any.filtering,
             pfs,
         })
     };
