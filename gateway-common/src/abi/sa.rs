@@ -134,7 +134,7 @@ impl LinkHeader {
     #[must_use]
     pub fn read_fragment(&self) -> Option<([u8; 2], u32, [u8; 4])> {
         let [high, low] = self.mark_sa;
-        let is_fragment = high == 0x02 && low >= 0x02 && low <= 0x06;
+        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x06);
         (self.mark == LINK_MARK && is_fragment && self.ether_type == LINK_ETHER_TYPE).then_some((
             self.mark_sa,
             u32::from_be_bytes(self.site),

@@ -63,7 +63,7 @@ fn center_frames(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
 /// A UDP packet from port 1024 to port 53.
 fn query(source: [u8; 4], destination: [u8; 4], len: usize) -> Vec<u8> {
     let mut packet = packet(source, destination, len, false);
-    packet[20..28].copy_from_slice(&[4, 0, 0, 53, (len - 20 >> 8) as u8, (len - 20) as u8, 0, 0]);
+    packet[20..28].copy_from_slice(&[4, 0, 0, 53, ((len - 20) >> 8) as u8, (len - 20) as u8, 0, 0]);
     packet
 }
 
