@@ -53,7 +53,9 @@ pub struct First {
     pub progress: Progress,
     /// Second of the packet.
     pub now_s: u32,
-    /// End of the SYN (TCP).
+    /// Number behind the SYN itself (TCP).
+    begin: u32,
+    /// Number behind the SYN and its data (TCP).
     end: u32,
     /// Its window (TCP).
     window: u16,
@@ -69,6 +71,7 @@ impl First {
             flags: 0,
         },
         now_s: 0,
+        begin: 0,
         end: 0,
         window: 0,
     };
@@ -88,13 +91,13 @@ impl First {
         }
     }
 
-    /// What the center has written: nothing. It lets the site send its SYN.
+    /// What the center has written: nothing. What it may acknowledge begins behind the site's SYN.
     #[inline(always)]
     #[must_use]
     pub const fn back(&self) -> Half {
         Half {
             end: 0,
-            limit: self.end,
+            limit: self.begin,
             acknowledged: 0,
             seen_s: self.now_s,
             window: 0,
@@ -119,10 +122,12 @@ pub fn open(inner: &Inner, now_s: u32) -> First {
             ..Progress::default()
         },
         now_s,
+        begin: 0,
         end: 0,
         window: 0,
     };
     if inner.ip.protocol == protocol::TCP {
+        first.begin = inner.segment.sequence.wrapping_add(1);
         first.end = inner.segment.end();
         first.window = inner.segment.window;
         tcp::offer(&mut first.progress, &inner.segment);
@@ -202,6 +207,7 @@ fn follow_usually<V: Words, const OUT: bool>(
         own: Half::read(record, own),
         other: Half::default(),
         other_changed: false,
+        is_repeated: false,
     };
     if inner.ip.protocol == protocol::TCP {
         connection.other = Half::read_tcp(record, other);
@@ -232,10 +238,15 @@ fn follow_rarely<V: Words, const OUT: bool>(
         own: Half::read(record, own),
         other: Half::read(record, other),
         other_changed: false,
+        is_repeated: false,
     };
     connection.advance_rarely(&inner.segment, direction)?;
-    count(&mut connection.own, inner.length(), now_s);
-    connection.own.write(record, own);
+    if connection.is_repeated {
+        count_repeated(record, own, inner.length(), now_s);
+    } else {
+        count(&mut connection.own, inner.length(), now_s);
+        connection.own.write(record, own);
+    }
     if connection.other_changed {
         connection.other.write(record, other);
     }
@@ -263,6 +274,19 @@ const fn count(half: &mut Half, length: u32, now_s: u32) {
     half.seen_s = now_s;
     half.packets = half.packets.wrapping_add(1) & PACKETS_MASK;
     half.bytes = half.bytes.wrapping_add(length as u64);
+}
+
+/// Counts a segment that came before in the half that begins at word `at`. The other direction may write the numbers in
+/// the same words meanwhile, which counts for more than this segment.
+#[inline(always)]
+fn count_repeated<V: Words>(record: V, at: usize, length: u32, now_s: u32) {
+    let seen = record.load(at + word::SEEN);
+    let (acknowledged, _) = halves(seen);
+    let _ = record.compare_exchange(at + word::SEEN, seen, pair(acknowledged, now_s));
+    let packets = record.load(at + word::PACKETS);
+    let more = (packets & !PACKETS_MASK) | (packets.wrapping_add(1) & PACKETS_MASK);
+    let _ = record.compare_exchange(at + word::PACKETS, packets, more);
+    record.add(at + word::BYTES, u64::from(length));
 }
 
 /// State of the flow in a record, and the second of its last packet.
@@ -295,21 +319,33 @@ fn change_progress<V: Words>(record: V, before: Progress, wanted: Progress) -> b
     }
 }
 
-/// Both of two changes: each FIN counts, and a reset ends it.
+/// Both of two changes: each FIN counts, a reset ends it, and nothing goes back to an earlier state.
 #[inline(always)]
 const fn merge(there: Progress, wanted: Progress) -> Progress {
     let fins = there.fins | wanted.fins;
-    let state = if there.state == state::TCP_CLOSED || wanted.state == state::TCP_CLOSED {
-        state::TCP_CLOSED
-    } else if fins == tcp::FINS {
+    let base = if age(there.state) > age(wanted.state) {
+        there
+    } else {
+        wanted
+    };
+    let state = if base.state != state::TCP_CLOSED && fins == tcp::FINS {
         state::TCP_TIME_WAIT
     } else {
-        wanted.state
+        base.state
     };
-    Progress {
-        state,
-        fins,
-        ..wanted
+    Progress { state, fins, ..base }
+}
+
+/// How far on a flow is, among the states of its protocol.
+#[inline(always)]
+const fn age(state: u8) -> u8 {
+    match state {
+        state::TCP_SYN_SENT => 0,
+        state::TCP_SYN_SENT_BOTH => 1,
+        // In between, states are numbered as they follow each other.
+        state::TCP_TIME_WAIT => state::TCP_CLOSED,
+        state::TCP_CLOSED => state::TCP_TIME_WAIT,
+        state => state,
     }
 }
 

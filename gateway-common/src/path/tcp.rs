@@ -18,6 +18,8 @@ pub mod flag {
     pub const SCALE_OUT: u8 = 1;
     /// The center's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
     pub const SIMULTANEOUS: u8 = 2;
+    /// Both open, and the site has answered the center's SYN.
+    pub const ANSWERED_OUT: u8 = 4;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.
@@ -111,6 +113,9 @@ pub struct Connection {
     pub other: Half,
     /// Whether `other` was changed too, which a handshake does.
     pub other_changed: bool,
+    /// Whether the segment is one that came before, which leaves the numbers as they are: the other direction may be
+    /// writing them at this moment.
+    pub is_repeated: bool,
 }
 
 impl Connection {
@@ -190,7 +195,7 @@ impl Connection {
         }
     }
 
-    /// A segment of an open connection: the site's ACK completes the handshake, a FIN half-closes, the second closes.
+    /// A segment of an open connection: the ACK of the end that was answered last completes the handshake, a FIN half-closes, the second closes.
     #[inline(always)]
     fn data(&mut self, segment: &Segment, direction: Direction) {
         let progress = &mut self.progress;
@@ -202,7 +207,11 @@ impl Connection {
         }
         progress.state = match (progress.state, progress.fins) {
             (state::TCP_CLOSED, _) => state::TCP_CLOSED,
-            (state::TCP_SYN_RECEIVED, 0) if direction == Direction::In => state::TCP_SYN_RECEIVED,
+            (state::TCP_SYN_RECEIVED, 0)
+                if direction == Direction::In && progress.flags & flag::ANSWERED_OUT == 0 =>
+            {
+                state::TCP_SYN_RECEIVED
+            }
             (_, 0) => state::TCP_ESTABLISHED,
             (_, FIN_OUT | FIN_IN) => state::TCP_FIN,
             _ => state::TCP_TIME_WAIT,
@@ -214,6 +223,10 @@ impl Connection {
     #[inline(always)]
     fn syn_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
         match self.progress.state {
+            state::TCP_SYN_SENT if self.repeats_syn(segment) => {
+                self.is_repeated = true;
+                offer(&mut self.progress, segment);
+            }
             state::TCP_SYN_SENT => self.first_syn_out(segment),
             state::TCP_SYN_SENT_BOTH if segment.end() != self.own.end => {
                 return Err(DropReason::TcpWindow);
@@ -223,11 +236,20 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the site's SYN is the one that came before, perhaps without the data that it had (RFC 7413 section 4.1.3).
+    /// An answer to either may be on its way.
+    #[inline(always)]
+    const fn repeats_syn(&self, segment: &Segment) -> bool {
+        let is_shorter = segment.sequence.wrapping_add(1) == self.other.limit
+            && !before(self.own.end, segment.end());
+        segment.end() == self.own.end || is_shorter
+    }
+
     #[inline(always)]
     fn first_syn_out(&mut self, segment: &Segment) {
         self.own.end = segment.end();
         self.own.window = segment.window;
-        self.other.limit = segment.end();
+        self.other.limit = segment.sequence.wrapping_add(1);
         self.other_changed = true;
         offer(&mut self.progress, segment);
     }
@@ -242,7 +264,12 @@ impl Connection {
                 self.progress.flags |= flag::SIMULTANEOUS;
                 Ok(())
             }
-            state::TCP_SYN_SENT_BOTH if segment.end() == self.own.end => Ok(()),
+            // Sent again: the site's answer was lost.
+            state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED
+                if self.progress.flags & flag::SIMULTANEOUS != 0 && segment.end() == self.own.end =>
+            {
+                Ok(())
+            }
             _ => Err(DropReason::TcpState),
         }
     }
@@ -289,8 +316,14 @@ impl Connection {
                 self.progress.state = state::TCP_SYN_RECEIVED;
                 Ok(())
             }
-            // Sent again: the ACK was lost.
-            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => self.check(segment, Direction::In),
+            // Sent again: the ACK was lost. Or both have answered now.
+            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
+                self.check(segment, Direction::In)?;
+                if self.progress.flags & flag::ANSWERED_OUT != 0 {
+                    self.progress.state = state::TCP_ESTABLISHED;
+                }
+                Ok(())
+            }
             _ => Err(DropReason::TcpState),
         }
     }
@@ -305,19 +338,30 @@ impl Connection {
             state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
                 self.check(segment, Direction::Out)?;
                 self.own.acknowledged = latest(self.own.acknowledged, segment.acknowledgment);
-                if self.progress.state == state::TCP_SYN_RECEIVED {
-                    self.progress.state = state::TCP_ESTABLISHED;
-                }
+                let is_repeated = self.progress.flags & flag::ANSWERED_OUT != 0;
+                self.progress.flags |= flag::ANSWERED_OUT;
+                self.progress.state = match self.progress.state {
+                    state::TCP_SYN_SENT_BOTH => state::TCP_SYN_RECEIVED,
+                    // The center had answered before.
+                    state::TCP_SYN_RECEIVED if !is_repeated => state::TCP_ESTABLISHED,
+                    state => state,
+                };
                 Ok(())
             }
             _ => Err(DropReason::TcpState),
         }
     }
 
-    /// Whether an acknowledgment is one of the other's SYN, with or without the data that came with it.
+    /// Whether an acknowledgment of the center is one of the site's SYN, with or without the data that came with it. Until
+    /// the center's SYN, its half has the number behind the site's SYN as the limit.
     #[inline(always)]
-    fn answers_syn(&self, segment: &Segment) -> bool {
-        segment.has(ACK) && self.other.end.wrapping_sub(segment.acknowledgment) < SYN_DATA_MAX
+    const fn answers_syn(&self, segment: &Segment) -> bool {
+        let data = if self.progress.state == state::TCP_SYN_SENT {
+            self.other.end.wrapping_sub(self.own.limit)
+        } else {
+            SYN_DATA_MAX
+        };
+        segment.has(ACK) && self.other.end.wrapping_sub(segment.acknowledgment) <= data
     }
 
     /// A reset closes if its receiver is sure to take it: RFC 9293 section 3.10.7.3 for one that answers a SYN, RFC 5961
@@ -341,7 +385,13 @@ impl Connection {
                 Direction::In => Err(DropReason::TcpWindow),
             };
         }
-        // The receiver looks at the sequence number alone.
+        if self.refuses_syn(segment, direction) {
+            return Ok(());
+        }
+        // The receiver looks at the sequence number alone; what it has acknowledged is behind it.
+        if before(segment.sequence, self.other.acknowledged) {
+            return Err(DropReason::TcpWindow);
+        }
         let by_sequence = Segment {
             flags: segment.flags & !ACK,
             ..*segment
@@ -352,6 +402,18 @@ impl Connection {
             self.progress.state = state::TCP_CLOSED;
         }
         Ok(())
+    }
+
+    /// Whether a reset answers a SYN that the site has sent again because the SYN+ACK was lost behind the gateway: it has
+    /// no sequence number (RFC 9293 section 3.10.7.1), and its acknowledgment is what the site looks at. A site that has
+    /// the SYN+ACK ignores it, so that it changes nothing.
+    #[inline(always)]
+    const fn refuses_syn(&self, segment: &Segment, direction: Direction) -> bool {
+        self.progress.state == state::TCP_SYN_RECEIVED
+            && matches!(direction, Direction::In)
+            && segment.sequence == 0
+            && segment.has(ACK)
+            && segment.acknowledgment == self.other.end
     }
 
     /// Scales of the sender and of the other end.
