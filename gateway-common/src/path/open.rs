@@ -274,7 +274,8 @@ fn renew<V: Words, T: Tables>(
     let port = port_protocol(admitted.nat_port, key.protocol);
     if dead.record.load(word::NAT) != pair(nat, port) {
         if tables.flows().retire(dead.position, dead.word) {
-            give(tables, key.site, was_half_open);
+            // The sweep that frees the place looks whether it was half-open.
+            limits::give_flow(tables, key.site);
         }
         return Ok(Renewal::Elsewhere);
     }

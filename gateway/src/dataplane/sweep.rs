@@ -4,12 +4,16 @@
 //! Removal takes two sweeps. The first retires an entry, so that no packet finds it any more; the next one, a second
 //! later at least, frees its place: programs that had found it before have long ended. A mapping's port is not given to
 //! another before the last flow that used it is freed.
+//!
+//! Until then a program that had found a flow may still end its handshake, or begin it anew. So a flow is counted less when
+//! it is retired, but a half-open connection when its place is freed: its state is the last one then, and no program and
+//! sweep both give the same one back.
 
 use std::collections::HashMap;
 
 use gateway_common::abi::flow::{Flow, FlowKey, read};
 use gateway_common::abi::interface::Settings;
-use gateway_common::path::filter::is_alive;
+use gateway_common::path::filter::{is_alive, is_half_open};
 use gateway_common::tables::index::{state, state_of};
 
 use super::tables::{Flows, Mappings, SharedTables};
@@ -85,15 +89,17 @@ impl Sweep {
                         live.insert(flow.mapping);
                         continue;
                     }
-                    // A packet may have changed the state until it was retired.
-                    let state = read(entry.record).1.progress.state;
-                    tables.give_flow(key.site, state);
+                    tables.give_flow(key.site);
                     expired += 1;
                 }
                 _ => {}
             }
             let word = flows.at(place).map_or(0, |entry| entry.word);
             if is_due(before.get(&place), word, now_s) {
+                let (key, flow) = read(entry.record);
+                if state_of(word) == state::RETIRED && is_half_open(flow.progress.state) {
+                    tables.give_half_open(key.site);
+                }
                 flows.free(place);
             } else {
                 retired.insert(read(entry.record).1.mapping);
