@@ -14,8 +14,8 @@ use gateway_common::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::nat::OutsideKey;
 use gateway_common::abi::stats::Path;
-use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
 use gateway_common::packet::Buffer;
+use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
 use gateway_common::path::filter::{Direction, follow, is_half_open};
 use gateway_common::path::inner::Inner;
 use gateway_common::tables::index::{state, state_of};
@@ -234,14 +234,18 @@ fn a_handshake_that_ends_while_its_flow_is_swept_is_counted_once() -> Result<()>
     let (kernel, settings, key) = with_a_syn(begin_s)?;
     let tables = kernel.tables();
     ensure!(tables.used(SITE) == [1, 1, 1], "{:?}", tables.used(SITE));
-    let found = tables.flows().find(&key).ok_or_else(|| anyhow::anyhow!("no flow"))?;
+    let found = tables
+        .flows()
+        .find(&key)
+        .ok_or_else(|| anyhow::anyhow!("no flow"))?;
 
     let mut sweep = Sweep::default();
     let dead_s = begin_s + IDLE_S + 1;
     sweep.run(tables, &settings, IDLE_S, dead_s);
     let refusal = Clear::tcp((SERVER, 443), (NAT, 2000), RST | ACK).data(0);
     let frame = refusal.ethernet(world::MAC, world::MAC_HOP);
-    let inner = Inner::parse(&Buffer::new(&frame), Direction::In).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
+    let inner =
+        Inner::parse(&Buffer::new(&frame), Direction::In).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
     let ended = follow::<_, false>(found.record, &inner, dead_s);
     ensure!(ended == Ok(true), "{ended:?}");
     // As `path::core` does.
@@ -261,7 +265,10 @@ fn a_flow_that_begins_anew_while_it_is_swept_leaves_no_count_behind() -> Result<
     let begin_s = u32::try_from(monotonic().as_secs())?;
     let (kernel, settings, key) = with_a_syn(begin_s)?;
     let tables = kernel.tables();
-    let found = tables.flows().find(&key).ok_or_else(|| anyhow::anyhow!("no flow"))?;
+    let found = tables
+        .flows()
+        .find(&key)
+        .ok_or_else(|| anyhow::anyhow!("no flow"))?;
     let change = |to: u8| {
         let old = found.record.load(word::PROGRESS);
         let (progress, mapping) = halves(old);
@@ -269,7 +276,9 @@ fn a_flow_that_begins_anew_while_it_is_swept_leaves_no_count_behind() -> Result<
             state: to,
             ..Progress::from_bits(progress)
         };
-        found.record.compare_exchange(word::PROGRESS, old, pair(progress.bits(), mapping))
+        found
+            .record
+            .compare_exchange(word::PROGRESS, old, pair(progress.bits(), mapping))
     };
     // The client gave up.
     ensure!(change(flow::state::TCP_CLOSED).is_ok(), "closed");

@@ -575,9 +575,21 @@ mod tests {
             let context = std::format!("the SYN first: {first_out}, interrupted before access {at}");
             let (_, flow) = read(record);
             assert_eq!(flow.progress.state, state::TCP_SYN_RECEIVED, "{context}");
-            assert_eq!(follow::<_, true>(record, &segment(u32::MAX, 5001, 0), 102), Ok(true), "{context}");
-            assert_eq!(follow::<_, false>(record, &segment(5001, u32::MAX, 1400), 102), Ok(false), "{context}");
-            assert_eq!(follow::<_, true>(record, &segment(u32::MAX, 6401, 900), 102), Ok(false), "{context}");
+            assert_eq!(
+                follow::<_, true>(record, &segment(u32::MAX, 5001, 0), 102),
+                Ok(true),
+                "{context}"
+            );
+            assert_eq!(
+                follow::<_, false>(record, &segment(5001, u32::MAX, 1400), 102),
+                Ok(false),
+                "{context}"
+            );
+            assert_eq!(
+                follow::<_, true>(record, &segment(u32::MAX, 6401, 900), 102),
+                Ok(false),
+                "{context}"
+            );
         }
         assert!(interrupted > 30, "{interrupted} interleavings are too few");
     }

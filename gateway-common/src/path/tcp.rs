@@ -240,8 +240,8 @@ impl Connection {
     /// An answer to either may be on its way.
     #[inline(always)]
     const fn repeats_syn(&self, segment: &Segment) -> bool {
-        let is_shorter = segment.sequence.wrapping_add(1) == self.other.limit
-            && !before(self.own.end, segment.end());
+        let is_shorter =
+            segment.sequence.wrapping_add(1) == self.other.limit && !before(self.own.end, segment.end());
         segment.end() == self.own.end || is_shorter
     }
 
