@@ -9,6 +9,7 @@ pub mod identity;
 pub mod name;
 mod name_constraints;
 pub mod revocation;
+mod signature_memory;
 pub mod trust;
 
 pub(crate) use error::utc;

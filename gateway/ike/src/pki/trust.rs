@@ -10,6 +10,7 @@ use super::name::DistinguishedName;
 use super::name_constraints::{NameConstraints, has_own_forms, without_own_forms};
 pub use super::revocation::RevocationPolicy;
 use super::revocation::{RevocationList, newest_first};
+use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::time::Duration;
@@ -23,6 +24,7 @@ pub struct TrustAnchors {
     anchors: Vec<Anchor>,
     crls: Vec<RevocationList>,
     policy: RevocationPolicy,
+    signatures: SignatureMemory,
 }
 
 struct Anchor {
@@ -101,6 +103,7 @@ impl TrustAnchors {
             anchors,
             crls: Vec::new(),
             policy: RevocationPolicy::default(),
+            signatures: SignatureMemory::default(),
         })
     }
 
@@ -226,9 +229,16 @@ impl TrustAnchors {
                 resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
             anchor.check(peer, &intermediates)
         };
+        let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
+            algorithm,
+            memory: &self.signatures,
+        });
+        let algorithms = algorithms
+            .each_ref()
+            .map(|one| one as &dyn SignatureVerificationAlgorithm);
         let path = leaf
             .verify_for_usage(
-                CHAIN_ALGORITHMS,
+                &algorithms,
                 &anchors,
                 &intermediates,
                 UnixTime::since_unix_epoch(Duration::from_secs(unix_s)),
@@ -398,7 +408,7 @@ impl Anchor {
 }
 
 /// Signatures within chains: SHA-1 and RSA below 2048 bits are not among them.
-const CHAIN_ALGORITHMS: &[&dyn SignatureVerificationAlgorithm] = &[
+const CHAIN_ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 11] = [
     webpki::ring::ECDSA_P256_SHA256,
     webpki::ring::ECDSA_P256_SHA384,
     webpki::ring::ECDSA_P384_SHA256,

@@ -37,14 +37,15 @@ pub fn center_address() -> SocketAddr {
     "198.51.100.1:500".parse().unwrap()
 }
 
-/// Where the type of a notify payload without protocol and SPI (RFC 7296 3.10) stands in a message in the clear. The
+/// Where the type of a notify payload without an SPI (RFC 7296 3.10) stands in a message in the clear. The
 /// payload's header is compared as well: two octets alone are found in random keys and nonces every now and then.
 pub fn notify_at(message: &[u8], kind: [u8; 2]) -> Option<usize> {
     let header = |at: usize| {
         let length = usize::from(u16::from_be_bytes([message[at + 2], message[at + 3]]));
         message[at + 1] == 0
             && (8..=message.len() - at).contains(&length)
-            && message[at + 4..at + 6] == [0, 0]
+            && message[at + 4] <= 3
+            && message[at + 5] == 0
             && message[at + 6..at + 8] == kind
     };
     (28..message.len().saturating_sub(7))
