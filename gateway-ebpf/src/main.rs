@@ -18,50 +18,70 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::trace;
+use gateway_common::abi::trace::{outcome, point};
 use gateway_common::drop::DropReason;
 use gateway_common::packet::Packet;
 use gateway_common::path::clear::Next;
+use gateway_common::path::trace::End;
 use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables;
 
 use context::Frame;
-use maps::{DROPS, EGRESS, STAGES, XSKS};
+use maps::{DROPS, EGRESS, STAGES, TRACER, XSKS};
 use tables::Maps;
 
 /// Outer interface: ESP and IKE.
 #[xdp]
 fn wan(context: XdpContext) -> u32 {
-    run(&context, path::wan::wan)
+    run(&context, point::WAN, path::wan::wan)
 }
 
 /// The clear link: decrypted packets of sites.
 #[xdp]
 fn clear(context: XdpContext) -> u32 {
-    run_stage(&context, path::clear::clear)
+    run_stage(&context, point::CLEAR, path::clear::clear)
 }
 
 /// The stage of `clear` that judges a new flow.
 #[xdp]
 fn clear_judge(context: XdpContext) -> u32 {
-    run_stage(&context, path::open::judge)
+    run_stage(&context, point::JUDGE, path::open::judge)
 }
 
 /// The stage of `clear` that maps the source of a new flow.
 #[xdp]
 fn clear_map(context: XdpContext) -> u32 {
-    run_stage(&context, path::open::map)
+    run_stage(&context, point::MAP, path::open::map)
 }
 
 /// The stage of `clear` that makes a new flow.
 #[xdp]
 fn clear_add(context: XdpContext) -> u32 {
-    run_stage(&context, path::open::add)
+    run_stage(&context, point::ADD, path::open::add)
 }
 
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
-    run(&context, path::core::core)
+    run(&context, point::CORE, path::core::core)
+}
+
+/// Tells of a packet at the end of another program, and goes on for it.
+#[xdp]
+fn trace(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let (frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    let Some((end, code)) = tables::traced() else {
+        return XDP_DROP;
+    };
+    path::trace::tell(&frame, &maps, end);
+    if end.outcome == outcome::STAGE {
+        // SAFETY: as in `run_stage`.
+        unsafe { STAGES.tail_call(&context, end.value) };
+        count_drop(DropReason::Internal);
+        return XDP_DROP;
+    }
+    code
 }
 
 /// Lets everything through: it makes the other end of a veth deliver redirected frames, and is the floor of a
@@ -75,11 +95,15 @@ fn pass(_context: XdpContext) -> u32 {
 #[inline(always)]
 fn run_stage(
     context: &XdpContext,
+    point: u32,
     decide: impl FnOnce(&mut Frame, &Maps) -> Result<Next, DropReason>,
 ) -> u32 {
-    run(context, |frame, maps| match decide(frame, maps)? {
+    run(context, point, |frame, maps| match decide(frame, maps)? {
         Next::Decided(verdict) => Ok(verdict),
         Next::Stage(stage) => {
+            if path::trace::is_on(maps) {
+                tell(context, End::stage(point, stage), XDP_DROP);
+            }
             // SAFETY: nothing that is dropped here needs it; a stage that is missing leaves the packet to be dropped.
             unsafe { STAGES.tail_call(context, stage as u32) };
             Err(DropReason::Internal)
@@ -89,21 +113,37 @@ fn run_stage(
 
 /// Runs the core and acts on its outcome.
 #[inline(always)]
-fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) -> u32 {
+fn run(context: &XdpContext, point: u32, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) -> u32 {
     // SAFETY: the context of this run.
     let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
     let outcome = decide(&mut frame, &maps);
     let acted = outcome.and_then(|verdict| {
         let code = act(verdict)?;
         maps.count(verdict.path(), frame.len());
-        Ok(code)
+        Ok((verdict, code))
     });
-    acted.unwrap_or_else(|reason| {
-        count_drop(reason);
-        // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
-        trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
-        XDP_DROP
-    })
+    let code = match acted {
+        Ok((_, code)) => code,
+        Err(reason) => {
+            count_drop(reason);
+            // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
+            trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
+            XDP_DROP
+        }
+    };
+    if path::trace::is_on(&maps) {
+        tell(context, End::of(point, acted.map(|(verdict, _)| verdict)), code);
+    }
+    code
+}
+
+/// Has [`trace`] tell of a packet and return the code, or go on to the stage. Comes back if that program is not there.
+#[inline(always)]
+fn tell(context: &XdpContext, end: End, code: u32) {
+    if tables::leave_trace(end, code) {
+        // SAFETY: nothing that is dropped here needs it.
+        unsafe { TRACER.tail_call(context, 0) };
+    }
 }
 
 /// The XDP code of a verdict. A redirect without a target drops: nothing leaves by another way.

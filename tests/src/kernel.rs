@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
-use gateway::dataplane::{TableSizes, fill_stages};
+use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Chunk, Rule};
@@ -108,12 +108,13 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::CORE, program::PASS];
+        let programs = [program::WAN, program::CORE, program::PASS, program::TRACE];
         for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
         }
         fill_stages(&mut ebpf)?;
+        fill_tracer(&mut ebpf)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,

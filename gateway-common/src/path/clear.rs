@@ -35,15 +35,31 @@ pub enum Next {
 /// # Errors
 /// The reason to drop it.
 pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    let mut next = Next::Stage(Stage::Forward);
+    clear_stages(packet, tables, |_, _, _| {})
+}
+
+/// The same; `after` is told what became of the packet at the end of each stage.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn clear_stages<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    mut after: impl FnMut(&P, Stage, Result<Next, DropReason>),
+) -> Outcome {
+    let mut stage = Stage::Forward;
     for _ in 0..ROUNDS_MAX {
-        next = match next {
-            Next::Decided(verdict) => return Ok(verdict),
-            Next::Stage(Stage::Forward) => clear(packet, tables)?,
-            Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
-            Next::Stage(Stage::Map) => open::map(packet, tables)?,
-            Next::Stage(Stage::Add) => open::add(packet, tables)?,
+        let next = match stage {
+            Stage::Forward => clear(packet, tables),
+            Stage::Judge => open::judge(packet, tables),
+            Stage::Map => open::map(packet, tables),
+            Stage::Add => open::add(packet, tables),
         };
+        after(packet, stage, next);
+        match next? {
+            Next::Decided(verdict) => return Ok(verdict),
+            Next::Stage(next) => stage = next,
+        }
     }
     Err(DropReason::Internal)
 }

@@ -89,6 +89,20 @@ impl Admitted {
     }
 }
 
+/// Rule and generation that the stage of judgement has found for the packet.
+#[inline(always)]
+pub(super) fn judged<T: Tables>(tables: &T) -> Option<(u32, u32)> {
+    Some(halves(tables.scratch()?.load(left::RULE)))
+}
+
+/// Address and port that the stage of mapping has found for the packet.
+#[inline(always)]
+pub(super) fn mapped<T: Tables>(tables: &T) -> Option<([u8; 4], [u8; 2])> {
+    let (address, port) = halves(tables.scratch()?.load(left::NAT));
+    let [p0, p1, _, _] = port.to_ne_bytes();
+    Some((address.to_ne_bytes(), [p0, p1]))
+}
+
 /// The second stage: judges a new flow by protocol, rules and rate.
 ///
 /// # Errors
@@ -104,13 +118,13 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         .judge(&Tuple::new(&key, site))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     if judgement.action != action::ALLOW {
         return Err(denied(tables, &key, &judgement));
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
-    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     scratch.store(left::FLAGS, u64::from(judgement.flags));
     Ok(Next::Stage(Stage::Map))
 }

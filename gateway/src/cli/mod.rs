@@ -12,6 +12,7 @@ mod run;
 mod sa;
 mod status;
 mod table;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -83,6 +84,8 @@ enum Verb {
     Reload,
     /// Send sites to another gateway, so that this one can be stopped.
     Drain(drain::Arguments),
+    /// Packets of a site as they pass, place by place.
+    Trace(trace::Arguments),
     /// Dropped packets by reason.
     Drops,
 }
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Verb::Nat(verb) => nat::run(&common, verb),
         Verb::Reload => reload::run(&common),
         Verb::Drain(arguments) => drain::run(&common, &arguments),
+        Verb::Trace(arguments) => trace::run(&common, arguments),
         Verb::Drops => drops::run(&common),
     };
     match outcome {

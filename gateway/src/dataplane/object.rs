@@ -9,6 +9,8 @@ pub mod program {
     pub const CLEAR: &str = "clear";
     /// Stages of `clear`, in the order of their numbers (`gateway_common::path::open::Stage`).
     pub const STAGES: [&str; 4] = ["clear_judge", "clear_map", "clear_add", CLEAR];
+    /// Tells of a packet that is traced, at the end of another program.
+    pub const TRACE: &str = "trace";
     /// Core interface.
     pub const CORE: &str = "core";
     /// Lets everything through; for the far ends of veth pairs.

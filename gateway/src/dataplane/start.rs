@@ -81,6 +81,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         inboxes: inboxes(workers)?,
         counters: (0..workers).map(|_| Arc::default()).collect(),
         reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
+        tracing: Arc::default(),
         threads: Vec::new(),
     };
     undo.keep();
@@ -288,6 +289,7 @@ fn worker(
             clear_port,
             now_s: 0,
             reports: Arc::clone(&dataplane.reports),
+            tracing: Arc::clone(&dataplane.tracing),
         },
         rings,
         receive,

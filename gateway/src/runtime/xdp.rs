@@ -23,7 +23,7 @@ use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
-    TableSizes, WorkerReport, monotonic_s,
+    TableSizes, Traces, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -241,6 +241,16 @@ impl Engine for Xdp {
         happened
     }
 
+    fn set_trace(&mut self, site: u32) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.set_trace(site)?)
+    }
+
+    fn traces(&mut self) -> (Traces, u64) {
+        self.dataplane.as_ref().map_or_else(Default::default, |dataplane| {
+            (dataplane.traces(), dataplane.trace_clock_ns())
+        })
+    }
+
     async fn stop(&mut self) {
         self.ways.stop().await;
         let Some(dataplane) = self.dataplane.take() else {
@@ -279,6 +289,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_new_flows_per_s: limits.site_new_flows_per_s,
             site_half_open_max: limits.site_half_open,
             site_mappings_max: limits.site_mappings,
+            trace_site: 0,
         },
         tables: TableSizes {
             flows: limits.flows,

@@ -11,6 +11,7 @@ use gateway::api::message::{Reply, Request};
 use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
+use gateway::dataplane::Traces;
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
@@ -24,8 +25,14 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub(crate) struct Table {
     pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
     pub(crate) happened: Vec<Happening<u32>>,
+    /// What is traced, and what there is to tell of it.
+    pub(crate) traced_site: u32,
+    pub(crate) traces: Traces,
     next: u32,
 }
+
+/// Time on the clock of traced packets.
+pub(crate) const TRACE_CLOCK_NS: u64 = 5_000_000_000;
 
 /// A data plane without packets.
 struct InMemory(Arc<Mutex<Table>>);
@@ -127,6 +134,15 @@ impl Engine for InMemory {
         std::mem::take(&mut self.table().happened)
     }
 
+    fn set_trace(&mut self, site: u32) -> anyhow::Result<()> {
+        self.table().traced_site = site;
+        Ok(())
+    }
+
+    fn traces(&mut self) -> (Traces, u64) {
+        (std::mem::take(&mut self.table().traces), TRACE_CLOCK_NS)
+    }
+
     async fn stop(&mut self) {}
 }
 
@@ -223,12 +239,27 @@ impl Node {
     }
 
     fn reply(&self, request: Request) -> Reply {
+        self.reply_with_lines(request, None)
+    }
+
+    /// Asks for a view that lines follow.
+    #[track_caller]
+    pub(crate) fn follow(&self, request: Request, places: usize) -> (Value, mpsc::Receiver<String>) {
+        let (lines, incoming) = mpsc::channel(places);
+        match self.reply_with_lines(request, Some(lines)) {
+            Reply::Ok(view) => (view, incoming),
+            Reply::Error(words) => panic!("refused: {words}"),
+        }
+    }
+
+    fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let caller = Caller::default();
         let call = Call {
             request,
             caller,
             reply,
+            lines,
         };
         self.calls.blocking_send(call).expect("it runs");
         answer.blocking_recv().expect("it answers")

@@ -7,8 +7,12 @@ mod wan;
 pub mod world;
 
 use gateway_common::abi::stats::Path;
+use gateway_common::abi::trace::point;
 use gateway_common::drop::DropReason;
 use gateway_common::packet::{Buffer, Packet as _};
+use gateway_common::path::clear::Next;
+use gateway_common::path::open::Stage;
+use gateway_common::path::trace::{self, End};
 use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables as _;
 use gateway_common::tables::host::HostTables;
@@ -40,14 +44,45 @@ impl Program {
         let mut buffer = Buffer::new(frame);
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
-            Self::Clear => path::clear::clear_through(&mut buffer, tables),
+            Self::Clear => clear(&mut buffer, tables),
             Self::Core => path::core::core(&mut buffer, tables),
         };
+        let point = match self {
+            Self::Wan => Some(point::WAN),
+            // Each stage tells for itself.
+            Self::Clear => None,
+            Self::Core => Some(point::CORE),
+        };
+        if let Some(point) = point
+            && trace::is_on(tables)
+        {
+            trace::tell(&buffer, tables, End::of(point, outcome));
+        }
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
         }
         (outcome, buffer.bytes().to_vec())
     }
+}
+
+/// The stages of `clear`, as the shell runs them one after another.
+fn clear(buffer: &mut Buffer, tables: &HostTables) -> Outcome {
+    path::clear::clear_stages(buffer, tables, |buffer, stage, next| {
+        if trace::is_on(tables) {
+            let point = match stage {
+                Stage::Forward => point::CLEAR,
+                Stage::Judge => point::JUDGE,
+                Stage::Map => point::MAP,
+                Stage::Add => point::ADD,
+            };
+            let end = match next {
+                Ok(Next::Stage(next)) => End::stage(point, next),
+                Ok(Next::Decided(verdict)) => End::of(point, Ok(verdict)),
+                Err(reason) => End::of(point, Err(reason)),
+            };
+            trace::tell(buffer, tables, end);
+        }
+    })
 }
 
 /// What must become of a frame.

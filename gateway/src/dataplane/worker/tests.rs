@@ -21,6 +21,7 @@ use super::table::SaTable;
 use super::{Engine, Worker};
 use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
+use crate::dataplane::trace::Tracing;
 
 const WAN: usize = 0;
 const CORE: usize = 1;
@@ -161,6 +162,7 @@ impl Bench {
     fn over(ends: Ends, suite: Suite, udp: Option<UdpEncap>, first_sequence: u64) -> Self {
         let inboxes: Arc<[Inbox]> = (0..2).map(|_| Inbox::new().unwrap()).collect();
         let reports = Arc::new(ArrayQueue::new(16));
+        let tracing = Arc::new(Tracing::default());
         let worker = |number| Worker {
             engine: Engine {
                 worker: number,
@@ -168,6 +170,7 @@ impl Bench {
                 clear_port: CLEAR,
                 now_s: 100,
                 reports: Arc::clone(&reports),
+                tracing: Arc::clone(&tracing),
             },
             rings: MemoryRings {
                 arrived: Default::default(),
