@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -18,11 +18,13 @@ use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::stats::{Counter, Path};
+use gateway_common::abi::trace::TraceEvent;
 use gateway_common::abi::{ABI_VERSION, map, usage};
 use gateway_common::drop::DropReason;
 use gateway_common::path::filter::is_half_open;
 use gateway_common::tables::host::HostTables;
 use socket2::{Domain, Socket, Type};
+use zerocopy::FromBytes as _;
 
 use crate::vectors::world;
 
@@ -372,6 +374,28 @@ impl Kernel {
             ..TestRunOptions::default()
         })?;
         Ok(result.return_value)
+    }
+
+    /// Packets that were traced since the last call.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn traces(&mut self) -> Result<Vec<TraceEvent>> {
+        let mut ring = RingBuf::try_from(self.map(map::TRACES)?)?;
+        let mut events = vec![];
+        while let Some(item) = ring.next() {
+            events.extend(TraceEvent::read_from_bytes(&item));
+        }
+        Ok(events)
+    }
+
+    /// Traced packets that there was no room to tell of.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn traces_lost(&mut self) -> Result<u64> {
+        let lost: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(map::TRACES_LOST)?)?;
+        Ok(lost.get(&0, 0)?.iter().sum())
     }
 
     /// Drops since the last [`Kernel::fill`], by reason.
