@@ -7,5 +7,6 @@ mod filter;
 mod hostile;
 mod restart;
 mod rules;
+mod trace;
 mod transfers;
 mod vectors;

@@ -125,7 +125,11 @@ fn a_million_flows_and_mappings_have_room_and_are_found_again() -> Result<()> {
         let source = (inside.address, u16::from_be_bytes(inside.port));
         let packet = Clear::tcp(source, (SERVER, 443), ACK).linked(SITE, SA_INDEX);
         let code = kernel.run("clear", &packet)?.code;
-        ensure!(code == XDP_REDIRECT, "flow {number}: code {code}, {:?}", kernel.drops()?);
+        ensure!(
+            code == XDP_REDIRECT,
+            "flow {number}: code {code}, {:?}",
+            kernel.drops()?
+        );
     }
     Ok(())
 }

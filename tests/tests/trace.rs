@@ -67,10 +67,20 @@ fn the_first_packet_of_a_flow_is_followed_through_each_stage() {
         ]
     );
     for event in &events {
-        let ends = (event.site, event.source, event.source_port, event.destination, event.destination_port);
+        let ends = (
+            event.site,
+            event.source,
+            event.source_port,
+            event.destination,
+            event.destination_port,
+        );
         let expected = (SITE, TERMINAL, PORT.to_be_bytes(), SERVER, 443u16.to_be_bytes());
         assert_eq!(ends, expected, "{event:?}");
-        assert_eq!((event.protocol, event.tcp_flags, event.length), (6, SYN, 40), "{event:?}");
+        assert_eq!(
+            (event.protocol, event.tcp_flags, event.length),
+            (6, SYN, 40),
+            "{event:?}"
+        );
     }
     let found: Vec<u8> = events
         .iter()
@@ -94,7 +104,10 @@ fn the_answer_is_told_with_the_flow_that_it_belongs_to() {
         [(point::CORE, outcome::SENT, Path::CoreForwarded as u32)]
     );
     let event = &events[0];
-    assert_eq!((event.site, event.source, event.destination), (SITE, TERMINAL, SERVER));
+    assert_eq!(
+        (event.site, event.source, event.destination),
+        (SITE, TERMINAL, SERVER)
+    );
     assert_eq!((event.nat_address, event.nat_port), (NAT, PORT.to_be_bytes()));
     assert_eq!(event.state, state::TCP_SYN_RECEIVED);
 }
@@ -103,7 +116,11 @@ fn the_answer_is_told_with_the_flow_that_it_belongs_to() {
 fn a_drop_is_told_with_its_reason_and_what_was_known() {
     let tables = traced(SITE);
     // By a rule: which one.
-    let denied = out(&tables, &Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), SYN), SITE);
+    let denied = out(
+        &tables,
+        &Clear::tcp((TERMINAL, PORT), (FORBIDDEN, 443), SYN),
+        SITE,
+    );
     let event = denied.last().copied().unwrap_or_default();
     assert_eq!(
         (event.point, event.outcome, event.value, event.rule),
@@ -112,7 +129,10 @@ fn a_drop_is_told_with_its_reason_and_what_was_known() {
     // By a state that does not begin: no rule was asked.
     let stray = out(&tables, &segment(ACK), SITE);
     let event = stray.last().copied().unwrap_or_default();
-    assert_eq!((event.value, event.known & known::RULE), (DropReason::TcpState as u32, 0));
+    assert_eq!(
+        (event.value, event.known & known::RULE),
+        (DropReason::TcpState as u32, 0)
+    );
     // By the window of a flow: the flow.
     out(&tables, &segment(SYN), SITE);
     back(&tables, &reply(SYN | ACK));
@@ -149,7 +169,10 @@ fn an_esp_packet_is_told_by_the_site_of_its_sa() {
         .iter()
         .find(|event| event.point == point::WAN && event.outcome == outcome::SENT && event.spi == SPI);
     assert_eq!(esp.map(|event| event.site), Some(SITE));
-    assert!(events.iter().all(|event| event.site == SITE), "another site's packet");
+    assert!(
+        events.iter().all(|event| event.site == SITE),
+        "another site's packet"
+    );
 }
 
 #[test]
@@ -232,6 +255,9 @@ fn a_flood_is_told_in_part_and_the_rest_is_counted() -> anyhow::Result<()> {
     kernel.repeat("clear", &stray, PACKETS)?;
     let (told, lost) = (kernel.traces()?.len() as u64, kernel.traces_lost()?);
     anyhow::ensure!(told + lost == u64::from(2 * PACKETS), "{told} told, {lost} lost");
-    anyhow::ensure!(lost > 0 && (1000..=8192).contains(&told), "{told} told, {lost} lost");
+    anyhow::ensure!(
+        lost > 0 && (1000..=8192).contains(&told),
+        "{told} told, {lost} lost"
+    );
     Ok(())
 }

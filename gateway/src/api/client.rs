@@ -89,10 +89,7 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] when the daemon is gone, or what `on_line` returns.
-    pub fn follow(
-        self,
-        mut on_line: impl FnMut(&str) -> Result<(), ClientError>,
-    ) -> Result<(), ClientError> {
+    pub fn follow(self, mut on_line: impl FnMut(&str) -> Result<(), ClientError>) -> Result<(), ClientError> {
         self.follow_until(|line| on_line(line).map(ControlFlow::Continue))
     }
 

@@ -509,6 +509,44 @@ mod tests {
         }
     }
 
+    /// A client that goes away, or takes nothing any more, must not leave a trace on: the controller sees that its lines
+    /// have no reader.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lines_of_a_trace_are_written_until_the_client_hangs_up() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let server = Server::bind(&path, own_uid()).expect("bound");
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        let wanted = crate::api::message::Trace {
+            site: "a".into(),
+            seconds: 1,
+            ..Default::default()
+        };
+        let request = serde_json::to_string(&Envelope::new(Request::Trace(wanted))).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        let call = incoming.recv().await.expect("a call");
+        let _ = call.reply.send(Reply::view(&"begun"));
+        let lines = call.lines.expect("lines are wanted");
+        lines.send("{\"line\":1}".into()).await.expect("read");
+        let mut stream = BufReader::new(stream);
+        let (mut reply, mut line) = (String::new(), String::new());
+        stream.read_line(&mut reply).await.expect("a reply");
+        stream.read_line(&mut line).await.expect("a line");
+        assert!(
+            reply.contains("begun") && line == "{\"line\":1}\n",
+            "{reply} {line}"
+        );
+        drop(stream);
+        tokio::time::timeout(Duration::from_secs(20), lines.closed())
+            .await
+            .expect("nobody reads any more");
+    }
+
     #[test]
     fn another_version_is_refused_by_name() {
         let fault = parse(br#"{"version":7,"request":"unheard_of"}"#).expect_err("version");

@@ -89,7 +89,10 @@ fn of_packet(packet: &TracedPacket) -> String {
     }
     if let (Some(protocol), Some(destination)) = (&packet.protocol, &packet.destination) {
         let source = packet.source.as_deref().unwrap_or("?");
-        let nat = packet.nat.as_ref().map_or(String::new(), |nat| format!(" [{nat}]"));
+        let nat = packet
+            .nat
+            .as_ref()
+            .map_or(String::new(), |nat| format!(" [{nat}]"));
         let arrow = if packet.direction == "in" { "<-" } else { "->" };
         add(format!("{protocol} {source}{nat} {arrow} {destination}"));
     }

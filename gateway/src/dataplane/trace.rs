@@ -132,7 +132,9 @@ impl Engine {
 
     fn site_of(&mut self, spi: u32) -> u32 {
         let index = self.table.route(spi);
-        let slot = index.map(super::worker::table::owner).filter(|(worker, _)| *worker == self.worker);
+        let slot = index
+            .map(super::worker::table::owner)
+            .filter(|(worker, _)| *worker == self.worker);
         let entry = slot.and_then(|(_, slot)| self.table.entry(slot));
         entry.map_or(0, |entry| entry.site)
     }
@@ -140,7 +142,9 @@ impl Engine {
 
 /// Site and ends of a clear packet behind a link header.
 fn describe(frame: &[u8], event: &mut TraceEvent, direction: Direction) {
-    let link = LinkHeader::read_from_prefix(frame).ok().and_then(|(link, _)| link.read());
+    let link = LinkHeader::read_from_prefix(frame)
+        .ok()
+        .and_then(|(link, _)| link.read());
     let Some((site, _)) = link else { return };
     event.site = site;
     untranslated(&Buffer::new(frame), event, direction);

@@ -117,7 +117,11 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    fn try_begin_trace(&mut self, wanted: &Trace, lines: mpsc::Sender<String>) -> anyhow::Result<view::Tracing> {
+    fn try_begin_trace(
+        &mut self,
+        wanted: &Trace,
+        lines: mpsc::Sender<String>,
+    ) -> anyhow::Result<view::Tracing> {
         let Trace {
             site,
             protocol,
@@ -189,7 +193,10 @@ impl<E: Engine> Controller<E> {
         });
         self.tracers.all = tracers;
         if let Err(error) = self.set_trace() {
-            tracing::error!(error = format!("{error:#}"), "tracing is not as it should be; tried again");
+            tracing::error!(
+                error = format!("{error:#}"),
+                "tracing is not as it should be; tried again"
+            );
         }
     }
 
@@ -239,8 +246,7 @@ impl<E: Engine> Controller<E> {
             state: has(known::FLOW).then(|| state_word(event.state).to_owned()),
             mapping: has(known::FLOW).then_some(event.mapping),
             rule: has(known::RULE).then(|| rule_name(event.generation, event.rule, rules)),
-            tcp: (has(known::PORTS) && event.protocol == Protocol::TCP.0)
-                .then(|| tcp_flags(event.tcp_flags)),
+            tcp: (has(known::PORTS) && event.protocol == Protocol::TCP.0).then(|| tcp_flags(event.tcp_flags)),
             spi: has(known::SPI).then(|| format!("{:08x}", u32::from_be_bytes(event.spi))),
             bytes: event.length,
         }
@@ -272,7 +278,9 @@ fn direction(number: u32) -> &'static str {
 fn outcome_words(event: &TraceEvent) -> (&'static str, &'static str, Option<&'static str>) {
     match event.outcome {
         outcome::DROPPED => {
-            let reason = DropReason::ALL.iter().find(|reason| **reason as u32 == event.value);
+            let reason = DropReason::ALL
+                .iter()
+                .find(|reason| **reason as u32 == event.value);
             let name = reason.map_or("unknown", |reason| reason.name());
             ("dropped", name, reason.map(|reason| reason.words()))
         }

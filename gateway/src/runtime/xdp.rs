@@ -246,9 +246,11 @@ impl Engine for Xdp {
     }
 
     fn traces(&mut self) -> (Traces, u64) {
-        self.dataplane.as_ref().map_or_else(Default::default, |dataplane| {
-            (dataplane.traces(), dataplane.trace_clock_ns())
-        })
+        self.dataplane
+            .as_ref()
+            .map_or_else(Default::default, |dataplane| {
+                (dataplane.traces(), dataplane.trace_clock_ns())
+            })
     }
 
     async fn stop(&mut self) {

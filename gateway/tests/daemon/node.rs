@@ -252,6 +252,15 @@ impl Node {
         }
     }
 
+    /// Asks for a view that lines follow, and expects a refusal.
+    #[track_caller]
+    pub(crate) fn refused_lines(&self, request: Request) -> String {
+        match self.reply_with_lines(request, Some(mpsc::channel(1).0)) {
+            Reply::Ok(view) => panic!("not refused: {view}"),
+            Reply::Error(words) => words,
+        }
+    }
+
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let caller = Caller::default();
