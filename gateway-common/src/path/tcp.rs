@@ -113,8 +113,8 @@ pub struct Connection {
     pub other: Half,
     /// Whether `other` was changed too, which a handshake does.
     pub other_changed: bool,
-    /// Whether the segment is one that came before, which leaves the numbers as they are: the other direction may be
-    /// writing them at this moment.
+    /// Whether the segment is one of long ago, or one that came before. It leaves the numbers as they are: the other direction
+    /// may be writing them at this moment.
     pub is_repeated: bool,
 }
 
@@ -301,7 +301,7 @@ impl Connection {
         match self.progress.state {
             state::TCP_SYN_SENT => {
                 if !self.answers_syn(segment) {
-                    return Err(DropReason::TcpWindow);
+                    return self.old_syn_ack_in(segment);
                 }
                 self.first_syn_in(segment);
                 self.own.acknowledged = segment.acknowledgment;
@@ -326,6 +326,17 @@ impl Connection {
             }
             _ => Err(DropReason::TcpState),
         }
+    }
+
+    /// A SYN+ACK that answers another SYN. If that may have been one of long ago, the site resets what the server has of
+    /// it (RFC 9293 section 3.5, figure 9); what is known here stays.
+    #[inline(always)]
+    const fn old_syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        if !before(segment.acknowledgment, self.own.limit) {
+            return Err(DropReason::TcpWindow);
+        }
+        self.is_repeated = true;
+        Ok(())
     }
 
     /// A SYN+ACK of the site belongs to a simultaneous open.

@@ -202,10 +202,11 @@ fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
     let to_terminal = |clear: Clear| enters(clear, (TERMINAL, PORT));
     vec![
         (
-            "a SYN+ACK that acknowledges no SYN is dropped (RFC 9293 section 3.10.7.3)",
+            "a SYN+ACK that acknowledges another SYN opens nothing, and the site resets it (RFC 9293 section 3.5)",
             vec![
                 out(SYN),
-                refused(&reply(SYN | ACK).at(0, u32::MAX), TcpWindow),
+                to_terminal(reply(SYN | ACK).at(50_000, u32::MAX)),
+                leaves(segment(RST).at(u32::MAX, 0), SITE, NAT_END),
                 refused(&reply(SYN | ACK).at(0, 1), TcpWindow),
                 refused(&reply(RST | ACK).at(0, u32::MAX), TcpWindow),
                 back(SYN | ACK),
