@@ -101,6 +101,9 @@ drop_reasons! {
     83 SiteHalfOpen "site_half_open" "site has as many half-open TCP connections as it may",
     84 SiteMappings "site_mappings" "site has as many NAT mappings as it may",
     85 SiteShare "site_share" "flow table is nearly full and the site has its share",
+    89 NatPortless "nat_portless" "protocol has no ports, and the site has port blocks instead of an address of its own",
+    // Directions and answers.
+    94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
 }
 
 #[cfg(test)]

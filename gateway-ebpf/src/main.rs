@@ -27,7 +27,7 @@ use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables;
 
 use context::Frame;
-use maps::{DROPS, EGRESS, STAGES, TRACER, XSKS};
+use maps::{EGRESS, STAGES, TRACER, XSKS};
 use tables::Maps;
 
 /// Outer interface: ESP and IKE.
@@ -60,6 +60,12 @@ fn clear_add(context: XdpContext) -> u32 {
     run_stage(&context, point::ADD, path::open::add)
 }
 
+/// The stage of `clear` that answers a packet which goes no further.
+#[xdp]
+fn clear_answer(context: XdpContext) -> u32 {
+    run(&context, point::ANSWER, path::answer::answer)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
@@ -78,7 +84,7 @@ fn trace(context: XdpContext) -> u32 {
     if end.outcome == outcome::STAGE {
         // SAFETY: as in `run_stage`.
         unsafe { STAGES.tail_call(&context, end.value) };
-        count_drop(DropReason::Internal);
+        maps.count_drop(DropReason::Internal);
         return XDP_DROP;
     }
     code
@@ -125,7 +131,7 @@ fn run(context: &XdpContext, point: u32, decide: impl FnOnce(&mut Frame, &Maps) 
     let code = match acted {
         Ok((_, code)) => code,
         Err(reason) => {
-            count_drop(reason);
+            maps.count_drop(reason);
             // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
             trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
             XDP_DROP
@@ -158,14 +164,6 @@ fn act(verdict: Verdict) -> Result<u32, DropReason> {
         Verdict::Egress { ifindex, .. } => EGRESS
             .redirect(ifindex, XDP_DROP.into())
             .map_err(|_| DropReason::NextHopUnresolved),
-    }
-}
-
-#[inline(always)]
-fn count_drop(reason: DropReason) {
-    if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
-        // SAFETY: a look-up in a per-CPU array returned it: no other CPU has it.
-        unsafe { *counter = (*counter).wrapping_add(1) };
     }
 }
 

@@ -18,6 +18,7 @@ use gateway_common::abi::{
     stats::{Counter, Path},
     trace::TraceEvent,
 };
+use gateway_common::drop::DropReason;
 use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::path::trace::End;
 use gateway_common::tables::flows::FlowTable;
@@ -28,7 +29,7 @@ use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    CLOCK, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
+    CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
     MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
     RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT,
     TRACE_RATE, TRACES, TRACES_LOST,
@@ -209,6 +210,14 @@ impl Tables for Maps {
     #[inline(always)]
     fn count(&self, path: Path, bytes: u32) {
         add(PATHS.get_ptr_mut(path as u32), bytes);
+    }
+
+    #[inline(always)]
+    fn count_drop(&self, reason: DropReason) {
+        if let Some(counter) = DROPS.get_ptr_mut(reason as u32) {
+            // SAFETY: a look-up in a per-CPU array returned it: no other CPU has it.
+            unsafe { *counter = (*counter).wrapping_add(1) };
+        }
     }
 
     #[inline(always)]

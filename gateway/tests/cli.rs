@@ -29,7 +29,7 @@ fn a_right_rule_set_passes_the_check() {
         "",
     );
     let output = gateway(&["rules", "check", "rules.toml", "--config", "gateway.toml"]);
-    check(&output, 0, "4 rules, 4 compiled, nothing wrong", "");
+    check(&output, 0, "5 rules, 5 compiled, nothing wrong", "");
     let output = gateway(&[
         "--json",
         "rules",
@@ -41,7 +41,7 @@ fn a_right_rule_set_passes_the_check() {
     let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(
         view,
-        serde_json::json!({ "rules": 4, "compiled": 4, "findings": [], "findings_total": 0 })
+        serde_json::json!({ "rules": 5, "compiled": 5, "findings": [], "findings_total": 0 })
     );
 }
 
@@ -155,6 +155,14 @@ fn rules_that_never_decide_are_named_with_both_lines() {
     // An exception in front of a general rule is no finding; a partial overlap is one.
     let text = rule("exception", "deny", inside) + &wide;
     check(&check_text(&text, &["--strict"]), 0, "nothing wrong", "");
+    // Telling the sender is another decision than silence.
+    let text = rule("silent", "deny", "destination = \"10.100.0.0/16\"") + &rule("told", "reject", inside);
+    check(
+        &check_text(&text, &[]),
+        0,
+        "rule \"told\" is shadowed: \"silent\" in line 1 decides otherwise",
+        "",
+    );
     let text = rule("a", "deny", "protocol = \"tcp\"\ndestination = \"10.0.0.0/8\"")
         + &rule(
             "b",
@@ -188,7 +196,6 @@ fn what_is_not_enforced_is_refused() {
             "allow",
             "direction \"center-to-site\" is not enforced yet",
         ),
-        ("", "reject", "action \"reject\" is not enforced yet"),
         (
             "protocol = \"icmp\"\nicmp_types = \"3/13\"",
             "allow",
@@ -217,14 +224,14 @@ fn what_is_not_enforced_is_refused() {
 fn expected_verdicts_are_checked_offline() {
     let offline = ["--rules", "rules.toml", "--config", "gateway.toml"];
     let output = gateway(&[&["rules", "test", "rules-test.toml"], &offline[..]].concat());
-    check(&output, 0, "5 flows, 0 with another verdict", "");
+    check(&output, 0, "6 flows, 0 with another verdict", "");
     let offline = ["--rules", "rules-objects.toml", "--config", "gateway.toml"];
     let output = gateway(&[&["rules", "test", "rules-test.toml"], &offline[..]].concat());
     check(
         &output,
         1,
         "rules-test.toml:3: expected allow by \"eligibility-web\", but it is allow by \"pilot-online\"",
-        "3 of 5 flows have another verdict",
+        "4 of 6 flows have another verdict",
     );
 }
 

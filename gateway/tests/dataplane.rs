@@ -39,6 +39,7 @@ const PEER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 2);
 const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
 const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 const ECHO_PORT: u16 = 7777;
+const REJECTED_PORT: u16 = 7778;
 const SITES: u32 = 2;
 const SUITE: Suite = Suite::AesGcm16_256;
 const ESP: i32 = 50;
@@ -111,18 +112,22 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
 
 fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     let site = |id: u32| {
-        let site = Site {
-            groups: 1,
-            nat_address: nat_address(id).octets(),
-            pad: [0; 4],
-        };
+        let site = Site::whole(1, nat_address(id).octets());
         (id, site)
     };
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
     // Every site is in group 0.
-    let generation = classifier::build(1, 0, &[Condition::from(&allow_echo())], &[1]).unwrap();
+    let reject = Rule {
+        destination_port_low: REJECTED_PORT,
+        destination_port_high: REJECTED_PORT,
+        action: action::REJECT,
+        source_rule: 1,
+        ..allow_echo()
+    };
+    let rules = [allow_echo(), reject];
+    let generation = classifier::build(1, 0, &rules.each_ref().map(Condition::from), &[1]).unwrap();
     dataplane.load_rules(generation.chunks()).unwrap();
     let core = dataplane
         .attached()
@@ -481,10 +486,14 @@ impl Peer {
 
     /// The ESP packet around a UDP datagram of the terminal.
     fn seal(&mut self, source_port: u16, payload: &[u8]) -> Vec<u8> {
-        let packet = udp(source_port, ECHO_PORT, payload);
+        self.seal_packet(&udp(source_port, ECHO_PORT, payload))
+    }
+
+    /// The ESP packet around a packet.
+    fn seal_packet(&mut self, packet: &[u8]) -> Vec<u8> {
         let mut frame = vec![0; 256 + packet.len()];
         let inner = 128..128 + packet.len();
-        frame[inner.clone()].copy_from_slice(&packet);
+        frame[inner.clone()].copy_from_slice(packet);
         let sealed = self.outbound.seal(&mut frame, inner).unwrap();
         frame[sealed][OUTER_LEN..].to_vec()
     }
@@ -593,6 +602,38 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
     assert!(
         !stats.contains("handed=0 "),
         "both workers own an SA, one queue gets the packets: {stats}"
+    );
+    gateway.stop();
+}
+
+/// The way back from `clear` over the workers' sockets on the clear link, for the SAs of both workers.
+#[test]
+fn a_rejected_datagram_is_answered_through_the_tunnel() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    let mut gateway = lab.start_gateway();
+    for site in 1..=SITES {
+        let mut peer = Peer::new(&lab, site);
+        for source_port in 5000..5010 {
+            let packet = udp(source_port, REJECTED_PORT, b"hello");
+            let esp = peer.seal_packet(&packet);
+            peer.send(&esp);
+            let answer = peer
+                .receive_packet(Duration::from_secs(2))
+                .unwrap_or_else(|| panic!("site {site}, port {source_port}: {}", gateway.stats()));
+            assert_eq!(answer[12..16], SERVER.octets(), "source");
+            assert_eq!(answer[16..20], TERMINAL.octets(), "destination");
+            assert_eq!(answer[20..22], [3, 13], "administratively prohibited");
+            assert_eq!(answer[28..36], packet[..8], "quotes the packet");
+            assert_eq!(internet_checksum(&answer[20..]), 0);
+        }
+    }
+    let stats = gateway.stats();
+    assert!(
+        stats.contains("rule_rejected=20") && stats.contains("flows=0"),
+        "{stats}"
     );
     gateway.stop();
 }

@@ -6,7 +6,6 @@
 //!  XDP_TX <--                                                        ^-- redirects
 //! ```
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::process::Command;
 use std::thread::sleep;
@@ -15,8 +14,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use gateway::dataplane::object::program;
 use gateway::dataplane::receiver::Receiver;
-use gateway_common::abi::stats::Path;
-use gateway_common::drop::DropReason;
 use gateway_tests::kernel::{Kernel, Links, increase, monotonic, wait_for_a_fresh_second};
 use gateway_tests::vectors::{self, Expect, Program, Step};
 use nix::net::if_::if_nametoindex;
@@ -161,41 +158,28 @@ impl Wire {
 
         let frame = |frame: &[u8]| vec![frame.to_vec()];
         let mut expected = Out::default();
-        let counted: Result<Path, DropReason> = match &step.expect {
-            Expect::Drop(reason) => Err(*reason),
-            Expect::Pass(path) => {
-                expected.host = frame(&step.frame);
-                Ok(*path)
-            }
-            Expect::Worker(path, out) => {
-                expected.worker = frame(out);
-                Ok(*path)
-            }
-            Expect::Egress(out) => {
-                expected.center = frame(out);
-                Ok(Path::ClearForwarded)
-            }
-            Expect::Reflect(out) => {
-                expected.back = frame(out);
-                Ok(Path::CoreTooBig)
-            }
-        };
+        match &step.expect {
+            Expect::Drop(_) => {}
+            Expect::Pass(_) => expected.host = frame(&step.frame),
+            Expect::Worker(_, out) | Expect::Answer(_, out) => expected.worker = frame(out),
+            Expect::Egress(out) => expected.center = frame(out),
+            Expect::Reflect(out) => expected.back = frame(out),
+        }
+        let (dropped, path) = step.expect.counted();
         let deadline = Instant::now() + ARRIVAL;
         let mut out = Out::default();
         loop {
             self.collect(&mut out)?;
             let new_drops = increase(&drops, &self.kernel.drops()?);
             let new_paths = increase(&paths, &self.kernel.paths()?);
-            let is_counted = match counted {
-                Err(reason) => new_drops == BTreeMap::from([(reason, 1)]),
-                Ok(path) => new_drops.is_empty() && new_paths.get(&(path as u32)) == Some(&1),
-            };
+            let is_counted =
+                new_drops == dropped && path.is_none_or(|path| new_paths.get(&(path as u32)) == Some(&1));
             if is_counted && out == expected {
                 break;
             }
             ensure!(
                 Instant::now() < deadline,
-                "counted {new_drops:?} {new_paths:?}, not {counted:?};\n got {out:02x?}\nwant {expected:02x?}"
+                "counted {new_drops:?} {new_paths:?}, not {dropped:?} {path:?};\n got {out:02x?}\nwant {expected:02x?}"
             );
             sleep(Duration::from_micros(200));
         }

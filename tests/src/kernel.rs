@@ -14,9 +14,11 @@ use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
+use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::{Chunk, Rule};
+use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::abi::trace::TraceEvent;
 use gateway_common::abi::{ABI_VERSION, map, usage};
@@ -274,6 +276,29 @@ impl Kernel {
             XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, links.worker, 0)?;
         }
         self.reset_counters()
+    }
+
+    /// Changes one site; flows and mappings stay.
+    ///
+    /// # Errors
+    /// The map is missing or the kernel refused the entry.
+    pub fn set_site(&mut self, number: u32, site: &Site) -> Result<()> {
+        let mut sites: HashMap<_, u32, Site> = HashMap::try_from(self.map(map::SITES)?)?;
+        Ok(sites.insert(number, site, 0)?)
+    }
+
+    /// What the packet path has told the controller since the last time.
+    ///
+    /// # Errors
+    /// The map is missing or holds something else.
+    pub fn take_events(&mut self) -> Result<Vec<Event>> {
+        let mut ring = RingBuf::try_from(self.map(map::EVENTS)?)?;
+        let mut events = vec![];
+        while let Some(item) = ring.next() {
+            let event = Event::read_from_bytes(&item);
+            events.push(event.map_err(|_| anyhow::anyhow!("{} bytes are no event", item.len()))?);
+        }
+        Ok(events)
     }
 
     /// Takes flows and mappings (and what else packets write) back to what `tables` say; the rest stays as it is.

@@ -11,7 +11,10 @@ fn vectors_hold_on_the_host() {
     let mut failures = vec![];
     for vector in vectors::all(NOW_S) {
         for (number, step) in vector.steps.iter().enumerate() {
+            vector.world.drops.borrow_mut().clear();
             let (outcome, frame) = step.program.run(&step.frame, &vector.world);
+            let mut dropped = vector.world.drops.borrow().clone();
+            dropped.extend(outcome.err().map(|reason| (reason, 1)));
             let expected = step.expect.frame().unwrap_or(&step.frame);
             if outcome != step.expect.outcome() {
                 failures.push(format!(
@@ -19,6 +22,8 @@ fn vectors_hold_on_the_host() {
                     vector.description,
                     step.expect.outcome()
                 ));
+            } else if dropped != step.expect.counted().0 {
+                failures.push(format!("{} [{number}]: counted {dropped:?}", vector.description));
             } else if frame != expected {
                 failures.push(format!(
                     "{} [{number}]:\n got {frame:02x?}\nwant {expected:02x?}",

@@ -63,8 +63,10 @@ pub struct Settings {
     pub site_mappings_max: u32,
     /// Site whose packets are traced; zero: none, [`EVERY_SITE`](super::trace::EVERY_SITE): all.
     pub trace_site: u32,
+    /// Answers (TCP resets, ICMP errors) in a second to one site, at most.
+    pub site_answers_per_s: u32,
 }
-abi_assert!(Settings, size = 96, align = 4);
+abi_assert!(Settings, size = 100, align = 4);
 
 impl Settings {
     /// No limits, all ports, and flows that are dead at once: a base for tests.
@@ -79,6 +81,7 @@ impl Settings {
         site_half_open_max: u32::MAX,
         site_mappings_max: u32::MAX,
         trace_site: 0,
+        site_answers_per_s: u32::MAX,
     };
 }
 

@@ -75,7 +75,7 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// `ProgramArray` of the stages of `clear` ([`crate::path::open::Stage`]).
     pub const STAGES: &str = "STAGES";
-    /// `Array<[u64; 4]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
+    /// `Array<[u64; 8]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
     pub const SITE_USAGE: &str = "SITE_USAGE";
     /// `Array<[u64; 2]>[1]`, memory-mapped: clock and epochs ([`super::clock::word`]).
     pub const CLOCK: &str = "CLOCK";
@@ -142,4 +142,7 @@ pub mod limit {
 
     /// Attempts to find a free port before a new flow is refused.
     pub const PORT_TRIES: u32 = 32;
+    /// Attempts that show that a site's ports run short: so many fail in a row one time in five when nine of ten ports are
+    /// taken, and one time in 65,536 when half of them are.
+    pub const PORT_TRIES_SHORT: u32 = 16;
 }

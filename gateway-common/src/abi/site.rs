@@ -1,8 +1,49 @@
-//! Sites.
+//! Sites, and the port blocks that they are translated to.
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi_assert;
+
+/// Port blocks of one site at most.
+pub const BLOCKS_MAX: usize = 8;
+
+/// Bits of [`Site::flags`].
+pub mod flag {
+    /// The controller gives the site another block when its ports run short: tell it.
+    pub const MORE_BLOCKS: u32 = 1;
+}
+
+/// A run of ports (and of ICMP query identifiers) of an address that one site alone is translated to.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Block {
+    /// The address.
+    pub address: [u8; 4],
+    /// First port.
+    pub first: u16,
+    /// Last port.
+    pub last: u16,
+}
+abi_assert!(Block, size = 8, align = 2);
+
+impl Block {
+    /// A whole address, with every port there is.
+    #[must_use]
+    pub const fn whole(address: [u8; 4]) -> Self {
+        Self {
+            address,
+            first: 0,
+            last: u16::MAX,
+        }
+    }
+
+    /// Whether nobody else has a part of the address, so that protocols without ports may use it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_whole(&self) -> bool {
+        self.first == 0 && self.last == u16::MAX
+    }
+}
 
 /// A site as the packet path sees it.
 #[repr(C)]
@@ -10,9 +51,71 @@ use crate::abi_assert;
 pub struct Site {
     /// Bitmap of site groups; bit n is the n-th group of the configuration.
     pub groups: u64,
-    /// The address that the site is translated to.
-    pub nat_address: [u8; 4],
-    /// Zero.
-    pub pad: [u8; 4],
+    /// Its port blocks, those of one address together; the first [`Site::blocks_count`] count.
+    pub blocks: [Block; BLOCKS_MAX],
+    /// Blocks in use, 1 to [`BLOCKS_MAX`]; with none the site gets no mapping.
+    pub blocks_count: u16,
+    /// Blocks, from the first on, that are of the first one's address. Paired pooling (RFC 6888 REQ-2): as long as
+    /// they have room, the site is seen by this one address.
+    pub blocks_paired: u16,
+    /// Bits of [`flag`].
+    pub flags: u32,
 }
-abi_assert!(Site, size = 16, align = 8);
+abi_assert!(Site, size = 80, align = 8);
+
+impl Site {
+    /// A site with an address of its own.
+    #[must_use]
+    pub const fn whole(groups: u64, address: [u8; 4]) -> Self {
+        let mut blocks = [Block::whole([0; 4]); BLOCKS_MAX];
+        blocks[0] = Block::whole(address);
+        Self {
+            groups,
+            blocks,
+            blocks_count: 1,
+            blocks_paired: 1,
+            flags: 0,
+        }
+    }
+
+    /// A site with these blocks, those of one address together; what is beyond [`BLOCKS_MAX`] is left out.
+    #[must_use]
+    pub fn with_blocks(groups: u64, given: &[Block], flags: u32) -> Self {
+        let mut blocks = [Block::whole([0; 4]); BLOCKS_MAX];
+        let count = given.len().min(BLOCKS_MAX);
+        for (slot, block) in blocks.iter_mut().zip(given) {
+            *slot = *block;
+        }
+        let of_first = |block: &&Block| Some(block.address) == given.first().map(|first| first.address);
+        let paired = given.iter().take(count).take_while(of_first).count();
+        Self {
+            groups,
+            blocks,
+            blocks_count: count as u16,
+            blocks_paired: paired as u16,
+            flags,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_the_first_address_are_counted_apart() {
+        let block = |last_octet, first| Block {
+            address: [198, 51, 100, last_octet],
+            first,
+            last: first + 63,
+        };
+        let site = Site::with_blocks(1, &[block(1, 1024), block(1, 2048), block(2, 1024)], 0);
+        assert_eq!((site.blocks_count, site.blocks_paired), (3, 2));
+        let nothing = Site::with_blocks(1, &[], 0);
+        assert_eq!((nothing.blocks_count, nothing.blocks_paired), (0, 0));
+        let many = std::vec![block(1, 1024); BLOCKS_MAX + 1];
+        let full = Site::with_blocks(1, &many, 0);
+        assert_eq!((full.blocks_count, full.blocks_paired), (8, 8));
+        assert!(Site::whole(1, [198, 51, 100, 1]).blocks[0].is_whole());
+    }
+}

@@ -37,10 +37,12 @@ pub enum Path {
     FlowsCreated = 7,
     /// New mappings.
     MappingsCreated = 8,
+    /// `clear`: answered to the site with a TCP reset or an ICMP error; the packet counts as dropped as well.
+    SiteAnswered = 9,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 9;
+pub const PATHS: u32 = 10;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -54,5 +56,6 @@ impl Path {
         (Path::CoreTooBig, "core_too_big"),
         (Path::FlowsCreated, "flows_created"),
         (Path::MappingsCreated, "mappings_created"),
+        (Path::SiteAnswered, "site_answered"),
     ];
 }

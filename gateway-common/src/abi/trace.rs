@@ -26,8 +26,11 @@ pub mod point {
     /// A worker that seals ESP to a site.
     pub const WORKER_OUT: u32 = 8;
 
+    /// The stage that answers a packet of a site that goes no further.
+    pub const ANSWER: u32 = 9;
+
     /// All with their names.
-    pub const ALL: [(u32, &str); 8] = [
+    pub const ALL: [(u32, &str); 9] = [
         (WAN, "wan"),
         (CLEAR, "clear"),
         (JUDGE, "clear_judge"),
@@ -36,6 +39,7 @@ pub mod point {
         (CORE, "core"),
         (WORKER_IN, "worker_in"),
         (WORKER_OUT, "worker_out"),
+        (ANSWER, "clear_answer"),
     ];
 }
 

@@ -1,7 +1,7 @@
 //! What each site uses of the tables; element 0 is the sum of all.
 
 /// Words of an element.
-pub const WORDS: usize = 4;
+pub const WORDS: usize = 8;
 /// Element of the sums: no site has this number.
 pub const TOTAL: u32 = 0;
 
@@ -15,4 +15,6 @@ pub mod word {
     pub const MAPPINGS: usize = 2;
     /// Of a site: a second, and the flows that were opened in it. Of the sum: sites with flows.
     pub const RATE_OR_SITES: usize = 3;
+    /// Of a site: a second, and the answers in place of its packets that it was sent in it.
+    pub const ANSWERS: usize = 4;
 }

@@ -18,6 +18,9 @@ pub mod kind {
 /// Code of "fragmentation needed and DF set" under [`kind::UNREACHABLE`].
 pub const CODE_FRAGMENTATION_NEEDED: u8 = 4;
 
+/// Code of "communication administratively prohibited" under [`kind::UNREACHABLE`] (RFC 1812 section 5.2.7.1).
+pub const CODE_PROHIBITED: u8 = 13;
+
 /// Values of [`Icmp::kind`] in ICMPv6.
 pub mod kind6 {
     /// Packet too big.

@@ -15,7 +15,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, limits};
+use super::{Outcome, Verdict, answer, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -54,6 +54,7 @@ pub fn clear_stages<P: Packet, T: Tables>(
             Stage::Judge => open::judge(packet, tables),
             Stage::Map => open::map(packet, tables),
             Stage::Add => open::add(packet, tables),
+            Stage::Answer => answer::answer(packet, tables).map(Next::Decided),
         };
         after(packet, stage, next);
         match next? {

@@ -1,4 +1,4 @@
-//! "Fragmentation needed" (RFC 792, RFC 1191), made out of the packet that is too big.
+//! ICMP errors (RFC 792), made out of the packet that they are about.
 
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -28,15 +28,46 @@ pub fn answer_too_big<P: Packet>(
     own: [u8; 4],
     mtu: u32,
 ) -> Result<(), DropReason> {
-    packet.grow_head(HEADERS).ok_or(DropReason::Internal)?;
-    packet
-        .truncate(ethernet::LENGTH + HEADERS + QUOTE)
-        .ok_or(DropReason::Internal)?;
     let link = Ethernet {
         destination: link.source,
         source: link.destination,
         ether_type: link.ether_type,
     };
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+    let [m0, m1] = (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes();
+    let error = Report {
+        source: if own == [0; 4] { original.destination } else { own },
+        kind: kind::UNREACHABLE,
+        code: CODE_FRAGMENTATION_NEEDED,
+        rest: [0, 0, m0, m1],
+    };
+    report(packet, original, &error)
+}
+
+/// What an ICMP error says.
+#[derive(Clone, Copy, Debug)]
+pub struct Report {
+    /// Its source.
+    pub source: [u8; 4],
+    /// Type.
+    pub kind: u8,
+    /// Code.
+    pub code: u8,
+    /// The four bytes behind the checksum.
+    pub rest: [u8; 4],
+}
+
+/// Turns a frame into an ICMP error about its packet, whose header is `original`. The frame keeps its link header.
+///
+/// # Errors
+/// [`DropReason::Internal`] if the head cannot be moved.
+#[inline(never)]
+pub fn report<P: Packet>(packet: &mut P, original: &Ipv4, report: &Report) -> Result<(), DropReason> {
+    let link: [u8; ethernet::LENGTH as usize] = packet.load(0).ok_or(DropReason::Internal)?;
+    packet.grow_head(HEADERS).ok_or(DropReason::Internal)?;
+    packet
+        .truncate(ethernet::LENGTH + HEADERS + QUOTE)
+        .ok_or(DropReason::Internal)?;
     packet.store(0, &link).ok_or(DropReason::Internal)?;
 
     let mut ip = Ipv4 {
@@ -48,7 +79,7 @@ pub fn answer_too_big<P: Packet>(
         ttl: TTL,
         protocol: protocol::ICMP,
         checksum: [0; 2],
-        source: if own == [0; 4] { original.destination } else { own },
+        source: report.source,
         destination: original.source,
     };
     ip.checksum = Sum::default().bytes(ip.as_bytes()).finish();
@@ -57,12 +88,13 @@ pub fn answer_too_big<P: Packet>(
     let quote: [u8; QUOTE as usize] = packet
         .load(ethernet::LENGTH + HEADERS)
         .ok_or(DropReason::Internal)?;
+    let [r0, r1, r2, r3] = report.rest;
     let mut header = Icmp {
-        kind: kind::UNREACHABLE,
-        code: CODE_FRAGMENTATION_NEEDED,
+        kind: report.kind,
+        code: report.code,
         checksum: [0; 2],
-        identifier: [0; 2],
-        sequence: (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes(),
+        identifier: [r0, r1],
+        sequence: [r2, r3],
     };
     header.checksum = Sum::default().bytes(header.as_bytes()).bytes(&quote).finish();
     packet

@@ -34,6 +34,30 @@ pub fn rate<T: Tables>(tables: &T, site: u32, settings: &Settings, now_s: u32) -
     Ok(())
 }
 
+/// Counts an answer to a site in place of a packet of its own (RFC 1812 section 4.3.2.8: a rate that the operator sets).
+///
+/// # Errors
+/// `reason`, if the site had as many in this second as it may.
+#[inline(always)]
+pub fn answer<T: Tables>(
+    tables: &T,
+    site: u32,
+    settings: &Settings,
+    now_s: u32,
+    reason: DropReason,
+) -> Result<(), DropReason> {
+    let usage = tables.usage(site).ok_or(reason)?;
+    let found = usage.load(word::ANSWERS);
+    let (second, count) = halves(found);
+    let count = if second == now_s { count } else { 0 };
+    if count >= settings.site_answers_per_s {
+        return Err(reason);
+    }
+    // As in `rate`.
+    let _ = usage.compare_exchange(word::ANSWERS, found, pair(now_s, count + 1));
+    Ok(())
+}
+
 /// Counts a flow that is about to be put into the table.
 ///
 /// # Errors

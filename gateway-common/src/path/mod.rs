@@ -1,5 +1,7 @@
 //! The way of a packet through each XDP program: it ends in a [`Verdict`] or a [`DropReason`], and the shell acts on it.
 
+pub mod answer;
+pub mod back;
 pub mod clear;
 pub mod core;
 pub mod filter;

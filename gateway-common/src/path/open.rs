@@ -1,7 +1,7 @@
 //! What makes a flow: stages for a packet that belongs to none, each a program of its own in BPF. A stage parses the
 //! packet again, which costs less than what a flow costs, and finds what the stage before has left for it.
 
-use crate::abi::event::kind;
+use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use crate::abi::interface::Settings;
 use crate::abi::nat::Mapping;
@@ -15,6 +15,7 @@ use crate::tables::hash::port_protocol;
 use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
+use super::answer::{Refusal, refuse};
 use super::clear::{Next, parse, site_of, tell};
 use super::filter::{self, First};
 use super::rules::{Judgement, Tuple};
@@ -32,23 +33,27 @@ pub enum Stage {
     Add = 2,
     /// [`super::clear::clear`].
     Forward = 3,
+    /// [`super::answer::answer`].
+    Answer = 4,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 4;
+pub const STAGES: u32 = 5;
 /// Words of what a stage leaves for the next one.
-pub const SCRATCH_WORDS: usize = 4;
+pub const SCRATCH_WORDS: usize = 8;
 
-/// Words of what [`judge`] and [`map`] leave for [`add`]; `low | high << 32`.
-mod left {
+/// Words of what stages leave for later ones; `low | high << 32`.
+pub(super) mod left {
     /// Rule; generation.
-    pub(super) const RULE: usize = 0;
+    pub(in crate::path) const RULE: usize = 0;
     /// Flags of the rule.
-    pub(super) const FLAGS: usize = 1;
+    pub(in crate::path) const FLAGS: usize = 1;
     /// Translated address; translated port.
-    pub(super) const NAT: usize = 2;
+    pub(in crate::path) const NAT: usize = 2;
     /// Place of the mapping.
-    pub(super) const MAPPING: usize = 3;
+    pub(in crate::path) const MAPPING: usize = 3;
+    /// Number of a [`Refusal`](crate::path::answer::Refusal).
+    pub(in crate::path) const REFUSAL: usize = 4;
 }
 
 /// A packet that may open a flow.
@@ -121,7 +126,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     if judgement.action != action::ALLOW {
-        return Err(denied(tables, &key, &judgement));
+        return denied(tables, &key, &judgement);
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
@@ -315,13 +320,15 @@ fn renew<V: Words, T: Tables>(
 }
 
 #[inline(always)]
-fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> DropReason {
+fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
     if judgement.flags & flag::LOG != 0 {
         tell(tables, kind::DENIED, key, judgement.rule, judgement.generation);
     }
-    if judgement.rule == crate::abi::event::RULE_DEFAULT {
-        DropReason::RuleDefault
+    if judgement.action == action::REJECT {
+        refuse(tables, Refusal::Rejected)
+    } else if judgement.rule == RULE_DEFAULT {
+        Err(DropReason::RuleDefault)
     } else {
-        DropReason::RuleDenied
+        Err(DropReason::RuleDenied)
     }
 }

@@ -16,7 +16,7 @@ use super::filter::Direction;
 pub mod flag {
     /// The site offered a window scale.
     pub const SCALE_OUT: u8 = 1;
-    /// The center's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
+    /// The center's SYN was alone: both open (RFC 9293 section 3.5).
     pub const SIMULTANEOUS: u8 = 2;
     /// Both open, and the site has answered the center's SYN.
     pub const ANSWERED_OUT: u8 = 4;
@@ -329,7 +329,7 @@ impl Connection {
     }
 
     /// A SYN+ACK that answers another SYN. If that may have been one of long ago, the site resets what the server has of
-    /// it (RFC 9293 section 3.5, figure 9); what is known here stays.
+    /// it (RFC 9293 section 3.5); what is known here stays.
     #[inline(always)]
     const fn old_syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
         if !before(segment.acknowledgment, self.own.limit) {

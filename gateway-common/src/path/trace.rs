@@ -78,6 +78,8 @@ pub fn tell<P: Packet, T: Tables>(packet: &P, tables: &T, end: End) {
     match end.point {
         point::WAN => outer(packet, tables, &mut event),
         point::CORE => inner(packet, tables, &mut event, Direction::In),
+        // The answer to the packet, which goes back to its site.
+        _ if is_answer(&event) => inner(packet, tables, &mut event, Direction::In),
         _ => inner(packet, tables, &mut event, Direction::Out),
     }
     let wanted = tables.settings().map_or(0, |settings| settings.trace_site);
@@ -103,7 +105,10 @@ fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, d
     // By what became of it, not by what it looks like: a frame of the core side may have any addresses.
     let is_linked = match direction {
         Direction::Out => event.outcome != outcome::SENT,
-        Direction::In => event.outcome == outcome::SENT && event.value == Path::CoreForwarded as u32,
+        Direction::In => {
+            is_answer(event)
+                || (event.outcome == outcome::SENT && event.value == Path::CoreForwarded as u32)
+        }
     };
     if is_linked {
         let link: Option<(u32, u32)> = packet.load::<LinkHeader>(0).and_then(|link| link.read());
@@ -118,9 +123,15 @@ fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, d
             by_answer(tables, event);
         }
     }
-    if direction == Direction::Out {
+    if event.point != point::CORE {
         from_stages(tables, event);
     }
+}
+
+/// Whether the packet was made into an answer to its site.
+#[inline(always)]
+const fn is_answer(event: &TraceEvent) -> bool {
+    event.outcome == outcome::SENT && event.value == Path::SiteAnswered as u32
 }
 
 /// Addresses and ports of a clear packet behind a link header, for workers.
@@ -217,7 +228,7 @@ fn from_stages<T: Tables>(tables: &T, event: &mut TraceEvent) {
     let goes_on = event.outcome == outcome::STAGE;
     let is_judged = match event.point {
         point::JUDGE => goes_on || is_verdict_of_a_rule(event.value),
-        point::MAP | point::ADD => true,
+        point::MAP | point::ADD | point::ANSWER => true,
         _ => false,
     };
     let is_mapped = match event.point {

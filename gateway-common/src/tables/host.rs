@@ -25,6 +25,7 @@ use crate::abi::{
     trace::TraceEvent,
     usage,
 };
+use crate::drop::DropReason;
 use crate::path::rules::{self, Judgement, Tuple};
 
 /// Secret of the tables' hash: any will do where nobody attacks.
@@ -132,6 +133,8 @@ pub struct HostTables {
     pub ike: RefCell<BTreeMap<[u8; 16], (u32, u32)>>,
     /// Packets by [`Path`].
     pub paths: RefCell<BTreeMap<u32, u64>>,
+    /// Packets that were answered, by [`DropReason`].
+    pub drops: RefCell<BTreeMap<DropReason, u64>>,
     /// Packets by the rule's counter.
     pub rule_hits: RefCell<BTreeMap<u32, u64>>,
     /// Events.
@@ -332,6 +335,10 @@ impl Tables for HostTables {
 
     fn count(&self, path: Path, _bytes: u32) {
         *self.paths.borrow_mut().entry(path as u32).or_default() += 1;
+    }
+
+    fn count_drop(&self, reason: DropReason) {
+        *self.drops.borrow_mut().entry(reason).or_default() += 1;
     }
 
     fn count_rule(&self, counter: u32, _bytes: u32) {

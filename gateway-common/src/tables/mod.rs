@@ -9,6 +9,7 @@ use crate::abi::{
     stats::Path,
     trace::TraceEvent,
 };
+use crate::drop::DropReason;
 use crate::path::rules::{Judgement, Tuple};
 
 use flows::FlowTable;
@@ -119,6 +120,8 @@ pub trait Tables {
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32;
     /// Counts a packet that was not dropped.
     fn count(&self, path: Path, bytes: u32);
+    /// Counts a packet that goes no further though the program does not drop its frame: an answer is made of it.
+    fn count_drop(&self, reason: DropReason);
     /// Counts a packet that a rule decided on, under [`Judgement::counter`].
     fn count_rule(&self, counter: u32, bytes: u32);
     /// Tells the controller; may be lost when there is too much to tell.

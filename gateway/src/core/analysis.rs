@@ -104,11 +104,10 @@ fn is_on_whenever(compiled: &Compiled, earlier: &[Condition], later: &[Condition
 }
 
 fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {
-    let allows = |rule: &[Condition]| {
-        rule.iter()
-            .any(|condition| condition.record.action == action::ALLOW)
-    };
-    let same = allows(earlier) == allows(later);
+    let action = |rule: &[Condition]| rule.first().map(|condition| condition.record.action);
+    let same = action(earlier) == action(later);
+    // Between two refusals an overlap is none: only whether the sender is told differs.
+    let either_allows = [earlier, later].map(action).contains(&Some(action::ALLOW));
     let covers_all = |outer: &[Condition], inner: &[Condition]| {
         inner
             .iter()
@@ -119,7 +118,7 @@ fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {
     }
     let overlap = || earlier.iter().any(|a| later.iter().any(|b| overlaps(a, b)));
     // An exception in front of a general rule is how rule sets are written; only a partial overlap is a conflict.
-    (!same && overlap() && !covers_all(later, earlier)).then_some(Kind::Conflicting)
+    (!same && either_allows && overlap() && !covers_all(later, earlier)).then_some(Kind::Conflicting)
 }
 
 /// Whether all that `inner` is about is what `outer` is about.

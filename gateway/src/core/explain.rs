@@ -38,7 +38,7 @@ pub struct Query {
 /// The answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Explanation {
-    /// `allow` or `deny`.
+    /// `allow`, `deny` or `reject`.
     pub verdict: String,
     /// The rule that decides; `None`: no rule matches, which is a deny.
     pub rule: Option<RuleName>,
@@ -149,9 +149,13 @@ impl<'a> Explainer<'a> {
             };
             return Err(ExplainError::Disagreement(word(by_tables), word(by_reading)));
         }
-        let allowed = judgement.is_some_and(|judgement| judgement.action == action::ALLOW);
+        let verdict = match judgement.map(|judgement| judgement.action) {
+            Some(action::ALLOW) => "allow",
+            Some(action::REJECT) => "reject",
+            Some(_) | None => "deny",
+        };
         Ok(Explanation {
-            verdict: if allowed { "allow" } else { "deny" }.to_owned(),
+            verdict: verdict.to_owned(),
             rule: found.map(|number| self.name(number)),
             earlier,
         })

@@ -1,5 +1,5 @@
 //! The clear link: a veth pair of the gateway's own. Workers send decrypted packets into the first end; the `clear`
-//! program receives them at the second.
+//! program receives them at the second. What it has for a site in turn it hands to the workers' sockets on the second end.
 //!
 //! Neither end has an address, and nothing but AF_XDP sends into it, so no frame on it has a partial checksum and
 //! checksum offload needs no switching off.
@@ -21,7 +21,7 @@ const MTU: u32 = 3400;
 pub(crate) struct ClearLink {
     /// Workers send into it.
     pub(crate) worker_end: String,
-    /// The `clear` program receives from it.
+    /// The `clear` program receives from it; workers receive what it sends back.
     pub(crate) program_end: String,
 }
 

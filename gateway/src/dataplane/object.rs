@@ -8,7 +8,7 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 4] = ["clear_judge", "clear_map", "clear_add", CLEAR];
+    pub const STAGES: [&str; 5] = ["clear_judge", "clear_map", "clear_add", CLEAR, "clear_answer"];
     /// Tells of a packet that is traced, at the end of another program.
     pub const TRACE: &str = "trace";
     /// Core interface.

@@ -69,7 +69,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
     within("workers", workers as usize, limit::QUEUES_MAX)?;
     let clear_link = ClearLink::create(&config.clear_link_prefix, workers)?;
     let undo = RemoveLink(Some(clear_link.clone()));
-    fill_clear_link(&mut maps, &planned, &clear_link)?;
+    fill_clear_link(&mut maps, &planned, &clear_link, workers)?;
     let mut dataplane = Dataplane {
         loaded,
         maps: Mutex::new(maps),
@@ -128,7 +128,12 @@ fn within(what: &'static str, have: usize, max: u32) -> Result<(), DataplaneErro
 }
 
 /// Writes the clear link's end and lets XDP redirect out of the others, which are written as they are attached.
-fn fill_clear_link(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> Result<(), DataplaneError> {
+fn fill_clear_link(
+    maps: &mut Maps,
+    planned: &[Planned],
+    clear: &ClearLink,
+    workers: u32,
+) -> Result<(), DataplaneError> {
     for interface in planned {
         maps.add_egress(interface.index)?;
     }
@@ -139,7 +144,7 @@ fn fill_clear_link(maps: &mut Maps, planned: &[Planned], clear: &ClearLink) -> R
         index,
         role::CLEAR,
         planned.len() as u32,
-        0,
+        workers,
     )
 }
 
@@ -257,7 +262,7 @@ fn start_workers(
 }
 
 /// A worker with its sockets bound. Port numbers are the same at every worker: place of the interface in the
-/// configuration, then the clear link.
+/// configuration, then both ends of the clear link.
 fn worker(
     dataplane: &Dataplane,
     config: &DataplaneConfig,
@@ -281,7 +286,14 @@ fn worker(
         };
         receive.push((port, side));
     }
-    let (clear_port, _) = rings.bind(&dataplane.clear_link.worker_end, number, Use::SendOnly)?;
+    let link = &dataplane.clear_link;
+    let (clear_port, _) = rings.bind(&link.worker_end, number, Use::SendOnly)?;
+    // What `clear` sends back to a site comes by the queue that its cause went by.
+    let (back_port, socket) = rings.bind(&link.program_end, number, Use::ReceiveAndSend)?;
+    let slot = planned.len() as u32 * limit::QUEUES_MAX + number;
+    let set = dataplane.maps().xsks.set(slot, socket, 0);
+    set.map_err(DataplaneError::map(map::XSKS))?;
+    receive.push((back_port, Side::Core));
     Ok(Worker {
         engine: Engine {
             worker: number,

@@ -397,11 +397,7 @@ impl<E: Engine> Controller<E> {
 }
 
 fn for_data_plane(entry: &SiteEntry) -> (u32, Site) {
-    let site = Site {
-        groups: entry.groups,
-        nat_address: entry.nat_address.octets(),
-        pad: [0; 4],
-    };
+    let site = Site::whole(entry.groups, entry.nat_address.octets());
     (entry.site, site)
 }
 

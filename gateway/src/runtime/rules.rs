@@ -433,11 +433,7 @@ pub(super) fn nothing() -> StoredRules {
 }
 
 fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
-    let site = Site {
-        groups,
-        nat_address: [0; 4],
-        pad: [0; 4],
-    };
+    let site = Site::whole(groups, [0; 4]);
     let judgement = tables.judge(&Tuple::new(key, &site));
     judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }

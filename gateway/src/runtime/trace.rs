@@ -307,6 +307,7 @@ fn stage_name(number: u32) -> &'static str {
         (Stage::Map, point::MAP),
         (Stage::Add, point::ADD),
         (Stage::Forward, point::CLEAR),
+        (Stage::Answer, point::ANSWER),
     ];
     let found = points.iter().find(|(stage, _)| *stage as u32 == number);
     found.map_or("unknown", |(_, point)| point_name(*point))

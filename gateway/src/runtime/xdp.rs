@@ -292,6 +292,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_half_open_max: limits.site_half_open,
             site_mappings_max: limits.site_mappings,
             trace_site: 0,
+            site_answers_per_s: limits.site_answers_per_s,
         },
         tables: TableSizes {
             flows: limits.flows,

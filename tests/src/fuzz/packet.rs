@@ -57,6 +57,10 @@ pub fn packet_clear(input: &[u8]) {
                 answer(tables, &after);
             }
             Ok(Verdict::Pass(_)) => assert_eq!(after, frame),
+            Ok(Verdict::Worker { path, .. }) => {
+                assert_eq!(path, Path::SiteAnswered);
+                answers(frame, &after);
+            }
             Ok(other) => panic!("{other:?} of a site's packet"),
             Err(reason) => is_named(reason),
         }
@@ -105,6 +109,17 @@ fn from_center(tables: &HostTables, frame: &[u8]) {
         Ok(other @ Verdict::Egress { .. }) => panic!("{other:?} of a packet from the center"),
         Err(reason) => is_named(reason),
     }
+}
+
+/// An answer goes to the packet's sender, from where the packet was sent to, and is small.
+fn answers(frame: &[u8], after: &[u8]) {
+    assert!(checksums_are_valid(&after[LINK..]), "the answer's checksum");
+    assert_eq!(after[LINK + 12..LINK + 16], frame[LINK + 16..LINK + 20]);
+    assert_eq!(after[LINK + 16..LINK + 20], frame[LINK + 12..LINK + 16]);
+    assert!(
+        after.len() <= LINK + 56 && after[..6] == frame[..6],
+        "to another site"
+    );
 }
 
 /// What the center answers to a packet that has reached it comes back or is dropped, and breaks nothing.

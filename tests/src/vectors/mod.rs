@@ -1,10 +1,14 @@
 //! Packet vectors: each is a world and the frames that come into it, with what must become of them. The same list runs
 //! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
 
+mod answer;
+pub mod blocks;
 mod clear;
 mod core;
 mod wan;
 pub mod world;
+
+use std::collections::BTreeMap;
 
 use gateway_common::abi::stats::Path;
 use gateway_common::abi::trace::point;
@@ -74,6 +78,7 @@ fn clear(buffer: &mut Buffer, tables: &HostTables) -> Outcome {
                 Stage::Judge => point::JUDGE,
                 Stage::Map => point::MAP,
                 Stage::Add => point::ADD,
+                Stage::Answer => point::ANSWER,
             };
             let end = match next {
                 Ok(Next::Stage(next)) => End::stage(point, next),
@@ -98,6 +103,8 @@ pub enum Expect {
     Egress(Vec<u8>),
     /// Back to where it came from, as this frame.
     Reflect(Vec<u8>),
+    /// Dropped for this reason, and its site told so by this frame to the worker.
+    Answer(DropReason, Vec<u8>),
 }
 
 impl Expect {
@@ -105,7 +112,9 @@ impl Expect {
     #[must_use]
     pub fn frame(&self) -> Option<&[u8]> {
         match self {
-            Self::Worker(_, frame) | Self::Egress(frame) | Self::Reflect(frame) => Some(frame),
+            Self::Worker(_, frame) | Self::Answer(_, frame) | Self::Egress(frame) | Self::Reflect(frame) => {
+                Some(frame)
+            }
             Self::Drop(_) | Self::Pass(_) => None,
         }
     }
@@ -124,7 +133,21 @@ impl Expect {
                 path: Path::ClearForwarded,
             }),
             Self::Reflect(_) => Ok(Verdict::Reflect(Path::CoreTooBig)),
+            Self::Answer(..) => Ok(Verdict::Worker {
+                slot: world::XSK_BASE,
+                path: Path::SiteAnswered,
+            }),
         }
+    }
+
+    /// What must be counted: a drop, a path, or both.
+    #[must_use]
+    pub fn counted(&self) -> (BTreeMap<DropReason, u64>, Option<Path>) {
+        let drops = match self {
+            Self::Drop(reason) | Self::Answer(reason, _) => BTreeMap::from([(*reason, 1)]),
+            Self::Pass(_) | Self::Worker(..) | Self::Egress(_) | Self::Reflect(_) => BTreeMap::new(),
+        };
+        (drops, self.outcome().ok().map(Verdict::path))
     }
 }
 
@@ -170,5 +193,12 @@ impl Vector {
 /// All vectors; `now_s` is the clock that they run by.
 #[must_use]
 pub fn all(now_s: u32) -> Vec<Vector> {
-    [wan::vectors(now_s), clear::vectors(now_s), core::vectors(now_s)].concat()
+    [
+        wan::vectors(now_s),
+        clear::vectors(now_s),
+        core::vectors(now_s),
+        blocks::vectors(now_s),
+        answer::vectors(now_s),
+    ]
+    .concat()
 }

@@ -31,6 +31,8 @@ pub const SERVER: [u8; 4] = [203, 0, 113, 10];
 pub const NAME_SERVER: [u8; 4] = [203, 0, 113, 53];
 /// A server that a rule denies before a later one would allow it.
 pub const FORBIDDEN: [u8; 4] = [203, 0, 113, 66];
+/// A server that a rule rejects.
+pub const REJECTED: [u8; 4] = [203, 0, 115, 77];
 /// A server that is allowed and whose next hop is not resolved.
 pub const UNRESOLVED: [u8; 4] = [203, 0, 113, 200];
 /// The gateway.
@@ -132,6 +134,11 @@ pub fn rules() -> Vec<Rule> {
         },
         allow(4, FORBIDDEN, 0, 0),
         allow(5, UNRESOLVED, 17, 0),
+        Rule {
+            action: action::REJECT,
+            flags: flag::LOG,
+            ..allow(6, REJECTED, 0, 0)
+        },
     ]
 }
 
@@ -153,22 +160,8 @@ pub fn world(now_s: u32) -> HostTables {
         ..HostTables::default()
     };
     tables.now_s.set(now_s);
-    tables.sites.insert(
-        SITE,
-        Site {
-            groups: GROUP_CLINIC | 1,
-            nat_address: NAT,
-            pad: [0; 4],
-        },
-    );
-    tables.sites.insert(
-        SITE_OTHER,
-        Site {
-            groups: 0,
-            nat_address: NAT_OTHER,
-            pad: [0; 4],
-        },
-    );
+    tables.sites.insert(SITE, Site::whole(GROUP_CLINIC | 1, NAT));
+    tables.sites.insert(SITE_OTHER, Site::whole(0, NAT_OTHER));
     let sa = |family, encapsulation, outer_destination| SaInbound {
         sa_index: 9,
         worker: 0,

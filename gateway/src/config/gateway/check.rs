@@ -499,6 +499,7 @@ fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits 
         site_new_flows_per_s,
         site_half_open,
         site_mappings,
+        site_answers_per_s,
     } = *limits.get_ref();
     let all = [
         ike_per_source_per_s,
@@ -508,6 +509,7 @@ fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits 
         site_new_flows_per_s,
         site_half_open,
         site_mappings,
+        site_answers_per_s,
     ];
     if all.contains(&0) {
         checker.fault(

@@ -292,6 +292,8 @@ pub struct Limits {
     pub site_half_open: u32,
     /// NAT mappings of one site.
     pub site_mappings: u32,
+    /// TCP resets and ICMP errors of the gateway's own to one site in a second.
+    pub site_answers_per_s: u32,
 }
 
 impl Default for Limits {
@@ -304,6 +306,7 @@ impl Default for Limits {
             site_new_flows_per_s: 2_000,
             site_half_open: 2_000,
             site_mappings: 20_000,
+            site_answers_per_s: 100,
         }
     }
 }

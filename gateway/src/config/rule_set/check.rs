@@ -1,7 +1,7 @@
 //! What can be said of a rule set without knowing the sites.
 use std::collections::HashMap;
 
-use super::model::{Action, RuleModel};
+use super::model::RuleModel;
 use super::words::{Direction, IcmpType, PortRange, Protocol};
 use super::{Located, RuleSetFile, is_name};
 use crate::config::diagnostic::{Checker, line_of};
@@ -159,13 +159,6 @@ fn enforceable(checker: &mut Checker<'_>, text: &str, rule: &Located<RuleModel>)
                 "leave the rule out until a release enforces it",
             );
         }
-    }
-    if model.action == Action::Reject {
-        checker.fault(
-            rule.locate(text, "reject"),
-            format!("rule \"{name}\": action \"reject\" is not enforced yet: the sender would not be told"),
-            "write action = \"deny\"",
-        );
     }
     if !model.fqdn.is_any() {
         checker.fault(

@@ -18,7 +18,7 @@ const COMMANDS_MAX: usize = 256;
 pub(crate) enum Side {
     /// Outer interface: to be opened.
     Wan,
-    /// Core interface: to be sealed.
+    /// Core interface, or what `clear` sends back: to be sealed.
     Core,
 }
 

@@ -1,0 +1,178 @@
+//! Answers to a site's packet that goes no further: a TCP reset or an ICMP error, made out of the packet itself and sent
+//! back over [`super::back`]. A stage of its own: nothing of it is on the way of packets that pass.
+//!
+//! An answer comes from the address that the packet was sent to: the site's SA carries that address for certain, and the
+//! sender's stack looks for it (RFC 1122 section 4.2.3.9).
+
+use crate::abi::flow::{halves, pair};
+use crate::abi::stats::Path;
+use crate::drop::DropReason;
+use crate::packet::Packet;
+use crate::packet::checksum::Sum;
+use crate::packet::ethernet;
+use crate::packet::icmp::{CODE_PROHIBITED, kind};
+use crate::packet::ipv4::{self, Ipv4, protocol};
+use crate::packet::tcp::{self, Tcp, flag};
+use crate::tables::Tables;
+use crate::tables::words::Words;
+use zerocopy::IntoBytes;
+
+use super::back::{sa_to_site, to_site};
+use super::clear::{Next, parse, site_of};
+use super::icmp::{self, Report};
+use super::inner::{IP, Inner, TRANSPORT};
+use super::open::{Stage, left};
+use super::tcp::Segment;
+use super::{Outcome, limits};
+
+/// TTL of an answer.
+const TTL: u8 = 64;
+/// Length of a reset: both headers without options.
+const RESET: u32 = ipv4::LENGTH + tcp::LENGTH;
+
+/// Why a site's packet goes no further, where its sender is told.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// A rule rejects it: TCP gets a reset, all else "communication administratively prohibited".
+    Rejected = 1,
+}
+
+impl Refusal {
+    /// What it is counted as.
+    #[inline(always)]
+    #[must_use]
+    pub const fn reason(self) -> DropReason {
+        match self {
+            Self::Rejected => DropReason::RuleRejected,
+        }
+    }
+
+    #[inline(always)]
+    const fn of(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Rejected),
+            _ => None,
+        }
+    }
+}
+
+/// Has the sender of a packet that is not changed yet told why it goes no further.
+///
+/// # Errors
+/// The refusal's own reason, if there is no room to say so.
+#[inline(always)]
+pub fn refuse<T: Tables>(tables: &T, refusal: Refusal) -> Result<Next, DropReason> {
+    let scratch = tables.scratch().ok_or(refusal.reason())?;
+    scratch.store(left::REFUSAL, pair(refusal as u32, 0));
+    Ok(Next::Stage(Stage::Answer))
+}
+
+/// The stage that answers.
+///
+/// # Errors
+/// The refusal's reason if no answer may or can be sent; the frame is not changed then. An answered packet is counted
+/// under the same reason.
+#[inline(always)]
+pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    let (number, _) = halves(scratch.load(left::REFUSAL));
+    let refusal = Refusal::of(number).ok_or(DropReason::Internal)?;
+    let reason = refusal.reason();
+    let verdict = send(packet, tables, refusal).map_err(|_| reason)?;
+    tables.count_drop(reason);
+    Ok(verdict)
+}
+
+/// Turns the packet into the answer, if limits let it.
+#[inline(always)]
+fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, refusal: Refusal) -> Outcome {
+    let site = site_of(packet)?;
+    let inner = parse(packet)?;
+    let sa = sa_to_site(tables, site, inner.ip.source)?;
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    limits::answer(tables, site, settings, tables.now_s(), refusal.reason())?;
+    let verdict = to_site(packet, tables, site, sa, Path::SiteAnswered)?;
+    write(packet, &inner, refusal)?;
+    Ok(verdict)
+}
+
+/// Writes the answer behind the link header that the frame has.
+#[inline(never)]
+fn write<P: Packet>(packet: &mut P, inner: &Inner, refusal: Refusal) -> Result<(), DropReason> {
+    match (refusal, inner.ip.protocol) {
+        (Refusal::Rejected, protocol::TCP) => reset(packet, inner),
+        (Refusal::Rejected, _) => {
+            let report = Report {
+                source: inner.ip.destination,
+                kind: kind::UNREACHABLE,
+                code: CODE_PROHIBITED,
+                rest: [0; 4],
+            };
+            icmp::report(packet, &inner.ip, &report)
+        }
+    }
+}
+
+/// Turns a segment, never a reset itself, into the reset that a closed port answers it with (RFC 9293 section 3.10.7.1).
+#[inline(always)]
+fn reset<P: Packet>(packet: &mut P, inner: &Inner) -> Result<(), DropReason> {
+    let header = reset_header(inner).ok_or(DropReason::TcpState)?;
+    let mut ip = Ipv4 {
+        version_length: 0x45,
+        traffic_class: 0,
+        total_length: (RESET as u16).to_be_bytes(),
+        identification: [0; 2],
+        fragment: [0x40, 0],
+        ttl: TTL,
+        protocol: protocol::TCP,
+        checksum: [0; 2],
+        source: inner.ip.destination,
+        destination: inner.ip.source,
+    };
+    ip.checksum = Sum::default().bytes(ip.as_bytes()).finish();
+    packet
+        .truncate(ethernet::LENGTH + RESET)
+        .ok_or(DropReason::Internal)?;
+    packet.store(IP, &ip).ok_or(DropReason::Internal)?;
+    packet.store(TRANSPORT, &header).ok_or(DropReason::Internal)
+}
+
+/// The header of the reset, with its checksum.
+#[inline(always)]
+fn reset_header(inner: &Inner) -> Option<Tcp> {
+    let Segment {
+        acknowledgment,
+        flags,
+        ..
+    } = inner.segment;
+    if flags & flag::RST != 0 {
+        return None;
+    }
+    let has_ack = flags & flag::ACK != 0;
+    // <SEQ=SEG.ACK><CTL=RST>, or <SEQ=0><ACK=SEG.SEQ+SEG.LEN><CTL=RST,ACK>.
+    let (sequence, acknowledgment, flags) = if has_ack {
+        (acknowledgment, 0, flag::RST)
+    } else {
+        (0, inner.segment.end(), flag::RST | flag::ACK)
+    };
+    let mut header = Tcp {
+        source_port: inner.destination_port,
+        destination_port: inner.source_port,
+        sequence: sequence.to_be_bytes(),
+        acknowledgment: acknowledgment.to_be_bytes(),
+        data_offset: ((tcp::LENGTH / 4) << 4) as u8,
+        flags,
+        window: [0; 2],
+        checksum: [0; 2],
+        urgent: [0; 2],
+    };
+    header.checksum = Sum::default()
+        .bytes(&inner.ip.source)
+        .bytes(&inner.ip.destination)
+        .bytes(&[0, protocol::TCP])
+        .bytes(&(tcp::LENGTH as u16).to_be_bytes())
+        .bytes(header.as_bytes())
+        .finish();
+    Some(header)
+}

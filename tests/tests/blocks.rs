@@ -1,0 +1,125 @@
+//! Port blocks that run short: the controller is told, and a block that it adds is used by the next packet.
+
+use gateway_common::abi::event::{Event, kind};
+use gateway_common::abi::site::{BLOCKS_MAX, Block, Site, flag};
+use gateway_common::drop::DropReason;
+use gateway_common::path::Verdict;
+use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::vectors::Program;
+use gateway_tests::vectors::blocks::{pair_of_ports, query, take, world_of};
+use gateway_tests::vectors::world::{GROUP_CLINIC, NAT, SA_INDEX, SITE, TERMINAL};
+
+const NOW_S: u32 = 100_000;
+const XDP_DROP: u32 = 1;
+const XDP_REDIRECT: u32 = 4;
+
+fn told(events: &[Event]) -> Vec<(u32, u32, [u8; 4])> {
+    events
+        .iter()
+        .filter(|event| event.kind == kind::PORTS_SHORT)
+        .map(|event| (event.kind, event.site, event.source))
+        .collect()
+}
+
+#[test]
+fn a_block_that_is_added_serves_the_next_packet_on_the_host() {
+    let blocks = [pair_of_ports(NAT, 5000), pair_of_ports(NAT, 6000)];
+    let mut tables = world_of(NOW_S, &blocks[..1], flag::MORE_BLOCKS);
+    take(&tables, (NAT, 5000), NOW_S);
+    take(&tables, (NAT, 5001), NOW_S);
+    let frame = query(1026).linked(SITE, SA_INDEX);
+    let (outcome, _) = Program::Clear.run(&frame, &tables);
+    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(
+        told(&tables.events.borrow()),
+        [(kind::PORTS_SHORT, SITE, TERMINAL)]
+    );
+
+    let more = Site::with_blocks(GROUP_CLINIC | 1, &blocks, flag::MORE_BLOCKS);
+    tables.sites.insert(SITE, more);
+    let (outcome, sent) = Program::Clear.run(&frame, &tables);
+    assert!(matches!(outcome, Ok(Verdict::Egress { .. })), "{outcome:?}");
+    assert_eq!(sent[14 + 20..14 + 22], 6000u16.to_be_bytes());
+}
+
+#[test]
+fn a_block_that_is_added_serves_the_next_packet_in_the_kernel() -> anyhow::Result<()> {
+    let now_s = u32::try_from(monotonic().as_secs())?;
+    let blocks = [pair_of_ports(NAT, 5000), pair_of_ports(NAT, 6000)];
+    let tables = world_of(now_s, &blocks[..1], flag::MORE_BLOCKS);
+    take(&tables, (NAT, 5000), now_s);
+    take(&tables, (NAT, 5001), now_s);
+    let mut kernel = Kernel::load()?;
+    kernel.fill(&tables)?;
+    let frame = query(1026).linked(SITE, SA_INDEX);
+    assert_eq!(kernel.run("clear", &frame)?.code, XDP_DROP);
+    assert_eq!(
+        told(&kernel.take_events()?),
+        [(kind::PORTS_SHORT, SITE, TERMINAL)]
+    );
+
+    let more = Site::with_blocks(GROUP_CLINIC | 1, &blocks, flag::MORE_BLOCKS);
+    kernel.set_site(SITE, &more)?;
+    let run = kernel.run("clear", &frame)?;
+    assert_eq!(run.code, XDP_REDIRECT);
+    assert_eq!(run.frame[14 + 20..14 + 22], 6000u16.to_be_bytes());
+    Ok(())
+}
+
+/// A site that may get no more blocks is nothing to bother the controller with.
+#[test]
+fn who_gets_no_more_does_not_ask() {
+    let tables = world_of(NOW_S, &[pair_of_ports(NAT, 5000)], 0);
+    take(&tables, (NAT, 5000), NOW_S);
+    take(&tables, (NAT, 5001), NOW_S);
+    let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
+    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(told(&tables.events.borrow()), []);
+}
+
+/// The controller hears before the last port is taken: of 64 ports, well before 64 are.
+#[test]
+fn a_block_is_asked_for_before_the_last_port_is_taken() {
+    let block = Block {
+        address: NAT,
+        first: 5056,
+        last: 5119,
+    };
+    let tables = world_of(NOW_S, &[block], flag::MORE_BLOCKS);
+    let mut passed = 0;
+    for port in 1024..1088u16 {
+        let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
+        if outcome.is_ok() {
+            passed += 1;
+            let port = u16::from_be_bytes([sent[34], sent[35]]);
+            assert!((block.first..=block.last).contains(&port), "{port}");
+        }
+        if !told(&tables.events.borrow()).is_empty() {
+            break;
+        }
+    }
+    assert!((32..64).contains(&passed), "asked after {passed}");
+}
+
+/// All blocks that a site may have are used, and none of them twice.
+#[test]
+fn every_block_is_used() {
+    let blocks: Vec<Block> = (0..BLOCKS_MAX as u16)
+        .map(|number| pair_of_ports([198, 51, 100, (number / 4 + 1) as u8], 5000 + 2 * number))
+        .collect();
+    let tables = world_of(NOW_S, &blocks, 0);
+    let mut used = std::collections::BTreeSet::new();
+    // A packet may find none of the last ports at random; another one does.
+    for port in 1024..2048u16 {
+        let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
+        if outcome.is_ok() {
+            let end = (sent[29], u16::from_be_bytes([sent[34], sent[35]]));
+            assert!(used.insert(end), "{end:?} twice");
+        }
+    }
+    let all: std::collections::BTreeSet<_> = blocks
+        .iter()
+        .flat_map(|block| (block.first..=block.last).map(|port| (block.address[3], port)))
+        .collect();
+    assert_eq!(used, all);
+}
