@@ -112,13 +112,18 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::CORE, program::PASS, program::TRACE];
+        let programs = [program::WAN, program::CORE, program::PASS];
         for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
         }
         fill_stages(&mut ebpf)?;
-        fill_tracer(&mut ebpf)?;
+        // An older object, to compare with, has none.
+        if let Some(trace) = ebpf.program_mut(program::TRACE) {
+            let trace: &mut Xdp = trace.try_into()?;
+            trace.load().context("loading program trace")?;
+            fill_tracer(&mut ebpf)?;
+        }
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
