@@ -86,6 +86,7 @@ drop_reasons! {
     63 CoreDestination "core_destination" "destination is not an address of the NAT pools",
     64 Internal "internal" "packet head could not be moved",
     65 FlowExpired "flow_expired" "flow had timed out",
+    66 PublicationSource "publication_source" "port is published, but not for this source",
     // IKE, user space.
     70 IkeMalformed "ike_malformed" "not a well-formed IKE message",
     71 IkeVersion "ike_version" "IKE major version is not 2 (RFC 7296 2.5)",
@@ -104,6 +105,7 @@ drop_reasons! {
     89 NatPortless "nat_portless" "protocol has no ports, and the site has port blocks instead of an address of its own",
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
+    95 WrongSide "wrong_side" "next hop is on another side (center, Internet) than the destination belongs to",
 }
 
 #[cfg(test)]

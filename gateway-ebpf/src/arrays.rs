@@ -8,6 +8,7 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::helpers::bpf_map_lookup_elem;
 use gateway_common::abi::geometry::Geometry;
 use gateway_common::tables::hash::{FACTORS, Factors};
+use gateway_common::tables::siphash::SipKey;
 use gateway_common::tables::words::{Store, Words};
 
 /// Words of a map's value.
@@ -142,9 +143,17 @@ impl Secret {
     pub(crate) const fn new(flow_buckets: u32, mapping_buckets: u32) -> Self {
         Self(Geometry {
             factors: [1; FACTORS],
+            port_key: [1; 2],
             flow_buckets,
             mapping_buckets,
         })
+    }
+
+    #[inline(always)]
+    pub(crate) fn port_key(&self) -> SipKey {
+        // SAFETY: a reference.
+        let [k0, k1] = unsafe { (&raw const self.0.port_key).read_volatile() };
+        SipKey(k0, k1)
     }
 
     #[inline(always)]

@@ -66,10 +66,28 @@ fn clear_answer(context: XdpContext) -> u32 {
     run(&context, point::ANSWER, path::answer::answer)
 }
 
+/// The stage of `clear` that lets a remote address send to a mapping.
+#[xdp]
+fn clear_permit(context: XdpContext) -> u32 {
+    run_stage(&context, point::PERMIT, path::enter::permit)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {
-    run(&context, point::CORE, path::core::core)
+    run_stage(&context, point::CORE, path::core::core)
+}
+
+/// The stage of `core` that judges what may open a flow.
+#[xdp]
+fn core_enter(context: XdpContext) -> u32 {
+    run_stage(&context, point::ENTER, path::enter::enter)
+}
+
+/// The stage of `core` that makes a flow.
+#[xdp]
+fn core_add(context: XdpContext) -> u32 {
+    run_stage(&context, point::ENTER_ADD, path::enter::add)
 }
 
 /// Tells of a packet at the end of another program, and goes on for it.

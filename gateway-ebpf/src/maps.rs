@@ -97,7 +97,15 @@ pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
 #[btf_map]
 pub(crate) static RULE_SEARCH: PerCpuArray<[u64; SLOTS], 1> = PerCpuArray::new();
 #[btf_map]
+pub(crate) static PUBLICATION_SOURCES: LpmTrie<
+    nat::PublicationSource,
+    u32,
+    { limit::PUBLICATION_SOURCES_MAX as usize },
+> = LpmTrie::new();
+#[btf_map]
 pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
+#[btf_map]
+pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }> = Array::new();
 #[btf_map]

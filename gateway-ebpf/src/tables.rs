@@ -11,8 +11,9 @@ use gateway_common::abi::{
     flow,
     interface::{Interface, RateBucket, Settings},
     limit,
+    nat::PublicationSource,
     next_hop::NextHop,
-    rule::layout,
+    rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
@@ -24,15 +25,16 @@ use gateway_common::path::trace::End;
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::siphash::SipKey;
 use gateway_common::tables::words::{Store as _, Words as _};
 use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
-    CLOCK, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE, INTERFACES,
-    MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS,
-    RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT,
-    TRACE_RATE, TRACES, TRACES_LOST,
+    CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
+    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, PUBLICATION_SOURCES, ROUTES,
+    RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS,
+    SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -79,6 +81,11 @@ impl Tables for Maps {
     fn epochs(&self) -> Epochs {
         let (hop, sa) = flow::halves(clock_word(clock::word::EPOCHS));
         Epochs { hop, sa }
+    }
+
+    #[inline(always)]
+    fn port_key(&self) -> SipKey {
+        GEOMETRY.port_key()
     }
 
     #[inline(always)]
@@ -131,8 +138,29 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        DIRECTIONS
+            .get(&Key::new(32, destination))
+            .map_or(direction::SITE_TO_INTERNET, |found| *found as u8)
+    }
+
+    #[inline(always)]
+    fn role(&self, ifindex: u32) -> u32 {
+        lend(INTERFACES.get_ptr(ifindex)).map_or(0, |interface: &Interface| interface.role)
+    }
+
+    #[inline(always)]
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         NEXT_HOPS.get(number)
+    }
+
+    #[inline(always)]
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool {
+        let key = PublicationSource {
+            publication: publication.to_be_bytes(),
+            source,
+        };
+        PUBLICATION_SOURCES.get(&Key::new(64, key)).is_some()
     }
 
     #[inline(always)]

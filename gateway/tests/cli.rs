@@ -41,7 +41,7 @@ fn a_right_rule_set_passes_the_check() {
     let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(
         view,
-        serde_json::json!({ "rules": 5, "compiled": 5, "findings": [], "findings_total": 0 })
+        serde_json::json!({ "rules": 5, "compiled": 5, "findings": [], "idle": [], "findings_total": 0 })
     );
 }
 
@@ -192,9 +192,9 @@ fn rules_that_never_decide_are_named_with_both_lines() {
 fn what_is_not_enforced_is_refused() {
     for (rest, action, words) in [
         (
-            "direction = \"center-to-site\"",
+            "direction = \"center-to-site\"\nto_sites = \"hospital-a\"",
             "allow",
-            "direction \"center-to-site\" is not enforced yet",
+            "says which sites are called, but it is not about flows from site to site alone",
         ),
         (
             "protocol = \"icmp\"\nicmp_types = \"3/13\"",
@@ -322,4 +322,137 @@ fn names_of_names_of_names_do_not_multiply() {
         "1 rules, 1 compiled, nothing wrong",
         "",
     );
+}
+
+/// A configuration with its state folder, in which a site with a port block is known.
+fn with_blocks(plan: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("folder");
+    let example =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/gateway.toml"));
+    let text = example
+        .expect("the example")
+        .replacen("state_dir = \"/var/lib/gateway\"", "state_dir = \"state\"", 1)
+        .replacen(
+            "# mode = \"block\"",
+            &format!("mode = \"block\"\nplan = \"{plan}\""),
+            1,
+        );
+    std::fs::write(folder.path().join("gateway.toml"), text).expect("written");
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).expect("folder");
+    let block = r#"{"address":"10.200.0.1","first_port":4096,"last_port":6143}"#;
+    let sites = format!(
+        r#"{{"names":{{"hospital-a":{{"site":1,"nat_address":"10.201.0.1"}},"a.clinic.example":{{"site":2,"blocks":[{block}]}}}}}}"#
+    );
+    std::fs::write(state.join("sites.json"), sites).expect("written");
+    folder
+}
+
+#[test]
+fn the_plan_of_a_configuration_is_printed_without_a_daemon() {
+    let folder = with_blocks("deterministic");
+    let config = folder.path().join("gateway.toml");
+    let config = config.to_str().expect("UTF-8");
+    let output = gateway(&["nat", "plan", "--config", config, "--site", "a.clinic.example"]);
+    check(&output, 0, "31 blocks of 2048 ports each", "");
+    check(&output, 0, "(1 + (N - 1) % 31) * 2048", "");
+    check(&output, 0, "10.200.0.1:4096-6143", "");
+    let output = gateway(&["nat", "plan", "--config", config, "--json"]);
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let pool = &view["pools"][0];
+    let blocks = pool["blocks"].as_array().expect("blocks");
+    assert_eq!(
+        (blocks.len(), &pool["room"], &pool["taken"]),
+        (254 * 31, &7_874.into(), &1.into())
+    );
+    assert_eq!(blocks[1]["name"], "a.clinic.example");
+    assert_eq!(
+        (&blocks[31]["site"], &blocks[31]["address"]),
+        (&32.into(), &"10.200.0.2".into())
+    );
+    assert_eq!(blocks[31]["name"], serde_json::Value::Null);
+
+    let folder = with_blocks("dynamic");
+    let config = folder.path().join("gateway.toml");
+    let output = gateway(&["nat", "plan", "--config", config.to_str().expect("UTF-8")]);
+    check(
+        &output,
+        0,
+        "a site has 1 to 4 of them as it needs them; 1 of 7874 taken",
+        "",
+    );
+}
+
+#[test]
+fn who_had_a_port_is_answered_without_a_daemon() {
+    let folder = with_blocks("dynamic");
+    let state = folder.path().join("state");
+    let log = state.join("nat-log");
+    std::fs::create_dir(&log).expect("folder");
+    let holding = |name: &str, site: u32| {
+        format!(r#""site":{site},"name":"{name}","address":"10.200.0.1","first_port":2048,"last_port":4095"#)
+    };
+    let lines = [
+        r#"{"sequence":1,"time":"2026-11-25T00:00:00Z","event":"file","held":0}"#.to_owned(),
+        format!(
+            r#"{{"sequence":2,"time":"2026-11-25T01:00:00Z","event":"assigned",{}}}"#,
+            holding("a", 2)
+        ),
+        format!(
+            r#"{{"sequence":3,"time":"2026-11-25T05:00:00Z","event":"released",{}}}"#,
+            holding("a", 2)
+        ),
+        format!(
+            r#"{{"sequence":4,"time":"2026-11-25T06:00:00Z","event":"assigned",{}}}"#,
+            holding("b", 3)
+        ),
+        r#"{"sequence":5,"time":"2026-11-25T07:"#.to_owned(),
+    ];
+    std::fs::write(log.join("0000000001.jsonl"), lines.join("\n")).expect("written");
+    let state = state.to_str().expect("UTF-8");
+    let who = |of: &str, at: &str| gateway(&["nat", "who", of, "--at", at, "--state-dir", state, "--json"]);
+    let names = |of: &str, at: &str| {
+        let view: serde_json::Value = serde_json::from_slice(&who(of, at).stdout).expect("JSON");
+        let answers = view["answers"].as_array().expect("answers").clone();
+        answers
+            .into_iter()
+            .map(|answer| {
+                (
+                    answer["name"].as_str().expect("a name").to_owned(),
+                    answer["certain"] == true,
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(
+        names("10.200.0.1:2048", "2026-11-25T10:30:00+09:00"),
+        [("a".to_owned(), true)]
+    );
+    assert_eq!(names("10.200.0.1:4095", "2026-11-25T05:30:00Z"), []);
+    assert_eq!(
+        names("10.200.0.1", "2026-11-25T06:30:00Z"),
+        [("b".to_owned(), true)]
+    );
+    assert_eq!(names("10.200.0.1:4096", "2026-11-25T06:30:00Z"), []);
+    // Before the log begins, who has it now is all that is known.
+    assert_eq!(
+        names("10.200.0.1:5000", "2026-11-24T06:30:00Z"),
+        [("a.clinic.example".to_owned(), false)]
+    );
+    let output = gateway(&["nat", "who", "10.200.0.1:2048", "--state-dir", state]);
+    check(&output, 0, "10.200.0.1:2048-4095", "");
+    let output = gateway(&[
+        "nat",
+        "who",
+        "10.200.0.1:2048",
+        "--at",
+        "yesterday",
+        "--state-dir",
+        state,
+    ]);
+    check(&output, 1, "", "\"yesterday\" is no time; write it like");
+    let output = gateway(&["nat", "who", "10.200.0.1", "--state-dir", "/nonexistent"]);
+    check(&output, 1, "", "/nonexistent: there is no such folder");
+    let output = gateway(&["--socket", "/nonexistent/socket", "nat", "who", "10.200.0.1"]);
+    check(&output, 3, "", "name its folder with --state-dir");
 }

@@ -580,3 +580,87 @@ fn ten_thousand_sites_and_connections_are_loaded() {
         "{fault}"
     );
 }
+
+/// Pools of port blocks: what cannot be meant is refused, with its line.
+#[test]
+fn pools_of_blocks() {
+    const POOL: &str = "addresses = [\"10.200.0.0/24\"]\n";
+    let with = |keys: &str| CONFIG.replacen(POOL, &format!("{POOL}{keys}\n"), 1);
+    let right = |keys: &str| {
+        let config = Config::parse("file", &with(keys), Path::new("/etc/gateway")).expect("right");
+        config.nat_pools[0].mode
+    };
+    use gateway::config::{PlanKind, PoolMode};
+    assert_eq!(right(""), PoolMode::Address);
+    let PoolMode::Block(plan) = right("mode = \"block\"") else {
+        panic!("no blocks");
+    };
+    assert_eq!(
+        (plan.kind, plan.size, plan.blocks_max),
+        (PlanKind::Dynamic, 2048, 4)
+    );
+    let PoolMode::Block(plan) = right("mode = \"block\"\nplan = \"deterministic\"\nblock_size = 64") else {
+        panic!("no blocks");
+    };
+    assert_eq!(
+        (plan.kind, plan.size, plan.blocks_max),
+        (PlanKind::Deterministic, 64, 1)
+    );
+    assert_eq!(plan.per_address, 1_008);
+
+    for (keys, message) in [
+        (
+            "block_size = 2048",
+            "block_size in a pool of which each site gets an address\n",
+        ),
+        (
+            "plan = \"dynamic\"",
+            "plan in a pool of which each site gets an address\n",
+        ),
+        ("mode = \"block\"\nblock_size = 2000", "block_size = 2000\n"),
+        ("mode = \"block\"\nblock_size = 32", "block_size = 32\n"),
+        ("mode = \"block\"\nblock_size = 65536", "block_size = 65536\n"),
+        ("mode = \"block\"\nblocks_max = 0", "blocks_max = 0\n"),
+        ("mode = \"block\"\nblocks_max = 9", "blocks_max = 9\n"),
+        (
+            "mode = \"block\"\nplan = \"deterministic\"\nblocks_max = 2",
+            "a deterministic plan gives each site one block\n",
+        ),
+        ("mode = \"block\"\nplan = \"static\"", "unknown variant `static`"),
+        ("mode = \"blocks\"", "unknown variant `blocks`"),
+    ] {
+        let text = with(keys);
+        let last = keys.lines().last().expect("a line");
+        let line = text.lines().position(|line| line == last).expect("the line") + 1;
+        let fault = config(&text);
+        assert!(
+            fault.contains(&format!("file:{line}: {message}")),
+            "{keys}: {fault}"
+        );
+    }
+}
+
+#[test]
+fn an_address_of_one_site_is_not_one_that_sites_share() {
+    const POOL: &str = "addresses = [\"10.200.0.0/24\"]\n";
+    let text = CONFIG.replacen(POOL, "addresses = [\"10.201.0.0/24\"]\nmode = \"block\"\n", 1);
+    let fault = config(&text);
+    assert!(
+        fault.contains("nat_address 10.201.0.1 is in NAT pool \"sites\", whose addresses sites share"),
+        "{fault}"
+    );
+    let wide = CONFIG.replacen(POOL, "addresses = [\"10.0.0.0/8\"]\nmode = \"block\"\n", 1);
+    assert!(config(&wide).contains("NAT pool \"sites\" has 16777214 addresses to divide"));
+    let narrow = CONFIG.replacen(
+        POOL,
+        &format!("{POOL}mode = \"block\"\nblock_size = 4096\n\n[nat]\nport_low = 5000\nport_high = 10000\n"),
+        1,
+    );
+    assert!(
+        config(&narrow).contains("no block of 4096 ports fits into the ports 5000 to 10000 of an address"),
+        "{}",
+        config(&narrow)
+    );
+    let log = CONFIG.replacen("[timeouts]", "[nat]\nlog_keep_days = 0\n\n[timeouts]", 1);
+    assert!(config(&log).contains("log_keep_days = 0"));
+}

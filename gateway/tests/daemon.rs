@@ -7,6 +7,8 @@
 //! ```
 #[path = "../ike/tests/issue/mod.rs"]
 mod issue;
+#[path = "daemon/nat.rs"]
+mod nat;
 #[path = "daemon/node.rs"]
 mod node;
 

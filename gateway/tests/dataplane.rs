@@ -21,12 +21,12 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
 };
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::{Rule, action};
-use gateway_common::abi::site::Site;
+use gateway_common::abi::rule::{Rule, action, direction};
+use gateway_common::abi::site::{Block, Site};
 use gateway_esp::{
     InboundConfig, InboundSa, KeyMaterial, LinkHeader, Opened, OutboundConfig, OutboundSa, OuterDf,
     Selectors, Suite, TrafficSelector, Tunnel,
@@ -46,9 +46,23 @@ const ESP: i32 = 50;
 const OUTER_LEN: usize = 14 + 20;
 /// Set in the gateway's process: the directory that its namespaces' MACs and pins are in.
 const GATEWAY_DIRECTORY: &str = "GATEWAY_TEST_DIRECTORY";
+/// Set in the gateway's process: sites share an address.
+const SHARED: &str = "GATEWAY_TEST_SHARED";
 
 fn nat_address(site: u32) -> Ipv4Addr {
     Ipv4Addr::new(10, 99, 0, site as u8)
+}
+
+/// The address that sites share in a gateway with [`SHARED`], each by a block of ports.
+const SHARED_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 99, 0, 99);
+
+fn port_block(site: u32) -> Block {
+    let first = 2048 * site as u16;
+    Block {
+        address: SHARED_ADDRESS.octets(),
+        first,
+        last: first + 2047,
+    }
 }
 
 fn spi_to_gateway(site: u32) -> u32 {
@@ -78,11 +92,11 @@ fn gateway_process() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "stats" => println!("\nSTATS {}", stats(&dataplane)),
-            "expire" => {
-                let counts = dataplane.expire(monotonic_s() as u32 + 10_000).unwrap();
+            other => {
+                let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
+                let counts = dataplane.expire(monotonic_s() as u32 + later_s).unwrap();
                 println!("\nEXPIRED {counts:?}");
             }
-            other => panic!("{other}?"),
         }
     }
     dataplane.stop();
@@ -106,18 +120,31 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             ..Settings::UNLIMITED
         },
         tables: TableSizes::default(),
+        hold_down: HoldDown {
+            hold_s: 120,
+            site_ports_max: 1000,
+        },
         frames_per_worker: 4096,
     }
 }
 
 fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     let site = |id: u32| {
-        let site = Site::whole(1, nat_address(id).octets());
+        let site = match std::env::var(SHARED) {
+            Ok(_) => Site::with_blocks(1, &[port_block(id)], 0),
+            Err(_) => Site::whole(1, nat_address(id).octets()),
+        };
         (id, site)
     };
     dataplane
         .set_sites(&(1..=SITES).map(site).collect::<Vec<_>>())
         .unwrap();
+    let everywhere = (
+        Ipv4Addr::UNSPECIFIED,
+        Ipv4Addr::BROADCAST,
+        direction::SITE_TO_CENTER,
+    );
+    dataplane.set_directions(&[everywhere]).unwrap();
     // Every site is in group 0.
     let reject = Rule {
         destination_port_low: REJECTED_PORT,
@@ -161,9 +188,10 @@ fn allow_echo() -> Rule {
         protocol: 17,
         action: action::ALLOW,
         flags: 0,
-        pad: 0,
+        directions: 0,
         source_rule: 0,
-        pad2: 0,
+        to_site: 0,
+        to_groups: 0,
     }
 }
 
@@ -340,7 +368,12 @@ impl Lab {
 
     /// Also answers what the gateway says when it is ready.
     fn start_gateway_in_any_mode(&self) -> (Gateway, String) {
+        self.start_gateway_with(&[])
+    }
+
+    fn start_gateway_with(&self, environment: &[(&str, &str)]) -> (Gateway, String) {
         let mut child = Command::new("ip")
+            .envs(environment.iter().copied())
             .args(["netns", "exec", &self.namespace("gw")])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "gateway_process", "--nocapture", "--test-threads=1"])
@@ -606,6 +639,38 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
     gateway.stop();
 }
 
+/// Two sites with the same inner address and the same source ports behind one address: each gets its own answers.
+#[test]
+fn sites_that_share_an_address_get_their_own_answers() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let (mut gateway, _) = lab.start_gateway_with(&[(SHARED, "1")]);
+    let mut peers: Vec<_> = (1..=SITES).map(|site| (site, Peer::new(&lab, site))).collect();
+    for source_port in 2040..2060 {
+        for (site, peer) in &mut peers {
+            let hello = format!("hello of {site}");
+            let answer = peer.echo(source_port, &hello);
+            let answer = answer.unwrap_or_else(|| panic!("site {site}: no answer; {}", gateway.stats()));
+            assert!(answer.ends_with(&hello), "{answer}");
+            // As the server saw it: "ADDRESS:PORT ...".
+            let seen = answer.split(' ').next().unwrap_or_default();
+            let seen: std::net::SocketAddrV4 = seen.parse().unwrap_or_else(|_| panic!("{answer}"));
+            let block = port_block(*site);
+            assert_eq!(*seen.ip(), SHARED_ADDRESS);
+            assert!(
+                (block.first..=block.last).contains(&seen.port()),
+                "site {site}: {seen}"
+            );
+        }
+    }
+    let stats = gateway.stats();
+    assert!(stats.contains("flows=40"), "{stats}");
+    gateway.stop();
+}
+
 /// The way back from `clear` over the workers' sockets on the clear link, for the SAs of both workers.
 #[test]
 fn a_rejected_datagram_is_answered_through_the_tunnel() {
@@ -750,7 +815,11 @@ fn expiry_empties_flows_and_mappings() {
     for source_port in 5000..5010 {
         assert!(peer.echo(source_port, "hello").is_some());
     }
-    assert_eq!(gateway.ask("expire", "EXPIRED").trim(), "EXPIRED (10, 10)");
+    let expire = |gateway: &mut Gateway, later: &str| gateway.ask(later, "EXPIRED").trim().to_owned();
+    assert_eq!(expire(&mut gateway, "expire 10000"), "EXPIRED (10, 0)");
+    // Nobody else gets the ports for two minutes (RFC 6888 REQ-8).
+    assert_eq!(expire(&mut gateway, "expire 10110"), "EXPIRED (0, 0)");
+    assert_eq!(expire(&mut gateway, "expire 10122"), "EXPIRED (0, 10)");
     assert!(gateway.stats().contains("flows=0 mappings=0"));
     assert!(
         peer.echo(5000, "again").is_some(),

@@ -1,12 +1,12 @@
 //! The rule compiler against a naive reading of the rules.
 use std::net::Ipv4Addr;
 
-use gateway::config::{Action, AddressWord, List, PortRange, Protocol, RuleModel, RuleSetFile};
+use gateway::config::{Action, AddressWord, Direction, List, PortRange, Protocol, RuleModel, RuleSetFile};
 use gateway::core::classifier::Generation;
 use gateway::core::policy::{Directory, compile};
 use gateway_common::abi::event::RULE_DEFAULT;
 use gateway_common::abi::limit::RULES_MAX;
-use gateway_common::abi::rule::{action, direction};
+use gateway_common::abi::rule::action;
 use gateway_common::path::rules::Tuple;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -42,12 +42,22 @@ impl Directory for Center {
 #[derive(Clone, Debug)]
 struct Packet {
     site: &'static str,
+    direction: Direction,
+    /// The site that is called, of a flow from site to site.
+    to_site: &'static str,
     source: Ipv4Addr,
     destination: Ipv4Addr,
     protocol: u8,
     source_port: u16,
     destination_port: u16,
 }
+
+const DIRECTIONS: [Direction; 4] = [
+    Direction::SiteToCenter,
+    Direction::CenterToSite,
+    Direction::SiteToSite,
+    Direction::SiteToInternet,
+];
 
 /// What the words of a rule mean, said as plainly as possible.
 fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
@@ -56,13 +66,20 @@ fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
         .find(|site| site.0 == packet.site)
         .copied()
         .expect("a site");
-    let everyone = rule.sites.is_any() && rule.groups.is_any();
-    let named = rule.sites.0.iter().any(|name| name == packet.site);
-    let grouped = rule
-        .groups
-        .0
+    let is_among = |names: &List<String>, group_names: &List<String>, site: &str, groups: u64| {
+        let grouped = |name: &String| Center.group(name).expect("known") & groups != 0;
+        (names.is_any() && group_names.is_any())
+            || names.0.iter().any(|name| name == site)
+            || group_names.0.iter().any(grouped)
+    };
+    let directions = match rule.direction.is_any() {
+        true => vec![Direction::SiteToCenter],
+        false => rule.direction.0.clone(),
+    };
+    let (_, _, to_groups) = *SITES
         .iter()
-        .any(|name| Center.group(name).expect("known") & groups != 0);
+        .find(|site| site.0 == packet.to_site)
+        .expect("a site");
     let within = |list: &List<AddressWord>, address| {
         list.is_any()
             || list.0.iter().any(|word| match word {
@@ -78,7 +95,9 @@ fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
                 .iter()
                 .any(|range| (range.low..=range.high).contains(&port))
     };
-    (everyone || named || grouped)
+    directions.contains(&packet.direction)
+        && is_among(&rule.sites, &rule.groups, packet.site, groups)
+        && is_among(&rule.to_sites, &rule.to_groups, packet.to_site, to_groups)
         && within(&rule.source, packet.source)
         && within(&rule.destination, packet.destination)
         && (rule.protocol.is_any() || rule.protocol.0.contains(&Protocol(packet.protocol)))
@@ -105,6 +124,10 @@ fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
         .find(|site| site.0 == packet.site)
         .copied()
         .expect("a site");
+    let (_, to_site, to_groups) = *SITES
+        .iter()
+        .find(|site| site.0 == packet.to_site)
+        .expect("a site");
     let tuple = Tuple {
         groups,
         site,
@@ -113,7 +136,9 @@ fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
         source_port: packet.source_port,
         destination_port: packet.destination_port,
         protocol: packet.protocol,
-        direction: direction::SITE_TO_CENTER,
+        direction: packet.direction.number(),
+        to_site,
+        to_groups,
     };
     let judgement = generation.judge(&tuple).expect("a generation");
     assert_eq!(judgement.generation, 7);
@@ -124,6 +149,7 @@ fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
     assert_eq!(judgement.counter, 1000 + judgement.rule);
     let action = match judgement.action {
         action::ALLOW => Action::Allow,
+        action::REJECT => Action::Reject,
         _ => Action::Deny,
     };
     Some((judgement.rule, action))
@@ -183,12 +209,22 @@ fn rule() -> impl Strategy<Value = RuleModel> {
         subsequence(vec![1, 6, 17, 50], 0..3).prop_map(|list| (list, List::default(), List::default())),
         (subsequence(vec![6, 17], 1..=2), ports(), ports()),
     ];
-    (who, addresses, transport, any::<bool>()).prop_map(
-        |((sites, groups), (source, destination), transport, allow)| {
+    // Only of a flow from site to site alone can be said who is called.
+    let way = prop_oneof![
+        subsequence(DIRECTIONS.to_vec(), 0..=4).prop_map(|list| (list, List::default(), List::default())),
+        (names(&["a", "b", "c"]), names(&["g", "h"])).prop_map(|(sites, groups)| (
+            vec![Direction::SiteToSite],
+            sites,
+            groups
+        )),
+    ];
+    let action = select(&[Action::Allow, Action::Deny, Action::Reject][..]);
+    (who, way, addresses, transport, action).prop_map(
+        |((sites, groups), (directions, to_sites, to_groups), (source, destination), transport, action)| {
             let (protocols, source_ports, destination_ports) = transport;
             RuleModel {
                 name: String::new(),
-                action: if allow { Action::Allow } else { Action::Deny },
+                action,
                 sites,
                 groups,
                 source: List(source),
@@ -196,7 +232,9 @@ fn rule() -> impl Strategy<Value = RuleModel> {
                 protocol: List(protocols.into_iter().map(Protocol).collect()),
                 source_ports,
                 destination_ports,
-                direction: List::default(),
+                direction: List(directions),
+                to_sites,
+                to_groups,
                 services: List::default(),
                 icmp_types: List::default(),
                 fqdn: List::default(),
@@ -220,8 +258,9 @@ fn file(rules: Vec<RuleModel>) -> RuleSetFile {
 
 fn packet() -> impl Strategy<Value = Packet> {
     let protocol = select(&[1u8, 6, 17, 50][..]);
+    let sites = &["a", "b", "c"][..];
     (
-        select(&["a", "b", "c"][..]),
+        (select(sites), select(&DIRECTIONS[..]), select(sites)),
         address(),
         address(),
         protocol,
@@ -229,13 +268,17 @@ fn packet() -> impl Strategy<Value = Packet> {
         port(),
     )
         .prop_map(
-            |(site, source, destination, protocol, source_port, destination_port)| Packet {
-                site,
-                source,
-                destination,
-                protocol,
-                source_port,
-                destination_port,
+            |((site, direction, to_site), source, destination, protocol, source_port, destination_port)| {
+                Packet {
+                    site,
+                    direction,
+                    to_site,
+                    source,
+                    destination,
+                    protocol,
+                    source_port,
+                    destination_port,
+                }
             },
         )
 }

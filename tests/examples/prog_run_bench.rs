@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, kind};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::packet::ethernet::Ethernet;
 use gateway_common::packet::tcp::flag::{ACK, SYN};
@@ -117,6 +117,7 @@ fn bench_world(now_s: u32) -> HostTables {
         last_used_s: now_s,
         created_s: now_s,
         position: 0,
+        kind: kind::DYNAMIC,
     };
     let half = Half {
         end: ISN.wrapping_add(1),

@@ -16,7 +16,8 @@ use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::interface::Interface;
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
@@ -112,7 +113,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::CORE, program::PASS];
+        let programs = [program::WAN, program::PASS];
         for name in programs.into_iter().chain(program::STAGES) {
             let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
             xdp.load().with_context(|| format!("loading program {name}"))?;
@@ -236,12 +237,20 @@ impl Kernel {
         let links = self.links;
         self.array(map::SETTINGS)?
             .set(0, tables.settings.context("settings")?, 0)?;
-        self.replace(
-            map::INTERFACES,
+        let role = tables.roles.get(&world::EGRESS).copied();
+        let ingress = tables.interface.map(|interface| (links.ingress, interface));
+        let egress = role.zip(tables.interface).map(|(role, interface)| {
+            let interface = Interface { role, ..interface };
+            (links.egress, interface)
+        });
+        // By BPF_PROG_TEST_RUN the two are one; no program asks for the role of the interface that a frame came by.
+        self.replace(map::INTERFACES, ingress.into_iter().chain(egress))?;
+        self.replace_trie(
+            map::DIRECTIONS,
             tables
-                .interface
+                .directions
                 .iter()
-                .map(|interface| (links.ingress, *interface)),
+                .map(|(length, prefix, direction)| (Key::new(*length, *prefix), u32::from(*direction))),
         )?;
         self.replace(
             map::SA_INBOUND,
@@ -267,6 +276,19 @@ impl Kernel {
         for (number, (_, _, hop)) in (0..).zip(&tables.next_hops) {
             self.array(map::NEXT_HOPS)?.set(number, *hop, 0)?;
         }
+        self.replace_trie(
+            map::PUBLICATION_SOURCES,
+            tables
+                .publication_sources
+                .iter()
+                .map(|(publication, length, source)| {
+                    let key = PublicationSource {
+                        publication: publication.to_be_bytes(),
+                        source: *source,
+                    };
+                    (Key::new(32 + length, key), 1u32)
+                }),
+        )?;
         self.tables.hops_changed();
         self.tables.sas_changed();
         self.group_bitmaps = tables.sites.values().map(|site| site.groups).collect();
@@ -317,7 +339,9 @@ impl Kernel {
         for (key, mapping) in tables.mapping_list() {
             let put = shared.mappings().insert(&key, &mapping);
             anyhow::ensure!(put.is_ok(), "{key:?}: {put:?}");
-            shared.count(key.site, usage::word::MAPPINGS);
+            if !mapping.is_static() {
+                shared.count(key.site, usage::word::MAPPINGS);
+            }
         }
         for (key, mut flow) in tables.flow_list() {
             let inside = InsideKey {

@@ -93,6 +93,7 @@ fn a_million_flows_and_mappings_have_room_and_are_found_again() -> Result<()> {
             last_used_s: now_s,
             created_s: now_s,
             position: 0,
+            kind: 0,
         };
         let put = mappings.insert(&inside, &mapping);
         let Ok(position) = put else {

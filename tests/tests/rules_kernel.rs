@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
-use gateway_common::abi::rule::{Rule, action};
+use gateway_common::abi::interface::role;
+use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::packet::tcp::flag::SYN;
 use gateway_common::path::rules::{Tuple, matches};
 use gateway_tests::frames::Clear;
@@ -88,6 +89,7 @@ fn rule(random: &mut Random, number: u32) -> Rule {
         destination_port_high,
         protocol: random.pick(&[0, 6, 17]),
         action: random.pick(&[action::ALLOW, action::DENY]),
+        directions: random.pick(&[0, 0b0001, 0b1000, 0b1001, 0b0110]),
         ..world::allow(number, [0; 4], 0, 0)
     }
 }
@@ -106,8 +108,15 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
     for generation in 5..45 {
         let count = random.pick(&[0, 1, 3, 64, 65, 700]);
         let rules: Vec<_> = (0..count).map(|number| rule(&mut random, number)).collect();
+        // The servers are in the center, or in the Internet.
+        let (direction, role) = random.pick(&[
+            (direction::SITE_TO_CENTER, role::CORE),
+            (direction::SITE_TO_INTERNET, role::INTERNET),
+        ]);
+        tables.directions = vec![(0, [0; 4], direction)];
+        tables.roles.insert(world::EGRESS, role);
+        kernel.fill(&tables)?;
         kernel.load_rules(generation, &rules)?;
-        kernel.refill(&tables)?;
         for _ in 0..100 {
             let site = random.pick(&[SITE, SITE_OTHER]);
             let (source, destination) = (random.pick(&TERMINALS), random.pick(&SERVERS));
@@ -125,7 +134,9 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 source_port,
                 destination_port: port,
                 protocol,
-                direction: 0,
+                direction,
+                to_site: 0,
+                to_groups: 0,
             };
             let expected = rules.iter().find(|rule| matches(rule, &tuple));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);

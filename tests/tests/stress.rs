@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
-use gateway::dataplane::sweep::Sweep;
+use gateway::dataplane::sweep::{HoldDown, Sweep};
 use gateway::dataplane::tables::SharedTables;
 use gateway_common::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use gateway_common::abi::interface::{STATES, Settings};
@@ -38,6 +38,10 @@ const SECONDS: u32 = 150;
 const SECOND: Duration = Duration::from_millis(20);
 /// Silence after which every flow is dead, and a mapping is not held for it any more.
 const IDLE_S: u32 = 2;
+const HOLD_DOWN: HoldDown = HoldDown {
+    hold_s: IDLE_S,
+    site_ports_max: PORTS / 4,
+};
 
 /// SplitMix64: each thread has its own sequence.
 struct Random(u64);
@@ -173,7 +177,7 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             thread::sleep(SECOND);
             tables.set_now_s(begin_s + second);
             now.store(second, Ordering::Relaxed);
-            expired += sweep.run(tables, &settings, IDLE_S, begin_s + second).0;
+            expired += sweep.run(tables, &settings, HOLD_DOWN, begin_s + second).0;
             // The operator ends a flow.
             let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();
             if !flows.is_empty() {
@@ -200,9 +204,9 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
 
     // Nobody sends any more: everything goes, and nothing is left behind.
     let tables = kernel.tables();
-    for second in SECONDS..SECONDS + 4 * IDLE_S {
+    for second in SECONDS..SECONDS + 6 * IDLE_S {
         tables.set_now_s(begin_s + second);
-        sweep.run(tables, &settings, IDLE_S, begin_s + second);
+        sweep.run(tables, &settings, HOLD_DOWN, begin_s + second);
         check(tables)?;
     }
     ensure!(taken(tables) == (0, 0), "{:?} places are taken", taken(tables));
@@ -241,7 +245,7 @@ fn a_handshake_that_ends_while_its_flow_is_swept_is_counted_once() -> Result<()>
 
     let mut sweep = Sweep::default();
     let dead_s = begin_s + IDLE_S + 1;
-    sweep.run(tables, &settings, IDLE_S, dead_s);
+    sweep.run(tables, &settings, HOLD_DOWN, dead_s);
     let refusal = Clear::tcp((SERVER, 443), (NAT, 2000), RST | ACK).data(0);
     let frame = refusal.ethernet(world::MAC, world::MAC_HOP);
     let inner =
@@ -252,7 +256,7 @@ fn a_handshake_that_ends_while_its_flow_is_swept_is_counted_once() -> Result<()>
     tables.give_half_open(SITE);
 
     for second in 1..5 {
-        sweep.run(tables, &settings, IDLE_S, dead_s + second);
+        sweep.run(tables, &settings, HOLD_DOWN, dead_s + second);
         ensure!(tables.used(SITE)[..2] == [0, 0], "{:?}", tables.used(SITE));
     }
     Ok(())
@@ -286,13 +290,13 @@ fn a_flow_that_begins_anew_while_it_is_swept_leaves_no_count_behind() -> Result<
 
     let mut sweep = Sweep::default();
     let dead_s = begin_s + IDLE_S + 1;
-    sweep.run(tables, &settings, IDLE_S, dead_s);
+    sweep.run(tables, &settings, HOLD_DOWN, dead_s);
     // As `path::open` does.
     tables.count(SITE, gateway_common::abi::usage::word::HALF_OPEN);
     ensure!(change(flow::state::TCP_SYN_SENT).is_ok(), "begun anew");
 
     for second in 1..5 {
-        sweep.run(tables, &settings, IDLE_S, dead_s + second);
+        sweep.run(tables, &settings, HOLD_DOWN, dead_s + second);
     }
     ensure!(tables.used(SITE) == [0, 0, 0], "{:?}", tables.used(SITE));
     Ok(())

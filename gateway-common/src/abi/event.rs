@@ -20,6 +20,8 @@ pub mod kind {
 
 /// Value of [`Event::rule`] when no rule matched.
 pub const RULE_DEFAULT: u32 = u32::MAX;
+/// Value of [`Event::rule`] and of a flow's rule when a publication decided.
+pub const RULE_PUBLICATION: u32 = u32::MAX - 1;
 
 /// One event.
 #[repr(C)]

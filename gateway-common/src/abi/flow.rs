@@ -131,6 +131,8 @@ pub mod state {
     pub const OTHER_UNREPLIED: u8 = 13;
     /// Another protocol, answered.
     pub const OTHER_REPLIED: u8 = 14;
+    /// No flow: a remote address that may send to a mapping (address-dependent filtering, [`crate::path::enter`]).
+    pub const PERMISSION: u8 = 15;
 }
 
 /// What packets have made of a flow so far: the low half of [`word::PROGRESS`].

@@ -14,9 +14,11 @@ pub const GEOMETRY: &str = "GEOMETRY";
 pub struct Geometry {
     /// Secret factors of the hash ([`crate::tables::hash`]).
     pub factors: [u64; FACTORS],
+    /// Key of the draw of ports ([`crate::tables::siphash`]).
+    pub port_key: [u64; 2],
     /// Buckets of each index of the flow table.
     pub flow_buckets: u32,
     /// Buckets of each index of the mapping table.
     pub mapping_buckets: u32,
 }
-abi_assert!(Geometry, size = 56, align = 8);
+abi_assert!(Geometry, size = 72, align = 8);

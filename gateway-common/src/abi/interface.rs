@@ -13,6 +13,8 @@ pub mod role {
     pub const CORE: u32 = 2;
     /// The gateway's own clear link, XDP end.
     pub const CLEAR: u32 = 3;
+    /// Internet side: clear IPv4 of what sites may reach there.
+    pub const INTERNET: u32 = 4;
 }
 
 /// An interface that carries one of the XDP programs.
@@ -65,8 +67,18 @@ pub struct Settings {
     pub trace_site: u32,
     /// Answers (TCP resets, ICMP errors) in a second to one site, at most.
     pub site_answers_per_s: u32,
+    /// Bits of [`nat_flag`].
+    pub nat_flags: u32,
 }
-abi_assert!(Settings, size = 100, align = 4);
+abi_assert!(Settings, size = 104, align = 4);
+
+/// Bits of [`Settings::nat_flags`].
+pub mod nat_flag {
+    /// A mapping has the inside port, where it is free.
+    pub const PRESERVE_PORT: u32 = 1;
+    /// A well-known port is mapped to a well-known one, another one to another (RFC 4787 REQ-3 b).
+    pub const PRESERVE_RANGE: u32 = 2;
+}
 
 impl Settings {
     /// No limits, all ports, and flows that are dead at once: a base for tests.
@@ -82,6 +94,7 @@ impl Settings {
         site_mappings_max: u32::MAX,
         trace_site: 0,
         site_answers_per_s: u32::MAX,
+        nat_flags: nat_flag::PRESERVE_PORT | nat_flag::PRESERVE_RANGE,
     };
 }
 
@@ -108,6 +121,9 @@ pub struct IdleLimits {
     pub other_s: u32,
 }
 
+/// Seconds that a permission outlives its last flow: longer than it takes until the next sweep keeps it.
+const PERMISSION_S: u32 = 30;
+
 impl IdleLimits {
     /// As the packet path reads them.
     #[must_use]
@@ -127,6 +143,7 @@ impl IdleLimits {
         idle_s[state::ICMP_REPLIED as usize] = self.icmp_s;
         idle_s[state::OTHER_UNREPLIED as usize] = self.other_s;
         idle_s[state::OTHER_REPLIED as usize] = self.other_s;
+        idle_s[state::PERMISSION as usize] = PERMISSION_S;
         idle_s
     }
 }

@@ -81,8 +81,13 @@ pub mod map {
     pub const CLOCK: &str = "CLOCK";
     /// `ArrayOfMaps[1]` of `Array<Chunk>`: the active rule generation, as large as it needs ([`super::rule`]).
     pub const RULE_SETS: &str = "RULE_SETS";
+    /// `LpmTrie<PublicationSource, u32>`: sources that may open flows to what is published.
+    pub const PUBLICATION_SOURCES: &str = "PUBLICATION_SOURCES";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
     pub const ROUTES: &str = "ROUTES";
+    /// `LpmTrie<[u8; 4] destination, u32>`: direction ([`super::rule::direction`]) of flows that sites open to it; without
+    /// an entry, to the Internet.
+    pub const DIRECTIONS: &str = "DIRECTIONS";
     /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
@@ -131,6 +136,10 @@ pub mod limit {
     pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
     /// Next hops and routes on the core side.
     pub const NEXT_HOPS_MAX: u32 = 16_384;
+    /// Networks of the center and outside addresses of sites, as prefixes.
+    pub const DIRECTIONS_MAX: u32 = 2 * SITES_MAX;
+    /// Networks that may open flows to what is published, of all publications.
+    pub const PUBLICATION_SOURCES_MAX: u32 = 65_536;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
     /// Buckets of a table for so many flows or mappings.
@@ -141,7 +150,9 @@ pub mod limit {
     }
 
     /// Attempts to find a free port before a new flow is refused.
-    pub const PORT_TRIES: u32 = 32;
+    pub const PORT_TRIES: u32 = 64;
+    /// Of them, ports that are drawn one by one; the rest follow on the last drawn, so that a small range is seen whole.
+    pub const PORT_TRIES_KEYED: u32 = 16;
     /// Attempts that show that a site's ports run short: so many fail in a row one time in five when nine of ten ports are
     /// taken, and one time in 65,536 when half of them are.
     pub const PORT_TRIES_SHORT: u32 = 16;

@@ -14,7 +14,7 @@
 //! | [`layout::HEADER`] | [`RuleSetHeader`] |
 //! | [`layout::PROTOCOLS`] | entry of `direction * 256 + protocol` |
 //! | [`layout::SOURCE_PORTS`], [`layout::DESTINATION_PORTS`] | entry of each port |
-//! | [`layout::SITES`], [`layout::SOURCES`], [`layout::DESTINATIONS`] | entry of the upper 16 bits of the key |
+//! | [`layout::SITES`], [`layout::SOURCES`], [`layout::DESTINATIONS`], [`layout::TO_SITES`] | entry of the upper 16 bits of the key |
 //! | [`layout::FREE`] | blocks of 256 entries, vectors, the hash of group bitmaps, records |
 //!
 //! An *entry* is the 32-bit word index of a vector, or with [`layout::CHILD`] that of a block for the key's next 8 bits.
@@ -52,6 +52,8 @@ pub mod direction {
     pub const SITE_TO_INTERNET: u8 = 3;
     /// How many there are.
     pub const COUNT: u32 = 4;
+    /// Bit of each in a rule.
+    pub const ALL: u8 = (1 << COUNT) - 1;
 }
 
 /// Where things stand in a generation; word indices unless said otherwise.
@@ -82,8 +84,10 @@ pub mod layout {
     pub const SOURCES: u32 = SITES + TABLE_WORDS;
     /// Entries by the upper half of the destination address.
     pub const DESTINATIONS: u32 = SOURCES + TABLE_WORDS;
+    /// Entries by the upper half of the number of the site that is called: rules that name it.
+    pub const TO_SITES: u32 = DESTINATIONS + TABLE_WORDS;
     /// What is laid out by each generation as it needs.
-    pub const FREE: u32 = DESTINATIONS + TABLE_WORDS;
+    pub const FREE: u32 = TO_SITES + TABLE_WORDS;
     /// Bit of an entry that leads to a block.
     pub const CHILD: u32 = 1 << 31;
     /// Group bitmaps of one bucket of their hash.
@@ -118,8 +122,12 @@ pub struct RuleSetHeader {
     pub group_shift: u32,
     /// Word of the [`Record`] of the first compiled rule.
     pub records: u32,
+    /// As `groups`, for the groups of the site that is called.
+    pub to_groups: u32,
+    /// As `group_shift`.
+    pub to_group_shift: u32,
 }
-abi_assert!(RuleSetHeader, size = 24, align = 4);
+abi_assert!(RuleSetHeader, size = 32, align = 4);
 
 /// Spreads group bitmaps over their hash (2^64 divided by the golden ratio).
 pub const GROUP_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -170,11 +178,13 @@ pub struct Rule {
     pub action: u8,
     /// Bits of [`flag`].
     pub flags: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Bit n: flows of direction n; zero: every direction.
+    pub directions: u8,
     /// Index of the rule in the operator's file.
     pub source_rule: u32,
-    /// Zero.
-    pub pad2: u32,
+    /// The site that is called; zero: no condition.
+    pub to_site: u32,
+    /// Any of these groups of the site that is called; zero: no condition.
+    pub to_groups: u64,
 }
-abi_assert!(Rule, size = 48, align = 8);
+abi_assert!(Rule, size = 56, align = 8);

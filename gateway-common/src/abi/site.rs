@@ -11,6 +11,13 @@ pub const BLOCKS_MAX: usize = 8;
 pub mod flag {
     /// The controller gives the site another block when its ports run short: tell it.
     pub const MORE_BLOCKS: u32 = 1;
+    /// Any remote endpoint may send to the site's mappings, if a rule lets it: endpoint-independent filtering (RFC 4787
+    /// section 5). Without this flag and the next: address- and port-dependent.
+    pub const FILTER_NOTHING: u32 = 2;
+    /// Any port of an address that a mapping has sent to may send to it: address-dependent filtering.
+    pub const FILTER_ADDRESS: u32 = 4;
+    /// Some address of the site has an outside address of its own.
+    pub const ONE_TO_ONE: u32 = 8;
 }
 
 /// A run of ports (and of ICMP query identifiers) of an address that one site alone is translated to.
@@ -60,8 +67,12 @@ pub struct Site {
     pub blocks_paired: u16,
     /// Bits of [`flag`].
     pub flags: u32,
+    /// Blocks behind those in use that are closed: what is mapped to them stays, and nothing new is.
+    pub blocks_closed: u16,
+    /// Zero.
+    pub pad: [u8; 6],
 }
-abi_assert!(Site, size = 80, align = 8);
+abi_assert!(Site, size = 88, align = 8);
 
 impl Site {
     /// A site with an address of its own.
@@ -75,6 +86,8 @@ impl Site {
             blocks_count: 1,
             blocks_paired: 1,
             flags: 0,
+            blocks_closed: 0,
+            pad: [0; 6],
         }
     }
 
@@ -94,7 +107,22 @@ impl Site {
             blocks_count: count as u16,
             blocks_paired: paired as u16,
             flags,
+            blocks_closed: 0,
+            pad: [0; 6],
         }
+    }
+
+    /// The same with blocks that are closed, as many as fit.
+    #[must_use]
+    pub fn with_closed(mut self, closed: &[Block]) -> Self {
+        let free = self.blocks.iter_mut().skip(self.blocks_count as usize);
+        let mut count = 0;
+        for (slot, block) in free.zip(closed) {
+            *slot = *block;
+            count += 1;
+        }
+        self.blocks_closed = count;
+        self
     }
 }
 
@@ -117,5 +145,9 @@ mod tests {
         let full = Site::with_blocks(1, &many, 0);
         assert_eq!((full.blocks_count, full.blocks_paired), (8, 8));
         assert!(Site::whole(1, [198, 51, 100, 1]).blocks[0].is_whole());
+        let closed = site.with_closed(&[block(3, 1024)]);
+        assert_eq!((closed.blocks_count, closed.blocks_closed), (3, 1));
+        assert_eq!(closed.blocks[3], block(3, 1024));
+        assert_eq!(full.with_closed(&[block(3, 1024)]), full, "no room is left");
     }
 }

@@ -9,6 +9,8 @@ pub const EVERY_SITE: u32 = u32::MAX;
 
 /// Values of [`TraceEvent::point`].
 pub mod point {
+    use crate::path::open::STAGES;
+
     /// XDP on the outer interface.
     pub const WAN: u32 = 1;
     /// XDP on the clear link: packets of known flows.
@@ -29,8 +31,24 @@ pub mod point {
     /// The stage that answers a packet of a site that goes no further.
     pub const ANSWER: u32 = 9;
 
+    /// The stage of `clear` that lets a remote address send to a mapping.
+    pub const PERMIT: u32 = 10;
+    /// The stage of `core` that judges what may open a flow.
+    pub const ENTER: u32 = 11;
+    /// The stage of `core` that makes a flow.
+    pub const ENTER_ADD: u32 = 12;
+
+    /// The point of a stage, by its number ([`Stage`](crate::path::open::Stage)).
+    #[must_use]
+    pub const fn of_stage(stage: u32) -> u32 {
+        const POINTS: [u32; STAGES as usize] = [
+            JUDGE, MAP, ADD, CLEAR, ANSWER, PERMIT, ENTER, ENTER_ADD, CORE,
+        ];
+        if stage < STAGES { POINTS[stage as usize] } else { 0 }
+    }
+
     /// All with their names.
-    pub const ALL: [(u32, &str); 9] = [
+    pub const ALL: [(u32, &str); 12] = [
         (WAN, "wan"),
         (CLEAR, "clear"),
         (JUDGE, "clear_judge"),
@@ -40,6 +58,9 @@ pub mod point {
         (WORKER_IN, "worker_in"),
         (WORKER_OUT, "worker_out"),
         (ANSWER, "clear_answer"),
+        (PERMIT, "clear_permit"),
+        (ENTER, "core_enter"),
+        (ENTER_ADD, "core_add"),
     ];
 }
 

@@ -3,7 +3,9 @@
 
 use crate::abi::event::{Event, kind};
 use crate::abi::flow::{FlowKey, halves, pair, word};
+use crate::abi::interface::role;
 use crate::abi::next_hop::NextHop;
+use crate::abi::rule::direction;
 use crate::abi::sa::LinkHeader;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -15,7 +17,7 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, limits};
+use super::{Outcome, Verdict, answer, core, enter, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 10;
@@ -35,25 +37,35 @@ pub enum Next {
 /// # Errors
 /// The reason to drop it.
 pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
-    clear_stages(packet, tables, |_, _, _| {})
+    through(packet, tables, Stage::Forward)
+}
+
+/// Runs stages from this one on.
+pub(super) fn through<P: Packet, T: Tables>(packet: &mut P, tables: &T, first: Stage) -> Outcome {
+    stages(packet, tables, first, |_, _, _| {})
 }
 
 /// The same; `after` is told what became of the packet at the end of each stage.
 ///
 /// # Errors
 /// The reason to drop it.
-pub fn clear_stages<P: Packet, T: Tables>(
+pub fn stages<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
+    first: Stage,
     mut after: impl FnMut(&P, Stage, Result<Next, DropReason>),
 ) -> Outcome {
-    let mut stage = Stage::Forward;
+    let mut stage = first;
     for _ in 0..ROUNDS_MAX {
         let next = match stage {
             Stage::Forward => clear(packet, tables),
             Stage::Judge => open::judge(packet, tables),
             Stage::Map => open::map(packet, tables),
             Stage::Add => open::add(packet, tables),
+            Stage::Permit => enter::permit(packet, tables),
+            Stage::Enter => enter::enter(packet, tables),
+            Stage::EnterAdd => enter::add(packet, tables),
+            Stage::Core => core::core(packet, tables),
             Stage::Answer => answer::answer(packet, tables).map(Next::Decided),
         };
         after(packet, stage, next);
@@ -156,10 +168,20 @@ pub(super) fn next_hop<T: Tables>(tables: &T, key: &FlowKey) -> Result<u32, Drop
         && let Some(hop) = tables.next_hop(number)
         && hop.resolved != 0
     {
-        return Ok(number);
+        return is_on_its_side(tables, key.destination, hop.ifindex)
+            .then_some(number)
+            .ok_or(DropReason::WrongSide);
     }
     tell(tables, kind::NEXT_HOP_MISSING, key, 0, 0);
     Err(DropReason::NextHopUnresolved)
+}
+
+/// Whether the interface leads to where the destination belongs: the center's addresses never leave to the Internet, however
+/// routes change, and what is not the center's never comes to it.
+#[inline(always)]
+fn is_on_its_side<T: Tables>(tables: &T, destination: [u8; 4], ifindex: u32) -> bool {
+    let to_internet = tables.direction_to(destination) == direction::SITE_TO_INTERNET;
+    to_internet == (tables.role(ifindex) == role::INTERNET)
 }
 
 /// Sends an event about a flow.

@@ -1,4 +1,5 @@
-//! From the center: answers to flows of sites are translated back and handed to a worker; nothing else enters.
+//! From the center: packets of flows are translated back and handed to a worker. What belongs to no flow goes to
+//! [`super::enter`], which lets in little.
 
 use crate::abi::event::kind as event_kind;
 use crate::abi::flow::{self, halves, pair, word};
@@ -14,25 +15,36 @@ use crate::tables::Tables;
 use crate::tables::flows::Entry;
 use crate::tables::words::Words;
 
+use super::clear::{self, Next};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
+use super::open::Stage;
 use super::{Outcome, Verdict, icmp, limits, worker};
 
-/// Hands a frame of the core side to a worker, translated back, or answers that it is too big.
+/// Hands a frame of the core side to a worker, translated back, or answers that it is too big: all stages, one after
+/// another.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn core_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    clear::through(packet, tables, Stage::Core)
+}
+
+/// The first stage: what belongs to a flow.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     match ethernet.ether_type {
         ether_type::IPV4 => {}
-        ether_type::ARP => return Ok(Verdict::Pass(Path::CorePassed)),
+        ether_type::ARP => return passed(),
         _ => return Err(DropReason::UnknownEtherType),
     }
     if is_ping(packet, interface) {
-        return Ok(Verdict::Pass(Path::CorePassed));
+        return passed();
     }
     let inner = Inner::parse(packet, Direction::In)?;
     let outside = inner.outside();
@@ -40,13 +52,13 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
         .flows()
         .find_answer(&outside, inner.ip.source, inner.source_port);
     let Some(Entry { record, .. }) = found else {
-        return no_flow(tables, &inner, interface);
+        return no_flow(&inner, interface);
     };
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) {
-        return Err(DropReason::FlowExpired);
+    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+        return Ok(Next::Stage(Stage::Enter));
     }
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
@@ -54,7 +66,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let sa = outbound(tables, record)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
-        return Ok(Verdict::Reflect(Path::CoreTooBig));
+        return Ok(Next::Decided(Verdict::Reflect(Path::CoreTooBig)));
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
     let (site, source) = halves(record.load(word::SITE_SOURCE));
@@ -66,7 +78,12 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     packet
         .store(0, &LinkHeader::new(site, sa.sa_index))
         .ok_or(DropReason::Internal)?;
-    Ok(verdict)
+    Ok(Next::Decided(verdict))
+}
+
+#[inline(always)]
+const fn passed() -> Result<Next, DropReason> {
+    Ok(Next::Decided(Verdict::Pass(Path::CorePassed)))
 }
 
 /// Whether this is an echo request to the gateway's own address, which the kernel answers.
@@ -82,15 +99,13 @@ fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
         && header.kind == kind::ECHO
 }
 
-/// No flow of a site: the answer to a ping of the gateway's own, or nothing that may enter.
+/// No flow: the answer to a ping of the gateway's own, or what may open one.
 #[inline(always)]
-fn no_flow<T: Tables>(tables: &T, inner: &Inner, interface: &Interface) -> Outcome {
-    match (is_own(&inner.ip, interface), inner.ip.protocol) {
-        (true, protocol::ICMP) => Ok(Verdict::Pass(Path::CorePassed)),
-        (true, _) => Err(DropReason::CoreDestination),
-        (false, _) if tables.mappings().has_outside(&inner.outside()) => Err(DropReason::NoFlow),
-        (false, _) => Err(DropReason::NoMapping),
+fn no_flow(inner: &Inner, interface: &Interface) -> Result<Next, DropReason> {
+    if is_own(&inner.ip, interface) && inner.ip.protocol == protocol::ICMP {
+        return passed();
     }
+    Ok(Next::Stage(Stage::Enter))
 }
 
 #[inline(always)]

@@ -1,4 +1,4 @@
-//! The stateful filter: what may open a flow, and what each packet makes of its state. The site always opens.
+//! The stateful filter: what may open a flow, and what each packet makes of its state.
 
 use crate::abi::flow::{Half, PACKETS_MASK, Progress, halves, later, pair, state, word};
 use crate::abi::interface::{STATES, Settings};
@@ -34,7 +34,7 @@ impl Direction {
     }
 }
 
-/// Whether this packet of the site may open a flow.
+/// Whether this packet may open a flow.
 ///
 /// # Errors
 /// [`DropReason::TcpState`] if TCP does not begin with a SYN alone (RFC 9293 section 3.5).
@@ -76,41 +76,40 @@ impl First {
         window: 0,
     };
 
-    /// What the site has written: the SYN is known, its packet is yet to be counted.
+    /// What an end has written, from whose first packet the flow is made or not. The opener's SYN is known, its packet
+    /// is yet to be counted; the other has written nothing, and what it may acknowledge begins behind that SYN.
+    #[inline(always)]
+    const fn half(&self, opener: bool) -> Half {
+        Half {
+            end: if opener { self.end } else { 0 },
+            limit: if opener { 0 } else { self.begin },
+            acknowledged: 0,
+            seen_s: self.now_s,
+            window: if opener { self.window } else { 0 },
+            packets: 0,
+            bytes: 0,
+        }
+    }
+
+    /// What the site has written.
     #[inline(always)]
     #[must_use]
     pub const fn out(&self) -> Half {
-        Half {
-            end: self.end,
-            limit: 0,
-            acknowledged: 0,
-            seen_s: self.now_s,
-            window: self.window,
-            packets: 0,
-            bytes: 0,
-        }
+        self.half(!tcp::opened_from_center(self.progress))
     }
 
-    /// What the center has written: nothing. What it may acknowledge begins behind the site's SYN.
+    /// What the center has written.
     #[inline(always)]
     #[must_use]
     pub const fn back(&self) -> Half {
-        Half {
-            end: 0,
-            limit: self.begin,
-            acknowledged: 0,
-            seen_s: self.now_s,
-            window: 0,
-            packets: 0,
-            bytes: 0,
-        }
+        self.half(tcp::opened_from_center(self.progress))
     }
 }
 
-/// What the flow that this packet of the site opens begins with.
+/// What the flow that this packet opens begins with.
 #[inline(always)]
 #[must_use]
-pub fn open(inner: &Inner, now_s: u32) -> First {
+pub fn open(inner: &Inner, direction: Direction, now_s: u32) -> First {
     let mut first = First {
         progress: Progress {
             state: match inner.ip.protocol {
@@ -118,6 +117,10 @@ pub fn open(inner: &Inner, now_s: u32) -> First {
                 protocol::UDP => state::UDP_UNREPLIED,
                 protocol::ICMP => state::ICMP_UNREPLIED,
                 _ => state::OTHER_UNREPLIED,
+            },
+            flags: match direction {
+                Direction::Out => 0,
+                Direction::In => tcp::flag::FROM_CENTER,
             },
             ..Progress::default()
         },
@@ -151,7 +154,7 @@ pub const fn is_alive(state: u8, last_seen_s: u32, settings: &Settings, now_s: u
     idle_s < 0 || idle_s.cast_unsigned() <= idle_limit_s(settings, state)
 }
 
-/// Whether a packet of the site begins a new connection on the ports of a closed one (RFC 9293 section 3.6.1); the rules
+/// Whether a packet begins a new connection on the ports of a closed one (RFC 9293 section 3.6.1); the rules
 /// decide on it anew.
 #[inline(always)]
 #[must_use]
@@ -212,7 +215,7 @@ fn follow_usually<V: Words, const OUT: bool>(
     if inner.ip.protocol == protocol::TCP {
         connection.other = Half::read_tcp(record, other);
         connection.advance(&inner.segment, direction)?;
-    } else if !OUT {
+    } else if OUT == tcp::opened_from_center(before) {
         connection.progress.state = answered(before.state);
     }
     count(&mut connection.own, inner.length(), now_s);
@@ -333,7 +336,14 @@ const fn merge(there: Progress, wanted: Progress) -> Progress {
     } else {
         base.state
     };
-    Progress { state, fins, ..base }
+    // Whatever else became of it, who holds a permission gives it back.
+    let permission = (there.flags | wanted.flags) & tcp::flag::HAS_PERMISSION;
+    Progress {
+        state,
+        fins,
+        flags: base.flags | permission,
+        ..base
+    }
 }
 
 /// How far on a flow is, among the states of its protocol.
@@ -549,7 +559,7 @@ mod tests {
         for (first_out, at) in (1..100).flat_map(|at| [(true, at), (false, at)]) {
             let record: [AtomicU64; RECORD_WORDS] = core::array::from_fn(|_| AtomicU64::new(0));
             let record = &record;
-            let first = open(&syn, 100);
+            let first = open(&syn, Direction::Out, 100);
             record.store(word::PROGRESS, pair(first.progress.bits(), 7));
             first.out().write(record, word::OUT);
             first.back().write(record, word::IN);

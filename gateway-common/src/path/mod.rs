@@ -4,6 +4,7 @@ pub mod answer;
 pub mod back;
 pub mod clear;
 pub mod core;
+pub mod enter;
 pub mod filter;
 pub mod icmp;
 pub mod inner;

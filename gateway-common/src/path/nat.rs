@@ -1,73 +1,74 @@
-//! NAT mappings: endpoint-independent (RFC 4787 REQ-1), port preserved where it is free, parity kept where possible
-//! (RFC 4787 REQ-4).
+//! NAT mappings: endpoint-independent (RFC 4787 REQ-1), never two for one port (REQ-3).
+//!
+//! A new mapping has the inside port where it is free and the operator lets it; otherwise a port that nobody can foretell
+//! (RFC 6056 section 4, RFC 7857 section 9), of the same parity (REQ-4) and range (REQ-3 b) as the inside one. It is
+//! drawn by a keyed hash ([`crate::tables::siphash`]) of the inside endpoint, a random number, the second and the number
+//! of the try: `bpf_get_prandom_u32` alone is a linear generator, whose next numbers follow from those seen.
 
 use crate::abi::event::kind;
-use crate::abi::flow::FlowKey;
-use crate::abi::limit::{PORT_TRIES, PORT_TRIES_SHORT};
-use crate::abi::nat::{InsideKey, Mapping, OutsideKey};
+use crate::abi::flow::{FlowKey, pair};
+use crate::abi::interface::{Settings, nat_flag};
+use crate::abi::limit::{PORT_TRIES, PORT_TRIES_KEYED, PORT_TRIES_SHORT};
+use crate::abi::nat::{self, InsideKey, Mapping, OutsideKey};
 use crate::abi::site::{BLOCKS_MAX, Block, Site, flag};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
+use crate::tables::hash::port_protocol;
 use crate::tables::mappings::Unmapped;
+use crate::tables::siphash::{SipKey, siphash};
+use crate::tables::words::Words;
 use crate::tables::{Step, Tables};
 
 use super::clear::tell;
 use super::limits;
 use super::open::Opening;
 
-/// Times that a port which was found free may be taken by another before it is claimed.
-const RACES_MAX: u32 = 3;
+/// No mapping, to be overwritten by [`map`].
+pub(super) const UNMAPPED: Mapping = Mapping {
+    address: [0; 4],
+    port: [0; 2],
+    last_used_s: 0,
+    created_s: 0,
+    position: 0,
+    kind: nat::kind::DYNAMIC,
+};
 
-/// The mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one.
+/// Fills in the mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one. `false` if
+/// another CPU has claimed the port or mapped the endpoint at the same moment: it is to be asked for again.
 ///
 /// # Errors
 /// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
 /// may; [`DropReason::FlowTableFull`] if the table is full; [`DropReason::NatPortless`] if the protocol has no ports and
 /// the site has no address of its own.
 #[inline(always)]
-pub(super) fn map<T: Tables>(tables: &T, opening: &Opening<'_>) -> Result<Mapping, DropReason> {
-    let mut mapping = Mapping {
-        address: [0; 4],
-        port: [0; 2],
-        last_used_s: opening.now_s,
-        created_s: opening.now_s,
-        position: 0,
-    };
-    if find(tables, opening, &mut mapping) {
-        return Ok(mapping);
+pub(super) fn map<T: Tables>(
+    tables: &T,
+    opening: &Opening<'_>,
+    mapping: &mut Mapping,
+) -> Result<bool, DropReason> {
+    if find(tables, opening, mapping) {
+        return Ok(true);
     }
     if !has_ports(opening.key.protocol) && !first_block(opening.site).is_whole() {
         return Err(DropReason::NatPortless);
     }
     let site = opening.key.site;
     limits::take_mapping(tables, site, opening.settings)?;
-    // Others claim ports at the same moment: the one that was free may be taken when it is claimed.
-    let mut races = 0;
-    while races < RACES_MAX {
-        races += 1;
-        if !find_port(tables, opening, &mut mapping) {
-            break;
-        }
-        match insert(tables, opening, &mut mapping) {
+    let refused = if !find_port(tables, opening, mapping) {
+        Err(DropReason::NatExhausted)
+    } else {
+        match insert(tables, opening, mapping) {
             Ok(()) => {
                 tables.count(Path::MappingsCreated, 0);
-                return Ok(mapping);
+                return Ok(true);
             }
-            Err(Unmapped::OutsideTaken) => {}
-            // Another CPU made it at the same moment.
-            Err(Unmapped::InsideExists) if find(tables, opening, &mut mapping) => {
-                limits::give_mapping(tables, site);
-                return Ok(mapping);
-            }
-            Err(Unmapped::InsideExists | Unmapped::Full) => {
-                limits::give_mapping(tables, site);
-                return Err(DropReason::FlowTableFull);
-            }
+            Err(Unmapped::OutsideTaken | Unmapped::InsideExists) => Ok(false),
+            Err(Unmapped::Full) => Err(DropReason::FlowTableFull),
         }
-    }
+    };
     limits::give_mapping(tables, site);
-    Err(DropReason::NatExhausted)
+    refused
 }
 
 /// The inside endpoint of a flow.
@@ -82,14 +83,19 @@ const fn inside(key: &FlowKey) -> InsideKey {
     }
 }
 
-/// Fills in the mapping that the inside endpoint has to a block of the site, if it has one; another one is retired.
+/// Fills in the mapping that the inside endpoint has to a block of the site or by a publication, if it has one; another
+/// one is retired.
 #[inline(never)]
 fn find<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> bool {
     let inside = inside(opening.key);
     let mappings = tables.mappings();
     let Some(found) = mappings.find(&inside) else {
-        return false;
+        return opening.site.flags & flag::ONE_TO_ONE != 0 && find_whole(tables, &inside, mapping);
     };
+    if found.is_static() {
+        *mapping = found;
+        return true;
+    }
     if is_of(opening.site, &found, inside.protocol) {
         if found.last_used_s != opening.now_s {
             mappings.touch(&inside, &found, opening.now_s);
@@ -104,14 +110,32 @@ fn find<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> 
     false
 }
 
-/// Whether a mapping lies in a block of the site.
+/// Fills in the mapping of an inside address that has an outside address of its own, which keeps all ports.
+#[inline(always)]
+fn find_whole<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) -> bool {
+    let whole = InsideKey {
+        port: [0; 2],
+        protocol: 0,
+        ..*inside
+    };
+    let Some(found) = tables.mappings().find(&whole) else {
+        return false;
+    };
+    *mapping = Mapping {
+        port: inside.port,
+        ..found
+    };
+    true
+}
+
+/// Whether a mapping lies in a block of the site, be it a closed one.
 #[inline(always)]
 fn is_of(site: &Site, mapping: &Mapping, protocol: u8) -> bool {
     let port = u16::from_be_bytes(mapping.port);
     let mut at = 0;
     while at < BLOCKS_MAX {
         if let Some(block) = site.blocks.get(at)
-            && at < site.blocks_count as usize
+            && at < (site.blocks_count + site.blocks_closed) as usize
             && block.address == mapping.address
             && if has_ports(protocol) {
                 block.first <= port && port <= block.last
@@ -155,19 +179,13 @@ fn find_port<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping
             protocol: key.protocol,
             pad: 0,
         },
-        blocks_from: 0,
-        blocks: u32::from(site.blocks_paired),
         tries: 0,
+        random: tables.random(),
+        drawn: 0,
         is_free: false,
     };
-    tables.repeat(PORT_TRIES, &mut search);
-    let is_short = search.tries >= PORT_TRIES_SHORT + search.blocks;
-    if !search.is_free && site.blocks_paired < site.blocks_count {
-        search.blocks_from = u32::from(site.blocks_paired);
-        search.blocks = u32::from(site.blocks_count - site.blocks_paired);
-        search.tries = 0;
-        tables.repeat(PORT_TRIES, &mut search);
-    }
+    tables.repeat(2 * PORT_TRIES, &mut search);
+    let is_short = search.tries >= PORT_TRIES_SHORT + u32::from(site.blocks_paired);
     if is_short && site.flags & flag::MORE_BLOCKS != 0 {
         tell(tables, kind::PORTS_SHORT, key, 0, 0);
     }
@@ -176,65 +194,190 @@ fn find_port<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping
     search.is_free
 }
 
-/// The search for a free port: the same one, else random ones. Protocols without ports have the one outside that is
-/// without.
+/// The search for a free port: the own one in each block, then drawn ones, and at last those that follow on the last drawn.
+/// Protocols without ports have the one outside that is without.
 struct Search<'a, T> {
     tables: &'a T,
     opening: &'a Opening<'a>,
     outside: OutsideKey,
-    /// First block that is searched, and how many are.
-    blocks_from: u32,
-    blocks: u32,
+    /// So far, in the blocks of the first address, and from [`PORT_TRIES`] on in the others.
     tries: u32,
+    random: u32,
+    /// The last number drawn.
+    drawn: u64,
     is_free: bool,
 }
+
+/// Bit of what [`Search::next`] answers: there is a port to try.
+const IS_PORT: u64 = 1 << 16;
+/// Bit of what [`Search::next`] answers: there is no other one.
+const IS_LAST: u64 = 1 << 17;
 
 impl<T: Tables> Step for Search<'_, T> {
     #[inline(always)]
     fn step(&mut self) -> bool {
-        let (key, settings) = (self.opening.key, self.opening.settings);
-        if self.blocks == 0 {
-            return false;
+        // Hidden: what comes now is verified once, not once for each way to a port.
+        let next = <T::Usage<'_> as Words>::hide(self.next());
+        if next & IS_PORT != 0 {
+            self.outside.port = (next as u16).to_be_bytes();
+            self.is_free = !self.tables.mappings().has_outside(&self.outside);
         }
-        let has_ports = has_ports(key.protocol);
-        let own = u16::from_be_bytes(key.source_port);
-        // The first rounds are for the own port, one a block.
-        let is_own = self.tries < self.blocks;
-        let random = if is_own { 0 } else { self.tables.random() };
-        let number = if is_own {
-            self.tries
+        !self.is_free && next & IS_LAST == 0
+    }
+}
+
+impl<T: Tables> Search<'_, T> {
+    /// The next port to try, and in `outside` its address.
+    #[inline(never)]
+    fn next(&mut self) -> u64 {
+        let (key, settings) = (self.opening.key, self.opening.settings);
+        let (paired, count) = (self.opening.site.blocks_paired, self.opening.site.blocks_count);
+        let is_paired = self.tries < PORT_TRIES;
+        let (blocks_from, blocks) = if is_paired {
+            (0, paired)
         } else {
-            (random >> 16) % self.blocks
+            (paired, count.saturating_sub(paired))
         };
-        self.tries += 1;
-        let Some(block) = self
-            .opening
-            .site
-            .blocks
-            .get(self.blocks_from.wrapping_add(number) as usize)
-        else {
-            return true;
+        let (blocks_from, blocks) = (u32::from(blocks_from), u32::from(blocks));
+        let tries = self.tries % PORT_TRIES;
+        // Hidden: the verifier would follow each count by itself.
+        self.tries = <T::Usage<'_> as Words>::hide(u64::from(self.tries) + 1) as u32;
+        if blocks == 0 {
+            return IS_LAST;
+        }
+        // The first rounds are for the own port, one a block.
+        let is_own = tries < blocks;
+        let drawn_before = tries.wrapping_sub(blocks);
+        if !is_own && drawn_before < PORT_TRIES_KEYED {
+            let moment = (self.random, self.opening.now_s);
+            self.drawn = draw(self.tables.port_key(), key, moment, self.tries);
+        }
+        let number = if is_own {
+            tries
+        } else {
+            (self.drawn >> 32) as u32 % blocks
+        };
+        let place = blocks_from.wrapping_add(number) as usize;
+        let Some(block) = self.opening.site.blocks.get(place) else {
+            return 0;
         };
         self.outside.address = block.address;
-        if !has_ports {
-            self.is_free = !self.tables.mappings().has_outside(&self.outside);
-            return false;
+        if !has_ports(key.protocol) {
+            return IS_PORT | IS_LAST;
         }
-        let (low, high) = (
-            larger(block.first, settings.port_low),
-            smaller(block.last, settings.port_high),
-        );
+        let own = u16::from_be_bytes(key.source_port);
+        let range = Range::of(key.protocol, settings, block);
         let port = if is_own {
+            if settings.nat_flags & nat_flag::PRESERVE_PORT == 0 {
+                return 0;
+            }
             own
+        } else if drawn_before < PORT_TRIES_KEYED {
+            let range = range.like(own, key.protocol, settings);
+            range.drawn(self.drawn as u32, own)
         } else {
-            candidate(random, own, low, high)
+            let distance = drawn_before - PORT_TRIES_KEYED;
+            range.above_well_known().following(self.drawn as u32, distance)
         };
-        if port < low || port > high || port == 0 {
-            return true;
+        if !range.contains(port) || port == 0 {
+            return 0;
         }
-        self.outside.port = port.to_be_bytes();
-        self.is_free = !self.tables.mappings().has_outside(&self.outside);
-        !self.is_free
+        IS_PORT | u64::from(port)
+    }
+}
+
+/// A number that nobody without the key can foretell.
+#[inline(always)]
+fn draw(secret: SipKey, key: &FlowKey, (random, now_s): (u32, u32), tries: u32) -> u64 {
+    let endpoint = port_protocol(key.source_port, key.protocol);
+    siphash(
+        secret,
+        [
+            pair(key.site, u32::from_ne_bytes(key.source)),
+            pair(endpoint, random),
+            pair(now_s, tries),
+        ],
+    )
+}
+
+/// Last of the well-known ports.
+const WELL_KNOWN: u16 = 1023;
+
+/// Ports that a mapping may have; none if `low` is above `high`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Range {
+    low: u16,
+    high: u16,
+}
+
+impl Range {
+    /// Ports of a block that the operator lets. Identifiers of ICMP queries are no ports: all of the block.
+    #[inline(always)]
+    const fn of(protocol: u8, settings: &Settings, block: &Block) -> Self {
+        if protocol == protocol::ICMP {
+            return Self {
+                low: block.first,
+                high: block.last,
+            };
+        }
+        Self {
+            low: larger(block.first, settings.port_low),
+            high: smaller(block.last, settings.port_high),
+        }
+    }
+
+    #[inline(always)]
+    const fn contains(self, port: u16) -> bool {
+        self.low <= port && port <= self.high
+    }
+
+    /// The well-known ports of it for a well-known one, those above for another, where it has both (RFC 4787 REQ-3 b).
+    #[inline(always)]
+    const fn like(self, own: u16, protocol: u8, settings: &Settings) -> Self {
+        let has_both = self.low <= WELL_KNOWN && self.high > WELL_KNOWN;
+        if !has_both || protocol == protocol::ICMP || settings.nat_flags & nat_flag::PRESERVE_RANGE == 0 {
+            return self;
+        }
+        if own <= WELL_KNOWN {
+            Self {
+                high: WELL_KNOWN,
+                ..self
+            }
+        } else {
+            self.above_well_known()
+        }
+    }
+
+    #[inline(always)]
+    const fn above_well_known(self) -> Self {
+        Self {
+            low: if self.high > WELL_KNOWN {
+                larger(self.low, WELL_KNOWN + 1)
+            } else {
+                self.low
+            },
+            ..self
+        }
+    }
+
+    #[inline(always)]
+    const fn span(self) -> u32 {
+        self.high.saturating_sub(self.low) as u32 + 1
+    }
+
+    /// A port with the parity of `own` (RFC 4787 REQ-4), where the range's ends allow it.
+    #[inline(always)]
+    const fn drawn(self, number: u32, own: u16) -> u16 {
+        let any = (self.low as u32 + number % self.span()) as u16;
+        let like_own = (any & !1) | (own & 1);
+        if self.contains(like_own) { like_own } else { any }
+    }
+
+    /// The port that lies `distance` behind the drawn one, around the range's end.
+    #[inline(always)]
+    const fn following(self, number: u32, distance: u32) -> u16 {
+        let span = self.span();
+        (self.low as u32 + (number % span + distance) % span) as u16
     }
 }
 
@@ -251,22 +394,9 @@ const fn smaller(one: u16, other: u16) -> u16 {
 /// Claims the port.
 #[inline(never)]
 fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> Result<(), Unmapped> {
-    mapping.last_used_s = opening.now_s;
+    (mapping.created_s, mapping.last_used_s) = (opening.now_s, opening.now_s);
     mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())
-}
-
-/// A port from `low` to `high` with the parity of `own`, where the range's ends allow it.
-#[inline(always)]
-const fn candidate(random: u32, own: u16, low: u16, high: u16) -> u16 {
-    let span = high.saturating_sub(low) as u32 + 1;
-    let any = low as u32 + (random & 0xffff) % span;
-    let even = (any as u16 & !1) | (own & 1);
-    if even < low || even > high {
-        any as u16
-    } else {
-        even
-    }
 }
 
 #[cfg(test)]
@@ -274,18 +404,44 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::packet::ipv4::protocol::UDP;
+
+    fn any_range() -> impl Strategy<Value = Range> {
+        (any::<u16>(), any::<u16>()).prop_map(|(a, b)| Range {
+            low: a.min(b),
+            high: a.max(b),
+        })
+    }
 
     proptest! {
-        /// Property: a candidate is in the range, and has the port's parity unless the range's end forbids it.
+        /// Property: what is drawn is in the range, and has the port's parity unless the range's end forbids it.
         #[test]
-        fn candidates_are_in_range_and_keep_parity(
-            random in any::<u32>(),
-            own in any::<u16>(),
-            (low, high) in (any::<u16>(), any::<u16>()).prop_map(|(a, b)| (a.min(b), a.max(b))),
-        ) {
-            let port = candidate(random, own, low, high);
-            prop_assert!((low..=high).contains(&port));
-            prop_assert!(port % 2 == own % 2 || port == low || port == high);
+        fn drawn_ports_are_in_range_and_keep_parity(number in any::<u32>(), own in any::<u16>(), range in any_range()) {
+            let port = range.drawn(number, own);
+            prop_assert!(range.contains(port));
+            prop_assert!(port % 2 == own % 2 || port == range.low || port == range.high);
+        }
+
+        /// Property: the following ports are all of the range, each once.
+        #[test]
+        fn following_ports_are_all_of_the_range(number in any::<u32>(), low in any::<u16>(), span in 1u16..60) {
+            let range = Range { low, high: low.saturating_add(span - 1) };
+            let mut ports: std::vec::Vec<u16> = (0..range.span()).map(|distance| range.following(number, distance)).collect();
+            ports.sort_unstable();
+            prop_assert!(ports.into_iter().eq(range.low..=range.high));
+        }
+
+        /// RFC 4787 REQ-3 b: a well-known port gets a well-known one, another one another, where the range has both.
+        #[test]
+        fn ranges_are_preserved(number in any::<u32>(), own in 1u16.., range in any_range()) {
+            let settings = Settings::UNLIMITED;
+            let port = range.like(own, UDP, &settings).drawn(number, own);
+            prop_assert!(range.contains(port));
+            if range.low <= WELL_KNOWN && range.high > WELL_KNOWN {
+                prop_assert_eq!(port <= WELL_KNOWN, own <= WELL_KNOWN);
+            }
+            let any = Settings { nat_flags: nat_flag::PRESERVE_PORT, ..settings };
+            prop_assert_eq!(range.like(own, UDP, &any), range);
         }
     }
 }

@@ -4,7 +4,6 @@
 use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use crate::abi::interface::Settings;
-use crate::abi::nat::Mapping;
 use crate::abi::rule::{action, flag};
 use crate::abi::site::Site;
 use crate::abi::stats::Path;
@@ -17,9 +16,9 @@ use crate::tables::{Refused, Tables};
 
 use super::answer::{Refusal, refuse};
 use super::clear::{Next, parse, site_of, tell};
-use super::filter::{self, First};
+use super::filter::{self, Direction, First};
 use super::rules::{Judgement, Tuple};
-use super::{limits, nat};
+use super::{enter, limits, nat, tcp};
 
 /// A stage behind [`super::clear::clear`]; its number is its place in the program array.
 #[repr(u32)]
@@ -35,10 +34,18 @@ pub enum Stage {
     Forward = 3,
     /// [`super::answer::answer`].
     Answer = 4,
+    /// [`super::enter::permit`].
+    Permit = 5,
+    /// [`super::enter::enter`].
+    Enter = 6,
+    /// [`super::enter::add`].
+    EnterAdd = 7,
+    /// [`super::core::core`].
+    Core = 8,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 5;
+pub const STAGES: u32 = 9;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -46,7 +53,7 @@ pub const SCRATCH_WORDS: usize = 8;
 pub(super) mod left {
     /// Rule; generation.
     pub(in crate::path) const RULE: usize = 0;
-    /// Flags of the rule.
+    /// Flags of the rule; flags of the site ([`crate::abi::site::flag`]).
     pub(in crate::path) const FLAGS: usize = 1;
     /// Translated address; translated port.
     pub(in crate::path) const NAT: usize = 2;
@@ -120,7 +127,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let judgement = tables
-        .judge(&Tuple::new(&key, site))
+        .judge(&Tuple::new(&key, site).towards(tables.direction_to(key.destination)))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
@@ -130,7 +137,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
-    scratch.store(left::FLAGS, u64::from(judgement.flags));
+    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
     Ok(Next::Stage(Stage::Map))
 }
 
@@ -148,7 +155,10 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         settings: tables.settings().ok_or(DropReason::Internal)?,
         now_s: first.now_s,
     };
-    let mapping: Mapping = nat::map(tables, &opening)?;
+    let mut mapping = nat::UNMAPPED;
+    if !nat::map(tables, &opening, &mut mapping)? {
+        return Ok(Next::Stage(Stage::Map));
+    }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     let nat = port_protocol(mapping.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(mapping.address), nat));
@@ -165,25 +175,58 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
 pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
     let length = look(packet, tables, &mut key, &mut first)?;
-    let mut renewal = Renewal::Elsewhere;
-    if let Some(entry) = tables.flows().find(&key) {
-        renewal = renew(tables, &key, &entry, &first)?;
+    let left_flags = tables.scratch().map_or(0, |scratch| scratch.load(left::FLAGS));
+    let needs_permission = enter::needs_permission(left_flags, key.protocol);
+    if needs_permission {
+        first.progress.flags |= tcp::flag::HAS_PERMISSION;
     }
-    let is_new = match renewal {
-        Renewal::Done => true,
-        Renewal::Lost => false,
-        Renewal::Elsewhere => put(tables, &key, &first)?,
-    };
+    make(tables, &key, &first, length)?;
+    Ok(Next::Stage(if needs_permission {
+        Stage::Permit
+    } else {
+        Stage::Forward
+    }))
+}
+
+/// Puts a flow into the table, or begins a dead one anew.
+#[inline(always)]
+pub(super) fn make<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    first: &First,
+    length: u32,
+) -> Result<(), DropReason> {
+    let is_new = put_or_renew(tables, key, first)?;
     // Otherwise another CPU made it at the same moment, from the same mapping.
     if is_new {
         tables.count(Path::FlowsCreated, length);
         let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
         if admitted.flags & u32::from(flag::LOG) != 0 {
             let (rule, generation) = (admitted.rule, admitted.generation);
-            tell(tables, kind::FLOW_CREATED, &key, rule, generation);
+            tell(tables, kind::FLOW_CREATED, key, rule, generation);
         }
     }
-    Ok(Next::Stage(Stage::Forward))
+    Ok(())
+}
+
+/// Puts a permission into the table, or begins it anew. Without room there is none: who would need it is not let in.
+#[inline(always)]
+pub(super) fn permit<T: Tables>(tables: &T, key: &FlowKey, first: &First) {
+    let _ = put_or_renew(tables, key, first);
+}
+
+/// Whether the flow is new.
+#[inline(always)]
+fn put_or_renew<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<bool, DropReason> {
+    let mut renewal = Renewal::Elsewhere;
+    if let Some(entry) = tables.flows().find(key) {
+        renewal = renew(tables, key, &entry, first)?;
+    }
+    match renewal {
+        Renewal::Done => Ok(true),
+        Renewal::Lost => Ok(false),
+        Renewal::Elsewhere => put(tables, key, first),
+    }
 }
 
 /// The packet as far as making a flow of it goes, and its length. Apart from its caller, whose stack is needed below it.
@@ -197,7 +240,7 @@ fn look<P: Packet, T: Tables>(
     let site = site_of(packet)?;
     let inner = parse(packet)?;
     *key = inner.flow_from_site(site);
-    *first = filter::open(&inner, tables.now_s());
+    *first = filter::open(&inner, Direction::Out, tables.now_s());
     Ok(inner.length())
 }
 

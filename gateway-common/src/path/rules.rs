@@ -2,6 +2,7 @@
 
 use crate::abi::event::RULE_DEFAULT;
 use crate::abi::flow::FlowKey;
+use crate::abi::nat::InsideKey;
 use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
 use crate::packet::icmp::kind;
@@ -26,10 +27,14 @@ pub struct Tuple {
     pub protocol: u8,
     /// One of [`direction`].
     pub direction: u8,
+    /// The site that is called, of a flow from site to site.
+    pub to_site: u32,
+    /// Its groups.
+    pub to_groups: u64,
 }
 
 impl Tuple {
-    /// What rules look at in a flow that this site opens. An ICMP identifier is not a port, and only an echo request
+    /// What rules look at in a flow that this site opens to the center. An ICMP identifier is not a port, and only an echo request
     /// opens a flow.
     #[inline(always)]
     #[must_use]
@@ -51,6 +56,56 @@ impl Tuple {
             destination_port,
             protocol: key.protocol,
             direction: direction::SITE_TO_CENTER,
+            to_site: 0,
+            to_groups: 0,
+        }
+    }
+
+    /// The same with the direction that the destination gives it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn towards(self, direction: u8) -> Self {
+        Self { direction, ..self }
+    }
+
+    /// What rules look at in a flow that the center opens to this site: `key` is the flow as the site sees it. Its site and
+    /// groups are those of the site, and the addresses that the site knows count: translation is none of the rules' business.
+    #[inline(always)]
+    #[must_use]
+    pub const fn to_site(key: &FlowKey, site: &Site) -> Self {
+        let from_site = Self::new(key, site);
+        Self {
+            source: from_site.destination,
+            destination: from_site.source,
+            source_port: match key.protocol {
+                protocol::ICMP => 0,
+                _ => from_site.destination_port,
+            },
+            destination_port: match key.protocol {
+                protocol::ICMP => from_site.destination_port,
+                _ => from_site.source_port,
+            },
+            direction: direction::CENTER_TO_SITE,
+            ..from_site
+        }
+    }
+
+    /// What rules look at in a flow of a site to another one: `key` is the flow as the first one sees it, `inside` the
+    /// endpoint of the other one that its destination stands for.
+    #[inline(always)]
+    #[must_use]
+    pub const fn site_to_site(key: &FlowKey, site: &Site, inside: &InsideKey, other: &Site) -> Self {
+        let from_site = Self::new(key, site);
+        Self {
+            destination: u32::from_be_bytes(inside.address),
+            destination_port: match key.protocol {
+                protocol::ICMP => from_site.destination_port,
+                _ => u16::from_be_bytes(inside.port),
+            },
+            direction: direction::SITE_TO_SITE,
+            to_site: inside.site,
+            to_groups: other.groups,
+            ..from_site
         }
     }
 }
@@ -68,6 +123,13 @@ pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
         && tuple.source_port <= rule.source_port_high
         && (rule.site == 0 || rule.site == tuple.site)
         && (rule.groups == 0 || rule.groups & tuple.groups != 0)
+        && (rule.directions == 0 || rule.directions >> tuple.direction & 1 != 0)
+        && (rule.to_site == 0 || (is_to_site(tuple) && rule.to_site == tuple.to_site))
+        && (rule.to_groups == 0 || (is_to_site(tuple) && rule.to_groups & tuple.to_groups != 0))
+}
+
+const fn is_to_site(tuple: &Tuple) -> bool {
+    tuple.direction == direction::SITE_TO_SITE
 }
 
 /// What the rules say of a new flow.
@@ -155,6 +217,10 @@ pub enum Slot {
     Protocol,
     /// Vector of the source port.
     SourcePort,
+    /// Vector of the rules that name the site that is called; [`NOT_ASKED`] where none is.
+    ToSite,
+    /// Vector of the rules about its groups, or about all.
+    ToGroups,
     /// Index of the compiled rule that was found.
     Found,
     /// Room for the shell.
@@ -175,6 +241,12 @@ pub enum Step {
 
 /// No rule found.
 const NONE: u64 = u64::MAX;
+/// No site is called: rules about one that is have its direction as a condition too, so that the vectors need no look.
+const NOT_ASKED: u64 = u64::MAX;
+/// Half of the header that names the hash of the groups' vectors; the shift is behind it.
+const GROUPS: u32 = 3;
+/// The same for the groups of the site that is called.
+const TO_GROUPS: u32 = 6;
 
 /// Begins the look-up of a packet: finds the vector of each dimension and the words that may hold a match. What cannot
 /// be found is a vector without a bit: nothing matches, which is a deny.
@@ -194,7 +266,13 @@ pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
     words.put(Slot::Destination, vector as u64);
     let vector = descend(words, layout::SITES, tuple.site);
     words.put(Slot::Site, vector as u64);
-    words.put(Slot::Groups, groups(words, tuple.groups) as u64);
+    words.put(Slot::Groups, groups(words, GROUPS, tuple.groups) as u64);
+    words.put(Slot::ToSite, NOT_ASKED);
+    if is_to_site(tuple) {
+        let vector = descend(words, layout::TO_SITES, tuple.to_site);
+        words.put(Slot::ToSite, vector as u64);
+        words.put(Slot::ToGroups, groups(words, TO_GROUPS, tuple.to_groups) as u64);
+    }
     summarise(words);
 }
 
@@ -215,6 +293,10 @@ fn summarise<W: Words>(words: &W) {
     if words.get(Slot::Groups) == 0 {
         return;
     }
+    let is_to_site = words.get(Slot::ToSite) != NOT_ASKED;
+    if is_to_site && words.get(Slot::ToGroups) == 0 {
+        return;
+    }
     for vector in [Slot::Site, Slot::Groups] {
         if let Some(summary) = words.run(words.get(vector) as u32) {
             for (index, slot) in (0..).zip(CANDIDATES) {
@@ -228,6 +310,19 @@ fn summarise<W: Words>(words: &W) {
             let word = match &summary {
                 Some(summary) => W::word(summary, index),
                 None => 0,
+            };
+            words.put(slot, words.get(slot) & word);
+        }
+    }
+    if is_to_site {
+        let (site, groups) = (
+            words.run(words.get(Slot::ToSite) as u32),
+            words.run(words.get(Slot::ToGroups) as u32),
+        );
+        for (index, slot) in (0..).zip(CANDIDATES) {
+            let word = match (&site, &groups) {
+                (Some(site), Some(groups)) => W::word(site, index) | W::word(groups, index),
+                _ => 0,
             };
             words.put(slot, words.get(slot) & word);
         }
@@ -264,6 +359,9 @@ pub fn step<W: Words>(words: &W) -> Step {
     let mut matching = word_of(words, Slot::Site, index) | word_of(words, Slot::Groups, index);
     for vector in DIMENSIONS {
         matching &= word_of(words, vector, index);
+    }
+    if words.get(Slot::ToSite) != NOT_ASKED {
+        matching &= word_of(words, Slot::ToSite, index) | word_of(words, Slot::ToGroups, index);
     }
     if matching == 0 {
         return Step::More;
@@ -321,14 +419,15 @@ fn entry<W: Words>(words: &W, table: u32, index: u32) -> u32 {
     }
 }
 
-/// The vector of a group bitmap; zero, which is no vector, if the generation does not know it.
+/// The vector of a group bitmap in the hash that this half of the header names; zero, which is no vector, if the
+/// generation does not know it.
 #[cfg_attr(target_arch = "bpf", inline(never))]
-fn groups<W: Words>(words: &W, bitmap: u64) -> u32 {
+fn groups<W: Words>(words: &W, half: u32, bitmap: u64) -> u32 {
     let Some(header) = words.run(layout::HEADER) else {
         return 0;
     };
-    let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, 4) & 63)) as u32;
-    let bucket = W::half(&header, 3).wrapping_add(place.wrapping_mul(2 * layout::GROUPS_A_BUCKET));
+    let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, half + 1) & 63)) as u32;
+    let bucket = W::half(&header, half).wrapping_add(place.wrapping_mul(2 * layout::GROUPS_A_BUCKET));
     let Some(bucket) = words.run(bucket) else {
         return 0;
     };

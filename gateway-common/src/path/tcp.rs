@@ -5,6 +5,9 @@
 //! acknowledgment and window), and the largest window that it offered. A segment passes if it lies in what the other
 //! lets its sender send, is not older than a window, and acknowledges what the other has sent, and not what is long
 //! acknowledged. All numbers wrap (RFC 9293 section 3.4).
+//!
+//! Who sent the first SYN is the opener, the other end the answerer. Mostly the site opens; the center does where a port
+//! is published or the site's filtering lets it ([`super::enter`]).
 
 use crate::abi::flow::{Half, Progress, state};
 use crate::drop::DropReason;
@@ -14,12 +17,16 @@ use super::filter::Direction;
 
 /// Bits of [`Progress::flags`].
 pub mod flag {
-    /// The site offered a window scale.
-    pub const SCALE_OUT: u8 = 1;
-    /// The center's SYN was alone: both open (RFC 9293 section 3.5).
+    /// The opener offered a window scale.
+    pub const SCALE_OFFERED: u8 = 1;
+    /// The answerer's SYN was alone: both open (RFC 9293 section 3.5).
     pub const SIMULTANEOUS: u8 = 2;
-    /// Both open, and the site has answered the center's SYN.
-    pub const ANSWERED_OUT: u8 = 4;
+    /// The center opened the flow; of any protocol.
+    pub const FROM_CENTER: u8 = 4;
+    /// A permission stands beside the flow ([`crate::path::enter`]); of any protocol.
+    pub const HAS_PERMISSION: u8 = 8;
+    /// Both open, and the opener has answered the answerer's SYN.
+    pub const OPENER_ANSWERED: u8 = 16;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.
@@ -102,6 +109,15 @@ const fn is_synchronized(state: u8) -> bool {
     !matches!(state, state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH)
 }
 
+/// An end of a connection by what it did first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// It sent the first SYN.
+    Opener,
+    /// It was sent it.
+    Answerer,
+}
+
 /// A connection as one direction sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Connection {
@@ -142,19 +158,28 @@ impl Connection {
         if segment.has(RST) {
             return self.reset(segment, direction);
         }
-        match (segment.has(SYN), segment.has(ACK), direction) {
-            (true, false, Direction::Out) => self.syn_out(segment),
-            (true, false, Direction::In) => self.syn_in(segment),
-            (true, true, Direction::Out) => self.syn_ack_out(segment),
-            (true, true, Direction::In) => self.syn_ack_in(segment),
-            // Before the center's SYN only an ACK without data comes: a server that remembers an older connection
-            // challenges (RFC 9293 section 3.10.7.4), and the site's reset of that passes below.
-            (false, _, Direction::In)
+        match (segment.has(SYN), segment.has(ACK), self.role(direction)) {
+            (true, false, Role::Opener) => self.opener_syn(segment),
+            (true, false, Role::Answerer) => self.answerer_syn(segment, direction),
+            (true, true, Role::Opener) => self.opener_syn_ack(segment, direction),
+            (true, true, Role::Answerer) => self.answerer_syn_ack(segment, direction),
+            // Before the answerer's SYN only an ACK without data comes: a server that remembers an older connection
+            // challenges (RFC 9293 section 3.10.7.4), and the opener's reset of that passes below.
+            (false, _, Role::Answerer)
                 if self.progress.state == state::TCP_SYN_SENT && segment.length == 0 && !segment.has(FIN) =>
             {
                 Ok(())
             }
             (false, ..) => Err(DropReason::TcpState),
+        }
+    }
+
+    /// What the end whose segments go this way is.
+    #[inline(always)]
+    const fn role(&self, direction: Direction) -> Role {
+        match (direction, opened_from_center(self.progress)) {
+            (Direction::Out, false) | (Direction::In, true) => Role::Opener,
+            (Direction::Out, true) | (Direction::In, false) => Role::Answerer,
         }
     }
 
@@ -195,9 +220,11 @@ impl Connection {
         }
     }
 
-    /// A segment of an open connection: the ACK of the end that was answered last completes the handshake, a FIN half-closes, the second closes.
+    /// A segment of an open connection: the ACK of the end that was answered last completes the handshake, a FIN
+    /// half-closes, the second closes.
     #[inline(always)]
     fn data(&mut self, segment: &Segment, direction: Direction) {
+        let role = self.role(direction);
         let progress = &mut self.progress;
         if segment.has(FIN) {
             progress.fins |= match direction {
@@ -208,7 +235,7 @@ impl Connection {
         progress.state = match (progress.state, progress.fins) {
             (state::TCP_CLOSED, _) => state::TCP_CLOSED,
             (state::TCP_SYN_RECEIVED, 0)
-                if direction == Direction::In && progress.flags & flag::ANSWERED_OUT == 0 =>
+                if matches!(role, Role::Answerer) && progress.flags & flag::OPENER_ANSWERED == 0 =>
             {
                 state::TCP_SYN_RECEIVED
             }
@@ -218,16 +245,16 @@ impl Connection {
         };
     }
 
-    /// A SYN of the site: the first again, or that of a client that began anew; the center challenges the latter
+    /// A SYN of the opener: the first again, or that of a client that began anew; the answerer challenges the latter
     /// (RFC 5961 section 4), and the reset that follows closes the flow.
     #[inline(always)]
-    fn syn_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn opener_syn(&mut self, segment: &Segment) -> Result<(), DropReason> {
         match self.progress.state {
             state::TCP_SYN_SENT if self.repeats_syn(segment) => {
                 self.is_repeated = true;
                 offer(&mut self.progress, segment);
             }
-            state::TCP_SYN_SENT => self.first_syn_out(segment),
+            state::TCP_SYN_SENT => self.first_syn(segment),
             state::TCP_SYN_SENT_BOTH if segment.end() != self.own.end => {
                 return Err(DropReason::TcpWindow);
             }
@@ -236,7 +263,7 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether the site's SYN is the one that came before, perhaps without the data that it had (RFC 7413 section 4.1.3).
+    /// Whether the opener's SYN is the one that came before, perhaps without the data that it had (RFC 7413 section 4.1.3).
     /// An answer to either may be on its way.
     #[inline(always)]
     const fn repeats_syn(&self, segment: &Segment) -> bool {
@@ -246,7 +273,7 @@ impl Connection {
     }
 
     #[inline(always)]
-    fn first_syn_out(&mut self, segment: &Segment) {
+    fn first_syn(&mut self, segment: &Segment) {
         self.own.end = segment.end();
         self.own.window = segment.window;
         self.other.limit = segment.sequence.wrapping_add(1);
@@ -254,17 +281,17 @@ impl Connection {
         offer(&mut self.progress, segment);
     }
 
-    /// A SYN alone of the center: simultaneous open (RFC 5382 REQ-2), if the site has sent its SYN and no more.
+    /// A SYN alone of the answerer: simultaneous open (RFC 5382 REQ-2), if the opener has sent its SYN and no more.
     #[inline(always)]
-    fn syn_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn answerer_syn(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         match self.progress.state {
             state::TCP_SYN_SENT => {
-                self.first_syn_in(segment);
+                self.first_answer(segment, direction);
                 self.progress.state = state::TCP_SYN_SENT_BOTH;
                 self.progress.flags |= flag::SIMULTANEOUS;
                 Ok(())
             }
-            // Sent again: the site's answer was lost.
+            // Sent again: the opener's answer was lost.
             state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED
                 if self.progress.flags & flag::SIMULTANEOUS != 0 && segment.end() == self.own.end =>
             {
@@ -274,9 +301,9 @@ impl Connection {
         }
     }
 
-    /// The center's SYN settles the scales: they count only if both offer one (RFC 7323 section 2.2).
+    /// The answerer's SYN settles the scales: they count only if both offer one (RFC 7323 section 2.2).
     #[inline(always)]
-    fn first_syn_in(&mut self, segment: &Segment) {
+    fn first_answer(&mut self, segment: &Segment, direction: Direction) {
         self.own.end = segment.end();
         self.own.window = segment.window;
         self.own.limit = self.other.end.wrapping_add(u32::from(segment.window));
@@ -285,25 +312,29 @@ impl Connection {
         self.other.acknowledged = segment.sequence;
         self.own.acknowledged = self.other.end.wrapping_sub(SYN_DATA_MAX);
         self.other_changed = true;
-        if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OUT == 0 {
+        if segment.scale == NO_SCALE || self.progress.flags & flag::SCALE_OFFERED == 0 {
             self.progress.scales = 0;
             return;
         }
-        let (out, back) = (self.progress.scales & 0xf, segment.scale & 0xf);
-        self.progress.scales = out | (back << 4);
+        let (_, offered) = self.scales(direction);
+        let (own, offered) = (segment.scale & 0xf, offered as u8);
+        self.progress.scales = match direction {
+            Direction::Out => own | (offered << 4),
+            Direction::In => offered | (own << 4),
+        };
         // Windows of SYNs are not scaled: both go over to units of their scales.
-        self.own.window = in_units(self.own.window, back);
-        self.other.window = in_units(self.other.window, out);
+        self.own.window = in_units(self.own.window, own);
+        self.other.window = in_units(self.other.window, offered);
     }
 
     #[inline(always)]
-    fn syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn answerer_syn_ack(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         match self.progress.state {
             state::TCP_SYN_SENT => {
                 if !self.answers_syn(segment) {
-                    return self.old_syn_ack_in(segment);
+                    return self.old_syn_ack(segment);
                 }
-                self.first_syn_in(segment);
+                self.first_answer(segment, direction);
                 self.own.acknowledged = segment.acknowledgment;
                 let window = u32::from(segment.window).max(1);
                 self.own.limit = segment.acknowledgment.wrapping_add(window);
@@ -311,15 +342,15 @@ impl Connection {
                 Ok(())
             }
             state::TCP_SYN_SENT_BOTH => {
-                self.check(segment, Direction::In)?;
+                self.check(segment, direction)?;
                 self.own.acknowledged = segment.acknowledgment;
                 self.progress.state = state::TCP_SYN_RECEIVED;
                 Ok(())
             }
             // Sent again: the ACK was lost. Or both have answered now.
             state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
-                self.check(segment, Direction::In)?;
-                if self.progress.flags & flag::ANSWERED_OUT != 0 {
+                self.check(segment, direction)?;
+                if self.progress.flags & flag::OPENER_ANSWERED != 0 {
                     self.progress.state = state::TCP_ESTABLISHED;
                 }
                 Ok(())
@@ -328,10 +359,10 @@ impl Connection {
         }
     }
 
-    /// A SYN+ACK that answers another SYN. If that may have been one of long ago, the site resets what the server has of
+    /// A SYN+ACK that answers another SYN. If that may have been one of long ago, the opener resets what the answerer has of
     /// it (RFC 9293 section 3.5); what is known here stays.
     #[inline(always)]
-    const fn old_syn_ack_in(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    const fn old_syn_ack(&mut self, segment: &Segment) -> Result<(), DropReason> {
         if !before(segment.acknowledgment, self.own.limit) {
             return Err(DropReason::TcpWindow);
         }
@@ -339,21 +370,21 @@ impl Connection {
         Ok(())
     }
 
-    /// A SYN+ACK of the site belongs to a simultaneous open.
+    /// A SYN+ACK of the opener belongs to a simultaneous open.
     #[inline(always)]
-    fn syn_ack_out(&mut self, segment: &Segment) -> Result<(), DropReason> {
+    fn opener_syn_ack(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         if self.progress.flags & flag::SIMULTANEOUS == 0 {
             return Err(DropReason::TcpState);
         }
         match self.progress.state {
             state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
-                self.check(segment, Direction::Out)?;
+                self.check(segment, direction)?;
                 self.own.acknowledged = latest(self.own.acknowledged, segment.acknowledgment);
-                let is_repeated = self.progress.flags & flag::ANSWERED_OUT != 0;
-                self.progress.flags |= flag::ANSWERED_OUT;
+                let is_repeated = self.progress.flags & flag::OPENER_ANSWERED != 0;
+                self.progress.flags |= flag::OPENER_ANSWERED;
                 self.progress.state = match self.progress.state {
                     state::TCP_SYN_SENT_BOTH => state::TCP_SYN_RECEIVED,
-                    // The center had answered before.
+                    // The answerer had answered before.
                     state::TCP_SYN_RECEIVED if !is_repeated => state::TCP_ESTABLISHED,
                     state => state,
                 };
@@ -363,8 +394,8 @@ impl Connection {
         }
     }
 
-    /// Whether an acknowledgment of the center is one of the site's SYN, with or without the data that came with it. Until
-    /// the center's SYN, its half has the number behind the site's SYN as the limit.
+    /// Whether an acknowledgment of the answerer is one of the opener's SYN, with or without the data that came with it.
+    /// Until the answerer's SYN, its half has the number behind the opener's SYN as the limit.
     #[inline(always)]
     const fn answers_syn(&self, segment: &Segment) -> bool {
         let data = if self.progress.state == state::TCP_SYN_SENT {
@@ -381,19 +412,19 @@ impl Connection {
     #[inline(always)]
     fn reset(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
         if !is_synchronized(self.progress.state) {
-            return match direction {
+            return match self.role(direction) {
                 // To the server of an older connection of these ports, or the client gave up.
-                Direction::Out => {
+                Role::Opener => {
                     if segment.sequence == self.own.end {
                         self.progress.state = state::TCP_CLOSED;
                     }
                     Ok(())
                 }
-                Direction::In if self.answers_syn(segment) => {
+                Role::Answerer if self.answers_syn(segment) => {
                     self.progress.state = state::TCP_CLOSED;
                     Ok(())
                 }
-                Direction::In => Err(DropReason::TcpWindow),
+                Role::Answerer => Err(DropReason::TcpWindow),
             };
         }
         if self.refuses_syn(segment, direction) {
@@ -415,13 +446,13 @@ impl Connection {
         Ok(())
     }
 
-    /// Whether a reset answers a SYN that the site has sent again because the SYN+ACK was lost behind the gateway: it has
-    /// no sequence number (RFC 9293 section 3.10.7.1), and its acknowledgment is what the site looks at. A site that has
-    /// the SYN+ACK ignores it, so that it changes nothing.
+    /// Whether a reset answers a SYN that the opener has sent again because the SYN+ACK was lost behind the gateway: it has
+    /// no sequence number (RFC 9293 section 3.10.7.1), and its acknowledgment is what the opener looks at. An opener that
+    /// has the SYN+ACK ignores it, so that it changes nothing.
     #[inline(always)]
     const fn refuses_syn(&self, segment: &Segment, direction: Direction) -> bool {
         self.progress.state == state::TCP_SYN_RECEIVED
-            && matches!(direction, Direction::In)
+            && matches!(self.role(direction), Role::Answerer)
             && segment.sequence == 0
             && segment.has(ACK)
             && segment.acknowledgment == self.other.end
@@ -441,14 +472,26 @@ impl Connection {
     }
 }
 
-/// Notes the window scale that the site's SYN offers.
+/// Whether the center opened a flow.
+#[inline(always)]
+#[must_use]
+pub const fn opened_from_center(progress: Progress) -> bool {
+    progress.flags & flag::FROM_CENTER != 0
+}
+
+/// Notes the window scale that the opener's SYN offers.
 #[inline(always)]
 pub const fn offer(progress: &mut Progress, segment: &Segment) {
     progress.scales = 0;
-    progress.flags &= !flag::SCALE_OUT;
+    progress.flags &= !flag::SCALE_OFFERED;
     if segment.scale != NO_SCALE {
-        progress.scales = segment.scale & 0xf;
-        progress.flags |= flag::SCALE_OUT;
+        let scale = segment.scale & 0xf;
+        progress.scales = if opened_from_center(*progress) {
+            scale << 4
+        } else {
+            scale
+        };
+        progress.flags |= flag::SCALE_OFFERED;
     }
 }
 

@@ -77,7 +77,7 @@ pub fn tell<P: Packet, T: Tables>(packet: &P, tables: &T, end: End) {
     };
     match end.point {
         point::WAN => outer(packet, tables, &mut event),
-        point::CORE => inner(packet, tables, &mut event, Direction::In),
+        point::CORE | point::ENTER | point::ENTER_ADD => inner(packet, tables, &mut event, Direction::In),
         // The answer to the packet, which goes back to its site.
         _ if is_answer(&event) => inner(packet, tables, &mut event, Direction::In),
         _ => inner(packet, tables, &mut event, Direction::Out),
@@ -228,12 +228,14 @@ fn from_stages<T: Tables>(tables: &T, event: &mut TraceEvent) {
     let goes_on = event.outcome == outcome::STAGE;
     let is_judged = match event.point {
         point::JUDGE => goes_on || is_verdict_of_a_rule(event.value),
-        point::MAP | point::ADD | point::ANSWER => true,
+        point::MAP | point::ADD | point::ANSWER | point::PERMIT | point::ENTER_ADD => true,
+        point::ENTER => goes_on && event.value == open::Stage::EnterAdd as u32,
         _ => false,
     };
     let is_mapped = match event.point {
         point::MAP => goes_on,
-        point::ADD => true,
+        point::ADD | point::PERMIT => true,
+        // The translated end is what the packet of the center is sent to.
         _ => false,
     };
     if is_judged && let Some((rule, generation)) = open::judged(tables) {

@@ -10,6 +10,7 @@ use super::flows::FlowTable;
 use super::hash::FACTORS;
 use super::index::WIDTH;
 use super::mappings::{MappingTable, Unmapped};
+use super::siphash::SipKey;
 use super::{Epochs, Refused, Step, Tables};
 use crate::abi::{
     event::Event,
@@ -18,7 +19,7 @@ use crate::abi::{
     limit,
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
-    rule::Rule,
+    rule::{Rule, direction},
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
@@ -123,6 +124,12 @@ pub struct HostTables {
     pub sites: BTreeMap<u32, Site>,
     /// Next hops: prefix length, prefix, hop.
     pub next_hops: Vec<(u32, [u8; 4], NextHop)>,
+    /// Directions of destinations: prefix length, prefix, direction; to the Internet where none is said.
+    pub directions: Vec<(u32, [u8; 4], u8)>,
+    /// Roles of interfaces by index.
+    pub roles: BTreeMap<u32, u32>,
+    /// Who may open flows to what is published: number of the publication, prefix length, prefix.
+    pub publication_sources: Vec<(u32, u32, [u8; 4])>,
     /// Raised when next hops or outbound SAs that flows may know have changed.
     pub epoch: Cell<u32>,
     /// Generation and rules.
@@ -165,14 +172,16 @@ impl HostTables {
             .collect()
     }
 
-    /// Puts a mapping in, counted as its site's; its inside and outside must be free.
+    /// Puts a mapping in, counted as its site's unless it is static; its inside and outside must be free.
     ///
     /// # Errors
     /// [`Unmapped`].
     pub fn put_mapping(&self, key: &InsideKey, mapping: &Mapping) -> Result<u32, Unmapped> {
         let position = self.mappings().insert(key, mapping)?;
-        for of in [key.site, usage::TOTAL] {
-            self.add_usage(of, usage::word::MAPPINGS);
+        if !mapping.is_static() {
+            for of in [key.site, usage::TOTAL] {
+                self.add_usage(of, usage::word::MAPPINGS);
+            }
         }
         Ok(position)
     }
@@ -215,6 +224,10 @@ impl Tables for HostTables {
 
     fn now_s(&self) -> u32 {
         self.now_s.get()
+    }
+
+    fn port_key(&self) -> SipKey {
+        SipKey(SECRET[0], SECRET[1])
     }
 
     /// A linear congruential generator: each port of a range comes up.
@@ -271,8 +284,29 @@ impl Tables for HostTables {
             .map(|(number, _)| number)
     }
 
+    fn direction_to(&self, destination: [u8; 4]) -> u8 {
+        let matching = self
+            .directions
+            .iter()
+            .filter(|(length, prefix, _)| prefix_matches(*length, *prefix, destination));
+        matching
+            .max_by_key(|(length, _, _)| *length)
+            .map_or(direction::SITE_TO_INTERNET, |(_, _, direction)| *direction)
+    }
+
+    fn role(&self, ifindex: u32) -> u32 {
+        self.roles.get(&ifindex).copied().unwrap_or(0)
+    }
+
     fn next_hop(&self, number: u32) -> Option<&NextHop> {
         self.next_hops.get(number as usize).map(|(_, _, hop)| hop)
+    }
+
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool {
+        let of_it = |(number, length, prefix): &(u32, u32, [u8; 4])| {
+            *number == publication && prefix_matches(*length, *prefix, source)
+        };
+        self.publication_sources.iter().any(of_it)
     }
 
     fn epochs(&self) -> Epochs {

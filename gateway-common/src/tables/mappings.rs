@@ -54,6 +54,16 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         })
     }
 
+    /// The mapping of an outside endpoint, with its inside.
+    #[inline(always)]
+    pub fn find_outside(&self, key: &OutsideKey) -> Option<(InsideKey, Mapping)> {
+        let hash = of_outside(self.factors, key, self.buckets());
+        self.outsides.find(&hash, |position, _| {
+            let record = self.records.get(position)?;
+            is_outside(record, key).then(|| nat::read(record, position))
+        })
+    }
+
     /// Whether an outside endpoint belongs to somebody, or did a short time ago.
     #[inline(always)]
     pub fn has_outside(&self, key: &OutsideKey) -> bool {
@@ -110,7 +120,7 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         Ok(claim.position)
     }
 
-    /// Notes that a flow was made from a mapping.
+    /// Notes that a mapping, which is not static, was used.
     #[inline(always)]
     pub fn touch(&self, key: &InsideKey, mapping: &Mapping, now_s: u32) {
         if let Some(record) = self.records.get(mapping.position) {
@@ -175,7 +185,8 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
 #[inline(always)]
 fn is_inside<V: Words>(record: V, key: &InsideKey) -> bool {
     record.load(word::INSIDE) == pair(key.site, u32::from_ne_bytes(key.address))
-        && halves(record.load(word::PORT_USED)).0 == port_protocol(key.port, key.protocol)
+        && halves(record.load(word::PORT_USED)).0 & !nat::kind_bits(u8::MAX)
+            == port_protocol(key.port, key.protocol)
 }
 
 #[inline(always)]

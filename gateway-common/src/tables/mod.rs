@@ -15,6 +15,7 @@ use crate::path::rules::{Judgement, Tuple};
 use flows::FlowTable;
 use hash::Factors;
 use mappings::MappingTable;
+use siphash::SipKey;
 use words::{Store, Words};
 
 pub mod flows;
@@ -23,6 +24,7 @@ pub mod hash;
 pub mod host;
 pub mod index;
 pub mod mappings;
+pub mod siphash;
 pub mod words;
 
 /// Why an entry was not put into a table.
@@ -75,6 +77,8 @@ pub trait Tables {
 
     /// Seconds of a coarse monotonic clock.
     fn now_s(&self) -> u32;
+    /// Key of the draw of ports.
+    fn port_key(&self) -> SipKey;
     /// Random bits, not for keys.
     fn random(&self) -> u32;
     /// The operator's settings.
@@ -94,8 +98,14 @@ pub trait Tables {
     fn site(&self, site: u32) -> Option<&Site>;
     /// Number of the next hop to a destination, longest prefix first.
     fn route(&self, destination: [u8; 4]) -> Option<u32>;
+    /// Direction ([`crate::abi::rule::direction`]) of a flow that a site opens to a destination.
+    fn direction_to(&self, destination: [u8; 4]) -> u8;
+    /// Role ([`crate::abi::interface::role`]) of an interface; zero if it has none.
+    fn role(&self, ifindex: u32) -> u32;
     /// A next hop by its number.
     fn next_hop(&self, number: u32) -> Option<&NextHop>;
+    /// Whether a publication lets this source open a flow.
+    fn may_enter(&self, publication: u32, source: [u8; 4]) -> bool;
     /// Epochs of next hops and of outbound SAs: a number that was looked up in another epoch means nothing. Never zero.
     fn epochs(&self) -> Epochs;
 

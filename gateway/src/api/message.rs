@@ -104,6 +104,8 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// How addresses are divided among sites: [`super::view::NatPlan`].
+    NatPlan,
     /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].
     Reload,
     /// Send sites that can be redirected to another gateway, or no longer: [`super::view::Drained`].

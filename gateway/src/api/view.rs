@@ -1,8 +1,10 @@
 //! What replies hold; `--json` prints it as it is.
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::PlanKind;
 use crate::core::journal::Severity;
 
 /// How the daemon is.
@@ -267,8 +269,130 @@ pub struct SiteAddress {
     pub site: String,
     /// Its groups.
     pub groups: Vec<String>,
-    /// The address that it is translated to.
+    /// The address that it is translated to, or the first one.
     pub nat_address: Ipv4Addr,
+    /// The address as a whole, or the site's port blocks.
+    #[serde(default)]
+    pub blocks: Vec<PortBlock>,
+}
+
+/// Ports of an address that a site has, and how many of them are in use; ports 0 to 65535: all of the address.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PortBlock {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// First port.
+    pub first_port: u16,
+    /// Last port.
+    pub last_port: u16,
+    /// TCP ports in use.
+    pub tcp: u32,
+    /// UDP ports in use.
+    pub udp: u32,
+    /// ICMP identifiers in use.
+    pub icmp: u32,
+    /// Mappings of protocols without ports.
+    pub other: u32,
+    /// It serves what is in use and nothing new, and goes back when nothing is.
+    pub closed: bool,
+}
+
+/// How addresses are divided among sites.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NatPlan {
+    /// Where the log of addresses and ports is.
+    pub state_dir: PathBuf,
+    /// Days that it is kept for.
+    pub log_keep_days: u32,
+    /// The pools.
+    pub pools: Vec<NatPool>,
+}
+
+/// A pool of addresses.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NatPool {
+    /// Its name.
+    pub name: String,
+    /// Its ranges.
+    pub addresses: Vec<String>,
+    /// How many addresses that are.
+    pub address_count: u64,
+    /// How they are divided; `None`: each site has one of its own.
+    pub plan: Option<BlockPlan>,
+    /// Sites or blocks that it has room for.
+    pub room: u64,
+    /// Addresses or blocks that are taken.
+    pub taken: u64,
+    /// What is taken; of a deterministic plan all of it.
+    pub blocks: Vec<PlannedBlock>,
+}
+
+/// How the ports of an address are divided.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct BlockPlan {
+    /// Who gets which block.
+    pub kind: PlanKind,
+    /// Ports of a block.
+    pub block_size: u32,
+    /// The first port of an address's first block, in blocks.
+    pub first_block: u32,
+    /// Blocks of an address.
+    pub blocks_per_address: u32,
+    /// Blocks of one site at most.
+    pub blocks_max: usize,
+}
+
+/// A block and whose it is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlannedBlock {
+    /// Number of the site.
+    pub site: u32,
+    /// Its name; `None`: there is no such site yet.
+    pub name: Option<String>,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// First port.
+    pub first_port: u16,
+    /// Last port.
+    pub last_port: u16,
+}
+
+/// Who had an address or a port of it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NatWho {
+    /// The address.
+    pub address: Ipv4Addr,
+    /// The port, if one was asked for.
+    pub port: Option<u16>,
+    /// The time asked for, RFC 3339; `None`: now.
+    pub at: Option<String>,
+    /// Who.
+    pub answers: Vec<NatHolder>,
+    /// Time of the first record of the log; `None`: there is no log.
+    pub log_begins: Option<String>,
+    /// What makes the answer less than certain.
+    pub warnings: Vec<String>,
+}
+
+/// A site that had an address or block.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct NatHolder {
+    /// Number of the site.
+    pub site: u32,
+    /// Its name.
+    pub name: String,
+    /// The address.
+    pub address: Ipv4Addr,
+    /// First port.
+    pub first_port: u16,
+    /// Last port.
+    pub last_port: u16,
+    /// Since when; `None`: since before the log begins.
+    pub from: Option<String>,
+    /// Until when; `None`: still.
+    pub until: Option<String>,
+    /// No other answer is possible.
+    pub certain: bool,
 }
 
 /// A reason to drop packets that has occurred.

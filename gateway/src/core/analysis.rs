@@ -133,8 +133,13 @@ fn covers(outer: &Condition, inner: &Condition) -> bool {
         || (!inner.everyone
             && inner.groups & !outer.groups == 0
             && inner.sites.iter().all(|site| outer.sites.contains(site)));
+    let called = outer.to_everyone
+        || (!inner.to_everyone
+            && inner.to_groups & !outer.to_groups == 0
+            && inner.to_sites.iter().all(|site| outer.to_sites.contains(site)));
     protocols
         && who
+        && called
         && inner.directions & !outer.directions == 0
         && contains(&outer.destination, &inner.destination)
         && contains(&outer.source, &inner.source)
@@ -151,8 +156,13 @@ fn overlaps(a: &Condition, b: &Condition) -> bool {
         || b.everyone
         || a.groups & b.groups != 0
         || a.sites.iter().any(|site| b.sites.contains(site));
+    let called = a.to_everyone
+        || b.to_everyone
+        || a.to_groups & b.to_groups != 0
+        || a.to_sites.iter().any(|site| b.to_sites.contains(site));
     protocols
         && who
+        && called
         && a.directions & b.directions != 0
         && touches(&a.destination, &b.destination)
         && touches(&a.source, &b.source)

@@ -3,27 +3,34 @@
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::event::RULE_DEFAULT;
-use gateway_common::abi::rule::{action, direction};
+use gateway_common::abi::rule::action;
 use gateway_common::path::rules::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::classifier::Condition;
+use super::directions::Directions;
 use super::policy::Compiled;
-use crate::config::{IcmpType, Protocol};
+use crate::config::{Direction, IcmpType, Protocol};
 
 /// Source port of a query that names none: the first of the ports that clients take (RFC 6335 section 6).
 const SOURCE_PORT: u16 = 49_152;
 
-/// A flow that a site would open.
+/// A flow that somebody would open.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Query {
-    /// Name of the site.
+    /// Name of the site that opens it, or that the center calls.
     pub site: String,
-    /// Address in the site.
+    /// Address of who opens it, as its own side knows it.
     pub from: Ipv4Addr,
-    /// Address in the center.
+    /// Address of who is called, as its own side knows it.
     pub to: Ipv4Addr,
+    /// Direction; left out: what the addresses say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub direction: Option<Direction>,
+    /// Name of the site that is called by another site.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to_site: Option<String>,
     /// Protocol.
     #[serde(alias = "proto")]
     pub protocol: Protocol,
@@ -40,6 +47,8 @@ pub struct Query {
 pub struct Explanation {
     /// `allow`, `deny` or `reject`.
     pub verdict: String,
+    /// Which way the flow goes.
+    pub direction: Direction,
     /// The rule that decides; `None`: no rule matches, which is a deny.
     pub rule: Option<RuleName>,
     /// The rules before it, and why each did not match.
@@ -79,6 +88,17 @@ pub enum ExplainError {
     /// The tables could not be built.
     #[error(transparent)]
     TooLarge(#[from] super::classifier::TooLarge),
+    /// Nobody has that name.
+    #[error("no site is named \"{0}\"")]
+    NoSite(String),
+    /// A flow from site to site without the other site.
+    #[error(
+        "a flow from site to site needs the site that is called: --to-site NAME, with its own address as --to"
+    )]
+    NoSiteCalled,
+    /// A site is called where none is.
+    #[error("direction {0} calls no second site: leave --to-site out")]
+    SiteCalled(Direction),
     /// The two ways to an answer disagree.
     #[error(
         "the packet path decides by {0}, reading the rules one by one by {1}: this is a fault of the program, report it with the rule set"
@@ -86,9 +106,13 @@ pub enum ExplainError {
     Disagreement(String, String),
 }
 
+/// A site as rules see it: number and groups.
+pub type Subject = (u32, u64);
+
 /// Explains flows under one rule set.
 pub struct Explainer<'a> {
     compiled: &'a Compiled,
+    directions: Directions,
     schedules: Vec<bool>,
     generation: super::classifier::Generation,
     lines: Vec<usize>,
@@ -99,23 +123,32 @@ impl<'a> Explainer<'a> {
     ///
     /// # Errors
     /// Its tables are too large.
-    pub fn new(compiled: &'a Compiled, unix_s: u64) -> Result<Self, ExplainError> {
+    pub fn new(compiled: &'a Compiled, directions: Directions, unix_s: u64) -> Result<Self, ExplainError> {
         let schedules = compiled.schedules_at(unix_s);
         let generation = compiled.generation(1, 0, &schedules)?;
         Ok(Self {
             compiled,
+            directions,
             schedules,
             generation,
             lines: lines(compiled),
         })
     }
 
-    /// Explains the flow of a site with this number and these groups.
+    /// Explains a flow. `site` finds a site by its name.
     ///
     /// # Errors
     /// The query is no flow.
-    pub fn explain(&self, query: &Query, site: u32, groups: u64) -> Result<Explanation, ExplainError> {
-        let tuple = tuple(query, site, groups)?;
+    pub fn explain(
+        &self,
+        query: &Query,
+        site: impl Fn(&str) -> Option<Subject>,
+    ) -> Result<Explanation, ExplainError> {
+        let find = |name: &String| site(name).ok_or_else(|| ExplainError::NoSite(name.clone()));
+        let opener = find(&query.site)?;
+        let called = query.to_site.as_ref().map(find).transpose()?;
+        let direction = self.direction(query)?;
+        let tuple = tuple(query, opener, called.unwrap_or_default(), direction)?;
         let judgement = self.generation.judge(&tuple);
         let by_tables = judgement.map_or(RULE_DEFAULT, |judgement| judgement.rule);
         let mut earlier = Vec::new();
@@ -156,9 +189,27 @@ impl<'a> Explainer<'a> {
         };
         Ok(Explanation {
             verdict: verdict.to_owned(),
+            direction,
             rule: found.map(|number| self.name(number)),
             earlier,
         })
+    }
+
+    /// The direction that the query says, or else its addresses do.
+    fn direction(&self, query: &Query) -> Result<Direction, ExplainError> {
+        let by_addresses = match &query.to_site {
+            Some(_) => Direction::SiteToSite,
+            None if self.directions.is_center(query.from) && !self.directions.is_center(query.to) => {
+                Direction::CenterToSite
+            }
+            None => self.directions.from_site(query.to),
+        };
+        let direction = query.direction.unwrap_or(by_addresses);
+        match (direction, &query.to_site) {
+            (Direction::SiteToSite, None) => Err(ExplainError::NoSiteCalled),
+            (Direction::SiteToSite, Some(_)) | (_, None) => Ok(direction),
+            (_, Some(_)) => Err(ExplainError::SiteCalled(direction)),
+        }
     }
 
     fn name(&self, number: usize) -> RuleName {
@@ -188,11 +239,23 @@ impl<'a> Explainer<'a> {
         }
         let first = conditions.first()?;
         if first.directions >> tuple.direction & 1 == 0 {
-            return Some("it is about another direction".to_owned());
+            let own = match model.direction.is_any() {
+                true => Direction::default().to_string(),
+                false => list(&model.direction.0),
+            };
+            return Some(format!("it is about {own}"));
         }
         if !(first.everyone || first.sites.contains(&tuple.site) || first.groups & tuple.groups != 0) {
             let who = words(&model.sites.0, &model.groups.0);
             return Some(format!("site \"{}\" is not among {who}", query.site));
+        }
+        if !(first.to_everyone
+            || first.to_sites.contains(&tuple.to_site)
+            || first.to_groups & tuple.to_groups != 0)
+        {
+            let who = words(&model.to_sites.0, &model.to_groups.0);
+            let called = query.to_site.as_deref().unwrap_or_default();
+            return Some(format!("site \"{called}\", which is called, is not among {who}"));
         }
         if !within(&first.source, tuple.source) {
             return Some(format!(
@@ -270,7 +333,12 @@ fn lines(compiled: &Compiled) -> Vec<usize> {
     lines
 }
 
-fn tuple(query: &Query, site: u32, groups: u64) -> Result<Tuple, ExplainError> {
+fn tuple(
+    query: &Query,
+    (site, groups): Subject,
+    (to_site, to_groups): Subject,
+    direction: Direction,
+) -> Result<Tuple, ExplainError> {
     let has_ports = query.protocol.has_ports();
     let port = match (has_ports, query.port) {
         (true, Some(port)) => port,
@@ -291,7 +359,9 @@ fn tuple(query: &Query, site: u32, groups: u64) -> Result<Tuple, ExplainError> {
         },
         destination_port: port,
         protocol: query.protocol.0,
-        direction: direction::SITE_TO_CENTER,
+        direction: direction.number(),
+        to_site,
+        to_groups,
     })
 }
 

@@ -1,9 +1,13 @@
 //! What the controller knows and decides, without I/O: rule compiler, sites and their addresses, installed SAs.
 pub mod analysis;
+pub mod blocks;
 pub mod classifier;
+pub mod coverage;
+pub mod directions;
 pub mod explain;
 pub mod generations;
 pub mod journal;
+pub mod nat_log;
 pub mod policy;
 pub mod pools;
 

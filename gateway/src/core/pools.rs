@@ -1,22 +1,62 @@
-//! Numbers and translated addresses of sites: assigned once, kept for good.
+//! Numbers, translated addresses and port blocks of sites: assigned once, kept for good.
 //!
-//! The center's firewalls know a site by its translated address. So a name keeps its site number and address across
-//! restarts and changes of the configuration, as long as the configuration still allows the address.
-use std::collections::{BTreeMap, HashMap, HashSet};
+//! The center's firewalls know a site by its translated address. So a name keeps its site number and its address or first
+//! port block across restarts and changes of the configuration, as long as the configuration still allows it.
+mod free;
+#[cfg(test)]
+mod model;
+
+use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::limit::SITES_MAX;
 use serde::{Deserialize, Serialize};
 
-use crate::config::{AddressRange, NatPool};
+use crate::config::{BlockPlan, NatPool, PlanKind, PoolMode, PortBlock};
+use free::Taken;
 
 /// What a name holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "StoredAssignment", into = "StoredAssignment")]
 pub struct Assignment {
     /// Site number, from 1.
     pub site: u32,
-    /// The address that the site is translated to.
-    pub nat_address: Ipv4Addr,
+    /// The address that the site is translated to, or its port blocks: those of one address together, the first one for
+    /// good.
+    pub blocks: Vec<PortBlock>,
+}
+
+/// As it is stored: an address as a whole is `nat_address`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredAssignment {
+    site: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    nat_address: Option<Ipv4Addr>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    blocks: Vec<PortBlock>,
+}
+
+impl From<StoredAssignment> for Assignment {
+    fn from(stored: StoredAssignment) -> Self {
+        let whole = stored.nat_address.map(PortBlock::whole);
+        Self {
+            site: stored.site,
+            blocks: whole.into_iter().chain(stored.blocks).collect(),
+        }
+    }
+}
+
+impl From<Assignment> for StoredAssignment {
+    fn from(assignment: Assignment) -> Self {
+        let (whole, blocks): (Vec<PortBlock>, Vec<PortBlock>) =
+            assignment.blocks.iter().partition(|block| block.is_whole());
+        Self {
+            site: assignment.site,
+            nat_address: whole.first().map(|block| block.address),
+            blocks,
+        }
+    }
 }
 
 /// An assignment that is not made yet.
@@ -29,6 +69,19 @@ pub struct Proposal {
     pub assignment: Assignment,
     /// Who loses it: a name that nobody claims any more, or that held what the configuration fixes for another.
     pub evicts: Option<String>,
+}
+
+/// What a proposal changes for one block.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Whether the block is given to the site, or taken from it.
+    pub given: bool,
+    /// Number of the site.
+    pub site: u32,
+    /// Its name.
+    pub name: String,
+    /// The block.
+    pub block: PortBlock,
 }
 
 /// Every assignment ever made and still kept.
@@ -45,17 +98,6 @@ pub struct Assignments {
 #[serde(deny_unknown_fields)]
 struct Stored {
     names: BTreeMap<String, Assignment>,
-}
-
-/// What of numbers and addresses is not free, so that nothing need be searched for among thousands of sites.
-#[derive(Clone, Debug, Default)]
-struct Taken {
-    addresses: HashMap<Ipv4Addr, String>,
-    sites: HashSet<u32>,
-    /// No number below is free.
-    sites_from: u32,
-    /// By the pool's name: its addresses, of which the first so many are not free.
-    pools_from: HashMap<String, (Vec<AddressRange>, u64)>,
 }
 
 impl From<Stored> for Assignments {
@@ -81,7 +123,7 @@ impl Eq for Assignments {}
 pub enum Wanted<'a> {
     /// This one.
     Fixed(Ipv4Addr),
-    /// Any of this pool.
+    /// What this pool has.
     Pool(&'a NatPool),
 }
 
@@ -98,9 +140,55 @@ pub enum AssignError {
         /// Its addresses.
         size: u64,
     },
+    /// All port blocks are taken.
+    #[error(
+        "NAT pool \"{pool}\" is exhausted: all {blocks} blocks of {size} ports belong to other sites; add addresses to the pool"
+    )]
+    BlocksExhausted {
+        /// Its name.
+        pool: String,
+        /// Its blocks.
+        blocks: u64,
+        /// Ports of a block.
+        size: u32,
+    },
+    /// The deterministic plan ends before the site's number.
+    #[error(
+        "site number {site} is beyond the plan of NAT pool \"{pool}\", which has {blocks} blocks; add addresses at its end"
+    )]
+    BeyondPlan {
+        /// The pool.
+        pool: String,
+        /// Its blocks.
+        blocks: u64,
+        /// The number.
+        site: u32,
+    },
+    /// A site has as many blocks as it may.
+    #[error("site \"{name}\" has its {max} blocks of NAT pool \"{pool}\"; raise blocks_max or block_size")]
+    BlocksMax {
+        /// The site.
+        name: String,
+        /// Its pool.
+        pool: String,
+        /// How many blocks it may have.
+        max: usize,
+    },
     /// All site numbers are taken.
     #[error("all {} site numbers are taken", SITES_MAX - 1)]
     SitesExhausted,
+}
+
+/// Why stored assignments cannot all be true.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("\"{one}\" and \"{other}\" both hold {what}; give it to one of them, and remove the other")]
+pub struct Conflict {
+    /// A name.
+    pub one: String,
+    /// Another one.
+    pub other: String,
+    /// What both hold.
+    pub what: String,
 }
 
 /// What stands around an assignment: addresses that only their own sites may have, and names nobody claims.
@@ -111,24 +199,101 @@ pub struct Surroundings<'a> {
     pub is_orphan: &'a dyn Fn(&str) -> bool,
 }
 
+/// Whether a site of that number may keep a block.
+#[must_use]
+pub fn may_keep(wanted: Wanted<'_>, site: u32, block: &PortBlock, fixed: &HashSet<Ipv4Addr>) -> bool {
+    match wanted {
+        Wanted::Fixed(address) => *block == PortBlock::whole(address),
+        Wanted::Pool(pool) => {
+            pool.contains(block.address)
+                && !fixed.contains(&block.address)
+                && match pool.mode {
+                    PoolMode::Address => block.is_whole(),
+                    PoolMode::Block(plan) => match plan.kind {
+                        PlanKind::Deterministic => pool.planned(&plan, site) == Some(*block),
+                        PlanKind::Dynamic => plan.number(block).is_some(),
+                    },
+                }
+        }
+    }
+}
+
+/// Blocks that a site may have at most.
+const fn blocks_max(wanted: Wanted<'_>) -> usize {
+    match wanted {
+        Wanted::Fixed(_) => 1,
+        Wanted::Pool(pool) => match pool.mode {
+            PoolMode::Address => 1,
+            PoolMode::Block(plan) => plan.blocks_max,
+        },
+    }
+}
+
 impl Assignments {
     /// The assignment of a name.
     #[must_use]
-    pub fn get(&self, name: &str) -> Option<Assignment> {
-        self.names.get(name).copied()
+    pub fn get(&self, name: &str) -> Option<&Assignment> {
+        self.names.get(name)
     }
 
     /// All, by name.
-    pub fn iter(&self) -> impl Iterator<Item = (&str, Assignment)> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Assignment)> {
         self.names
             .iter()
-            .map(|(name, assignment)| (name.as_str(), *assignment))
+            .map(|(name, assignment)| (name.as_str(), assignment))
+    }
+
+    /// Whether no block and no number has two holders.
+    ///
+    /// # Errors
+    /// Who holds what.
+    pub fn check(&self) -> Result<(), Conflict> {
+        let mut numbers = BTreeMap::new();
+        let mut blocks: Vec<(PortBlock, &str)> = Vec::new();
+        for (name, assignment) in self.iter() {
+            if let Some(other) = numbers.insert(assignment.site, name) {
+                return Err(Conflict {
+                    one: other.to_owned(),
+                    other: name.to_owned(),
+                    what: format!("site number {}", assignment.site),
+                });
+            }
+            blocks.extend(assignment.blocks.iter().map(|block| (*block, name)));
+        }
+        blocks.sort_unstable();
+        let twice = blocks.windows(2).find_map(|pair| {
+            Some((pair.first()?, pair.get(1)?)).filter(|(one, other)| one.0.overlaps(&other.0))
+        });
+        twice.map_or(Ok(()), |(one, other)| {
+            Err(Conflict {
+                one: one.1.to_owned(),
+                other: other.1.to_owned(),
+                what: other.0.to_string(),
+            })
+        })
+    }
+
+    /// Takes away every block for which `keeps` says no; names keep their numbers.
+    pub fn prune(&mut self, keeps: impl Fn(&str, u32, &PortBlock) -> bool) {
+        let lost: Vec<_> = self
+            .names
+            .iter()
+            .filter_map(|(name, held)| {
+                let mut left = held.clone();
+                left.blocks.retain(|block| keeps(name, held.site, block));
+                (left != *held).then(|| (name.clone(), left))
+            })
+            .collect();
+        for (name, left) in lost {
+            self.remove(&name);
+            self.insert(name, left);
+        }
     }
 
     /// Gives a name what it had, or what it may have. Changes nothing on an error.
     ///
     /// # Errors
-    /// If neither a free address nor one of an orphan is left.
+    /// If neither a free address or block nor one of an orphan is left.
     pub fn assign(
         &mut self,
         name: &str,
@@ -136,7 +301,7 @@ impl Assignments {
         around: &Surroundings<'_>,
     ) -> Result<Assignment, AssignError> {
         let proposal = self.propose(name, wanted, around)?;
-        let assignment = proposal.assignment;
+        let assignment = proposal.assignment.clone();
         self.accept(proposal);
         Ok(assignment)
     }
@@ -144,50 +309,156 @@ impl Assignments {
     /// What [`Self::assign`] would do; nothing is changed before [`Self::accept`].
     ///
     /// # Errors
-    /// If neither a free address nor one of an orphan is left.
+    /// If neither a free address or block nor one of an orphan is left.
     pub fn propose(
         &mut self,
         name: &str,
         wanted: Wanted<'_>,
         around: &Surroundings<'_>,
     ) -> Result<Proposal, AssignError> {
-        let held = self.get(name);
-        let keeps = |address: Ipv4Addr| match wanted {
-            Wanted::Fixed(fixed) => address == fixed,
-            Wanted::Pool(pool) => pool.contains(address) && !around.fixed.contains(&address),
-        };
-        let proposal = |assignment, evicts| Proposal {
+        let held = self.get(name).cloned();
+        let proposal = |site, blocks, evicts| Proposal {
             name: name.to_owned(),
-            assignment,
+            assignment: Assignment { site, blocks },
             evicts,
         };
-        if let Some(held) = held.filter(|held| keeps(held.nat_address)) {
-            return Ok(proposal(held, None));
-        }
-        let mut evicts = None;
-        let nat_address = match wanted {
-            Wanted::Fixed(address) => {
-                evicts = self.holder(address);
-                address
+        if let Some(held) = &held {
+            let mut kept = held.blocks.clone();
+            kept.retain(|block| may_keep(wanted, held.site, block, around.fixed));
+            kept.truncate(blocks_max(wanted));
+            if !kept.is_empty() {
+                return Ok(proposal(held.site, kept, None));
             }
-            Wanted::Pool(pool) => match self.free_address(pool, around.fixed) {
-                Some(address) => address,
-                None => {
-                    let orphan = self.orphan(pool, around);
-                    let (orphan, address) = orphan.ok_or_else(|| AssignError::PoolExhausted {
-                        pool: pool.name.clone(),
-                        size: pool.size(),
-                    })?;
-                    evicts = Some(orphan);
-                    address
-                }
-            },
-        };
+        }
         let site = match held {
             Some(held) => held.site,
-            None => self.free_site().ok_or(AssignError::SitesExhausted)?,
+            None => self.taken.free_site().ok_or(AssignError::SitesExhausted)?,
         };
-        Ok(proposal(Assignment { site, nat_address }, evicts))
+        let (block, evicts) = match wanted {
+            Wanted::Fixed(address) => {
+                let whole = PortBlock::whole(address);
+                (whole, self.taken.holder(&whole))
+            }
+            Wanted::Pool(pool) => self.first_block(pool, site, around)?,
+        };
+        Ok(proposal(
+            site,
+            vec![block],
+            evicts.filter(|evicted| evicted != name),
+        ))
+    }
+
+    /// A block for a site that has none, and who loses it.
+    fn first_block(
+        &mut self,
+        pool: &NatPool,
+        site: u32,
+        around: &Surroundings<'_>,
+    ) -> Result<(PortBlock, Option<String>), AssignError> {
+        let (free, exhausted) = match pool.mode {
+            PoolMode::Address => {
+                let address = self.taken.free_address(pool, around.fixed);
+                let exhausted = AssignError::PoolExhausted {
+                    pool: pool.name.clone(),
+                    size: pool.size(),
+                };
+                (address.map(PortBlock::whole), exhausted)
+            }
+            PoolMode::Block(plan) => match plan.kind {
+                PlanKind::Deterministic => {
+                    let planned = pool.planned(&plan, site).ok_or_else(|| AssignError::BeyondPlan {
+                        pool: pool.name.clone(),
+                        blocks: pool.room(),
+                        site,
+                    })?;
+                    return Ok((planned, self.taken.holder(&planned)));
+                }
+                PlanKind::Dynamic => (self.taken.free_block(pool, &plan, &[]), exhausted(pool, &plan)),
+            },
+        };
+        match free {
+            Some(block) => Ok((block, None)),
+            None => self
+                .orphan(pool, around)
+                .map(|(name, block)| (block, Some(name)))
+                .ok_or(exhausted),
+        }
+    }
+
+    /// One more block of a dynamic plan for a name that has one; of an address that it has already, if one of them has room.
+    ///
+    /// # Errors
+    /// If it has as many as it may, or none is free.
+    pub fn propose_more(&mut self, name: &str, pool: &NatPool) -> Result<Proposal, AssignError> {
+        let full = |max| AssignError::BlocksMax {
+            name: name.to_owned(),
+            pool: pool.name.clone(),
+            max,
+        };
+        let PoolMode::Block(plan) = pool.mode else {
+            return Err(full(1));
+        };
+        let held = self.get(name).cloned().ok_or_else(|| full(0))?;
+        if held.blocks.len() >= plan.blocks_max || plan.kind == PlanKind::Deterministic {
+            return Err(full(plan.blocks_max));
+        }
+        let block = self
+            .taken
+            .free_block(pool, &plan, &held.blocks)
+            .ok_or_else(|| exhausted(pool, &plan))?;
+        let mut blocks = held.blocks;
+        let behind = blocks.iter().rposition(|other| other.address == block.address);
+        blocks.insert(behind.map_or(blocks.len(), |at| at + 1), block);
+        Ok(Proposal {
+            name: name.to_owned(),
+            assignment: Assignment {
+                site: held.site,
+                blocks,
+            },
+            evicts: None,
+        })
+    }
+
+    /// The name without one of its blocks; `None` if it has not got it, or if it is the first one, which stays.
+    #[must_use]
+    pub fn propose_less(&self, name: &str, block: &PortBlock) -> Option<Proposal> {
+        let mut assignment = self.get(name)?.clone();
+        let at = assignment.blocks.iter().position(|held| held == block)?;
+        if at == 0 {
+            return None;
+        }
+        assignment.blocks.remove(at);
+        Some(Proposal {
+            name: name.to_owned(),
+            assignment,
+            evicts: None,
+        })
+    }
+
+    /// What [`Self::accept`] would change, what is taken away first.
+    #[must_use]
+    pub fn changes(&self, proposal: &Proposal) -> Vec<Change> {
+        let of = |given, name: &str, site, block: &PortBlock| Change {
+            given,
+            site,
+            name: name.to_owned(),
+            block: *block,
+        };
+        let Proposal {
+            name,
+            assignment: new,
+            evicts,
+        } = proposal;
+        let mut changes = Vec::new();
+        if let Some((name, lost)) = evicts.as_ref().and_then(|name| Some((name, self.get(name)?))) {
+            changes.extend(lost.blocks.iter().map(|block| of(false, name, lost.site, block)));
+        }
+        let old: &[PortBlock] = self.get(name).map_or(&[], |held| &held.blocks);
+        let gone = old.iter().filter(|block| !new.blocks.contains(block));
+        changes.extend(gone.map(|block| of(false, name, new.site, block)));
+        let come = new.blocks.iter().filter(|block| !old.contains(block));
+        changes.extend(come.map(|block| of(true, name, new.site, block)));
+        changes
     }
 
     /// Makes a proposal true.
@@ -199,59 +470,50 @@ impl Assignments {
         self.insert(proposal.name, proposal.assignment);
     }
 
+    /// Who holds a port of an address.
+    #[must_use]
+    pub fn holder(&self, address: Ipv4Addr, port: u16) -> Option<(&str, &Assignment)> {
+        let one = PortBlock {
+            address,
+            first_port: port,
+            last_port: port,
+        };
+        let (name, held) = self.names.get_key_value(&self.taken.holder(&one)?)?;
+        Some((name, held))
+    }
+
+    /// Blocks of a pool's addresses that are held.
+    #[must_use]
+    pub fn held(&self, pool: &NatPool) -> usize {
+        let blocks = self.names.values().flat_map(|held| &held.blocks);
+        blocks.filter(|block| pool.contains(block.address)).count()
+    }
+
     fn insert(&mut self, name: String, assignment: Assignment) {
-        self.taken.addresses.insert(assignment.nat_address, name.clone());
-        self.taken.sites.insert(assignment.site);
+        self.taken.add(&name, &assignment);
         self.names.insert(name, assignment);
     }
 
     fn remove(&mut self, name: &str) {
-        let Some(gone) = self.names.remove(name) else {
-            return;
-        };
-        self.taken.addresses.remove(&gone.nat_address);
-        self.taken.sites.remove(&gone.site);
-        self.taken.sites_from = self.taken.sites_from.min(gone.site);
-        self.taken
-            .pools_from
-            .retain(|_, (ranges, _)| !ranges.iter().any(|range| range.contains(gone.nat_address)));
+        if let Some(gone) = self.names.remove(name) {
+            self.taken.remove(name, &gone);
+        }
     }
 
-    fn holder(&self, address: Ipv4Addr) -> Option<String> {
-        self.taken.addresses.get(&address).cloned()
+    fn orphan(&self, pool: &NatPool, around: &Surroundings<'_>) -> Option<(String, PortBlock)> {
+        self.names.iter().find_map(|(name, held)| {
+            let usable = |block: &&PortBlock| may_keep(Wanted::Pool(pool), held.site, block, around.fixed);
+            let block = held.blocks.iter().find(usable)?;
+            (around.is_orphan)(name).then(|| (name.clone(), *block))
+        })
     }
+}
 
-    fn free_address(&mut self, pool: &NatPool, fixed: &HashSet<Ipv4Addr>) -> Option<Ipv4Addr> {
-        let from = self
-            .taken
-            .pools_from
-            .get(&pool.name)
-            .filter(|(ranges, _)| *ranges == pool.addresses)
-            .map_or(0, |(_, from)| *from);
-        let found = pool
-            .addresses_from(from)
-            .zip(from..)
-            .find(|(address, _)| !self.taken.addresses.contains_key(address) && !fixed.contains(address));
-        let next = found.map_or_else(|| pool.size(), |(_, place)| place);
-        let ranges = pool.addresses.clone();
-        self.taken.pools_from.insert(pool.name.clone(), (ranges, next));
-        found.map(|(address, _)| address)
-    }
-
-    fn orphan(&self, pool: &NatPool, around: &Surroundings<'_>) -> Option<(String, Ipv4Addr)> {
-        let usable = |address| pool.contains(address) && !around.fixed.contains(&address);
-        let found = self
-            .names
-            .iter()
-            .find(|(name, held)| usable(held.nat_address) && (around.is_orphan)(name));
-        found.map(|(name, held)| (name.clone(), held.nat_address))
-    }
-
-    fn free_site(&mut self) -> Option<u32> {
-        let from = self.taken.sites_from.max(1);
-        let found = (from..SITES_MAX).find(|site| !self.taken.sites.contains(site));
-        self.taken.sites_from = found.unwrap_or(SITES_MAX);
-        found
+fn exhausted(pool: &NatPool, plan: &BlockPlan) -> AssignError {
+    AssignError::BlocksExhausted {
+        pool: pool.name.clone(),
+        blocks: pool.room(),
+        size: plan.size,
     }
 }
 
@@ -263,6 +525,7 @@ mod tests {
         NatPool {
             name: "sites".into(),
             addresses: vec![addresses.parse().expect("range")],
+            mode: PoolMode::Address,
         }
     }
 
@@ -291,8 +554,9 @@ mod tests {
         let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/30"));
         let first = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
         let second = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("free");
-        assert_eq!((first.site, first.nat_address), (1, Ipv4Addr::new(10, 0, 0, 1)));
-        assert_ne!(first.nat_address, second.nat_address);
+        let whole = PortBlock::whole(Ipv4Addr::new(10, 0, 0, 1));
+        assert_eq!((first.site, first.blocks.as_slice()), (1, [whole].as_slice()));
+        assert_ne!(first.blocks, second.blocks);
         assert_eq!(assign(&mut all, "a", Wanted::Pool(&pool), &[]), Ok(first));
     }
 
@@ -306,7 +570,7 @@ mod tests {
             after,
             Assignment {
                 site: before.site,
-                nat_address: Ipv4Addr::new(10, 9, 0, 1)
+                blocks: vec![PortBlock::whole(Ipv4Addr::new(10, 9, 0, 1))],
             }
         );
     }
@@ -332,9 +596,9 @@ mod tests {
         let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/31"));
         let gone = assign(&mut all, "gone-1", Wanted::Pool(&pool), &[]).expect("free");
         let first = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        assert_ne!(first.nat_address, gone.nat_address);
+        assert_ne!(first.blocks, gone.blocks);
         let second = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("orphan's");
-        assert_eq!(second.nat_address, gone.nat_address);
+        assert_eq!(second.blocks, gone.blocks);
         assert_eq!(all.get("gone-1"), None);
     }
 
@@ -342,9 +606,52 @@ mod tests {
     fn a_fixed_address_is_taken_from_whoever_holds_it() {
         let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/31"));
         let held = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        let fixed = held.nat_address.to_string();
-        assign(&mut all, "h", Wanted::Fixed(held.nat_address), &[&fixed]).expect("fixed");
+        let address = held.blocks[0].address;
+        let fixed = address.to_string();
+        assign(&mut all, "h", Wanted::Fixed(address), &[&fixed]).expect("fixed");
         let moved = assign(&mut all, "a", Wanted::Pool(&pool), &[&fixed]).expect("other");
-        assert_ne!(moved.nat_address, held.nat_address);
+        assert_ne!(moved.blocks, held.blocks);
+    }
+
+    /// What releases before port blocks wrote is read, and an address as a whole is still written so.
+    #[test]
+    fn what_was_stored_before_is_understood() {
+        let stored = r#"{"names":{"a":{"site":1,"nat_address":"10.0.0.1"}}}"#;
+        let all: Assignments = serde_json::from_str(stored).expect("JSON");
+        let held = all.get("a").expect("held");
+        assert_eq!(held.blocks, [PortBlock::whole(Ipv4Addr::new(10, 0, 0, 1))]);
+        assert_eq!(serde_json::to_string(&all).expect("JSON"), stored);
+        let mut more = all.clone();
+        let block = PortBlock {
+            address: Ipv4Addr::new(10, 0, 0, 2),
+            first_port: 2048,
+            last_port: 4095,
+        };
+        more.accept(Proposal {
+            name: "b".into(),
+            assignment: Assignment {
+                site: 2,
+                blocks: vec![block],
+            },
+            evicts: None,
+        });
+        let text = serde_json::to_string(&more).expect("JSON");
+        assert_eq!(serde_json::from_str::<Assignments>(&text).expect("JSON"), more);
+    }
+
+    #[test]
+    fn what_two_names_hold_is_a_conflict() {
+        let stored = |one: &str, other: &str| {
+            let text = format!(r#"{{"names":{{"a":{one},"b":{other}}}}}"#);
+            serde_json::from_str::<Assignments>(&text).expect("JSON").check()
+        };
+        let block = r#""blocks":[{"address":"10.0.0.1","first_port":2048,"last_port":4095}]"#;
+        let whole = r#"{"site":1,"nat_address":"10.0.0.1"}"#;
+        let error = stored(whole, &format!("{{\"site\":2,{block}}}")).expect_err("overlap");
+        assert_eq!((error.one.as_str(), error.other.as_str()), ("a", "b"));
+        assert_eq!(error.what, "10.0.0.1:2048-4095");
+        let error = stored(whole, r#"{"site":1,"nat_address":"10.0.0.2"}"#).expect_err("number");
+        assert_eq!(error.what, "site number 1");
+        assert_eq!(stored(whole, r#"{"site":2,"nat_address":"10.0.0.2"}"#), Ok(()));
     }
 }

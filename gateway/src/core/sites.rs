@@ -8,8 +8,8 @@ use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
-use super::pools::{AssignError, Assignment, Assignments, Proposal, Surroundings, Wanted};
-use crate::config::{Config, NatSource, Prefix};
+use super::pools::{AssignError, Assignment, Assignments, Change, Proposal, Surroundings, Wanted, may_keep};
+use crate::config::{Config, NatPool, NatSource, PlanKind, PoolMode, PortBlock, Prefix};
 
 /// A site with its number and translated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,12 @@ pub struct SiteEntry {
     pub name: String,
     /// Bitmap over [`Config::groups`].
     pub groups: u64,
-    /// The address that the site is translated to.
+    /// The address that the site is translated to, or the first of them.
     pub nat_address: Ipv4Addr,
+    /// The same as a block, or its port blocks: those of one address together, the first one for good.
+    pub blocks: Vec<PortBlock>,
+    /// Blocks that it may have at most, if it gets more of them as it needs them; otherwise zero.
+    pub blocks_max: usize,
     /// Networks that it may have behind its router.
     pub networks: Vec<Prefix>,
     /// Perfect forward secrecy, where it is not as for other sites.
@@ -96,9 +100,118 @@ impl Sites {
             by_name: HashMap::new(),
             admitted: HashMap::new(),
         };
+        sites.prune();
         sites.admit_configured()?;
         sites.admit_earlier();
         Ok(sites)
+    }
+
+    /// Takes away what the configuration no longer allows, before anybody is given anything: what one site must give back
+    /// may be what another one is to get.
+    fn prune(&mut self) {
+        let (config, fixed) = (Arc::clone(&self.config), Arc::clone(&self.fixed));
+        let (named, mut assignments) = (Arc::clone(&self.named), std::mem::take(&mut self.assignments));
+        let source = |name: &str| match named.get(name) {
+            Some(place) => config.sites.get(*place).map(|site| site.nat.clone()),
+            None => {
+                let identity = name.parse().ok()?;
+                let admits = |any: &&crate::config::AnySite| any.pattern.admits(&identity);
+                let any = config.any_sites.iter().find(admits)?;
+                Some(NatSource::Pool(any.nat_pool.clone()))
+            }
+        };
+        assignments.prune(|name, site, block| match source(name) {
+            Some(NatSource::Fixed(address)) => may_keep(Wanted::Fixed(address), site, block, &fixed),
+            Some(NatSource::Pool(pool)) => config
+                .pool(&pool)
+                .is_some_and(|pool| may_keep(Wanted::Pool(pool), site, block, &fixed)),
+            // Nobody's any more: it is in nobody's way where it fits the plan of its pool, or where there is none.
+            None => match config.nat_pools.iter().find(|pool| pool.contains(block.address)) {
+                Some(pool) => may_keep(Wanted::Pool(pool), site, block, &fixed),
+                None => block.is_whole() && !fixed.contains(&block.address),
+            },
+        });
+        self.assignments = assignments;
+    }
+
+    fn blocks_max(&self, nat: &NatSource) -> usize {
+        let NatSource::Pool(pool) = nat else { return 0 };
+        match self.config.pool(pool).map(|pool| pool.mode) {
+            Some(PoolMode::Block(plan)) if plan.kind == PlanKind::Dynamic => plan.blocks_max,
+            Some(PoolMode::Address | PoolMode::Block(_)) | None => 0,
+        }
+    }
+
+    /// Gives a site another port block; `keep` is called before anybody may use it.
+    ///
+    /// # Errors
+    /// If it has as many as it may, none is free, or `keep` says no; nothing has changed then.
+    pub fn grow(
+        &mut self,
+        site: u32,
+        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
+    ) -> Result<PortBlock, Refusal> {
+        let unknown = || Refusal::Unknown(format!("site {site}"));
+        let entry = self.known.get(&site).ok_or_else(unknown)?;
+        let pool = self.pool_of(entry).cloned().ok_or_else(unknown)?;
+        let proposal = self.assignments.propose_more(&entry.name, &pool)?;
+        let before = entry.blocks.clone();
+        self.change(site, proposal, keep)?;
+        let blocks = self.known.get(&site).map(|entry| entry.blocks.as_slice());
+        let new = blocks
+            .unwrap_or_default()
+            .iter()
+            .find(|block| !before.contains(block));
+        new.copied().ok_or_else(unknown)
+    }
+
+    /// Takes one of its port blocks from a site; the first one stays. `keep` is called before anybody else may get it.
+    ///
+    /// # Errors
+    /// If it has not got it, or `keep` says no; nothing has changed then.
+    pub fn shrink(
+        &mut self,
+        site: u32,
+        block: &PortBlock,
+        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
+    ) -> Result<(), Refusal> {
+        let unknown = || Refusal::Unknown(format!("site {site}"));
+        let entry = self.known.get(&site).ok_or_else(unknown)?;
+        let proposal = self.assignments.propose_less(&entry.name, block);
+        self.change(site, proposal.ok_or_else(unknown)?, keep)
+    }
+
+    fn change(
+        &mut self,
+        site: u32,
+        proposal: Proposal,
+        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
+    ) -> Result<(), Refusal> {
+        keep(&proposal, &self.assignments.changes(&proposal)).map_err(Refusal::NotKept)?;
+        if let Some(entry) = self.known.get_mut(&site) {
+            entry.blocks.clone_from(&proposal.assignment.blocks);
+        }
+        self.assignments.accept(proposal);
+        Ok(())
+    }
+
+    /// The pool that a site's blocks come from.
+    #[must_use]
+    pub fn pool_of(&self, entry: &SiteEntry) -> Option<&NatPool> {
+        let pool = match entry.any_site {
+            Some(place) => &self.config.any_sites.get(place)?.nat_pool,
+            None => match &self.config.sites.get(self.configured(&entry.name)?)?.nat {
+                NatSource::Fixed(_) => return None,
+                NatSource::Pool(pool) => pool,
+            },
+        };
+        self.config.pool(pool)
+    }
+
+    /// All pools.
+    #[must_use]
+    pub fn pools(&self) -> &[NatPool] {
+        &self.config.nat_pools
     }
 
     fn admit_configured(&mut self) -> Result<(), AssignError> {
@@ -114,7 +227,9 @@ impl Sites {
                 site: assignment.site,
                 name: site.name.clone(),
                 groups: site.groups,
-                nat_address: assignment.nat_address,
+                nat_address: first_address(&assignment),
+                blocks: assignment.blocks,
+                blocks_max: self.blocks_max(&site.nat),
                 networks: site.networks.clone(),
                 pfs: site.pfs,
                 any_site: None,
@@ -145,7 +260,7 @@ impl Sites {
     /// # Errors
     /// Why it may not connect; nothing has changed then.
     pub fn admit(&mut self, identity: &Identity) -> Result<SiteEntry, Refusal> {
-        self.admit_and_keep(identity, |_| Ok(()))
+        self.admit_and_keep(identity, |_, _| Ok(()))
     }
 
     /// [`Self::admit`], which calls `keep` before it makes a site known: an address that could not be stored would not
@@ -156,7 +271,7 @@ impl Sites {
     pub fn admit_and_keep(
         &mut self,
         identity: &Identity,
-        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
     ) -> Result<SiteEntry, Refusal> {
         if let Some(known) = self.by_identity(identity) {
             return Ok(known.clone());
@@ -178,7 +293,7 @@ impl Sites {
         &mut self,
         name: String,
         index: usize,
-        keep: impl FnOnce(&Proposal) -> Result<(), String>,
+        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
     ) -> Result<SiteEntry, Refusal> {
         let Some(any) = self.config.any_sites.get(index).cloned() else {
             return Err(Refusal::Unknown(name));
@@ -190,17 +305,20 @@ impl Sites {
                 max: any.max,
             });
         }
-        let proposal = self.propose(&name, &NatSource::Pool(any.nat_pool))?;
-        if self.assignments.get(&name) != Some(proposal.assignment) {
-            keep(&proposal).map_err(Refusal::NotKept)?;
+        let nat = NatSource::Pool(any.nat_pool);
+        let proposal = self.propose(&name, &nat)?;
+        if self.assignments.get(&name) != Some(&proposal.assignment) {
+            keep(&proposal, &self.assignments.changes(&proposal)).map_err(Refusal::NotKept)?;
         }
-        let assignment = proposal.assignment;
+        let assignment = proposal.assignment.clone();
         self.assignments.accept(proposal);
         let entry = SiteEntry {
             site: assignment.site,
             name,
             groups: any.groups,
-            nat_address: assignment.nat_address,
+            nat_address: first_address(&assignment),
+            blocks: assignment.blocks,
+            blocks_max: self.blocks_max(&nat),
             networks: any.networks,
             pfs: any.pfs,
             any_site: Some(index),
@@ -217,7 +335,7 @@ impl Sites {
 
     fn assign(&mut self, name: &str, nat: &NatSource) -> Result<Assignment, AssignError> {
         let proposal = self.propose(name, nat)?;
-        let assignment = proposal.assignment;
+        let assignment = proposal.assignment.clone();
         self.assignments.accept(proposal);
         Ok(assignment)
     }
@@ -317,10 +435,10 @@ impl Sites {
         self.known.get(self.by_name.get(name)?)
     }
 
-    /// Networks of the center, the same for every site.
+    /// Networks of center and Internet that sites may reach at all, the same for every site.
     #[must_use]
-    pub fn center_networks(&self) -> &[Prefix] {
-        &self.config.center.networks
+    pub fn reachable(&self) -> Vec<Prefix> {
+        self.config.reachable()
     }
 
     /// Names of a site's groups.
@@ -350,6 +468,12 @@ impl Directory for Sites {
             .chain(self.config.any_sites.iter().map(|any| any.groups))
             .collect()
     }
+}
+
+/// The first address of an assignment that is made.
+fn first_address(assignment: &Assignment) -> Ipv4Addr {
+    let first = assignment.blocks.first();
+    first.map_or(Ipv4Addr::UNSPECIFIED, |block| block.address)
 }
 
 /// One spelling for each identity: host names are equal without regard to case.
@@ -410,7 +534,9 @@ mod tests {
         let mut sites = Sites::new(&config(), Assignments::default()).expect("pools suffice");
         let before = sites.assignments().clone();
         let refusal = sites
-            .admit_and_keep(&identity("a.clinic.example"), |_| Err("the disk is full".into()))
+            .admit_and_keep(&identity("a.clinic.example"), |_, _| {
+                Err("the disk is full".into())
+            })
             .expect_err("not stored");
         assert_eq!(
             refusal.to_string(),
@@ -422,7 +548,7 @@ mod tests {
         );
         let admitted = sites.admit(&identity("a.clinic.example")).expect("admitted");
         // A site that is known needs no storing.
-        let again = sites.admit_and_keep(&identity("a.clinic.example"), |_| Err("never asked".into()));
+        let again = sites.admit_and_keep(&identity("a.clinic.example"), |_, _| Err("never asked".into()));
         assert_eq!(again, Ok(admitted));
     }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use gateway_common::abi::interface::Settings;
 
+use super::sweep::HoldDown;
 use super::tables::TableSizes;
 
 /// The side an interface is on.
@@ -13,6 +14,8 @@ pub enum Role {
     Wan,
     /// Center side.
     Core,
+    /// Internet side.
+    Internet,
 }
 
 /// One interface of the gateway.
@@ -42,6 +45,8 @@ pub struct DataplaneConfig {
     pub settings: Settings,
     /// Sizes of the flow and mapping tables.
     pub tables: TableSizes,
+    /// How long ports of mappings that ended are kept from others.
+    pub hold_down: HoldDown,
     /// Frames of 4,096 octets in each worker's memory.
     pub frames_per_worker: u32,
 }

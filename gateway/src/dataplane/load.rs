@@ -78,10 +78,7 @@ impl Loaded {
             directory: directory.to_owned(),
             pins: Vec::new(),
         };
-        for name in [program::WAN, program::CORE, program::TRACE]
-            .into_iter()
-            .chain(program::STAGES)
-        {
+        for name in [program::WAN, program::TRACE].into_iter().chain(program::STAGES) {
             let loading = loaded.program(name)?.load();
             loading.map_err(|source| DataplaneError::Program {
                 program: name,

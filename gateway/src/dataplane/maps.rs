@@ -42,6 +42,7 @@ pub(crate) struct Maps {
     pub(crate) sites: HashMap<MapData, u32, Site>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
     routes: LpmTrie<MapData, [u8; 4], u32>,
+    directions: LpmTrie<MapData, [u8; 4], u32>,
     next_hops: Array<MapData, NextHop>,
     hops: Numbered<([u8; 4], u8), NextHop>,
     egress: DevMapHash<MapData>,
@@ -74,6 +75,7 @@ impl Maps {
             sites: take(ebpf, map::SITES)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
             routes: take(ebpf, map::ROUTES)?,
+            directions: take(ebpf, map::DIRECTIONS)?,
             next_hops: take(ebpf, map::NEXT_HOPS)?,
             hops: Numbered::new(limit::NEXT_HOPS_MAX),
             egress: take(ebpf, map::EGRESS)?,
@@ -189,6 +191,28 @@ impl Maps {
         }
         if changed {
             self.tables.hops_changed();
+        }
+        Ok(())
+    }
+
+    /// Makes these the directions of destinations, in place of those before.
+    pub(crate) fn set_directions(&mut self, wanted: &[([u8; 4], u8, u8)]) -> Result<(), DataplaneError> {
+        let fault = DataplaneError::map;
+        let key = |address: [u8; 4], length: u8| Key::new(u32::from(length.min(32)), address);
+        let kept: HashSet<_> = wanted
+            .iter()
+            .map(|(address, length, _)| (*address, u32::from(*length)))
+            .collect();
+        for (address, length, direction) in wanted {
+            let inserted = self
+                .directions
+                .insert(&key(*address, *length), u32::from(*direction), 0);
+            inserted.map_err(fault(map::DIRECTIONS))?;
+        }
+        for old in self.directions.keys().flatten().collect::<Vec<_>>() {
+            if !kept.contains(&(old.data(), old.prefix_len())) {
+                absent_is_fine(self.directions.remove(&old)).map_err(fault(map::DIRECTIONS))?;
+            }
         }
         Ok(())
     }

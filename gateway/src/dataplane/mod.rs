@@ -40,6 +40,7 @@ mod worker;
 mod xsk;
 
 use std::collections::HashSet;
+use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
@@ -47,7 +48,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::map;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::site::Site;
@@ -59,6 +60,7 @@ pub use self::error::DataplaneError;
 pub use self::load::{AttachMode, fill_stages, fill_tracer};
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::stats::WorkerStats;
+pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;
@@ -67,6 +69,7 @@ pub use self::worker::commands::WorkerReport;
 use self::clear_link::ClearLink;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
+use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
@@ -74,8 +77,6 @@ use self::tables::SharedTables;
 use self::trace::{Tracing, monotonic_ns};
 use self::worker::handover::Inbox;
 
-/// Seconds that an unused NAT mapping keeps its port (RFC 4787 REQ-5 names two minutes).
-const MAPPING_HOLD_S: u32 = 120;
 /// Events that one call takes out of the ring.
 const EVENTS_PER_CALL: usize = 1024;
 /// Traced packets that one call takes out of their ring, which holds fewer.
@@ -112,6 +113,7 @@ pub struct Dataplane {
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
     sweep: Mutex<Sweep>,
+    hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
     inboxes: Arc<[Inbox]>,
@@ -195,6 +197,22 @@ impl Dataplane {
         self.maps().reset_rule_hits(base, rules)
     }
 
+    /// Says which way flows to these addresses go (numbers of [`gateway_common::abi::rule::direction`]), in place of what was
+    /// said before; to the Internet those to all others. Until this is called, that is all of them.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_directions(&self, ranges: &[(Ipv4Addr, Ipv4Addr, u8)]) -> Result<(), DataplaneError> {
+        let entries: Vec<_> = ranges
+            .iter()
+            .flat_map(|(first, last, direction)| {
+                let prefixes = prefixes(*first, *last).into_iter();
+                prefixes.map(|(address, length)| (address, length, *direction))
+            })
+            .collect();
+        self.maps().set_directions(&entries)
+    }
+
     /// Makes these the next hops of the core side: prefix, its length, where to.
     ///
     /// # Errors
@@ -226,6 +244,12 @@ impl Dataplane {
     #[must_use]
     pub fn mappings(&self) -> Vec<(InsideKey, Mapping)> {
         self.tables.mappings().live().collect()
+    }
+
+    /// Every outside that is not free, those of retired mappings too.
+    #[must_use]
+    pub fn outsides(&self) -> Vec<OutsideKey> {
+        self.tables.outsides()
     }
 
     /// Drops by reason, of XDP programs and workers together; reasons that never occurred are left out.
@@ -314,7 +338,7 @@ impl Dataplane {
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(sweep.run(&self.tables, &settings, MAPPING_HOLD_S, now_s))
+        Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays

@@ -7,8 +7,18 @@ pub mod program {
     pub const WAN: &str = "wan";
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
-    /// Stages of `clear`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 5] = ["clear_judge", "clear_map", "clear_add", CLEAR, "clear_answer"];
+    /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
+    pub const STAGES: [&str; 9] = [
+        "clear_judge",
+        "clear_map",
+        "clear_add",
+        CLEAR,
+        "clear_answer",
+        "clear_permit",
+        "core_enter",
+        "core_add",
+        CORE,
+    ];
     /// Tells of a packet that is traced, at the end of another program.
     pub const TRACE: &str = "trace";
     /// Core interface.

@@ -76,6 +76,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         sas: Mutex::new(Sas::new(wan_ports(&planned), owners(&planned))),
         tables,
         sweep: Mutex::default(),
+        hold_down: config.hold_down,
         attached: Vec::new(),
         clear_link,
         inboxes: inboxes(workers)?,
@@ -157,6 +158,7 @@ pub(super) fn fill_interface(
     let role = match interface.role {
         Role::Wan => role::WAN,
         Role::Core => role::CORE,
+        Role::Internet => role::INTERNET,
     };
     insert(
         maps,
@@ -282,7 +284,7 @@ fn worker(
         set.map_err(DataplaneError::map(map::XSKS))?;
         let side = match interface.config.role {
             Role::Wan => Side::Wan,
-            Role::Core => Side::Core,
+            Role::Core | Role::Internet => Side::Core,
         };
         receive.push((port, side));
     }
@@ -352,7 +354,7 @@ fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), Datapl
         fill_interface(&mut dataplane.maps(), &attached, place)?;
         let name = match attached.role {
             Role::Wan => program::WAN,
-            Role::Core => program::CORE,
+            Role::Core | Role::Internet => program::CORE,
         };
         attached.mode = dataplane.loaded.attach(name, &attached.name, attached.index)?;
         dataplane.attached.push(attached);

@@ -2,17 +2,22 @@
 //! without a system call and without a lock: no packet waits for it.
 //!
 //! Removal takes two sweeps. The first retires an entry, so that no packet finds it any more; the next one, a second
-//! later at least, frees its place: programs that had found it before have long ended. A mapping's port is not given to
-//! another before the last flow that used it is freed.
+//! later at least, frees its place: programs that had found it before have long ended.
 //!
 //! Until then a program that had found a flow may still end its handshake, or begin it anew. So a flow is counted less when
 //! it is retired, but a half-open connection when its place is freed: its state is the last one then, and no program and
 //! sweep both give the same one back.
+//!
+//! **Hold-down** (RFC 6888 REQ-8). A mapping ends with its last flow. For a time after that nobody else gets its port, so
+//! that what is still under way to the old owner does not reach a new one; the old owner itself finds the mapping and
+//! goes on with it. A sweep writes into a mapping when a flow last used it, and lets go of one that nobody has used for so
+//! long. One that was retired because its site was given another address is held as long, without being found.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use gateway_common::abi::flow::{Flow, FlowKey, read};
 use gateway_common::abi::interface::Settings;
+use gateway_common::abi::nat::{InsideKey, Mapping};
 use gateway_common::path::filter::{is_alive, is_half_open};
 use gateway_common::tables::index::{state, state_of};
 
@@ -20,6 +25,15 @@ use super::tables::{Flows, Mappings, SharedTables};
 
 /// Seconds between two sweeps that an entry is retired at least.
 const RETIRED_S: u32 = 1;
+
+/// How long ports of mappings that ended are kept from others (RFC 6888 REQ-8).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HoldDown {
+    /// Seconds since the last use.
+    pub hold_s: u32,
+    /// Ports of one site that are held at a time, at most; those that have waited longest are let go of early.
+    pub site_ports_max: u32,
+}
 
 /// What a sweep keeps for the next one: places that are neither free nor live, with their words and when they were first
 /// seen so. Places that are being filled are among them; a program does that in microseconds, so that one which is seen
@@ -52,19 +66,18 @@ impl Used {
 }
 
 impl Sweep {
-    /// Sweeps at `now_s`. A mapping stays for `hold_s` after its last flow was made, so that a client that comes back
-    /// keeps its port. Answers how many flows and mappings were retired.
+    /// Sweeps at `now_s`. Answers how many flows and mappings were retired.
     pub fn run(
         &mut self,
         tables: &SharedTables,
         settings: &Settings,
-        hold_s: u32,
+        hold_down: HoldDown,
         now_s: u32,
     ) -> (usize, usize) {
         let mappings = tables.mappings();
         let (mut live, mut retired) = (Used::new(mappings.places()), Used::new(mappings.places()));
         let flows = self.flows(tables, settings, now_s, &mut live, &mut retired);
-        let gone = self.mappings(tables, mappings, (&live, &retired), hold_s, now_s);
+        let gone = self.mappings(tables, mappings, (&live, &retired), hold_down, now_s);
         (flows, gone)
     }
 
@@ -114,38 +127,76 @@ impl Sweep {
         tables: &SharedTables,
         mappings: Mappings<'_>,
         (live, retired): (&Used, &Used),
-        hold_s: u32,
+        hold_down: HoldDown,
         now_s: u32,
     ) -> usize {
         let mut gone = 0;
+        let mut held = Held::default();
         let before = std::mem::take(&mut self.mappings);
         for place in 0..mappings.places() {
             let Some((word, key, mapping)) = mappings.at(place) else {
                 continue;
             };
-            match state_of(word) {
-                state::FREE => continue,
-                state::LIVE => {
-                    let is_held =
-                        now_s.wrapping_sub(mapping.last_used_s).cast_signed() <= hold_s.cast_signed();
-                    if live.contains(place) || is_held || !mappings.retire(place) {
-                        continue;
-                    }
-                    tables.give_mapping(key.site);
-                    gone += 1;
+            let state = state_of(word);
+            if state == state::FREE || (state == state::LIVE && mapping.is_static()) {
+                continue;
+            }
+            let is_used = live.contains(place) || retired.contains(place);
+            let is_kept = matches!(state, state::LIVE | state::RETIRED);
+            if is_used && is_kept && mapping.last_used_s != now_s {
+                mappings.touch(&key, &mapping, now_s);
+            }
+            let is_held = is_used
+                || (is_kept
+                    && now_s.wrapping_sub(mapping.last_used_s).cast_signed()
+                        <= hold_down.hold_s.cast_signed());
+            if is_held && !is_used {
+                held.note(key, mapping);
+            }
+            if state == state::LIVE {
+                if is_held || !mappings.retire(place) {
+                    continue;
                 }
-                _ => {}
+                tables.give_mapping(key.site);
+                gone += 1;
             }
             let word = mappings.at(place).map_or(0, |(word, ..)| word);
-            let is_used = live.contains(place) || retired.contains(place);
-            if is_due(before.get(&place), word, now_s) && !is_used {
+            if is_due(before.get(&place), word, now_s) && !is_held {
                 mappings.free(place);
             } else {
                 self.mappings
                     .insert(place, since(before.get(&place), word, now_s));
             }
         }
+        let long_ago_s = now_s.wrapping_sub(hold_down.hold_s).wrapping_sub(1);
+        for (key, mapping) in held.surplus(hold_down.site_ports_max) {
+            mappings.touch(&key, &mapping, long_ago_s);
+        }
         gone
+    }
+}
+
+/// Mappings that are held, by site.
+#[derive(Default)]
+struct Held(BTreeMap<u32, Vec<(InsideKey, Mapping)>>);
+
+impl Held {
+    fn note(&mut self, key: InsideKey, mapping: Mapping) {
+        self.0.entry(key.site).or_default().push((key, mapping));
+    }
+
+    /// Those that are more than `max` of one site, longest held first. The next sweep lets go of them, unless a flow
+    /// is made meanwhile.
+    fn surplus(self, max: u32) -> impl Iterator<Item = (InsideKey, Mapping)> {
+        self.0.into_values().flat_map(move |mut of_site| {
+            let surplus = of_site.len().saturating_sub(max as usize);
+            of_site.sort_by(|(_, one), (_, other)| {
+                let difference = one.last_used_s.wrapping_sub(other.last_used_s);
+                difference.cast_signed().cmp(&0)
+            });
+            of_site.truncate(surplus);
+            of_site
+        })
     }
 }
 

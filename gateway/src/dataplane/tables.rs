@@ -7,12 +7,12 @@ use std::sync::atomic::AtomicU64;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::flow::{self, Flow, FlowKey, halves, pair};
 use gateway_common::abi::geometry::{GEOMETRY, Geometry};
-use gateway_common::abi::nat::{self, InsideKey, Mapping};
+use gateway_common::abi::nat::{self, InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::{clock, limit, map, usage};
 use gateway_common::path::limits::give;
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::hash::FACTORS;
-use gateway_common::tables::index::WIDTH;
+use gateway_common::tables::index::{WIDTH, state, state_of};
 use gateway_common::tables::mappings::MappingTable;
 use gateway_common::tables::words::Words as _;
 
@@ -42,14 +42,15 @@ impl TableSizes {
     /// # Errors
     /// The system gives no random octets.
     pub fn geometry(self) -> io::Result<Geometry> {
-        let mut factors = [0; FACTORS];
-        for factor in &mut factors {
+        let (mut factors, mut port_key) = ([0; FACTORS], [0; 2]);
+        for word in factors.iter_mut().chain(&mut port_key) {
             let mut octets = [0; 8];
             getrandom::fill(&mut octets).map_err(|error| io::Error::other(error.to_string()))?;
-            *factor = u64::from_ne_bytes(octets);
+            *word = u64::from_ne_bytes(octets);
         }
         Ok(Geometry {
             factors,
+            port_key,
             flow_buckets: limit::buckets(self.flows.min(limit::FLOWS_MAX)),
             mapping_buckets: limit::buckets(self.mappings.min(limit::FLOWS_MAX)),
         })
@@ -142,6 +143,17 @@ impl SharedTables {
     #[must_use]
     pub fn mapping_list(&self) -> BTreeMap<InsideKey, Mapping> {
         self.mappings().live().collect()
+    }
+
+    /// Every outside that is not free, those of retired mappings too.
+    #[must_use]
+    pub fn outsides(&self) -> Vec<OutsideKey> {
+        let mappings = self.mappings();
+        let outside = |place| {
+            let (word, key, mapping) = mappings.at(place)?;
+            (state_of(word) != state::FREE).then(|| mapping.outside(key.protocol))
+        };
+        (0..mappings.places()).filter_map(outside).collect()
     }
 
     /// What a site uses of the tables: flows, half-open connections, mappings.

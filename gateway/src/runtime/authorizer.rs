@@ -1,15 +1,14 @@
 //! Tells IKE which site a peer is.
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use gateway_ike::proposal::with_pfs;
 use gateway_ike::{AuthenticatedPeer, Authorizer, EspProposal, SitePolicy, TrafficSelector};
 
-use crate::config::Prefix;
-use crate::core::pools::Proposal;
+use super::ledger::SharedLedger;
+use crate::config::{PortBlock, Prefix};
+use crate::core::pools::{Change, Proposal};
 use crate::core::sites::{SiteEntry, Sites};
-use crate::store;
 
 /// Sites, shared by the controller and the authorizer inside the IKE endpoint; both run on the controller's task.
 #[derive(Clone)]
@@ -28,7 +27,7 @@ impl SharedSites {
 /// What the authorizer decided and the journal is to know.
 pub(super) enum Admission {
     /// A site was there for the first time.
-    Known { site: u32, nat_address: Ipv4Addr },
+    Known { site: u32, block: PortBlock },
     /// A peer with a valid certificate may not connect.
     Refused { peer: String, reason: String },
 }
@@ -55,8 +54,8 @@ impl Admissions {
 pub(super) struct SiteAuthorizer {
     pub(super) admissions: Admissions,
     pub(super) sites: SharedSites,
-    /// Where first visits are noted.
-    pub(super) store: PathBuf,
+    /// Where what is assigned is noted.
+    pub(super) ledger: SharedLedger,
     /// What sites may use whose table does not say otherwise.
     pub(super) esp_proposals: Vec<EspProposal>,
 }
@@ -73,18 +72,17 @@ impl Authorizer for SiteAuthorizer {
             return None;
         }
         if let Some(known) = sites.by_identity(&peer.identity) {
-            return Some(policy(known, sites.center_networks(), &self.esp_proposals));
+            return Some(policy(known, &sites.reachable(), &self.esp_proposals));
         }
-        let keep = |proposal: &Proposal| {
-            store::append_json(&self.store, proposal).map_err(|error| error.to_string())
-        };
+        let keep = |proposal: &Proposal, changes: &[Change]| self.ledger.keep(proposal, changes);
         match sites.admit_and_keep(&peer.identity, keep) {
             Ok(entry) => {
+                let block = entry.blocks.first().copied();
                 self.admissions.push(Admission::Known {
                     site: entry.site,
-                    nat_address: entry.nat_address,
+                    block: block.unwrap_or(PortBlock::whole(entry.nat_address)),
                 });
-                Some(policy(&entry, sites.center_networks(), &self.esp_proposals))
+                Some(policy(&entry, &sites.reachable(), &self.esp_proposals))
             }
             Err(refusal) => {
                 self.admissions.push(Admission::Refused {

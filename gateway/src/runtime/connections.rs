@@ -129,7 +129,7 @@ fn entry(
             connection.site
         );
     };
-    let mut policy = policy(known, &config.center.networks, &config.ike.esp_proposals);
+    let mut policy = policy(known, &config.reachable(), &config.ike.esp_proposals);
     if let Some(networks) = &connection.networks {
         policy.ts_remote = selectors(networks);
     }

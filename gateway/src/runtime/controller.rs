@@ -3,7 +3,6 @@ use std::future::Future;
 use std::time::Duration;
 
 use gateway_common::abi::event::kind;
-use gateway_common::abi::site::Site;
 use gateway_ike::crypto::random::SystemRandom;
 use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
 use tokio::sync::{broadcast, mpsc};
@@ -14,7 +13,9 @@ use super::clock::Clock;
 use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
-use super::prepare::{Prepared, assignments_path, first_visits_path};
+use super::ledger::SharedLedger;
+use super::nat::Blocks;
+use super::prepare::Prepared;
 use super::reload::Watch;
 use super::rules::RuleState;
 use super::secrets;
@@ -26,8 +27,6 @@ use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
-use crate::core::sites::SiteEntry;
-use crate::store;
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
 const CLOSE_MS: u64 = 2_000;
@@ -50,8 +49,10 @@ pub struct Controller<E: Engine> {
     pub(super) clock: Clock,
     pub(super) connections: Connections,
     sockets: Sockets,
-    /// Sites that the data plane does not know yet.
+    /// Sites that the data plane does not know yet, or not as they are now.
     pub(super) new_sites: Vec<u32>,
+    pub(super) ledger: SharedLedger,
+    pub(super) blocks: Blocks,
     polls: u32,
     lines: events::Lines,
     pub(super) journal: Journal,
@@ -79,15 +80,14 @@ impl<E: Engine> Controller<E> {
             history,
             rules,
         } = prepared;
-        // All in one file from now on; first visits are added to the other until the next start.
-        store::replace_json(&assignments_path(&config), sites.assignments())?;
-        store::remove(&first_visits_path(&config))?;
+        let clock = Clock::start();
+        let ledger = SharedLedger::open(&config, sites.assignments(), clock)?;
         let sites = SharedSites::new(sites);
         let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
             admissions: admissions.clone(),
             sites: sites.clone(),
-            store: first_visits_path(&config),
+            ledger: ledger.clone(),
             esp_proposals: config.ike.esp_proposals.clone(),
         };
         let mut ike = EndpointConfig::new(
@@ -122,7 +122,6 @@ impl<E: Engine> Controller<E> {
         let mut journal = Journal::new(&config.name);
         connections.expect_at(&mut journal);
         let sadb = Sadb::default();
-        let clock = Clock::start();
         let watch = Watch::new(&config);
         let mut controller = Self {
             config,
@@ -136,6 +135,8 @@ impl<E: Engine> Controller<E> {
             connections,
             sockets,
             new_sites: Vec::new(),
+            ledger,
+            blocks: Blocks::default(),
             polls: 0,
             lines: events::Lines::default(),
             journal,
@@ -183,6 +184,7 @@ impl<E: Engine> Controller<E> {
     /// Detaches the data plane: nothing passes any more.
     pub async fn close(&mut self) {
         self.engine.stop().await;
+        log_failure("the log of addresses not ended", self.ledger.stopped());
         tracing::info!("gateway stopped");
     }
 
@@ -229,6 +231,7 @@ impl<E: Engine> Controller<E> {
             self.handle_happening(happening);
         }
         self.tell_traces();
+        self.give_blocks();
         self.polls += 1;
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
@@ -237,6 +240,7 @@ impl<E: Engine> Controller<E> {
             self.next_second_of_journal();
             self.tell_traffic();
             self.next_second_of_files();
+            self.next_second_of_blocks();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
@@ -246,8 +250,10 @@ impl<E: Engine> Controller<E> {
         let now = self.clock.now();
         match happening {
             Happening::Packet(event) => {
-                if event.kind == kind::NO_SA {
-                    self.acquire(&event);
+                match event.kind {
+                    kind::NO_SA => self.acquire(&event),
+                    kind::PORTS_SHORT => return self.blocks.ask(event.site),
+                    _ => {}
                 }
                 let rules = self
                     .rules
@@ -355,18 +361,23 @@ impl<E: Engine> Controller<E> {
 
     /// Tells the data plane of all sites.
     fn set_sites(&mut self) -> anyhow::Result<()> {
-        let all: Vec<_> = self.sites.get().iter().map(for_data_plane).collect();
+        let all: Vec<_> = self
+            .sites
+            .get()
+            .iter()
+            .map(|entry| self.blocks.for_data_plane(entry))
+            .collect();
         self.engine.set_sites(&all)
     }
 
     /// Tells the data plane of the sites that came since; those that it does not take are told again.
-    fn add_sites(&mut self) -> anyhow::Result<()> {
+    pub(super) fn add_sites(&mut self) -> anyhow::Result<()> {
         if self.new_sites.is_empty() {
             return Ok(());
         }
         let sites = self.sites.get();
         let new = self.new_sites.iter().filter_map(|site| sites.get(*site));
-        let new: Vec<_> = new.map(for_data_plane).collect();
+        let new: Vec<_> = new.map(|entry| self.blocks.for_data_plane(entry)).collect();
         self.engine.add_sites(&new)?;
         self.new_sites.clear();
         Ok(())
@@ -396,12 +407,7 @@ impl<E: Engine> Controller<E> {
     }
 }
 
-fn for_data_plane(entry: &SiteEntry) -> (u32, Site) {
-    let site = Site::whole(entry.groups, entry.nat_address.octets());
-    (entry.site, site)
-}
-
-fn log_failure(what: &str, outcome: anyhow::Result<()>) {
+pub(super) fn log_failure(what: &str, outcome: anyhow::Result<()>) {
     if let Err(error) = outcome {
         tracing::error!(error = format!("{error:#}"), "{what}");
     }

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
 
@@ -135,6 +135,12 @@ pub trait Engine {
     /// # Errors
     /// If the table cannot be read.
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
+
+    /// Every outside that is not free for a new mapping, those of mappings that have ended but are held too.
+    ///
+    /// # Errors
+    /// If the table cannot be read.
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>>;
 
     /// Hits of `rules` rules whose counters begin at `base`.
     ///

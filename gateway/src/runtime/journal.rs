@@ -28,9 +28,9 @@ impl<E: Engine> Controller<E> {
     pub(super) fn record_admissions(&mut self) {
         for admission in self.admissions.take() {
             match admission {
-                Admission::Known { site, nat_address } => {
+                Admission::Known { site, block } => {
                     self.new_sites.push(site);
-                    self.record(Notice::SiteKnown { site, nat_address });
+                    self.record(Notice::SiteKnown { site, block });
                 }
                 Admission::Refused { peer, reason } => self.record(Notice::NotAdmitted {
                     peer: &peer,

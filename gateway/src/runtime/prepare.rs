@@ -1,6 +1,6 @@
 //! Everything that can be wrong before a packet flows: certificates, key, state folder, rule set.
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -37,15 +37,20 @@ pub struct FirstRules {
     pub compiled: Compiled,
 }
 
+/// File of site numbers, addresses and port blocks in the state folder.
+const ASSIGNMENTS: &str = "sites.json";
+/// File of what has changed of them since.
+const FIRST_VISITS: &str = "sites.jsonl";
+
 /// File of site numbers and addresses.
 #[must_use]
 pub fn assignments_path(config: &Config) -> PathBuf {
-    config.state_dir.join("sites.json")
+    config.state_dir.join(ASSIGNMENTS)
 }
 
 /// File of the assignments made since [`assignments_path`] was written.
 pub(super) fn first_visits_path(config: &Config) -> PathBuf {
-    config.state_dir.join("sites.jsonl")
+    config.state_dir.join(FIRST_VISITS)
 }
 
 /// The numbers and addresses that sites have had so far.
@@ -53,11 +58,21 @@ pub(super) fn first_visits_path(config: &Config) -> PathBuf {
 /// # Errors
 /// If the state folder cannot be read or is damaged.
 pub fn stored_assignments(config: &Config) -> anyhow::Result<Assignments> {
-    let assignments: Option<Assignments> = store::read_json(&assignments_path(config))?;
+    read_assignments(&config.state_dir)
+}
+
+/// The same, from the state folder.
+///
+/// # Errors
+/// If it cannot be read or is damaged.
+pub fn read_assignments(state_dir: &Path) -> anyhow::Result<Assignments> {
+    let path = state_dir.join(ASSIGNMENTS);
+    let assignments: Option<Assignments> = store::read_json(&path)?;
     let mut assignments = assignments.unwrap_or_default();
-    for first_visit in store::read_json_lines::<Proposal>(&first_visits_path(config))? {
-        assignments.accept(first_visit);
+    for change in store::read_json_lines::<Proposal>(&state_dir.join(FIRST_VISITS))? {
+        assignments.accept(change);
     }
+    assignments.check().with_context(|| path.display().to_string())?;
     Ok(assignments)
 }
 

@@ -48,6 +48,7 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
+            Request::NatPlan => Ok(Reply::view(&self.nat_plan())),
             Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
@@ -184,6 +185,8 @@ impl<E: Engine> Controller<E> {
             outside_port: u16::from_be_bytes(mapping.port),
             age_s: now_s.saturating_sub(mapping.created_s),
         };
+        let blocks = sites.iter().flat_map(|entry| entry.blocks.iter().copied());
+        let used = crate::core::blocks::count(blocks, self.engine.outsides()?);
         let address = |entry: &crate::core::sites::SiteEntry| view::SiteAddress {
             site: entry.name.clone(),
             groups: sites
@@ -192,6 +195,7 @@ impl<E: Engine> Controller<E> {
                 .map(str::to_owned)
                 .collect(),
             nat_address: entry.nat_address,
+            blocks: self.blocks_of(entry, &used),
         };
         let entries = sites
             .iter()

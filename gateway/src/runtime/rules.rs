@@ -16,6 +16,7 @@ use crate::api::message::HowToLoad;
 use crate::api::view;
 use crate::config::Config;
 use crate::core::classifier::Generation;
+use crate::core::directions::Directions;
 use crate::core::explain::{Explainer, Query};
 use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::journal::Notice;
@@ -410,14 +411,14 @@ impl<E: Engine> Controller<E> {
             );
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
-        let explainer = Explainer::new(compiled, self.clock.now().unix_s)?;
+        let directions = Directions::new(&self.config);
+        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?;
         let sites = self.sites.get();
         let explain = |query: &Query| {
-            let site = sites.by_name(&query.site);
-            let site = site.ok_or_else(|| anyhow!("no site is named \"{}\"", query.site))?;
+            let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));
             Ok(view::RulesExplained {
                 generation: *generation,
-                explanation: explainer.explain(query, site.site, site.groups)?,
+                explanation: explainer.explain(query, site)?,
             })
         };
         flows.iter().map(explain).collect()

@@ -6,7 +6,6 @@ use gateway_common::abi::stats::Path;
 use gateway_common::abi::trace::{EVERY_SITE, TraceEvent, known, outcome, point};
 use gateway_common::drop::DropReason;
 use gateway_common::packet::tcp::flag;
-use gateway_common::path::open::Stage;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
 use super::controller::Controller;
@@ -269,7 +268,7 @@ fn point_name(number: u32) -> &'static str {
 
 fn direction(number: u32) -> &'static str {
     match number {
-        point::CORE | point::WORKER_OUT => "in",
+        point::CORE | point::ENTER | point::ENTER_ADD | point::WORKER_OUT => "in",
         _ => "out",
     }
 }
@@ -302,15 +301,7 @@ fn outcome_words(event: &TraceEvent) -> (&'static str, &'static str, Option<&'st
 }
 
 fn stage_name(number: u32) -> &'static str {
-    let points = [
-        (Stage::Judge, point::JUDGE),
-        (Stage::Map, point::MAP),
-        (Stage::Add, point::ADD),
-        (Stage::Forward, point::CLEAR),
-        (Stage::Answer, point::ANSWER),
-    ];
-    let found = points.iter().find(|(stage, _)| *stage as u32 == number);
-    found.map_or("unknown", |(_, point)| point_name(*point))
+    point_name(point::of_stage(number))
 }
 
 fn tcp_flags(flags: u8) -> String {

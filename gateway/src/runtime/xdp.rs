@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use gateway_common::abi::event::kind;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
@@ -21,9 +21,10 @@ use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
+use crate::core::directions::Directions;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, InterfaceConfig, SaHandle, SaInstall,
-    TableSizes, Traces, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
+    SaInstall, TableSizes, Traces, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -46,10 +47,16 @@ impl Xdp {
     /// What is missing and where.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
         let dataplane = Arc::new(Dataplane::start(&dataplane_config(config))?);
+        let ranges: Vec<_> = Directions::new(config)
+            .ranges()
+            .into_iter()
+            .map(|(first, last, direction)| (first, last, direction.number()))
+            .collect();
+        dataplane.set_directions(&ranges)?;
         let core = dataplane
             .attached()
             .iter()
-            .filter(|attached| attached.role == dataplane::Role::Core)
+            .filter(|attached| attached.role != dataplane::Role::Wan)
             .map(|attached| attached.index)
             .collect();
         let ways = Ways::follow(Arc::clone(&dataplane), core).context("routes and neighbours")?;
@@ -173,6 +180,10 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.mappings())
     }
 
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {
+        Ok(self.dataplane()?.outsides())
+    }
+
     fn rule_hits(&self, base: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
         let counters = self.dataplane()?.rule_hits(base, rules);
         Ok(counters.iter().map(|counter| counter.packets).collect())
@@ -272,6 +283,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         role: match interface.role {
             Role::Wan => dataplane::Role::Wan,
             Role::Core => dataplane::Role::Core,
+            Role::Internet => dataplane::Role::Internet,
         },
     };
     let (timeouts, nat, limits) = (&config.timeouts, &config.nat, &config.limits);
@@ -286,6 +298,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             ike_per_source_per_s: limits.ike_per_source_per_s,
             port_low: nat.port_low,
             port_high: nat.port_high,
+            nat_flags: nat.flags(),
             flows_max: limits.flows,
             site_flows_max: limits.site_flows,
             site_new_flows_per_s: limits.site_new_flows_per_s,
@@ -298,6 +311,10 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             flows: limits.flows,
             mappings: limits.mappings,
         },
+        hold_down: HoldDown {
+            hold_s: nat.hold_down_s,
+            site_ports_max: nat.hold_down_ports,
+        },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }
 }
@@ -306,6 +323,7 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
     let role = match attached.role {
         dataplane::Role::Wan => "wan",
         dataplane::Role::Core => "core",
+        dataplane::Role::Internet => "internet",
     };
     let xdp = match attached.mode {
         AttachMode::Native => "native",

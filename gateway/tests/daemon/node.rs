@@ -14,7 +14,7 @@ use gateway::core::classifier::Generation;
 use gateway::dataplane::Traces;
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
 use serde_json::Value;
@@ -28,6 +28,8 @@ pub(crate) struct Table {
     /// What is traced, and what there is to tell of it.
     pub(crate) traced_site: u32,
     pub(crate) traces: Traces,
+    pub(crate) sites: BTreeMap<u32, Site>,
+    pub(crate) outsides: Vec<OutsideKey>,
     next: u32,
 }
 
@@ -46,11 +48,13 @@ impl InMemory {
 impl Engine for InMemory {
     type Handle = u32;
 
-    fn set_sites(&mut self, _: &[(u32, Site)]) -> anyhow::Result<()> {
+    fn set_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        self.table().sites = sites.iter().copied().collect();
         Ok(())
     }
 
-    fn add_sites(&mut self, _: &[(u32, Site)]) -> anyhow::Result<()> {
+    fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
+        self.table().sites.extend(sites.iter().copied());
         Ok(())
     }
 
@@ -112,6 +116,10 @@ impl Engine for InMemory {
 
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
         Ok(Vec::new())
+    }
+
+    fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {
+        Ok(self.table().outsides.clone())
     }
 
     fn rule_hits(&self, _: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
@@ -182,14 +190,40 @@ pub(crate) struct Node {
     table: Arc<Mutex<Table>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
-    _state: tempfile::TempDir,
+    state: Option<tempfile::TempDir>,
     /// Files that the configuration names.
     files: Option<tempfile::TempDir>,
 }
 
 impl Node {
     fn start(config: &str, address: IpAddr) -> Self {
-        let state = tempfile::tempdir().expect("folder");
+        Self::start_in(tempfile::tempdir().expect("folder"), config, address)
+    }
+
+    /// A gateway to which nobody connects, with these tables in its configuration and this state folder.
+    pub(crate) fn alone(state: tempfile::TempDir, tables: &str) -> Self {
+        let [address, _] = addresses();
+        let config = format!(
+            "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
+             [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
+             identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
+        );
+        Self::start_in(state, &config, address)
+    }
+
+    /// Stops it and gives its state folder back.
+    pub(crate) fn stop(mut self) -> tempfile::TempDir {
+        let state = self.state.take().expect("it has one until it stops");
+        drop(self);
+        state
+    }
+
+    /// Its state folder.
+    pub(crate) fn state_dir(&self) -> &Path {
+        self.state.as_ref().expect("it has one until it stops").path()
+    }
+
+    fn start_in(state: tempfile::TempDir, config: &str, address: IpAddr) -> Self {
         let text = format!(
             "[gateway]\nname = \"test\"\nstate_dir = {:?}\n{config}",
             state.path()
@@ -221,6 +255,7 @@ impl Node {
                 "end of the test"
             };
             controller.run(datagrams, incoming, stop).await;
+            controller.close().await;
         };
         let thread = std::thread::spawn(|| {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
@@ -233,7 +268,7 @@ impl Node {
             table,
             stop: Some(stop),
             thread: Some(thread),
-            _state: state,
+            state: Some(state),
             files: None,
         }
     }

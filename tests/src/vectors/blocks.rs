@@ -195,6 +195,14 @@ fn kinds(now_s: u32) -> Vec<Vector> {
         pad: 0,
     };
     put_mapping(&moved, inside, (NAT, 7000), now_s);
+    let mut closed = moved.clone();
+    let further = Block {
+        first: 6144,
+        last: 8191,
+        ..wide
+    };
+    let site = Site::with_blocks(GROUP_CLINIC | 1, &[wide], 0).with_closed(&[further]);
+    closed.sites.insert(SITE, site);
     vec![
         vector(
             "a port in the site's block is kept",
@@ -215,6 +223,14 @@ fn kinds(now_s: u32) -> Vec<Vector> {
             "a mapping to a block that the site no longer has is not used for new flows",
             moved,
             vec![leaves(query(5000), SITE, (NAT, 5000))],
+        ),
+        vector(
+            "a mapping to a closed block serves its client on",
+            closed,
+            vec![
+                leaves(query(5000), SITE, (NAT, 7000)),
+                leaves(query(5001), SITE, (NAT, 5001)),
+            ],
         ),
         vector(
             "a protocol without ports is refused where others share the address",

@@ -389,6 +389,7 @@ pub(super) fn put_mapping(tables: &HostTables, inside: InsideKey, nat: End, then
         last_used_s: then_s,
         created_s: then_s,
         position: 0,
+        kind: gateway_common::abi::nat::kind::DYNAMIC,
     };
     tables.put_mapping(&inside, &mapping).unwrap_or(u32::MAX)
 }

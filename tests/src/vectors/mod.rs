@@ -5,6 +5,8 @@ mod answer;
 pub mod blocks;
 mod clear;
 mod core;
+mod directions;
+pub mod nat;
 mod wan;
 pub mod world;
 
@@ -48,19 +50,12 @@ impl Program {
         let mut buffer = Buffer::new(frame);
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
-            Self::Clear => clear(&mut buffer, tables),
-            Self::Core => path::core::core(&mut buffer, tables),
+            Self::Clear => stages(&mut buffer, tables, Stage::Forward),
+            Self::Core => stages(&mut buffer, tables, Stage::Core),
         };
-        let point = match self {
-            Self::Wan => Some(point::WAN),
-            // Each stage tells for itself.
-            Self::Clear => None,
-            Self::Core => Some(point::CORE),
-        };
-        if let Some(point) = point
-            && trace::is_on(tables)
-        {
-            trace::tell(&buffer, tables, End::of(point, outcome));
+        // Stages tell for themselves.
+        if self == Self::Wan && trace::is_on(tables) {
+            trace::tell(&buffer, tables, End::of(point::WAN, outcome));
         }
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
@@ -69,17 +64,11 @@ impl Program {
     }
 }
 
-/// The stages of `clear`, as the shell runs them one after another.
-fn clear(buffer: &mut Buffer, tables: &HostTables) -> Outcome {
-    path::clear::clear_stages(buffer, tables, |buffer, stage, next| {
+/// The stages from one on, as the shell runs them one after another.
+fn stages(buffer: &mut Buffer, tables: &HostTables, first: Stage) -> Outcome {
+    path::clear::stages(buffer, tables, first, |buffer, stage, next| {
         if trace::is_on(tables) {
-            let point = match stage {
-                Stage::Forward => point::CLEAR,
-                Stage::Judge => point::JUDGE,
-                Stage::Map => point::MAP,
-                Stage::Add => point::ADD,
-                Stage::Answer => point::ANSWER,
-            };
+            let point = point::of_stage(stage as u32);
             let end = match next {
                 Ok(Next::Stage(next)) => End::stage(point, next),
                 Ok(Next::Decided(verdict)) => End::of(point, Ok(verdict)),
@@ -199,6 +188,8 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         core::vectors(now_s),
         blocks::vectors(now_s),
         answer::vectors(now_s),
+        directions::vectors(now_s),
+        nat::vectors(now_s),
     ]
     .concat()
 }

@@ -8,7 +8,7 @@
 
 use gateway_common::abi::interface::{IdleLimits, Interface, Settings, role};
 use gateway_common::abi::next_hop::NextHop;
-use gateway_common::abi::rule::{Rule, action, flag};
+use gateway_common::abi::rule::{Rule, action, direction, flag};
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, encapsulation};
 use gateway_common::abi::site::Site;
 use gateway_common::tables::host::HostTables;
@@ -105,9 +105,10 @@ pub const fn allow(source_rule: u32, destination: [u8; 4], protocol: u8, port: u
         protocol,
         action: action::ALLOW,
         flags: 0,
-        pad: 0,
+        directions: 0,
         source_rule,
-        pad2: 0,
+        to_site: 0,
+        to_groups: 0,
     }
 }
 
@@ -157,6 +158,7 @@ pub fn world(now_s: u32) -> HostTables {
             pad: [0; 2],
         }),
         rules: Some((GENERATION, rules())),
+        directions: vec![(0, [0; 4], direction::SITE_TO_CENTER)],
         ..HostTables::default()
     };
     tables.now_s.set(now_s);

@@ -5,8 +5,9 @@ use anyhow::bail;
 
 use super::{offline, read};
 use crate::cli::Common;
-use crate::config::{Format, RuleSetFile};
+use crate::config::{Config, Format, RuleSetFile};
 use crate::core::analysis::analyse;
+use crate::core::coverage::idle;
 
 /// Findings that are shown.
 const FINDINGS_MAX: usize = 100;
@@ -25,13 +26,17 @@ pub(super) fn check(common: &Common, file: &Path, config: Option<&Path>, strict:
         }
         return Ok(());
     };
-    let (compiled, _) = offline::compile(parsed, config)?;
-    let (findings, total) = analyse(&compiled, FINDINGS_MAX);
+    let config = Config::load(config)?;
+    let (compiled, _) = offline::compile(parsed, &config)?;
+    let (findings, pairs) = analyse(&compiled, FINDINGS_MAX);
+    let idle = idle(&compiled, &config);
+    let total = pairs + idle.len();
     if common.json {
         let view = serde_json::json!({
             "rules": rules,
             "compiled": compiled.rules.len(),
             "findings": findings,
+            "idle": idle,
             "findings_total": total,
         });
         println!("{view:#}");
@@ -39,8 +44,11 @@ pub(super) fn check(common: &Common, file: &Path, config: Option<&Path>, strict:
         for finding in &findings {
             println!("{}: {finding}", file.display());
         }
-        if total > findings.len() {
-            println!("{} further findings", total - findings.len());
+        for idle in &idle {
+            println!("{}: {idle}", file.display());
+        }
+        if pairs > findings.len() {
+            println!("{} further findings", pairs - findings.len());
         }
         let words = match total {
             0 => "nothing wrong".to_owned(),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::{offline, read};
 use crate::cli::Common;
-use crate::config::{Action, Protocol};
+use crate::config::{Action, Direction, Protocol};
 use crate::core::explain::{Explanation, Query, RuleName};
 
 /// Rules before the one that decides that are shown without `--all`.
@@ -15,15 +15,21 @@ const EARLIER_SHOWN: usize = 20;
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Flow {
-    /// The site that opens it.
+    /// The site that opens it, or that the center calls.
     #[arg(long)]
     site: String,
-    /// Address in the site.
+    /// Address of who opens it, as its own side knows it.
     #[arg(long, value_name = "ADDRESS")]
     from: Ipv4Addr,
-    /// Address in the center.
+    /// Address of who is called, as its own side knows it.
     #[arg(long, value_name = "ADDRESS")]
     to: Ipv4Addr,
+    /// site-to-center, center-to-site, site-to-site or site-to-internet; left out: what the addresses say.
+    #[arg(long)]
+    direction: Option<Direction>,
+    /// The site that is called by another site.
+    #[arg(long, value_name = "SITE")]
+    to_site: Option<String>,
     /// tcp, udp, icmp or a number.
     #[arg(long, alias = "protocol")]
     proto: Protocol,
@@ -45,6 +51,8 @@ pub(super) fn explain(
         site: flow.site,
         from: flow.from,
         to: flow.to,
+        direction: flow.direction,
+        to_site: flow.to_site,
         protocol: flow.proto,
         port: flow.port,
         source_port: flow.source_port,
@@ -71,8 +79,16 @@ fn print(explanation: &Explanation, all: bool) {
         println!("  {}: {}", name(&passed.rule), passed.because);
     }
     match &explanation.rule {
-        Some(rule) => println!("{}: {} decides", explanation.verdict, name(rule)),
-        None => println!("{}: no rule matches", explanation.verdict),
+        Some(rule) => println!(
+            "{}: {} decides ({})",
+            explanation.verdict,
+            name(rule),
+            explanation.direction
+        ),
+        None => println!(
+            "{}: no rule matches ({})",
+            explanation.verdict, explanation.direction
+        ),
     }
 }
 
@@ -93,6 +109,8 @@ struct Expectation {
     site: String,
     from: Ipv4Addr,
     to: Ipv4Addr,
+    direction: Option<Direction>,
+    to_site: Option<String>,
     #[serde(alias = "proto")]
     protocol: Protocol,
     port: Option<u16>,
@@ -112,6 +130,8 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
             site: expected.site.clone(),
             from: expected.from,
             to: expected.to,
+            direction: expected.direction,
+            to_site: expected.to_site.clone(),
             protocol: expected.protocol,
             port: expected.port,
             source_port: expected.source_port,

@@ -1,7 +1,7 @@
 //! Rule sets without a daemon.
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use jiff::Timestamp;
 
 use super::read;
@@ -9,6 +9,7 @@ use crate::api::message::Request;
 use crate::api::view::RulesExplained;
 use crate::cli::Common;
 use crate::config::{Config, RuleSetFile};
+use crate::core::directions::Directions;
 use crate::core::explain::{Explainer, Explanation, Query};
 use crate::core::policy::{self, Compiled};
 use crate::core::sites::Sites;
@@ -29,9 +30,8 @@ pub(in crate::cli) struct Choice {
 
 /// Compiles a rule set against a configuration. Sites that an `[[any_site]]` admitted are known if the state folder is
 /// there.
-pub(super) fn compile(parsed: RuleSetFile, config: &Path) -> anyhow::Result<(Compiled, Sites)> {
-    let config = Config::load(config)?;
-    let sites = Sites::new(&config, crate::runtime::stored_assignments(&config)?)?;
+pub(super) fn compile(parsed: RuleSetFile, config: &Config) -> anyhow::Result<(Compiled, Sites)> {
+    let sites = Sites::new(config, crate::runtime::stored_assignments(config)?)?;
     Ok((policy::compile(parsed, &sites)?, sites))
 }
 
@@ -45,15 +45,13 @@ impl Choice {
             return Ok(answers.into_iter().map(|answer| answer.explanation).collect());
         };
         let parsed = RuleSetFile::parse(&rules.display().to_string(), &read(rules)?)?;
-        let (compiled, sites) = compile(parsed, config)?;
+        let config = Config::load(config)?;
+        let (compiled, sites) = compile(parsed, &config)?;
         let at = self.at.unwrap_or_else(Timestamp::now).as_second();
         let at = u64::try_from(at).context("a time before 1970")?;
-        let explainer = Explainer::new(&compiled, at)?;
-        let explain = |query: &Query| {
-            let site = sites.by_name(&query.site);
-            let site = site.ok_or_else(|| anyhow!("no site is named \"{}\"", query.site))?;
-            Ok(explainer.explain(query, site.site, site.groups)?)
-        };
+        let explainer = Explainer::new(&compiled, Directions::new(&config), at)?;
+        let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));
+        let explain = |query: &Query| Ok(explainer.explain(query, site)?);
         flows.iter().map(explain).collect()
     }
 }

@@ -16,30 +16,39 @@ use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
 use super::{
-    AnySite, Center, Config, Ike, Interface, Limits, Nat, NatPool, NatSource, Role, SiteConfig, Timeouts,
-    connection, file,
+    AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
+    Timeouts, connection, file, pool,
 };
+
+/// Longest hold-down.
+const HOLD_DOWN_MAX_S: u32 = 86_400;
+/// Longest time that the log of addresses and ports is kept: a hundred years.
+const LOG_KEEP_DAYS_MAX: u32 = 36_500;
 
 /// The configuration of a file; it means something only if the checker stays clean.
 pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
     let mut names = Names::default();
-    let nat_pools = pools(checker, file.nat_pool);
+    let nat = nat(checker, file.nat);
+    let nat_pools = pools(checker, file.nat_pool, &nat);
     let sites = sites(checker, &mut names, file.site, &nat_pools, folder);
     let any_sites = any_sites(checker, &mut names, file.any_site, &nat_pools);
     if sites.is_empty() && any_sites.is_empty() && checker.is_clean() {
         checker.fault_anywhere("no site may connect", "add a [[site]] or an [[any_site]]");
     }
+    let interfaces = interfaces(checker, file.interface);
+    let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
         socket: folder.join(file.gateway.socket),
         workers: workers(checker, file.gateway.workers),
-        interfaces: interfaces(checker, file.interface),
+        interfaces,
         ike: ike(checker, file.ike, folder),
         center: center(checker, file.center),
+        internet,
         nat_pools,
-        nat: nat(checker, file.nat),
+        nat,
         groups: names.groups,
         sites,
         any_sites,
@@ -285,7 +294,28 @@ fn center(checker: &mut Checker<'_>, center: Spanned<Center>) -> Center {
     center.into_inner()
 }
 
-fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>) -> Vec<NatPool> {
+fn internet(
+    checker: &mut Checker<'_>,
+    internet: Option<Spanned<Internet>>,
+    interfaces: &[Interface],
+) -> Vec<Prefix> {
+    let Some(internet) = internet else {
+        return Vec::new();
+    };
+    if !interfaces
+        .iter()
+        .any(|interface| interface.role == Role::Internet)
+    {
+        checker.fault(
+            internet.span(),
+            "[internet] has networks, but no interface has the role \"internet\"",
+            "add an [[interface]] with role = \"internet\", or leave [internet] out",
+        );
+    }
+    internet.into_inner().networks
+}
+
+fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>, nat: &Nat) -> Vec<NatPool> {
     let mut seen: Vec<(AddressRange, String)> = Vec::new();
     let mut pools: Vec<NatPool> = Vec::new();
     for pool in list {
@@ -304,6 +334,7 @@ fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>) -> Vec<NatPool> {
                 "add a prefix or a range",
             );
         }
+        let mode = pool::mode(checker, &pool, nat);
         let mut addresses = Vec::new();
         for range in pool.addresses.into_inner() {
             if let Some((other, of)) = seen.iter().find(|(other, _)| other.overlaps(*range.get_ref())) {
@@ -317,17 +348,40 @@ fn pools(checker: &mut Checker<'_>, list: Vec<file::Pool>) -> Vec<NatPool> {
             seen.push((*range.get_ref(), name.clone()));
             addresses.push(range.into_inner());
         }
-        pools.push(NatPool { name, addresses });
+        pools.push(NatPool {
+            name,
+            addresses,
+            mode,
+        });
     }
     pools
 }
 
 fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
     let Some(nat) = nat else { return Nat::default() };
-    let Nat { port_low, port_high } = *nat.get_ref();
+    let Nat {
+        port_low,
+        port_high,
+        hold_down_s,
+        hold_down_ports: _,
+        preserve_port: _,
+        preserve_range: _,
+        log_keep_days,
+    } = *nat.get_ref();
+    if !(1..=LOG_KEEP_DAYS_MAX).contains(&log_keep_days) {
+        checker.fault(
+            nat.span(),
+            format!("log_keep_days = {log_keep_days}"),
+            format!("write 1 to {LOG_KEEP_DAYS_MAX} days"),
+        );
+    }
     if port_low == 0 || port_low > port_high {
         let message = format!("port_low = {port_low} and port_high = {port_high} hold no port");
         checker.fault(nat.span(), message, "write 1024 and 65535, or a range inside");
+    }
+    if hold_down_s > HOLD_DOWN_MAX_S {
+        let message = format!("hold_down_s = {hold_down_s} keeps ports from others for more than a day");
+        checker.fault(nat.span(), message, "write 120, or up to 86400 seconds");
     }
     nat.into_inner()
 }
@@ -407,6 +461,7 @@ fn nat_source(
                 );
                 checker.fault(address.span(), message, "give each site an address of its own");
             }
+            pool::fixed_address(checker, address, pools);
             NatSource::Fixed(*address.get_ref())
         }
         (None, Some(pool)) => {

@@ -12,7 +12,7 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
-use super::{Center, Interface, Limits, Nat, Timeouts};
+use super::{Center, Interface, Internet, Limits, Nat, PlanKind, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,6 +22,7 @@ pub(super) struct File {
     pub(super) interface: Vec<Spanned<Interface>>,
     pub(super) ike: Ike,
     pub(super) center: Spanned<Center>,
+    pub(super) internet: Option<Spanned<Internet>>,
     #[serde(default)]
     pub(super) nat_pool: Vec<Pool>,
     #[serde(default)]
@@ -174,6 +175,19 @@ fn mobike() -> bool {
 pub(super) struct Pool {
     pub(super) name: Spanned<String>,
     pub(super) addresses: Spanned<Vec<Spanned<AddressRange>>>,
+    #[serde(default)]
+    pub(super) mode: PoolMode,
+    pub(super) block_size: Option<Spanned<u32>>,
+    pub(super) blocks_max: Option<Spanned<usize>>,
+    pub(super) plan: Option<Spanned<PlanKind>>,
+}
+
+#[derive(Clone, Copy, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum PoolMode {
+    #[default]
+    Address,
+    Block,
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,7 @@
 mod check;
 mod connection;
 mod file;
+mod pool;
 mod proof;
 
 pub use connection::{ConnectionConfig, Start};
@@ -9,7 +10,7 @@ pub use connection::{ConnectionConfig, Start};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use gateway_common::abi::interface::{IdleLimits, STATES};
+use gateway_common::abi::interface::{IdleLimits, STATES, nat_flag};
 use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::pki::revocation::RevocationPolicy;
@@ -17,9 +18,10 @@ use gateway_ike::proposal::Pfs;
 use gateway_ike::{EspProposal, IkeProposal};
 use serde::{Deserialize, Serialize};
 
+pub use pool::{BLOCK_PORT_LOW, BlockPlan, NatPool, PlanKind, PoolMode, PortBlock};
 pub use proof::{SitePpk, SiteSharedKey};
 
-use super::address::{AddressRange, Prefix};
+use super::address::Prefix;
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
 
 /// The checked configuration.
@@ -39,9 +41,11 @@ pub struct Config {
     pub ike: Ike,
     /// What the center offers.
     pub center: Center,
+    /// What sites may reach in the Internet, as far as rules let them; empty: nothing.
+    pub internet: Vec<Prefix>,
     /// NAT pools.
     pub nat_pools: Vec<NatPool>,
-    /// Port range of NAPT.
+    /// NAPT as a whole.
     pub nat: Nat,
     /// Names of the site groups; the index is the bit in [`gateway_common::abi::site::Site::groups`].
     pub groups: Vec<String>,
@@ -69,6 +73,8 @@ pub enum Role {
     Wan,
     /// Center side: clear IPv4.
     Core,
+    /// Internet side: clear IPv4.
+    Internet,
 }
 
 /// An interface with a role.
@@ -140,16 +146,15 @@ pub struct Center {
     pub networks: Vec<Prefix>,
 }
 
-/// A pool of addresses that sites are translated to, one each.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NatPool {
-    /// Name.
-    pub name: String,
-    /// Its addresses; ranges do not overlap.
-    pub addresses: Vec<AddressRange>,
+/// What sites may reach in the Internet.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Internet {
+    /// Networks behind the internet interface (local traffic selectors, besides those of the center).
+    pub networks: Vec<Prefix>,
 }
 
-/// Port range of NAPT.
+/// NAPT as a whole: how it chooses and keeps ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Nat {
@@ -157,6 +162,16 @@ pub struct Nat {
     pub port_low: u16,
     /// Highest port.
     pub port_high: u16,
+    /// A mapping has the inside port, where it is free.
+    pub preserve_port: bool,
+    /// Well-known ports are mapped to well-known ones, where the range has such (RFC 4787 REQ-3 b).
+    pub preserve_range: bool,
+    /// Seconds that the port of a mapping that ended is kept from others (RFC 6888 REQ-8).
+    pub hold_down_s: u32,
+    /// Ports of one site that are held so at a time.
+    pub hold_down_ports: u32,
+    /// Days that the log of who had which address and ports is kept for.
+    pub log_keep_days: u32,
 }
 
 impl Default for Nat {
@@ -164,7 +179,28 @@ impl Default for Nat {
         Self {
             port_low: 1024,
             port_high: 65535,
+            preserve_port: true,
+            preserve_range: true,
+            hold_down_s: 120,
+            hold_down_ports: 10_000,
+            log_keep_days: 365,
         }
+    }
+}
+
+impl Nat {
+    /// As the packet path reads them.
+    #[must_use]
+    pub const fn flags(&self) -> u32 {
+        (if self.preserve_port {
+            nat_flag::PRESERVE_PORT
+        } else {
+            0
+        }) | (if self.preserve_range {
+            nat_flag::PRESERVE_RANGE
+        } else {
+            0
+        })
     }
 }
 
@@ -315,6 +351,17 @@ impl Default for Limits {
 pub const DEFAULT_SOCKET: &str = "/run/gateway/gateway.sock";
 
 impl Config {
+    /// What sites may reach at all: the local traffic selectors of their tunnels.
+    #[must_use]
+    pub fn reachable(&self) -> Vec<Prefix> {
+        self.center
+            .networks
+            .iter()
+            .chain(&self.internet)
+            .copied()
+            .collect()
+    }
+
     /// Reads and checks a file; relative paths in it start from its folder.
     ///
     /// # Errors
@@ -369,29 +416,5 @@ impl Config {
     #[must_use]
     pub fn pool(&self, name: &str) -> Option<&NatPool> {
         self.nat_pools.iter().find(|pool| pool.name == name)
-    }
-}
-
-impl NatPool {
-    /// Whether the pool holds `address`.
-    #[must_use]
-    pub fn contains(&self, address: Ipv4Addr) -> bool {
-        self.addresses.iter().any(|range| range.contains(address))
-    }
-
-    /// Its addresses in order, without the first `skip`.
-    pub fn addresses_from(&self, skip: u64) -> impl Iterator<Item = Ipv4Addr> {
-        let mut skip = skip;
-        self.addresses.iter().flat_map(move |range| {
-            let skipped = skip.min(range.size());
-            skip -= skipped;
-            range.iter_from(skipped)
-        })
-    }
-
-    /// Number of addresses.
-    #[must_use]
-    pub fn size(&self) -> u64 {
-        self.addresses.iter().map(|range| range.size()).sum()
     }
 }

@@ -50,7 +50,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
             let remedy = "make the ports a [[service]], or write two rules";
             checker.fault(rule.span.clone(), message, remedy);
         }
-        enforceable(checker, text, rule);
+        enforceable(checker, rule);
     }
     for found in &file.services {
         let model = &found.model;
@@ -148,17 +148,16 @@ impl Service<'_> {
 }
 
 /// What the model can say and the packet path does not do yet is refused, not ignored.
-fn enforceable(checker: &mut Checker<'_>, text: &str, rule: &Located<RuleModel>) {
+fn enforceable(checker: &mut Checker<'_>, rule: &Located<RuleModel>) {
     let model = &rule.model;
     let name = &model.name;
-    for direction in &model.direction.0 {
-        if *direction != Direction::SiteToCenter {
-            checker.fault(
-                rule.locate(text, &direction.to_string()),
-                format!("rule \"{name}\": direction \"{direction}\" is not enforced yet: such flows are always dropped"),
-                "leave the rule out until a release enforces it",
-            );
-        }
+    let names_called = !model.to_sites.is_any() || !model.to_groups.is_any();
+    if names_called && model.direction.0 != [Direction::SiteToSite] {
+        checker.fault(
+            rule.span.clone(),
+            format!("rule \"{name}\" says which sites are called, but it is not about flows from site to site alone"),
+            "write direction = \"site-to-site\", or leave to_sites and to_groups out; in \"center-to-site\", sites and groups are those that are called",
+        );
     }
     if !model.fqdn.is_any() {
         checker.fault(

@@ -33,10 +33,16 @@ pub struct RuleModel {
     /// Site groups, of the configuration or of this file; joined with `sites` by "or".
     #[serde(default, alias = "group", skip_serializing_if = "List::is_any")]
     pub groups: List<String>,
-    /// Addresses in the site, before translation.
+    /// Sites that are called, in flows from site to site; joined with `to_groups` by "or".
+    #[serde(default, alias = "to_site", skip_serializing_if = "List::is_any")]
+    pub to_sites: List<String>,
+    /// Groups of sites that are called; joined with `to_sites` by "or".
+    #[serde(default, alias = "to_group", skip_serializing_if = "List::is_any")]
+    pub to_groups: List<String>,
+    /// Addresses of who opens the flow, before translation.
     #[serde(default, skip_serializing_if = "List::is_any")]
     pub source: List<AddressWord>,
-    /// Addresses in the center.
+    /// Addresses of who is called: in the center or the Internet, or in the site, as the site knows them.
     #[serde(default, skip_serializing_if = "List::is_any")]
     pub destination: List<AddressWord>,
     /// Named services; in place of the four keys below.

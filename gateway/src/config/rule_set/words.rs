@@ -2,6 +2,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use gateway_common::abi::rule::direction;
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -123,7 +124,7 @@ const ICMP_NAMES: [(&str, u8); 5] = [
 ];
 
 impl IcmpType {
-    /// The only type that opens a flow.
+    /// A query that opens a flow.
     pub const ECHO_REQUEST: u8 = 8;
 
     /// As ports of the packet path: type and code.
@@ -230,6 +231,17 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// The packet path's number ([`gateway_common::abi::rule::direction`]).
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::SiteToCenter => direction::SITE_TO_CENTER,
+            Self::CenterToSite => direction::CENTER_TO_SITE,
+            Self::SiteToSite => direction::SITE_TO_SITE,
+            Self::SiteToInternet => direction::SITE_TO_INTERNET,
+        }
+    }
+
     const ALL: [(Self, &'static str); 4] = [
         (Self::SiteToCenter, "site-to-center"),
         (Self::CenterToSite, "center-to-site"),

@@ -27,6 +27,12 @@ pub struct Condition {
     pub sites: Vec<u32>,
     /// Sites in any of these groups.
     pub groups: u64,
+    /// Whatever site is called, or none; `to_sites` and `to_groups` are empty then. Else flows from site to site alone.
+    pub to_everyone: bool,
+    /// These sites are called.
+    pub to_sites: Vec<u32>,
+    /// Sites in any of these groups are called.
+    pub to_groups: u64,
     /// Bit n: flows of direction n.
     pub directions: u8,
     /// Ranges of addresses, ends included.
@@ -53,7 +59,17 @@ impl From<&Rule> for Condition {
             everyone: rule.site == 0 && rule.groups == 0,
             sites: if rule.site == 0 { vec![] } else { vec![rule.site] },
             groups: rule.groups,
-            directions: ALL_DIRECTIONS,
+            to_everyone: rule.to_site == 0 && rule.to_groups == 0,
+            to_sites: if rule.to_site == 0 {
+                vec![]
+            } else {
+                vec![rule.to_site]
+            },
+            to_groups: rule.to_groups,
+            directions: match rule.directions {
+                0 => direction::ALL,
+                directions => directions,
+            },
             source: range(rule.source, rule.source_mask),
             destination: range(rule.destination, rule.destination_mask),
             protocols: if rule.protocol == 0 {
@@ -72,9 +88,6 @@ impl From<&Rule> for Condition {
         }
     }
 }
-
-/// Every bit of [`Condition::directions`].
-pub const ALL_DIRECTIONS: u8 = (1 << direction::COUNT) - 1;
 
 /// Why rules do not become a generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -149,8 +162,14 @@ pub fn build(
         &rule.destination
     })?;
     protocols(&mut image, conditions)?;
-    sites(&mut image, conditions)?;
-    let (groups, group_shift) = groups(&mut image, conditions, group_bitmaps)?;
+    sites(&mut image, layout::SITES, conditions, |rule| &rule.sites)?;
+    sites(&mut image, layout::TO_SITES, conditions, |rule| &rule.to_sites)?;
+    let (groups, group_shift) = hash_groups(&mut image, conditions, group_bitmaps, |rule, bitmap| {
+        rule.everyone || rule.groups & bitmap != 0
+    })?;
+    let (to_groups, to_group_shift) = hash_groups(&mut image, conditions, group_bitmaps, |rule, bitmap| {
+        rule.to_everyone || rule.to_groups & bitmap != 0
+    })?;
     let records = image.allocate_long(conditions.len() as u32)?;
     for (place, rule) in (records..).zip(conditions) {
         image.set(place, u64_of(rule.record));
@@ -162,6 +181,8 @@ pub fn build(
         groups,
         group_shift,
         records,
+        to_groups,
+        to_group_shift,
     };
     for (place, half) in (layout::HEADER * 2..).zip(header.as_bytes().chunks_exact(4)) {
         let half = <[u8; 4]>::try_from(half).map_or(0, u32::from_ne_bytes);
@@ -214,18 +235,28 @@ fn addresses(
 }
 
 /// The rules that name a site. (Those about everyone or about groups are in the vectors of group bitmaps.)
-fn sites(image: &mut Image, conditions: &[Condition]) -> Result<(), TooLarge> {
+fn sites(
+    image: &mut Image,
+    table: u32,
+    conditions: &[Condition],
+    of: impl Fn(&Condition) -> &Vec<u32>,
+) -> Result<(), TooLarge> {
     let span = |site: &u32| (u64::from(*site), u64::from(*site));
-    let spans = conditions.iter().map(|rule| merge(rule.sites.iter().map(span)));
+    let spans = conditions.iter().map(|rule| merge(of(rule).iter().map(span)));
     sweep(spans, KEY_MAX, |(low, high), vector| {
         let vector = image.vector(vector)?;
-        image.fill(layout::SITES, low as u32, high as u32, vector)
+        image.fill(table, low as u32, high as u32, vector)
     })
 }
 
 fn protocols(image: &mut Image, conditions: &[Condition]) -> Result<(), TooLarge> {
     let spans = |rule: &Condition| -> Vec<Span> {
-        let directions = (0..u64::from(direction::COUNT)).filter(|bit| rule.directions >> bit & 1 != 0);
+        // A look-up asks which site is called only of flows from site to site.
+        let possible = match rule.to_everyone {
+            true => rule.directions,
+            false => rule.directions & (1 << direction::SITE_TO_SITE),
+        };
+        let directions = (0..u64::from(direction::COUNT)).filter(|bit| possible >> bit & 1 != 0);
         let all = directions.flat_map(|direction| {
             let base = direction << 8;
             match rule.protocols.is_empty() {
@@ -249,7 +280,12 @@ fn protocols(image: &mut Image, conditions: &[Condition]) -> Result<(), TooLarge
 }
 
 /// The hash of group bitmaps: its word, and the shift that finds a place.
-fn groups(image: &mut Image, conditions: &[Condition], bitmaps: &[u64]) -> Result<(u32, u32), TooLarge> {
+fn hash_groups(
+    image: &mut Image,
+    conditions: &[Condition],
+    bitmaps: &[u64],
+    holds: impl Fn(&Condition, u64) -> bool,
+) -> Result<(u32, u32), TooLarge> {
     // A site in no group is always possible.
     let mut bitmaps: Vec<u64> = bitmaps.iter().copied().chain([0]).collect();
     bitmaps.sort_unstable();
@@ -266,7 +302,7 @@ fn groups(image: &mut Image, conditions: &[Condition], bitmaps: &[u64]) -> Resul
     for (pair, bitmap) in pairs {
         let mut vector = image.blank();
         for (bit, rule) in conditions.iter().enumerate() {
-            if (rule.everyone || rule.groups & bitmap != 0)
+            if holds(rule, bitmap)
                 && let Some(word) = vector.get_mut(bit / 64)
             {
                 *word |= 1 << (bit % 64);

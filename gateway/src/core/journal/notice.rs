@@ -1,12 +1,11 @@
 //! What can be noted, and the record that it makes.
-use std::net::Ipv4Addr;
-
 use gateway_ike::{ChildId, Event};
 
 use super::facts::Facts;
 use super::ike;
 use super::record::{Record, Severity};
 use crate::api::view::{ActiveRules, RevocationList};
+use crate::config::PortBlock;
 use crate::core::sites::Sites;
 
 /// Who can cause a record: what others can cause is limited.
@@ -98,8 +97,29 @@ pub enum Notice<'a> {
     SiteKnown {
         /// Its number.
         site: u32,
-        /// The address that it is translated to from now on.
-        nat_address: Ipv4Addr,
+        /// What it is translated to from now on: an address, or its first port block.
+        block: PortBlock,
+    },
+    /// A site was given another port block, because its ports ran short.
+    BlockAssigned {
+        /// Its number.
+        site: u32,
+        /// The block.
+        block: PortBlock,
+    },
+    /// A port block that a site needed no more is free for others.
+    BlockReleased {
+        /// Its number.
+        site: u32,
+        /// The block.
+        block: PortBlock,
+    },
+    /// A site's ports run short, and it cannot be given another block.
+    PortsShort {
+        /// Its number.
+        site: u32,
+        /// Why not.
+        reason: &'a str,
     },
     /// A peer proved its identity, and may not connect all the same.
     NotAdmitted {
@@ -186,9 +206,23 @@ impl Notice<'_> {
                     .with("connection", connection)
                     .with("because", because)
             }
-            Self::SiteKnown { site, nat_address } => {
-                let text = format!("known from now on, translated to {nat_address}");
-                of_site("site_known", site, text).with("nat_address", nat_address.to_string())
+            Self::SiteKnown { site, block } => {
+                let text = format!("known from now on, translated to {block}");
+                of_site("site_known", site, text)
+                    .with("nat_address", block.address.to_string())
+                    .with("block", block.to_string())
+            }
+            Self::BlockAssigned { site, block } => {
+                let text = format!("its ports ran short: it has {block} as well from now on");
+                of_site("port_block_assigned", site, text).with("block", block.to_string())
+            }
+            Self::BlockReleased { site, block } => {
+                let text = format!("it needs {block} no more, which is free for others");
+                of_site("port_block_released", site, text).with("block", block.to_string())
+            }
+            Self::PortsShort { site, reason } => {
+                let text = format!("its ports run short, and there are no more for it: {reason}");
+                warning(of_site("ports_short", site, text)).with("reason", reason)
             }
             Self::NotAdmitted { peer, reason } => {
                 let text = format!("{peer} proved its identity and may not connect: {reason}");

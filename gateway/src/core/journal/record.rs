@@ -10,7 +10,7 @@ use super::notice::Cause;
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 /// Every event that there is, in the order of docs/events.md.
-const EVENTS: [&str; 29] = [
+const EVENTS: [&str; 32] = [
     "daemon_started",
     "daemon_stopping",
     "rules_loaded",
@@ -23,6 +23,9 @@ const EVENTS: [&str; 29] = [
     "connecting",
     "connection_down",
     "site_known",
+    "port_block_assigned",
+    "port_block_released",
+    "ports_short",
     "site_up",
     "site_down",
     "ike_sa_established",

@@ -83,7 +83,9 @@ impl Compiled {
         let allowed = self
             .rules
             .iter()
-            .filter(|rule| rule.record.action == action::ALLOW);
+            .filter(|rule| rule.record.action == action::ALLOW)
+            // Elsewhere the destination is an address in a site.
+            .filter(|rule| rule.directions & TO_A_SERVER != 0);
         let hosts = allowed.flat_map(|rule| &rule.destination);
         hosts
             .filter(|(first, last)| first == last)
@@ -104,11 +106,17 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
     let mut schedule_of = Vec::new();
     for (index, rule) in source.rules.iter().enumerate() {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
-        let subject = resolver.subject(rule);
+        let (subject, called) = (resolver.subject(rule), resolver.called(rule));
         let (from, to) = (resolver.source(rule), resolver.destination(rule));
         schedule_of.push(resolver.schedule(rule));
         for term in resolver.terms(rule) {
-            rules.push(condition(&rule.model, number, &subject, (&from, &to), term));
+            rules.push(condition(
+                &rule.model,
+                number,
+                (&subject, &called),
+                (&from, &to),
+                term,
+            ));
         }
         if rules.len() > RULES_MAX as usize {
             resolver.too_many(rule);
@@ -125,12 +133,15 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
     })
 }
 
+/// Directions whose destination is behind a next hop.
+const TO_A_SERVER: u8 = (1 << direction::SITE_TO_CENTER) | (1 << direction::SITE_TO_INTERNET);
+
 type Ranges = Vec<(u32, u32)>;
 
 fn condition(
     model: &RuleModel,
     source_rule: u32,
-    subject: &Subject,
+    (subject, called): (&Subject, &Subject),
     (source, destination): (&Ranges, &Ranges),
     term: Term,
 ) -> Condition {
@@ -138,6 +149,9 @@ fn condition(
         everyone: subject.everyone,
         sites: subject.sites.clone(),
         groups: subject.groups,
+        to_everyone: called.everyone,
+        to_sites: called.sites.clone(),
+        to_groups: called.groups,
         directions: directions(model),
         source: source.clone(),
         destination: destination.clone(),
@@ -159,12 +173,7 @@ fn condition(
 
 /// Bit of each direction; a rule that names none is about sites that call the center.
 fn directions(model: &RuleModel) -> u8 {
-    let bit = |direction: &Direction| match direction {
-        Direction::SiteToCenter => 1 << direction::SITE_TO_CENTER,
-        Direction::CenterToSite => 1 << direction::CENTER_TO_SITE,
-        Direction::SiteToSite => 1 << direction::SITE_TO_SITE,
-        Direction::SiteToInternet => 1 << direction::SITE_TO_INTERNET,
-    };
+    let bit = |direction: &Direction| 1 << direction.number();
     match model.direction.is_any() {
         true => 1 << direction::SITE_TO_CENTER,
         false => model.direction.0.iter().map(bit).fold(0, |all, bit| all | bit),

@@ -114,14 +114,24 @@ impl<'a, 'c> Resolver<'a, 'c> {
         self.checker.fault(rule.span.clone(), message, remedy);
     }
 
+    /// The sites that the rule is about.
     pub(super) fn subject(&mut self, rule: &SourceRule) -> Subject {
+        self.subject_of(rule, &rule.model.sites, &rule.model.groups)
+    }
+
+    /// The sites that are called, in flows from site to site.
+    pub(super) fn called(&mut self, rule: &SourceRule) -> Subject {
+        self.subject_of(rule, &rule.model.to_sites, &rule.model.to_groups)
+    }
+
+    fn subject_of(&mut self, rule: &SourceRule, sites: &List<String>, groups: &List<String>) -> Subject {
         let model = &rule.model;
         let mut subject = Subject {
-            everyone: model.sites.is_any() && model.groups.is_any(),
+            everyone: sites.is_any() && groups.is_any(),
             ..Subject::default()
         };
-        self.sites(rule, &model.name, &model.sites, &mut subject);
-        for name in &model.groups.0 {
+        self.sites(rule, &model.name, sites, &mut subject);
+        for name in &groups.0 {
             let own = self
                 .file
                 .site_groups

@@ -1,0 +1,100 @@
+//! Which way a flow goes: told by where its destination belongs, as the configuration says it.
+//!
+//! The configuration decides, not the routes: a route that is lost must not turn packets for the center into packets for the
+//! Internet. The packet path sees besides that a packet leaves by an interface of the side that its destination belongs to.
+use std::net::Ipv4Addr;
+
+use crate::config::{AddressRange, Config, Direction, NatSource, Prefix};
+
+/// Where addresses belong.
+#[derive(Clone, Debug, Default)]
+pub struct Directions {
+    center: Vec<Prefix>,
+    /// What sites are translated to.
+    outsides: Vec<AddressRange>,
+}
+
+impl Directions {
+    /// As a configuration says.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let pools = config.nat_pools.iter().flat_map(|pool| &pool.addresses).copied();
+        let fixed = config.sites.iter().filter_map(|site| match site.nat {
+            NatSource::Fixed(address) => Some(AddressRange {
+                first: address,
+                last: address,
+            }),
+            NatSource::Pool(_) => None,
+        });
+        Self {
+            center: config.center.networks.clone(),
+            outsides: pools.chain(fixed).collect(),
+        }
+    }
+
+    /// Direction of a flow that a site opens.
+    #[must_use]
+    pub fn from_site(&self, destination: Ipv4Addr) -> Direction {
+        if self.outsides.iter().any(|range| range.contains(destination)) {
+            Direction::SiteToSite
+        } else if self.is_center(destination) {
+            Direction::SiteToCenter
+        } else {
+            Direction::SiteToInternet
+        }
+    }
+
+    /// Whether an address is one of the center's.
+    #[must_use]
+    pub fn is_center(&self, address: Ipv4Addr) -> bool {
+        self.center.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// Ranges of addresses whose direction is not "to the Internet". The longest prefix decides, so that a network of the center
+    /// that lies within what sites are translated to is left out.
+    #[must_use]
+    pub fn ranges(&self) -> Vec<(Ipv4Addr, Ipv4Addr, Direction)> {
+        let center = self.center.iter().map(|prefix| prefix.bounds());
+        let center = center.filter(|(first, last)| {
+            let inside = |range: &AddressRange| range.contains(*first) && range.contains(*last);
+            !self.outsides.iter().any(inside)
+        });
+        center
+            .map(|(first, last)| (first, last, Direction::SiteToCenter))
+            .chain(
+                self.outsides
+                    .iter()
+                    .map(|range| (range.first, range.last, Direction::SiteToSite)),
+            )
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_sites_are_translated_to_comes_before_the_center() {
+        let prefix = |word: &str| word.parse::<Prefix>().expect("a prefix");
+        let address = |word: &str| word.parse::<Ipv4Addr>().expect("an address");
+        let directions = Directions {
+            center: vec![prefix("10.0.0.0/8"), prefix("10.200.0.4/30")],
+            outsides: vec!["10.200.0.1-10.200.0.254".parse().expect("a range")],
+        };
+        for (destination, direction) in [
+            ("10.1.2.3", Direction::SiteToCenter),
+            ("10.200.0.0", Direction::SiteToCenter),
+            ("10.200.0.5", Direction::SiteToSite),
+            ("10.200.0.254", Direction::SiteToSite),
+            ("11.0.0.1", Direction::SiteToInternet),
+        ] {
+            assert_eq!(directions.from_site(address(destination)), direction);
+        }
+        assert_eq!(
+            directions.ranges().len(),
+            2,
+            "the /30 would win as the longer prefix"
+        );
+    }
+}
