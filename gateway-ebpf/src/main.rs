@@ -18,6 +18,7 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
 use aya_ebpf::macros::xdp;
 use aya_ebpf::programs::XdpContext;
 use aya_log_ebpf::trace;
+use gateway_common::abi::flow::{halves, pair};
 use gateway_common::abi::trace::{outcome, point};
 use gateway_common::drop::DropReason;
 use gateway_common::packet::Packet;
@@ -26,6 +27,7 @@ use gateway_common::path::trace::End;
 use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables;
 
+use arrays::hide;
 use context::Frame;
 use maps::{EGRESS, STAGES, TRACER, XSKS};
 use tables::Maps;
@@ -146,17 +148,25 @@ fn run(context: &XdpContext, point: u32, decide: impl FnOnce(&mut Frame, &Maps) 
         maps.count(verdict.path(), frame.len());
         Ok((verdict, code))
     });
-    let code = match acted {
-        Ok((_, code)) => code,
+    let (end, code) = match acted {
+        Ok((verdict, code)) => (End::of(point, Ok(verdict)), code),
         Err(reason) => {
             maps.count_drop(reason);
             // Off unless the loader sets the level: a constant then, and the verifier leaves the branch out.
             trace!(context, "dropped {} bytes, reason {}", frame.len(), reason as u32);
-            XDP_DROP
+            (End::of(point, Err(reason)), XDP_DROP)
         }
     };
+    // Hidden: what follows is verified once, not once for each way to an end.
+    let (outcome, code) = halves(hide(pair(end.outcome, code)));
+    let value = hide(u64::from(end.value)) as u32;
     if path::trace::is_on(&maps) {
-        tell(context, End::of(point, acted.map(|(verdict, _)| verdict)), code);
+        let end = End {
+            point,
+            outcome,
+            value,
+        };
+        tell(context, end, code);
     }
     code
 }

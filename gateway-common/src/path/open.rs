@@ -231,7 +231,7 @@ fn put_or_renew<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<b
 
 /// The packet as far as making a flow of it goes, and its length. Apart from its caller, whose stack is needed below it.
 #[inline(never)]
-fn look<P: Packet, T: Tables>(
+pub(super) fn look<P: Packet, T: Tables>(
     packet: &P,
     tables: &T,
     key: &mut FlowKey,
