@@ -74,6 +74,30 @@ fn clear_permit(context: XdpContext) -> u32 {
     run_stage(&context, point::PERMIT, path::enter::permit)
 }
 
+/// The stage of `clear` that judges a new flow from site to site.
+#[xdp]
+fn hairpin_judge(context: XdpContext) -> u32 {
+    run_stage(&context, point::HAIRPIN_JUDGE, path::hairpin::judge)
+}
+
+/// The stage of `clear` that forwards from site to site.
+#[xdp]
+fn hairpin(context: XdpContext) -> u32 {
+    run_stage(&context, point::HAIRPIN, path::hairpin::forward)
+}
+
+/// The stage of `clear` that asks the filtering of the site that is called.
+#[xdp]
+fn hairpin_enter(context: XdpContext) -> u32 {
+    run_stage(&context, point::HAIRPIN_ENTER, path::hairpin::enter)
+}
+
+/// The stage of `clear` that makes the flow of the site that is called.
+#[xdp]
+fn hairpin_add(context: XdpContext) -> u32 {
+    run_stage(&context, point::HAIRPIN_ADD, path::hairpin::add)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {

@@ -23,9 +23,7 @@ use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use gateway_common::tables::host::HostTables;
 use gateway_tests::frames::{Clear, End, ISN, ethernet};
 use gateway_tests::vectors::Program;
-use gateway_tests::vectors::world::{
-    self, MAC, MAC_HOP, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL,
-};
+use gateway_tests::vectors::world::{self, MAC, MAC_HOP, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 use nix::sched::{CloneFlags, unshare};
 use xtask::cmd;
 use xtask::lab::tap::Tap;
@@ -136,13 +134,21 @@ impl Ends {
     /// A segment of the site.
     fn out(self, flags: u8) -> Clear {
         let clear = Clear::tcp(self.site(), (SERVER, 443), flags);
-        if flags & (SYN | RST) == 0 { clear } else { clear.data(0) }
+        if flags & (SYN | RST) == 0 {
+            clear
+        } else {
+            clear.data(0)
+        }
     }
 
     /// A segment of the server.
     fn back(self, flags: u8) -> Clear {
         let clear = Clear::tcp((SERVER, 443), self.nat(), flags);
-        if flags & (SYN | RST) == 0 { clear } else { clear.data(0) }
+        if flags & (SYN | RST) == 0 {
+            clear
+        } else {
+            clear.data(0)
+        }
     }
 }
 
@@ -402,23 +408,26 @@ fn windows() -> Scripts {
                 i(e.back(ACK).at(127_000, 0).window(1000).data(900)),
             ]
         }),
-        ("data in flight is lost and a later segment is acknowledged selectively", |e| {
-            // SACK of 2001..3001 (RFC 2018).
-            let sack = {
-                let left = FIRST.wrapping_add(1000).to_be_bytes();
-                let right = FIRST.wrapping_add(2000).to_be_bytes();
-                [&[1, 1, 5, 10][..], &left, &right].concat()
-            };
-            after(
-                e,
-                [
-                    i(e.back(ACK).at(1000, 0).data(1000)),
-                    o(e.out(ACK).options(&sack).data(0)),
-                    i(e.back(ACK).data(1000)),
-                    o(e.out(ACK).at(0, 2000).data(0)),
-                ],
-            )
-        }),
+        (
+            "data in flight is lost and a later segment is acknowledged selectively",
+            |e| {
+                // SACK of 2001..3001 (RFC 2018).
+                let sack = {
+                    let left = FIRST.wrapping_add(1000).to_be_bytes();
+                    let right = FIRST.wrapping_add(2000).to_be_bytes();
+                    [&[1, 1, 5, 10][..], &left, &right].concat()
+                };
+                after(
+                    e,
+                    [
+                        i(e.back(ACK).at(1000, 0).data(1000)),
+                        o(e.out(ACK).options(&sack).data(0)),
+                        i(e.back(ACK).data(1000)),
+                        o(e.out(ACK).at(0, 2000).data(0)),
+                    ],
+                )
+            },
+        ),
     ]
 }
 
@@ -598,7 +607,10 @@ fn others() -> Scripts {
             ]
         }),
         ("UDP that no rule allows", |e| {
-            vec![o(query(e).to((NAME_SERVER, 54))), i(answer(e).from((NAME_SERVER, 54)))]
+            vec![
+                o(query(e).to((NAME_SERVER, 54))),
+                i(answer(e).from((NAME_SERVER, 54))),
+            ]
         }),
         ("a ping is answered, twice", |e| {
             let pong = Clear::pong(SERVER, NAT, e.port);
@@ -609,15 +621,18 @@ fn others() -> Scripts {
                 o(Clear::ping(TERMINAL, e.port, SERVER)),
             ]
         }),
-        ("echo replies that nobody asked for, and requests of the center", |e| {
-            vec![
-                o(Clear::ping(TERMINAL, e.port, SERVER)),
-                i(Clear::pong(SERVER, NAT, e.port + 1)),
-                i(Clear::pong(NAME_SERVER, NAT, e.port)),
-                i(Clear::ping(SERVER, e.port, NAT)),
-                o(Clear::pong(TERMINAL, SERVER, e.port)),
-            ]
-        }),
+        (
+            "echo replies that nobody asked for, and requests of the center",
+            |e| {
+                vec![
+                    o(Clear::ping(TERMINAL, e.port, SERVER)),
+                    i(Clear::pong(SERVER, NAT, e.port + 1)),
+                    i(Clear::pong(NAME_SERVER, NAT, e.port)),
+                    i(Clear::ping(SERVER, e.port, NAT)),
+                    o(Clear::pong(TERMINAL, SERVER, e.port)),
+                ]
+            },
+        ),
         ("hop limits", |e| {
             vec![
                 o(query(e).ttl(1)),
@@ -628,7 +643,10 @@ fn others() -> Scripts {
             ]
         }),
         ("TCP to a port that no rule allows", |e| {
-            vec![o(e.out(SYN).to((SERVER, 444))), i(e.back(SYN | ACK).from((SERVER, 444)))]
+            vec![
+                o(e.out(SYN).to((SERVER, 444))),
+                i(e.back(SYN | ACK).from((SERVER, 444))),
+            ]
         }),
         ("a TCP checksum is wrong", |e| {
             let mut damaged = e.out(SYN).packet();
@@ -708,7 +726,9 @@ impl Kernel {
         ip("link add site type veth peer name inside")?;
         ip("link add center type veth peer name outside")?;
         for interface in ["site", "inside", "center", "outside"] {
-            let offloads = ["-K", interface, "tx", "off", "tso", "off", "gso", "off", "gro", "off"];
+            let offloads = [
+                "-K", interface, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+            ];
             cmd::output(Command::new("ethtool").args(offloads))?;
             ip(&format!("link set {interface} arp off up"))?;
         }
@@ -731,7 +751,10 @@ impl Kernel {
             ("203.0.113.10", "outside", center.address()),
             ("203.0.113.53", "outside", center.address()),
         ] {
-            ip(&format!("neighbour replace {address} lladdr {} dev {device}", words(mac)))?;
+            ip(&format!(
+                "neighbour replace {address} lladdr {} dev {device}",
+                words(mac)
+            ))?;
         }
         Ok(Self {
             inside: Tap::open_here("inside")?.address(),
@@ -758,7 +781,8 @@ impl Kernel {
         loop {
             for frame in to.frames()? {
                 // Frames of this end's own are seen as well.
-                let is_forwarded = frame.get(..6) == Some(&to.address()) && frame.get(12..14) == Some(&[8, 0]);
+                let is_forwarded =
+                    frame.get(..6) == Some(&to.address()) && frame.get(12..14) == Some(&[8, 0]);
                 let Some(packet) = frame.get(14..).filter(|_| is_forwarded) else {
                     continue;
                 };
@@ -768,7 +792,10 @@ impl Kernel {
                 ensure!(passed.is_none(), "two packets came out of one");
                 passed = Some(trimmed(packet));
             }
-            ensure!(Instant::now() < deadline, "the packet that is sure to pass did not");
+            ensure!(
+                Instant::now() < deadline,
+                "the packet that is sure to pass did not"
+            );
             std::thread::sleep(Duration::from_micros(200));
         }
     }
@@ -782,7 +809,9 @@ fn is_sure(packet: &[u8]) -> bool {
 
 /// Without what pads a short frame.
 fn trimmed(packet: &[u8]) -> Vec<u8> {
-    let total = packet.get(2..4).map_or(0, |length| u16::from_be_bytes([length[0], length[1]]));
+    let total = packet
+        .get(2..4)
+        .map_or(0, |length| u16::from_be_bytes([length[0], length[1]]));
     packet.get(..usize::from(total)).unwrap_or(packet).to_vec()
 }
 
@@ -843,7 +872,10 @@ fn the_packet_core_passes_what_the_kernels_filter_passes_but_for_what_is_written
 fn the_document_has_each_difference() -> Result<()> {
     let document = include_str!("../../gateway/docs/filter.md");
     for (name, _, _, reason) in DIFFERENCES {
-        ensure!(document.contains(reason), "filter.md does not say of \"{name}\": {reason}");
+        ensure!(
+            document.contains(reason),
+            "filter.md does not say of \"{name}\": {reason}"
+        );
     }
     Ok(())
 }

@@ -39,10 +39,12 @@ pub enum Path {
     MappingsCreated = 8,
     /// `clear`: answered to the site with a TCP reset or an ICMP error; the packet counts as dropped as well.
     SiteAnswered = 9,
+    /// `clear`: forwarded to a site.
+    SiteToSite = 10,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 10;
+pub const PATHS: u32 = 11;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -57,5 +59,6 @@ impl Path {
         (Path::FlowsCreated, "flows_created"),
         (Path::MappingsCreated, "mappings_created"),
         (Path::SiteAnswered, "site_answered"),
+        (Path::SiteToSite, "site_to_site"),
     ];
 }

@@ -37,18 +37,38 @@ pub mod point {
     pub const ENTER: u32 = 11;
     /// The stage of `core` that makes a flow.
     pub const ENTER_ADD: u32 = 12;
+    /// The stage that judges a new flow from site to site.
+    pub const HAIRPIN_JUDGE: u32 = 13;
+    /// The stage that forwards from site to site.
+    pub const HAIRPIN: u32 = 14;
+    /// The stage that asks the filtering of the site that is called.
+    pub const HAIRPIN_ENTER: u32 = 15;
+    /// The stage that makes the flow of the site that is called.
+    pub const HAIRPIN_ADD: u32 = 16;
 
     /// The point of a stage, by its number ([`Stage`](crate::path::open::Stage)).
     #[must_use]
     pub const fn of_stage(stage: u32) -> u32 {
         const POINTS: [u32; STAGES as usize] = [
-            JUDGE, MAP, ADD, CLEAR, ANSWER, PERMIT, ENTER, ENTER_ADD, CORE,
+            JUDGE,
+            MAP,
+            ADD,
+            CLEAR,
+            ANSWER,
+            PERMIT,
+            ENTER,
+            ENTER_ADD,
+            CORE,
+            HAIRPIN_JUDGE,
+            HAIRPIN,
+            HAIRPIN_ENTER,
+            HAIRPIN_ADD,
         ];
         if stage < STAGES { POINTS[stage as usize] } else { 0 }
     }
 
     /// All with their names.
-    pub const ALL: [(u32, &str); 12] = [
+    pub const ALL: [(u32, &str); 16] = [
         (WAN, "wan"),
         (CLEAR, "clear"),
         (JUDGE, "clear_judge"),
@@ -61,6 +81,10 @@ pub mod point {
         (PERMIT, "clear_permit"),
         (ENTER, "core_enter"),
         (ENTER_ADD, "core_add"),
+        (HAIRPIN_JUDGE, "hairpin_judge"),
+        (HAIRPIN, "hairpin"),
+        (HAIRPIN_ENTER, "hairpin_enter"),
+        (HAIRPIN_ADD, "hairpin_add"),
     ];
 }
 

@@ -10,7 +10,7 @@ use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
 use crate::packet::ethernet;
-use crate::packet::icmp::{CODE_PROHIBITED, kind};
+use crate::packet::icmp::{CODE_FRAGMENTATION_NEEDED, CODE_PROHIBITED, kind};
 use crate::packet::ipv4::{self, Ipv4, protocol};
 use crate::packet::tcp::{self, Tcp, flag};
 use crate::tables::Tables;
@@ -31,11 +31,15 @@ const TTL: u8 = 64;
 const RESET: u32 = ipv4::LENGTH + tcp::LENGTH;
 
 /// Why a site's packet goes no further, where its sender is told.
-#[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// A rule rejects it: TCP gets a reset, all else "communication administratively prohibited".
-    Rejected = 1,
+    Rejected,
+    /// It is too big for the tunnel of the site that it is for, and may not be fragmented (RFC 1191).
+    TooBig {
+        /// What would fit.
+        mtu: u32,
+    },
 }
 
 impl Refusal {
@@ -45,13 +49,25 @@ impl Refusal {
     pub const fn reason(self) -> DropReason {
         match self {
             Self::Rejected => DropReason::RuleRejected,
+            Self::TooBig { .. } => DropReason::EspTooBig,
+        }
+    }
+
+    /// Number and argument, as stages leave it for each other.
+    #[inline(always)]
+    const fn word(self) -> u64 {
+        match self {
+            Self::Rejected => pair(1, 0),
+            Self::TooBig { mtu } => pair(2, mtu),
         }
     }
 
     #[inline(always)]
-    const fn of(number: u32) -> Option<Self> {
+    const fn of(word: u64) -> Option<Self> {
+        let (number, argument) = halves(word);
         match number {
             1 => Some(Self::Rejected),
+            2 => Some(Self::TooBig { mtu: argument }),
             _ => None,
         }
     }
@@ -64,7 +80,7 @@ impl Refusal {
 #[inline(always)]
 pub fn refuse<T: Tables>(tables: &T, refusal: Refusal) -> Result<Next, DropReason> {
     let scratch = tables.scratch().ok_or(refusal.reason())?;
-    scratch.store(left::REFUSAL, pair(refusal as u32, 0));
+    scratch.store(left::REFUSAL, refusal.word());
     Ok(Next::Stage(Stage::Answer))
 }
 
@@ -76,8 +92,7 @@ pub fn refuse<T: Tables>(tables: &T, refusal: Refusal) -> Result<Next, DropReaso
 #[inline(always)]
 pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    let (number, _) = halves(scratch.load(left::REFUSAL));
-    let refusal = Refusal::of(number).ok_or(DropReason::Internal)?;
+    let refusal = Refusal::of(scratch.load(left::REFUSAL)).ok_or(DropReason::Internal)?;
     let reason = refusal.reason();
     let verdict = send(packet, tables, refusal).map_err(|_| reason)?;
     tables.count_drop(reason);
@@ -100,18 +115,22 @@ fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, refusal: Refusal) -> O
 /// Writes the answer behind the link header that the frame has.
 #[inline(never)]
 fn write<P: Packet>(packet: &mut P, inner: &Inner, refusal: Refusal) -> Result<(), DropReason> {
-    match (refusal, inner.ip.protocol) {
-        (Refusal::Rejected, protocol::TCP) => reset(packet, inner),
-        (Refusal::Rejected, _) => {
-            let report = Report {
-                source: inner.ip.destination,
-                kind: kind::UNREACHABLE,
-                code: CODE_PROHIBITED,
-                rest: [0; 4],
-            };
-            icmp::report(packet, &inner.ip, &report)
+    let mut report = Report {
+        source: inner.ip.destination,
+        kind: kind::UNREACHABLE,
+        code: CODE_PROHIBITED,
+        rest: [0; 4],
+    };
+    match refusal {
+        Refusal::Rejected if inner.ip.protocol == protocol::TCP => return reset(packet, inner),
+        Refusal::Rejected => {}
+        Refusal::TooBig { mtu } => {
+            let [m0, m1] = (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes();
+            report.code = CODE_FRAGMENTATION_NEEDED;
+            report.rest = [0, 0, m0, m1];
         }
     }
+    icmp::report(packet, &inner.ip, &report)
 }
 
 /// Turns a segment, never a reset itself, into the reset that a closed port answers it with (RFC 9293 section 3.10.7.1).

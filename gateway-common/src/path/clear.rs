@@ -17,10 +17,10 @@ use crate::tables::words::Words;
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, core, enter, limits};
+use super::{Outcome, Verdict, answer, core, enter, hairpin, limits};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
-const ROUNDS_MAX: u32 = 10;
+const ROUNDS_MAX: u32 = 20;
 
 /// Where a packet goes on: it is decided, or another stage decides. A stage is a program of its own in BPF, with a stack
 /// of its own.
@@ -66,6 +66,10 @@ pub fn stages<P: Packet, T: Tables>(
             Stage::Enter => enter::enter(packet, tables),
             Stage::EnterAdd => enter::add(packet, tables),
             Stage::Core => core::core(packet, tables),
+            Stage::HairpinJudge => hairpin::judge(packet, tables),
+            Stage::Hairpin => hairpin::forward(packet, tables),
+            Stage::HairpinEnter => hairpin::enter(packet, tables),
+            Stage::HairpinAdd => hairpin::add(packet, tables),
             Stage::Answer => answer::answer(packet, tables).map(Next::Decided),
         };
         after(packet, stage, next);
@@ -96,6 +100,9 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
+    if hop == SITES {
+        return Ok(Next::Stage(Stage::Hairpin));
+    }
     if filter::follow::<_, true>(entry.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
@@ -161,14 +168,21 @@ fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> 
     Ok(number)
 }
 
-/// Number of a resolved next hop; the controller hears of its absence.
+/// In place of the number of a next hop: the destination is what a site is translated to.
+const SITES: u32 = u32::MAX;
+
+/// Number of a resolved next hop, or [`SITES`]; the controller hears of its absence.
 #[inline(never)]
 pub(super) fn next_hop<T: Tables>(tables: &T, key: &FlowKey) -> Result<u32, DropReason> {
+    let direction = tables.direction_to(key.destination);
+    if direction == direction::SITE_TO_SITE {
+        return Ok(SITES);
+    }
     if let Some(number) = tables.route(key.destination)
         && let Some(hop) = tables.next_hop(number)
         && hop.resolved != 0
     {
-        return is_on_its_side(tables, key.destination, hop.ifindex)
+        return is_on_its_side(tables, direction, hop.ifindex)
             .then_some(number)
             .ok_or(DropReason::WrongSide);
     }
@@ -179,9 +193,8 @@ pub(super) fn next_hop<T: Tables>(tables: &T, key: &FlowKey) -> Result<u32, Drop
 /// Whether the interface leads to where the destination belongs: the center's addresses never leave to the Internet, however
 /// routes change, and what is not the center's never comes to it.
 #[inline(always)]
-fn is_on_its_side<T: Tables>(tables: &T, destination: [u8; 4], ifindex: u32) -> bool {
-    let to_internet = tables.direction_to(destination) == direction::SITE_TO_INTERNET;
-    to_internet == (tables.role(ifindex) == role::INTERNET)
+fn is_on_its_side<T: Tables>(tables: &T, direction: u8, ifindex: u32) -> bool {
+    (direction == direction::SITE_TO_INTERNET) == (tables.role(ifindex) == role::INTERNET)
 }
 
 /// Sends an event about a flow.

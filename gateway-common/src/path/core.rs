@@ -116,7 +116,7 @@ fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
 /// The SA to the site, which the flow has used before as long as SAs are what they were; the controller hears of its
 /// absence.
 #[inline(always)]
-fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
+pub(super) fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
     let epoch = tables.epochs().sa;
     let (number, looked_up) = halves(record.load(word::SA));
     if looked_up == epoch

@@ -34,13 +34,22 @@ use super::rules::Tuple;
 
 /// What a packet without a flow is sent to.
 #[derive(Clone, Copy)]
-struct Target {
+pub(super) struct Target {
     /// The flow that it would open, as the site sees it.
-    key: FlowKey,
+    pub(super) key: FlowKey,
     /// Place of the mapping.
-    mapping: u32,
+    pub(super) mapping: u32,
     /// Number of the publication; zero for a mapping that the site made.
-    publication: u32,
+    pub(super) publication: u32,
+}
+
+impl Target {
+    /// Nothing, to be overwritten.
+    pub(super) const NONE: Self = Self {
+        key: FlowKey::NONE,
+        mapping: 0,
+        publication: 0,
+    };
 }
 
 /// What rules have said of a flow that is about to be made.
@@ -65,11 +74,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         // Another CPU has made the flow meanwhile.
         return Ok(Next::Stage(Stage::Core));
     };
-    let mut target = Target {
-        key: FlowKey::NONE,
-        mapping: 0,
-        publication: 0,
-    };
+    let mut target = Target::NONE;
     if !find(tables, &inner, &outside, &mut target) {
         let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
         return Err(unmapped(&inner, interface, otherwise));
@@ -107,11 +112,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
-    let mut target = Target {
-        key: FlowKey::NONE,
-        mapping: 0,
-        publication: 0,
-    };
+    let mut target = Target::NONE;
     let mut first = First::NONE;
     let length = look(packet, tables, &mut target, &mut first)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
@@ -166,7 +167,7 @@ fn refusal<T: Tables>(
 
 /// The mapping that the packet is sent to: that of its port, or that of a whole address.
 #[inline(never)]
-fn find<T: Tables>(tables: &T, inner: &Inner, outside: &OutsideKey, target: &mut Target) -> bool {
+pub(super) fn find<T: Tables>(tables: &T, inner: &Inner, outside: &OutsideKey, target: &mut Target) -> bool {
     let mappings = tables.mappings();
     let whole = OutsideKey {
         port: [0; 2],
@@ -212,7 +213,7 @@ fn unmapped(inner: &Inner, interface: &Interface, otherwise: DropReason) -> Drop
 
 /// Whether the site's filtering lets a packet to one of its mappings in (RFC 4787 section 5, REQ-8).
 #[inline(never)]
-fn is_let_in<T: Tables>(
+pub(super) fn is_let_in<T: Tables>(
     tables: &T,
     site: &Site,
     inner: &Inner,

@@ -6,6 +6,7 @@ pub mod clear;
 pub mod core;
 pub mod enter;
 pub mod filter;
+pub mod hairpin;
 pub mod icmp;
 pub mod inner;
 pub mod limits;

@@ -4,7 +4,7 @@
 use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use crate::abi::interface::Settings;
-use crate::abi::rule::{action, flag};
+use crate::abi::rule::{action, direction, flag};
 use crate::abi::site::Site;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -42,10 +42,18 @@ pub enum Stage {
     EnterAdd = 7,
     /// [`super::core::core`].
     Core = 8,
+    /// [`super::hairpin::judge`].
+    HairpinJudge = 9,
+    /// [`super::hairpin::forward`].
+    Hairpin = 10,
+    /// [`super::hairpin::enter`].
+    HairpinEnter = 11,
+    /// [`super::hairpin::add`].
+    HairpinAdd = 12,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 9;
+pub const STAGES: u32 = 13;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -59,7 +67,7 @@ pub(super) mod left {
     pub(in crate::path) const NAT: usize = 2;
     /// Place of the mapping.
     pub(in crate::path) const MAPPING: usize = 3;
-    /// Number of a [`Refusal`](crate::path::answer::Refusal).
+    /// Number of a [`Refusal`](crate::path::answer::Refusal); its argument.
     pub(in crate::path) const REFUSAL: usize = 4;
 }
 
@@ -124,10 +132,14 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let site = site_of(packet)?;
     let inner = parse(packet)?;
     let key = inner.flow_from_site(site);
+    let direction = tables.direction_to(key.destination);
+    if direction == direction::SITE_TO_SITE {
+        return Ok(Next::Stage(Stage::HairpinJudge));
+    }
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let judgement = tables
-        .judge(&Tuple::new(&key, site).towards(tables.direction_to(key.destination)))
+        .judge(&Tuple::new(&key, site).towards(direction))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
@@ -363,7 +375,11 @@ fn renew<V: Words, T: Tables>(
 }
 
 #[inline(always)]
-fn denied<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
+pub(super) fn denied<T: Tables>(
+    tables: &T,
+    key: &FlowKey,
+    judgement: &Judgement,
+) -> Result<Next, DropReason> {
     if judgement.flags & flag::LOG != 0 {
         tell(tables, kind::DENIED, key, judgement.rule, judgement.generation);
     }

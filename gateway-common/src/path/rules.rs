@@ -2,7 +2,6 @@
 
 use crate::abi::event::RULE_DEFAULT;
 use crate::abi::flow::FlowKey;
-use crate::abi::nat::InsideKey;
 use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
 use crate::packet::icmp::kind;
@@ -90,20 +89,20 @@ impl Tuple {
         }
     }
 
-    /// What rules look at in a flow of a site to another one: `key` is the flow as the first one sees it, `inside` the
-    /// endpoint of the other one that its destination stands for.
+    /// What rules look at in a flow of a site to another one: `key` is the flow as the first one sees it, `called` as the
+    /// other one does.
     #[inline(always)]
     #[must_use]
-    pub const fn site_to_site(key: &FlowKey, site: &Site, inside: &InsideKey, other: &Site) -> Self {
+    pub const fn site_to_site(key: &FlowKey, site: &Site, called: &FlowKey, other: &Site) -> Self {
         let from_site = Self::new(key, site);
         Self {
-            destination: u32::from_be_bytes(inside.address),
+            destination: u32::from_be_bytes(called.source),
             destination_port: match key.protocol {
                 protocol::ICMP => from_site.destination_port,
-                _ => u16::from_be_bytes(inside.port),
+                _ => u16::from_be_bytes(called.source_port),
             },
             direction: direction::SITE_TO_SITE,
-            to_site: inside.site,
+            to_site: called.site,
             to_groups: other.groups,
             ..from_site
         }

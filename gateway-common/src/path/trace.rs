@@ -78,14 +78,34 @@ pub fn tell<P: Packet, T: Tables>(packet: &P, tables: &T, end: End) {
     match end.point {
         point::WAN => outer(packet, tables, &mut event),
         point::CORE | point::ENTER | point::ENTER_ADD => inner(packet, tables, &mut event, Direction::In),
-        // The answer to the packet, which goes back to its site.
-        _ if is_answer(&event) => inner(packet, tables, &mut event, Direction::In),
+        // What is in the frame now goes to a site.
+        _ if is_to_site(&event) => inner(packet, tables, &mut event, Direction::In),
         _ => inner(packet, tables, &mut event, Direction::Out),
     }
+    tell_if_wanted(tables, &event);
+    if event.outcome == outcome::SENT && event.value == Path::SiteToSite as u32 {
+        of_caller(tables, &mut event);
+        tell_if_wanted(tables, &event);
+    }
+}
+
+#[inline(always)]
+fn tell_if_wanted<T: Tables>(tables: &T, event: &TraceEvent) {
     let wanted = tables.settings().map_or(0, |settings| settings.trace_site);
     if wanted == EVERY_SITE || (wanted != 0 && wanted == event.site) {
-        tables.trace(&event);
+        tables.trace(event);
     }
+}
+
+/// From the packet as the called site has it to the caller's own flow.
+#[inline(always)]
+fn of_caller<T: Tables>(tables: &T, event: &mut TraceEvent) {
+    let called = (event.nat_address, event.nat_port);
+    (event.nat_address, event.nat_port) = (event.destination, event.destination_port);
+    (event.destination, event.destination_port) = called;
+    (event.site, event.source, event.source_port) = (0, [0; 4], [0; 2]);
+    event.known &= !(known::RULE | known::FLOW);
+    by_answer(tables, event);
 }
 
 /// The SA of an ESP packet.
@@ -106,8 +126,7 @@ fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, d
     let is_linked = match direction {
         Direction::Out => event.outcome != outcome::SENT,
         Direction::In => {
-            is_answer(event)
-                || (event.outcome == outcome::SENT && event.value == Path::CoreForwarded as u32)
+            is_to_site(event) || (event.outcome == outcome::SENT && event.value == Path::CoreForwarded as u32)
         }
     };
     if is_linked {
@@ -128,10 +147,11 @@ fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, d
     }
 }
 
-/// Whether the packet was made into an answer to its site.
+/// Whether the frame was made into one to a site: an answer, or a packet of another site.
 #[inline(always)]
-const fn is_answer(event: &TraceEvent) -> bool {
-    event.outcome == outcome::SENT && event.value == Path::SiteAnswered as u32
+const fn is_to_site(event: &TraceEvent) -> bool {
+    event.outcome == outcome::SENT
+        && (event.value == Path::SiteAnswered as u32 || event.value == Path::SiteToSite as u32)
 }
 
 /// Addresses and ports of a clear packet behind a link header, for workers.
@@ -227,7 +247,8 @@ fn of_flow<V: Words>(record: V, event: &mut TraceEvent) {
 fn from_stages<T: Tables>(tables: &T, event: &mut TraceEvent) {
     let goes_on = event.outcome == outcome::STAGE;
     let is_judged = match event.point {
-        point::JUDGE => goes_on || is_verdict_of_a_rule(event.value),
+        point::JUDGE if goes_on => event.value != open::Stage::HairpinJudge as u32,
+        point::JUDGE | point::HAIRPIN_JUDGE => goes_on || is_verdict_of_a_rule(event.value),
         point::MAP | point::ADD | point::ANSWER | point::PERMIT | point::ENTER_ADD => true,
         point::ENTER => goes_on && event.value == open::Stage::EnterAdd as u32,
         _ => false,

@@ -58,6 +58,7 @@ pub fn packet_clear(input: &[u8]) {
             }
             Ok(Verdict::Pass(_)) => assert_eq!(after, frame),
             Ok(Verdict::Worker { path, .. }) => {
+                // No site is translated to what another may call here.
                 assert_eq!(path, Path::SiteAnswered);
                 answers(frame, &after);
             }

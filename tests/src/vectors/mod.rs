@@ -6,6 +6,7 @@ pub mod blocks;
 mod clear;
 mod core;
 mod directions;
+mod hairpin;
 pub mod nat;
 mod wan;
 pub mod world;
@@ -189,6 +190,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         blocks::vectors(now_s),
         answer::vectors(now_s),
         directions::vectors(now_s),
+        hairpin::vectors(now_s),
         nat::vectors(now_s),
     ]
     .concat()

@@ -1,0 +1,251 @@
+//! From site to site, through the gateway: a packet to an address that a site is translated to (RFC 4787 REQ-9, RFC 5382
+//! REQ-8). Both ends are translated, so that the site that is called sees the address and port that the caller is translated
+//! to, as everyone outside does ("external source IP address and port").
+//!
+//! ```text
+//!  site A  a:pa -> B':pb'   flow of A: a:pa as A':pa', remote B':pb'   [rules: site-to-site]
+//!                           flow of B: b:pb as B':pb', remote A':pa'   [B's filtering: enter]
+//!  site B  A':pa' -> b:pb   answers take the same two flows the other way round
+//! ```
+//!
+//! One connection is two flows, each with its own site's limits and state: what B's filtering lets in, it lets in from A as
+//! from any remote, and B's own packets to A' open B's flow as they open any. A and B may be one site.
+
+use crate::abi::flow::{FlowKey, halves, pair, word};
+use crate::abi::rule::action;
+use crate::abi::sa::LinkHeader;
+use crate::abi::stats::Path;
+use crate::drop::DropReason;
+use crate::packet::Packet;
+use crate::packet::checksum::Change;
+use crate::packet::ipv4::{self, Ipv4, protocol};
+use crate::tables::Tables;
+use crate::tables::flows::Entry;
+use crate::tables::words::Words;
+
+use super::answer::{Refusal, refuse};
+use super::back::sa_to_site;
+use super::clear::{Next, parse, site_of};
+use super::core::outbound;
+use super::enter::{Target, find, is_let_in};
+use super::filter::{self, Direction, First};
+use super::inner::{IP, Inner, TRANSPORT};
+use super::open::{Stage, denied, left, make};
+use super::rules::Tuple;
+use super::{limits, worker};
+
+/// An address and a port, as they are in packets.
+type End = ([u8; 4], [u8; 2]);
+
+/// The stage that judges a new flow of a site to what a site is translated to. Its source is mapped as that of any other.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let site = site_of(packet)?;
+    let inner = parse(packet)?;
+    let key = inner.flow_from_site(site);
+    let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
+    filter::may_open(&inner)?;
+    let mut target = Target::NONE;
+    if !find(tables, &inner, &inner.outside(), &mut target) {
+        return Err(DropReason::NoMapping);
+    }
+    let called = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
+    let judgement = tables
+        .judge(&Tuple::site_to_site(&key, site, &target.key, called))
+        .ok_or(DropReason::NoRuleSet)?;
+    tables.count_rule(judgement.counter, inner.length());
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    if judgement.action != action::ALLOW {
+        return denied(tables, &key, &judgement);
+    }
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    limits::rate(tables, key.site, settings, tables.now_s())?;
+    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
+    Ok(Next::Stage(Stage::Map))
+}
+
+/// The stage that forwards a packet of a flow between sites.
+///
+/// # Errors
+/// The reason to drop the packet, which is not changed then.
+#[inline(always)]
+pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let site = site_of(packet)?;
+    let inner = parse(packet)?;
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let now_s = tables.now_s();
+    let Some(own) = tables.flows().find(&inner.flow_from_site(site)) else {
+        return Ok(Next::Stage(Stage::Forward));
+    };
+    let source = nat_of(own.record);
+    let found = tables.flows().find_answer(&inner.outside(), source.0, source.1);
+    let Some(Entry { record: other, .. }) = found else {
+        return Ok(Next::Stage(Stage::HairpinEnter));
+    };
+    let (state, last_seen_s) = filter::state_and_last_seen_s(other);
+    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+        return Ok(Next::Stage(Stage::HairpinEnter));
+    }
+    let sa = outbound(tables, other)?;
+    if inner.length() > sa.mtu && inner.ip.dont_fragment() {
+        return refuse(tables, Refusal::TooBig { mtu: sa.mtu });
+    }
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    let verdict = worker(tables, interface, Path::SiteToSite)?;
+    let (called, address) = halves(other.load(word::SITE_SOURCE));
+    if filter::follow::<_, true>(own.record, &inner, now_s)? {
+        limits::give_half_open(tables, site);
+    }
+    if filter::follow::<_, false>(other, &inner, now_s)? {
+        limits::give_half_open(tables, called);
+    }
+    let [p0, p1, _, _] = halves(other.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
+    translate(packet, &inner, source, (address.to_ne_bytes(), [p0, p1]))?;
+    packet
+        .store(0, &LinkHeader::new(called, sa.sa_index))
+        .ok_or(DropReason::Internal)?;
+    Ok(Next::Decided(verdict))
+}
+
+/// The stage that asks the filtering of the site that is called.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let (mut seen, mut target) = (parse(packet)?, Target::NONE);
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let now_s = tables.now_s();
+    look(packet, tables, &mut seen, &mut target)?;
+    let site = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
+    let outside = seen.outside();
+    let is_open = if target.publication == 0 {
+        is_let_in(tables, site, &seen, &outside, settings, now_s)
+    } else {
+        // Both must hold: the rule that let the caller's flow be made, and who may reach what is published.
+        tables.may_enter(target.publication, seen.ip.source)
+    };
+    if !matches!(seen.ip.protocol, protocol::TCP | protocol::UDP) || !is_open {
+        return Err(DropReason::NoFlow);
+    }
+    filter::may_open(&seen)?;
+    sa_to_site(tables, target.key.site, target.key.source)?;
+    limits::rate(tables, target.key.site, settings, now_s)?;
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    // The caller's flow is logged, if the rule says so.
+    scratch.store(left::FLAGS, 0);
+    let [p0, p1] = outside.port;
+    let port = u32::from_ne_bytes([p0, p1, 0, 0]);
+    scratch.store(left::NAT, pair(u32::from_ne_bytes(outside.address), port));
+    scratch.store(left::MAPPING, u64::from(target.mapping));
+    Ok(Next::Stage(Stage::HairpinAdd))
+}
+
+/// The stage that makes the flow of the site that is called. The packet goes back to [`forward`], which finds it.
+///
+/// # Errors
+/// The reason to drop the packet.
+#[inline(always)]
+pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let (mut key, mut first) = (FlowKey::NONE, First::NONE);
+    look_again(packet, tables, &mut key, &mut first)?;
+    let ip: Ipv4 = packet.load(IP).ok_or(DropReason::Internal)?;
+    make(tables, &key, &first, ip.total_length())?;
+    Ok(Next::Stage(Stage::Hairpin))
+}
+
+/// The packet as the site that is called sees it, and whom it is for; leaves the rule of the caller's flow, with its
+/// generation, to be that of the other flow. (Results of subprograms are scalars: the verifier refuses what is left in the
+/// register of a result that lies in memory.)
+#[inline(never)]
+fn look<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    seen: &mut Inner,
+    target: &mut Target,
+) -> Result<(), DropReason> {
+    let site = site_of(packet)?;
+    let own = tables
+        .flows()
+        .find(&seen.flow_from_site(site))
+        .ok_or(DropReason::NoFlow)?;
+    (seen.ip.source, seen.source_port) = nat_of(own.record);
+    if !find(tables, seen, &seen.outside(), target) {
+        return Err(DropReason::NoMapping);
+    }
+    let (rule, _) = halves(own.record.load(word::RULE));
+    let (_, generation) = halves(own.record.load(word::CREATED));
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(rule, generation));
+    Ok(())
+}
+
+/// The same for the stage that makes the flow: its key, and how it begins.
+#[inline(never)]
+fn look_again<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    key: &mut FlowKey,
+    first: &mut First,
+) -> Result<(), DropReason> {
+    let (mut seen, mut target) = (parse(packet)?, Target::NONE);
+    look(packet, tables, &mut seen, &mut target)?;
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    // What was judged is what is made.
+    if scratch.load(left::MAPPING) != u64::from(target.mapping) {
+        return Err(DropReason::NoMapping);
+    }
+    *key = target.key;
+    *first = filter::open(&seen, Direction::In, tables.now_s());
+    Ok(())
+}
+
+/// What a flow's site is translated to.
+#[inline(always)]
+fn nat_of<V: Words>(record: V) -> End {
+    let (address, port) = halves(record.load(word::NAT));
+    let [p0, p1, _, _] = port.to_ne_bytes();
+    (address.to_ne_bytes(), [p0, p1])
+}
+
+/// Translates both ends of the packet, decrements the TTL once and updates both checksums.
+#[inline(never)]
+fn translate<P: Packet>(
+    packet: &mut P,
+    inner: &Inner,
+    source: End,
+    destination: End,
+) -> Result<(), DropReason> {
+    let addresses = Change::default()
+        .double(inner.ip.source, source.0)
+        .double(inner.ip.destination, destination.0);
+    let ports = addresses
+        .word(inner.source_port, source.1)
+        .word(inner.destination_port, destination.1);
+    let ttl = [inner.ip.ttl.saturating_sub(1), inner.ip.protocol];
+    let [c0, c1] = addresses.word(inner.ip.ttl_word(), ttl).apply(inner.ip.checksum);
+    let [t, p] = ttl;
+    let both: [[u8; 4]; 2] = [source.0, destination.0];
+    packet
+        .store(IP + ipv4::TTL, &[t, p, c0, c1])
+        .ok_or(DropReason::Internal)?;
+    packet
+        .store(IP + ipv4::SOURCE, &both)
+        .ok_or(DropReason::Internal)?;
+    let (checksum, offset) = match inner.ip.protocol {
+        protocol::TCP => (ports.apply(inner.checksum), 16),
+        protocol::UDP => (ports.apply_udp(inner.checksum), 6),
+        // Only these have flows between sites.
+        _ => return Err(DropReason::Internal),
+    };
+    packet
+        .store(TRANSPORT, &[source.1, destination.1])
+        .ok_or(DropReason::Internal)?;
+    packet
+        .store(TRANSPORT + offset, &checksum)
+        .ok_or(DropReason::Internal)
+}
