@@ -734,3 +734,112 @@ fn a_trace_that_means_nothing_is_refused() {
     assert!(ask(|_| {}).contains("4 traces run already"));
     assert_eq!(running.len(), 4);
 }
+
+/// Loads a rule set and answers its generation.
+fn loaded(node: &Node, text: &str) -> u32 {
+    let request = Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how: HowToLoad::default(),
+    };
+    let view = node.ask(request);
+    let generation = view["rules"]["generation"].as_u64().expect("a generation");
+    u32::try_from(generation).expect("a small number")
+}
+
+const WEB: &str = "name = \"web\"\n[[rule]]\nname = \"web\"\naction = \"allow\"\nsite = \"hospital\"\n\
+    destination = \"10.100.0.10\"\nprotocol = \"tcp\"\ndestination_ports = 443\n\
+    [[rule]]\nname = \"rest\"\naction = \"deny\"\n";
+
+#[test]
+fn the_running_rules_explain_a_flow() {
+    let (center, _site) = pair(Options::default());
+    let generation = loaded(&center, WEB);
+    let query = |site: &str, port| gateway::core::explain::Query {
+        site: site.into(),
+        from: "192.168.1.10".parse().expect("an address"),
+        to: "10.100.0.10".parse().expect("an address"),
+        direction: None,
+        to_site: None,
+        protocol: gateway::config::Protocol::TCP,
+        port: Some(port),
+        source_port: None,
+    };
+    let flows = vec![query("hospital", 443), query("hospital", 80)];
+    let view = center.ask(Request::RulesExplain { flows });
+    let verdicts: Vec<_> = view
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|answer| (answer["generation"].as_u64(), answer["verdict"].as_str(), answer["rule"]["name"].as_str()))
+        .collect();
+    let generation = Some(u64::from(generation));
+    assert_eq!(
+        verdicts,
+        [
+            (generation, Some("allow"), Some("web")),
+            (generation, Some("deny"), Some("rest"))
+        ],
+        "{view}"
+    );
+    // The rule before did not match, and it is said why.
+    let earlier = &view[1]["earlier"][0];
+    assert_eq!(earlier["name"], "web");
+    assert!(earlier["because"].as_str().is_some_and(|words| words.contains("443")), "{earlier}");
+    let error = center.refused(Request::RulesExplain {
+        flows: vec![query("nobody", 443)],
+    });
+    assert!(error.contains("nobody"), "{error}");
+    let many = Request::RulesExplain {
+        flows: vec![query("hospital", 443); 100_000],
+    };
+    assert!(center.refused(many).contains("are too many at once"));
+}
+
+#[test]
+fn each_generation_keeps_its_text_and_can_be_gone_back_to() {
+    let (center, _site) = pair(Options::default());
+    let first = loaded(&center, WEB);
+    let second = loaded(&center, "name = \"nothing\"\n");
+    let text = |generation| center.ask(Request::RulesText { generation });
+    assert_eq!((&text(None)["generation"], &text(None)["file"]), (&second.into(), &"rules.toml".into()));
+    assert_eq!(text(None)["text"], "name = \"nothing\"\n");
+    assert_eq!(text(Some(first))["text"], WEB);
+    let unknown = center.refused(Request::RulesText { generation: Some(99) });
+    assert!(unknown.contains("99"), "{unknown}");
+
+    // Without a number: the one before.
+    let back = |generation| Request::RulesRollback {
+        generation,
+        how: HowToLoad::default(),
+    };
+    center.ask(back(None));
+    assert_eq!(rules(&center), "web");
+    assert_eq!(text(None)["text"], WEB);
+    assert!(center.refused(back(Some(99))).contains("99"));
+    assert_eq!(rules(&center), "web");
+    let history = center.ask(Request::RulesHistory);
+    let in_force: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|entry| entry["in_force"] == true)
+        .map(|entry| entry["generation"].as_u64())
+        .collect();
+    assert_eq!(in_force, [Some(u64::from(second) + 1)]);
+}
+
+#[test]
+fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
+    let (center, _site) = pair(Options::default());
+    loaded(&center, WEB);
+    center.engine().rule_hits = vec![7, 3];
+    let shown = center.ask(Request::RulesShow);
+    let hits: Vec<_> = shown["rules"]
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(|rule| (rule["name"].as_str(), rule["hits"].as_u64()))
+        .collect();
+    assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
+}

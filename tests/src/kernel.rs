@@ -108,23 +108,12 @@ impl Kernel {
         let geometry = sizes.geometry()?;
         let mut loader = EbpfLoader::new();
         // As the daemon loads it when nobody asks for log lines.
-        loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+        loader.override_global("AYA_LOG_LEVEL", &0u8, false);
         prepare(&mut loader, &geometry);
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::PASS];
-        for name in programs.into_iter().chain(program::STAGES) {
-            let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            xdp.load().with_context(|| format!("loading program {name}"))?;
-        }
-        fill_stages(&mut ebpf)?;
-        // An older object, to compare with, has none.
-        if let Some(trace) = ebpf.program_mut(program::TRACE) {
-            let trace: &mut Xdp = trace.try_into()?;
-            trace.load().context("loading program trace")?;
-            fill_tracer(&mut ebpf)?;
-        }
+        load_programs(&mut ebpf)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
@@ -503,7 +492,11 @@ impl Kernel {
         }
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut Map> {
+    /// A map of the object's own that this harness does not know.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
@@ -553,6 +546,23 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Loads the programs of an object, of the gateway's own with their stages.
+fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+    for name in &names {
+        let xdp: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
+        xdp.load().with_context(|| format!("loading program {name}"))?;
+    }
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if has(program::CLEAR) {
+        fill_stages(ebpf)?;
+    }
+    if has(program::TRACE) {
+        fill_tracer(ebpf)?;
+    }
+    Ok(())
 }
 
 /// The map of generations.

@@ -187,7 +187,10 @@ fn nothing_is_told_of_other_sites_or_when_nobody_traces() {
     let untold = back(&traced(EVERY_SITE), &reply(ACK));
     assert_eq!(
         steps(&untold),
-        [(point::CORE, outcome::DROPPED, DropReason::NoMapping as u32)]
+        [
+            (point::CORE, outcome::STAGE, Stage::Enter as u32),
+            (point::ENTER, outcome::DROPPED, DropReason::NoMapping as u32),
+        ]
     );
 }
 

@@ -112,16 +112,22 @@ pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
 }
 
 /// The site of a frame of the clear link.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+pub fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
     let link: LinkHeader = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     let (site, _) = link.read().ok_or(DropReason::LinkHeaderInvalid)?;
     Ok(site)
 }
 
 /// The packet in it.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
+pub fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
     let inner = Inner::parse(packet, Direction::Out)?;
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
@@ -130,8 +136,11 @@ pub(super) fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
 }
 
 /// Translates the source and writes the Ethernet header of the next hop.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn forward<P: Packet, T: Tables>(
+pub fn forward<P: Packet, T: Tables>(
     packet: &mut P,
     tables: &T,
     inner: &Inner,
@@ -153,8 +162,11 @@ pub(super) fn forward<P: Packet, T: Tables>(
 }
 
 /// Number of the next hop that the flow has used before, as long as routes are what they were.
+///
+/// # Errors
+/// The reason to drop the packet.
 #[inline(always)]
-fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
+pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
     let epoch = tables.epochs().hop;
     let (number, looked_up) = halves(record.load(word::HOP));
     if looked_up == epoch

@@ -25,6 +25,8 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub(crate) struct Table {
     pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
     pub(crate) happened: Vec<Happening<u32>>,
+    /// Hits of the rules in force.
+    pub(crate) rule_hits: Vec<u64>,
     /// What is traced, and what there is to tell of it.
     pub(crate) traced_site: u32,
     pub(crate) traces: Traces,
@@ -123,7 +125,9 @@ impl Engine for InMemory {
     }
 
     fn rule_hits(&self, _: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
-        Ok(vec![0; rules as usize])
+        let mut hits = self.table().rule_hits.clone();
+        hits.resize(rules as usize, 0);
+        Ok(hits)
     }
 
     fn tables(&self) -> anyhow::Result<Tables> {
