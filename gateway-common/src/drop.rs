@@ -105,7 +105,7 @@ drop_reasons! {
     89 NatPortless "nat_portless" "protocol has no ports, and the site has port blocks instead of an address of its own",
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
-    95 WrongSide "wrong_side" "next hop is on another side (center, Internet) than the destination belongs to",
+    95 WrongSide "wrong_side" "came from or would leave to another side (center, Internet) than its address belongs to",
 }
 
 #[cfg(test)]

@@ -98,6 +98,12 @@ fn hairpin_add(context: XdpContext) -> u32 {
     run_stage(&context, point::HAIRPIN_ADD, path::hairpin::add)
 }
 
+/// The stage of `core` that answers a packet which goes no further.
+#[xdp]
+fn core_answer(context: XdpContext) -> u32 {
+    run(&context, point::CENTER_ANSWER, path::answer::answer_center)
+}
+
 /// Core interface: packets of the center.
 #[xdp]
 fn core(context: XdpContext) -> u32 {

@@ -88,7 +88,12 @@ pub fn append_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError
             .mode(0o600)
             .open(path)?;
         let before = file.metadata()?.len();
-        let written = file.write_all(&line).and_then(|()| file.sync_all());
+        let mut written = file.write_all(&line).and_then(|()| file.sync_all());
+        if before == 0 {
+            // A file that is new is there for good once its folder is.
+            let folder = path.parent().unwrap_or(Path::new("."));
+            written = written.and_then(|()| File::open(folder)?.sync_all());
+        }
         if written.is_err() {
             file.set_len(before)?;
         }

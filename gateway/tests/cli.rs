@@ -189,6 +189,40 @@ fn rules_that_never_decide_are_named_with_both_lines() {
 }
 
 #[test]
+fn rules_that_allow_what_no_tunnel_carries_are_named() {
+    for (rest, because) in [
+        (
+            "destination = \"10.101.0.0/16\"",
+            "destination 10.101.0.0-10.101.255.255 is not in [center] networks",
+        ),
+        (
+            "direction = \"site-to-internet\"",
+            "there are no [internet] networks",
+        ),
+        (
+            "direction = \"center-to-site\"\nsource = \"10.99.0.1\"",
+            "source 10.99.0.1 is not in [center] networks",
+        ),
+        (
+            "direction = \"site-to-site\"",
+            "which sites are translated to, is in neither [center] nor [internet] networks",
+        ),
+    ] {
+        let text = rule("r", "allow", rest);
+        let output = check_text(&text, &[]);
+        check(&output, 0, because, "");
+        check(&output, 0, "1 rules, 1 compiled, 1 finding", "");
+        check(&check_text(&rule("r", "deny", rest), &[]), 0, "nothing wrong", "");
+    }
+    check(
+        &check_text(&rule("r", "allow", "destination = \"10.100.3.0/24\""), &[]),
+        0,
+        "nothing wrong",
+        "",
+    );
+}
+
+#[test]
 fn what_is_not_enforced_is_refused() {
     for (rest, action, words) in [
         (

@@ -3,6 +3,7 @@
 
 mod conntrack;
 mod control;
+mod directions;
 mod fail_closed;
 mod filter;
 mod hostile;

@@ -163,7 +163,7 @@ impl Wire {
             Expect::Pass(_) => expected.host = frame(&step.frame),
             Expect::Worker(_, out) | Expect::Answer(_, out) => expected.worker = frame(out),
             Expect::Egress(out) => expected.center = frame(out),
-            Expect::Reflect(out) => expected.back = frame(out),
+            Expect::Reflect(out) | Expect::CenterAnswer(_, out) => expected.back = frame(out),
         }
         let (dropped, path) = step.expect.counted();
         let deadline = Instant::now() + ARRIVAL;

@@ -1,16 +1,21 @@
 //! Port blocks that run short: the controller is told, and a block that it adds is used by the next packet.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use gateway_common::abi::event::{Event, kind};
 use gateway_common::abi::site::{BLOCKS_MAX, Block, Site, flag};
+use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
 use gateway_common::path::Verdict;
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::Program;
 use gateway_tests::vectors::blocks::{pair_of_ports, query, take, world_of};
-use gateway_tests::vectors::world::{GROUP_CLINIC, NAT, SA_INDEX, SITE, TERMINAL};
+use gateway_tests::vectors::world::{GROUP_CLINIC, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
+use proptest::prelude::*;
 
 const NOW_S: u32 = 100_000;
-const XDP_DROP: u32 = 1;
+/// Inside and outside endpoints that were seen.
+type Seen = BTreeMap<(u32, u16), ([u8; 4], u16)>;
 const XDP_REDIRECT: u32 = 4;
 
 fn told(events: &[Event]) -> Vec<(u32, u32, [u8; 4])> {
@@ -29,7 +34,11 @@ fn a_block_that_is_added_serves_the_next_packet_on_the_host() {
     take(&tables, (NAT, 5001), NOW_S);
     let frame = query(1026).linked(SITE, SA_INDEX);
     let (outcome, _) = Program::Clear.run(&frame, &tables);
-    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(
         told(&tables.events.borrow()),
         [(kind::PORTS_SHORT, SITE, TERMINAL)]
@@ -52,7 +61,8 @@ fn a_block_that_is_added_serves_the_next_packet_in_the_kernel() -> anyhow::Resul
     let mut kernel = Kernel::load()?;
     kernel.fill(&tables)?;
     let frame = query(1026).linked(SITE, SA_INDEX);
-    assert_eq!(kernel.run("clear", &frame)?.code, XDP_DROP);
+    assert_eq!(kernel.run("clear", &frame)?.code, XDP_REDIRECT);
+    assert_eq!(kernel.drops()?, BTreeMap::from([(DropReason::NatExhausted, 1)]));
     assert_eq!(
         told(&kernel.take_events()?),
         [(kind::PORTS_SHORT, SITE, TERMINAL)]
@@ -66,14 +76,18 @@ fn a_block_that_is_added_serves_the_next_packet_in_the_kernel() -> anyhow::Resul
     Ok(())
 }
 
-/// A site that may get no more blocks is nothing to bother the controller with.
+/// A site that was refused is nothing to bother the controller with.
 #[test]
-fn who_gets_no_more_does_not_ask() {
+fn who_is_not_to_ask_does_not() {
     let tables = world_of(NOW_S, &[pair_of_ports(NAT, 5000)], 0);
     take(&tables, (NAT, 5000), NOW_S);
     take(&tables, (NAT, 5001), NOW_S);
     let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
-    assert_eq!(outcome, Err(DropReason::NatExhausted));
+    assert_eq!(outcome.map(Verdict::path), Ok(Path::SiteAnswered));
+    assert_eq!(
+        tables.drops.take(),
+        BTreeMap::from([(DropReason::NatExhausted, 1)])
+    );
     assert_eq!(told(&tables.events.borrow()), []);
 }
 
@@ -89,7 +103,7 @@ fn a_block_is_asked_for_before_the_last_port_is_taken() {
     let mut passed = 0;
     for port in 1024..1088u16 {
         let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
-        if outcome.is_ok() {
+        if matches!(outcome, Ok(Verdict::Egress { .. })) {
             passed += 1;
             let port = u16::from_be_bytes([sent[34], sent[35]]);
             assert!((block.first..=block.last).contains(&port), "{port}");
@@ -108,18 +122,68 @@ fn every_block_is_used() {
         .map(|number| pair_of_ports([198, 51, 100, (number / 4 + 1) as u8], 5000 + 2 * number))
         .collect();
     let tables = world_of(NOW_S, &blocks, 0);
-    let mut used = std::collections::BTreeSet::new();
+    let mut used = BTreeSet::new();
     // A packet may find none of the last ports at random; another one does.
     for port in 1024..2048u16 {
         let (outcome, sent) = Program::Clear.run(&query(port).linked(SITE, SA_INDEX), &tables);
-        if outcome.is_ok() {
+        if matches!(outcome, Ok(Verdict::Egress { .. })) {
             let end = (sent[29], u16::from_be_bytes([sent[34], sent[35]]));
             assert!(used.insert(end), "{end:?} twice");
         }
     }
-    let all: std::collections::BTreeSet<_> = blocks
+    let all: BTreeSet<_> = blocks
         .iter()
         .flat_map(|block| (block.first..=block.last).map(|port| (block.address[3], port)))
         .collect();
     assert_eq!(used, all);
+}
+
+/// Blocks of 16 ports for two sites, which share two addresses: the slots of each site.
+fn slots() -> impl Strategy<Value = [Vec<Block>; 2]> {
+    let block = |slot: u16| Block {
+        address: if slot < 8 { NAT } else { NAT_OTHER },
+        first: 4096 + slot % 8 * 16,
+        last: 4096 + slot % 8 * 16 + 15,
+    };
+    let whose = proptest::collection::vec(0usize..3, 16);
+    whose.prop_map(move |whose| {
+        [0, 1].map(|site| {
+            let slots = (0u16..16).zip(&whose).filter(|(_, owner)| **owner == site);
+            slots.map(|(slot, _)| block(slot)).take(BLOCKS_MAX).collect()
+        })
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    /// Model: whatever sites with the same inner addresses send, each is seen by ports of its own blocks only, and no two
+    /// inside endpoints by the same port; one inside endpoint by the same port each time.
+    #[test]
+    fn sites_are_seen_by_their_own_ports(
+        blocks in slots(),
+        packets in proptest::collection::vec((any::<bool>(), 4090u16..4240), 1..120),
+    ) {
+        let mut tables = world_of(NOW_S, &blocks[0], 0);
+        tables.sites.insert(SITE_OTHER, Site::with_blocks(0, &blocks[1], 0));
+        let (mut seen, mut taken): (Seen, BTreeSet<_>) = Default::default();
+        for (first, port) in packets {
+            let (site, own) = if first { (SITE, &blocks[0]) } else { (SITE_OTHER, &blocks[1]) };
+            let (outcome, sent) = Program::Clear.run(&query(port).linked(site, SA_INDEX), &tables);
+            if outcome.is_err() {
+                prop_assert_eq!(outcome, Err(DropReason::NatExhausted));
+                prop_assert!(!seen.contains_key(&(site, port)));
+                continue;
+            }
+            let outside = ([sent[26], sent[27], sent[28], sent[29]], u16::from_be_bytes([sent[34], sent[35]]));
+            let is_in = |block: &Block| {
+                block.address == outside.0 && (block.first..=block.last).contains(&outside.1)
+            };
+            prop_assert!(own.iter().any(is_in), "{outside:?} is in none of {own:?}");
+            match seen.insert((site, port), outside) {
+                Some(before) => prop_assert_eq!(before, outside),
+                None => prop_assert!(taken.insert(outside), "{outside:?} twice"),
+            }
+        }
+    }
 }

@@ -194,6 +194,10 @@ proptest! {
             let protocol = frame[14 + 9];
             let (outcome, sent) = Program::Clear.run(&frame, &tables);
             match outcome {
+                Ok(Verdict::Worker { .. }) => {
+                    // Told that there is no port left.
+                    prop_assert_eq!(tables.drops.take(), BTreeMap::from([(DropReason::NatExhausted, 1)]));
+                }
                 Ok(_) => {
                     let inside = (site, protocol, clear.source);
                     let outside = (protocol, end(&sent, true));

@@ -19,7 +19,7 @@ fn code(expect: &Expect) -> u32 {
         Expect::Drop(_) => XDP_DROP,
         Expect::Pass(_) => XDP_PASS,
         Expect::Worker(..) | Expect::Egress(_) | Expect::Answer(..) => XDP_REDIRECT,
-        Expect::Reflect(_) => XDP_TX,
+        Expect::Reflect(_) | Expect::CenterAnswer(..) => XDP_TX,
     }
 }
 

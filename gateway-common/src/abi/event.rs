@@ -14,7 +14,7 @@ pub mod kind {
     pub const NO_SA: u32 = 3;
     /// A destination on the core side has no resolved next hop.
     pub const NEXT_HOP_MISSING: u32 = 4;
-    /// A site's port blocks have few free ports left, or none, and it may get another one.
+    /// A site's port blocks have few free ports left, or none.
     pub const PORTS_SHORT: u32 = 5;
 }
 

@@ -9,7 +9,7 @@ pub const BLOCKS_MAX: usize = 8;
 
 /// Bits of [`Site::flags`].
 pub mod flag {
-    /// The controller gives the site another block when its ports run short: tell it.
+    /// The controller is to be told when the site's ports run short: it gives it another block, or tells the operator.
     pub const MORE_BLOCKS: u32 = 1;
     /// Any remote endpoint may send to the site's mappings, if a rule lets it: endpoint-independent filtering (RFC 4787
     /// section 5). Without this flag and the next: address- and port-dependent.

@@ -41,10 +41,12 @@ pub enum Path {
     SiteAnswered = 9,
     /// `clear`: forwarded to a site.
     SiteToSite = 10,
+    /// `core`: answered to the center with a TCP reset or an ICMP error; the packet counts as dropped as well.
+    CenterAnswered = 11,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 11;
+pub const PATHS: u32 = 12;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -60,5 +62,6 @@ impl Path {
         (Path::MappingsCreated, "mappings_created"),
         (Path::SiteAnswered, "site_answered"),
         (Path::SiteToSite, "site_to_site"),
+        (Path::CenterAnswered, "center_answered"),
     ];
 }

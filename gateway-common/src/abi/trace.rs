@@ -45,6 +45,8 @@ pub mod point {
     pub const HAIRPIN_ENTER: u32 = 15;
     /// The stage that makes the flow of the site that is called.
     pub const HAIRPIN_ADD: u32 = 16;
+    /// The stage that answers a packet of the center that goes no further.
+    pub const CENTER_ANSWER: u32 = 17;
 
     /// The point of a stage, by its number ([`Stage`](crate::path::open::Stage)).
     #[must_use]
@@ -63,12 +65,13 @@ pub mod point {
             HAIRPIN,
             HAIRPIN_ENTER,
             HAIRPIN_ADD,
+            CENTER_ANSWER,
         ];
         if stage < STAGES { POINTS[stage as usize] } else { 0 }
     }
 
     /// All with their names.
-    pub const ALL: [(u32, &str); 16] = [
+    pub const ALL: [(u32, &str); 17] = [
         (WAN, "wan"),
         (CLEAR, "clear"),
         (JUDGE, "clear_judge"),
@@ -85,6 +88,7 @@ pub mod point {
         (HAIRPIN, "hairpin"),
         (HAIRPIN_ENTER, "hairpin_enter"),
         (HAIRPIN_ADD, "hairpin_add"),
+        (CENTER_ANSWER, "core_answer"),
     ];
 }
 

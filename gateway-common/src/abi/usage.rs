@@ -15,6 +15,6 @@ pub mod word {
     pub const MAPPINGS: usize = 2;
     /// Of a site: a second, and the flows that were opened in it. Of the sum: sites with flows.
     pub const RATE_OR_SITES: usize = 3;
-    /// Of a site: a second, and the answers in place of its packets that it was sent in it.
+    /// A second, and the answers in it in place of packets that went no further: to a site, or in the sum, to the center.
     pub const ANSWERS: usize = 4;
 }

@@ -1,15 +1,16 @@
-//! Answers to a site's packet that goes no further: a TCP reset or an ICMP error, made out of the packet itself and sent
-//! back over [`super::back`]. A stage of its own: nothing of it is on the way of packets that pass.
+//! Answers to a packet that goes no further: a TCP reset or an ICMP error, made out of the packet itself and sent back, to a
+//! site over [`super::back`], to the center by the link that the packet came by. A stage of its own: nothing of it is on the way of packets that pass.
 //!
 //! An answer comes from the address that the packet was sent to: the site's SA carries that address for certain, and the
 //! sender's stack looks for it (RFC 1122 section 4.2.3.9).
 
 use crate::abi::flow::{halves, pair};
 use crate::abi::stats::Path;
+use crate::abi::usage::TOTAL;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Sum;
-use crate::packet::ethernet;
+use crate::packet::ethernet::{self, Ethernet};
 use crate::packet::icmp::{CODE_FRAGMENTATION_NEEDED, CODE_PROHIBITED, kind};
 use crate::packet::ipv4::{self, Ipv4, protocol};
 use crate::packet::tcp::{self, Tcp, flag};
@@ -19,11 +20,12 @@ use zerocopy::IntoBytes;
 
 use super::back::{sa_to_site, to_site};
 use super::clear::{Next, parse, site_of};
+use super::filter::Direction;
 use super::icmp::{self, Report};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::{Stage, left};
 use super::tcp::Segment;
-use super::{Outcome, limits};
+use super::{Outcome, Verdict, limits};
 
 /// TTL of an answer.
 const TTL: u8 = 64;
@@ -40,6 +42,45 @@ pub enum Refusal {
         /// What would fit.
         mtu: u32,
     },
+    /// Ports, or another thing that sites have a limit of, are used up (RFC 5508 REQ-8).
+    Exhausted {
+        /// What is.
+        reason: DropReason,
+    },
+}
+
+/// What it may be that is used up.
+#[inline(always)]
+const fn shortage(number: u32) -> Option<DropReason> {
+    const ALL: [DropReason; 7] = [
+        DropReason::NatExhausted,
+        DropReason::SiteMappings,
+        DropReason::SiteFlows,
+        DropReason::SiteFlowRate,
+        DropReason::SiteHalfOpen,
+        DropReason::SiteShare,
+        DropReason::FlowTableFull,
+    ];
+    let mut at = 0;
+    while at < ALL.len() {
+        if ALL[at] as u32 == number {
+            return Some(ALL[at]);
+        }
+        at += 1;
+    }
+    None
+}
+
+/// Has the sender told that there is no room for a new flow; whatever else is the reason is not told.
+///
+/// # Errors
+/// The reason.
+#[inline(always)]
+pub fn no_room<T: Tables>(tables: &T, reason: DropReason) -> Result<Next, DropReason> {
+    match shortage(reason as u32) {
+        Some(reason) => refuse(tables, Refusal::Exhausted { reason }),
+        None => Err(reason),
+    }
 }
 
 impl Refusal {
@@ -50,6 +91,7 @@ impl Refusal {
         match self {
             Self::Rejected => DropReason::RuleRejected,
             Self::TooBig { .. } => DropReason::EspTooBig,
+            Self::Exhausted { reason } => reason,
         }
     }
 
@@ -59,6 +101,7 @@ impl Refusal {
         match self {
             Self::Rejected => pair(1, 0),
             Self::TooBig { mtu } => pair(2, mtu),
+            Self::Exhausted { reason } => pair(3, reason as u32),
         }
     }
 
@@ -68,6 +111,10 @@ impl Refusal {
         match number {
             1 => Some(Self::Rejected),
             2 => Some(Self::TooBig { mtu: argument }),
+            3 => match shortage(argument) {
+                Some(reason) => Some(Self::Exhausted { reason }),
+                None => None,
+            },
             _ => None,
         }
     }
@@ -99,6 +146,36 @@ pub fn answer<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     Ok(verdict)
 }
 
+/// The stage that answers a packet of the center. The gateway's answers to the center have one limit for all: what a site
+/// may be sent, counted with the sum of all sites.
+///
+/// # Errors
+/// As [`answer`].
+#[inline(always)]
+pub fn answer_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    let refusal = Refusal::of(scratch.load(left::REFUSAL)).ok_or(DropReason::Internal)?;
+    let reason = refusal.reason();
+    reflect(packet, tables, refusal).map_err(|_| reason)?;
+    tables.count_drop(reason);
+    Ok(Verdict::Reflect(Path::CenterAnswered))
+}
+
+#[inline(always)]
+fn reflect<P: Packet, T: Tables>(packet: &mut P, tables: &T, refusal: Refusal) -> Result<(), DropReason> {
+    let inner = Inner::parse(packet, Direction::In)?;
+    let link: Ethernet = packet.load(0).ok_or(DropReason::Internal)?;
+    let settings = tables.settings().ok_or(DropReason::Internal)?;
+    limits::answer(tables, TOTAL, settings, tables.now_s(), refusal.reason())?;
+    let link = Ethernet {
+        destination: link.source,
+        source: link.destination,
+        ether_type: link.ether_type,
+    };
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+    write(packet, &inner, refusal)
+}
+
 /// Turns the packet into the answer, if limits let it.
 #[inline(always)]
 fn send<P: Packet, T: Tables>(packet: &mut P, tables: &T, refusal: Refusal) -> Outcome {
@@ -123,7 +200,7 @@ fn write<P: Packet>(packet: &mut P, inner: &Inner, refusal: Refusal) -> Result<(
     };
     match refusal {
         Refusal::Rejected if inner.ip.protocol == protocol::TCP => return reset(packet, inner),
-        Refusal::Rejected => {}
+        Refusal::Rejected | Refusal::Exhausted { .. } => {}
         Refusal::TooBig { mtu } => {
             let [m0, m1] = (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes();
             report.code = CODE_FRAGMENTATION_NEEDED;

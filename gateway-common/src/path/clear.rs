@@ -71,6 +71,7 @@ pub fn stages<P: Packet, T: Tables>(
             Stage::HairpinEnter => hairpin::enter(packet, tables),
             Stage::HairpinAdd => hairpin::add(packet, tables),
             Stage::Answer => answer::answer(packet, tables).map(Next::Decided),
+            Stage::CenterAnswer => answer::answer_center(packet, tables).map(Next::Decided),
         };
         after(packet, stage, next);
         match next? {

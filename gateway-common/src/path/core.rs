@@ -3,7 +3,8 @@
 
 use crate::abi::event::kind as event_kind;
 use crate::abi::flow::{self, halves, pair, word};
-use crate::abi::interface::Interface;
+use crate::abi::interface::{Interface, role};
+use crate::abi::rule::direction;
 use crate::abi::sa::{LinkHeader, SaOutbound, SaOutboundKey};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -47,6 +48,11 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
         return passed();
     }
     let inner = Inner::parse(packet, Direction::In)?;
+    // Nobody in the Internet speaks for the center or for a site (RFC 3704).
+    if interface.role == role::INTERNET && tables.direction_to(inner.ip.source) != direction::SITE_TO_INTERNET
+    {
+        return Err(DropReason::WrongSide);
+    }
     let outside = inner.outside();
     let found = tables
         .flows()

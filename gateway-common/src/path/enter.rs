@@ -3,7 +3,7 @@
 //!
 //! | what the packet is sent to | what must hold |
 //! |---|---|
-//! | published port or address (static mapping) | its source is in the publication's `from` |
+//! | published port or address (static mapping) | its source is the center's and in the publication's `from`, and a rule of direction center-to-site allows it |
 //! | mapping of a site with endpoint-independent filtering | a rule lets the inside endpoint reach the sender |
 //! | the same with address-dependent filtering | and the endpoint has a flow to the sender's address |
 //! | any other | nothing opens a flow |
@@ -15,7 +15,7 @@ use crate::abi::event::{RULE_PUBLICATION, kind as event_kind};
 use crate::abi::flow::{FlowKey, halves, pair, state};
 use crate::abi::interface::{Interface, Settings};
 use crate::abi::nat::OutsideKey;
-use crate::abi::rule::{action, flag as rule_flag};
+use crate::abi::rule::{action, direction};
 use crate::abi::site::{Site, flag};
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -28,9 +28,9 @@ use super::back::sa_to_site;
 use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
-use super::limits;
-use super::open::{Stage, left, make};
-use super::rules::Tuple;
+use super::open::{Stage, denied, left, make};
+use super::rules::{Judgement, Tuple};
+use super::{limits, tcp};
 
 /// What a packet without a flow is sent to.
 #[derive(Clone, Copy)]
@@ -50,14 +50,6 @@ impl Target {
         mapping: 0,
         publication: 0,
     };
-}
-
-/// What rules have said of a flow that is about to be made.
-#[derive(Clone, Copy)]
-struct Admission {
-    rule: u32,
-    generation: u32,
-    flags: u8,
 }
 
 /// The stage that judges.
@@ -89,17 +81,25 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let admission = if target.publication != 0 {
-        admit_published(tables, &target)?
+    let tuple = if target.publication != 0 {
+        may_enter(tables, &target)?;
+        Tuple::to_site(&target.key, site)
     } else {
-        admit_by_rules(tables, &target.key, site, inner.length())?
+        // The site might open the same flow.
+        let direction = tables.direction_to(target.key.destination);
+        Tuple::new(&target.key, site).towards(direction)
     };
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
+    tables.count_rule(judgement.counter, inner.length());
+    if judgement.action != action::ALLOW {
+        return denied_to_center(tables, &target.key, &judgement);
+    }
     // Nothing is remembered for a site whose router is away.
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate(tables, target.key.site, settings, now_s)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(admission.rule, admission.generation));
-    scratch.store(left::FLAGS, u64::from(admission.flags));
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
+    scratch.store(left::FLAGS, u64::from(judgement.flags));
     let port = port_protocol(outside.port, 0);
     scratch.store(left::NAT, pair(u32::from_ne_bytes(outside.address), port));
     scratch.store(left::MAPPING, u64::from(target.mapping));
@@ -119,6 +119,9 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     // What was judged is what is made.
     if scratch.load(left::MAPPING) != u64::from(target.mapping) {
         return Err(DropReason::NoMapping);
+    }
+    if target.publication != 0 {
+        first.progress.flags |= tcp::flag::PUBLISHED;
     }
     make(tables, &target.key, &first, length)?;
     Ok(Next::Stage(Stage::Core))
@@ -234,39 +237,38 @@ pub(super) fn is_let_in<T: Tables>(
     })
 }
 
+/// Whether a publication is for the sender, who must be of the center.
 #[inline(always)]
-fn admit_published<T: Tables>(tables: &T, target: &Target) -> Result<Admission, DropReason> {
-    if !tables.may_enter(target.publication, target.key.destination) {
-        tell(tables, event_kind::DENIED, &target.key, RULE_PUBLICATION, 0);
-        return Err(DropReason::PublicationSource);
+fn may_enter<T: Tables>(tables: &T, target: &Target) -> Result<(), DropReason> {
+    let caller = target.key.destination;
+    let is_center = tables.direction_to(caller) == direction::SITE_TO_CENTER;
+    if is_center && tables.may_enter(target.publication, caller) {
+        return Ok(());
     }
-    Ok(Admission {
-        rule: RULE_PUBLICATION,
-        generation: 0,
-        flags: rule_flag::LOG,
+    let key = reversed(&target.key);
+    tell(tables, event_kind::DENIED, &key, RULE_PUBLICATION, 0);
+    Err(DropReason::PublicationSource)
+}
+
+/// What becomes of a call that the rules do not allow.
+#[inline(always)]
+fn denied_to_center<T: Tables>(tables: &T, key: &FlowKey, judgement: &Judgement) -> Result<Next, DropReason> {
+    denied(tables, &reversed(key), judgement).map(|next| match next {
+        Next::Stage(Stage::Answer) => Next::Stage(Stage::CenterAnswer),
+        next => next,
     })
 }
 
-/// The site might open the same flow: no rule, no flow.
+/// A flow as the one who calls sees it, for the log: the site is the one that is called.
 #[inline(always)]
-fn admit_by_rules<T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    site: &Site,
-    length: u32,
-) -> Result<Admission, DropReason> {
-    let judgement = tables
-        .judge(&Tuple::new(key, site))
-        .ok_or(DropReason::NoRuleSet)?;
-    tables.count_rule(judgement.counter, length);
-    if judgement.action != action::ALLOW {
-        return Err(DropReason::RuleDenied);
+const fn reversed(key: &FlowKey) -> FlowKey {
+    FlowKey {
+        source: key.destination,
+        destination: key.source,
+        source_port: key.destination_port,
+        destination_port: key.source_port,
+        ..*key
     }
-    Ok(Admission {
-        rule: judgement.rule,
-        generation: judgement.generation,
-        flags: judgement.flags,
-    })
 }
 
 /// The stage of `clear` that notes, beside a new flow of a site with address-dependent filtering, that its remote address

@@ -32,7 +32,7 @@ use super::filter::{self, Direction, First};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::{Stage, denied, left, make};
 use super::rules::Tuple;
-use super::{limits, worker};
+use super::{limits, tcp, worker};
 
 /// An address and a port, as they are in packets.
 type End = ([u8; 4], [u8; 2]);
@@ -201,6 +201,9 @@ fn look_again<P: Packet, T: Tables>(
     }
     *key = target.key;
     *first = filter::open(&seen, Direction::In, tables.now_s());
+    if target.publication != 0 {
+        first.progress.flags |= tcp::flag::PUBLISHED;
+    }
     Ok(())
 }
 

@@ -14,7 +14,7 @@ use crate::tables::hash::port_protocol;
 use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
-use super::answer::{Refusal, refuse};
+use super::answer::{Refusal, no_room, refuse};
 use super::clear::{Next, parse, site_of, tell};
 use super::filter::{self, Direction, First};
 use super::rules::{Judgement, Tuple};
@@ -50,10 +50,12 @@ pub enum Stage {
     HairpinEnter = 11,
     /// [`super::hairpin::add`].
     HairpinAdd = 12,
+    /// [`super::answer::answer_center`].
+    CenterAnswer = 13,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 13;
+pub const STAGES: u32 = 14;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 
@@ -148,7 +150,9 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return denied(tables, &key, &judgement);
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    limits::rate(tables, key.site, settings, tables.now_s())?;
+    if let Err(reason) = limits::rate(tables, key.site, settings, tables.now_s()) {
+        return no_room(tables, reason);
+    }
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
     Ok(Next::Stage(Stage::Map))
 }
@@ -168,8 +172,10 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
         now_s: first.now_s,
     };
     let mut mapping = nat::UNMAPPED;
-    if !nat::map(tables, &opening, &mut mapping)? {
-        return Ok(Next::Stage(Stage::Map));
+    match nat::map(tables, &opening, &mut mapping) {
+        Ok(true) => {}
+        Ok(false) => return Ok(Next::Stage(Stage::Map)),
+        Err(reason) => return no_room(tables, reason),
     }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     let nat = port_protocol(mapping.port, 0);
@@ -192,7 +198,9 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     if needs_permission {
         first.progress.flags |= tcp::flag::HAS_PERMISSION;
     }
-    make(tables, &key, &first, length)?;
+    if let Err(reason) = make(tables, &key, &first, length) {
+        return no_room(tables, reason);
+    }
     Ok(Next::Stage(if needs_permission {
         Stage::Permit
     } else {

@@ -25,8 +25,10 @@ pub mod flag {
     pub const FROM_CENTER: u8 = 4;
     /// A permission stands beside the flow ([`crate::path::enter`]); of any protocol.
     pub const HAS_PERMISSION: u8 = 8;
+    /// The center opened the flow to what is published for it; of any protocol.
+    pub const PUBLISHED: u8 = 16;
     /// Both open, and the opener has answered the answerer's SYN.
-    pub const OPENER_ANSWERED: u8 = 16;
+    pub const OPENER_ANSWERED: u8 = 32;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.

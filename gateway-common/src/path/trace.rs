@@ -77,7 +77,11 @@ pub fn tell<P: Packet, T: Tables>(packet: &P, tables: &T, end: End) {
     };
     match end.point {
         point::WAN => outer(packet, tables, &mut event),
-        point::CORE | point::ENTER | point::ENTER_ADD => inner(packet, tables, &mut event, Direction::In),
+        // The answer to a packet of the center: its source is what the site's end is translated to.
+        _ if is_to_center(&event) => inner(packet, tables, &mut event, Direction::Out),
+        point::CORE | point::ENTER | point::ENTER_ADD | point::CENTER_ANSWER => {
+            inner(packet, tables, &mut event, Direction::In);
+        }
         // What is in the frame now goes to a site.
         _ if is_to_site(&event) => inner(packet, tables, &mut event, Direction::In),
         _ => inner(packet, tables, &mut event, Direction::Out),
@@ -145,6 +149,13 @@ fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, d
     if event.point != point::CORE {
         from_stages(tables, event);
     }
+}
+
+/// Whether the frame was made into an answer to the center.
+#[inline(always)]
+const fn is_to_center(event: &TraceEvent) -> bool {
+    event.outcome == outcome::SENT
+        && (event.value == Path::CenterAnswered as u32 || event.value == Path::CoreTooBig as u32)
 }
 
 /// Whether the frame was made into one to a site: an answer, or a packet of another site.

@@ -95,6 +95,15 @@ impl Arrays {
             scratch: Memory::new(1),
         }
     }
+
+    /// The same, with the use of tables counted of so many sites.
+    #[must_use]
+    pub fn for_sites(self, sites: u32) -> Self {
+        Self {
+            usage: Memory::new(sites),
+            ..self
+        }
+    }
 }
 
 impl Default for Arrays {

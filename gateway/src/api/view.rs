@@ -260,6 +260,9 @@ pub struct Mapping {
     pub outside_port: u16,
     /// Seconds since its creation.
     pub age_s: u32,
+    /// Name of the `[[publish]]` that made it; port and protocol 0 stand for the whole address.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published: Option<String>,
 }
 
 /// A site's translated address.
@@ -654,7 +657,7 @@ pub struct Tracing {
 #[serde(tag = "line", rename_all = "snake_case")]
 pub enum TraceLine {
     /// A packet at one place.
-    Packet(TracedPacket),
+    Packet(Box<TracedPacket>),
     /// Packets that there was no room to tell of: the rate is bounded.
     Gap {
         /// How many.

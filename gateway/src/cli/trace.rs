@@ -141,7 +141,7 @@ mod tests {
             ..TracedPacket::default()
         };
         assert_eq!(
-            words(&TraceLine::Packet(packet)),
+            words(&TraceLine::Packet(Box::new(packet))),
             "03:04:05.000006  core         in   tcp 192.168.1.10:50000 [10.200.0.1:50000] <- 10.100.0.10:443  RST  \
              40 bytes  DROPPED tcp_window  (outside)  rule web  established"
         );

@@ -11,9 +11,9 @@ mod rule_set;
 pub use address::{AddressRange, Prefix};
 pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
 pub use gateway::{
-    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, Ike, Interface,
-    Limits, Nat, NatPool, NatSource, PlanKind, PoolMode, PortBlock, Role, SiteConfig, SitePpk, SiteSharedKey,
-    Start, Timeouts,
+    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, Filtering, Ike,
+    Interface, Limits, Nat, NatPool, NatSource, Place, PlanKind, PoolMode, PortBlock, Publication, Role,
+    SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts, Transport,
 };
 pub use list::List;
 pub use rule_set::{

@@ -74,21 +74,23 @@ fn reason(rule: &Condition, config: &Config) -> Option<String> {
     {
         return Some(format!("source {range} is not in [center] networks"));
     }
-    if has(Direction::SiteToSite) && !sites_can_call_sites(config) {
-        return Some("no address that sites are translated to is in [center] networks".to_owned());
+    if has(Direction::SiteToSite)
+        && let Some(range) = outside_of(&translated(config), &config.reachable())
+    {
+        return Some(format!(
+            "{range}, which sites are translated to, is in neither [center] nor [internet] networks"
+        ));
     }
     None
 }
 
-/// Whether some site's outside address is in what tunnels carry.
-fn sites_can_call_sites(config: &Config) -> bool {
-    let reachable = config.reachable();
-    let ranges = Directions::new(config).ranges();
-    let mut outsides = ranges
-        .iter()
-        .filter(|(_, _, direction)| *direction == Direction::SiteToSite);
+/// What sites are translated to: destination of a call from site to site, and source of what the other site receives.
+fn translated(config: &Config) -> Vec<(u32, u32)> {
+    let ranges = Directions::new(config).ranges().into_iter();
+    let outsides = ranges.filter(|(_, _, direction)| *direction == Direction::SiteToSite);
     outsides
-        .any(|(first, last, _)| outside_of(&[(u32::from(*first), u32::from(*last))], &reachable).is_none())
+        .map(|(first, last, _)| (first.into(), last.into()))
+        .collect()
 }
 
 /// A range that touches none of the networks.

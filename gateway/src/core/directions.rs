@@ -20,16 +20,24 @@ impl Directions {
     pub fn new(config: &Config) -> Self {
         let pools = config.nat_pools.iter().flat_map(|pool| &pool.addresses).copied();
         let fixed = config.sites.iter().filter_map(|site| match site.nat {
-            NatSource::Fixed(address) => Some(AddressRange {
-                first: address,
-                last: address,
-            }),
+            NatSource::Fixed(address) => Some(address),
             NatSource::Pool(_) => None,
         });
-        Self {
-            center: config.center.networks.clone(),
-            outsides: pools.chain(fixed).collect(),
-        }
+        let published = config
+            .publications
+            .iter()
+            .map(|publication| publication.on.address);
+        let single = fixed.chain(published).map(|address| AddressRange {
+            first: address,
+            last: address,
+        });
+        Self::of(config.center.networks.clone(), pools.chain(single).collect())
+    }
+
+    /// With these networks of the center, and these addresses that sites are translated to.
+    #[must_use]
+    pub const fn of(center: Vec<Prefix>, outsides: Vec<AddressRange>) -> Self {
+        Self { center, outsides }
     }
 
     /// Direction of a flow that a site opens.

@@ -10,6 +10,7 @@ pub mod journal;
 pub mod nat_log;
 pub mod policy;
 pub mod pools;
+pub mod rejudge;
 
 pub mod sadb;
 pub mod schedule;

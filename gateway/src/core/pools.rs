@@ -5,6 +5,8 @@
 mod free;
 #[cfg(test)]
 mod model;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::Ipv4Addr;
@@ -165,7 +167,9 @@ pub enum AssignError {
         site: u32,
     },
     /// A site has as many blocks as it may.
-    #[error("site \"{name}\" has its {max} blocks of NAT pool \"{pool}\"; raise blocks_max or block_size")]
+    #[error(
+        "site \"{name}\" has {max} of NAT pool \"{pool}\" and may have no more; raise block_size, or blocks_max of a dynamic plan"
+    )]
     BlocksMax {
         /// The site.
         name: String,
@@ -173,6 +177,12 @@ pub enum AssignError {
         pool: String,
         /// How many blocks it may have.
         max: usize,
+    },
+    /// A site has an address of its own.
+    #[error("site \"{name}\" has an address of its own, and gets no other one")]
+    WholeAddress {
+        /// The site.
+        name: String,
     },
     /// All site numbers are taken.
     #[error("all {} site numbers are taken", SITES_MAX - 1)]
@@ -388,24 +398,33 @@ impl Assignments {
     /// One more block of a dynamic plan for a name that has one; of an address that it has already, if one of them has room.
     ///
     /// # Errors
-    /// If it has as many as it may, or none is free.
-    pub fn propose_more(&mut self, name: &str, pool: &NatPool) -> Result<Proposal, AssignError> {
+    /// If it has as many as it may, or neither a free one nor one of an orphan is left.
+    pub fn propose_more(
+        &mut self,
+        name: &str,
+        pool: &NatPool,
+        around: &Surroundings<'_>,
+    ) -> Result<Proposal, AssignError> {
         let full = |max| AssignError::BlocksMax {
             name: name.to_owned(),
             pool: pool.name.clone(),
             max,
         };
         let PoolMode::Block(plan) = pool.mode else {
-            return Err(full(1));
+            let name = name.to_owned();
+            return Err(AssignError::WholeAddress { name });
         };
         let held = self.get(name).cloned().ok_or_else(|| full(0))?;
         if held.blocks.len() >= plan.blocks_max || plan.kind == PlanKind::Deterministic {
             return Err(full(plan.blocks_max));
         }
-        let block = self
-            .taken
-            .free_block(pool, &plan, &held.blocks)
-            .ok_or_else(|| exhausted(pool, &plan))?;
+        let (block, evicts) = match self.taken.free_block(pool, &plan, &held.blocks) {
+            Some(block) => (block, None),
+            None => self
+                .orphan(pool, around)
+                .map(|(orphan, block)| (block, Some(orphan)))
+                .ok_or_else(|| exhausted(pool, &plan))?,
+        };
         let mut blocks = held.blocks;
         let behind = blocks.iter().rposition(|other| other.address == block.address);
         blocks.insert(behind.map_or(blocks.len(), |at| at + 1), block);
@@ -415,7 +434,7 @@ impl Assignments {
                 site: held.site,
                 blocks,
             },
-            evicts: None,
+            evicts,
         })
     }
 
@@ -514,144 +533,5 @@ fn exhausted(pool: &NatPool, plan: &BlockPlan) -> AssignError {
         pool: pool.name.clone(),
         blocks: pool.room(),
         size: plan.size,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pool(addresses: &str) -> NatPool {
-        NatPool {
-            name: "sites".into(),
-            addresses: vec![addresses.parse().expect("range")],
-            mode: PoolMode::Address,
-        }
-    }
-
-    fn assign(
-        all: &mut Assignments,
-        name: &str,
-        wanted: Wanted<'_>,
-        fixed: &[&str],
-    ) -> Result<Assignment, AssignError> {
-        let fixed = fixed
-            .iter()
-            .map(|address| address.parse().expect("address"))
-            .collect();
-        all.assign(
-            name,
-            wanted,
-            &Surroundings {
-                fixed: &fixed,
-                is_orphan: &|name| name.starts_with("gone"),
-            },
-        )
-    }
-
-    #[test]
-    fn a_name_keeps_what_it_has() {
-        let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/30"));
-        let first = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        let second = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("free");
-        let whole = PortBlock::whole(Ipv4Addr::new(10, 0, 0, 1));
-        assert_eq!((first.site, first.blocks.as_slice()), (1, [whole].as_slice()));
-        assert_ne!(first.blocks, second.blocks);
-        assert_eq!(assign(&mut all, "a", Wanted::Pool(&pool), &[]), Ok(first));
-    }
-
-    #[test]
-    fn an_address_outside_the_changed_pool_is_replaced_and_the_number_stays() {
-        let mut all = Assignments::default();
-        assign(&mut all, "x", Wanted::Pool(&pool("10.0.0.0/30")), &[]).expect("free");
-        let before = assign(&mut all, "a", Wanted::Pool(&pool("10.0.0.0/30")), &[]).expect("free");
-        let after = assign(&mut all, "a", Wanted::Pool(&pool("10.9.0.0/30")), &[]).expect("free");
-        assert_eq!(
-            after,
-            Assignment {
-                site: before.site,
-                blocks: vec![PortBlock::whole(Ipv4Addr::new(10, 9, 0, 1))],
-            }
-        );
-    }
-
-    #[test]
-    fn an_exhausted_pool_says_so_and_changes_nothing() {
-        let (mut all, pool) = (Assignments::default(), pool("10.0.0.1"));
-        assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        let before = all.clone();
-        let error = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect_err("exhausted");
-        assert_eq!(
-            error,
-            AssignError::PoolExhausted {
-                pool: "sites".into(),
-                size: 1
-            }
-        );
-        assert_eq!(all, before);
-    }
-
-    #[test]
-    fn an_orphan_gives_way_only_when_the_pool_is_exhausted() {
-        let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/31"));
-        let gone = assign(&mut all, "gone-1", Wanted::Pool(&pool), &[]).expect("free");
-        let first = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        assert_ne!(first.blocks, gone.blocks);
-        let second = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("orphan's");
-        assert_eq!(second.blocks, gone.blocks);
-        assert_eq!(all.get("gone-1"), None);
-    }
-
-    #[test]
-    fn a_fixed_address_is_taken_from_whoever_holds_it() {
-        let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/31"));
-        let held = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("free");
-        let address = held.blocks[0].address;
-        let fixed = address.to_string();
-        assign(&mut all, "h", Wanted::Fixed(address), &[&fixed]).expect("fixed");
-        let moved = assign(&mut all, "a", Wanted::Pool(&pool), &[&fixed]).expect("other");
-        assert_ne!(moved.blocks, held.blocks);
-    }
-
-    /// What releases before port blocks wrote is read, and an address as a whole is still written so.
-    #[test]
-    fn what_was_stored_before_is_understood() {
-        let stored = r#"{"names":{"a":{"site":1,"nat_address":"10.0.0.1"}}}"#;
-        let all: Assignments = serde_json::from_str(stored).expect("JSON");
-        let held = all.get("a").expect("held");
-        assert_eq!(held.blocks, [PortBlock::whole(Ipv4Addr::new(10, 0, 0, 1))]);
-        assert_eq!(serde_json::to_string(&all).expect("JSON"), stored);
-        let mut more = all.clone();
-        let block = PortBlock {
-            address: Ipv4Addr::new(10, 0, 0, 2),
-            first_port: 2048,
-            last_port: 4095,
-        };
-        more.accept(Proposal {
-            name: "b".into(),
-            assignment: Assignment {
-                site: 2,
-                blocks: vec![block],
-            },
-            evicts: None,
-        });
-        let text = serde_json::to_string(&more).expect("JSON");
-        assert_eq!(serde_json::from_str::<Assignments>(&text).expect("JSON"), more);
-    }
-
-    #[test]
-    fn what_two_names_hold_is_a_conflict() {
-        let stored = |one: &str, other: &str| {
-            let text = format!(r#"{{"names":{{"a":{one},"b":{other}}}}}"#);
-            serde_json::from_str::<Assignments>(&text).expect("JSON").check()
-        };
-        let block = r#""blocks":[{"address":"10.0.0.1","first_port":2048,"last_port":4095}]"#;
-        let whole = r#"{"site":1,"nat_address":"10.0.0.1"}"#;
-        let error = stored(whole, &format!("{{\"site\":2,{block}}}")).expect_err("overlap");
-        assert_eq!((error.one.as_str(), error.other.as_str()), ("a", "b"));
-        assert_eq!(error.what, "10.0.0.1:2048-4095");
-        let error = stored(whole, r#"{"site":1,"nat_address":"10.0.0.2"}"#).expect_err("number");
-        assert_eq!(error.what, "site number 1");
-        assert_eq!(stored(whole, r#"{"site":2,"nat_address":"10.0.0.2"}"#), Ok(()));
     }
 }

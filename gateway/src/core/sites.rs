@@ -1,15 +1,18 @@
 //! Who may connect, as which site.
+mod blocks;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
+use gateway_common::abi::site::flag;
 use gateway_ike::AuthKind;
 use gateway_ike::pki::identity::Identity;
 use gateway_ike::proposal::Pfs;
 
 use super::policy::Directory;
-use super::pools::{AssignError, Assignment, Assignments, Change, Proposal, Surroundings, Wanted, may_keep};
-use crate::config::{Config, NatPool, NatSource, PlanKind, PoolMode, PortBlock, Prefix};
+use super::pools::{AssignError, Assignment, Assignments, Change, Proposal, Surroundings, Wanted};
+use crate::config::{Config, Filtering, NatSource, PortBlock, Prefix, Publication};
 
 /// A site with its number and translated address.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,8 +27,8 @@ pub struct SiteEntry {
     pub nat_address: Ipv4Addr,
     /// The same as a block, or its port blocks: those of one address together, the first one for good.
     pub blocks: Vec<PortBlock>,
-    /// Blocks that it may have at most, if it gets more of them as it needs them; otherwise zero.
-    pub blocks_max: usize,
+    /// Bits of [`gateway_common::abi::site::flag`] that the configuration gives it: filtering, addresses of its own.
+    pub nat_flags: u32,
     /// Networks that it may have behind its router.
     pub networks: Vec<Prefix>,
     /// Perfect forward secrecy, where it is not as for other sites.
@@ -106,114 +109,6 @@ impl Sites {
         Ok(sites)
     }
 
-    /// Takes away what the configuration no longer allows, before anybody is given anything: what one site must give back
-    /// may be what another one is to get.
-    fn prune(&mut self) {
-        let (config, fixed) = (Arc::clone(&self.config), Arc::clone(&self.fixed));
-        let (named, mut assignments) = (Arc::clone(&self.named), std::mem::take(&mut self.assignments));
-        let source = |name: &str| match named.get(name) {
-            Some(place) => config.sites.get(*place).map(|site| site.nat.clone()),
-            None => {
-                let identity = name.parse().ok()?;
-                let admits = |any: &&crate::config::AnySite| any.pattern.admits(&identity);
-                let any = config.any_sites.iter().find(admits)?;
-                Some(NatSource::Pool(any.nat_pool.clone()))
-            }
-        };
-        assignments.prune(|name, site, block| match source(name) {
-            Some(NatSource::Fixed(address)) => may_keep(Wanted::Fixed(address), site, block, &fixed),
-            Some(NatSource::Pool(pool)) => config
-                .pool(&pool)
-                .is_some_and(|pool| may_keep(Wanted::Pool(pool), site, block, &fixed)),
-            // Nobody's any more: it is in nobody's way where it fits the plan of its pool, or where there is none.
-            None => match config.nat_pools.iter().find(|pool| pool.contains(block.address)) {
-                Some(pool) => may_keep(Wanted::Pool(pool), site, block, &fixed),
-                None => block.is_whole() && !fixed.contains(&block.address),
-            },
-        });
-        self.assignments = assignments;
-    }
-
-    fn blocks_max(&self, nat: &NatSource) -> usize {
-        let NatSource::Pool(pool) = nat else { return 0 };
-        match self.config.pool(pool).map(|pool| pool.mode) {
-            Some(PoolMode::Block(plan)) if plan.kind == PlanKind::Dynamic => plan.blocks_max,
-            Some(PoolMode::Address | PoolMode::Block(_)) | None => 0,
-        }
-    }
-
-    /// Gives a site another port block; `keep` is called before anybody may use it.
-    ///
-    /// # Errors
-    /// If it has as many as it may, none is free, or `keep` says no; nothing has changed then.
-    pub fn grow(
-        &mut self,
-        site: u32,
-        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
-    ) -> Result<PortBlock, Refusal> {
-        let unknown = || Refusal::Unknown(format!("site {site}"));
-        let entry = self.known.get(&site).ok_or_else(unknown)?;
-        let pool = self.pool_of(entry).cloned().ok_or_else(unknown)?;
-        let proposal = self.assignments.propose_more(&entry.name, &pool)?;
-        let before = entry.blocks.clone();
-        self.change(site, proposal, keep)?;
-        let blocks = self.known.get(&site).map(|entry| entry.blocks.as_slice());
-        let new = blocks
-            .unwrap_or_default()
-            .iter()
-            .find(|block| !before.contains(block));
-        new.copied().ok_or_else(unknown)
-    }
-
-    /// Takes one of its port blocks from a site; the first one stays. `keep` is called before anybody else may get it.
-    ///
-    /// # Errors
-    /// If it has not got it, or `keep` says no; nothing has changed then.
-    pub fn shrink(
-        &mut self,
-        site: u32,
-        block: &PortBlock,
-        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
-    ) -> Result<(), Refusal> {
-        let unknown = || Refusal::Unknown(format!("site {site}"));
-        let entry = self.known.get(&site).ok_or_else(unknown)?;
-        let proposal = self.assignments.propose_less(&entry.name, block);
-        self.change(site, proposal.ok_or_else(unknown)?, keep)
-    }
-
-    fn change(
-        &mut self,
-        site: u32,
-        proposal: Proposal,
-        keep: impl FnOnce(&Proposal, &[Change]) -> Result<(), String>,
-    ) -> Result<(), Refusal> {
-        keep(&proposal, &self.assignments.changes(&proposal)).map_err(Refusal::NotKept)?;
-        if let Some(entry) = self.known.get_mut(&site) {
-            entry.blocks.clone_from(&proposal.assignment.blocks);
-        }
-        self.assignments.accept(proposal);
-        Ok(())
-    }
-
-    /// The pool that a site's blocks come from.
-    #[must_use]
-    pub fn pool_of(&self, entry: &SiteEntry) -> Option<&NatPool> {
-        let pool = match entry.any_site {
-            Some(place) => &self.config.any_sites.get(place)?.nat_pool,
-            None => match &self.config.sites.get(self.configured(&entry.name)?)?.nat {
-                NatSource::Fixed(_) => return None,
-                NatSource::Pool(pool) => pool,
-            },
-        };
-        self.config.pool(pool)
-    }
-
-    /// All pools.
-    #[must_use]
-    pub fn pools(&self) -> &[NatPool] {
-        &self.config.nat_pools
-    }
-
     fn admit_configured(&mut self) -> Result<(), AssignError> {
         let config = Arc::clone(&self.config);
         // Fixed addresses first: whoever else held one moves.
@@ -229,7 +124,7 @@ impl Sites {
                 groups: site.groups,
                 nat_address: first_address(&assignment),
                 blocks: assignment.blocks,
-                blocks_max: self.blocks_max(&site.nat),
+                nat_flags: self.nat_flags(&site.name, site.filtering),
                 networks: site.networks.clone(),
                 pfs: site.pfs,
                 any_site: None,
@@ -305,20 +200,20 @@ impl Sites {
                 max: any.max,
             });
         }
-        let nat = NatSource::Pool(any.nat_pool);
-        let proposal = self.propose(&name, &nat)?;
+        let proposal = self.propose(&name, &NatSource::Pool(any.nat_pool))?;
         if self.assignments.get(&name) != Some(&proposal.assignment) {
             keep(&proposal, &self.assignments.changes(&proposal)).map_err(Refusal::NotKept)?;
         }
         let assignment = proposal.assignment.clone();
         self.assignments.accept(proposal);
+        let nat_flags = self.nat_flags(&name, any.filtering);
         let entry = SiteEntry {
             site: assignment.site,
             name,
             groups: any.groups,
             nat_address: first_address(&assignment),
             blocks: assignment.blocks,
-            blocks_max: self.blocks_max(&nat),
+            nat_flags,
             networks: any.networks,
             pfs: any.pfs,
             any_site: Some(index),
@@ -326,6 +221,17 @@ impl Sites {
         self.insert(entry.clone());
         *self.admitted.entry(index).or_default() += 1;
         Ok(entry)
+    }
+
+    /// Filtering of a site's mappings, and whether a host of it has an outside address of its own.
+    fn nat_flags(&self, name: &str, filtering: Option<Filtering>) -> u32 {
+        let is_one_to_one =
+            |publication: &Publication| publication.port.is_none() && publication.site == name;
+        let one_to_one = match self.config.publications.iter().any(is_one_to_one) {
+            true => flag::ONE_TO_ONE,
+            false => 0,
+        };
+        filtering.unwrap_or(self.config.nat.filtering).flags() | one_to_one
     }
 
     fn insert(&mut self, entry: SiteEntry) {
@@ -341,9 +247,10 @@ impl Sites {
     }
 
     fn propose(&mut self, name: &str, nat: &NatSource) -> Result<Proposal, AssignError> {
+        let config = Arc::clone(&self.config);
         let wanted = match nat {
             NatSource::Fixed(address) => Wanted::Fixed(*address),
-            NatSource::Pool(pool) => Wanted::Pool(self.config.pool(pool).ok_or_else(|| {
+            NatSource::Pool(pool) => Wanted::Pool(config.pool(pool).ok_or_else(|| {
                 // The configuration's check found the pool; an empty one stands in for the impossible.
                 AssignError::PoolExhausted {
                     pool: pool.clone(),
@@ -351,6 +258,11 @@ impl Sites {
                 }
             })?),
         };
+        self.with_surroundings(|assignments, around| assignments.propose(name, wanted, around))
+    }
+
+    /// Does something with the assignments and what stands around them.
+    fn with_surroundings<R>(&mut self, act: impl FnOnce(&mut Assignments, &Surroundings<'_>) -> R) -> R {
         let (config, by_name, named) = (&self.config, &self.by_name, &self.named);
         let is_orphan = |name: &str| {
             !by_name.contains_key(name)
@@ -359,14 +271,11 @@ impl Sites {
                     .parse()
                     .is_ok_and(|identity| config.any_sites.iter().any(|any| any.pattern.admits(&identity)))
         };
-        self.assignments.propose(
-            name,
-            wanted,
-            &Surroundings {
-                fixed: &self.fixed,
-                is_orphan: &is_orphan,
-            },
-        )
+        let around = Surroundings {
+            fixed: &self.fixed,
+            is_orphan: &is_orphan,
+        };
+        act(&mut self.assignments, &around)
     }
 
     fn configured(&self, name: &str) -> Option<usize> {
@@ -416,6 +325,15 @@ impl Sites {
     #[must_use]
     pub fn assignments(&self) -> &Assignments {
         &self.assignments
+    }
+
+    /// What is published of sites that are known: its number, the site's number, and what it is.
+    pub fn publications(&self) -> impl Iterator<Item = (u32, u32, &Publication)> {
+        let all = (1u32..).zip(&self.config.publications);
+        all.filter_map(|(number, publication)| {
+            let site = self.by_name(&publication.site)?.site;
+            Some((number, site, publication))
+        })
     }
 
     /// All known sites by number.
@@ -489,7 +407,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::config::{AnySite, SiteConfig};
+    use crate::config::{AnySite, BlockPlan, Nat, PlanKind, PoolMode, SiteConfig};
 
     fn config() -> Config {
         let text = include_str!("../../examples/gateway.toml").replace("max = 200", "max = 2");
@@ -569,6 +487,68 @@ mod tests {
         let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
         let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
         assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+
+    /// As many with port blocks, of which each gets another one: found without searching as well, and the same after a
+    /// restart.
+    #[test]
+    fn ten_thousand_sites_have_two_blocks_each() {
+        const SITES: usize = 10_000;
+        let mut config = config();
+        config.nat_pools[0].addresses = vec!["10.128.0.0/21".parse().expect("range")];
+        config.nat_pools[0].mode = PoolMode::Block(BlockPlan::new(PlanKind::Dynamic, 2_048, 4, &config.nat));
+        config.any_sites[0].max = 60_000;
+        let mut sites = Sites::new(&config, Assignments::default()).expect("the pool suffices");
+        let identity = |number| identity(&format!("c{number}.clinic.example"));
+        let numbers: Vec<_> = (0..SITES)
+            .map(|number| sites.admit(&identity(number)).expect("admitted").site)
+            .collect();
+        for site in &numbers {
+            sites.grow(*site, |_, _| Ok(())).expect("room");
+            let entry = sites.get(*site).expect("known");
+            let addresses: Vec<_> = entry.blocks.iter().map(|block| block.address).collect();
+            assert_eq!(addresses, [entry.nat_address; 2], "there is room at its address");
+        }
+        assert_eq!(sites.assignments().check(), Ok(()));
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let again =
+            Sites::new(&config, serde_json::from_str(&stored).expect("JSON")).expect("the pool suffices");
+        assert_eq!(again.iter().collect::<Vec<_>>(), sites.iter().collect::<Vec<_>>());
+    }
+
+    /// Other blocks, no blocks, and back: nobody is in anybody's way, and numbers stay.
+    #[test]
+    fn a_changed_plan_gives_everybody_new_blocks() {
+        let mut config = config();
+        config.any_sites[0].max = 1_000;
+        config.nat_pools[0].addresses = vec!["10.128.0.0/24".parse().expect("range")];
+        let mode = |kind, size| PoolMode::Block(BlockPlan::new(kind, size, 1, &Nat::default()));
+        let mut assignments = Assignments::default();
+        let identity = |number| identity(&format!("c{number}.clinic.example"));
+        let mut numbers: Option<Vec<u32>> = None;
+        for mode in [
+            mode(PlanKind::Dynamic, 2_048),
+            mode(PlanKind::Dynamic, 512),
+            mode(PlanKind::Deterministic, 512),
+            PoolMode::Address,
+            mode(PlanKind::Deterministic, 16_384),
+        ] {
+            config.nat_pools[0].mode = mode;
+            let mut sites = Sites::new(&config, assignments).expect("the pool suffices");
+            let now = (0..250).map(|number| sites.admit(&identity(number)).expect("admitted").site);
+            let now: Vec<_> = now.collect();
+            assert_eq!(numbers.get_or_insert_with(|| now.clone()), &now);
+            assert_eq!(sites.assignments().check(), Ok(()));
+            let pool = &config.nat_pools[0];
+            for entry in sites.iter().filter(|entry| entry.any_site.is_some()) {
+                let fits = match mode {
+                    PoolMode::Address => entry.blocks[0].is_whole(),
+                    PoolMode::Block(plan) => plan.number(&entry.blocks[0]).is_some(),
+                };
+                assert!(fits && pool.contains(entry.nat_address), "{entry:?}");
+            }
+            assignments = sites.assignments().clone();
+        }
     }
 
     /// 10,000 configured sites and as many that a pattern admits, in a debug build: what takes time with the square of

@@ -116,6 +116,16 @@ pub enum DataplaneError {
         /// Why it failed.
         source: io::Error,
     },
+    /// A port cannot be published.
+    #[error("{outside}:{port} cannot be published: {reason}")]
+    Publication {
+        /// Its address on the center's side.
+        outside: std::net::Ipv4Addr,
+        /// Its port; zero for the whole address.
+        port: u16,
+        /// Why not.
+        reason: &'static str,
+    },
     /// An SA that cannot be used.
     #[error("SA: {0}")]
     Sa(#[from] ConfigError),

@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::interface::{Interface, Settings};
+use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
@@ -41,6 +42,7 @@ pub(crate) struct Maps {
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) sites: HashMap<MapData, u32, Site>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
+    pub(crate) publication_sources: LpmTrie<MapData, PublicationSource, u32>,
     routes: LpmTrie<MapData, [u8; 4], u32>,
     directions: LpmTrie<MapData, [u8; 4], u32>,
     next_hops: Array<MapData, NextHop>,
@@ -74,6 +76,7 @@ impl Maps {
             xsks: take(ebpf, map::XSKS)?,
             sites: take(ebpf, map::SITES)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
+            publication_sources: take(ebpf, map::PUBLICATION_SOURCES)?,
             routes: take(ebpf, map::ROUTES)?,
             directions: take(ebpf, map::DIRECTIONS)?,
             next_hops: take(ebpf, map::NEXT_HOPS)?,

@@ -12,6 +12,7 @@
 //! | `clear_link` | the veth pair between workers and the `clear` program |
 //! | `tables`, `shared` | flow and mapping tables, as the programs have them; memory that both share |
 //! | `trace` | what workers tell of packets that are traced |
+//! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
 //! | `system` | what else the daemon asks of the system |
@@ -26,6 +27,7 @@ mod load;
 mod maps;
 pub mod object;
 mod prefixes;
+mod publish;
 pub mod receiver;
 mod sa;
 mod sas;
@@ -58,6 +60,7 @@ use gateway_common::drop::DropReason;
 pub use self::config::{DataplaneConfig, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
 pub use self::load::{AttachMode, fill_stages, fill_tracer};
+pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::stats::WorkerStats;
 pub use self::sweep::HoldDown;
@@ -178,6 +181,15 @@ impl Dataplane {
             }
         }
         Ok(())
+    }
+
+    /// Publishes these as well; what is published already stays.
+    ///
+    /// # Errors
+    /// The first that has no room, or whose outside is another mapping's.
+    pub fn publish(&self, published: &[Published]) -> Result<(), DataplaneError> {
+        let now_s = monotonic_s() as u32;
+        publish::publish(&mut self.maps(), &self.tables, published, now_s)
     }
 
     /// Makes a rule generation the active one, in one step: a packet sees the old set or the new one, and none sees the

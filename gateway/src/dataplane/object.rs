@@ -8,7 +8,7 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 13] = [
+    pub const STAGES: [&str; 14] = [
         "clear_judge",
         "clear_map",
         "clear_add",
@@ -22,6 +22,7 @@ pub mod program {
         "hairpin",
         "hairpin_enter",
         "hairpin_add",
+        "core_answer",
     ];
     /// Tells of a packet that is traced, at the end of another program.
     pub const TRACE: &str = "trace";

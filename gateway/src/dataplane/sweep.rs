@@ -15,11 +15,13 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use gateway_common::abi::flow::{Flow, FlowKey, read};
+use gateway_common::abi::flow::{Flow, FlowKey, pair, read, state as state_of_flow, word};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::path::filter::{is_alive, is_half_open};
+use gateway_common::path::tcp::flag;
 use gateway_common::tables::index::{state, state_of};
+use gateway_common::tables::words::Words as _;
 
 use super::tables::{Flows, Mappings, SharedTables};
 
@@ -100,6 +102,7 @@ impl Sweep {
                     let (key, flow) = read(entry.record);
                     if !expire(flows, place, entry.word, (&key, &flow), settings, now_s) {
                         live.insert(flow.mapping);
+                        keep_permission(flows, (&key, &flow), now_s);
                         continue;
                     }
                     tables.give_flow(key.site);
@@ -197,6 +200,22 @@ impl Held {
             of_site.truncate(surplus);
             of_site
         })
+    }
+}
+
+/// The permission beside a flow lives as long as the flow (`gateway_common::path::enter`).
+fn keep_permission(flows: Flows<'_>, (key, flow): (&FlowKey, &Flow), now_s: u32) {
+    if flow.progress.flags & flag::HAS_PERMISSION == 0 || flow.progress.state == state_of_flow::PERMISSION {
+        return;
+    }
+    let outside = OutsideKey {
+        address: flow.nat_address,
+        port: flow.nat_port,
+        protocol: key.protocol,
+        pad: 0,
+    };
+    if let Some(permission) = flows.find_answer(&outside, key.destination, [0; 2]) {
+        permission.record.store(word::OUT + word::SEEN, pair(0, now_s));
     }
 }
 

@@ -14,7 +14,7 @@ use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::ledger::SharedLedger;
-use super::nat::Blocks;
+use super::nat::{Blocks, published};
 use super::prepare::Prepared;
 use super::reload::Watch;
 use super::rules::RuleState;
@@ -367,7 +367,17 @@ impl<E: Engine> Controller<E> {
             .iter()
             .map(|entry| self.blocks.for_data_plane(entry))
             .collect();
-        self.engine.set_sites(&all)
+        self.engine.set_sites(&all)?;
+        self.publish_ports()
+    }
+
+    /// Tells the data plane of all that is published of known sites.
+    fn publish_ports(&mut self) -> anyhow::Result<()> {
+        let published: Vec<_> = self.sites.get().publications().map(published).collect();
+        if published.is_empty() {
+            return Ok(());
+        }
+        self.engine.publish(&published)
     }
 
     /// Tells the data plane of the sites that came since; those that it does not take are told again.
@@ -379,6 +389,8 @@ impl<E: Engine> Controller<E> {
         let new = self.new_sites.iter().filter_map(|site| sites.get(*site));
         let new: Vec<_> = new.map(|entry| self.blocks.for_data_plane(entry)).collect();
         self.engine.add_sites(&new)?;
+        drop(sites);
+        self.publish_ports()?;
         self.new_sites.clear();
         Ok(())
     }

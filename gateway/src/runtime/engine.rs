@@ -10,7 +10,7 @@ use gateway_ike::{ChildSaInstall, Direction};
 
 use crate::api::view;
 use crate::core::classifier::Generation;
-use crate::dataplane::Traces;
+use crate::dataplane::{Published, Traces};
 
 /// Traffic of a pair of SAs since it was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,6 +70,12 @@ pub trait Engine {
     /// # Errors
     /// If the tables cannot hold them.
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()>;
+
+    /// Publishes these as well; what is published already stays.
+    ///
+    /// # Errors
+    /// If the tables cannot hold them.
+    fn publish(&mut self, published: &[Published]) -> anyhow::Result<()>;
 
     /// Puts a generation of rules in force: a packet sees the old one or the new one, and none the old one once this
     /// returns. Next hops to `hosts` are resolved ahead.

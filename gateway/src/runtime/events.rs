@@ -1,7 +1,7 @@
 //! Log lines of the packet path, as many as a reader can follow.
 use std::net::Ipv4Addr;
 
-use gateway_common::abi::event::{Event, RULE_DEFAULT, kind};
+use gateway_common::abi::event::{Event, RULE_DEFAULT, RULE_PUBLICATION, kind};
 
 use crate::core::policy::Compiled;
 use crate::core::sites::Sites;
@@ -61,6 +61,9 @@ fn log_one(event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
 
 /// Name of a rule; of a generation that is not in force any more only its number is known.
 pub(super) fn rule_name(generation: u32, rule: u32, rules: Option<(u32, &Compiled)>) -> String {
+    if rule == RULE_PUBLICATION {
+        return "from of its [[publish]]".to_owned();
+    }
     if rule == RULE_DEFAULT {
         return "(default)".to_owned();
     }

@@ -65,7 +65,7 @@ impl SharedLedger {
             clock_offset_ms: 0,
             clock_steady_s: 0,
         };
-        ledger.clock_offset_ms = ledger.offset_ms();
+        ledger.clock_offset_ms = offset_ms(now_ms, clock.now().mono_ms);
         ledger.store_all(assignments)?;
         Ok(Self(Arc::new(Mutex::new(ledger))))
     }
@@ -84,7 +84,9 @@ impl SharedLedger {
 
     /// A second went by.
     pub(super) fn next_second(&self, assignments: &Assignments) -> anyhow::Result<()> {
-        self.get().next_second(assignments)
+        let mut ledger = self.get();
+        let (now_ms, mono_ms) = (ledger.clock.unix_ms(), ledger.clock.now().mono_ms);
+        ledger.next_second(now_ms, mono_ms, assignments)
     }
 
     /// Notes that the daemon stops.
@@ -117,10 +119,9 @@ impl Ledger {
         Ok(())
     }
 
-    fn next_second(&mut self, assignments: &Assignments) -> anyhow::Result<()> {
-        let offset_ms = self.offset_ms();
+    fn next_second(&mut self, now_ms: u64, mono_ms: u64, assignments: &Assignments) -> anyhow::Result<()> {
+        let offset_ms = offset_ms(now_ms, mono_ms);
         if (offset_ms - self.clock_offset_ms).abs() > CLOCK_SET_MS {
-            let now_ms = self.clock.unix_ms();
             let before = i128::from(now_ms) - offset_ms + self.clock_offset_ms;
             let before = Time(u64::try_from(before).unwrap_or(0));
             self.log.append(now_ms, [Event::ClockSet { before }])?;
@@ -131,7 +132,6 @@ impl Ledger {
         if self.changes_count > CHANGES_MAX {
             self.store_all(assignments)?;
         }
-        let now_ms = self.clock.unix_ms();
         self.clock_steady_s += 1;
         // A clock that is wrong by years, as after a start without battery, must not delete the log of these years.
         if self.clock_steady_s.is_multiple_of(CLOCK_STEADY_S) {
@@ -148,8 +148,139 @@ impl Ledger {
         self.changes_count = 0;
         Ok(())
     }
+}
 
-    fn offset_ms(&self) -> i128 {
-        i128::from(self.clock.unix_ms()) - i128::from(self.clock.now().mono_ms)
+/// What the clock shows when the daemon's own time is zero.
+fn offset_ms(now_ms: u64, mono_ms: u64) -> i128 {
+    i128::from(now_ms) - i128::from(mono_ms)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::core::sites::Sites;
+    use crate::runtime::nat_log::read;
+    use crate::runtime::read_assignments;
+
+    const START_MS: u64 = 1_795_582_800_000;
+
+    /// A ledger of the example, with a daemon that started at [`START_MS`].
+    fn ledger(folder: &std::path::Path) -> (SharedLedger, Sites) {
+        let text = include_str!("../../examples/gateway.toml");
+        let mut config =
+            Config::parse("gateway.toml", text, std::path::Path::new("/etc/gateway")).expect("right");
+        config.state_dir = folder.to_owned();
+        config.nat.log_keep_days = 1;
+        let sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
+        let ledger = SharedLedger::open(&config, sites.assignments(), Clock::start()).expect("opened");
+        ledger.get().clock_offset_ms = START_MS.into();
+        (ledger, sites)
+    }
+
+    fn events(folder: &std::path::Path) -> Vec<Event> {
+        let read = read(folder).expect("read");
+        read.records.into_iter().map(|record| record.event).collect()
+    }
+
+    #[test]
+    fn a_clock_that_is_set_is_logged_with_what_it_showed_before() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (ledger, sites) = ledger(folder.path());
+        let before = events(folder.path()).len();
+        let mut ledger = ledger.get();
+        let mut tick = |now_ms: u64, mono_ms| {
+            ledger
+                .next_second(now_ms, mono_ms, sites.assignments())
+                .expect("tended");
+        };
+        // Slewed by half a second in each second, then set back by an hour, and forward by a day.
+        tick(START_MS + 1_000, 1_000);
+        tick(START_MS + 2_500, 2_000);
+        tick(START_MS + 4_000, 3_000);
+        assert_eq!(events(folder.path()).len(), before);
+        tick(START_MS - 3_595_000, 4_000);
+        tick(START_MS - 3_594_000, 5_000);
+        tick(START_MS + 82_806_000, 5_000);
+        let new = events(folder.path()).split_off(before);
+        assert_eq!(
+            new,
+            [
+                Event::ClockSet {
+                    before: Time(START_MS + 5_000)
+                },
+                Event::ClockSet {
+                    before: Time(START_MS - 3_594_000)
+                },
+            ]
+        );
+    }
+
+    /// A clock that is wrong by years does not delete the log of these years.
+    #[test]
+    fn nothing_is_deleted_within_an_hour_after_the_clock_was_set() {
+        const YEARS_MS: u64 = 10 * 365 * 86_400_000;
+        let folder = tempfile::tempdir().expect("folder");
+        let (ledger, sites) = ledger(folder.path());
+        let mut ledger = ledger.get();
+        let has = |number| {
+            let name = format!("nat-log/{number:010}.jsonl");
+            folder.path().join(name).exists()
+        };
+        let hour = u64::from(CLOCK_STEADY_S) * 1_000;
+        let mut tick = |now_ms: u64, mono_ms| {
+            ledger
+                .next_second(now_ms, mono_ms, sites.assignments())
+                .expect("tended");
+        };
+        for second in 1..u64::from(CLOCK_STEADY_S) {
+            tick(START_MS + YEARS_MS + second * 1_000, second * 1_000);
+        }
+        assert!(has(1) && has(2), "the file has ended, and another one begun");
+        // Set right before the hour is over.
+        tick(START_MS + hour, hour);
+        tick(START_MS + hour + 1_000, hour + 1_000);
+        assert!(has(1));
+        // Ten years later indeed, with a clock that goes on.
+        for second in 0..=2 * u64::from(CLOCK_STEADY_S) {
+            tick(
+                START_MS + 2 * YEARS_MS + second * 1_000,
+                2 * hour + second * 1_000,
+            );
+        }
+        assert!(!has(1), "older than a day");
+        assert!(has(2), "it ended just now");
+    }
+
+    #[test]
+    fn many_changes_are_written_into_one_file_again() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (ledger, mut sites) = ledger(folder.path());
+        let identity = "a.clinic.example".parse().expect("identity");
+        sites
+            .admit_and_keep(&identity, |proposal, changes| ledger.keep(proposal, changes))
+            .expect("admitted");
+        let changes = folder.path().join("sites.jsonl");
+        assert!(changes.exists());
+        assert_eq!(
+            read_assignments(folder.path()).expect("read"),
+            *sites.assignments()
+        );
+        // What was written so far, should the daemon die between the two steps.
+        let text = std::fs::read(&changes).expect("read");
+        ledger.get().changes_count = CHANGES_MAX + 1;
+        let mut ledger = ledger.get();
+        ledger
+            .next_second(START_MS + 1_000, 1_000, sites.assignments())
+            .expect("tended");
+        assert!(!changes.exists());
+        assert_eq!(
+            read_assignments(folder.path()).expect("read"),
+            *sites.assignments()
+        );
+        std::fs::write(&changes, text).expect("written");
+        assert_eq!(
+            read_assignments(folder.path()).expect("read"),
+            *sites.assignments()
+        );
     }
 }

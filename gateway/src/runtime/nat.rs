@@ -2,18 +2,20 @@
 //! operators see of them.
 use std::collections::{BTreeSet, HashMap};
 
+use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::site::{Site, flag};
 
 use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use crate::api::view;
-use crate::config::{NatPool, PlanKind, PoolMode, PortBlock};
+use crate::config::{NatPool, PlanKind, PoolMode, PortBlock, Publication};
 use crate::core::blocks::{self, Spare, Step, Use};
 use crate::core::journal::Notice;
 use crate::core::sites::{SiteEntry, Sites};
+use crate::dataplane::Published;
 
-/// A site that could not be given a block is not tried again for so long, and told of once in [`TELL_AGAIN_MS`].
-const TRY_AGAIN_MS: u64 = 1_000;
+/// A site that could not be given a block does not ask again for so long: its questions would keep others' from being heard.
+const ASK_AGAIN_MS: u64 = 5_000;
 /// How often it is told that a site cannot be given a block.
 const TELL_AGAIN_MS: u64 = 60_000;
 /// Seconds between two looks at what is in use of blocks.
@@ -24,10 +26,18 @@ const LOOK_EVERY_S: u32 = 10;
 pub(super) struct Blocks {
     /// Sites whose ports run short.
     asked: BTreeSet<u32>,
-    /// Sites that were refused one: when, and when it was told.
-    refused: HashMap<u32, (u64, u64)>,
+    /// Sites that were refused one, and may not ask.
+    refused: HashMap<u32, Refused>,
     spare: Spare,
     seconds: u32,
+}
+
+/// A site that was refused a block.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// It may ask again from then on; `None`: it may.
+    until_ms: Option<u64>,
+    told_ms: u64,
 }
 
 impl Blocks {
@@ -43,10 +53,41 @@ impl Blocks {
             .iter()
             .partition(|block| self.spare.is_closed(entry.site, block));
         let as_read = |blocks: &[PortBlock]| blocks.iter().map(PortBlock::for_data_plane).collect::<Vec<_>>();
-        let more = !closed.is_empty() || entry.blocks.len() < entry.blocks_max;
-        let flags = if more { flag::MORE_BLOCKS } else { 0 };
+        let may_ask = self
+            .refused
+            .get(&entry.site)
+            .is_none_or(|refused| refused.until_ms.is_none());
+        let flags = entry.nat_flags | if may_ask { flag::MORE_BLOCKS } else { 0 };
         let site = Site::with_blocks(entry.groups, &as_read(&open), flags).with_closed(&as_read(&closed));
         (entry.site, site)
+    }
+}
+
+/// What is published, for the data plane.
+pub(super) fn published((number, site, publication): (u32, u32, &Publication)) -> Published {
+    let (protocol, port) = publication
+        .port
+        .map_or((0, 0), |(transport, port)| (transport.number(), port));
+    Published {
+        number,
+        inside: InsideKey {
+            site,
+            address: publication.address.octets(),
+            port: port.to_be_bytes(),
+            protocol,
+            pad: 0,
+        },
+        outside: OutsideKey {
+            address: publication.on.address.octets(),
+            port: publication.on.port.unwrap_or(0).to_be_bytes(),
+            protocol,
+            pad: 0,
+        },
+        from: publication
+            .from
+            .iter()
+            .map(|prefix| (prefix.network().octets(), prefix.length()))
+            .collect(),
     }
 }
 
@@ -54,13 +95,25 @@ impl<E: Engine> Controller<E> {
     /// Gives sites whose ports run short another block.
     pub(super) fn give_blocks(&mut self) {
         for site in std::mem::take(&mut self.blocks.asked) {
-            let now_ms = self.clock.now().mono_ms;
             let refused = self.blocks.refused.get(&site);
-            if refused.is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) < TRY_AGAIN_MS) {
+            // Asked before the packet path knew that it may not.
+            if refused.is_some_and(|refused| refused.until_ms.is_some()) {
                 continue;
             }
-            self.give_block(site, now_ms);
+            self.give_block(site, self.clock.now().mono_ms);
         }
+    }
+
+    /// Lets those ask again who were refused some time ago.
+    fn let_ask_again(&mut self) {
+        let now_ms = self.clock.now().mono_ms;
+        let mut may = Vec::new();
+        for (site, refused) in &mut self.blocks.refused {
+            if refused.until_ms.take_if(|until_ms| *until_ms <= now_ms).is_some() {
+                may.push(*site);
+            }
+        }
+        may.into_iter().for_each(|site| self.tell_data_plane(site));
     }
 
     fn give_block(&mut self, site: u32, now_ms: u64) {
@@ -79,10 +132,14 @@ impl<E: Engine> Controller<E> {
                 self.record(Notice::BlockAssigned { site, block });
             }
             Err(refusal) => {
-                let told_ms = self.blocks.refused.get(&site).map(|(_, told_ms)| *told_ms);
+                let told_ms = self.blocks.refused.get(&site).map(|refused| refused.told_ms);
                 let is_due = told_ms.is_none_or(|told_ms| now_ms.saturating_sub(told_ms) >= TELL_AGAIN_MS);
-                let told_ms = if is_due { now_ms } else { told_ms.unwrap_or(now_ms) };
-                self.blocks.refused.insert(site, (now_ms, told_ms));
+                let refused = Refused {
+                    until_ms: Some(now_ms + ASK_AGAIN_MS),
+                    told_ms: told_ms.filter(|_| !is_due).unwrap_or(now_ms),
+                };
+                self.blocks.refused.insert(site, refused);
+                self.tell_data_plane(site);
                 if is_due {
                     let reason = &refusal.to_string();
                     self.record(Notice::PortsShort { site, reason });
@@ -101,6 +158,7 @@ impl<E: Engine> Controller<E> {
     pub(super) fn next_second_of_blocks(&mut self) {
         let kept = self.ledger.next_second(self.sites.get().assignments());
         log_failure("the log of addresses not tended", kept);
+        self.let_ask_again();
         self.blocks.seconds += 1;
         if self.blocks.seconds < LOOK_EVERY_S {
             return;

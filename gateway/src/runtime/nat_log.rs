@@ -31,6 +31,8 @@ pub struct NatLog {
     length_at_first: u64,
     begun_ms: u64,
     held: Held,
+    /// Part of a record may be at its end that could not be taken back.
+    is_spoilt: bool,
 }
 
 /// What a reader gets.
@@ -54,6 +56,7 @@ impl NatLog {
             .recursive(true)
             .mode(0o700)
             .create(&folder)
+            .and_then(|()| File::open(state_dir)?.sync_all())
             .with_context(|| folder.display().to_string())?;
         let numbers = numbers(&folder)?;
         let keep_ms = u64::from(keep_days) * DAY_MS;
@@ -83,6 +86,7 @@ impl NatLog {
             length_at_first: 0,
             begun_ms: read.records.first().map_or(now_ms, |record| record.time.0),
             held,
+            is_spoilt: false,
         })
     }
 
@@ -121,6 +125,7 @@ impl NatLog {
             length_at_first: length,
             begun_ms: now_ms,
             held,
+            is_spoilt: false,
         })
     }
 
@@ -135,6 +140,9 @@ impl NatLog {
     /// # Errors
     /// If they cannot be written; no part of them is left then.
     pub fn append(&mut self, now_ms: u64, events: impl IntoIterator<Item = Event>) -> io::Result<()> {
+        if self.is_spoilt {
+            self.begin_another(now_ms).map_err(io::Error::other)?;
+        }
         let records: Vec<_> = (self.held.sequence + 1..)
             .zip(events)
             .map(|(sequence, event)| Record {
@@ -149,7 +157,7 @@ impl NatLog {
         }
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_all());
         if let Err(error) = written {
-            self.file.set_len(self.length)?;
+            self.is_spoilt = self.file.set_len(self.length).is_err();
             return Err(error);
         }
         self.length += bytes.len() as u64;
@@ -164,10 +172,15 @@ impl NatLog {
     pub fn tend(&mut self, now_ms: u64) -> anyhow::Result<()> {
         let is_long = self.length.saturating_sub(self.length_at_first) > FILE_MAX;
         let is_old = now_ms.saturating_sub(self.begun_ms) > FILE_MAX_MS.min(self.keep_ms);
-        if is_long || is_old {
-            let (folder, held) = (self.folder.clone(), self.held.clone());
-            *self = Self::begin(folder, self.keep_ms, self.number + 1, held, now_ms)?;
+        match is_long || is_old {
+            true => self.begin_another(now_ms),
+            false => Ok(()),
         }
+    }
+
+    fn begin_another(&mut self, now_ms: u64) -> anyhow::Result<()> {
+        let (folder, held) = (self.folder.clone(), self.held.clone());
+        *self = Self::begin(folder, self.keep_ms, self.number + 1, held, now_ms)?;
         Ok(())
     }
 
@@ -395,6 +408,24 @@ mod tests {
         );
         assert_eq!(who_had(folder.path(), 16, None), ["a"]);
         assert_eq!(who_had(folder.path(), 30, None), ["b"]);
+    }
+
+    /// A record that could not be written and not be taken back is in nobody's way.
+    #[test]
+    fn a_spoilt_file_is_followed_by_another() {
+        let folder = tempfile::tempdir().expect("folder");
+        let mut log = NatLog::open(folder.path(), 30, 1_000).expect("opened");
+        log.append(2_000, [Event::Assigned(holding("a", 16))])
+            .expect("written");
+        log.file.write_all(b"{\"sequence\":3,\"ti").expect("written");
+        log.is_spoilt = true;
+        log.append(3_000, [Event::Assigned(holding("b", 17))])
+            .expect("written");
+        assert_eq!(files(folder.path()), [1, 2]);
+        let read = read(folder.path()).expect("read");
+        assert_eq!(read.faults, [""; 0], "a line without its end is none");
+        assert_eq!(who_had(folder.path(), 16, None), ["a"]);
+        assert_eq!(who_had(folder.path(), 17, None), ["b"]);
     }
 
     #[test]

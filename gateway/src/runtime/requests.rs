@@ -184,6 +184,7 @@ impl<E: Engine> Controller<E> {
             outside: Ipv4Addr::from(mapping.address),
             outside_port: u16::from_be_bytes(mapping.port),
             age_s: now_s.saturating_sub(mapping.created_s),
+            published: self.publication_name(mapping.publication()),
         };
         let blocks = sites.iter().flat_map(|entry| entry.blocks.iter().copied());
         let used = crate::core::blocks::count(blocks, self.engine.outsides()?);
@@ -205,6 +206,12 @@ impl<E: Engine> Controller<E> {
             mappings: all.iter().take(limit).map(mapping).collect(),
             sites: entries.map(address).collect(),
         })
+    }
+
+    fn publication_name(&self, number: u32) -> Option<String> {
+        let place = usize::try_from(number.checked_sub(1)?).ok()?;
+        let publication = self.config.publications.get(place)?;
+        Some(publication.name.clone())
     }
 
     /// Packets dropped by XDP programs and workers, and IKE messages that were not acted upon.
@@ -249,6 +256,7 @@ pub(super) fn state_word(number: u8) -> &'static str {
         state::UDP_UNREPLIED | state::ICMP_UNREPLIED | state::OTHER_UNREPLIED => "unreplied",
         state::UDP_REPLIED | state::ICMP_REPLIED | state::OTHER_REPLIED => "replied",
         state::UDP_STREAM => "stream",
+        state::PERMISSION => "permission",
         _ => "unknown",
     }
 }

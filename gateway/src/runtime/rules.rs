@@ -3,9 +3,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
-use gateway_common::abi::rule::action;
-use gateway_common::abi::site::Site;
-use gateway_common::path::rules::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::controller::Controller;
@@ -15,12 +12,12 @@ use crate::api::caller::Caller;
 use crate::api::message::HowToLoad;
 use crate::api::view;
 use crate::config::Config;
-use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::core::explain::{Explainer, Query};
 use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
+use crate::core::rejudge::Rejudge;
 use crate::store;
 
 /// Longest time to confirm in seconds: a day.
@@ -244,14 +241,13 @@ impl<E: Engine> Controller<E> {
             return Ok(0);
         };
         let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
-        let sites = self.sites.get();
-        let mut ended = Vec::new();
-        for (key, _) in self.engine.flows()? {
-            let groups = sites.get(key.site).map(|entry| entry.groups);
-            if !groups.is_some_and(|groups| allows(&tables, &key, groups)) {
-                ended.push(key);
-            }
-        }
+        let directions = Directions::new(&self.config);
+        let (sites, mappings) = (self.sites.get(), self.engine.mappings()?);
+        let groups = |site| sites.get(site).map(|entry| entry.groups);
+        let rejudge = Rejudge::new(&tables, &directions, groups, || mappings.clone());
+        let flows = self.engine.flows()?.into_iter();
+        let refused = flows.filter(|(key, flow)| !rejudge.allows(key, flow));
+        let ended: Vec<_> = refused.map(|(key, _)| key).collect();
         drop(sites);
         self.engine.end_flows(&ended)?;
         if !ended.is_empty() {
@@ -431,12 +427,6 @@ pub(super) fn nothing() -> StoredRules {
         file: "(nothing)".to_owned(),
         text: String::new(),
     }
-}
-
-fn allows(tables: &Generation, key: &gateway_common::abi::flow::FlowKey, groups: u64) -> bool {
-    let site = Site::whole(groups, [0; 4]);
-    let judgement = tables.judge(&Tuple::new(key, &site));
-    judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
 }
 
 fn author(caller: &Caller, how: &HowToLoad) -> Author {

@@ -67,7 +67,7 @@ impl Tracer {
             return true;
         }
         self.tell_gap();
-        if self.send(&TraceLine::Packet(line())) {
+        if self.send(&TraceLine::Packet(Box::new(line()))) {
             self.told += 1;
         } else {
             self.lost += 1;
@@ -268,7 +268,7 @@ fn point_name(number: u32) -> &'static str {
 
 fn direction(number: u32) -> &'static str {
     match number {
-        point::CORE | point::ENTER | point::ENTER_ADD | point::WORKER_OUT => "in",
+        point::CORE | point::ENTER | point::ENTER_ADD | point::CENTER_ANSWER | point::WORKER_OUT => "in",
         _ => "out",
     }
 }

@@ -23,8 +23,8 @@ use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::dataplane::{
-    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, SaHandle,
-    SaInstall, TableSizes, Traces, WorkerReport, monotonic_s,
+    self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, Published,
+    SaHandle, SaInstall, TableSizes, Traces, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -81,6 +81,10 @@ impl Engine for Xdp {
 
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
         Ok(self.dataplane()?.add_sites(sites)?)
+    }
+
+    fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.publish(published)?)
     }
 
     fn load_rules(&mut self, generation: &Generation, hosts: BTreeSet<Ipv4Addr>) -> anyhow::Result<()> {

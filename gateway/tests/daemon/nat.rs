@@ -59,6 +59,15 @@ fn site(node: &Node, name: &str) -> u32 {
     u32::try_from(number.expect("a number")).expect("small")
 }
 
+/// The number of a site whose address is in no pool.
+fn hospital(node: &Node) -> u32 {
+    let sites = node.engine().sites.clone();
+    let known = [site(node, "clinic"), site(node, "pharmacy")];
+    let others: Vec<_> = sites.into_keys().filter(|site| !known.contains(site)).collect();
+    assert_eq!(others.len(), 1);
+    others[0]
+}
+
 /// Ports of a site run short.
 fn run_short(node: &Node, site: u32) {
     let event = Event {
@@ -125,7 +134,7 @@ fn a_site_whose_ports_run_short_gets_another_block_of_its_address() {
     assert_eq!(both[0], first[0]);
     assert_eq!(both[1].address, first[0].address);
     let told = node.engine().sites[&clinic];
-    assert_eq!((told.blocks_paired, told.flags & flag::MORE_BLOCKS), (2, 0));
+    assert_eq!((told.blocks_count, told.blocks_paired), (2, 2));
     assert_eq!(holder(node.state_dir(), &both[1]), ["clinic"]);
     assert!(log(&node, "clinic").contains("its ports ran short"));
 
@@ -138,7 +147,22 @@ fn a_site_whose_ports_run_short_gets_another_block_of_its_address() {
     assert_eq!(blocks(&node, clinic), both);
     let count = |name| names(&node).iter().filter(|other| *other == name).count();
     assert_eq!((count("port_block_assigned"), count("ports_short")), (1, 1));
-    assert!(log(&node, "clinic").contains("raise blocks_max or block_size"));
+    assert!(log(&node, "clinic").contains("has 2 of NAT pool \"shared\" and may have no more"));
+    // Its questions would keep others' from being heard: it does not ask for a while, and then again.
+    let asks = |site| node.engine().sites[&site].flags & flag::MORE_BLOCKS != 0;
+    until(|| (!asks(clinic)).then_some(()), || log(&node, "clinic"));
+    assert!(asks(pharmacy));
+    until(|| asks(clinic).then_some(()), || log(&node, "clinic"));
+
+    let hospital = hospital(&node);
+    run_short(&node, hospital);
+    until(
+        || {
+            let said = log(&node, "hospital");
+            said.contains("has an address of its own").then_some(())
+        },
+        || log(&node, "hospital"),
+    );
 }
 
 #[test]
@@ -275,7 +299,6 @@ fn a_changed_configuration_is_in_the_log() {
     assert_eq!(holder(node.state_dir(), &other), [""; 0]);
     let holder_of_old = holder(node.state_dir(), &old);
     assert!(holder_of_old != ["pharmacy"], "{holder_of_old:?}");
-    assert_eq!(node.engine().sites[&pharmacy].flags & flag::MORE_BLOCKS, 0);
 }
 
 fn copy(from: &Path, to: &Path) {
@@ -289,4 +312,63 @@ fn copy(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).expect("copied");
         }
     }
+}
+
+/// What is published is told to the data plane with the site it is of; a site that has yet to come is left out until then.
+#[test]
+fn what_is_published_of_known_sites_is_told() {
+    const PUBLISHED: &str = r#"
+[[publish]]
+name = "mri"
+site = "clinic"
+address = "192.168.1.20"
+protocol = "tcp"
+port = 443
+on = "10.203.0.1:8443"
+from = ["10.100.0.0/24", "10.100.9.9"]
+[[publish]]
+name = "server"
+site = "hospital"
+address = "192.168.1.30"
+on = "10.203.0.2"
+from = ["10.100.0.0/24"]
+"#;
+    let node = Node::alone(
+        tempfile::tempdir().expect("folder"),
+        &SITES
+            .replacen(
+                "identity = \"clinic.example\"",
+                "identity = \"clinic.example\"\nfiltering = \"address-dependent\"",
+                1,
+            )
+            .replacen("[[nat_pool]]", &format!("{PUBLISHED}[[nat_pool]]"), 1),
+    );
+    let (clinic, pharmacy) = (site(&node, "clinic"), site(&node, "pharmacy"));
+    let engine = node.engine();
+    let told: Vec<_> = engine
+        .published
+        .iter()
+        .map(|one| {
+            (
+                one.number,
+                one.inside.address,
+                one.outside.address,
+                one.outside.port,
+                one.from.len(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (1, [192, 168, 1, 20], [10, 203, 0, 1], 8443u16.to_be_bytes(), 2),
+            (2, [192, 168, 1, 30], [10, 203, 0, 2], [0, 0], 1),
+        ]
+    );
+    assert_eq!(engine.published[0].inside.site, clinic);
+    assert_eq!(engine.published[0].from[1], ([10, 100, 9, 9], 32));
+    let flags = |site: u32| engine.sites[&site].flags & !flag::MORE_BLOCKS;
+    assert_eq!(flags(clinic), flag::FILTER_ADDRESS);
+    assert_eq!(flags(pharmacy), 0);
+    assert_eq!(flags(engine.published[1].inside.site), flag::ONE_TO_ONE);
 }

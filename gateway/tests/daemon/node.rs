@@ -11,7 +11,7 @@ use gateway::api::message::{Reply, Request};
 use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
-use gateway::dataplane::Traces;
+use gateway::dataplane::{Published, Traces};
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -31,6 +31,7 @@ pub(crate) struct Table {
     pub(crate) traced_site: u32,
     pub(crate) traces: Traces,
     pub(crate) sites: BTreeMap<u32, Site>,
+    pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
     next: u32,
 }
@@ -57,6 +58,11 @@ impl Engine for InMemory {
 
     fn add_sites(&mut self, sites: &[(u32, Site)]) -> anyhow::Result<()> {
         self.table().sites.extend(sites.iter().copied());
+        Ok(())
+    }
+
+    fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
+        self.table().published = published.to_vec();
         Ok(())
     }
 

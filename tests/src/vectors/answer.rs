@@ -1,7 +1,7 @@
 //! Vectors of what a site is told about its packets that go no further.
 
 use gateway_common::abi::sa::LinkHeader;
-use gateway_common::drop::DropReason::*;
+use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
 use zerocopy::IntoBytes as _;
 
@@ -12,16 +12,25 @@ use crate::frames::{Clear, ISN, checksum, fix_ipv4, ipv4};
 
 /// A packet of the terminal that is refused and answered by `packet`.
 fn answered(clear: &Clear, packet: &[u8]) -> Step {
+    answered_for(RuleRejected, clear, packet)
+}
+
+fn answered_for(reason: DropReason, clear: &Clear, packet: &[u8]) -> Step {
     let frame = [LinkHeader::new(SITE, SA_INDEX).as_bytes(), packet].concat();
     Step {
         program: Program::Clear,
         frame: clear.linked(SITE, 9),
-        expect: Expect::Answer(RuleRejected, frame),
+        expect: Expect::Answer(reason, frame),
     }
 }
 
+/// A packet of the terminal for whose flow there is no room, which it is told by ICMP code 13 (RFC 5508 REQ-8).
+pub(super) fn no_room(clear: &Clear, reason: DropReason) -> Step {
+    answered_for(reason, clear, &prohibited(clear))
+}
+
 /// The reset of a SYN: sequence number zero, all that was sent acknowledged (RFC 9293 section 3.10.7.1).
-fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
+pub(super) fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
     let mut tcp = [clear.destination.1.to_be_bytes(), clear.source.1.to_be_bytes()].concat();
     tcp.extend([0; 4]);
     tcp.extend(ISN.wrapping_add(1 + octets).to_be_bytes());
@@ -33,7 +42,7 @@ fn reset(clear: &Clear, octets: u32) -> Vec<u8> {
 
 /// ICMP "communication administratively prohibited" about a packet (RFC 1812 section 5.2.7.1), with its header and the
 /// eight bytes behind it (RFC 792).
-fn prohibited(clear: &Clear) -> Vec<u8> {
+pub(super) fn prohibited(clear: &Clear) -> Vec<u8> {
     let mut icmp = vec![3, 13, 0, 0, 0, 0, 0, 0];
     icmp.extend(&clear.packet()[..28]);
     let sum = checksum(&icmp);

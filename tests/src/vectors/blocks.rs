@@ -8,7 +8,8 @@ use gateway_common::drop::DropReason::{NatExhausted, NatPortless, NoMapping};
 use gateway_common::tables::host::HostTables;
 use zerocopy::IntoBytes as _;
 
-use super::clear::{dropped, leaves, put_mapping};
+use super::answer::no_room;
+use super::clear::{leaves, put_mapping};
 use super::world::{
     self, GROUP_CLINIC, MAC, MAC_HOP, MTU, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL,
 };
@@ -131,7 +132,7 @@ fn full(now_s: u32) -> Vec<Vector> {
             "a site whose only block is full is refused, though its address has other ports",
             &[one],
             &one_taken,
-            dropped(&query(1026), NatExhausted),
+            no_room(&query(1026), NatExhausted),
         ),
         vector(
             "a site whose first block is full uses its second one",
@@ -155,7 +156,7 @@ fn full(now_s: u32) -> Vec<Vector> {
             "a site without a block is refused",
             &[],
             &[],
-            dropped(&query(1026), NatExhausted),
+            no_room(&query(1026), NatExhausted),
         ),
     ]
 }

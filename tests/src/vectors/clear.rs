@@ -6,6 +6,7 @@ use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use gateway_common::tables::host::HostTables;
 
+use super::answer::no_room;
 use super::world::{
     self, FORBIDDEN, MAC, MAC_HOP, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SERVER, SITE, SITE_OTHER, TERMINAL,
     UNRESOLVED,
@@ -352,7 +353,7 @@ fn worlds(now_s: u32) -> Vec<Vector> {
     let mut taken = Vector {
         description: "a site whose ports are all taken is refused".to_owned(),
         world: world::world(now_s),
-        steps: vec![dropped(&query(1026), NatExhausted)],
+        steps: vec![no_room(&query(1026), NatExhausted)],
     };
     if let Some(settings) = &mut taken.world.settings {
         (settings.port_low, settings.port_high) = (1026, 1027);

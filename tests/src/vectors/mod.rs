@@ -3,6 +3,7 @@
 
 mod answer;
 pub mod blocks;
+mod center_calls;
 mod clear;
 mod core;
 mod directions;
@@ -95,6 +96,8 @@ pub enum Expect {
     Reflect(Vec<u8>),
     /// Dropped for this reason, and its site told so by this frame to the worker.
     Answer(DropReason, Vec<u8>),
+    /// Dropped for this reason, and the center told so by this frame.
+    CenterAnswer(DropReason, Vec<u8>),
 }
 
 impl Expect {
@@ -102,9 +105,11 @@ impl Expect {
     #[must_use]
     pub fn frame(&self) -> Option<&[u8]> {
         match self {
-            Self::Worker(_, frame) | Self::Answer(_, frame) | Self::Egress(frame) | Self::Reflect(frame) => {
-                Some(frame)
-            }
+            Self::Worker(_, frame)
+            | Self::Answer(_, frame)
+            | Self::CenterAnswer(_, frame)
+            | Self::Egress(frame)
+            | Self::Reflect(frame) => Some(frame),
             Self::Drop(_) | Self::Pass(_) => None,
         }
     }
@@ -123,6 +128,7 @@ impl Expect {
                 path: Path::ClearForwarded,
             }),
             Self::Reflect(_) => Ok(Verdict::Reflect(Path::CoreTooBig)),
+            Self::CenterAnswer(..) => Ok(Verdict::Reflect(Path::CenterAnswered)),
             Self::Answer(..) => Ok(Verdict::Worker {
                 slot: world::XSK_BASE,
                 path: Path::SiteAnswered,
@@ -134,7 +140,9 @@ impl Expect {
     #[must_use]
     pub fn counted(&self) -> (BTreeMap<DropReason, u64>, Option<Path>) {
         let drops = match self {
-            Self::Drop(reason) | Self::Answer(reason, _) => BTreeMap::from([(*reason, 1)]),
+            Self::Drop(reason) | Self::Answer(reason, _) | Self::CenterAnswer(reason, _) => {
+                BTreeMap::from([(*reason, 1)])
+            }
             Self::Pass(_) | Self::Worker(..) | Self::Egress(_) | Self::Reflect(_) => BTreeMap::new(),
         };
         (drops, self.outcome().ok().map(Verdict::path))
@@ -191,6 +199,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         answer::vectors(now_s),
         directions::vectors(now_s),
         hairpin::vectors(now_s),
+        center_calls::vectors(now_s),
         nat::vectors(now_s),
     ]
     .concat()

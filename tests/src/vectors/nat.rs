@@ -1,15 +1,16 @@
 //! Vectors of NAT behaviour: filtering, what is published, and the choice of ports.
 
 use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
-use gateway_common::abi::interface::nat_flag;
+use gateway_common::abi::interface::{Settings, nat_flag};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, kind};
-use gateway_common::abi::rule::Rule;
+use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::abi::site::flag;
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, RST, SYN};
 use gateway_common::tables::host::HostTables;
 
+use super::answer::no_room;
 use super::clear::{PORT, dropped, leaves, put_mapping};
 use super::world::{self, GATEWAY, MAC, MAC_HOP, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 use super::{Expect, Program, Step, Vector};
@@ -22,14 +23,14 @@ pub const OWN: [u8; 4] = [198, 51, 100, 78];
 /// The second terminal.
 pub const MODALITY: [u8; 4] = [192, 168, 1, 20];
 /// A host of the center that may reach what is published, like all of 203.0.113.0/24.
-const MAINTAINER: End = ([203, 0, 113, 99], 50_000);
+pub(super) const MAINTAINER: End = ([203, 0, 113, 99], 50_000);
 /// A host that may not.
 const STRANGER: End = ([198, 18, 0, 9], 50_000);
 /// The terminal's server.
-const DEVICE: End = (TERMINAL, 443);
+pub(super) const DEVICE: End = (TERMINAL, 443);
 
 /// A packet of the center that reaches an end of the site.
-fn enters(clear: &Clear, to: End) -> Step {
+pub(super) fn enters(clear: &Clear, to: End) -> Step {
     let out = clear.clone().to(to).forwarded().linked(SITE, SA_INDEX);
     Step {
         program: Program::Core,
@@ -38,7 +39,7 @@ fn enters(clear: &Clear, to: End) -> Step {
     }
 }
 
-fn refused(clear: &Clear, reason: DropReason) -> Step {
+pub(super) fn refused(clear: &Clear, reason: DropReason) -> Step {
     Step {
         program: Program::Core,
         frame: clear.ethernet(MAC, MAC_HOP),
@@ -54,6 +55,7 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
         publications(now_s),
         one_to_one(now_s),
         ports(now_s),
+        limits(now_s),
     ]
     .concat()
 }
@@ -126,7 +128,7 @@ fn filtering(now_s: u32) -> Vec<Vector> {
                 opened(),
                 enters(other_port.clone()),
                 enters(other_host.clone()),
-                refused(&unruled, RuleDenied),
+                refused(&unruled, RuleDefault),
             ],
         ),
         vector(
@@ -278,7 +280,7 @@ fn opened_by_the_center(now_s: u32) -> Vec<Vector> {
     ]
 }
 
-/// Puts a static mapping into a world, as publication 1, for the hosts of 203.0.113.0/24.
+/// Puts a static mapping into a world, as publication 1, for the hosts of 203.0.113.0/24, whom the last rule lets call it.
 pub fn publish(tables: &mut HostTables, inside: InsideKey, outside: &OutsideKey) {
     let mapping = Mapping {
         address: outside.address,
@@ -290,8 +292,24 @@ pub fn publish(tables: &mut HostTables, inside: InsideKey, outside: &OutsideKey)
     };
     let put = tables.put_mapping(&inside, &mapping);
     assert!(put.is_ok(), "{put:?}");
+    let rule = Rule {
+        directions: 1 << direction::CENTER_TO_SITE,
+        ..world::allow(9, inside.address, 0, 0)
+    };
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.push(rule);
+    }
     tables.publication_sources.push((1, 24, [203, 0, 113, 0]));
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.push(Rule {
+            directions: 1 << direction::CENTER_TO_SITE,
+            ..world::allow(PUBLISHED_RULE, inside.address, 0, 0)
+        });
+    }
 }
+
+/// The rule that lets what is published be called.
+pub(super) const PUBLISHED_RULE: u32 = 30;
 
 /// The usual world, in which a TCP port of the terminal is published.
 pub fn world_with_publication(now_s: u32, on: End) -> HostTables {
@@ -375,7 +393,20 @@ fn publications(now_s: u32) -> Vec<Vector> {
     nobody.publication_sources.clear();
     let mut unknown = world();
     unknown.sites.clear();
+    let mut unruled = world();
+    unruled.rules = Some((
+        world::GENERATION,
+        vec![Rule {
+            directions: 1 << direction::SITE_TO_CENTER,
+            ..world::allow(0, DEVICE.0, 0, 0)
+        }],
+    ));
     vec![
+        vector(
+            "what no rule lets the center reach is not reached, published or not",
+            unruled,
+            vec![refused(&call(SYN), RuleDefault)],
+        ),
         vector(
             "who is not named may not reach a published port",
             world(),
@@ -525,7 +556,7 @@ fn ports(now_s: u32) -> Vec<Vector> {
         vector(
             "a port above never gets a well-known one",
             world((1022, 1024), both, &[1024]),
-            vec![dropped(&query(5353), NatExhausted)],
+            vec![no_room(&query(5353), NatExhausted)],
         ),
         vector(
             "the last free port of a range is found",
@@ -537,8 +568,64 @@ fn ports(now_s: u32) -> Vec<Vector> {
             world((2000, 2002), both, &[2000, 2001]),
             vec![
                 leaves(query(9), SITE, (NAT, 2002)),
-                dropped(&query(10), NatExhausted),
+                no_room(&query(10), NatExhausted),
             ],
+        ),
+    ]
+}
+
+/// What a site may use (RFC 6888 REQ-4 and REQ-5), and that it is told when it has used it up.
+fn limits(now_s: u32) -> Vec<Vector> {
+    type Change = fn(&mut Settings);
+    let query = |port| Clear::udp((TERMINAL, port), (NAME_SERVER, 53));
+    let syn = |port| Clear::tcp((TERMINAL, port), (SERVER, 443), SYN);
+    let limited = |words: &str, change: Change, first: Clear, second: Clear, reason| {
+        let mut tables = world::world(now_s);
+        if let Some(settings) = &mut tables.settings {
+            change(settings);
+        }
+        let nat = (NAT, first.source.1);
+        vector(
+            words,
+            tables,
+            vec![leaves(first, SITE, nat), no_room(&second, reason)],
+        )
+    };
+    vec![
+        limited(
+            "a site has no more mappings than it may",
+            |settings| settings.site_mappings_max = 1,
+            query(2000),
+            query(2001),
+            SiteMappings,
+        ),
+        limited(
+            "a site has no more flows than it may",
+            |settings| settings.site_flows_max = 1,
+            query(2000),
+            query(2001),
+            SiteFlows,
+        ),
+        limited(
+            "a site opens no more flows in a second than it may",
+            |settings| settings.site_new_flows_per_s = 1,
+            query(2000),
+            query(2001),
+            SiteFlowRate,
+        ),
+        limited(
+            "a site has no more half-open connections than it may",
+            |settings| settings.site_half_open_max = 1,
+            syn(2000),
+            syn(2001),
+            SiteHalfOpen,
+        ),
+        limited(
+            "a full table takes no flow",
+            |settings| settings.flows_max = 1,
+            query(2000),
+            query(2001),
+            FlowTableFull,
         ),
     ]
 }

@@ -58,6 +58,10 @@ pub struct Config {
     pub site_lines: String,
     /// More lines for each `[[connection]]`.
     pub connection_lines: String,
+    /// What of the center sites may reach.
+    pub networks: Vec<String>,
+    /// More tables of the configuration.
+    pub tables: String,
     /// The rule-set file.
     pub rules: String,
 }
@@ -80,6 +84,8 @@ impl Config {
             any_site: false,
             site_lines: String::new(),
             connection_lines: String::new(),
+            networks: CENTER_NETS.map(str::to_owned).to_vec(),
+            tables: String::new(),
             rules: rules(),
         }
     }
@@ -120,10 +126,7 @@ impl Config {
             let list = pki.revocation_list(self.auth.intermediate());
             text += &format!("crl = [{}]\n", path(list));
         }
-        text += &format!(
-            "\n[center]\nnetworks = {}\n\n",
-            list(&CENTER_NETS.map(str::to_owned))
-        );
+        text += &format!("\n[center]\nnetworks = {}\n\n", list(&self.networks));
         text += &format!("[[nat_pool]]\nname = \"sites\"\naddresses = [\"{NAT_POOL}\"]\n\n");
         if self.any_site {
             text += &format!(
@@ -150,6 +153,7 @@ impl Config {
                 self.connection_lines,
             );
         }
+        text += &self.tables;
         text + "[rules]\nfile = \"rules.toml\"\n"
     }
 

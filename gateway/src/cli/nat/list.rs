@@ -25,16 +25,29 @@ fn show(
     let rows: Vec<_> = mappings
         .into_iter()
         .map(|mapping| {
+            let is_whole = mapping.published.is_some() && mapping.inside_port == 0;
+            let end = |address, port| match is_whole {
+                true => format!("{address} (all ports)"),
+                false => format!("{address}:{port}"),
+            };
             vec![
                 mapping.site,
-                mapping.protocol,
-                format!("{}:{}", mapping.inside, mapping.inside_port),
-                format!("{}:{}", mapping.outside, mapping.outside_port),
+                if is_whole {
+                    "any".to_owned()
+                } else {
+                    mapping.protocol
+                },
+                end(mapping.inside, mapping.inside_port),
+                end(mapping.outside, mapping.outside_port),
                 table::duration(mapping.age_s.into()),
+                mapping.published.unwrap_or_default(),
             ]
         })
         .collect();
-    table::print(&["SITE", "PROTO", "INSIDE", "OUTSIDE", ">AGE"], &rows);
+    table::print(
+        &["SITE", "PROTO", "INSIDE", "OUTSIDE", ">AGE", "PUBLISHED AS"],
+        &rows,
+    );
     if shown < total {
         println!("{shown} of {total}; --limit shows more");
     }

@@ -15,9 +15,10 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::diagnostic::Checker;
 use super::super::list::List;
 use super::proof::{ppk, shared_key};
+use super::publish::Around;
 use super::{
     AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
-    Timeouts, connection, file, pool,
+    Timeouts, connection, file, pool, publish,
 };
 
 /// Longest hold-down.
@@ -38,6 +39,12 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     let interfaces = interfaces(checker, file.interface);
     let internet = internet(checker, file.internet, &interfaces);
     let connections = connection::connections(checker, file.connection, &sites);
+    let around = Around {
+        sites: &sites,
+        any_sites: &any_sites,
+        pools: &nat_pools,
+    };
+    let publications = publish::publications(checker, file.publish, &around);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -53,6 +60,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         sites,
         any_sites,
         connections,
+        publications,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
         events_file: file.events.map(|events| folder.join(events.file)),
@@ -364,6 +372,7 @@ fn nat(checker: &mut Checker<'_>, nat: Option<Spanned<Nat>>) -> Nat {
         port_high,
         hold_down_s,
         hold_down_ports: _,
+        filtering: _,
         preserve_port: _,
         preserve_range: _,
         log_keep_days,
@@ -439,6 +448,7 @@ fn sites(
             groups,
             networks: site.networks.into_inner(),
             nat,
+            filtering: site.filtering,
             pfs,
         }
     };
@@ -535,6 +545,7 @@ fn any_sites(
             networks: any.networks.into_inner(),
             nat_pool: any.nat_pool.into_inner(),
             max: any.max,
+            filtering: any.filtering,
             pfs,
         })
     };

@@ -12,7 +12,8 @@ use super::super::address::{AddressRange, Prefix};
 use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
-use super::{Center, Interface, Internet, Limits, Nat, PlanKind, Timeouts};
+pub(super) use super::publish::Written as Publish;
+use super::{Center, Filtering, Interface, Internet, Limits, Nat, PlanKind, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -33,6 +34,8 @@ pub(super) struct File {
     pub(super) any_site: Vec<Any>,
     #[serde(default)]
     pub(super) connection: Vec<Connection>,
+    #[serde(default)]
+    pub(super) publish: Vec<Publish>,
     #[serde(default)]
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
@@ -207,6 +210,7 @@ pub(super) struct Site {
     pub(super) networks: Spanned<Vec<Prefix>>,
     pub(super) nat_pool: Option<Spanned<String>>,
     pub(super) nat_address: Option<Spanned<Ipv4Addr>>,
+    pub(super) filtering: Option<Filtering>,
     pub(super) pfs: Option<Spanned<String>>,
 }
 
@@ -220,6 +224,7 @@ pub(super) struct Any {
     pub(super) nat_pool: Spanned<String>,
     #[serde(default = "max")]
     pub(super) max: u32,
+    pub(super) filtering: Option<Filtering>,
     pub(super) pfs: Option<Spanned<String>>,
 }
 

@@ -4,6 +4,7 @@ mod connection;
 mod file;
 mod pool;
 mod proof;
+mod publish;
 
 pub use connection::{ConnectionConfig, Start};
 
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 
 pub use pool::{BLOCK_PORT_LOW, BlockPlan, NatPool, PlanKind, PoolMode, PortBlock};
 pub use proof::{SitePpk, SiteSharedKey};
+pub use publish::{Filtering, Place, Publication, Transport};
 
 use super::address::Prefix;
 use super::diagnostic::{Checker, Diagnostic, Diagnostics};
@@ -55,6 +57,8 @@ pub struct Config {
     pub any_sites: Vec<AnySite>,
     /// Sites that the gateway connects to by itself.
     pub connections: Vec<ConnectionConfig>,
+    /// What the center may reach at sites by itself; the number of one is its place, counting from 1.
+    pub publications: Vec<Publication>,
     /// Lifetimes of flows.
     pub timeouts: Timeouts,
     /// Rate limits.
@@ -162,6 +166,8 @@ pub struct Nat {
     pub port_low: u16,
     /// Highest port.
     pub port_high: u16,
+    /// Who may send to mappings of sites that do not say otherwise.
+    pub filtering: Filtering,
     /// A mapping has the inside port, where it is free.
     pub preserve_port: bool,
     /// Well-known ports are mapped to well-known ones, where the range has such (RFC 4787 REQ-3 b).
@@ -179,6 +185,7 @@ impl Default for Nat {
         Self {
             port_low: 1024,
             port_high: 65535,
+            filtering: Filtering::AddressAndPortDependent,
             preserve_port: true,
             preserve_range: true,
             hold_down_s: 120,
@@ -230,6 +237,8 @@ pub struct SiteConfig {
     pub networks: Vec<Prefix>,
     /// Where its translated address comes from.
     pub nat: NatSource,
+    /// Who may send to its mappings, where it is not as for other sites.
+    pub filtering: Option<Filtering>,
     /// Perfect forward secrecy, where it is not as for other sites.
     pub pfs: Option<Pfs>,
 }
@@ -247,6 +256,8 @@ pub struct AnySite {
     pub nat_pool: String,
     /// How many sites may come in by this pattern.
     pub max: u32,
+    /// Who may send to their mappings, where it is not as for other sites.
+    pub filtering: Option<Filtering>,
     /// Perfect forward secrecy, where it is not as for other sites.
     pub pfs: Option<Pfs>,
 }
@@ -283,7 +294,7 @@ impl Default for Timeouts {
             tcp_closing_s: 240,
             tcp_time_wait_s: 240,
             tcp_reset_s: 240,
-            udp_new_s: 30,
+            udp_new_s: 120,
             udp_s: 300,
             icmp_s: 60,
             other_s: 600,

@@ -137,7 +137,23 @@ fn run(steps: &[Step], pool: &NatPool, max: usize) -> Result<(), TestCaseError> 
             Step::More(name) => {
                 let name = format!("n{name}");
                 let free = naive.free(pool);
-                match (real.propose_more(&name, pool), naive.held.get_mut(&name)) {
+                let orphans = naive.orphans.clone();
+                let around = Surroundings {
+                    fixed: &fixed,
+                    // Whose ports run short is somebody's.
+                    is_orphan: &|other| other != name && orphans.contains(other),
+                };
+                let outcome = real.propose_more(&name, pool, &around);
+                let lost = outcome.as_ref().ok().and_then(|proposal| proposal.evicts.clone());
+                if let Some(lost) = &lost {
+                    prop_assert!(free.is_empty() && orphans.contains(lost) && *lost != name);
+                }
+                let lost = lost.and_then(|lost| naive.held.remove(&lost)).unwrap_or_default();
+                let someone_else = naive
+                    .held
+                    .keys()
+                    .any(|other| *other != name && orphans.contains(other));
+                match (outcome, naive.held.get_mut(&name)) {
                     (Ok(proposal), Some(held)) => {
                         prop_assert!(held.len() < max);
                         let new: Vec<_> = proposal
@@ -148,18 +164,21 @@ fn run(steps: &[Step], pool: &NatPool, max: usize) -> Result<(), TestCaseError> 
                             .copied()
                             .collect();
                         prop_assert_eq!(new.len(), 1);
-                        prop_assert!(free.contains(&new[0]));
+                        prop_assert!(free.contains(&new[0]) || lost.contains(&new[0]));
                         prop_assert_eq!(proposal.assignment.blocks[0], held[0]);
                         // As long as an address that it has is not full, it gets no other.
                         let own = free
                             .iter()
                             .any(|block| held.iter().any(|old| old.address == block.address));
                         let is_own = held.iter().any(|old| old.address == new[0].address);
-                        prop_assert_eq!(own, is_own);
+                        prop_assert!(is_own || !own);
+                        prop_assert!(own || !is_own || !lost.is_empty());
                         held.clone_from(&proposal.assignment.blocks);
                         real.accept(proposal);
                     }
-                    (Err(_), Some(held)) => prop_assert!(held.len() == max || free.is_empty()),
+                    (Err(_), Some(held)) => {
+                        prop_assert!(held.len() == max || (free.is_empty() && !someone_else));
+                    }
                     (outcome, None) => prop_assert!(outcome.is_err()),
                 }
             }

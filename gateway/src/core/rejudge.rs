@@ -1,0 +1,113 @@
+//! Running flows under another rule set: each is judged as its first packet would be.
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use gateway_common::abi::flow::{Flow, FlowKey, state};
+use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::rule::action;
+use gateway_common::abi::site::Site;
+use gateway_common::path::rules::Tuple;
+use gateway_common::path::tcp::flag;
+
+use super::classifier::Generation;
+use super::directions::Directions;
+use crate::config::Direction;
+
+/// What flows are judged by.
+pub struct Rejudge<'a, G, M> {
+    tables: &'a Generation,
+    directions: &'a Directions,
+    /// Groups of a site; `None` if it is gone.
+    groups: G,
+    /// All mappings, asked for once a flow between sites is met.
+    mappings: M,
+    outsides: OnceCell<HashMap<OutsideKey, InsideKey>>,
+}
+
+impl<'a, G, M> Rejudge<'a, G, M>
+where
+    G: Fn(u32) -> Option<u64>,
+    M: Fn() -> Vec<(InsideKey, Mapping)>,
+{
+    /// By these tables.
+    pub fn new(tables: &'a Generation, directions: &'a Directions, groups: G, mappings: M) -> Self {
+        Self {
+            tables,
+            directions,
+            groups,
+            mappings,
+            outsides: OnceCell::new(),
+        }
+    }
+
+    /// Whether the rules let the flow be made.
+    #[must_use]
+    pub fn allows(&self, key: &FlowKey, flow: &Flow) -> bool {
+        if flow.progress.state == state::PERMISSION {
+            // It is no flow, and goes with those that it stands beside.
+            return true;
+        }
+        let tuple = self.tuple(key, flow);
+        let judgement = tuple.and_then(|tuple| self.tables.judge(&tuple));
+        judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
+    }
+
+    fn tuple(&self, key: &FlowKey, flow: &Flow) -> Option<Tuple> {
+        let site = self.site(key.site)?;
+        let remote = self.directions.from_site(Ipv4Addr::from(key.destination));
+        let has = |bit: u8| flow.progress.flags & bit != 0;
+        if remote == Direction::SiteToSite {
+            let other = self.other_end(key, flow)?;
+            let other_site = self.site(other.site)?;
+            return Some(match has(flag::FROM_CENTER) {
+                true => Tuple::site_to_site(&other, &other_site, key, &site),
+                false => Tuple::site_to_site(key, &site, &other, &other_site),
+            });
+        }
+        Some(match has(flag::PUBLISHED) {
+            true => Tuple::to_site(key, &site),
+            // What filtering lets in is judged as if the site had opened it.
+            false => Tuple::new(key, &site).towards(remote.number()),
+        })
+    }
+
+    fn site(&self, site: u32) -> Option<Site> {
+        Some(Site::whole((self.groups)(site)?, [0; 4]))
+    }
+
+    /// The same connection as the site at its other end sees it.
+    fn other_end(&self, key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
+        let outsides = self.outsides.get_or_init(|| {
+            let all = (self.mappings)();
+            let outside =
+                |(inside, mapping): (InsideKey, Mapping)| (mapping.outside(inside.protocol), inside);
+            all.into_iter().map(outside).collect()
+        });
+        let outside = OutsideKey {
+            address: key.destination,
+            port: key.destination_port,
+            protocol: key.protocol,
+            pad: 0,
+        };
+        let whole = OutsideKey {
+            port: [0; 2],
+            protocol: 0,
+            ..outside
+        };
+        let inside = outsides.get(&outside).or_else(|| outsides.get(&whole))?;
+        Some(FlowKey {
+            site: inside.site,
+            source: inside.address,
+            destination: flow.nat_address,
+            source_port: match inside.protocol {
+                // A whole address keeps its ports.
+                0 => key.destination_port,
+                _ => inside.port,
+            },
+            destination_port: flow.nat_port,
+            protocol: key.protocol,
+            pad: [0; 3],
+        })
+    }
+}
