@@ -63,12 +63,14 @@ pub struct Settings {
     pub site_half_open_max: u32,
     /// NAT mappings of one site, at most.
     pub site_mappings_max: u32,
+    /// Site whose packets are traced; zero: none, [`EVERY_SITE`](super::trace::EVERY_SITE): all.
+    pub trace_site: u32,
     /// Answers (TCP resets, ICMP errors) in a second to one site, at most.
     pub site_answers_per_s: u32,
     /// Bits of [`nat_flag`].
     pub nat_flags: u32,
 }
-abi_assert!(Settings, size = 100, align = 4);
+abi_assert!(Settings, size = 104, align = 4);
 
 /// Bits of [`Settings::nat_flags`].
 pub mod nat_flag {
@@ -90,6 +92,7 @@ impl Settings {
         site_new_flows_per_s: u32::MAX,
         site_half_open_max: u32::MAX,
         site_mappings_max: u32::MAX,
+        trace_site: 0,
         site_answers_per_s: u32::MAX,
         nat_flags: nat_flag::PRESERVE_PORT | nat_flag::PRESERVE_RANGE,
     };

@@ -278,13 +278,9 @@ const fn reversed(key: &FlowKey) -> FlowKey {
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn permit<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
-    let site = super::clear::site_of(packet)?;
-    let inner = super::clear::parse(packet)?;
-    let key = FlowKey {
-        destination_port: [0; 2],
-        ..inner.flow_from_site(site)
-    };
-    let mut first = filter::open(&inner, Direction::Out, tables.now_s());
+    let (mut key, mut first) = (FlowKey::NONE, First::NONE);
+    super::open::look(packet, tables, &mut key, &mut first)?;
+    key.destination_port = [0; 2];
     first.progress.state = state::PERMISSION;
     super::open::permit(tables, &key, &first);
     Ok(Next::Stage(Stage::Forward))

@@ -14,6 +14,7 @@ pub mod nat;
 pub mod open;
 pub mod rules;
 pub mod tcp;
+pub mod trace;
 pub mod wan;
 
 use crate::abi::{interface::Interface, stats::Path};

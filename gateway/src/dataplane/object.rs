@@ -24,6 +24,8 @@ pub mod program {
         "hairpin_add",
         "core_answer",
     ];
+    /// Tells of a packet that is traced, at the end of another program.
+    pub const TRACE: &str = "trace";
     /// Core interface.
     pub const CORE: &str = "core";
     /// Lets everything through; for the far ends of veth pairs.

@@ -82,6 +82,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         inboxes: inboxes(workers)?,
         counters: (0..workers).map(|_| Arc::default()).collect(),
         reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
+        tracing: Arc::default(),
         threads: Vec::new(),
     };
     undo.keep();
@@ -302,6 +303,7 @@ fn worker(
             clear_port,
             now_s: 0,
             reports: Arc::clone(&dataplane.reports),
+            tracing: Arc::clone(&dataplane.tracing),
         },
         rings,
         receive,

@@ -32,6 +32,7 @@ use self::handover::{Handed, Inbox, Side};
 use self::rings::{BATCH, RingPort};
 use self::table::SaTable;
 use super::stats::WorkerCounters;
+use super::trace::Tracing;
 
 /// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
 /// worker starves it.
@@ -59,6 +60,7 @@ pub(crate) struct Engine {
     /// Monotonic seconds, read once a round.
     pub(crate) now_s: u64,
     pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
+    pub(crate) tracing: Arc<Tracing>,
 }
 
 impl Engine {
@@ -154,10 +156,12 @@ impl<R: RingPort> Worker<R> {
 
     fn process(&mut self, mut frame: R::Frame, side: Side) {
         let (buffer, len) = self.rings.bytes(&mut frame);
+        let traced = self.engine.trace_before(buffer, len, side);
         let outcome = match side {
             Side::Wan => self.engine.inbound(buffer, len),
             Side::Core => self.engine.outbound(buffer, len),
         };
+        self.engine.trace_after(traced, buffer, &outcome);
         match outcome {
             Outcome::Send { port, len } => {
                 self.rings.set_len(&mut frame, len);
