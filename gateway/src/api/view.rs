@@ -391,6 +391,9 @@ pub struct NatHolder {
     pub first_port: u16,
     /// Last port.
     pub last_port: u16,
+    /// Number of the only protocol whose port it is, where it is published.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u8>,
     /// Since when; `None`: since before the log begins.
     pub from: Option<String>,
     /// Until when; `None`: still.

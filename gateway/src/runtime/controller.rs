@@ -80,7 +80,7 @@ impl<E: Engine> Controller<E> {
             rules,
         } = prepared;
         let clock = Clock::start();
-        let ledger = SharedLedger::open(&config, sites.assignments(), clock)?;
+        let ledger = SharedLedger::open(&config, &sites, clock)?;
         let sites = SharedSites::new(sites);
         let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
