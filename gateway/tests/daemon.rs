@@ -763,6 +763,7 @@ fn the_running_rules_explain_a_flow() {
         to_site: None,
         protocol: gateway::config::Protocol::TCP,
         port: Some(port),
+        name: None,
         source_port: None,
     };
     let flows = vec![query("hospital", 443), query("hospital", 80)];
