@@ -52,7 +52,9 @@ static FLOW_HASH: HashMap<FlowKey, [u64; RECORD_WORDS], FLOWS> = HashMap::new();
 /// What drawing a flow and setting the frame up costs by itself.
 #[xdp]
 fn compare_floor(context: XdpContext) -> u32 {
-    run(&context, |_, _| Ok(Verdict::Pass(gateway_common::abi::stats::Path::CorePassed)))
+    run(&context, |_, _| {
+        Ok(Verdict::Pass(gateway_common::abi::stats::Path::CorePassed))
+    })
 }
 
 /// Through the flow table.
@@ -78,7 +80,10 @@ fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
     let key = inner.flow_from_site(site);
     let settings = maps.settings().ok_or(DropReason::Internal)?;
     let now_s = maps.now_s();
-    let record = FLOW_HASH.get_ptr_mut(&key).and_then(Value::new).ok_or(DropReason::NoFlow)?;
+    let record = FLOW_HASH
+        .get_ptr_mut(&key)
+        .and_then(Value::new)
+        .ok_or(DropReason::NoFlow)?;
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
     if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
         return Err(DropReason::NoFlow);

@@ -9,7 +9,9 @@ use gateway_common::abi::{
     event::Event,
     flow,
     interface::{Interface, RateBucket, Settings},
-    limit, nat,
+    limit,
+    names::OpenAddress,
+    nat,
     next_hop::NextHop,
     rule::Chunk,
     sa::{SaInbound, SaOutbound, SaOutboundKey},
@@ -96,6 +98,13 @@ pub(crate) static RULE_SETS: ArrayOfMaps<RuleSet, 1> = ArrayOfMaps::new();
 /// Room for the look-up of one packet in the rules; the shell's own.
 #[btf_map]
 pub(crate) static RULE_SEARCH: PerCpuArray<[u64; SLOTS], 1> = PerCpuArray::new();
+#[btf_map]
+pub(crate) static OPEN_NAMES: HashMap<
+    [u8; 4],
+    OpenAddress,
+    { limit::OPEN_ADDRESSES_MAX as usize },
+    NO_PREALLOC,
+> = HashMap::new();
 #[btf_map]
 pub(crate) static PUBLICATION_SOURCES: LpmTrie<
     nat::PublicationSource,

@@ -11,6 +11,7 @@ use gateway_common::abi::{
     flow,
     interface::{Interface, RateBucket, Settings},
     limit,
+    names::{OpenAddress, SETS_AN_ADDRESS},
     nat::PublicationSource,
     next_hop::NextHop,
     rule::{direction, layout},
@@ -32,9 +33,9 @@ use gateway_common::tables::{Epochs, Step, Tables};
 use crate::arrays::{Array, Secret, Value};
 use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
-    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, PATHS, PUBLICATION_SOURCES, ROUTES,
-    RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND, SA_ROUTES, SCRATCH, SETTINGS,
-    SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
+    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
+    PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
+    SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -330,7 +331,15 @@ fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
     let mut generation = Generation {
         rules,
         slots: slots.cast(),
+        open: core::ptr::null(),
+        now_s: clock_word(clock::word::NOW_S) as u32,
     };
+    if rules::is_to_internet(tuple)
+        && rules::speaks_of_names(&generation)
+        && let Some(open) = OPEN_NAMES.get_ptr(tuple.destination.to_be_bytes())
+    {
+        generation.open = open;
+    }
     rules::begin(&generation, tuple);
     // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
     unsafe {
@@ -364,6 +373,9 @@ unsafe extern "C" fn step(_index: u64, generation: *mut c_void) -> i64 {
 struct Generation<'a> {
     rules: &'a RuleSet,
     slots: *mut u64,
+    /// What the destination is open for by name; null: nothing.
+    open: *const OpenAddress,
+    now_s: u32,
 }
 
 /// Words of a chunk from one on.
@@ -405,6 +417,27 @@ impl rules::Words for Generation<'_> {
         let place = run.first.wrapping_mul(2).wrapping_add(index) % (2 * layout::CHUNK_WORDS);
         // SAFETY: as in `word`; a chunk has twice as many halves as words.
         unsafe { *run.chunk.cast::<u32>().add(place as usize) }
+    }
+
+    #[inline(always)]
+    fn open_set(&self, place: u32) -> u32 {
+        if self.open.is_null() || place >= SETS_AN_ADDRESS as u32 {
+            return 0;
+        }
+        // SAFETY: a look-up returned it, it stays valid for the run, and the place lies in it. Should user space replace
+        // the element meanwhile, what is read is the old one or, later, another of this map, which `is_open_of` tells.
+        let name = unsafe { *(*self.open).names.as_ptr().add(place as usize) };
+        name.set_at(self.now_s)
+    }
+
+    #[inline(always)]
+    fn is_open_of(&self, destination: u32) -> bool {
+        if self.open.is_null() {
+            return false;
+        }
+        // SAFETY: as in `open_set`.
+        let address = unsafe { (&raw const (*self.open).address).read_volatile() };
+        u32::from_be_bytes(address) == destination
     }
 
     #[inline(always)]

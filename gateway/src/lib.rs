@@ -8,6 +8,7 @@ pub mod cli;
 pub mod config;
 pub mod core;
 pub mod dataplane;
+pub mod dns;
 pub mod nexthop;
 pub mod runtime;
 pub mod store;

@@ -235,7 +235,17 @@ fn what_is_not_enforced_is_refused() {
             "allow",
             "ICMP type unreachable/13 is not enforced",
         ),
-        ("fqdn = \"*.update.example\"", "allow", "fqdn is reserved"),
+        (
+            "fqdn = \"*.update.example\"",
+            "deny",
+            "speaks of names, but does not allow",
+        ),
+        (
+            "fqdn = \"*.update.example\"",
+            "allow",
+            "which are of the Internet",
+        ),
+        ("fqdn = \"*.com\"", "allow", "stands for a whole top-level domain"),
         ("schedule = \"night\"", "allow", "there is no schedule \"night\""),
         ("services = \"https\"", "allow", "there is no service \"https\""),
         ("source = \"nowhere\"", "allow", "there is no address \"nowhere\""),
@@ -325,6 +335,61 @@ fn an_explanation_names_the_rule_and_the_obstacles_before_it() {
     check(&output, 0, "schedule \"maintenance\" is not in force now", "");
     check(&output, 0, "tcp port 8001 is none of the services usual", "");
     check(&output, 0, "deny: no rule matches", "");
+}
+
+/// Without a daemon nothing is open by name: `--name` supposes that a name has led there.
+#[test]
+fn an_internet_site_is_explained_by_its_name() {
+    let ask = |name: &[&str], to: &str| {
+        let flow = [
+            "rules",
+            "explain",
+            "--site",
+            "hospital-a",
+            "--from",
+            "192.168.1.10",
+            "--to",
+            to,
+            "--proto",
+            "tcp",
+            "--port",
+            "443",
+            "--rules",
+            "rules-internet.toml",
+            "--config",
+            "gateway.toml",
+        ];
+        gateway(&[&flow[..], name].concat())
+    };
+    let output = ask(&[], "198.51.100.80");
+    let none = "198.51.100.80 is open for none of the names update.av.example, *.windowsupdate.example";
+    check(&output, 0, none, "");
+    check(&output, 0, "deny: no rule matches (site-to-internet)", "");
+    let output = ask(&["--name", "b.a.WindowsUpdate.example."], "198.51.100.80");
+    check(&output, 0, "allow: rule 2 \"av-updates\"", "");
+    check(&output, 0, "b.a.windowsupdate.example has opened the address", "");
+    let output = ask(&["--name", "www.other.example"], "198.51.100.80");
+    check(&output, 0, "deny: no rule matches", "");
+    // In the center, names decide nothing.
+    let output = ask(&["--name", "update.av.example"], "10.100.0.99");
+    check(&output, 0, "deny: no rule matches (site-to-center)", "");
+}
+
+#[test]
+fn names_that_are_never_opened_are_told() {
+    let output = gateway(&[
+        "rules",
+        "check",
+        "rules-internet.toml",
+        "--config",
+        "gateway.toml",
+    ]);
+    check(
+        &output,
+        0,
+        "there is no [dns], so that no name is ever opened",
+        "",
+    );
 }
 
 #[test]

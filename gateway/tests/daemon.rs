@@ -771,7 +771,13 @@ fn the_running_rules_explain_a_flow() {
         .as_array()
         .expect("a list")
         .iter()
-        .map(|answer| (answer["generation"].as_u64(), answer["verdict"].as_str(), answer["rule"]["name"].as_str()))
+        .map(|answer| {
+            (
+                answer["generation"].as_u64(),
+                answer["verdict"].as_str(),
+                answer["rule"]["name"].as_str(),
+            )
+        })
         .collect();
     let generation = Some(u64::from(generation));
     assert_eq!(
@@ -785,7 +791,12 @@ fn the_running_rules_explain_a_flow() {
     // The rule before did not match, and it is said why.
     let earlier = &view[1]["earlier"][0];
     assert_eq!(earlier["name"], "web");
-    assert!(earlier["because"].as_str().is_some_and(|words| words.contains("443")), "{earlier}");
+    assert!(
+        earlier["because"]
+            .as_str()
+            .is_some_and(|words| words.contains("443")),
+        "{earlier}"
+    );
     let error = center.refused(Request::RulesExplain {
         flows: vec![query("nobody", 443)],
     });
@@ -802,7 +813,10 @@ fn each_generation_keeps_its_text_and_can_be_gone_back_to() {
     let first = loaded(&center, WEB);
     let second = loaded(&center, "name = \"nothing\"\n");
     let text = |generation| center.ask(Request::RulesText { generation });
-    assert_eq!((&text(None)["generation"], &text(None)["file"]), (&second.into(), &"rules.toml".into()));
+    assert_eq!(
+        (&text(None)["generation"], &text(None)["file"]),
+        (&second.into(), &"rules.toml".into())
+    );
     assert_eq!(text(None)["text"], "name = \"nothing\"\n");
     assert_eq!(text(Some(first))["text"], WEB);
     let unknown = center.refused(Request::RulesText { generation: Some(99) });

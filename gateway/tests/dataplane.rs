@@ -190,7 +190,9 @@ fn allow_echo() -> Rule {
         flags: 0,
         directions: 0,
         source_rule: 0,
+        name_set: 0,
         to_site: 0,
+        pad: 0,
         to_groups: 0,
     }
 }

@@ -1,9 +1,12 @@
 //! The rule compiler against a naive reading of the rules.
 use std::net::Ipv4Addr;
 
-use gateway::config::{Action, AddressWord, Direction, List, PortRange, Protocol, RuleModel, RuleSetFile};
+use gateway::config::{
+    Action, AddressWord, Direction, List, NamePattern, PortRange, Protocol, RuleModel, RuleSetFile,
+};
 use gateway::core::classifier::Generation;
-use gateway::core::policy::{Directory, compile};
+use gateway::core::names::Openings;
+use gateway::core::policy::{Compiled, Directory, compile};
 use gateway_common::abi::event::RULE_DEFAULT;
 use gateway_common::abi::limit::RULES_MAX;
 use gateway_common::abi::rule::action;
@@ -52,6 +55,15 @@ struct Packet {
     destination_port: u16,
 }
 
+/// A name has led some site to an address, until a second.
+#[derive(Clone, Debug)]
+struct Answer {
+    name: &'static str,
+    address: Ipv4Addr,
+    until_s: u32,
+}
+
+const NOW_S: u32 = 100;
 const DIRECTIONS: [Direction; 4] = [
     Direction::SiteToCenter,
     Direction::CenterToSite,
@@ -60,7 +72,7 @@ const DIRECTIONS: [Direction; 4] = [
 ];
 
 /// What the words of a rule mean, said as plainly as possible.
-fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
+fn rule_holds(rule: &RuleModel, packet: &Packet, answers: &[Answer]) -> bool {
     let (_, _, groups) = SITES
         .iter()
         .find(|site| site.0 == packet.site)
@@ -95,30 +107,55 @@ fn rule_holds(rule: &RuleModel, packet: &Packet) -> bool {
                 .iter()
                 .any(|range| (range.low..=range.high).contains(&port))
     };
+    let led_there = |name: &NamePattern| {
+        answers.iter().any(|answer| {
+            answer.address == packet.destination && answer.until_s > NOW_S && name.matches(answer.name)
+        })
+    };
+    let by_name = rule.fqdn.0.iter().any(led_there);
+    let by_address = match rule.destination.is_any() && !rule.fqdn.is_any() {
+        true => false,
+        false => within(&rule.destination, packet.destination),
+    };
     directions.contains(&packet.direction)
         && is_among(&rule.sites, &rule.groups, packet.site, groups)
         && is_among(&rule.to_sites, &rule.to_groups, packet.to_site, to_groups)
         && within(&rule.source, packet.source)
-        && within(&rule.destination, packet.destination)
+        && (by_name || by_address)
         && (rule.protocol.is_any() || rule.protocol.0.contains(&Protocol(packet.protocol)))
         && ports(&rule.source_ports, packet.source_port)
         && ports(&rule.destination_ports, packet.destination_port)
 }
 
 /// Index and action of the rule that decides, as the operator reads the file.
-fn naive(file: &RuleSetFile, packet: &Packet) -> Option<(u32, Action)> {
+fn naive(file: &RuleSetFile, packet: &Packet, answers: &[Answer]) -> Option<(u32, Action)> {
     let decides = file
         .rules
         .iter()
-        .position(|rule| rule_holds(&rule.model, packet))?;
+        .position(|rule| rule_holds(&rule.model, packet, answers))?;
     Some((
         u32::try_from(decides).expect("few rules"),
         file.rules[decides].model.action,
     ))
 }
 
+/// The answers as the daemon opens addresses by them: for the sets that the name is in and that some site may reach.
+fn opened(rules: &mut Compiled, answers: &[Answer]) -> Openings {
+    let mut openings = Openings::default();
+    rules.name_numbers = openings.number(&rules.name_sets).expect("there are numbers");
+    for answer in answers {
+        for (_, site, groups) in SITES {
+            let sets = rules.sets_for(answer.name, site, groups, &[]);
+            let open = openings.open(&sets, answer.name, &[answer.address], answer.until_s);
+            // An address has room for eight sets; this test has patterns for six.
+            open.expect("there is room");
+        }
+    }
+    openings
+}
+
 /// The same by the tables of the packet path.
-fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
+fn compiled(generation: &Generation, packet: &Packet, openings: &Openings) -> Option<(u32, Action)> {
     let (_, site, groups) = SITES
         .iter()
         .find(|site| site.0 == packet.site)
@@ -140,7 +177,10 @@ fn compiled(generation: &Generation, packet: &Packet) -> Option<(u32, Action)> {
         to_site,
         to_groups,
     };
-    let judgement = generation.judge(&tuple).expect("a generation");
+    let open = openings.at(packet.destination);
+    let judgement = generation
+        .judge_by_name(&tuple, &open, NOW_S)
+        .expect("a generation");
     assert_eq!(judgement.generation, 7);
     if judgement.rule == RULE_DEFAULT {
         assert_eq!(judgement.action, action::DENY);
@@ -209,6 +249,7 @@ fn rule() -> impl Strategy<Value = RuleModel> {
         subsequence(vec![1, 6, 17, 50], 0..3).prop_map(|list| (list, List::default(), List::default())),
         (subsequence(vec![6, 17], 1..=2), ports(), ports()),
     ];
+    let fqdn = prop_oneof![3 => Just(vec![]), 1 => subsequence(&PATTERNS[..], 1..3)];
     // Only of a flow from site to site alone can be said who is called.
     let way = prop_oneof![
         subsequence(DIRECTIONS.to_vec(), 0..=4).prop_map(|list| (list, List::default(), List::default())),
@@ -219,8 +260,16 @@ fn rule() -> impl Strategy<Value = RuleModel> {
         )),
     ];
     let action = select(&[Action::Allow, Action::Deny, Action::Reject][..]);
-    (who, way, addresses, transport, action).prop_map(
-        |((sites, groups), (directions, to_sites, to_groups), (source, destination), transport, action)| {
+    (who, way, addresses, transport, (action, fqdn)).prop_map(
+        |((sites, groups), way, (source, destination), transport, (action, fqdn))| {
+            // Names are of the Internet, and of what may be reached.
+            let ((directions, to_sites, to_groups), action) = match fqdn.is_empty() {
+                true => (way, action),
+                false => (
+                    (vec![Direction::SiteToInternet], List::default(), List::default()),
+                    Action::Allow,
+                ),
+            };
             let (protocols, source_ports, destination_ports) = transport;
             RuleModel {
                 name: String::new(),
@@ -237,7 +286,11 @@ fn rule() -> impl Strategy<Value = RuleModel> {
                 to_groups,
                 services: List::default(),
                 icmp_types: List::default(),
-                fqdn: List::default(),
+                fqdn: List(
+                    fqdn.into_iter()
+                        .map(|name| name.parse().expect("a name"))
+                        .collect(),
+                ),
                 schedule: None,
                 log: false,
                 comment: String::new(),
@@ -254,6 +307,19 @@ fn file(rules: Vec<RuleModel>) -> RuleSetFile {
     });
     let text = serde_json::json!({ "rule": named.collect::<Vec<_>>() }).to_string();
     RuleSetFile::parse("rules.json", &text).expect("a right file")
+}
+
+const PATTERNS: [&str; 3] = ["a.example.test", "*.example.test", "b.test"];
+
+fn answer() -> impl Strategy<Value = Answer> {
+    let name = select(&["a.example.test", "c.example.test", "b.test", "other.test"][..]);
+    (name, address(), select(&[NOW_S - 1, NOW_S, NOW_S + 1][..])).prop_map(|(name, address, until_s)| {
+        Answer {
+            name,
+            address,
+            until_s,
+        }
+    })
 }
 
 fn packet() -> impl Strategy<Value = Packet> {
@@ -288,12 +354,18 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1000) })]
 
     #[test]
-    fn compiled_rules_decide_as_the_file_reads(rules in vec(rule(), 0..70), packets in vec(packet(), 1000)) {
+    fn compiled_rules_decide_as_the_file_reads(
+        rules in vec(rule(), 0..70),
+        answers in vec(answer(), 0..6),
+        packets in vec(packet(), 1000),
+    ) {
         let file = file(rules);
-        let rules = compile(file.clone(), &Center).expect("names are right");
+        let mut rules = compile(file.clone(), &Center).expect("names are right");
+        let openings = opened(&mut rules, &answers);
         let generation = rules.generation(7, 1000, &[]).expect("it is small");
         for packet in packets {
-            prop_assert_eq!(compiled(&generation, &packet), naive(&file, &packet), "{:?}", packet);
+            let naive = naive(&file, &packet, &answers);
+            prop_assert_eq!(compiled(&generation, &packet, &openings), naive, "{:?} {:?}", packet, answers);
         }
     }
 }

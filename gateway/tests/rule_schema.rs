@@ -5,9 +5,10 @@ use gateway::config::{Format, RuleSetFile};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = include_str!("../schema/rules.schema.json");
-const EXAMPLES: [&str; 3] = [
+const EXAMPLES: [&str; 4] = [
     include_str!("../examples/rules.toml"),
     include_str!("../examples/rules-objects.toml"),
+    include_str!("../examples/rules-internet.toml"),
     include_str!("../examples/rules.json"),
 ];
 

@@ -155,8 +155,7 @@ mod compare {
             let put = kernel.tables().flows().insert(&key(number), &flow(number, now_s));
             ensure!(put.is_ok(), "flow {number}: {put:?}");
         }
-        let mut hash: HashMap<_, FlowKey, [u64; RECORD_WORDS]> =
-            HashMap::try_from(kernel.map("FLOW_HASH")?)?;
+        let mut hash: HashMap<_, FlowKey, [u64; RECORD_WORDS]> = HashMap::try_from(kernel.map("FLOW_HASH")?)?;
         let record: [AtomicU64; RECORD_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
         for number in 0..FLOWS {
             flow::write(&record, &key(number), &flow(number, now_s), 0);
@@ -180,7 +179,11 @@ mod compare {
             ["buckets, 1 flow", "buckets, 1,048,576 flows"],
             ["hash map, 1 flow", "hash map, 1,048,576 flows"],
         ];
-        let programs = [("compare_floor", PASS), ("compare_buckets", REDIRECT), ("compare_hash", REDIRECT)];
+        let programs = [
+            ("compare_floor", PASS),
+            ("compare_buckets", REDIRECT),
+            ("compare_hash", REDIRECT),
+        ];
         let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
         for round in 0..=ROUNDS {
             for ((program, code), names) in programs.into_iter().zip(names) {

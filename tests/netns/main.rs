@@ -7,6 +7,7 @@ mod directions;
 mod fail_closed;
 mod filter;
 mod hostile;
+mod names;
 mod restart;
 mod rules;
 mod trace;

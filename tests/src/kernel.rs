@@ -17,6 +17,7 @@ use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Interface;
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::site::Site;
@@ -247,6 +248,7 @@ impl Kernel {
         )?;
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
         self.refill(tables)?;
+        self.open_names(&tables.open_names)?;
         self.replace_trie(
             map::SA_ROUTES,
             (0u32..)
@@ -292,6 +294,17 @@ impl Kernel {
             XskMap::try_from(self.map(map::XSKS)?)?.set(interface.xsk_base, links.worker, 0)?;
         }
         self.reset_counters()
+    }
+
+    /// Makes these the addresses that are open by name.
+    ///
+    /// # Errors
+    /// The kernel refused an entry.
+    pub fn open_names(&mut self, open: &BTreeMap<[u8; 4], OpenAddress>) -> Result<()> {
+        self.replace(
+            map::OPEN_NAMES,
+            open.iter().map(|(address, open)| (*address, *open)),
+        )
     }
 
     /// Changes one site; flows and mappings stay.

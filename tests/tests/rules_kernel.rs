@@ -1,13 +1,15 @@
 //! The rule tables in the kernel: against a naive first match, and swapped under load. Needs root.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway_common::abi::interface::role;
+use gateway_common::abi::names::{OpenAddress, OpenName};
 use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::packet::tcp::flag::SYN;
-use gateway_common::path::rules::{Tuple, matches};
+use gateway_common::path::rules::{Tuple, matches_by_name};
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::world::{self, GROUP_CLINIC, SA_INDEX, SITE, SITE_OTHER};
@@ -58,15 +60,59 @@ const TERMINALS: [[u8; 4]; 4] = [
 ];
 const PORTS: [u16; 6] = [1, 79, 80, 443, 8000, 65535];
 
+/// Sets of names that rules speak of.
+const NAME_SETS: u32 = 6;
+
+/// Some servers are open for up to eight sets, for some of which no longer.
+fn open_names(random: &mut Random, now_s: u32) -> BTreeMap<[u8; 4], OpenAddress> {
+    let mut open = BTreeMap::new();
+    for server in SERVERS {
+        let mut element = OpenAddress {
+            address: server,
+            ..OpenAddress::default()
+        };
+        let count = random.pick(&[0, 1, 2, 8]);
+        for place in element.names.iter_mut().take(count) {
+            *place = OpenName {
+                set: 1 + random.below(NAME_SETS + 2),
+                until_s: (now_s + 500) - random.pick(&[0, 0, 0, 0, 500, 501]),
+            };
+        }
+        if random.below(4) != 0 {
+            open.insert(server, element);
+        }
+    }
+    open
+}
+
 fn rule(random: &mut Random, number: u32) -> Rule {
     let (source, source_mask) = prefix(random, &TERMINALS);
     let (destination, destination_mask) = prefix(random, &SERVERS);
+    // Every third rule is about names.
+    let name_set = if random.below(3) == 0 {
+        1 + random.below(NAME_SETS)
+    } else {
+        0
+    };
+    let (destination, destination_mask) = match name_set {
+        0 => (destination, destination_mask),
+        _ => ([0; 4], [0; 4]),
+    };
     let mut ports = || {
         let (a, b) = (random.pick(&PORTS), random.pick(&PORTS));
         (a.min(b), a.max(b))
     };
     let ((source_port_low, source_port_high), (destination_port_low, destination_port_high)) =
         (ports(), ports());
+    // Rules of names are about all ports, so that packets meet them often.
+    let ((source_port_low, source_port_high), (destination_port_low, destination_port_high)) = match name_set
+    {
+        0 => (
+            (source_port_low, source_port_high),
+            (destination_port_low, destination_port_high),
+        ),
+        _ => ((0, u16::MAX), (0, u16::MAX)),
+    };
     let who = random.below(4);
     Rule {
         groups: if who == 1 {
@@ -87,6 +133,7 @@ fn rule(random: &mut Random, number: u32) -> Rule {
         source_port_high,
         destination_port_low,
         destination_port_high,
+        name_set,
         protocol: random.pick(&[0, 6, 17]),
         action: random.pick(&[action::ALLOW, action::DENY]),
         directions: random.pick(&[0, 0b0001, 0b1000, 0b1001, 0b0110]),
@@ -104,7 +151,8 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
     tables.next_hops.retain(|(length, _, _)| *length == 24);
     kernel.fill(&tables)?;
     let mut random = Random(5);
-    let mut allowed = 0;
+    let now_s = tables.now_s.get();
+    let (mut allowed, mut by_name) = (0, 0);
     for generation in 5..45 {
         let count = random.pick(&[0, 1, 3, 64, 65, 700]);
         let rules: Vec<_> = (0..count).map(|number| rule(&mut random, number)).collect();
@@ -117,6 +165,9 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
         tables.roles.insert(world::EGRESS, role);
         kernel.fill(&tables)?;
         kernel.load_rules(generation, &rules)?;
+        kernel.refill(&tables)?;
+        let open = open_names(&mut random, now_s);
+        kernel.open_names(&open)?;
         for _ in 0..100 {
             let site = random.pick(&[SITE, SITE_OTHER]);
             let (source, destination) = (random.pick(&TERMINALS), random.pick(&SERVERS));
@@ -138,13 +189,17 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
                 to_site: 0,
                 to_groups: 0,
             };
-            let expected = rules.iter().find(|rule| matches(rule, &tuple));
+            let opened = open.get(&destination).copied().unwrap_or_default();
+            let expected = rules
+                .iter()
+                .find(|rule| matches_by_name(rule, &tuple, &opened, now_s));
             let allow = expected.is_some_and(|rule| rule.action == action::ALLOW);
             let code = kernel.run("clear", &packet.linked(site, SA_INDEX))?.code;
             ensure!(
                 code == if allow { XDP_REDIRECT } else { XDP_DROP },
                 "generation {generation}: code {code}, expected {expected:?} for {tuple:?}"
             );
+            by_name += u32::from(expected.is_some_and(|rule| rule.name_set != 0));
             if allow {
                 allowed += 1;
                 let state = kernel.state();
@@ -160,6 +215,7 @@ fn the_kernel_decides_as_a_naive_first_match() -> Result<()> {
         }
     }
     ensure!(allowed > 200, "only {allowed} packets were allowed");
+    ensure!(by_name > 50, "only {by_name} packets were decided by name");
     Ok(())
 }
 

@@ -83,7 +83,7 @@ enum LabVerb {
     Status,
     /// A shell in one of its nodes
     Shell {
-        /// site1-term, site1, nat, site2-term, site2, gateway or center
+        /// site1-term, site1, nat, site2-term, site2, gateway, center or internet
         node: Node,
     },
 }
@@ -96,6 +96,9 @@ struct LabUp {
     /// Put a NAT box between site 1 and the gateway
     #[arg(long)]
     nat: bool,
+    /// With an Internet that sites may reach by name (docs/dns.md).
+    #[arg(long)]
+    internet: bool,
     /// The strongSwan that the sites run
     #[arg(long, value_enum, default_value_t)]
     strongswan: Router,
@@ -173,6 +176,7 @@ fn lab_up(args: &LabUp) -> Result<()> {
     let lab = Lab::up(Options {
         queues: args.queues,
         nat: args.nat,
+        internet: args.internet,
         kernel_forwards_in_gateway,
         release: match args.strongswan {
             Router::Debian12 => Release::Debian12,
@@ -180,7 +184,10 @@ fn lab_up(args: &LabUp) -> Result<()> {
         },
     })?;
     if args.gateway {
-        lab.start_gateway(&Config::usual(Auth::Rsa))?;
+        lab.start_gateway(&Config {
+            internet: args.internet,
+            ..Config::usual(Auth::Rsa)
+        })?;
     }
     if let Some(number) = args.strongswan_gateway {
         let site = if number == 2 { Site::Two } else { Site::One };

@@ -9,6 +9,7 @@ pub mod event;
 pub mod flow;
 pub mod geometry;
 pub mod interface;
+pub mod names;
 pub mod nat;
 pub mod next_hop;
 pub mod rule;
@@ -81,6 +82,8 @@ pub mod map {
     pub const CLOCK: &str = "CLOCK";
     /// `ArrayOfMaps[1]` of `Array<Chunk>`: the active rule generation, as large as it needs ([`super::rule`]).
     pub const RULE_SETS: &str = "RULE_SETS";
+    /// `HashMap<[u8; 4] address, OpenAddress>`: addresses that are open by name ([`super::names`]).
+    pub const OPEN_NAMES: &str = "OPEN_NAMES";
     /// `LpmTrie<PublicationSource, u32>`: sources that may open flows to what is published.
     pub const PUBLICATION_SOURCES: &str = "PUBLICATION_SOURCES";
     /// `LpmTrie<[u8; 4] destination, u32>`: number of the next hop on the core side.
@@ -142,6 +145,10 @@ pub mod limit {
     pub const PUBLICATION_SOURCES_MAX: u32 = 65_536;
     /// Site groups; a site's groups are a bitmap in a `u64`.
     pub const GROUPS_MAX: u32 = 64;
+    /// Sets of names that rules of one generation, or those that were in force before it, speak of.
+    pub const NAME_SETS_MAX: u32 = 1024;
+    /// Addresses that are open by name at a time.
+    pub const OPEN_ADDRESSES_MAX: u32 = 65_536;
     /// Buckets of a table for so many flows or mappings.
     #[must_use]
     pub const fn buckets(entries: u32) -> u32 {

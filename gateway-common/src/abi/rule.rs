@@ -19,6 +19,10 @@
 //!
 //! An *entry* is the 32-bit word index of a vector, or with [`layout::CHILD`] that of a block for the key's next 8 bits.
 //! No vector and no block crosses the end of a chunk.
+//!
+//! A rule about a destination by name has its bit in the vectors of the sets of names that it speaks of
+//! ([`RuleSetHeader::names`]): on the destination it holds if the address is in its ranges, or open for one of those
+//! sets ([`super::names`]).
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
@@ -126,8 +130,12 @@ pub struct RuleSetHeader {
     pub to_groups: u32,
     /// As `group_shift`.
     pub to_group_shift: u32,
+    /// Word of the entries of sets of names: entry n is the vector of the rules that name set n.
+    pub names: u32,
+    /// How many entries; zero if no rule speaks of names.
+    pub name_sets: u32,
 }
-abi_assert!(RuleSetHeader, size = 32, align = 4);
+abi_assert!(RuleSetHeader, size = 40, align = 4);
 
 /// Spreads group bitmaps over their hash (2^64 divided by the golden ratio).
 pub const GROUP_MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -182,9 +190,13 @@ pub struct Rule {
     pub directions: u8,
     /// Index of the rule in the operator's file.
     pub source_rule: u32,
+    /// Destinations that are open for this set of names, in place of the prefix; zero: the prefix.
+    pub name_set: u32,
     /// The site that is called; zero: no condition.
     pub to_site: u32,
+    /// Zero.
+    pub pad: u32,
     /// Any of these groups of the site that is called; zero: no condition.
     pub to_groups: u64,
 }
-abi_assert!(Rule, size = 56, align = 8);
+abi_assert!(Rule, size = 64, align = 8);

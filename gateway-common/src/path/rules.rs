@@ -2,6 +2,7 @@
 
 use crate::abi::event::RULE_DEFAULT;
 use crate::abi::flow::FlowKey;
+use crate::abi::names::OpenAddress;
 use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
 use crate::packet::icmp::kind;
@@ -109,7 +110,18 @@ impl Tuple {
     }
 }
 
-/// Whether all conditions of a rule hold.
+/// Whether all conditions of a rule hold; `open` is what the destination is open for by name at `now_s`.
+#[must_use]
+pub fn matches_by_name(rule: &Rule, tuple: &Tuple, open: &OpenAddress, now_s: u32) -> bool {
+    let is_open = || {
+        is_to_internet(tuple)
+            && u32::from_be_bytes(open.address) == tuple.destination
+            && open.is_open_for(rule.name_set, now_s)
+    };
+    matches(rule, tuple) && (rule.name_set == 0 || is_open())
+}
+
+/// Whether all conditions of a rule hold but for names.
 #[must_use]
 pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
     (rule.protocol == 0 || rule.protocol == tuple.protocol)
@@ -129,6 +141,13 @@ pub const fn matches(rule: &Rule, tuple: &Tuple) -> bool {
 
 const fn is_to_site(tuple: &Tuple) -> bool {
     tuple.direction == direction::SITE_TO_SITE
+}
+
+/// Whether names may decide: they are of the Internet.
+#[inline(always)]
+#[must_use]
+pub const fn is_to_internet(tuple: &Tuple) -> bool {
+    tuple.direction == direction::SITE_TO_INTERNET
 }
 
 /// What the rules say of a new flow.
@@ -184,6 +203,10 @@ pub trait Words {
     fn word(run: &Self::Run, index: u32) -> u64;
     /// A half of a word of a run; in memory order, the first half is 0.
     fn half(run: &Self::Run, index: u32) -> u32;
+    /// The set of names in a place of what the destination is open for now; zero: none.
+    fn open_set(&self, place: u32) -> u32;
+    /// Whether what [`Words::open_set`] has just said is of this destination still.
+    fn is_open_of(&self, destination: u32) -> bool;
     /// Remembers a value.
     fn put(&self, slot: Slot, value: u64);
     /// The value remembered last.
@@ -216,6 +239,24 @@ pub enum Slot {
     Protocol,
     /// Vector of the source port.
     SourcePort,
+    /// Whether the destination is open for names that rules speak of; if not, the next slots mean nothing.
+    Names,
+    /// Vectors of the sets of names that the destination is open for; zero: none.
+    Name0,
+    /// The second.
+    Name1,
+    /// The third.
+    Name2,
+    /// The fourth.
+    Name3,
+    /// The fifth.
+    Name4,
+    /// The sixth.
+    Name5,
+    /// The seventh.
+    Name6,
+    /// The eighth.
+    Name7,
     /// Vector of the rules that name the site that is called; [`NOT_ASKED`] where none is.
     ToSite,
     /// Vector of the rules about its groups, or about all.
@@ -246,6 +287,8 @@ const NOT_ASKED: u64 = u64::MAX;
 const GROUPS: u32 = 3;
 /// The same for the groups of the site that is called.
 const TO_GROUPS: u32 = 6;
+/// Half of the header that names the entries of sets of names; how many there are is behind it.
+const NAMES: u32 = 8;
 
 /// Begins the look-up of a packet: finds the vector of each dimension and the words that may hold a match. What cannot
 /// be found is a vector without a bit: nothing matches, which is a deny.
@@ -263,6 +306,10 @@ pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
     words.put(Slot::Source, vector as u64);
     let vector = descend(words, layout::DESTINATIONS, tuple.destination);
     words.put(Slot::Destination, vector as u64);
+    words.put(Slot::Names, 0);
+    if is_to_internet(tuple) {
+        names(words, tuple.destination);
+    }
     let vector = descend(words, layout::SITES, tuple.site);
     words.put(Slot::Site, vector as u64);
     words.put(Slot::Groups, groups(words, GROUPS, tuple.groups) as u64);
@@ -281,6 +328,64 @@ const CANDIDATES: [Slot; layout::SUMMARY_WORDS as usize] = [
     Slot::Candidates2,
     Slot::Candidates3,
 ];
+
+/// Whether rules of this generation speak of names: if not, nobody need ask what the destination is open for.
+#[inline(always)]
+pub fn speaks_of_names<W: Words>(words: &W) -> bool {
+    words
+        .run(layout::HEADER)
+        .is_some_and(|header| W::half(&header, NAMES + 1) != 0)
+}
+
+/// Finds the vectors of the sets of names that the destination is open for. (Here and in [`word_of_names`] place by
+/// place, not in a loop: the verifier wants to see which slot is meant.)
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn names<W: Words>(words: &W, destination: u32) {
+    if !words.is_open_of(destination) {
+        return;
+    }
+    let Some(header) = words.run(layout::HEADER) else {
+        return;
+    };
+    let table = (W::half(&header, NAMES), W::half(&header, NAMES + 1));
+    let any = name(words, Slot::Name0, 0, table)
+        | name(words, Slot::Name1, 1, table)
+        | name(words, Slot::Name2, 2, table)
+        | name(words, Slot::Name3, 3, table)
+        | name(words, Slot::Name4, 4, table)
+        | name(words, Slot::Name5, 5, table)
+        | name(words, Slot::Name6, 6, table)
+        | name(words, Slot::Name7, 7, table);
+    if any != 0 && words.is_open_of(destination) {
+        words.put(Slot::Names, 1);
+    }
+}
+
+/// Finds the vector of one of them.
+#[inline(always)]
+fn name<W: Words>(words: &W, slot: Slot, place: u32, (table, count): (u32, u32)) -> u32 {
+    let set = words.open_set(place);
+    let vector = if set != 0 && set < count {
+        entry(words, table, set)
+    } else {
+        0
+    };
+    words.put(slot, vector as u64);
+    vector
+}
+
+/// A word of the vectors of all names that the destination is open for.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn word_of_names<W: Words>(words: &W, index: u32) -> u64 {
+    word_of(words, Slot::Name0, index)
+        | word_of(words, Slot::Name1, index)
+        | word_of(words, Slot::Name2, index)
+        | word_of(words, Slot::Name3, index)
+        | word_of(words, Slot::Name4, index)
+        | word_of(words, Slot::Name5, index)
+        | word_of(words, Slot::Name6, index)
+        | word_of(words, Slot::Name7, index)
+}
 
 /// The words in which each dimension has a bit. (Here and below, subprograms of BPF for the sake of its stack.)
 #[cfg_attr(target_arch = "bpf", inline(never))]
@@ -313,6 +418,11 @@ fn summarise<W: Words>(words: &W) {
             words.put(slot, words.get(slot) & word);
         }
     }
+    if words.get(Slot::Names) != 0 {
+        destinations_by_name(words);
+    } else {
+        destinations(words);
+    }
     if is_to_site {
         let (site, groups) = (
             words.run(words.get(Slot::ToSite) as u32),
@@ -328,9 +438,30 @@ fn summarise<W: Words>(words: &W) {
     }
 }
 
-/// Dimensions but who sent the packet. The ones that decide most come first.
-const DIMENSIONS: [Slot; 5] = [
-    Slot::Destination,
+/// Leaves the words in which the destination has a bit.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn destinations<W: Words>(words: &W) {
+    let summary = words.run(words.get(Slot::Destination) as u32);
+    for (index, slot) in (0..).zip(CANDIDATES) {
+        let word = match &summary {
+            Some(summary) => W::word(summary, index),
+            None => 0,
+        };
+        words.put(slot, words.get(slot) & word);
+    }
+}
+
+/// Leaves the words in which the destination has a bit by its address or by a name.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn destinations_by_name<W: Words>(words: &W) {
+    for (index, slot) in (0..).zip(CANDIDATES) {
+        let word = word_of(words, Slot::Destination, index) | word_of_names(words, index);
+        words.put(slot, words.get(slot) & word);
+    }
+}
+
+/// Dimensions but who sent the packet and its destination. The ones that decide most come first.
+const DIMENSIONS: [Slot; 4] = [
     Slot::Source,
     Slot::DestinationPort,
     Slot::Protocol,
@@ -356,6 +487,11 @@ pub fn step<W: Words>(words: &W) -> Step {
     words.put(slot, bits & bits.wrapping_sub(1));
     let index = layout::SUMMARY_WORDS + word;
     let mut matching = word_of(words, Slot::Site, index) | word_of(words, Slot::Groups, index);
+    let mut destination = word_of(words, Slot::Destination, index);
+    if words.get(Slot::Names) != 0 {
+        destination |= word_of_names(words, index);
+    }
+    matching &= destination;
     for vector in DIMENSIONS {
         matching &= word_of(words, vector, index);
     }
@@ -448,10 +584,13 @@ pub mod host {
     use std::cell::Cell;
 
     use super::{Judgement, SLOTS, Slot, Step, Tuple, Words, begin, judgement, step};
+    use crate::abi::names::OpenAddress;
     use crate::abi::rule::{Chunk, layout};
 
     struct Host<'a> {
         chunks: &'a [Chunk],
+        open: OpenAddress,
+        now_s: u32,
         slots: Cell<[u64; SLOTS]>,
     }
 
@@ -476,6 +615,15 @@ pub mod host {
             }
         }
 
+        fn open_set(&self, place: u32) -> u32 {
+            let name = self.open.names.get(place as usize);
+            name.map_or(0, |name| name.set_at(self.now_s))
+        }
+
+        fn is_open_of(&self, destination: u32) -> bool {
+            u32::from_be_bytes(self.open.address) == destination
+        }
+
         fn put(&self, slot: Slot, value: u64) {
             let mut slots = self.slots.get();
             slots[slot as usize] = value;
@@ -487,11 +635,25 @@ pub mod host {
         }
     }
 
-    /// What a generation says of a new flow; `None` if the chunks are no generation.
+    /// What a generation says of a new flow to a destination that is open for no name; `None` if the chunks are no
+    /// generation.
     #[must_use]
     pub fn judge(chunks: &[Chunk], tuple: &Tuple) -> Option<Judgement> {
+        judge_by_name(chunks, tuple, &OpenAddress::default(), 0)
+    }
+
+    /// As [`judge`], to a destination that is `open` for names.
+    #[must_use]
+    pub fn judge_by_name(
+        chunks: &[Chunk],
+        tuple: &Tuple,
+        open: &OpenAddress,
+        now_s: u32,
+    ) -> Option<Judgement> {
         let host = Host {
             chunks,
+            open: *open,
+            now_s,
             slots: Cell::new([0; SLOTS]),
         };
         begin(&host, tuple);

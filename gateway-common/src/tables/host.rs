@@ -17,6 +17,7 @@ use crate::abi::{
     flow::{self, Flow, FlowKey},
     interface::{Interface, Settings},
     limit,
+    names::OpenAddress,
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     rule::{Rule, direction},
@@ -141,6 +142,8 @@ pub struct HostTables {
     pub publication_sources: Vec<(u32, u32, [u8; 4])>,
     /// Raised when next hops or outbound SAs that flows may know have changed.
     pub epoch: Cell<u32>,
+    /// Addresses that are open by name.
+    pub open_names: BTreeMap<[u8; 4], OpenAddress>,
     /// Generation and rules.
     pub rules: Option<(u32, Vec<Rule>)>,
     /// Flow table, mapping table, and what sites use of them.
@@ -359,7 +362,10 @@ impl Tables for HostTables {
     fn judge(&self, tuple: &Tuple) -> Option<Judgement> {
         let (generation, list) = self.rules.as_ref()?;
         let mut judgement = Judgement::default_deny(*generation);
-        if let Some(rule) = list.iter().find(|rule| rules::matches(rule, tuple)) {
+        let open = self.open_names.get(&tuple.destination.to_be_bytes());
+        let open = open.copied().unwrap_or_default();
+        let holds = |rule: &&Rule| rules::matches_by_name(rule, tuple, &open, self.now_s());
+        if let Some(rule) = list.iter().find(holds) {
             judgement.decide(rule);
         }
         Some(judgement)

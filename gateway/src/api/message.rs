@@ -104,6 +104,8 @@ pub enum Request {
         /// At most so many.
         limit: usize,
     },
+    /// What is open by name: [`super::view::OpenNames`].
+    DnsList,
     /// How addresses are divided among sites: [`super::view::NatPlan`].
     NatPlan,
     /// Read certificates, authorities, revocation lists and shared keys again: [`super::view::Reloaded`].

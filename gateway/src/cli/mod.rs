@@ -1,5 +1,6 @@
 //! The command line: one verb a file. People get tables, machines `--json`.
 mod connection;
+mod dns;
 mod drain;
 mod drops;
 mod events;
@@ -80,6 +81,9 @@ enum Verb {
     /// Address translation.
     #[command(subcommand)]
     Nat(nat::Verb),
+    /// The DNS proxy and the Internet sites that are open by name.
+    #[command(subcommand)]
+    Dns(dns::Verb),
     /// Read certificates, authorities, revocation lists and shared keys again.
     Reload,
     /// Send sites to another gateway, so that this one can be stopped.
@@ -104,6 +108,7 @@ pub fn main() -> ExitCode {
         Verb::Connection(verb) => connection::run(&common, &verb),
         Verb::Flows(verb) => flows::run(&common, verb),
         Verb::Nat(verb) => nat::run(&common, verb),
+        Verb::Dns(verb) => dns::run(&common, &verb),
         Verb::Reload => reload::run(&common),
         Verb::Drain(arguments) => drain::run(&common, &arguments),
         Verb::Trace(arguments) => trace::run(&common, arguments),

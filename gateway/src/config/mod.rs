@@ -11,12 +11,12 @@ mod rule_set;
 pub use address::{AddressRange, Prefix};
 pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
 pub use gateway::{
-    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, Filtering, Ike,
-    Interface, Limits, Nat, NatPool, NatSource, Place, PlanKind, PoolMode, PortBlock, Publication, Role,
-    SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts, Transport,
+    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, DnsConfig,
+    Filtering, Ike, Interface, Limits, Nat, NatPool, NatSource, Place, PlanKind, PoolMode, PortBlock,
+    Publication, Role, SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts, Transport,
 };
 pub use list::List;
 pub use rule_set::{
-    Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, PortRange, Protocol, RuleModel,
-    RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule,
+    Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, NamePattern, PortRange,
+    Protocol, RuleModel, RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule, host_name,
 };

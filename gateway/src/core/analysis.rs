@@ -141,7 +141,7 @@ fn covers(outer: &Condition, inner: &Condition) -> bool {
         && who
         && called
         && inner.directions & !outer.directions == 0
-        && contains(&outer.destination, &inner.destination)
+        && contains_destination(outer, inner)
         && contains(&outer.source, &inner.source)
         && contains(&outer.destination_ports, &inner.destination_ports)
         && contains(&outer.source_ports, &inner.source_ports)
@@ -164,11 +164,30 @@ fn overlaps(a: &Condition, b: &Condition) -> bool {
         && who
         && called
         && a.directions & b.directions != 0
-        && touches(&a.destination, &b.destination)
+        && touches_destination(a, b)
         && touches(&a.source, &b.source)
         && touches(&a.destination_ports, &b.destination_ports)
         && touches(&a.source_ports, &b.source_ports)
 }
+
+/// Whether all destinations of `inner` are those of `outer`. What a name leads to is not known beforehand: only the same
+/// set of names covers it, or everything does.
+fn contains_destination(outer: &Condition, inner: &Condition) -> bool {
+    let has_set = |set: &u32| outer.names.contains(set);
+    contains(&outer.destination, &inner.destination)
+        && (inner.names.iter().all(has_set) || contains(&outer.destination, &[EVERYWHERE]))
+}
+
+/// Whether some destination is that of both. Names are of the Internet: what they lead to is in no list of addresses.
+fn touches_destination(a: &Condition, b: &Condition) -> bool {
+    let everything = |condition: &Condition| contains(&condition.destination, &[EVERYWHERE]);
+    touches(&a.destination, &b.destination)
+        || a.names.iter().any(|set| b.names.contains(set))
+        || (!a.names.is_empty() && everything(b))
+        || (!b.names.is_empty() && everything(a))
+}
+
+const EVERYWHERE: (u32, u32) = (0, u32::MAX);
 
 /// Each inner range lies in one outer range. Ranges of one rule that only together cover another are rare, and missing
 /// one is a finding less, not a wrong one.
@@ -194,7 +213,10 @@ impl Extent {
     fn new(rule: &[Condition]) -> Self {
         Self {
             source: hull(rule.iter().flat_map(|condition| &condition.source)),
-            destination: hull(rule.iter().flat_map(|condition| &condition.destination)),
+            destination: match rule.iter().all(|condition| condition.names.is_empty()) {
+                true => hull(rule.iter().flat_map(|condition| &condition.destination)),
+                false => EVERYWHERE,
+            },
             ports: hull(rule.iter().flat_map(|condition| &condition.destination_ports)),
         }
     }

@@ -22,7 +22,7 @@ impl std::fmt::Display for Idle {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             formatter,
-            "line {}: rule \"{}\" allows what no tunnel carries: {}",
+            "line {}: rule \"{}\" allows what never happens: {}",
             self.line, self.rule, self.because
         )
     }
@@ -60,6 +60,9 @@ fn reason(rule: &Condition, config: &Config) -> Option<String> {
         && let Some(range) = outside_of(&rule.destination, center)
     {
         return Some(format!("destination {range} is not in [center] networks"));
+    }
+    if !rule.names.is_empty() && config.dns.is_none() {
+        return Some("there is no [dns], so that no name is ever opened".to_owned());
     }
     if has(Direction::SiteToInternet) {
         if config.internet.is_empty() {

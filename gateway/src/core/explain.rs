@@ -3,12 +3,14 @@
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::event::RULE_DEFAULT;
+use gateway_common::abi::names::{OpenAddress, OpenName};
 use gateway_common::abi::rule::action;
 use gateway_common::path::rules::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::classifier::Condition;
 use super::directions::Directions;
+use super::names::Openings;
 use super::policy::Compiled;
 use crate::config::{Direction, IcmpType, Protocol};
 
@@ -37,6 +39,9 @@ pub struct Query {
     /// Destination port, of TCP and UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// A name that has just led the site to the address; left out: what the gateway has opened.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
     /// Source port; left out: 49152.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_port: Option<u16>,
@@ -51,6 +56,9 @@ pub struct Explanation {
     pub direction: Direction,
     /// The rule that decides; `None`: no rule matches, which is a deny.
     pub rule: Option<RuleName>,
+    /// The name that opened the address to this rule, where it is one of names.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub opened_by: Option<String>,
     /// The rules before it, and why each did not match.
     pub earlier: Vec<Passed>,
 }
@@ -116,6 +124,8 @@ pub struct Explainer<'a> {
     schedules: Vec<bool>,
     generation: super::classifier::Generation,
     lines: Vec<usize>,
+    /// What is open by name, and the second of the coarse clock.
+    open: Option<(&'a Openings, u32)>,
 }
 
 impl<'a> Explainer<'a> {
@@ -132,7 +142,17 @@ impl<'a> Explainer<'a> {
             schedules,
             generation,
             lines: lines(compiled),
+            open: None,
         })
+    }
+
+    /// With what is open by name at `now_s` of the coarse clock.
+    #[must_use]
+    pub fn with_openings(self, openings: &'a Openings, now_s: u32) -> Self {
+        Self {
+            open: Some((openings, now_s)),
+            ..self
+        }
     }
 
     /// Explains a flow. `site` finds a site by its name.
@@ -149,7 +169,8 @@ impl<'a> Explainer<'a> {
         let called = query.to_site.as_ref().map(find).transpose()?;
         let direction = self.direction(query)?;
         let tuple = tuple(query, opener, called.unwrap_or_default(), direction)?;
-        let judgement = self.generation.judge(&tuple);
+        let (open, now_s) = self.open_for(query);
+        let judgement = self.generation.judge_by_name(&tuple, &open, now_s);
         let by_tables = judgement.map_or(RULE_DEFAULT, |judgement| judgement.rule);
         let mut earlier = Vec::new();
         let mut found = None;
@@ -189,10 +210,70 @@ impl<'a> Explainer<'a> {
         };
         Ok(Explanation {
             verdict: verdict.to_owned(),
+            opened_by: found.and_then(|number| self.opened_by(number, query)),
             direction,
             rule: found.map(|number| self.name(number)),
             earlier,
         })
+    }
+
+    /// What the destination is open for, as the packet path would have it.
+    fn open_for(&self, query: &Query) -> (OpenAddress, u32) {
+        let Some(name) = &query.name else {
+            return self.open.map_or_else(Default::default, |(openings, now_s)| {
+                (openings.at(query.to), now_s)
+            });
+        };
+        let name = asked(name);
+        let sets = self.compiled.name_sets.iter().zip(&self.compiled.name_numbers);
+        let matching = sets.filter(|(set, _)| set.matches(&name));
+        let mut open = OpenAddress {
+            address: query.to.octets(),
+            ..OpenAddress::default()
+        };
+        for (place, (_, number)) in open.names.iter_mut().zip(matching) {
+            *place = OpenName {
+                set: *number,
+                until_s: 1,
+            };
+        }
+        (open, 0)
+    }
+
+    /// Whether the destination is open for a set that the condition names.
+    fn is_open(&self, condition: &Condition, query: &Query) -> bool {
+        let (open, now_s) = self.open_for(query);
+        let number = |place: &u32| {
+            let place = (*place as usize).wrapping_sub(1);
+            self.compiled.name_numbers.get(place).copied().unwrap_or_default()
+        };
+        condition
+            .names
+            .iter()
+            .any(|place| open.is_open_for(number(place), now_s))
+    }
+
+    /// The name by which the destination is open to a rule of names.
+    fn opened_by(&self, number: usize, query: &Query) -> Option<String> {
+        let of_rule = |rule: &&Condition| rule.record.source_rule as usize == number;
+        let condition = self.compiled.rules.iter().find(of_rule)?;
+        if within(&condition.destination, u32::from(query.to)) || !self.is_open(condition, query) {
+            return None;
+        }
+        if let Some(name) = &query.name {
+            return Some(asked(name));
+        }
+        let (openings, now_s) = self.open?;
+        let sets: Vec<u32> = condition
+            .names
+            .iter()
+            .filter_map(|place| self.compiled.name_numbers.get((*place as usize).wrapping_sub(1)))
+            .copied()
+            .collect();
+        let mut all = openings.iter();
+        let found = all
+            .find(|(address, open)| *address == query.to && sets.contains(&open.set) && open.until_s > now_s);
+        found.map(|(_, open)| open.name.clone())
     }
 
     /// The direction that the query says, or else its addresses do.
@@ -264,7 +345,17 @@ impl<'a> Explainer<'a> {
                 list(&model.source.0)
             ));
         }
-        if !within(&first.destination, tuple.destination) {
+        if !first.names.is_empty()
+            && !within(&first.destination, tuple.destination)
+            && !self.is_open(first, query)
+        {
+            return Some(format!(
+                "{} is open for none of the names {}",
+                query.to,
+                self.names_of(first)
+            ));
+        }
+        if first.names.is_empty() && !within(&first.destination, tuple.destination) {
             return Some(format!(
                 "destination {} is not in {}",
                 query.to,
@@ -275,6 +366,14 @@ impl<'a> Explainer<'a> {
             return None;
         }
         Some(self.service_obstacle(number, conditions, tuple, query))
+    }
+
+    /// The names of a condition, as the file has them.
+    fn names_of(&self, condition: &Condition) -> String {
+        let set = |place: &u32| self.compiled.name_sets.get((*place as usize).wrapping_sub(1));
+        let sets = condition.names.iter().filter_map(set);
+        let patterns: Vec<_> = sets.flat_map(|set| &set.patterns).collect();
+        list(&patterns)
     }
 
     fn service_obstacle(
@@ -363,6 +462,11 @@ fn tuple(
         to_site,
         to_groups,
     })
+}
+
+/// A name as names are compared.
+fn asked(name: &str) -> String {
+    name.trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn within<T: PartialOrd>(ranges: &[(T, T)], value: T) -> bool {

@@ -7,6 +7,7 @@ pub mod directions;
 pub mod explain;
 pub mod generations;
 pub mod journal;
+pub mod names;
 pub mod nat_log;
 pub mod policy;
 pub mod pools;

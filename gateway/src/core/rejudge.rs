@@ -12,6 +12,7 @@ use gateway_common::path::tcp::flag;
 
 use super::classifier::Generation;
 use super::directions::Directions;
+use super::names::Openings;
 use crate::config::Direction;
 
 /// What flows are judged by.
@@ -23,6 +24,8 @@ pub struct Rejudge<'a, G, M> {
     /// All mappings, asked for once a flow between sites is met.
     mappings: M,
     outsides: OnceCell<HashMap<OutsideKey, InsideKey>>,
+    /// What is open by name, and the second of the coarse clock.
+    open: Option<(&'a Openings, u32)>,
 }
 
 impl<'a, G, M> Rejudge<'a, G, M>
@@ -38,6 +41,16 @@ where
             groups,
             mappings,
             outsides: OnceCell::new(),
+            open: None,
+        }
+    }
+
+    /// With what is open by name at `now_s` of the coarse clock.
+    #[must_use]
+    pub fn with_openings(self, openings: &'a Openings, now_s: u32) -> Self {
+        Self {
+            open: Some((openings, now_s)),
+            ..self
         }
     }
 
@@ -49,7 +62,13 @@ where
             return true;
         }
         let tuple = self.tuple(key, flow);
-        let judgement = tuple.and_then(|tuple| self.tables.judge(&tuple));
+        let judgement = tuple.and_then(|tuple| match self.open {
+            Some((openings, now_s)) => {
+                let open = openings.at(Ipv4Addr::from(tuple.destination));
+                self.tables.judge_by_name(&tuple, &open, now_s)
+            }
+            None => self.tables.judge(&tuple),
+        });
         judgement.is_some_and(|judgement| judgement.action == action::ALLOW)
     }
 

@@ -52,6 +52,8 @@ pub struct DataplaneConfig {
 }
 
 impl DataplaneConfig {
+    /// Outer end of the link to the DNS proxy.
+    pub const SERVICE_LINK: &'static str = "gwdns";
     /// Name prefix of the clear link where nothing is configured.
     pub const CLEAR_LINK_PREFIX: &'static str = "gwclr";
     /// Frames of a worker where nothing is configured: 32 MiB.

@@ -100,6 +100,14 @@ pub enum DataplaneError {
         /// Why not.
         reason: String,
     },
+    /// The service link cannot be made.
+    #[error("service link `{name}` of the DNS proxy: {reason}")]
+    ServiceLink {
+        /// Its outer end.
+        name: String,
+        /// Why not.
+        reason: String,
+    },
     /// A file of the system cannot be written or read.
     #[error("{}: {source}", path.display())]
     System {

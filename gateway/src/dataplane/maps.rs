@@ -11,6 +11,7 @@ use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValue
 use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::interface::{Interface, Settings};
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
@@ -42,6 +43,7 @@ pub(crate) struct Maps {
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) sites: HashMap<MapData, u32, Site>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
+    open_names: HashMap<MapData, [u8; 4], OpenAddress>,
     pub(crate) publication_sources: LpmTrie<MapData, PublicationSource, u32>,
     routes: LpmTrie<MapData, [u8; 4], u32>,
     directions: LpmTrie<MapData, [u8; 4], u32>,
@@ -76,6 +78,7 @@ impl Maps {
             xsks: take(ebpf, map::XSKS)?,
             sites: take(ebpf, map::SITES)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
+            open_names: take(ebpf, map::OPEN_NAMES)?,
             publication_sources: take(ebpf, map::PUBLICATION_SOURCES)?,
             routes: take(ebpf, map::ROUTES)?,
             directions: take(ebpf, map::DIRECTIONS)?,
@@ -126,6 +129,19 @@ impl Maps {
         }
         let swapped = self.rule_sets.set(0, &set, 0);
         swapped.map_err(fault(map::RULE_SETS))
+    }
+
+    /// Opens an address by name, or closes it.
+    pub(crate) fn write_name(
+        &mut self,
+        address: [u8; 4],
+        open: Option<&OpenAddress>,
+    ) -> Result<(), DataplaneError> {
+        let written = match open {
+            Some(open) => self.open_names.insert(address, open, 0),
+            None => absent_is_fine(self.open_names.remove(&address)),
+        };
+        written.map_err(DataplaneError::map(map::OPEN_NAMES))
     }
 
     /// Sends what is for `destination` at `site` through an SA.

@@ -9,6 +9,7 @@
 //! | `sa`, `sas` | SAs as the controller sees them; installing and removing |
 //! | `worker` | ESP workers |
 //! | `xsk` | AF_XDP sockets |
+//! | `service_link`, `ethtool` | the veth pair between `core` and the DNS proxy; offloads of its ends |
 //! | `clear_link` | the veth pair between workers and the `clear` program |
 //! | `tables`, `shared` | flow and mapping tables, as the programs have them; memory that both share |
 //! | `trace` | what workers tell of packets that are traced |
@@ -23,6 +24,7 @@
 mod clear_link;
 mod config;
 mod error;
+mod ethtool;
 mod load;
 mod maps;
 pub mod object;
@@ -31,6 +33,7 @@ mod publish;
 pub mod receiver;
 mod sa;
 mod sas;
+mod service_link;
 mod shared;
 mod start;
 mod stats;
@@ -42,14 +45,15 @@ mod worker;
 mod xsk;
 
 use std::collections::HashSet;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::event::Event;
-use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::flow::{Flow, FlowKey, read};
 use gateway_common::abi::map;
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
@@ -62,6 +66,7 @@ pub use self::error::DataplaneError;
 pub use self::load::{AttachMode, fill_stages, fill_tracer};
 pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
+pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
 pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
@@ -207,6 +212,34 @@ impl Dataplane {
     /// A counter cannot be written.
     pub fn reset_rule_hits(&self, base: u32, rules: u32) -> Result<(), DataplaneError> {
         self.maps().reset_rule_hits(base, rules)
+    }
+
+    /// Opens addresses by name, or closes them (`None`).
+    ///
+    /// # Errors
+    /// The map is full: those before the one that did not fit are open.
+    pub fn write_names(&self, writes: &[(Ipv4Addr, Option<OpenAddress>)]) -> Result<(), DataplaneError> {
+        let mut maps = self.maps();
+        for (address, open) in writes {
+            maps.write_name(address.octets(), open.as_ref())?;
+        }
+        Ok(())
+    }
+
+    /// The site that has a flow from this translated address to that server.
+    #[must_use]
+    pub fn site_of(&self, protocol: u8, client: SocketAddrV4, server: SocketAddrV4) -> Option<u32> {
+        let outside = OutsideKey {
+            address: client.ip().octets(),
+            port: client.port().to_be_bytes(),
+            protocol,
+            pad: 0,
+        };
+        let entry =
+            self.tables
+                .flows()
+                .find_answer(&outside, server.ip().octets(), server.port().to_be_bytes())?;
+        Some(read(entry.record).0.site)
     }
 
     /// Says which way flows to these addresses go (numbers of [`gateway_common::abi::rule::direction`]), in place of what was

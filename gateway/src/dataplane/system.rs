@@ -68,6 +68,18 @@ pub(crate) fn forwarding_off(interface: &str) -> Result<(), DataplaneError> {
     Ok(())
 }
 
+/// The kernel must not speak on a link by itself: no neighbour discovery, no multicast reports.
+///
+/// # Errors
+/// [`DataplaneError::System`].
+pub(crate) fn ipv6_off(interface: &str) -> Result<(), DataplaneError> {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    if Path::new(&path).exists() {
+        write(&path, "1")?;
+    }
+    Ok(())
+}
+
 /// Writes a file of `/proc`.
 pub(crate) fn write(path: &str, value: &str) -> Result<(), DataplaneError> {
     fs::write(path, value).map_err(|source| DataplaneError::System {

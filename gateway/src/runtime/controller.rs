@@ -14,6 +14,7 @@ use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::ledger::SharedLedger;
+use super::names::{Names, next_call};
 use super::nat::{Blocks, published};
 use super::prepare::Prepared;
 use super::reload::Watch;
@@ -46,6 +47,7 @@ pub struct Controller<E: Engine> {
     /// Generation and rule set in force.
     pub(super) rules: Option<(u32, Compiled)>,
     pub(super) rule_state: RuleState,
+    pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
     sockets: Sockets,
@@ -81,7 +83,7 @@ impl<E: Engine> Controller<E> {
             rules,
         } = prepared;
         let clock = Clock::start();
-        let ledger = SharedLedger::open(&config, sites.assignments(), clock)?;
+        let ledger = SharedLedger::open(&config, &sites, clock)?;
         let sites = SharedSites::new(sites);
         let admissions = Admissions::default();
         let authorizer = SiteAuthorizer {
@@ -122,6 +124,7 @@ impl<E: Engine> Controller<E> {
         let mut journal = Journal::new(&config.name);
         connections.expect_at(&mut journal);
         let sadb = Sadb::default();
+        let names = Names::new(config.dns.as_ref());
         let watch = Watch::new(&config);
         let mut controller = Self {
             config,
@@ -131,6 +134,7 @@ impl<E: Engine> Controller<E> {
             sadb,
             rules: None,
             rule_state: RuleState::new(history),
+            names,
             clock,
             connections,
             sockets,
@@ -161,6 +165,7 @@ impl<E: Engine> Controller<E> {
         let mut tick = interval(Duration::from_millis(POLL_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
+        let mut names = self.names.take_calls();
         self.record(Notice::Started {
             version: env!("CARGO_PKG_VERSION"),
         });
@@ -174,10 +179,13 @@ impl<E: Engine> Controller<E> {
                 }
                 Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
                 Some(call) = calls.recv() => self.handle_call(call).await,
+                call = next_call(&mut names) => self.handle_dns(call),
                 () = sleep_until(deadline) => self.handle_timeout().await,
                 _ = tick.tick() => self.handle_tick().await,
             }
         }
+        drop(names);
+        self.names.stop();
         self.delete_all(&mut datagrams).await;
     }
 
@@ -237,6 +245,7 @@ impl<E: Engine> Controller<E> {
             self.polls = 0;
             self.lines.next_second();
             self.tend_rules();
+            self.tend_names();
             self.next_second_of_journal();
             self.tell_traffic();
             self.next_second_of_files();

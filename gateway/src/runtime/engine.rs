@@ -1,6 +1,6 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
 use std::collections::BTreeSet;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
@@ -10,6 +10,7 @@ use gateway_ike::{ChildSaInstall, Direction};
 
 use crate::api::view;
 use crate::core::classifier::Generation;
+use crate::core::names::Write;
 use crate::dataplane::{Published, Traces};
 
 /// Traffic of a pair of SAs since it was installed.
@@ -141,6 +142,16 @@ pub trait Engine {
     /// # Errors
     /// If the table cannot be read.
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
+
+    /// Opens addresses to rules that name Internet sites, or closes them (`None`). When it returns, packets to an open
+    /// address pass; it is closed at its time whether or not somebody says so.
+    ///
+    /// # Errors
+    /// If the table cannot be written.
+    fn write_names(&mut self, writes: &[Write]) -> anyhow::Result<()>;
+
+    /// The site that has a flow of this protocol from a translated address and port to a server.
+    fn site_of(&self, protocol: u8, client: SocketAddrV4, server: SocketAddrV4) -> Option<u32>;
 
     /// Every outside that is not free for a new mapping, those of mappings that have ended but are held too.
     ///

@@ -8,8 +8,9 @@ use super::clock::Clock;
 use super::nat_log::NatLog;
 use super::prepare::{assignments_path, first_visits_path};
 use crate::config::Config;
-use crate::core::nat_log::{Event, Time};
+use crate::core::nat_log::{Event, Time, holdings, published};
 use crate::core::pools::{Assignments, Change, Proposal};
+use crate::core::sites::Sites;
 use crate::store;
 
 /// Lines of the file of changes after which all is written into one again.
@@ -40,11 +41,11 @@ struct Ledger {
 pub(super) struct SharedLedger(Arc<Mutex<Ledger>>);
 
 impl SharedLedger {
-    /// Opens log and store, and makes both say what `assignments` say.
+    /// Opens log and store, and makes both say what sites hold.
     ///
     /// # Errors
     /// If the state folder cannot be written.
-    pub(super) fn open(config: &Config, assignments: &Assignments, clock: Clock) -> anyhow::Result<Self> {
+    pub(super) fn open(config: &Config, sites: &Sites, clock: Clock) -> anyhow::Result<Self> {
         let now_ms = clock.unix_ms();
         let mut log = NatLog::open(&config.state_dir, config.nat.log_keep_days, now_ms)?;
         let started = Event::Started {
@@ -52,7 +53,7 @@ impl SharedLedger {
         };
         // What a crash left half done, and what the configuration has changed since. Nothing of it is in use: no packet
         // passes before this.
-        let events = std::iter::once(started).chain(log.held().reconcile(assignments));
+        let events = std::iter::once(started).chain(log.held().reconcile(holdings(sites)));
         let events: Vec<_> = events.collect();
         log.append(now_ms, events)
             .context("the log of addresses and ports")?;
@@ -66,7 +67,7 @@ impl SharedLedger {
             clock_steady_s: 0,
         };
         ledger.clock_offset_ms = offset_ms(now_ms, clock.now().mono_ms);
-        ledger.store_all(assignments)?;
+        ledger.store_all(sites.assignments())?;
         Ok(Self(Arc::new(Mutex::new(ledger))))
     }
 
@@ -80,6 +81,15 @@ impl SharedLedger {
     /// If it could not be stored and logged: it must not be accepted then.
     pub(super) fn keep(&self, proposal: &Proposal, changes: &[Change]) -> Result<(), String> {
         self.get().keep(proposal, changes)
+    }
+
+    /// Notes what is published of a site that came for the first time.
+    pub(super) fn published(&self, sites: &Sites, site: u32) -> anyhow::Result<()> {
+        let of_site = sites.publications().filter(|(_, of, _)| *of == site);
+        let events = of_site.map(|(_, site, publication)| Event::Assigned(published(site, publication)));
+        let mut ledger = self.get();
+        let now_ms = ledger.clock.unix_ms();
+        Ok(ledger.log.append(now_ms, events)?)
     }
 
     /// A second went by.
@@ -158,7 +168,6 @@ fn offset_ms(now_ms: u64, mono_ms: u64) -> i128 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::sites::Sites;
     use crate::runtime::nat_log::read;
     use crate::runtime::read_assignments;
 
@@ -172,7 +181,7 @@ mod tests {
         config.state_dir = folder.to_owned();
         config.nat.log_keep_days = 1;
         let sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
-        let ledger = SharedLedger::open(&config, sites.assignments(), Clock::start()).expect("opened");
+        let ledger = SharedLedger::open(&config, &sites, Clock::start()).expect("opened");
         ledger.get().clock_offset_ms = START_MS.into();
         (ledger, sites)
     }

@@ -13,6 +13,7 @@ mod events;
 mod inspect;
 mod journal;
 mod ledger;
+mod names;
 mod nat;
 pub mod nat_log;
 mod prepare;
@@ -39,6 +40,7 @@ use tokio::sync::{broadcast, mpsc};
 use xdp::Xdp;
 
 use crate::api::server::Server;
+use crate::dataplane::ServiceSockets;
 
 /// Only root may use the API.
 const API_UID: u32 = 0;
@@ -73,10 +75,14 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     if let Some(path) = &prepared.config.events_file {
         event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
     }
-    let engine = Xdp::start(&prepared.config).await?;
+    let mut engine = Xdp::start(&prepared.config).await?;
+    let service = engine.take_service();
     // From here the programs are attached: IKE that arrives early waits in the sockets.
     let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
     let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;
+    if let Some(ServiceSockets { udp, tcp }) = service {
+        controller.start_dns(crate::dns::server::Sockets { udp, tcp })?;
+    }
     reload::on_hangup(call_sender.clone()).context("SIGHUP")?;
     let api = tokio::spawn(server.run(call_sender, events));
     controller.run(datagrams, calls, stop_signal()?).await;

@@ -155,6 +155,9 @@ impl NatLog {
         for record in &records {
             write_line(&mut bytes, record)?;
         }
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let written = self.file.write_all(&bytes).and_then(|()| self.file.sync_all());
         if let Err(error) = written {
             self.is_spoilt = self.file.set_len(self.length).is_err();
@@ -311,6 +314,7 @@ mod tests {
                 address: ADDRESS,
                 first_port: block * 64,
                 last_port: block * 64 + 63,
+                protocol: None,
             },
         }
     }

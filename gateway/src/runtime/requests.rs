@@ -48,6 +48,7 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
             }
+            Request::DnsList => Ok(Reply::view(&self.dns_list())),
             Request::NatPlan => Ok(Reply::view(&self.nat_plan())),
             Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),

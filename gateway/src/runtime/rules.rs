@@ -45,6 +45,11 @@ pub(super) struct RuleState {
 }
 
 impl RuleState {
+    /// Which schedules are in force in the packet path.
+    pub(super) fn schedules(&self) -> &[bool] {
+        &self.schedules
+    }
+
     /// With what was stored.
     #[must_use]
     pub(super) fn new(history: History) -> Self {
@@ -223,7 +228,8 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Puts a compiled rule set in force under its number.
-    fn activate(&mut self, generation: u32, compiled: Compiled) -> anyhow::Result<()> {
+    fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
+        self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
         let tables = compiled.generation(generation, base, &schedules)?;
@@ -244,7 +250,8 @@ impl<E: Engine> Controller<E> {
         let directions = Directions::new(&self.config);
         let (sites, mappings) = (self.sites.get(), self.engine.mappings()?);
         let groups = |site| sites.get(site).map(|entry| entry.groups);
-        let rejudge = Rejudge::new(&tables, &directions, groups, || mappings.clone());
+        let rejudge = Rejudge::new(&tables, &directions, groups, || mappings.clone())
+            .with_openings(&self.names.openings, self.engine.now_s());
         let flows = self.engine.flows()?.into_iter();
         let refused = flows.filter(|(key, flow)| !rejudge.allows(key, flow));
         let ended: Vec<_> = refused.map(|(key, _)| key).collect();
@@ -408,7 +415,8 @@ impl<E: Engine> Controller<E> {
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
         let directions = Directions::new(&self.config);
-        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?;
+        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?
+            .with_openings(&self.names.openings, self.engine.now_s());
         let sites = self.sites.get();
         let explain = |query: &Query| {
             let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));

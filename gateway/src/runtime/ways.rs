@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use gateway_common::abi::next_hop::NextHop;
 use gateway_esp::{LinkHeader, Tunnel, UdpEncap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
@@ -55,11 +56,16 @@ struct Wanted {
 }
 
 impl Ways {
-    /// Starts to follow. `core` are the interfaces of the core side by index.
+    /// Starts to follow. `core` are the interfaces of the core side by index; `fixed` are next hops that the kernel does
+    /// not know of, before those that it does.
     ///
     /// # Errors
     /// The kernel refuses a netlink socket.
-    pub(super) fn follow(dataplane: Arc<Dataplane>, core: Vec<u32>) -> std::io::Result<Self> {
+    pub(super) fn follow(
+        dataplane: Arc<Dataplane>,
+        core: Vec<u32>,
+        fixed: Vec<([u8; 4], u8, NextHop)>,
+    ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let resolver = Arc::new(Resolver::new()?);
         let follower = Follower {
@@ -67,6 +73,7 @@ impl Ways {
             shared: Arc::clone(&shared),
             dataplane,
             core,
+            fixed,
         };
         Ok(Self {
             resolver,
@@ -143,6 +150,7 @@ struct Follower {
     shared: Arc<Shared>,
     dataplane: Arc<Dataplane>,
     core: Vec<u32>,
+    fixed: Vec<([u8; 4], u8, NextHop)>,
 }
 
 impl Follower {
@@ -165,13 +173,20 @@ impl Follower {
             let wanted = lock(&self.shared.wanted);
             wanted.named.union(&wanted.asked).copied().collect()
         };
-        let hops = match self.resolver.core_next_hops(&self.core, &destinations).await {
+        let mut hops = match self.resolver.core_next_hops(&self.core, &destinations).await {
             Ok(hops) => hops,
             Err(error) => {
                 tracing::error!(%error, "next hops of the core side");
                 return;
             }
         };
+        hops.retain(|(prefix, length, _)| {
+            !self
+                .fixed
+                .iter()
+                .any(|fixed| (fixed.0, fixed.1) == (*prefix, *length))
+        });
+        hops.extend(&self.fixed);
         if let Err(error) = self.dataplane.set_next_hops(&hops) {
             tracing::error!(%error, "next hops of the core side");
         }

@@ -1,6 +1,6 @@
 //! The engine that is there today: XDP programs with AF_XDP workers.
 use std::collections::BTreeSet;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -22,9 +22,10 @@ use crate::api::view;
 use crate::config::{Config, Role};
 use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
+use crate::core::names::Write;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, Published,
-    SaHandle, SaInstall, TableSizes, Traces, WorkerReport, monotonic_s,
+    SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, Traces, WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -38,6 +39,14 @@ pub(super) struct Xdp {
     dataplane: Option<Arc<Dataplane>>,
     ways: Ways,
     ticks: u32,
+    service: Option<Service>,
+}
+
+/// What leads to the DNS proxy.
+struct Service {
+    link: ServiceLink,
+    /// Until the proxy takes them.
+    sockets: Option<ServiceSockets>,
 }
 
 impl Xdp {
@@ -46,7 +55,25 @@ impl Xdp {
     /// # Errors
     /// What is missing and where.
     pub(super) async fn start(config: &Config) -> anyhow::Result<Self> {
-        let dataplane = Arc::new(Dataplane::start(&dataplane_config(config))?);
+        let service = match &config.dns {
+            Some(dns) => {
+                let (link, sockets) = ServiceLink::create(DataplaneConfig::SERVICE_LINK, dns.listen)?;
+                Some(Service {
+                    link,
+                    sockets: Some(sockets),
+                })
+            }
+            None => None,
+        };
+        let mut dataplane = dataplane_config(config);
+        // To the packet path, the proxy is a host of the center behind an interface of its own.
+        dataplane
+            .interfaces
+            .extend(service.iter().map(|service| InterfaceConfig {
+                name: service.link.outer.clone(),
+                role: dataplane::Role::Core,
+            }));
+        let dataplane = Arc::new(Dataplane::start(&dataplane)?);
         let ranges: Vec<_> = Directions::new(config)
             .ranges()
             .into_iter()
@@ -59,12 +86,21 @@ impl Xdp {
             .filter(|attached| attached.role != dataplane::Role::Wan)
             .map(|attached| attached.index)
             .collect();
-        let ways = Ways::follow(Arc::clone(&dataplane), core).context("routes and neighbours")?;
+        let fixed = config.dns.iter().zip(&service);
+        let fixed = fixed.map(|(dns, service)| (dns.listen.octets(), 32, service.link.hop));
+        let ways =
+            Ways::follow(Arc::clone(&dataplane), core, fixed.collect()).context("routes and neighbours")?;
         Ok(Self {
             dataplane: Some(dataplane),
             ways,
             ticks: 0,
+            service,
         })
+    }
+
+    /// The sockets that sites reach the DNS proxy at; `None` if there is none, or they were taken.
+    pub(super) fn take_service(&mut self) -> Option<ServiceSockets> {
+        self.service.as_mut()?.sockets.take()
     }
 
     fn dataplane(&self) -> anyhow::Result<&Arc<Dataplane>> {
@@ -184,6 +220,19 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.mappings())
     }
 
+    fn write_names(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        self.dataplane()?.write_names(writes)?;
+        // The first packet follows at once: its next hop is looked for now.
+        for (address, _) in writes.iter().filter(|(_, open)| open.is_some()) {
+            self.ways.ask(*address);
+        }
+        Ok(())
+    }
+
+    fn site_of(&self, protocol: u8, client: SocketAddrV4, server: SocketAddrV4) -> Option<u32> {
+        self.dataplane.as_ref()?.site_of(protocol, client, server)
+    }
+
     fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {
         Ok(self.dataplane()?.outsides())
     }
@@ -277,6 +326,9 @@ impl Engine for Xdp {
             Ok(dataplane) => dataplane.stop(),
             // The programs stay attached and drop: closed all the same.
             Err(_) => tracing::error!("the data plane is still in use and stays attached"),
+        }
+        if let Some(service) = self.service.take() {
+            service.link.remove();
         }
     }
 }

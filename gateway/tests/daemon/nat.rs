@@ -301,6 +301,44 @@ fn a_changed_configuration_is_in_the_log() {
     assert!(holder_of_old != ["pharmacy"], "{holder_of_old:?}");
 }
 
+/// What is published has an outside of its own, and somebody may ask whose it was.
+#[test]
+fn publications_are_in_the_log() {
+    let publications = r#"
+[[publish]]
+name = "mri"
+site = "clinic"
+address = "192.168.1.20"
+protocol = "tcp"
+port = 443
+on = "10.203.0.1:8443"
+from = ["10.100.0.0/24"]
+[[publish]]
+name = "server"
+site = "hospital"
+address = "192.168.1.21"
+on = "10.203.0.2"
+from = ["10.100.0.0/24"]
+"#;
+    let node = Node::alone(
+        tempfile::tempdir().expect("folder"),
+        &format!("{SITES}{publications}"),
+    );
+    let at = |address, port| Block {
+        address,
+        first: port,
+        last: port,
+    };
+    let (port, whole) = (at([10, 203, 0, 1], 8443), at([10, 203, 0, 2], 50_000));
+    assert_eq!(holder(node.state_dir(), &port), ["clinic"]);
+    assert_eq!(holder(node.state_dir(), &at([10, 203, 0, 1], 8444)), [""; 0]);
+    assert_eq!(holder(node.state_dir(), &whole), ["hospital"]);
+    // They are published no more.
+    let node = Node::alone(node.stop(), SITES);
+    assert_eq!(holder(node.state_dir(), &port), [""; 0]);
+    assert_eq!(holder(node.state_dir(), &whole), [""; 0]);
+}
+
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("folder");
     for entry in fs::read_dir(from).expect("folder") {

@@ -1,6 +1,6 @@
 //! A controller on a thread of its own.
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -11,9 +11,11 @@ use gateway::api::message::{Reply, Request};
 use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
+use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
 use gateway_ike::{ChildSaInstall, Direction};
@@ -30,6 +32,7 @@ pub(crate) struct Table {
     /// What is traced, and what there is to tell of it.
     pub(crate) traced_site: u32,
     pub(crate) traces: Traces,
+    pub(crate) names: BTreeMap<Ipv4Addr, OpenAddress>,
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
@@ -76,6 +79,22 @@ impl Engine for InMemory {
 
     fn end_flows(&mut self, _: &[FlowKey]) -> anyhow::Result<()> {
         Ok(())
+    }
+
+    fn write_names(&mut self, writes: &[Write]) -> anyhow::Result<()> {
+        let mut table = self.table();
+        for (address, open) in writes {
+            match open {
+                Some(open) => table.names.insert(*address, *open),
+                None => table.names.remove(address),
+            };
+        }
+        Ok(())
+    }
+
+    /// Every client is the first site.
+    fn site_of(&self, _: u8, client: SocketAddrV4, _: SocketAddrV4) -> Option<u32> {
+        client.ip().is_loopback().then_some(1)
     }
 
     async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<u32> {

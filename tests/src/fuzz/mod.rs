@@ -2,12 +2,14 @@
 //! target panics when an input shows a fault. Sessions of IKE messages are in `gateway_ike::fuzzing`.
 
 mod certificate;
+mod dns;
 mod esp;
 mod files;
 mod ike;
 mod packet;
 
 pub use certificate::certificate;
+pub use dns::dns;
 pub use esp::esp_inbound;
 pub use files::{config, rules};
 pub use ike::{ike_message, ike_payloads};
@@ -17,9 +19,10 @@ pub use packet::{packet_clear, packet_core, packet_wan};
 pub type Target = fn(&[u8]);
 
 /// The targets of this module by the names of their corpora.
-pub const TARGETS: [(&str, Target); 9] = [
+pub const TARGETS: [(&str, Target); 10] = [
     ("certificate", certificate),
     ("config", config),
+    ("dns", dns),
     ("esp_inbound", esp_inbound),
     ("ike_message", ike_message),
     ("ike_payloads", ike_payloads),

@@ -1,7 +1,10 @@
 //! Vectors of `clear`.
 
 use gateway_common::abi::flow::{Flow, Half, Progress, state};
+use gateway_common::abi::interface::role;
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 use gateway_common::tables::host::HostTables;
@@ -66,6 +69,7 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
         steps,
     }));
     vectors.extend(worlds(now_s));
+    vectors.extend(names(now_s));
     vectors.extend(aged(now_s));
     vectors
 }
@@ -317,6 +321,85 @@ fn mappings() -> Vec<(&'static str, Vec<Step>)> {
 }
 
 /// The same frame into worlds that differ from the usual one.
+/// A server of the Internet that is open by name to rule 0 for set 3 of names, and to no other.
+fn names(now_s: u32) -> Vec<Vector> {
+    let (open_until, over) = (now_s + 60, now_s);
+    let rule = |set| Rule {
+        name_set: set,
+        destination_mask: [0; 4],
+        ..world::allow(0, [0; 4], 6, 443)
+    };
+    let open = |names: &[(u32, u32)]| {
+        let mut element = OpenAddress {
+            address: SERVER,
+            ..OpenAddress::default()
+        };
+        for (place, (set, until_s)) in element.names.iter_mut().zip(names) {
+            (place.set, place.until_s) = (*set, *until_s);
+        }
+        element
+    };
+    let eight: Vec<(u32, u32)> = (10..17)
+        .map(|set| (set, open_until))
+        .chain([(3, open_until)])
+        .collect();
+    type Case<'a> = (&'a str, Rule, Option<OpenAddress>, Option<DropReason>);
+    let cases: [Case<'_>; 7] = [
+        ("no name has led there", rule(3), None, Some(RuleDefault)),
+        (
+            "a name has led there",
+            rule(3),
+            Some(open(&[(3, open_until)])),
+            None,
+        ),
+        (
+            "a name of another rule has led there",
+            rule(3),
+            Some(open(&[(2, open_until), (4, open_until)])),
+            Some(RuleDefault),
+        ),
+        (
+            "a name has led there, but its time is over",
+            rule(3),
+            Some(open(&[(3, over)])),
+            Some(RuleDefault),
+        ),
+        ("the eighth name has led there", rule(3), Some(open(&eight)), None),
+        (
+            "a name has led to the address that this place had before",
+            rule(3),
+            Some(OpenAddress {
+                address: FORBIDDEN,
+                ..open(&[(3, open_until)])
+            }),
+            Some(RuleDefault),
+        ),
+        (
+            "rules speak of addresses only",
+            world::allow(0, SERVER, 6, 443),
+            Some(open(&[(3, open_until)])),
+            None,
+        ),
+    ];
+    let vector = |(words, rule, open, reason): Case<'_>| {
+        let mut world = world::world(now_s);
+        world.rules = Some((world::GENERATION, vec![rule]));
+        world.directions = vec![(0, [0; 4], direction::SITE_TO_INTERNET)];
+        world.roles.insert(world::EGRESS, role::INTERNET);
+        world.open_names.extend(open.map(|open| (SERVER, open)));
+        let packet = segment(SYN);
+        Vector {
+            description: format!("a destination by name: {words}"),
+            world,
+            steps: vec![match reason {
+                Some(reason) => dropped(&packet, reason),
+                None => leaves(packet, SITE, (NAT, PORT)),
+            }],
+        }
+    };
+    cases.into_iter().map(vector).collect()
+}
+
 fn worlds(now_s: u32) -> Vec<Vector> {
     type Change = fn(&mut HostTables);
     let changes: [(&str, Change, DropReason); 3] = [

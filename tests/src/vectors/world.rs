@@ -107,7 +107,9 @@ pub const fn allow(source_rule: u32, destination: [u8; 4], protocol: u8, port: u
         flags: 0,
         directions: 0,
         source_rule,
+        name_set: 0,
         to_site: 0,
+        pad: 0,
         to_groups: 0,
     }
 }

@@ -13,7 +13,7 @@ use super::topology::{FORBIDDEN_PORT, Node, SERVER, SERVER_PORT};
 use crate::cmd;
 
 const SCRIPT: &str = include_str!("server.py");
-const PYTHON: &str = "/usr/bin/python3";
+pub(super) const PYTHON: &str = "/usr/bin/python3";
 const START_S: u64 = 10;
 
 /// One request as the server saw it.

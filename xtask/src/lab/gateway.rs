@@ -15,7 +15,8 @@ use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
 use super::strongswan::IdKind;
 use super::topology::{
-    CENTER_NETS, FORBIDDEN_PORT, NAT_POOL, Node, Options, SERVER, SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
+    CENTER_NETS, DNS_PROXY, DNS_UPSTREAM, FORBIDDEN_PORT, INTERNET_NET, NAT_POOL, Node, Options, SERVER,
+    SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
 };
 use crate::cmd;
 
@@ -54,6 +55,8 @@ pub struct Config {
     pub rekey_ike_s: u32,
     /// Sites are not named, but let in by the pattern of their certificates' names.
     pub any_site: bool,
+    /// Sites may reach the lab's Internet by name, if rules say so; its answers are good for seconds.
+    pub internet: bool,
     /// More lines for each `[[site]]`.
     pub site_lines: String,
     /// More lines for each `[[connection]]`.
@@ -82,6 +85,7 @@ impl Config {
             rekey_child_s: 3600,
             rekey_ike_s: 4 * 3600,
             any_site: false,
+            internet: false,
             site_lines: String::new(),
             connection_lines: String::new(),
             networks: CENTER_NETS.map(str::to_owned).to_vec(),
@@ -109,6 +113,12 @@ impl Config {
         );
         for (interface, role) in [("wan4", "wan"), ("wan6", "wan"), ("core", "core")] {
             text += &format!("[[interface]]\nname = \"{interface}\"\nrole = \"{role}\"\n\n");
+        }
+        if self.internet {
+            text += "[[interface]]\nname = \"inet\"\nrole = \"internet\"\n\n";
+            text += &format!("[internet]\nnetworks = [\"{INTERNET_NET}\"]\n\n");
+            text +=
+                &format!("[dns]\nlisten = \"{DNS_PROXY}\"\nupstream = \"{DNS_UPSTREAM}\"\nttl_min_s = 1\n\n");
         }
         text += &format!(
             "[ike]\ncertificate = {}\nprivate_key = {}\nca = {}\nidentity = {}\nproposals = {}\nesp_proposals = {}\n\

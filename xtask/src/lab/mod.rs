@@ -4,6 +4,7 @@
 
 pub mod center;
 pub mod gateway;
+pub mod internet;
 pub mod pki;
 pub mod state;
 pub mod strongswan;
@@ -63,6 +64,9 @@ impl Lab {
         wiring::build(&lab.options)?;
         drop(changing);
         center::start()?;
+        if lab.options.internet {
+            internet::start()?;
+        }
         Ok(lab)
     }
 

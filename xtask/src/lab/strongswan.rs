@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 
 use super::pki::{self, Auth, Pki};
 use super::state::{self, Process};
-use super::topology::{CENTER_NETS, Node, Options, SITE_LAN, STATE, Site};
+use super::topology::{CENTER_NETS, INTERNET_NET, Node, Options, SITE_LAN, STATE, Site};
 use crate::{cmd, debian13};
 
 /// The name of the one Child SA of a connection.
@@ -127,7 +127,11 @@ impl Connection {
             ike: "aes256-sha256-modp2048".to_owned(),
             esp: "aes256gcm16-modp2048".to_owned(),
             local_ts: vec![SITE_LAN.to_owned()],
-            remote_ts: CENTER_NETS.map(str::to_owned).to_vec(),
+            remote_ts: CENTER_NETS
+                .into_iter()
+                .chain(options.internet.then_some(INTERNET_NET))
+                .map(str::to_owned)
+                .collect(),
             fragmentation: "yes",
             rekey_child_s: 0,
             rekey_ike_s: 0,

@@ -19,6 +19,10 @@
 //!   site1 wan 100.64.1.10 ---- in 100.64.1.1 [nat] out 203.0.113.10 ====== wan4 203.0.113.1
 //! ```
 //!
+//! With `internet`, a node stands for the Internet that sites may reach by name, and for the gateway's name server:
+//!
+//!   inet 198.51.100.1 [gateway] mgmt 192.0.2.1 ====== [internet] eth0 198.51.100.80, .81   mgmt 192.0.2.53
+//!
 //! The gateway makes its clear link itself. The sites see the center's networks through their tunnels only.
 
 use std::fmt;
@@ -62,6 +66,19 @@ pub const SITE1_BEHIND_NAT: &str = "100.64.1.10";
 /// Site 2's router.
 pub const SITE2_OUTSIDE: &str = "2001:db8:6::20";
 
+/// What sites may reach of the Internet, besides the center's networks.
+pub const INTERNET_NET: &str = "198.51.100.0/24";
+/// The update server on the Internet.
+pub const SITE_UPDATE: &str = "198.51.100.80";
+/// Another server on the Internet.
+pub const SITE_OTHER_WEB: &str = "198.51.100.81";
+/// The port that both serve.
+pub const UPDATE_PORT: u16 = 80;
+/// The gateway's DNS proxy.
+pub const DNS_PROXY: &str = "10.100.255.53";
+/// The name server that the proxy asks.
+pub const DNS_UPSTREAM: &str = "192.0.2.53";
+
 /// A namespace of the lab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Node {
@@ -79,11 +96,13 @@ pub enum Node {
     Gateway,
     /// The center with its eligibility server.
     Center,
+    /// The Internet that sites may reach by name, only with [`Options::internet`].
+    Internet,
 }
 
 impl Node {
     /// All of them, the NAT box too.
-    pub const ALL: [Node; 7] = [
+    pub const ALL: [Node; 8] = [
         Node::Site1Term,
         Node::Site1,
         Node::Nat,
@@ -91,6 +110,7 @@ impl Node {
         Node::Site2,
         Node::Gateway,
         Node::Center,
+        Node::Internet,
     ];
 
     /// The name a person types: `cargo xtask lab shell site1-term`.
@@ -104,6 +124,7 @@ impl Node {
             Node::Site2 => "site2",
             Node::Gateway => "gateway",
             Node::Center => "center",
+            Node::Internet => "internet",
         }
     }
 
@@ -209,6 +230,8 @@ pub struct Options {
     pub queues: u32,
     /// Whether a NAT box stands between site 1 and the gateway.
     pub nat: bool,
+    /// Whether there is an Internet that sites may reach by name.
+    pub internet: bool,
     /// Whether the kernel forwards in the gateway's namespace: only for a gateway that is not ours (strongSwan).
     pub kernel_forwards_in_gateway: bool,
     /// The strongSwan that the sites' routers run, unless a test starts another.
@@ -220,6 +243,7 @@ impl Default for Options {
         Self {
             queues: 1,
             nat: false,
+            internet: false,
             kernel_forwards_in_gateway: false,
             release: Release::default(),
         }
@@ -264,6 +288,16 @@ pub(super) fn cables(options: &Options) -> Vec<[Port; 2]> {
             port(Node::Center, "eth0", "10.100.0.10/24"),
         ],
     ];
+    if options.internet {
+        cables.push([
+            port(Node::Gateway, "inet", "198.51.100.1/24"),
+            port(Node::Internet, "eth0", "198.51.100.80/24"),
+        ]);
+        cables.push([
+            port(Node::Gateway, "mgmt", "192.0.2.1/24"),
+            port(Node::Internet, "mgmt", "192.0.2.53/24"),
+        ]);
+    }
     if options.nat {
         cables.push([
             port(Node::Site1, "wan", "100.64.1.10/24"),
@@ -294,6 +328,10 @@ pub(super) fn routes(options: &Options) -> Vec<(Node, &'static str)> {
         (Node::Center, "addr add 10.101.0.10/32 dev lo"),
         (Node::Center, "route add default via 10.100.0.1"),
     ];
+    if options.internet {
+        routes.push((Node::Internet, "addr add 198.51.100.81/24 dev eth0"));
+        routes.push((Node::Internet, "route add default via 198.51.100.1"));
+    }
     if options.kernel_forwards_in_gateway {
         // strongSwan takes a traffic selector only where it finds an address of its own in it.
         routes.push((Node::Gateway, "addr add 10.101.0.1/32 dev lo"));

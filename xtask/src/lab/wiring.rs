@@ -14,6 +14,7 @@ pub(super) fn build(options: &Options) -> Result<()> {
         Node::ALL
             .into_iter()
             .filter(|node| options.nat || *node != Node::Nat)
+            .filter(|node| options.internet || *node != Node::Internet)
     };
     for node in nodes() {
         cmd::output(Command::new("ip").args(["netns", "add", &node.namespace()]))?;

@@ -10,9 +10,8 @@ use crate::api::client::{Client, ClientError};
 use crate::api::message::Request;
 use crate::api::view::{NatHolder, NatPlan, NatWho};
 use crate::cli::{Common, table};
-use crate::config::PortBlock;
 use crate::core::journal::utc;
-use crate::core::nat_log::{Answer, Found, Question, Time, who};
+use crate::core::nat_log::{Answer, Block, Found, Question, Time, who};
 use crate::core::pools::Assignments;
 use crate::runtime::{nat_log, read_assignments};
 
@@ -104,6 +103,7 @@ fn holder(answer: &Answer) -> NatHolder {
         address: block.address,
         first_port: block.first_port,
         last_port: block.last_port,
+        protocol: block.protocol,
         from: (!answer.from_before).then(|| utc(answer.from.0)),
         until: answer.until.map(|until| utc(until.0)),
         certain: answer.certain,
@@ -126,6 +126,7 @@ fn held_now(assignments: &Assignments, question: &Question) -> Vec<NatHolder> {
         address: block.address,
         first_port: block.first_port,
         last_port: block.last_port,
+        protocol: None,
         from: None,
         until: None,
         certain: false,
@@ -141,10 +142,11 @@ fn show(view: &NatWho) {
         println!("no site had it");
     } else {
         let row = |holder: &NatHolder| {
-            let block = PortBlock {
+            let block = Block {
                 address: holder.address,
                 first_port: holder.first_port,
                 last_port: holder.last_port,
+                protocol: holder.protocol,
             };
             let certain = if holder.certain { "yes" } else { "no" };
             vec![
@@ -200,7 +202,7 @@ fn time_in(text: &str, local: &TimeZone) -> anyhow::Result<Time> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::core::nat_log::{Block, Event, Holding};
+    use crate::core::nat_log::{Event, Holding};
 
     #[test]
     fn an_address_may_have_a_port() {
@@ -259,6 +261,7 @@ mod tests {
                 address,
                 first_port: 2048,
                 last_port: 4095,
+                protocol: None,
             },
         };
         log.append(20_000, [Event::Assigned(holding)]).expect("written");

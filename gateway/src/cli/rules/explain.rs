@@ -39,6 +39,9 @@ pub(in crate::cli) struct Flow {
     /// Source port; 49152 if left out.
     #[arg(long)]
     source_port: Option<u16>,
+    /// A name that has just led the site to the address; left out: the names that are open in the gateway.
+    #[arg(long)]
+    name: Option<String>,
 }
 
 pub(super) fn explain(
@@ -55,6 +58,7 @@ pub(super) fn explain(
         to_site: flow.to_site,
         protocol: flow.proto,
         port: flow.port,
+        name: flow.name,
         source_port: flow.source_port,
     };
     for explanation in choice.ask(common, vec![query])? {
@@ -80,10 +84,14 @@ fn print(explanation: &Explanation, all: bool) {
     }
     match &explanation.rule {
         Some(rule) => println!(
-            "{}: {} decides ({})",
+            "{}: {} decides ({}){}",
             explanation.verdict,
             name(rule),
-            explanation.direction
+            explanation.direction,
+            match &explanation.opened_by {
+                Some(opened) => format!("; {opened} has opened the address"),
+                None => String::new(),
+            }
         ),
         None => println!(
             "{}: no rule matches ({})",
@@ -115,6 +123,8 @@ struct Expectation {
     protocol: Protocol,
     port: Option<u16>,
     source_port: Option<u16>,
+    /// A name that has just led the site to the address.
+    name: Option<String>,
     /// The verdict.
     expect: Action,
     /// The rule that should decide; any, if left out.
@@ -134,6 +144,7 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
             to_site: expected.to_site.clone(),
             protocol: expected.protocol,
             port: expected.port,
+            name: expected.name.clone(),
             source_port: expected.source_port,
         }
     };

@@ -18,7 +18,7 @@ use super::proof::{ppk, shared_key};
 use super::publish::Around;
 use super::{
     AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Role, SiteConfig,
-    Timeouts, connection, file, pool, publish,
+    Timeouts, connection, dns, file, pool, publish,
 };
 
 /// Longest hold-down.
@@ -45,6 +45,15 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         pools: &nat_pools,
     };
     let publications = publish::publications(checker, file.publish, &around);
+    let center = center(checker, file.center);
+    let around = dns::Around {
+        center: &center,
+        pools: &nat_pools,
+        sites: &sites,
+        any_sites: &any_sites,
+        publications: &publications,
+    };
+    let dns = dns::check(checker, file.dns, &around);
     Config {
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
@@ -52,7 +61,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         workers: workers(checker, file.gateway.workers),
         interfaces,
         ike: ike(checker, file.ike, folder),
-        center: center(checker, file.center),
+        center,
         internet,
         nat_pools,
         nat,
@@ -63,6 +72,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         publications,
         timeouts: timeouts(checker, file.timeouts),
         limits: limits(checker, file.limits),
+        dns,
         events_file: file.events.map(|events| folder.join(events.file)),
         rules_file: file.rules.map(|rules| folder.join(rules.file)),
     }

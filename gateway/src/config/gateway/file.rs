@@ -40,6 +40,7 @@ pub(super) struct File {
     pub(super) timeouts: Option<Spanned<Timeouts>>,
     #[serde(default)]
     pub(super) limits: Option<Spanned<Limits>>,
+    pub(super) dns: Option<Spanned<super::dns::Written>>,
     pub(super) rules: Option<Rules>,
     pub(super) events: Option<Events>,
 }

@@ -1,12 +1,14 @@
 //! `gateway.toml`: its shape (`file`), its checks (`check`), and the checked configuration that comes out.
 mod check;
 mod connection;
+mod dns;
 mod file;
 mod pool;
 mod proof;
 mod publish;
 
 pub use connection::{ConnectionConfig, Start};
+pub use dns::DnsConfig;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -63,6 +65,8 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Rate limits.
     pub limits: Limits,
+    /// The DNS proxy; `None`: there is none, and names in rules open nothing.
+    pub dns: Option<DnsConfig>,
     /// Where events are appended as JSON lines.
     pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.

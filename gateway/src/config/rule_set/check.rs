@@ -52,6 +52,17 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
         }
         enforceable(checker, rule);
     }
+    for found in &file.addresses {
+        let model = &found.model;
+        if model.addresses.is_some() != model.fqdn.is_any() {
+            let message = format!("address \"{}\" needs either addresses or fqdn", model.name);
+            checker.fault(
+                found.span.clone(),
+                message,
+                "write one of them; an [[address]] of addresses may name others that have fqdn",
+            );
+        }
+    }
     for found in &file.services {
         let model = &found.model;
         let service = Service {
@@ -157,13 +168,6 @@ fn enforceable(checker: &mut Checker<'_>, rule: &Located<RuleModel>) {
             rule.span.clone(),
             format!("rule \"{name}\" says which sites are called, but it is not about flows from site to site alone"),
             "write direction = \"site-to-site\", or leave to_sites and to_groups out; in \"center-to-site\", sites and groups are those that are called",
-        );
-    }
-    if !model.fqdn.is_any() {
-        checker.fault(
-            rule.span.clone(),
-            format!("rule \"{name}\": fqdn is reserved for Internet sites, which this release does not open"),
-            "leave the key out; write the addresses as destination",
         );
     }
 }

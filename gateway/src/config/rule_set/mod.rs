@@ -1,5 +1,6 @@
 //! The rule-set file: TOML or JSON, one model.
 mod check;
+mod fqdn;
 mod model;
 mod words;
 
@@ -11,6 +12,7 @@ use toml::Spanned;
 
 use super::diagnostic::{Checker, Diagnostics, line_of, split_remedy};
 
+pub use self::fqdn::{NamePattern, host_name};
 pub use self::model::{Action, AddressModel, RuleModel, ScheduleModel, ServiceModel, SiteGroupModel};
 pub(crate) use self::words::is_name;
 pub use self::words::{AddressWord, Direction, IcmpType, PortRange, Protocol};

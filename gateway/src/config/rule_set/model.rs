@@ -1,6 +1,7 @@
 //! The tables of a rule-set file as they are written.
 use serde::{Deserialize, Serialize};
 
+use super::fqdn::NamePattern;
 use super::words::{AddressWord, Direction, IcmpType, PortRange, Protocol};
 use crate::config::list::List;
 
@@ -60,9 +61,9 @@ pub struct RuleModel {
     /// ICMP types; ICMP only.
     #[serde(default, skip_serializing_if = "List::is_any")]
     pub icmp_types: List<IcmpType>,
-    /// Names of Internet sites. Reserved: nothing enforces it yet, and it is refused.
+    /// Names of Internet sites, in rules that allow; joined with `destination` by "or".
     #[serde(default, skip_serializing_if = "List::is_any")]
-    pub fqdn: List<String>,
+    pub fqdn: List<NamePattern>,
     /// The `[[schedule]]` at whose times the rule is in force; left out: always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub schedule: Option<String>,
@@ -81,7 +82,11 @@ pub struct AddressModel {
     /// The name.
     pub name: String,
     /// Addresses, prefixes, ranges, or names of other ones.
-    pub addresses: List<AddressWord>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<List<AddressWord>>,
+    /// Names of Internet sites; in place of `addresses`.
+    #[serde(default, skip_serializing_if = "List::is_any")]
+    pub fqdn: List<NamePattern>,
     /// What it is.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub comment: String,

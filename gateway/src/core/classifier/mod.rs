@@ -6,7 +6,10 @@
 mod image;
 mod sweep;
 
-use gateway_common::abi::limit::RULES_MAX;
+use std::collections::BTreeSet;
+
+use gateway_common::abi::limit::{NAME_SETS_MAX, RULES_MAX};
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::rule::{Chunk, GROUP_MULTIPLIER, Record, Rule, RuleSetHeader, direction, layout};
 use gateway_common::path::rules::{Judgement, Tuple, host};
 use zerocopy::{FromBytes as _, IntoBytes as _};
@@ -39,6 +42,8 @@ pub struct Condition {
     pub source: Vec<(u32, u32)>,
     /// Ranges of addresses, ends included.
     pub destination: Vec<(u32, u32)>,
+    /// Numbers of sets of names; joined with `destination` by "or".
+    pub names: Vec<u32>,
     /// IP protocols; empty: every one.
     pub protocols: Vec<u8>,
     /// Ranges of ports, ends included.
@@ -71,7 +76,14 @@ impl From<&Rule> for Condition {
                 directions => directions,
             },
             source: range(rule.source, rule.source_mask),
-            destination: range(rule.destination, rule.destination_mask),
+            destination: match rule.name_set {
+                0 => range(rule.destination, rule.destination_mask),
+                _ => vec![],
+            },
+            names: match rule.name_set {
+                0 => vec![],
+                set => vec![set],
+            },
             protocols: if rule.protocol == 0 {
                 vec![]
             } else {
@@ -129,6 +141,12 @@ impl Generation {
         host::judge(self.chunks(), tuple)
     }
 
+    /// As [`Generation::judge`], to a destination that is `open` for names at `now_s`.
+    #[must_use]
+    pub fn judge_by_name(&self, tuple: &Tuple, open: &OpenAddress, now_s: u32) -> Option<Judgement> {
+        host::judge_by_name(self.chunks(), tuple, open, now_s)
+    }
+
     /// Octets.
     #[must_use]
     pub fn size(&self) -> usize {
@@ -164,6 +182,7 @@ pub fn build(
     protocols(&mut image, conditions)?;
     sites(&mut image, layout::SITES, conditions, |rule| &rule.sites)?;
     sites(&mut image, layout::TO_SITES, conditions, |rule| &rule.to_sites)?;
+    let (names, name_sets) = names(&mut image, conditions)?;
     let (groups, group_shift) = hash_groups(&mut image, conditions, group_bitmaps, |rule, bitmap| {
         rule.everyone || rule.groups & bitmap != 0
     })?;
@@ -183,6 +202,8 @@ pub fn build(
         records,
         to_groups,
         to_group_shift,
+        names,
+        name_sets,
     };
     for (place, half) in (layout::HEADER * 2..).zip(header.as_bytes().chunks_exact(4)) {
         let half = <[u8; 4]>::try_from(half).map_or(0, u32::from_ne_bytes);
@@ -277,6 +298,32 @@ fn protocols(image: &mut Image, conditions: &[Condition]) -> Result<(), TooLarge
         image.set_halves(first + low as u32, first + high as u32, vector);
         Ok(())
     })
+}
+
+/// The entries of sets of names: their word, and how many there are. A set that no rule names has a vector of zero.
+fn names(image: &mut Image, conditions: &[Condition]) -> Result<(u32, u32), TooLarge> {
+    let all: BTreeSet<u32> = conditions.iter().flat_map(|rule| &rule.names).copied().collect();
+    let Some(last) = all.last().copied() else {
+        return Ok((0, 0));
+    };
+    if last >= NAME_SETS_MAX {
+        return Err(TooLarge::Words);
+    }
+    let count = last + 1;
+    let table = image.allocate_long(count.div_ceil(2))?;
+    for set in all {
+        let mut vector = image.blank();
+        for (bit, rule) in conditions.iter().enumerate() {
+            if rule.names.contains(&set)
+                && let Some(word) = vector.get_mut(bit / 64)
+            {
+                *word |= 1 << (bit % 64);
+            }
+        }
+        let vector = image.vector(&vector)?;
+        image.set_half(table * 2 + set, vector);
+    }
+    Ok((table, count))
 }
 
 /// The hash of group bitmaps: its word, and the shift that finds a place.

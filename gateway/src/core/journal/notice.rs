@@ -1,4 +1,6 @@
 //! What can be noted, and the record that it makes.
+use std::net::Ipv4Addr;
+
 use gateway_ike::{ChildId, Event};
 
 use super::facts::Facts;
@@ -144,6 +146,31 @@ pub enum Notice<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// A site asked for a name that no rule lets it reach.
+    NameRefused {
+        /// Name of the site.
+        asked_by: &'a str,
+        /// The name.
+        name: &'a str,
+    },
+    /// A name led to an address that is never opened.
+    NamePrivate {
+        /// Name of the site.
+        asked_by: &'a str,
+        /// The name.
+        name: &'a str,
+        /// The address.
+        address: Ipv4Addr,
+    },
+    /// The addresses of a name were not opened, and the site was not told of them.
+    NameNotOpened {
+        /// Name of the site.
+        asked_by: &'a str,
+        /// The name.
+        name: &'a str,
+        /// Why.
+        reason: &'a str,
+    },
     /// Of IKE.
     Ike(&'a Event),
     /// Records were kept back.
@@ -243,6 +270,26 @@ impl Notice<'_> {
                 record.child = Some(child);
                 record.with("reason", reason)
             }
+            Self::NameRefused { asked_by, name } => {
+                let text = format!("{asked_by} asked for {name}, which no rule lets it reach");
+                of_name("name_refused", text, asked_by, name)
+            }
+            Self::NamePrivate {
+                asked_by,
+                name,
+                address,
+            } => {
+                let text = format!("{name} leads to {address}, which is never opened; asked by {asked_by}");
+                warning(of_name("name_private", text, asked_by, name)).with("address", address.to_string())
+            }
+            Self::NameNotOpened {
+                asked_by,
+                name,
+                reason,
+            } => {
+                let text = format!("{name} is not opened, asked by {asked_by}: {reason}");
+                warning(of_name("name_not_opened", text, asked_by, name)).with("reason", reason)
+            }
             Self::Ike(event) => ike::record(event, facts, sites),
             Self::Suppressed { strangers, of_sites } => suppressed(strangers, of_sites),
         };
@@ -264,6 +311,13 @@ fn of_site(event: &'static str, site: u32, text: String) -> Record {
     let mut record = Record::new(event, Severity::Info, Cause::Site(site), text);
     record.site = Some(site);
     record
+}
+
+/// About a name. It is no record of the site's IKE log: sites ask for many names.
+fn of_name(event: &'static str, text: String, asked_by: &str, name: &str) -> Record {
+    of_gateway(event, text)
+        .with("asked_by", asked_by)
+        .with("name", name)
 }
 
 fn warning(mut record: Record) -> Record {

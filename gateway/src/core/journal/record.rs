@@ -10,7 +10,7 @@ use super::notice::Cause;
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 /// Every event that there is, in the order of docs/events.md.
-const EVENTS: [&str; 32] = [
+const EVENTS: [&str; 35] = [
     "daemon_started",
     "daemon_stopping",
     "rules_loaded",
@@ -42,6 +42,9 @@ const EVENTS: [&str; 32] = [
     "proposal_refused",
     "traffic_selectors_refused",
     "refused_by_peer",
+    "name_refused",
+    "name_private",
+    "name_not_opened",
     "events_suppressed",
 ];
 /// Longest text in characters; what a peer sent is cut here.

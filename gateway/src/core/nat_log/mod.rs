@@ -6,13 +6,15 @@
 mod who;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::journal::utc;
-use super::pools::{Assignments, Change};
-use crate::config::PortBlock;
+use super::pools::Change;
+use super::sites::Sites;
+use crate::config::{PortBlock, Protocol, Publication};
 
 pub use who::{Answer, Found, Question, who};
 
@@ -78,6 +80,32 @@ pub struct Block {
     pub first_port: u16,
     /// Last port.
     pub last_port: u16,
+    /// Number of the only protocol whose ports they are, where they are published; otherwise all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<u8>,
+}
+
+impl Block {
+    /// Whether some port of some protocol is in both.
+    #[must_use]
+    pub fn overlaps(&self, other: &Self) -> bool {
+        PortBlock::from(*self).overlaps(&PortBlock::from(*other))
+            && (self.protocol.is_none() || other.protocol.is_none() || self.protocol == other.protocol)
+    }
+}
+
+/// `10.200.0.1:2048-4095`, `10.201.255.1:8443/tcp`.
+impl fmt::Display for Block {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ports = PortBlock::from(*self);
+        match self.protocol {
+            None => ports.fmt(formatter),
+            Some(protocol) => {
+                let (address, port) = (self.address, self.first_port);
+                write!(formatter, "{address}:{port}/{}", Protocol(protocol))
+            }
+        }
+    }
 }
 
 impl From<PortBlock> for Block {
@@ -86,6 +114,7 @@ impl From<PortBlock> for Block {
             address: block.address,
             first_port: block.first_port,
             last_port: block.last_port,
+            protocol: None,
         }
     }
 }
@@ -129,6 +158,42 @@ impl From<&Change> for Event {
             true => Self::Assigned(holding),
             false => Self::Released(holding),
         }
+    }
+}
+
+/// What sites hold, and what of them is published: it has an outside address of its own.
+pub fn holdings(sites: &Sites) -> impl Iterator<Item = Holding> {
+    let assigned = sites.assignments().iter().flat_map(|(name, held)| {
+        held.blocks.iter().map(move |block| Holding {
+            site: held.site,
+            name: name.to_owned(),
+            block: (*block).into(),
+        })
+    });
+    assigned.chain(
+        sites
+            .publications()
+            .map(|(_, site, publication)| published(site, publication)),
+    )
+}
+
+/// What a publication gives a site.
+#[must_use]
+pub fn published(site: u32, publication: &Publication) -> Holding {
+    let address = publication.on.address;
+    let block = match (publication.port, publication.on.port) {
+        (Some((transport, _)), Some(port)) => Block {
+            address,
+            first_port: port,
+            last_port: port,
+            protocol: Some(transport.number()),
+        },
+        (Some(_) | None, _) => PortBlock::whole(address).into(),
+    };
+    Holding {
+        site,
+        name: publication.site.clone(),
+        block,
     }
 }
 
@@ -181,21 +246,14 @@ impl Held {
         self.open.values()
     }
 
-    /// What has to be logged so that the log says what `assignments` say: after a crash between the two, after a change of
-    /// the configuration, or when there was no log before. What is taken away comes first.
+    /// What has to be logged so that the log says that this is held and nothing else: after a crash between log and state,
+    /// after a change of the configuration, or when there was no log before. What is taken away comes first.
     #[must_use]
-    pub fn reconcile(&self, assignments: &Assignments) -> Vec<Event> {
-        let mut held: BTreeMap<Block, Holding> = BTreeMap::new();
-        for (name, assignment) in assignments.iter() {
-            for block in &assignment.blocks {
-                let holding = Holding {
-                    site: assignment.site,
-                    name: name.to_owned(),
-                    block: (*block).into(),
-                };
-                held.insert(holding.block, holding);
-            }
-        }
+    pub fn reconcile(&self, holdings: impl IntoIterator<Item = Holding>) -> Vec<Event> {
+        let held: BTreeMap<Block, Holding> = holdings
+            .into_iter()
+            .map(|holding| (holding.block, holding))
+            .collect();
         let gone = self.open.values().filter(|old| held.get(&old.block) != Some(old));
         let come = held.values().filter(|new| self.open.get(&new.block) != Some(new));
         gone.cloned()

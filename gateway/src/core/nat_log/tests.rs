@@ -14,6 +14,7 @@ fn holding(name: &str, first_port: u16) -> Holding {
             address: ADDRESS,
             first_port,
             last_port: first_port + 2047,
+            protocol: None,
         },
     }
 }
@@ -112,6 +113,36 @@ fn the_holder_of_a_port_is_found_for_each_time() {
     );
     assert!(before.before_log && before.answers.is_empty());
     assert_eq!(before.begins, Some(Time(10_000)));
+}
+
+/// The same port of two protocols may be published of two sites.
+#[test]
+fn a_published_port_is_one_protocols() {
+    let of = |name, protocol| Holding {
+        block: Block {
+            address: ADDRESS,
+            first_port: 8443,
+            last_port: 8443,
+            protocol: Some(protocol),
+        },
+        ..holding(name, 0)
+    };
+    let log = records(&[
+        (10, Event::File { held: 0 }),
+        (10, Event::Assigned(of("a", 6))),
+        (10, Event::Assigned(of("b", 17))),
+        (30, Event::Released(of("a", 6))),
+    ]);
+    let both = [("a".to_owned(), true), ("b".to_owned(), true)];
+    assert_eq!(ask(&log, 8443, 20), both);
+    assert_eq!(ask(&log, 8443, 30), sure("b"));
+    assert_eq!(of("a", 6).block.to_string(), "10.0.0.1:8443/tcp");
+    let line = serde_json::to_string(&log[1]).expect("JSON");
+    assert!(
+        line.ends_with(r#""first_port":8443,"last_port":8443,"protocol":6}"#),
+        "{line}"
+    );
+    assert_eq!(serde_json::from_str::<Record>(&line).expect("JSON"), log[1]);
 }
 
 /// Deleted files, and records that were lost between two files: the next file says what is held.
@@ -222,18 +253,16 @@ fn a_clock_set_forward_changes_nothing() {
 /// What a crash leaves between log and state is put right in the log, releases first.
 #[test]
 fn the_log_is_made_to_say_what_is_held() {
-    let assignments = |text: &str| serde_json::from_str::<Assignments>(text).expect("JSON");
-    let block = r#"[{"address":"10.0.0.1","first_port":2048,"last_port":4095}]"#;
-    let now = assignments(&format!(r#"{{"names":{{"b":{{"site":98,"blocks":{block}}}}}}}"#));
+    let now = || [holding("b", 2048)];
     let mut held = Held::default();
-    assert_eq!(held.reconcile(&now), [Event::Assigned(holding("b", 2048))]);
+    assert_eq!(held.reconcile(now()), [Event::Assigned(holding("b", 2048))]);
     let log = records(&[
         (1, Event::File { held: 0 }),
         (2, Event::Assigned(holding("a", 2048))),
         (3, Event::Assigned(holding("c", 4096))),
     ]);
     log.iter().for_each(|record| held.apply(record));
-    let events = held.reconcile(&now);
+    let events = held.reconcile(now());
     assert_eq!(
         events,
         [
@@ -249,7 +278,7 @@ fn the_log_is_made_to_say_what_is_held() {
             event,
         });
     }
-    assert_eq!(held.reconcile(&now), []);
+    assert_eq!(held.reconcile(now()), []);
     assert_eq!(held.sequence, 6);
 }
 

@@ -182,7 +182,7 @@ impl Reading {
 
     fn close(&mut self, block: Block, now: Moment) {
         for period in &mut self.periods {
-            if period.until.is_none() && PortBlock::from(period.holding.block).overlaps(&block.into()) {
+            if period.until.is_none() && period.holding.block.overlaps(&block) {
                 period.until = Some(now);
             }
         }

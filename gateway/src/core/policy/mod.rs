@@ -11,6 +11,7 @@ use gateway_common::abi::limit::RULES_MAX;
 use gateway_common::abi::rule::{Record, action, direction, flag};
 
 use super::classifier::{self, Condition, Generation, TooLarge};
+use super::names::NameSet;
 use super::schedule::Schedule;
 use crate::config::{Action, Checker, Diagnostics, Direction, RuleModel, RuleSetFile};
 use resolve::{Resolver, Subject, Term};
@@ -34,6 +35,10 @@ pub struct Compiled {
     pub rules: Vec<Condition>,
     /// Every combination of groups that a site may have.
     pub group_bitmaps: Vec<u64>,
+    /// The sets of names that rules speak of.
+    pub name_sets: Vec<NameSet>,
+    /// Number of each in the packet path; [`Condition::names`] are places in `name_sets`, counting from 1.
+    pub name_numbers: Vec<u32>,
     /// The schedules of the file.
     pub schedules: Vec<Schedule>,
     /// For each rule of the file, its place among the schedules.
@@ -73,8 +78,57 @@ impl Compiled {
         schedules: &[bool],
     ) -> Result<Generation, TooLarge> {
         let on = |rule: &&Condition| self.is_on(rule.record.source_rule, schedules);
-        let rules: Vec<_> = self.rules.iter().filter(on).cloned().collect();
+        let mut rules: Vec<_> = self.rules.iter().filter(on).cloned().collect();
+        for rule in &mut rules {
+            rule.names = self.numbers(&rule.names);
+        }
         classifier::build(number, counter_base, &rules, &self.group_bitmaps)
+    }
+
+    /// Numbers of sets in the packet path, by their places.
+    fn numbers(&self, places: &[u32]) -> Vec<u32> {
+        let number = |place: &u32| self.name_numbers.get((*place as usize).checked_sub(1)?).copied();
+        places.iter().filter_map(number).collect()
+    }
+
+    /// The sets that a name is in and that rules in force let a site reach, by their numbers; empty: it may not.
+    #[must_use]
+    pub fn sets_for(&self, name: &str, site: u32, groups: u64, schedules: &[bool]) -> Vec<u32> {
+        let concerns = |rule: &&Condition| {
+            if rule.names.is_empty() {
+                return false;
+            }
+            let who = rule.everyone || rule.sites.contains(&site) || rule.groups & groups != 0;
+            who && rule.record.action == action::ALLOW && self.is_on(rule.record.source_rule, schedules)
+        };
+        let places: BTreeSet<u32> = self
+            .rules
+            .iter()
+            .filter(concerns)
+            .flat_map(|rule| &rule.names)
+            .copied()
+            .collect();
+        let matches = |place: &u32| {
+            let set = self.name_sets.get((*place as usize).wrapping_sub(1));
+            set.is_some_and(|set| set.matches(name))
+        };
+        let places: Vec<u32> = places.into_iter().filter(matches).collect();
+        self.numbers(&places)
+    }
+
+    /// Names of the rules that speak of a set, by its number in the packet path.
+    #[must_use]
+    pub fn rules_of_set(&self, number: u32) -> Vec<String> {
+        let speaks = |rule: &&Condition| self.numbers(&rule.names).contains(&number);
+        let mut rules: Vec<u32> = self
+            .rules
+            .iter()
+            .filter(speaks)
+            .map(|rule| rule.record.source_rule)
+            .collect();
+        rules.dedup();
+        let name = |rule: u32| Some(self.source.rules.get(rule as usize)?.model.name.clone());
+        rules.into_iter().filter_map(name).collect()
     }
 
     /// Hosts that a rule allows by their own address: their next hops are resolved before the first packet needs them.
@@ -107,26 +161,27 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
     for (index, rule) in source.rules.iter().enumerate() {
         let number = u32::try_from(index).unwrap_or(u32::MAX);
         let (subject, called) = (resolver.subject(rule), resolver.called(rule));
-        let (from, to) = (resolver.source(rule), resolver.destination(rule));
+        let from = resolver.source(rule);
+        let (to, by_name) = resolver.destination(rule);
         schedule_of.push(resolver.schedule(rule));
         for term in resolver.terms(rule) {
-            rules.push(condition(
-                &rule.model,
-                number,
-                (&subject, &called),
-                (&from, &to),
-                term,
-            ));
+            rules.push(Condition {
+                names: by_name.clone(),
+                ..condition(&rule.model, number, (&subject, &called), (&from, &to), term)
+            });
         }
         if rules.len() > RULES_MAX as usize {
             resolver.too_many(rule);
             break;
         }
     }
+    let name_sets = resolver.into_name_sets();
     let clean = checker.finish(());
     clean.map(|()| Compiled {
         rules,
         group_bitmaps: directory.group_bitmaps(),
+        name_numbers: (1..).take(name_sets.len()).collect(),
+        name_sets,
         schedules,
         schedule_of,
         source,
@@ -155,6 +210,7 @@ fn condition(
         directions: directions(model),
         source: source.clone(),
         destination: destination.clone(),
+        names: Vec::new(),
         protocols: term.protocols,
         source_ports: term.source_ports,
         destination_ports: term.destination_ports,

@@ -5,9 +5,10 @@ use gateway_common::abi::limit::RULES_MAX;
 
 use super::Directory;
 use crate::config::{
-    AddressModel, AddressWord, Checker, IcmpType, List, Located, PortRange, Prefix, Protocol, RuleSetFile,
-    ServiceModel, SourceRule,
+    Action, AddressModel, AddressWord, Checker, Direction, IcmpType, List, Located, PortRange, Prefix,
+    Protocol, RuleSetFile, ServiceModel, SourceRule,
 };
+use crate::core::names::NameSet;
 use crate::core::schedule::Schedule;
 
 /// Whom a compiled rule speaks of.
@@ -43,6 +44,10 @@ pub(super) struct Resolver<'a, 'c> {
     addresses: HashMap<&'a str, &'a Located<AddressModel>>,
     services: HashMap<&'a str, &'a Located<ServiceModel>>,
     schedules: HashMap<&'a str, usize>,
+    /// Sets of names that rules speak of.
+    name_sets: Vec<NameSet>,
+    /// Those of `[[address]]`es: their places, from 1.
+    name_places: HashMap<&'a str, u32>,
 }
 
 impl<'a, 'c> Resolver<'a, 'c> {
@@ -68,6 +73,8 @@ impl<'a, 'c> Resolver<'a, 'c> {
             addresses: addresses.collect(),
             services: services.collect(),
             schedules: schedules.collect(),
+            name_sets: Vec::new(),
+            name_places: HashMap::new(),
         }
     }
 
@@ -190,19 +197,94 @@ impl<'a, 'c> Resolver<'a, 'c> {
     }
 
     pub(super) fn source(&mut self, rule: &SourceRule) -> Vec<(u32, u32)> {
-        self.ranges(rule, &rule.model.name, &rule.model.source)
+        let mut sets = Vec::new();
+        let ranges = self.ranges(rule, &rule.model.name, &rule.model.source, &mut sets);
+        if let Some(set) = sets.first().copied() {
+            let label = self.label(set);
+            let message = format!(
+                "rule \"{}\": \"{label}\" is of names, but stands under source",
+                rule.model.name
+            );
+            let at = rule.locate(&self.file.text, &label);
+            self.checker.fault(
+                at,
+                message,
+                "names are of Internet sites: write them as destination",
+            );
+        }
+        ranges
     }
 
-    pub(super) fn destination(&mut self, rule: &SourceRule) -> Vec<(u32, u32)> {
-        self.ranges(rule, &rule.model.name, &rule.model.destination)
+    /// Ranges of a rule's destination, and places of the sets of names that it has beside.
+    pub(super) fn destination(&mut self, rule: &SourceRule) -> (Vec<(u32, u32)>, Vec<u32>) {
+        let model = &rule.model;
+        let mut sets = Vec::new();
+        let ranges = match model.destination.is_any() && !model.fqdn.is_any() {
+            true => Vec::new(),
+            false => self.ranges(rule, &model.name, &model.destination, &mut sets),
+        };
+        if !model.fqdn.is_any() {
+            self.name_sets.push(NameSet {
+                label: model.name.clone(),
+                patterns: model.fqdn.0.clone(),
+            });
+            sets.push(self.name_sets.len() as u32);
+        }
+        if !sets.is_empty() && model.action != Action::Allow {
+            let message = format!(
+                "rule \"{}\" speaks of names, but does not allow: an address is known by a name only after a site has asked for it",
+                model.name
+            );
+            let remedy = "name sites that may be reached; what no rule allows is denied anyway";
+            self.checker.fault(rule.span.clone(), message, remedy);
+        }
+        if !sets.is_empty() && model.direction.0 != [Direction::SiteToInternet] {
+            let message = format!(
+                "rule \"{}\" speaks of names, which are of the Internet",
+                model.name
+            );
+            let remedy = "write direction = \"site-to-internet\", and another rule for other directions";
+            self.checker.fault(rule.span.clone(), message, remedy);
+        }
+        (ranges, sets)
     }
 
-    fn ranges<T>(&mut self, found: &Located<T>, who: &str, list: &List<AddressWord>) -> Vec<(u32, u32)> {
+    /// The sets that rules spoke of.
+    pub(super) fn into_name_sets(self) -> Vec<NameSet> {
+        self.name_sets
+    }
+
+    fn label(&self, place: u32) -> String {
+        let set = self.name_sets.get((place as usize).wrapping_sub(1));
+        set.map(|set| set.label.clone()).unwrap_or_default()
+    }
+
+    /// Place of the set of an `[[address]]`.
+    fn name_set(&mut self, address: &'a AddressModel) -> u32 {
+        if let Some(place) = self.name_places.get(address.name.as_str()) {
+            return *place;
+        }
+        self.name_sets.push(NameSet {
+            label: address.name.clone(),
+            patterns: address.fqdn.0.clone(),
+        });
+        let place = self.name_sets.len() as u32;
+        self.name_places.insert(&address.name, place);
+        place
+    }
+
+    fn ranges<T>(
+        &mut self,
+        found: &Located<T>,
+        who: &str,
+        list: &List<AddressWord>,
+        sets: &mut Vec<u32>,
+    ) -> Vec<(u32, u32)> {
         if list.is_any() {
             return vec![EVERYWHERE];
         }
         let mut ranges = Vec::new();
-        self.collect_ranges(found, who, list, &mut Names::default(), &mut ranges);
+        self.collect_ranges(found, who, list, &mut Names::default(), &mut ranges, sets);
         ranges
     }
 
@@ -214,6 +296,7 @@ impl<'a, 'c> Resolver<'a, 'c> {
         list: &List<AddressWord>,
         names: &mut Names<'a>,
         ranges: &mut Vec<(u32, u32)>,
+        sets: &mut Vec<u32>,
     ) {
         for word in &list.0 {
             match word {
@@ -225,13 +308,16 @@ impl<'a, 'c> Resolver<'a, 'c> {
                         self.contains_itself(inner, "address", &inner.model.name);
                     }
                     Some(inner) if !names.seen.insert(&inner.model.name) => {}
-                    // Everything, said by a name.
-                    Some(inner) if inner.model.addresses.is_any() => ranges.push(EVERYWHERE),
-                    Some(inner) => {
-                        names.inside.insert(&inner.model.name);
-                        self.collect_ranges(inner, name, &inner.model.addresses, names, ranges);
-                        names.inside.remove(inner.model.name.as_str());
-                    }
+                    Some(inner) => match &inner.model.addresses {
+                        None => sets.push(self.name_set(&inner.model)),
+                        // Everything, said by a name.
+                        Some(list) if list.is_any() => ranges.push(EVERYWHERE),
+                        Some(list) => {
+                            names.inside.insert(&inner.model.name);
+                            self.collect_ranges(inner, name, list, names, ranges, sets);
+                            names.inside.remove(inner.model.name.as_str());
+                        }
+                    },
                 },
             }
         }

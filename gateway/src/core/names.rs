@@ -1,0 +1,418 @@
+//! Internet sites by name: sets of names that rules speak of, and the addresses that are open for them.
+//!
+//! An address is opened for a set when the DNS proxy is about to tell a site that one of the set's names leads there, and
+//! for as long as that answer is good. The packet path has a copy ([`gateway_common::abi::names`]) and checks the time
+//! itself.
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
+use gateway_common::abi::limit::{NAME_SETS_MAX, OPEN_ADDRESSES_MAX};
+use gateway_common::abi::names::{OpenAddress, OpenName, SETS_AN_ADDRESS};
+
+use crate::config::NamePattern;
+
+/// Names that a rule speaks of: those of one `[[address]]`, or of the rule itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NameSet {
+    /// Name of the `[[address]]`, or of the rule.
+    pub label: String,
+    /// Its names.
+    pub patterns: Vec<NamePattern>,
+}
+
+impl NameSet {
+    /// Whether a name is one of the set's.
+    #[must_use]
+    pub fn matches(&self, name: &str) -> bool {
+        self.patterns.iter().any(|pattern| pattern.matches(name))
+    }
+}
+
+/// Bounds of what is open at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// Addresses in all, up to [`OPEN_ADDRESSES_MAX`].
+    pub addresses_max: u32,
+    /// Addresses of one name.
+    pub name_addresses_max: u32,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            addresses_max: 16_384,
+            name_addresses_max: 32,
+        }
+    }
+}
+
+/// Why an address was not opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// As many addresses are open as may be.
+    #[error("as many addresses are open by name as may be (addresses_max)")]
+    Addresses,
+    /// One name leads to more addresses than it may.
+    #[error("the name leads to more addresses than may be open (name_addresses_max)")]
+    Name,
+    /// The address is open for as many sets as may be.
+    #[error("the address is open for {SETS_AN_ADDRESS} other sets of names")]
+    Sets,
+}
+
+/// There are more sets of names than can be numbered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "rules speak of more sets of names than {}; join those that always stand together",
+    NAME_SETS_MAX - 1
+)]
+pub struct TooManySets;
+
+/// An address that is open.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opening {
+    /// Number of the set.
+    pub set: u32,
+    /// The name that was asked for.
+    pub name: String,
+    /// Second of the coarse clock at which it is open no longer.
+    pub until_s: u32,
+}
+
+/// What the packet path is to be told.
+pub type Write = (Ipv4Addr, Option<OpenAddress>);
+
+/// All addresses that are open by name.
+#[derive(Clone, Debug, Default)]
+pub struct Openings {
+    bounds: Bounds,
+    /// Numbers of the sets in force, and of those that addresses are still open for. A set is what its patterns are: it
+    /// keeps its number while rule sets come and go, and what is open for it stays open.
+    numbers: BTreeMap<Vec<NamePattern>, u32>,
+    addresses: BTreeMap<Ipv4Addr, Vec<Opening>>,
+    /// Addresses that each name has opened.
+    by_name: BTreeMap<String, u32>,
+}
+
+impl Openings {
+    /// Nothing is open.
+    #[must_use]
+    pub fn new(bounds: Bounds) -> Self {
+        Self {
+            bounds: Bounds {
+                addresses_max: bounds.addresses_max.min(OPEN_ADDRESSES_MAX),
+                ..bounds
+            },
+            ..Self::default()
+        }
+    }
+
+    /// Numbers for the sets of a rule set that is to be in force, in their order.
+    ///
+    /// # Errors
+    /// [`TooManySets`]; nothing is changed.
+    pub fn number(&mut self, sets: &[NameSet]) -> Result<Vec<u32>, TooManySets> {
+        let keys: Vec<Vec<NamePattern>> = sets.iter().map(key).collect();
+        let mut numbers = self.numbers.clone();
+        let is_open = |number: u32| self.addresses.values().flatten().any(|open| open.set == number);
+        numbers.retain(|patterns, number| keys.contains(patterns) || is_open(*number));
+        for patterns in &keys {
+            if !numbers.contains_key(patterns) {
+                let taken: std::collections::BTreeSet<u32> = numbers.values().copied().collect();
+                let free = (1..NAME_SETS_MAX).find(|number| !taken.contains(number));
+                numbers.insert(patterns.clone(), free.ok_or(TooManySets)?);
+            }
+        }
+        let of = |patterns: &Vec<NamePattern>| numbers.get(patterns).copied().unwrap_or_default();
+        let all = keys.iter().map(of).collect();
+        self.numbers = numbers;
+        Ok(all)
+    }
+
+    /// Opens addresses for sets until `until_s`: all of them or, if one cannot be opened, none. Answers what to write.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn open(
+        &mut self,
+        sets: &[u32],
+        name: &str,
+        addresses: &[Ipv4Addr],
+        until_s: u32,
+    ) -> Result<Vec<Write>, Full> {
+        let mut addresses = addresses.to_vec();
+        addresses.sort_unstable();
+        addresses.dedup();
+        let is_new = |address: &&Ipv4Addr| !self.addresses.contains_key(*address);
+        let new = addresses.iter().filter(is_new).count();
+        if self.addresses.len() + new > self.bounds.addresses_max as usize {
+            return Err(Full::Addresses);
+        }
+        let of_name = |address: &Ipv4Addr| {
+            let open = self.addresses.get(address).into_iter().flatten();
+            open.into_iter().any(|open| open.name == name)
+        };
+        let more = addresses.iter().filter(|address| !of_name(address)).count() as u32;
+        let before = self.by_name.get(name).copied().unwrap_or_default();
+        if before + more > self.bounds.name_addresses_max {
+            return Err(Full::Name);
+        }
+        for address in &addresses {
+            let open = self.addresses.get(address).into_iter().flatten();
+            let mut all: Vec<u32> = open.map(|open| open.set).chain(sets.iter().copied()).collect();
+            all.sort_unstable();
+            all.dedup();
+            if all.len() > SETS_AN_ADDRESS {
+                return Err(Full::Sets);
+            }
+        }
+        for address in &addresses {
+            let open = self.addresses.entry(*address).or_default();
+            for set in sets {
+                match open.iter_mut().find(|open| open.set == *set && open.name == name) {
+                    Some(found) => found.until_s = found.until_s.max(until_s),
+                    None => open.push(Opening {
+                        set: *set,
+                        name: name.to_owned(),
+                        until_s,
+                    }),
+                }
+            }
+        }
+        if before + more > 0 {
+            self.by_name.insert(name.to_owned(), before + more);
+        }
+        let write = |address: &Ipv4Addr| (*address, Some(self.at(*address)));
+        Ok(addresses.iter().map(write).collect())
+    }
+
+    /// Forgets what is open no longer at `now_s`. Answers what to write.
+    pub fn expire(&mut self, now_s: u32) -> Vec<Write> {
+        let is_over = |open: &Opening| open.until_s <= now_s;
+        let changed = self.addresses.iter().filter(|(_, open)| open.iter().any(is_over));
+        let changed: Vec<Ipv4Addr> = changed.map(|(address, _)| *address).collect();
+        let mut writes = Vec::new();
+        for address in changed {
+            let Some(open) = self.addresses.get_mut(&address) else {
+                continue;
+            };
+            let (over, left): (Vec<_>, Vec<_>) = std::mem::take(open).into_iter().partition(is_over);
+            let mut names: Vec<&str> = over.iter().map(|open| open.name.as_str()).collect();
+            names.sort_unstable();
+            names.dedup();
+            for name in names {
+                if left.iter().any(|open| open.name == name) {
+                    continue;
+                }
+                if let Some(count) = self.by_name.get_mut(name) {
+                    *count -= 1;
+                    if *count == 0 {
+                        self.by_name.remove(name);
+                    }
+                }
+            }
+            if left.is_empty() {
+                self.addresses.remove(&address);
+                writes.push((address, None));
+            } else {
+                *open = left;
+                writes.push((address, Some(self.at(address))));
+            }
+        }
+        writes
+    }
+
+    /// What an address is open for, as the packet path is told.
+    #[must_use]
+    pub fn at(&self, address: Ipv4Addr) -> OpenAddress {
+        let mut sets: BTreeMap<u32, u32> = BTreeMap::new();
+        for open in self.addresses.get(&address).into_iter().flatten() {
+            let until_s = sets.entry(open.set).or_default();
+            *until_s = open.until_s.max(*until_s);
+        }
+        let mut told = OpenAddress {
+            address: address.octets(),
+            ..OpenAddress::default()
+        };
+        for (place, (set, until_s)) in told.names.iter_mut().zip(sets) {
+            *place = OpenName { set, until_s };
+        }
+        told
+    }
+
+    /// Everything that is open, by address.
+    pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Opening)> {
+        self.addresses
+            .iter()
+            .flat_map(|(address, open)| open.iter().map(move |open| (*address, open)))
+    }
+
+    /// Number of addresses that are open.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.addresses.len()
+    }
+
+    /// Whether none is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.addresses.is_empty()
+    }
+}
+
+/// What a set is known by.
+fn key(set: &NameSet) -> Vec<NamePattern> {
+    let mut patterns = set.patterns.clone();
+    patterns.sort_unstable();
+    patterns.dedup();
+    patterns
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn set(label: &str, names: &[&str]) -> NameSet {
+        NameSet {
+            label: label.to_owned(),
+            patterns: names.iter().map(|name| name.parse().expect("a name")).collect(),
+        }
+    }
+
+    fn address(last: u8) -> Ipv4Addr {
+        Ipv4Addr::new(198, 51, 100, last)
+    }
+
+    #[test]
+    fn a_set_keeps_its_number_while_rule_sets_come_and_go() {
+        let mut openings = Openings::default();
+        let (a, b) = (set("a", &["a.example", "b.example"]), set("b", &["c.example"]));
+        assert_eq!(openings.number(&[a.clone(), b.clone()]), Ok(vec![1, 2]));
+        // Another label and another order: the same names.
+        let again = set("other", &["b.example", "a.example"]);
+        assert_eq!(openings.number(&[b.clone(), again]), Ok(vec![2, 1]));
+        // What is open for a set that no rule speaks of keeps its number taken.
+        openings
+            .open(&[2], "c.example", &[address(1)], 100)
+            .expect("room");
+        assert_eq!(openings.number(&[set("d", &["d.example"])]), Ok(vec![1]));
+        assert_eq!(openings.number(&[set("d", &["d.example"]), a]), Ok(vec![1, 3]));
+        openings.expire(100);
+        assert_eq!(openings.number(&[set("e", &["e.example"])]), Ok(vec![1]));
+    }
+
+    #[test]
+    fn more_sets_than_numbers_are_refused_and_nothing_changes() {
+        let mut openings = Openings::default();
+        let sets: Vec<_> = (0..NAME_SETS_MAX)
+            .map(|number| set("s", &[&format!("s{number}.example")]))
+            .collect();
+        assert_eq!(openings.number(&sets), Err(TooManySets));
+        assert!(openings.number(&sets[1..]).is_ok());
+    }
+
+    #[test]
+    fn what_does_not_fit_opens_nothing() {
+        let mut openings = Openings::new(Bounds {
+            addresses_max: 3,
+            name_addresses_max: 2,
+        });
+        let three = [address(1), address(2), address(3)];
+        assert_eq!(openings.open(&[1], "a.example", &three, 9), Err(Full::Name));
+        assert!(openings.is_empty());
+        openings.open(&[1], "a.example", &three[..2], 9).expect("two fit");
+        assert_eq!(
+            openings.open(&[1], "b.example", &[address(3), address(4)], 9),
+            Err(Full::Addresses)
+        );
+        assert_eq!(openings.len(), 2);
+        // The same again is no more.
+        openings
+            .open(&[1], "a.example", &three[..2], 19)
+            .expect("the same two");
+        for number in 2..=8 {
+            openings
+                .open(&[number], "c.example", &[address(1)], 9)
+                .expect("eight sets fit");
+        }
+        assert_eq!(
+            openings.open(&[9], "c.example", &[address(1)], 9),
+            Err(Full::Sets)
+        );
+        openings.expire(9);
+        assert_eq!(
+            openings.at(address(1)).names.map(|name| name.set),
+            [1, 0, 0, 0, 0, 0, 0, 0]
+        );
+        openings.expire(19);
+        assert!(openings.is_empty() && openings.by_name.is_empty());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Open(Vec<u32>, u8, Vec<u8>, u32),
+        Pass(u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        use proptest::collection::vec;
+        prop_oneof![
+            3 => (vec(1u32..5, 1..3), 0u8..4, vec(0u8..6, 1..4), 0u32..20)
+                .prop_map(|(sets, name, addresses, ttl)| Step::Open(sets, name, addresses, ttl)),
+            1 => (0u32..8).prop_map(Step::Pass),
+        ]
+    }
+
+    proptest! {
+        /// Model: a list of (set, name, address, until), in which an address is open for a set if one line says so. What is
+        /// written is what the packet path then says at every second.
+        #[test]
+        fn an_address_is_open_as_long_as_an_answer_said(steps in proptest::collection::vec(step(), 1..40)) {
+            let bounds = Bounds { addresses_max: 5, name_addresses_max: 4 };
+            let mut openings = Openings::new(bounds);
+            let mut map: BTreeMap<Ipv4Addr, OpenAddress> = BTreeMap::new();
+            let mut model: Vec<(u32, String, Ipv4Addr, u32)> = Vec::new();
+            let mut now_s = 100;
+            for step in steps {
+                let writes = match step {
+                    Step::Open(sets, name, addresses, ttl) => {
+                        let name = format!("n{name}.example");
+                        let addresses: Vec<_> = addresses.into_iter().map(address).collect();
+                        let until_s = now_s + ttl;
+                        match openings.open(&sets, &name, &addresses, until_s) {
+                            Ok(writes) => {
+                                for set in &sets {
+                                    model.extend(addresses.iter().map(|to| (*set, name.clone(), *to, until_s)));
+                                }
+                                writes
+                            }
+                            Err(_) => Vec::new(),
+                        }
+                    }
+                    Step::Pass(seconds) => {
+                        now_s += seconds;
+                        openings.expire(now_s)
+                    }
+                };
+                for (to, write) in writes {
+                    match write {
+                        Some(open) => map.insert(to, open),
+                        None => map.remove(&to),
+                    };
+                }
+                prop_assert!(openings.len() <= 5);
+                for last in 0..6 {
+                    for set in 1..5 {
+                        let to = address(last);
+                        let expected = model.iter().any(|(of, _, at, until_s)| *of == set && *at == to && *until_s > now_s);
+                        let told = map.get(&to).copied().unwrap_or_default();
+                        prop_assert_eq!(told.is_open_for(set, now_s), expected, "set {} at {}", set, to);
+                        prop_assert_eq!(openings.at(to).is_open_for(set, now_s), expected);
+                    }
+                }
+            }
+        }
+    }
+}

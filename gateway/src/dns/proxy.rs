@@ -1,0 +1,589 @@
+//! The proxy without I/O: datagrams, decisions, time and randomness go in, what is to be done comes out.
+//!
+//! A question goes through three stages: the controller says who asks and which sets of names that allows
+//! ([`Output::Admit`]), upstream servers are asked ([`Output::Ask`]), the controller opens the addresses
+//! ([`Output::Open`]); then the answer leaves.
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+
+use super::message::{Answer, Kind, Question, Refused, Unusable};
+use super::private::Private;
+use super::rate::Rate;
+
+/// Milliseconds that an upstream server has for an answer.
+pub const ASK_MS: u64 = 1_500;
+/// Milliseconds that a question may take in all: clients ask again after 5 s.
+pub const QUESTION_MS: u64 = 4_500;
+/// Milliseconds that the controller has to decide or to open.
+const DECIDE_MS: u64 = 2_000;
+
+/// Questions of one address in a second that are read, as a multiple of those that a site may ask: sites may share an
+/// address. What is more costs a look-up and is gone before anybody else's question waits for it.
+const ADDRESS_SHARE: u32 = 50;
+
+/// What the proxy is told by configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Servers to ask, first first.
+    pub upstream: Vec<SocketAddr>,
+    /// Questions of one site in a second.
+    pub site_queries_per_s: u32,
+    /// Questions that wait for an answer at a time, of all sites.
+    pub outstanding_max: u32,
+    /// Of one site.
+    pub site_outstanding_max: u32,
+    /// Longest TTL that sites are told.
+    pub ttl_max_s: u32,
+    /// Addresses that no name may lead to.
+    pub private: Private,
+}
+
+/// How a question came, or an answer is to be fetched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Transport {
+    /// A datagram.
+    Udp,
+    /// A connection.
+    Tcp,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// The site's translated address and port.
+    pub address: SocketAddrV4,
+    /// How it asks.
+    pub transport: Transport,
+    /// Number of the connection; zero for datagrams.
+    pub connection: u64,
+}
+
+/// The number of a question.
+pub type Token = u64;
+/// The number of an attempt at an upstream server.
+pub type Ask = u64;
+
+/// What the controller says of a question.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    /// The site that asks.
+    pub site: u32,
+    /// Sets that the name is in and that the site may reach; empty: it may not ask for it.
+    pub sets: Vec<u32>,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Ask the controller: [`Proxy::handle_admission`].
+    Admit {
+        /// The question.
+        token: Token,
+        /// Who asks.
+        client: Client,
+        /// For what name.
+        name: String,
+    },
+    /// Send this to an upstream server from a port of its own: [`Proxy::handle_answer`], [`Proxy::handle_failure`].
+    Ask {
+        /// The attempt.
+        ask: Ask,
+        /// The server.
+        server: SocketAddr,
+        /// How.
+        transport: Transport,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// The attempt is over: close its socket.
+    Close {
+        /// The attempt.
+        ask: Ask,
+    },
+    /// Have the controller open addresses: [`Proxy::handle_opened`].
+    Open {
+        /// The question.
+        token: Token,
+        /// The site that asked.
+        site: u32,
+        /// Sets to open them for.
+        sets: Vec<u32>,
+        /// The name that leads there.
+        name: String,
+        /// The addresses.
+        addresses: Vec<Ipv4Addr>,
+        /// Seconds that the answer is good for.
+        ttl_s: u32,
+    },
+    /// Send this to a site.
+    Answer {
+        /// To whom.
+        client: Client,
+        /// The message.
+        message: Vec<u8>,
+    },
+    /// Tell the operator.
+    Report(Report),
+}
+
+/// What the operator is told, at most so often.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Report {
+    /// A site asked for a name that no rule lets it reach.
+    Refused {
+        /// The site.
+        site: u32,
+        /// The name.
+        name: String,
+    },
+    /// A name led to an address that is never opened.
+    Private {
+        /// The site that asked.
+        site: u32,
+        /// The name.
+        name: String,
+        /// The address.
+        address: Ipv4Addr,
+    },
+}
+
+/// What has happened so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Counters {
+    /// Messages that came from sites.
+    pub queries: u64,
+    /// Of those: no query, or one that nobody may ask.
+    pub malformed: u64,
+    /// Of those: from an address that no site has.
+    pub unknown_client: u64,
+    /// Of those: more than the site may ask.
+    pub over_rate: u64,
+    /// Of those: no room for another question.
+    pub no_room: u64,
+    /// Of those: for a name that the site may not reach.
+    pub refused: u64,
+    /// Answered with addresses, which are open.
+    pub opened: u64,
+    /// Answered without addresses.
+    pub empty: u64,
+    /// No upstream server had a usable answer.
+    pub failed: u64,
+    /// The addresses could not be opened.
+    pub not_opened: u64,
+    /// Answers of upstream servers to an address that is never opened.
+    pub private: u64,
+    /// Messages on an upstream socket that do not answer what was asked.
+    pub spoofed: u64,
+}
+
+/// A question on its way.
+#[derive(Debug)]
+struct Pending {
+    client: Client,
+    question: Question,
+    until_ms: u64,
+    stage: Stage,
+}
+
+#[derive(Debug)]
+enum Stage {
+    /// The controller is asked who asks.
+    Admitting,
+    /// An upstream server is asked.
+    Asking {
+        admission: Admission,
+        ask: Ask,
+        id: u16,
+        /// Place of the server in the order of attempts.
+        attempt: usize,
+        transport: Transport,
+        until_ms: u64,
+    },
+    /// The controller opens the addresses.
+    Opening { site: u32, answer: Answer, ttl_s: u32 },
+}
+
+/// All questions on their way.
+#[derive(Debug)]
+pub struct Proxy {
+    settings: Settings,
+    rate: Rate,
+    /// By address, before anything is read.
+    addresses: Rate,
+    pending: BTreeMap<Token, Pending>,
+    asks: HashMap<Ask, Token>,
+    /// Questions of each site behind admission.
+    of_site: HashMap<u32, u32>,
+    next: u64,
+    outputs: VecDeque<Output>,
+    counters: Counters,
+}
+
+impl Proxy {
+    /// Nobody has asked yet.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        Self {
+            rate: Rate::new(settings.site_queries_per_s),
+            addresses: Rate::new(settings.site_queries_per_s.saturating_mul(ADDRESS_SHARE)),
+            settings,
+            pending: BTreeMap::new(),
+            asks: HashMap::new(),
+            of_site: HashMap::new(),
+            next: 0,
+            outputs: VecDeque::new(),
+            counters: Counters::default(),
+        }
+    }
+
+    /// What has happened so far.
+    #[must_use]
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+
+    /// Questions on their way.
+    #[must_use]
+    pub fn outstanding(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// What is to be done next; call it until there is nothing after each `handle_*`.
+    #[must_use]
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// When [`Proxy::handle_timeout`] is to be called.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<u64> {
+        self.pending.values().map(Pending::deadline_ms).min()
+    }
+
+    /// A message of a site.
+    pub fn handle_query(&mut self, now_ms: u64, client: Client, octets: &[u8]) {
+        self.counters.queries += 1;
+        if !self.addresses.take(u32::from(*client.address.ip()), now_ms) {
+            self.counters.over_rate += 1;
+            return;
+        }
+        let question = match Question::read(octets) {
+            Ok(question) => question,
+            Err(refused) => {
+                self.counters.malformed += 1;
+                if let Refused::With(message) = refused {
+                    self.outputs.push_back(Output::Answer { client, message });
+                }
+                return;
+            }
+        };
+        if self.pending.len() >= self.settings.outstanding_max as usize {
+            // No answer: the site asks again, and this one costs nothing more.
+            self.counters.no_room += 1;
+            return;
+        }
+        let token = self.number();
+        self.outputs.push_back(Output::Admit {
+            token,
+            client,
+            name: question.name.clone(),
+        });
+        let pending = Pending {
+            client,
+            question,
+            until_ms: now_ms + DECIDE_MS,
+            stage: Stage::Admitting,
+        };
+        self.pending.insert(token, pending);
+    }
+
+    /// The controller's answer to [`Output::Admit`]; `None`: no site has this address. `id` is random.
+    pub fn handle_admission(&mut self, now_ms: u64, token: Token, admission: Option<Admission>, id: u16) {
+        let waits = |pending: &Pending| matches!(pending.stage, Stage::Admitting);
+        if !self.pending.get(&token).is_some_and(waits) {
+            return;
+        }
+        let Some(pending) = self.pending.remove(&token) else {
+            return;
+        };
+        let Some(admission) = admission else {
+            self.counters.unknown_client += 1;
+            return;
+        };
+        let site = admission.site;
+        if !self.rate.take(site, now_ms) {
+            self.counters.over_rate += 1;
+            return;
+        }
+        if admission.sets.is_empty() {
+            self.counters.refused += 1;
+            self.answer(pending.client, pending.question.refused());
+            let name = pending.question.name;
+            self.outputs
+                .push_back(Output::Report(Report::Refused { site, name }));
+            return;
+        }
+        if pending.question.kind() == Kind::Other {
+            self.counters.empty += 1;
+            self.answer(pending.client, pending.question.nothing());
+            return;
+        }
+        let of_site = self.of_site.entry(site).or_default();
+        if *of_site >= self.settings.site_outstanding_max {
+            self.counters.no_room += 1;
+            return;
+        }
+        *of_site += 1;
+        let pending = Pending {
+            until_ms: now_ms + QUESTION_MS,
+            ..pending
+        };
+        self.ask(now_ms, token, pending, admission, (0, Transport::Udp), id);
+    }
+
+    /// A message from an upstream server, on the socket of an attempt. `id` is random, for another attempt.
+    pub fn handle_answer(&mut self, now_ms: u64, ask: Ask, octets: &[u8], id: u16) {
+        let Some((token, pending)) = self.taken(ask) else {
+            return;
+        };
+        let Stage::Asking {
+            id: asked_id,
+            attempt,
+            transport,
+            ..
+        } = pending.stage
+        else {
+            return;
+        };
+        match pending.question.read_answer(asked_id, octets) {
+            Ok(answer) => self.open(now_ms, token, pending, answer),
+            Err(Unusable::NotAnAnswer) => {
+                self.counters.spoofed += 1;
+                match transport {
+                    // The true answer may still come: a forger must not end the wait for it.
+                    Transport::Udp => self.put_back(token, ask, pending),
+                    Transport::Tcp => self.ask_next(now_ms, token, pending, attempt + 1, id),
+                }
+            }
+            Err(Unusable::Truncated) if transport == Transport::Udp => {
+                let Some((pending, admission)) = without_stage(pending) else {
+                    return;
+                };
+                self.ask(now_ms, token, pending, admission, (attempt, Transport::Tcp), id);
+            }
+            Err(Unusable::Truncated | Unusable::Failed(_) | Unusable::Chain) => {
+                self.ask_next(now_ms, token, pending, attempt + 1, id);
+            }
+        }
+    }
+
+    /// An upstream server cannot be asked. `id` is random.
+    pub fn handle_failure(&mut self, now_ms: u64, ask: Ask, id: u16) {
+        let Some((token, pending)) = self.taken(ask) else {
+            return;
+        };
+        if let Stage::Asking { attempt, .. } = pending.stage {
+            self.ask_next(now_ms, token, pending, attempt + 1, id);
+        }
+    }
+
+    /// Whether the controller has opened the addresses.
+    pub fn handle_opened(&mut self, token: Token, opened: bool) {
+        let waits = |pending: &Pending| matches!(pending.stage, Stage::Opening { .. });
+        if !self.pending.get(&token).is_some_and(waits) {
+            return;
+        }
+        let Some(pending) = self.pending.remove(&token) else {
+            return;
+        };
+        let Stage::Opening { site, answer, ttl_s } = pending.stage else {
+            return;
+        };
+        self.leave(site);
+        let udp = pending.client.transport == Transport::Udp;
+        let message = match opened {
+            true => {
+                self.counters.opened += 1;
+                pending.question.answered(&answer, ttl_s, udp)
+            }
+            false => {
+                self.counters.not_opened += 1;
+                pending.question.failed()
+            }
+        };
+        self.answer(pending.client, message);
+    }
+
+    /// Time has passed. `random` gives IDs.
+    pub fn handle_timeout(&mut self, now_ms: u64, mut random: impl FnMut() -> u16) {
+        let due = |(token, pending): (&Token, &Pending)| (pending.deadline_ms() <= now_ms).then_some(*token);
+        let due: Vec<Token> = self.pending.iter().filter_map(due).collect();
+        for token in due {
+            let Some(pending) = self.pending.remove(&token) else {
+                continue;
+            };
+            match pending.stage {
+                // The controller did not say: nothing is answered, nothing was opened.
+                Stage::Admitting => self.counters.failed += 1,
+                Stage::Opening { site, .. } => {
+                    self.leave(site);
+                    self.counters.not_opened += 1;
+                    self.answer(pending.client, pending.question.failed());
+                }
+                Stage::Asking { ask, attempt, .. } => {
+                    self.asks.remove(&ask);
+                    self.outputs.push_back(Output::Close { ask });
+                    self.ask_next(now_ms, token, pending, attempt + 1, random());
+                }
+            }
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn answer(&mut self, client: Client, message: Vec<u8>) {
+        self.outputs.push_back(Output::Answer { client, message });
+    }
+
+    /// One question of a site less.
+    fn leave(&mut self, site: u32) {
+        if let Some(count) = self.of_site.get_mut(&site) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.of_site.remove(&site);
+            }
+        }
+    }
+
+    /// The question of an attempt, taken out; its socket is closed.
+    fn taken(&mut self, ask: Ask) -> Option<(Token, Pending)> {
+        let token = self.asks.remove(&ask)?;
+        let pending = self.pending.remove(&token)?;
+        self.outputs.push_back(Output::Close { ask });
+        Some((token, pending))
+    }
+
+    /// The attempt goes on after all: what [`Proxy::taken`] did is undone.
+    fn put_back(&mut self, token: Token, ask: Ask, pending: Pending) {
+        self.outputs.pop_back();
+        self.asks.insert(ask, token);
+        self.pending.insert(token, pending);
+    }
+
+    /// Asks the server of the next attempt: each server twice at most.
+    fn ask_next(&mut self, now_ms: u64, token: Token, pending: Pending, attempt: usize, id: u16) {
+        let Some((pending, admission)) = without_stage(pending) else {
+            return;
+        };
+        if attempt < 2 * self.settings.upstream.len() && now_ms < pending.until_ms {
+            self.ask(now_ms, token, pending, admission, (attempt, Transport::Udp), id);
+            return;
+        }
+        self.leave(admission.site);
+        self.counters.failed += 1;
+        self.answer(pending.client, pending.question.failed());
+    }
+
+    fn ask(
+        &mut self,
+        now_ms: u64,
+        token: Token,
+        pending: Pending,
+        admission: Admission,
+        (attempt, transport): (usize, Transport),
+        id: u16,
+    ) {
+        let servers = &self.settings.upstream;
+        let Some(server) = servers.get(attempt % servers.len().max(1)).copied() else {
+            self.leave(admission.site);
+            self.counters.failed += 1;
+            self.answer(pending.client, pending.question.failed());
+            return;
+        };
+        let ask = self.number();
+        self.outputs.push_back(Output::Ask {
+            ask,
+            server,
+            transport,
+            message: pending.question.forward(id),
+        });
+        self.asks.insert(ask, token);
+        let stage = Stage::Asking {
+            admission,
+            ask,
+            id,
+            attempt,
+            transport,
+            until_ms: now_ms + ASK_MS,
+        };
+        self.pending.insert(token, Pending { stage, ..pending });
+    }
+
+    /// An answer is there: its addresses are opened before it is told.
+    fn open(&mut self, now_ms: u64, token: Token, pending: Pending, answer: Answer) {
+        let Some((pending, admission)) = without_stage(pending) else {
+            return;
+        };
+        let Admission { site, sets } = admission;
+        let name = pending.question.name.clone();
+        let is_private = |address: &&Ipv4Addr| self.settings.private.contains(**address);
+        if let Some(address) = answer.addresses.iter().find(is_private).copied() {
+            self.leave(site);
+            self.counters.private += 1;
+            self.answer(pending.client, pending.question.refused());
+            self.outputs
+                .push_back(Output::Report(Report::Private { site, name, address }));
+            return;
+        }
+        let ttl_s = answer.ttl_s.min(self.settings.ttl_max_s);
+        if answer.addresses.is_empty() {
+            self.leave(site);
+            self.counters.empty += 1;
+            let udp = pending.client.transport == Transport::Udp;
+            self.answer(pending.client, pending.question.answered(&answer, ttl_s, udp));
+            return;
+        }
+        self.outputs.push_back(Output::Open {
+            token,
+            site,
+            sets,
+            name,
+            addresses: answer.addresses.clone(),
+            ttl_s,
+        });
+        let pending = Pending {
+            until_ms: now_ms + DECIDE_MS,
+            stage: Stage::Opening { site, answer, ttl_s },
+            ..pending
+        };
+        self.pending.insert(token, pending);
+    }
+}
+
+impl Pending {
+    fn deadline_ms(&self) -> u64 {
+        match self.stage {
+            Stage::Asking { until_ms, .. } => until_ms.min(self.until_ms),
+            Stage::Admitting | Stage::Opening { .. } => self.until_ms,
+        }
+    }
+}
+
+/// A question that is being asked, and its admission.
+fn without_stage(pending: Pending) -> Option<(Pending, Admission)> {
+    match pending.stage {
+        Stage::Asking { admission, .. } => Some((
+            Pending {
+                stage: Stage::Admitting,
+                client: pending.client,
+                question: pending.question,
+                until_ms: pending.until_ms,
+            },
+            admission,
+        )),
+        Stage::Admitting | Stage::Opening { .. } => None,
+    }
+}
