@@ -265,7 +265,7 @@ fn from_stages<T: Tables>(tables: &T, event: &mut TraceEvent) {
         _ => false,
     };
     let is_mapped = match event.point {
-        point::MAP => goes_on,
+        point::MAP => goes_on && event.value == open::Stage::Add as u32,
         point::ADD | point::PERMIT => true,
         // The translated end is what the packet of the center is sent to.
         _ => false,

@@ -647,32 +647,6 @@ pub struct Commanded {
     pub sas: Vec<String>,
 }
 
-/// What is open by name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OpenNames {
-    /// Address of the DNS proxy; `None`: there is none.
-    pub proxy: Option<Ipv4Addr>,
-    /// What it has done so far.
-    pub counters: Counters,
-    /// Names and addresses.
-    pub names: Vec<OpenName>,
-}
-
-/// An address that is open by a name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OpenName {
-    /// The name that a site asked for.
-    pub name: String,
-    /// Where it leads.
-    pub address: Ipv4Addr,
-    /// Seconds that it stays open.
-    pub left_s: u32,
-    /// The `[[address]]` or rule whose names it is among; `None`: no rule in force speaks of them.
-    pub set: Option<String>,
-    /// Rules that it is open to.
-    pub rules: Vec<String>,
-}
-
 /// A trace that has begun.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Tracing {
@@ -751,4 +725,30 @@ pub struct TracedPacket {
     pub spi: Option<String>,
     /// Bytes of the inner packet, or of the frame where that is not known.
     pub bytes: u32,
+}
+
+/// What is open by name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenNames {
+    /// Address of the DNS proxy; `None`: there is none.
+    pub proxy: Option<Ipv4Addr>,
+    /// What it has done so far.
+    pub counters: Counters,
+    /// Names and addresses.
+    pub names: Vec<OpenName>,
+}
+
+/// An address that is open by a name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OpenName {
+    /// The name that a site asked for.
+    pub name: String,
+    /// Where it leads.
+    pub address: Ipv4Addr,
+    /// Seconds that it stays open.
+    pub left_s: u32,
+    /// The `[[address]]` or rule whose names it is among; `None`: no rule in force speaks of them.
+    pub set: Option<String>,
+    /// Rules that it is open to.
+    pub rules: Vec<String>,
 }

@@ -27,12 +27,12 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub(crate) struct Table {
     pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
     pub(crate) happened: Vec<Happening<u32>>,
-    pub(crate) names: BTreeMap<Ipv4Addr, OpenAddress>,
     /// Hits of the rules in force.
     pub(crate) rule_hits: Vec<u64>,
     /// What is traced, and what there is to tell of it.
     pub(crate) traced_site: u32,
     pub(crate) traces: Traces,
+    pub(crate) names: BTreeMap<Ipv4Addr, OpenAddress>,
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
