@@ -2,7 +2,8 @@
 //! kind of rekey by either side with traffic after it.
 //!
 //! A run takes few cases that hold every pair of an algorithm with a surrounding; `cargo xtask interop --full` takes
-//! every IKE suite with every group and every ESP suite with every group, in every surrounding.
+//! every IKE suite with every group and every ESP suite with every group, in every surrounding; `--share K/N` every N-th of
+//! these.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,7 +19,7 @@ use xtask::lab::topology::{Options, Site};
 
 use crate::traffic::Traffic;
 
-/// `full` in this variable asks for the whole product.
+/// `K/N` in this variable asks for every N-th case of the product, from the K-th on.
 const EXTENT: &str = "GATEWAY_INTEROP";
 
 /// Encryption, integrity and PRF of the IKE SA, in strongSwan's words and ours.
@@ -223,10 +224,21 @@ fn all_cases() -> Vec<Case> {
     cases
 }
 
+fn share_of(cases: Vec<Case>, share: &str) -> Result<Vec<Case>> {
+    let (number, of) = share
+        .split_once('/')
+        .with_context(|| format!("{EXTENT}={share}: not K/N"))?;
+    let (number, of): (usize, usize) = (number.parse()?, of.parse()?);
+    ensure!((1..=of).contains(&number), "{EXTENT}={share}: K is from 1 to N");
+    Ok(cases.into_iter().skip(number - 1).step_by(of).collect())
+}
+
 #[test]
 fn the_algorithm_table_against_both_releases() -> Result<()> {
-    let full = std::env::var(EXTENT).is_ok_and(|extent| extent == "full");
-    let cases = if full { all_cases() } else { covering_cases() };
+    let cases = match std::env::var(EXTENT) {
+        Ok(share) => share_of(all_cases(), &share)?,
+        Err(_) => covering_cases(),
+    };
     let (mut done, began) = (0, Instant::now());
     for nat in [false, true] {
         for auth in Auth::BOTH {
@@ -355,6 +367,22 @@ fn is_as_asked(case: &Case, tunnel: &Tunnel) -> Result<()> {
         case.in_udp()
     );
     Ok(())
+}
+
+#[test]
+fn shares_make_up_the_whole_and_each_has_every_suite() {
+    let all = all_cases();
+    let of = 41;
+    let shares: Vec<_> = (1..=of)
+        .map(|number| share_of(all.clone(), &format!("{number}/{of}")).unwrap())
+        .collect();
+    assert_eq!(shares.iter().map(Vec::len).sum::<usize>(), all.len());
+    for share in &shares {
+        let suites: BTreeSet<_> = share.iter().map(|case| (case.ike, case.group)).collect();
+        assert_eq!(suites.len(), IKE.len() * GROUPS.len());
+        let suites: BTreeSet<_> = share.iter().map(|case| (case.esp, case.pfs)).collect();
+        assert_eq!(suites.len(), ESP.len() * GROUPS.len());
+    }
 }
 
 #[test]

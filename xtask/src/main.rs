@@ -50,6 +50,10 @@ enum Chore {
         /// Every case of the product of algorithms, peers, lines, certificates and sides (hours)
         #[arg(long)]
         full: bool,
+        /// A share of the full product, such as 3/41: with a number that has no divisor in common with 144, each share
+        /// holds other algorithms in other surroundings
+        #[arg(long, value_name = "K/N", conflicts_with = "full")]
+        share: Option<interop::Share>,
     },
     /// Fuzz, guided by coverage (installs cargo-fuzz); what is found goes into tests/fuzz/artifacts
     Fuzz {
@@ -137,7 +141,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Demo => demo::run(),
         Chore::Bench { part, short } => bench::run(*part, *short),
         Chore::Test { part } => test::run(*part),
-        Chore::Interop { full } => interop::run(*full),
+        Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),
         Chore::Fuzz {
             target,
             seconds,

@@ -54,6 +54,10 @@ pub struct Config {
     pub rekey_ike_s: u32,
     /// Sites are not named, but let in by the pattern of their certificates' names.
     pub any_site: bool,
+    /// More lines for each `[[site]]`.
+    pub site_lines: String,
+    /// More lines for each `[[connection]]`.
+    pub connection_lines: String,
     /// The rule-set file.
     pub rules: String,
 }
@@ -74,6 +78,8 @@ impl Config {
             rekey_child_s: 3600,
             rekey_ike_s: 4 * 3600,
             any_site: false,
+            site_lines: String::new(),
+            connection_lines: String::new(),
             rules: rules(),
         }
     }
@@ -130,16 +136,18 @@ impl Config {
                 Site::Two => "nat_pool = \"sites\"".to_owned(),
             };
             text += &format!(
-                "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n\n",
+                "[[site]]\nname = \"{0}\"\nidentity = {1}\ngroups = [\"clinics\"]\nnetworks = [\"{SITE_LAN}\"]\n{nat}\n{2}\n",
                 site.name(),
                 quoted(&self.identity(site.name())),
+                self.site_lines,
             );
         }
         for site in Site::BOTH.into_iter().filter(|_| self.connections) {
             text += &format!(
-                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n\n",
+                "[[connection]]\nname = \"{0}\"\nsite = \"{0}\"\nremote = \"{1}\"\nstart = \"manual\"\n{2}\n",
                 site.name(),
                 site.router_address(&Options::default()),
+                self.connection_lines,
             );
         }
         text + "[rules]\nfile = \"rules.toml\"\n"

@@ -104,6 +104,12 @@ pub struct Connection {
     pub mobike: bool,
     /// Whether this end claims to see a NAT, so that ESP is encapsulated in UDP.
     pub force_udp: bool,
+    /// Both ends prove themselves with a shared key, which is among [`secrets`](Self::secrets), instead of certificates.
+    pub shared_key: bool,
+    /// More settings of the connection, in swanctl.conf's format.
+    pub lines: String,
+    /// The sections of `secrets`, in swanctl.conf's format.
+    pub secrets: String,
 }
 
 impl Connection {
@@ -128,6 +134,9 @@ impl Connection {
             dpd_s: 0,
             mobike: false,
             force_udp: false,
+            shared_key: false,
+            lines: String::new(),
+            secrets: String::new(),
         }
     }
 
@@ -158,15 +167,25 @@ impl Connection {
         let peer = self
             .peer
             .map_or_else(|| "%any".to_owned(), |peer| self.identity(peer));
+        let (own_proof, peer_proof) = if self.shared_key {
+            ("auth = psk", "auth = psk")
+        } else {
+            (
+                "auth = pubkey\ncerts = own.crt",
+                "auth = pubkey\ncacerts = peer-ca.crt",
+            )
+        };
         format!(
-            "connections {{\n {CONNECTION} {{\n\
+            "secrets {{\n{}}}\nconnections {{\n {CONNECTION} {{\n{}\
              version = 2\nmobike = {}\nencap = {}\n\
              local_addrs = {}\nremote_addrs = {}\nproposals = {}\nfragmentation = {}\n\
              rekey_time = {}s\ndpd_delay = {}s\n\
-             local {{\nauth = pubkey\ncerts = own.crt\nid = {}\n}}\n\
-             remote {{\nauth = pubkey\ncacerts = peer-ca.crt\nid = {peer}\n}}\n\
+             local {{\n{own_proof}\nid = {}\n}}\n\
+             remote {{\n{peer_proof}\nid = {peer}\n}}\n\
              children {{\n{CHILD} {{\nlocal_ts = {}\nremote_ts = {}\nesp_proposals = {}\nrekey_time = {}s\n}}\n}}\n\
              }}\n}}\n",
+            self.secrets,
+            self.lines,
             yes_no(self.mobike),
             yes_no(self.force_udp),
             self.local,
