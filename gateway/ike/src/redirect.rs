@@ -32,7 +32,7 @@ pub(crate) const LOOP_DETECT_PERIOD_MS: u64 = 300_000;
 /// RFC 1035 section 2.3.4.
 const NAME_LEN_MAX: usize = 253;
 
-/// Gateway identity types (RFC 5685 section 8.2).
+/// Gateway identity types (RFC 5685 section 9.2).
 const IDENT_IPV4: u8 = 1;
 const IDENT_IPV6: u8 = 2;
 const IDENT_FQDN: u8 = 3;
@@ -96,7 +96,7 @@ fn is_name(text: &str) -> bool {
 }
 
 impl OtherGateway {
-    /// The notification data, without the nonce (RFC 5685 section 8.2).
+    /// The notification data, without the nonce (RFC 5685 section 9.2).
     fn to_wire(&self) -> Vec<u8> {
         let (kind, ident) = match self {
             Self::Address(IpAddr::V4(address)) => (IDENT_IPV4, address.octets().to_vec()),
@@ -132,7 +132,7 @@ impl OtherGateway {
     }
 }
 
-/// What the initiator of a connection says in IKE_SA_INIT (RFC 5685 sections 3 and 4): that it can be redirected, or that
+/// What the initiator of a connection says in IKE_SA_INIT (RFC 5685 section 3): that it can be redirected, or that
 /// it was, by whom.
 pub(crate) fn announcement(connection: &Connection, redirected_from: Option<IpAddr>) -> Option<Payload> {
     connection.redirects.then(|| {
@@ -175,7 +175,7 @@ pub(crate) fn protected(message: &Message) -> Option<OtherGateway> {
     OtherGateway::from_wire(&notify.data).map(|(to, _)| to)
 }
 
-/// Where an unprotected REDIRECT sends us, which must hold our nonce (RFC 5685 section 4).
+/// Where an unprotected REDIRECT sends us, which must hold our nonce (RFC 5685 section 3).
 pub(crate) fn unprotected(notify: &Notify, nonce_i: &[u8]) -> Option<OtherGateway> {
     let (to, nonce) = OtherGateway::from_wire(&notify.data)?;
     (nonce == nonce_i).then_some(to)
@@ -187,7 +187,7 @@ mod tests {
 
     use super::*;
 
-    /// RFC 5685 section 8.2.
+    /// RFC 5685 section 9.2.
     #[test]
     fn golden() {
         for (text, bytes) in [

@@ -220,7 +220,7 @@ fn a_site_that_comes_is_sent_away() {
         &clear(&net, ONE, REDIRECT)[0],
     );
     assert!(answer.len() <= request.len());
-    // RFC 5685 section 4: gateway two is told who sent the site.
+    // RFC 5685 section 3: gateway two is told who sent the site.
     let told = clear(&net, SITE, REDIRECTED_FROM);
     let from_one = [&[1, 4][..], &[198, 51, 100, 1]].concat();
     assert!(told.len() == 1 && told[0].windows(6).any(|six| six == from_one));

@@ -72,7 +72,7 @@ pub(crate) fn respond(
             return Answered::Nothing;
         }
     };
-    // RFC 5685 section 4: nothing is computed or kept for an initiator that is sent away.
+    // RFC 5685 section 3: nothing is computed or kept for an initiator that is sent away.
     if let Some(notify) = redirect::answer(ctx.config, &message) {
         ctx.counters.redirects_sent += 1;
         answer_unproven(ctx, path, header, datagram, vec![notify]);
@@ -638,7 +638,7 @@ impl ExpectInitResponse {
         Initiated::Again(Box::new(self))
     }
 
-    /// RFC 5685 section 4: goes to another gateway, if the message answers this request.
+    /// RFC 5685 section 3: goes to another gateway, if the message answers this request.
     fn with_redirect(self, ctx: &mut Context<'_>, notify: &Notify) -> Initiated {
         let to = redirect::unprotected(notify, &self.nonce_i).filter(|_| self.connection.redirects);
         let Some(to) = to else {
