@@ -17,6 +17,7 @@ use gateway_common::abi::{
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{self, Counter},
+    trace::TraceEvent,
     usage,
 };
 use gateway_common::drop::DROP_SLOTS;
@@ -29,6 +30,8 @@ use crate::arrays::Secret;
 const IKE_SOURCES: usize = 65_536;
 /// Bytes of the event ring: about 26,000 events of 32 bytes with their headers of 8.
 const EVENT_BYTES: usize = 1 << 20;
+/// Bytes of the trace ring: about 6,500 events of 72 bytes with their headers of 8.
+const TRACE_BYTES: usize = 1 << 19;
 /// Room for the kinds of `gateway_common::abi::event::kind`.
 const EVENT_KINDS: usize = 8;
 /// A table that is as large as what is in it, not as its limit.
@@ -127,6 +130,20 @@ pub(crate) static EVENTS: RingBuf<Event, EVENT_BYTES> = RingBuf::new();
 /// Events of this second on this CPU, by kind; the shell's own.
 #[btf_map]
 pub(crate) static EVENT_RATE: PerCpuArray<RateBucket, EVENT_KINDS> = PerCpuArray::new();
+/// Traced packets.
+#[btf_map]
+pub(crate) static TRACES: RingBuf<TraceEvent, TRACE_BYTES> = RingBuf::new();
+#[btf_map]
+pub(crate) static TRACES_LOST: PerCpuArray<u64, 1> = PerCpuArray::new();
+/// Traced packets of this second on this CPU; the shell's own.
+#[btf_map]
+pub(crate) static TRACE_RATE: PerCpuArray<RateBucket, 1> = PerCpuArray::new();
+/// What a program leaves for the one that tells of its packet; the shell's own.
+#[btf_map]
+pub(crate) static TRACE_LEFT: PerCpuArray<[u64; 2], 1> = PerCpuArray::new();
+/// The program that tells of a packet.
+#[btf_map]
+pub(crate) static TRACER: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static IKE_RATE: LruHashMap<[u8; 16], RateBucket, IKE_SOURCES> = LruHashMap::new();
 #[btf_map]

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_ANY, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_loop, bpf_map_lookup_elem};
+use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map_lookup_elem};
 use gateway_common::abi::{
     clock,
     event::Event,
@@ -18,9 +18,11 @@ use gateway_common::abi::{
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::{Counter, Path},
+    trace::TraceEvent,
 };
 use gateway_common::drop::DropReason;
 use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
+use gateway_common::path::trace::End;
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
@@ -33,11 +35,14 @@ use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
     INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
     PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
-    SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES,
+    SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
 const EVENTS_PER_S: u32 = 256;
+
+/// Traced packets that one CPU tells of in a second; what is more is counted as lost.
+const TRACES_PER_S: u32 = 8192;
 
 /// The maps as seen by one run of a program.
 pub(crate) struct Maps {
@@ -260,6 +265,47 @@ impl Tables for Maps {
             let _ = EVENTS.output(event, 0);
         }
     }
+
+    #[inline(always)]
+    fn trace(&self, event: &TraceEvent) {
+        let (Some(bucket), Some(lost)) = (TRACE_RATE.get_ptr_mut(0), TRACES_LOST.get_ptr_mut(0)) else {
+            return;
+        };
+        // SAFETY: a helper without arguments.
+        let at_ns = unsafe { bpf_ktime_get_ns() };
+        // SAFETY: the look-up returned it, and no other CPU has it.
+        let is_told = unsafe { count_in_second(bucket, self.now_s()) } <= TRACES_PER_S
+            && TRACES.output(&TraceEvent { at_ns, ..*event }, 0).is_ok();
+        if !is_told {
+            // SAFETY: as above.
+            unsafe { *lost = (*lost).wrapping_add(1) };
+        }
+    }
+}
+
+/// Leaves what became of a packet, and the code to return, for the program that tells of it.
+#[inline(always)]
+pub(crate) fn leave_trace(end: End, code: u32) -> bool {
+    let Some(left) = TRACE_LEFT.get_ptr_mut(0).and_then(Value::new) else {
+        return false;
+    };
+    left.store(0, flow::pair(end.point, end.outcome));
+    left.store(1, flow::pair(end.value, code));
+    true
+}
+
+/// What [`leave_trace`] left on this CPU.
+#[inline(always)]
+pub(crate) fn traced() -> Option<(End, u32)> {
+    let left = TRACE_LEFT.get_ptr_mut(0).and_then(Value::new)?;
+    let (point, outcome) = flow::halves(left.load(0));
+    let (value, code) = flow::halves(left.load(1));
+    let end = End {
+        point,
+        outcome,
+        value,
+    };
+    Some((end, code))
 }
 
 /// A word of the clock's only element.

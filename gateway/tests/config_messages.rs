@@ -728,7 +728,7 @@ fn faults_of_the_dns_proxy() {
         ),
         (
             "listen = \"10.100.255.53\"\nupstream = \"dns.example\"".to_owned(),
-            "\"dns.example\" is no server; write its address",
+            "\"dns.example\" is no server",
         ),
         (
             format!("listen = \"10.100.255.53\"\n{UPSTREAM}\nttl_min_s = 600\nttl_max_s = 60"),

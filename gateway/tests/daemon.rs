@@ -16,9 +16,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway::api::message::{HowToLoad, Request};
+use gateway::api::message::{HowToLoad, Request, Trace};
+use gateway::dataplane::Traces;
 use gateway::runtime::Happening;
 use gateway_common::abi::event::{Event, kind};
+use gateway_common::abi::stats::Path as PacketPath;
+use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
+use gateway_common::drop::DropReason;
 use issue::{Authority, dns, nothing};
 use node::{Node, Options, pair, until};
 use serde_json::Value;
@@ -568,4 +572,289 @@ fn a_gateway_that_is_drained_says_so() {
     assert_eq!(center.engine().installed.len(), 1);
     center.ask(Request::Drain { to: None });
     assert_eq!(center.ask(Request::Status)["draining"], Value::Null);
+}
+
+/// A packet of the first site as the data plane tells of it.
+fn traced(point: u32, outcome: u32, value: u32) -> TraceEvent {
+    TraceEvent {
+        at_ns: node::TRACE_CLOCK_NS,
+        point,
+        outcome,
+        value,
+        site: 1,
+        rule: u32::MAX,
+        source: [192, 168, 1, 10],
+        destination: [10, 100, 0, 10],
+        nat_address: [10, 200, 0, 1],
+        source_port: 50_000u16.to_be_bytes(),
+        destination_port: 443u16.to_be_bytes(),
+        nat_port: 50_000u16.to_be_bytes(),
+        protocol: 6,
+        state: 3,
+        tcp_flags: 0x12,
+        known: known::ADDRESSES | known::PORTS | known::NAT | known::RULE | known::FLOW,
+        length: 60,
+        ..TraceEvent::default()
+    }
+}
+
+fn trace(port: Option<u16>, count: Option<u64>, seconds: u64) -> Request {
+    Request::Trace(Trace {
+        site: "hospital".into(),
+        protocol: Some("tcp".into()),
+        port,
+        count,
+        seconds,
+        ..Trace::default()
+    })
+}
+
+/// The next line that the daemon sends.
+fn next(lines: &mut tokio::sync::mpsc::Receiver<String>) -> Option<Value> {
+    let line = lines.blocking_recv()?;
+    Some(serde_json::from_str(&line).expect("JSON"))
+}
+
+#[test]
+fn a_trace_shows_what_was_asked_for_and_is_off_afterwards() {
+    let (center, _site) = pair(Options::default());
+    let (begun, mut lines) = center.follow(trace(Some(443), Some(2), 60), 16);
+    assert_eq!(
+        (&begun["site"], &begun["seconds"]),
+        (&"hospital".into(), &60.into())
+    );
+    assert_eq!(center.engine().traced_site, 1);
+    let window = DropReason::TcpWindow;
+    let other = TraceEvent {
+        site: 2,
+        ..traced(point::CORE, outcome::SENT, PacketPath::CoreForwarded as u32)
+    };
+    let dns = TraceEvent {
+        protocol: 17,
+        ..traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32)
+    };
+    let elsewhere = TraceEvent {
+        destination_port: [0, 80],
+        ..traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32)
+    };
+    center.engine().traces = Traces {
+        events: vec![
+            other,
+            dns,
+            elsewhere,
+            traced(point::CORE, outcome::DROPPED, window as u32),
+            traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32),
+            traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32),
+        ],
+        lost: 7,
+    };
+    assert_eq!(
+        next(&mut lines),
+        Some(serde_json::json!({ "line": "gap", "lost": 7 }))
+    );
+    let dropped = next(&mut lines).expect("a line");
+    assert!(
+        dropped["time"].as_str().is_some_and(|time| time.len() == 27),
+        "{dropped}"
+    );
+    let mut expected = serde_json::json!({
+        "line": "packet", "site": "hospital", "point": "core", "direction": "in", "outcome": "dropped",
+        "what": "tcp_window", "words": window.words(), "protocol": "tcp", "source": "192.168.1.10:50000",
+        "nat": "10.200.0.1:50000", "destination": "10.100.0.10:443", "state": "established", "mapping": 0,
+        "rule": "(default)", "tcp": "SYN,ACK", "bytes": 60
+    });
+    expected["time"] = dropped["time"].clone();
+    assert_eq!(dropped, expected);
+    let sent = next(&mut lines).expect("a line");
+    assert_eq!(
+        (&sent["outcome"], &sent["what"]),
+        (&"sent".into(), &"clear_forwarded".into())
+    );
+    let end = serde_json::json!({ "line": "end", "why": "count", "packets": 2, "lost": 7 });
+    assert_eq!((next(&mut lines), next(&mut lines)), (Some(end), None));
+    until(
+        || (center.engine().traced_site == 0).then_some(()),
+        || "it is on".into(),
+    );
+}
+
+#[test]
+fn a_trace_ends_by_its_time_and_when_its_reader_goes() {
+    let (center, _site) = pair(Options::default());
+    let (_, mut timed) = center.follow(trace(None, None, 1), 16);
+    let (_, kept) = center.follow(trace(None, None, 3600), 16);
+    let end = next(&mut timed).expect("a line");
+    assert_eq!((&end["line"], &end["why"]), (&"end".into(), &"time".into()));
+    assert_eq!(center.engine().traced_site, 1, "another still traces");
+    drop(kept);
+    until(
+        || (center.engine().traced_site == 0).then_some(()),
+        || "it is on".into(),
+    );
+}
+
+#[test]
+fn a_reader_that_is_too_slow_is_told_how_much_it_lost() {
+    let (center, _site) = pair(Options::default());
+    let (_, mut lines) = center.follow(trace(None, None, 2), 4);
+    let sent = traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32);
+    center.engine().traces.events = vec![sent; 10];
+    until(
+        || center.engine().traces.events.is_empty().then_some(()),
+        || "not told".into(),
+    );
+    // Answered once all are told.
+    center.ask(Request::Drops);
+    let lines: Vec<Value> = std::iter::from_fn(|| next(&mut lines)).collect();
+    let names: Vec<_> = lines
+        .iter()
+        .map(|line| line["line"].as_str().expect("a name"))
+        .collect();
+    assert_eq!(names, ["packet", "packet", "packet", "packet", "gap", "end"]);
+    assert_eq!((&lines[4]["lost"], &lines[5]["lost"]), (&6.into(), &6.into()));
+}
+
+#[test]
+fn a_trace_that_means_nothing_is_refused() {
+    let (center, _site) = pair(Options::default());
+    let ask = |change: fn(&mut Trace)| {
+        let mut wanted = Trace {
+            site: "hospital".into(),
+            seconds: 60,
+            ..Trace::default()
+        };
+        change(&mut wanted);
+        center.refused_lines(Request::Trace(wanted))
+    };
+    assert!(ask(|wanted| wanted.site = "nobody".into()).contains("no site is named \"nobody\""));
+    assert!(ask(|wanted| wanted.protocol = Some("tpc".into())).contains("\"tpc\" is no protocol"));
+    assert!(ask(|wanted| wanted.seconds = 0).contains("1 to 86400 seconds, not 0"));
+    assert!(ask(|wanted| wanted.count = Some(0)).contains("0 lines"));
+    let running: Vec<_> = (0..4).map(|_| center.follow(trace(None, None, 60), 1)).collect();
+    assert!(ask(|_| {}).contains("4 traces run already"));
+    assert_eq!(running.len(), 4);
+}
+
+/// Loads a rule set and answers its generation.
+fn loaded(node: &Node, text: &str) -> u32 {
+    let request = Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how: HowToLoad::default(),
+    };
+    let view = node.ask(request);
+    let generation = view["rules"]["generation"].as_u64().expect("a generation");
+    u32::try_from(generation).expect("a small number")
+}
+
+const WEB: &str = "name = \"web\"\n[[rule]]\nname = \"web\"\naction = \"allow\"\nsite = \"hospital\"\n\
+    destination = \"10.100.0.10\"\nprotocol = \"tcp\"\ndestination_ports = 443\n\
+    [[rule]]\nname = \"rest\"\naction = \"deny\"\n";
+
+#[test]
+fn the_running_rules_explain_a_flow() {
+    let (center, _site) = pair(Options::default());
+    let generation = loaded(&center, WEB);
+    let query = |site: &str, port| gateway::core::explain::Query {
+        site: site.into(),
+        from: "192.168.1.10".parse().expect("an address"),
+        to: "10.100.0.10".parse().expect("an address"),
+        direction: None,
+        to_site: None,
+        protocol: gateway::config::Protocol::TCP,
+        port: Some(port),
+        name: None,
+        source_port: None,
+    };
+    let flows = vec![query("hospital", 443), query("hospital", 80)];
+    let view = center.ask(Request::RulesExplain { flows });
+    let verdicts: Vec<_> = view
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|answer| {
+            (
+                answer["generation"].as_u64(),
+                answer["verdict"].as_str(),
+                answer["rule"]["name"].as_str(),
+            )
+        })
+        .collect();
+    let generation = Some(u64::from(generation));
+    assert_eq!(
+        verdicts,
+        [
+            (generation, Some("allow"), Some("web")),
+            (generation, Some("deny"), Some("rest"))
+        ],
+        "{view}"
+    );
+    // The rule before did not match, and it is said why.
+    let earlier = &view[1]["earlier"][0];
+    assert_eq!(earlier["name"], "web");
+    assert!(
+        earlier["because"]
+            .as_str()
+            .is_some_and(|words| words.contains("443")),
+        "{earlier}"
+    );
+    let error = center.refused(Request::RulesExplain {
+        flows: vec![query("nobody", 443)],
+    });
+    assert!(error.contains("nobody"), "{error}");
+    let many = Request::RulesExplain {
+        flows: vec![query("hospital", 443); 100_000],
+    };
+    assert!(center.refused(many).contains("are too many at once"));
+}
+
+#[test]
+fn each_generation_keeps_its_text_and_can_be_gone_back_to() {
+    let (center, _site) = pair(Options::default());
+    let first = loaded(&center, WEB);
+    let second = loaded(&center, "name = \"nothing\"\n");
+    let text = |generation| center.ask(Request::RulesText { generation });
+    assert_eq!(
+        (&text(None)["generation"], &text(None)["file"]),
+        (&second.into(), &"rules.toml".into())
+    );
+    assert_eq!(text(None)["text"], "name = \"nothing\"\n");
+    assert_eq!(text(Some(first))["text"], WEB);
+    let unknown = center.refused(Request::RulesText { generation: Some(99) });
+    assert!(unknown.contains("99"), "{unknown}");
+
+    // Without a number: the one before.
+    let back = |generation| Request::RulesRollback {
+        generation,
+        how: HowToLoad::default(),
+    };
+    center.ask(back(None));
+    assert_eq!(rules(&center), "web");
+    assert_eq!(text(None)["text"], WEB);
+    assert!(center.refused(back(Some(99))).contains("99"));
+    assert_eq!(rules(&center), "web");
+    let history = center.ask(Request::RulesHistory);
+    let in_force: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|entry| entry["in_force"] == true)
+        .map(|entry| entry["generation"].as_u64())
+        .collect();
+    assert_eq!(in_force, [Some(u64::from(second) + 1)]);
+}
+
+#[test]
+fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
+    let (center, _site) = pair(Options::default());
+    loaded(&center, WEB);
+    center.engine().rule_hits = vec![7, 3];
+    let shown = center.ask(Request::RulesShow);
+    let hits: Vec<_> = shown["rules"]
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(|rule| (rule["name"].as_str(), rule["hits"].as_u64()))
+        .collect();
+    assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
 }

@@ -21,9 +21,11 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Role, SaInstall, TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Published, Role, SaInstall, TableSizes,
+    monotonic_s,
 };
 use gateway_common::abi::interface::{STATES, Settings};
+use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::abi::site::{Block, Site};
@@ -41,6 +43,8 @@ const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 const ECHO_PORT: u16 = 7777;
 const REJECTED_PORT: u16 = 7778;
 const SITES: u32 = 2;
+/// Port of each terminal that the server may reach.
+const PUBLISHED_PORT: u16 = 161;
 const SUITE: Suite = Suite::AesGcm16_256;
 const ESP: i32 = 50;
 const OUTER_LEN: usize = 14 + 20;
@@ -153,7 +157,15 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         source_rule: 1,
         ..allow_echo()
     };
-    let rules = [allow_echo(), reject];
+    let reach_terminals = Rule {
+        destination: TERMINAL.octets(),
+        destination_port_low: PUBLISHED_PORT,
+        destination_port_high: PUBLISHED_PORT,
+        directions: 1 << direction::CENTER_TO_SITE,
+        source_rule: 2,
+        ..allow_echo()
+    };
+    let rules = [allow_echo(), reject, reach_terminals];
     let generation = classifier::build(1, 0, &rules.each_ref().map(Condition::from), &[1]).unwrap();
     dataplane.load_rules(generation.chunks()).unwrap();
     let core = dataplane
@@ -168,9 +180,38 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         source_mac: mac(directory, "core0"),
     };
     dataplane.set_next_hops(&[([203, 0, 113, 0], 24, hop)]).unwrap();
+    dataplane
+        .publish(&(1..=SITES).map(published).collect::<Vec<_>>())
+        .unwrap();
     for site in 1..=SITES {
         dataplane.install_sa(sa(site, directory)).unwrap();
     }
+}
+
+/// The same port of the same address of each site, beside each other, for the server alone.
+fn published(site: u32) -> Published {
+    let outside = published_at(site);
+    Published {
+        number: site,
+        inside: InsideKey {
+            site,
+            address: TERMINAL.octets(),
+            port: PUBLISHED_PORT.to_be_bytes(),
+            protocol: 17,
+            pad: 0,
+        },
+        outside: OutsideKey {
+            address: outside.ip().octets(),
+            port: outside.port().to_be_bytes(),
+            protocol: 17,
+            pad: 0,
+        },
+        from: vec![(SERVER.octets(), 32)],
+    }
+}
+
+fn published_at(site: u32) -> SocketAddrV4 {
+    SocketAddrV4::new(Ipv4Addr::new(10, 99, 1, 1), 9000 + site as u16)
 }
 
 fn allow_echo() -> Rule {
@@ -822,7 +863,8 @@ fn expiry_empties_flows_and_mappings() {
     // Nobody else gets the ports for two minutes (RFC 6888 REQ-8).
     assert_eq!(expire(&mut gateway, "expire 10110"), "EXPIRED (0, 0)");
     assert_eq!(expire(&mut gateway, "expire 10122"), "EXPIRED (0, 10)");
-    assert!(gateway.stats().contains("flows=0 mappings=0"));
+    // What is published stays.
+    assert!(gateway.stats().contains(&format!("flows=0 mappings={SITES}")));
     assert!(
         peer.echo(5000, "again").is_some(),
         "the port is free for a new flow"
@@ -851,5 +893,48 @@ fn an_interface_that_cannot_run_xdp_natively_runs_it_generically() {
         "{ready}"
     );
     assert!(Peer::new(&lab, 1).echo(5000, "hello").is_some());
+    gateway.stop();
+}
+
+/// The server calls both sites, which have the same address, and is answered by each; another host of the center is not let in.
+#[test]
+fn published_ports_are_reached_from_the_center() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    sh(&format!(
+        "ip -n {} addr add 203.0.113.11/24 dev srv0",
+        lab.namespace("srv")
+    ));
+    let mut gateway = lab.start_gateway();
+    let mut peers: Vec<_> = (1..=SITES).map(|site| Peer::new(&lab, site)).collect();
+    let caller = lab.within("srv", || UdpSocket::bind((SERVER, 50_000)).unwrap());
+    caller.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+    for (site, peer) in (1..).zip(&mut peers) {
+        let question = format!("site {site}?");
+        caller.send_to(question.as_bytes(), published_at(site)).unwrap();
+        let packet = peer.receive_packet(Duration::from_secs(2)).expect("a call");
+        assert_eq!(packet[12..16], SERVER.octets());
+        assert_eq!(packet[16..20], TERMINAL.octets());
+        assert_eq!(packet[22..24], PUBLISHED_PORT.to_be_bytes());
+        assert!(packet.ends_with(question.as_bytes()));
+
+        let answer = peer.seal_packet(&udp(PUBLISHED_PORT, 50_000, b"here"));
+        peer.send(&answer);
+        let mut buffer = [0; 64];
+        let (len, from) = caller.recv_from(&mut buffer).expect("an answer");
+        assert_eq!((&buffer[..len], from), (&b"here"[..], published_at(site).into()));
+    }
+    let stranger = lab.within("srv", || {
+        UdpSocket::bind((Ipv4Addr::new(203, 0, 113, 11), 50_000)).unwrap()
+    });
+    stranger.send_to(b"let me in", published_at(1)).unwrap();
+    assert!(peers[0].receive_packet(Duration::from_millis(500)).is_none());
+    assert!(
+        gateway.stats().contains("publication_source=1"),
+        "{}",
+        gateway.stats()
+    );
     gateway.stop();
 }

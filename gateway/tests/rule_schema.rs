@@ -5,10 +5,11 @@ use gateway::config::{Format, RuleSetFile};
 use serde_json::{Value, json};
 
 const SCHEMA: &str = include_str!("../schema/rules.schema.json");
-const EXAMPLES: [&str; 4] = [
+const EXAMPLES: [&str; 5] = [
     include_str!("../examples/rules.toml"),
     include_str!("../examples/rules-objects.toml"),
     include_str!("../examples/rules-internet.toml"),
+    include_str!("../examples/rules-directions.toml"),
     include_str!("../examples/rules.json"),
 ];
 

@@ -6,6 +6,9 @@
 //! packet that stays what it was (a mapping to the same address, MAC addresses that read as a link header again, a TTL
 //! that lasts), and a redirect is counted up to the look-up of its target. `clear miss` is a packet that the last of 16 rules denies. The cases take
 //! turns, so that a slow phase of the machine falls on all of them; the figure is the median of the rounds.
+//!
+//! With `--features compare` there follow 1 and 1,048,576 flows, drawn at random for each packet, through the flow table and
+//! through a BPF hash map of the same keys and records (`gateway-ebpf/src/compare.rs`); the cost of drawing stands beside.
 
 use std::collections::BTreeMap;
 
@@ -73,8 +76,138 @@ fn main() -> Result<()> {
             (case.name, sample[sample.len() / 2])
         })
         .collect();
+    #[cfg(feature = "compare")]
+    let medians = {
+        // Their tables would share the caches.
+        drop(kernel);
+        [medians, compare::measure()?].concat()
+    };
     print(&medians, json);
     Ok(())
+}
+
+/// The flow table beside a BPF hash map.
+#[cfg(feature = "compare")]
+mod compare {
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicU64;
+
+    use anyhow::{Result, ensure};
+    use aya::maps::HashMap;
+    use gateway::dataplane::TableSizes;
+    use gateway_common::abi::flow::{self, Flow, FlowKey, Half, Progress, RECORD_WORDS, state};
+    use gateway_common::packet::tcp::flag::ACK;
+    use gateway_common::tables::words::Words as _;
+    use gateway_tests::frames::{Clear, ISN, WINDOW, fix_ipv4};
+    use gateway_tests::kernel::{Kernel, monotonic};
+    use gateway_tests::vectors::world;
+
+    const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
+    /// Flows in both tables, as powers of two: all of them, and one.
+    const BITS: [u8; 2] = [0, 20];
+    const FLOWS: u32 = 1 << 20;
+    const ROUNDS: usize = 21;
+    const REPEAT: u32 = 100_000;
+    const PASS: u32 = 2;
+    const REDIRECT: u32 = 4;
+
+    /// The flow that the programs draw by this number.
+    fn key(number: u32) -> FlowKey {
+        FlowKey {
+            site: world::SITE,
+            source: [10, 1, (number >> 12) as u8, 10],
+            destination: world::SERVER,
+            source_port: ((number & 0xfff) as u16 + 2048).to_be_bytes(),
+            destination_port: 443u16.to_be_bytes(),
+            protocol: 6,
+            pad: [0; 3],
+        }
+    }
+
+    fn flow(number: u32, now_s: u32) -> Flow {
+        let half = Half {
+            end: ISN.wrapping_add(1),
+            limit: ISN.wrapping_add(1).wrapping_add(u32::from(WINDOW)),
+            acknowledged: ISN.wrapping_add(1),
+            seen_s: now_s,
+            window: WINDOW,
+            packets: 0,
+            bytes: 0,
+        };
+        Flow {
+            progress: Progress {
+                state: state::TCP_ESTABLISHED,
+                ..Progress::default()
+            },
+            out: half,
+            back: half,
+            created_s: now_s,
+            generation: 1,
+            rule: 0,
+            nat_address: [198, 51, 100, (number >> 14) as u8],
+            nat_port: ((number & 0x3fff) as u16 + 1024).to_be_bytes(),
+            mapping: 0,
+        }
+    }
+
+    fn fill(kernel: &mut Kernel, now_s: u32) -> Result<()> {
+        for number in 0..FLOWS {
+            let put = kernel.tables().flows().insert(&key(number), &flow(number, now_s));
+            ensure!(put.is_ok(), "flow {number}: {put:?}");
+        }
+        let mut hash: HashMap<_, FlowKey, [u64; RECORD_WORDS]> = HashMap::try_from(kernel.map("FLOW_HASH")?)?;
+        let record: [AtomicU64; RECORD_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+        for number in 0..FLOWS {
+            flow::write(&record, &key(number), &flow(number, now_s), 0);
+            let words = std::array::from_fn(|word| (&record).load(word));
+            hash.insert(key(number), words, 0)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn measure() -> Result<Vec<(&'static str, u128)>> {
+        let sizes = TableSizes {
+            flows: FLOWS,
+            mappings: 16,
+        };
+        let mut kernel = Kernel::load_object(OBJECT, sizes)?;
+        let now_s = u32::try_from(monotonic().as_secs())?;
+        kernel.fill(&world::world(now_s))?;
+        fill(&mut kernel, now_s)?;
+        let names = [
+            ["flow drawn, XDP_PASS", "flow drawn of 2^20, XDP_PASS"],
+            ["buckets, 1 flow", "buckets, 1,048,576 flows"],
+            ["hash map, 1 flow", "hash map, 1,048,576 flows"],
+        ];
+        let programs = [
+            ("compare_floor", PASS),
+            ("compare_buckets", REDIRECT),
+            ("compare_hash", REDIRECT),
+        ];
+        let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
+        for round in 0..=ROUNDS {
+            for ((program, code), names) in programs.into_iter().zip(names) {
+                for (bits, name) in BITS.into_iter().zip(names) {
+                    let mut packet = Clear::tcp((world::TERMINAL, 2048), (world::SERVER, 443), ACK)
+                        .data(46)
+                        .linked(world::SITE, 0);
+                    packet[18..20].copy_from_slice(&[0, bits]);
+                    fix_ipv4(&mut packet[14..]);
+                    let run = kernel.repeat(program, &packet, REPEAT)?;
+                    ensure!(run.code == code, "{name}: code {}", run.code);
+                    if round > 0 {
+                        samples.entry(name).or_default().push(run.duration_ns);
+                    }
+                }
+            }
+        }
+        let median = |name: &'static str| {
+            let mut sample = samples.get(name).cloned().unwrap_or_default();
+            sample.sort_unstable();
+            (name, sample.get(sample.len() / 2).copied().unwrap_or(0))
+        };
+        Ok(names.into_iter().flatten().map(median).collect())
+    }
 }
 
 fn print(medians: &[(&str, u128)], json: bool) {

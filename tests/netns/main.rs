@@ -1,6 +1,7 @@
 //! The gateway in the lab (the map is in `xtask/src/lab/topology.rs`): what it lets through, what it does not, and what
 //! it counts. The lab is one, so tests run one by one: `cargo xtask test netns`.
 
+mod conntrack;
 mod control;
 mod directions;
 mod fail_closed;
@@ -9,5 +10,6 @@ mod hostile;
 mod names;
 mod restart;
 mod rules;
+mod trace;
 mod transfers;
 mod vectors;

@@ -13,7 +13,7 @@ use aya::{Ebpf, EbpfLoader, Pod};
 use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
 use gateway::dataplane::tables::{SharedTables, prepare};
-use gateway::dataplane::{TableSizes, fill_stages};
+use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Interface;
@@ -22,6 +22,7 @@ use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource
 use gateway_common::abi::rule::{Chunk, Rule};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
+use gateway_common::abi::trace::TraceEvent;
 use gateway_common::abi::{ABI_VERSION, map, usage};
 use gateway_common::drop::DropReason;
 use gateway_common::path::filter::is_half_open;
@@ -108,17 +109,12 @@ impl Kernel {
         let geometry = sizes.geometry()?;
         let mut loader = EbpfLoader::new();
         // As the daemon loads it when nobody asks for log lines.
-        loader.override_global("AYA_LOG_LEVEL", &0u8, true);
+        loader.override_global("AYA_LOG_LEVEL", &0u8, false);
         prepare(&mut loader, &geometry);
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        let programs = [program::WAN, program::PASS];
-        for name in programs.into_iter().chain(program::STAGES) {
-            let xdp: &mut Xdp = ebpf.program_mut(name).context(name)?.try_into()?;
-            xdp.load().with_context(|| format!("loading program {name}"))?;
-        }
-        fill_stages(&mut ebpf)?;
+        load_programs(&mut ebpf)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
@@ -436,6 +432,28 @@ impl Kernel {
         Ok(result.return_value)
     }
 
+    /// Packets that were traced since the last call.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn traces(&mut self) -> Result<Vec<TraceEvent>> {
+        let mut ring = RingBuf::try_from(self.map(map::TRACES)?)?;
+        let mut events = vec![];
+        while let Some(item) = ring.next() {
+            events.extend(TraceEvent::read_from_bytes(&item));
+        }
+        Ok(events)
+    }
+
+    /// Traced packets that there was no room to tell of.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn traces_lost(&mut self) -> Result<u64> {
+        let lost: PerCpuArray<_, u64> = PerCpuArray::try_from(self.map(map::TRACES_LOST)?)?;
+        Ok(lost.get(&0, 0)?.iter().sum())
+    }
+
     /// Drops since the last [`Kernel::fill`], by reason.
     ///
     /// # Errors
@@ -487,7 +505,11 @@ impl Kernel {
         }
     }
 
-    fn map(&mut self, name: &str) -> Result<&mut Map> {
+    /// A map of the object's own that this harness does not know.
+    ///
+    /// # Errors
+    /// The map is missing.
+    pub fn map(&mut self, name: &str) -> Result<&mut Map> {
         self.ebpf.map_mut(name).with_context(|| format!("no map {name}"))
     }
 
@@ -537,6 +559,23 @@ impl Kernel {
         }
         Ok(())
     }
+}
+
+/// Loads the programs of an object, of the gateway's own with their stages.
+fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
+    let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+    for name in &names {
+        let xdp: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
+        xdp.load().with_context(|| format!("loading program {name}"))?;
+    }
+    let has = |wanted: &str| names.iter().any(|name| name == wanted);
+    if has(program::CLEAR) {
+        fill_stages(ebpf)?;
+    }
+    if has(program::TRACE) {
+        fill_tracer(ebpf)?;
+    }
+    Ok(())
 }
 
 /// The map of generations.

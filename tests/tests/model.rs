@@ -7,6 +7,7 @@ use gateway_common::abi::rule::{Rule, action};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
 use gateway_common::path::Verdict;
+use gateway_common::path::tcp::flag::SIMULTANEOUS;
 use gateway_common::tables::host::HostTables;
 use gateway_tests::frames::{Clear, checksums_are_valid, fix_ipv4};
 use gateway_tests::vectors::world::{self, NAT, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
@@ -226,7 +227,12 @@ proptest! {
             }
             let flow = tables.flow_list().into_values().next();
             let opens = flow.is_some_and(|flow| {
-                matches!(flow.progress.state, state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH)
+                match flow.progress.state {
+                    state::TCP_SYN_SENT | state::TCP_SYN_SENT_BOTH => true,
+                    // Sent again, because the site's answer was lost.
+                    state::TCP_SYN_RECEIVED => flow.progress.flags & SIMULTANEOUS != 0,
+                    _ => false,
+                }
             });
             let frame = Clear::tcp(server, (NAT, 50_000), flags).ethernet(world::MAC, world::MAC_HOP);
             let (outcome, _) = Program::Core.run(&frame, &tables);

@@ -10,16 +10,19 @@ use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway::dataplane::sweep::{HoldDown, Sweep};
 use gateway::dataplane::tables::SharedTables;
-use gateway_common::abi::flow::FlowKey;
+use gateway_common::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::nat::OutsideKey;
 use gateway_common::abi::stats::Path;
+use gateway_common::packet::Buffer;
 use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
-use gateway_common::path::filter::is_half_open;
+use gateway_common::path::filter::{Direction, follow, is_half_open};
+use gateway_common::path::inner::Inner;
 use gateway_common::tables::index::{state, state_of};
+use gateway_common::tables::words::Words as _;
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
-use gateway_tests::vectors::world::{self, NAME_SERVER, SA_INDEX, SERVER, SITE, TERMINAL};
+use gateway_tests::vectors::world::{self, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 
 const XDP_DROP: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
@@ -114,7 +117,12 @@ fn check(tables: &SharedTables) -> Result<()> {
             "{key:?} lies at {found:?} and {answer:?}"
         );
     }
-    let half_open = flows.iter().filter(|(_, flow)| is_half_open(flow.progress.state));
+    // One that is half-open counts until its place is free.
+    let half_open = (0..tables.flows().places()).filter_map(|place| tables.flows().at(place));
+    let half_open = half_open.filter(|entry| {
+        matches!(state_of(entry.word), state::LIVE | state::RETIRED)
+            && is_half_open(flow::read(entry.record).1.progress.state)
+    });
     let counted = [
         flows.len() as u64,
         half_open.count() as u64,
@@ -202,5 +210,94 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
         check(tables)?;
     }
     ensure!(taken(tables) == (0, 0), "{:?} places are taken", taken(tables));
+    Ok(())
+}
+
+/// A kernel with one flow, made by a SYN, and its key.
+fn with_a_syn(begin_s: u32) -> Result<(Kernel, Settings, FlowKey)> {
+    let mut kernel = Kernel::load()?;
+    let settings = Settings {
+        idle_s: [IDLE_S; STATES],
+        ..world::SETTINGS
+    };
+    let mut world = world::world(begin_s);
+    world.settings = Some(settings);
+    kernel.fill(&world)?;
+    let syn = Clear::tcp((TERMINAL, 2000), (SERVER, 443), SYN).linked(SITE, SA_INDEX);
+    ensure!(kernel.run("clear", &syn)?.code == XDP_REDIRECT, "the SYN passes");
+    let flows = kernel.tables().flow_list();
+    let key = flows.into_keys().next();
+    Ok((kernel, settings, key.ok_or_else(|| anyhow::anyhow!("no flow"))?))
+}
+
+/// Regression: a packet that has found its flow just before the sweep takes it out ends the handshake afterwards. Program
+/// and sweep both gave the half-open connection back, the count fell below zero, and the site could open none any more.
+#[test]
+fn a_handshake_that_ends_while_its_flow_is_swept_is_counted_once() -> Result<()> {
+    let begin_s = u32::try_from(monotonic().as_secs())?;
+    let (kernel, settings, key) = with_a_syn(begin_s)?;
+    let tables = kernel.tables();
+    ensure!(tables.used(SITE) == [1, 1, 1], "{:?}", tables.used(SITE));
+    let found = tables
+        .flows()
+        .find(&key)
+        .ok_or_else(|| anyhow::anyhow!("no flow"))?;
+
+    let mut sweep = Sweep::default();
+    let dead_s = begin_s + IDLE_S + 1;
+    sweep.run(tables, &settings, HOLD_DOWN, dead_s);
+    let refusal = Clear::tcp((SERVER, 443), (NAT, 2000), RST | ACK).data(0);
+    let frame = refusal.ethernet(world::MAC, world::MAC_HOP);
+    let inner =
+        Inner::parse(&Buffer::new(&frame), Direction::In).map_err(|reason| anyhow::anyhow!("{reason:?}"))?;
+    let ended = follow::<_, false>(found.record, &inner, dead_s);
+    ensure!(ended == Ok(true), "{ended:?}");
+    // As `path::core` does.
+    tables.give_half_open(SITE);
+
+    for second in 1..5 {
+        sweep.run(tables, &settings, HOLD_DOWN, dead_s + second);
+        ensure!(tables.used(SITE)[..2] == [0, 0], "{:?}", tables.used(SITE));
+    }
+    Ok(())
+}
+
+/// Regression: a program that has found a dead flow begins it anew in its place, after the sweep has taken it out. The
+/// half-open connection that it counted was given back by nobody.
+#[test]
+fn a_flow_that_begins_anew_while_it_is_swept_leaves_no_count_behind() -> Result<()> {
+    let begin_s = u32::try_from(monotonic().as_secs())?;
+    let (kernel, settings, key) = with_a_syn(begin_s)?;
+    let tables = kernel.tables();
+    let found = tables
+        .flows()
+        .find(&key)
+        .ok_or_else(|| anyhow::anyhow!("no flow"))?;
+    let change = |to: u8| {
+        let old = found.record.load(word::PROGRESS);
+        let (progress, mapping) = halves(old);
+        let progress = Progress {
+            state: to,
+            ..Progress::from_bits(progress)
+        };
+        found
+            .record
+            .compare_exchange(word::PROGRESS, old, pair(progress.bits(), mapping))
+    };
+    // The client gave up.
+    ensure!(change(flow::state::TCP_CLOSED).is_ok(), "closed");
+    tables.give_half_open(SITE);
+
+    let mut sweep = Sweep::default();
+    let dead_s = begin_s + IDLE_S + 1;
+    sweep.run(tables, &settings, HOLD_DOWN, dead_s);
+    // As `path::open` does.
+    tables.count(SITE, gateway_common::abi::usage::word::HALF_OPEN);
+    ensure!(change(flow::state::TCP_SYN_SENT).is_ok(), "begun anew");
+
+    for second in 1..5 {
+        sweep.run(tables, &settings, HOLD_DOWN, dead_s + second);
+    }
+    ensure!(tables.used(SITE) == [0, 0, 0], "{:?}", tables.used(SITE));
     Ok(())
 }

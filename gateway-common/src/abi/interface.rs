@@ -67,6 +67,8 @@ pub struct Settings {
     pub mss_max: u16,
     /// Zero.
     pub pad: u16,
+    /// Site whose packets are traced; zero: none, [`EVERY_SITE`](super::trace::EVERY_SITE): all.
+    pub trace_site: u32,
     /// Answers (TCP resets, ICMP errors) in a second to one site, at most.
     pub site_answers_per_s: u32,
     /// Bits of [`nat_flag`].
@@ -96,6 +98,7 @@ impl Settings {
         site_mappings_max: u32::MAX,
         mss_max: u16::MAX,
         pad: 0,
+        trace_site: 0,
         site_answers_per_s: u32::MAX,
         nat_flags: nat_flag::PRESERVE_PORT | nat_flag::PRESERVE_RANGE,
     };

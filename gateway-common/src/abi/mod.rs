@@ -16,6 +16,7 @@ pub mod rule;
 pub mod sa;
 pub mod site;
 pub mod stats;
+pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
@@ -103,6 +104,12 @@ pub mod map {
     pub const RULE_HITS: &str = "RULE_HITS";
     /// `RingBuf` of [`super::event::Event`].
     pub const EVENTS: &str = "EVENTS";
+    /// `RingBuf` of [`super::trace::TraceEvent`].
+    pub const TRACES: &str = "TRACES";
+    /// `PerCpuArray<u64>[1]`: trace events that found no room, or were too many in their second.
+    pub const TRACES_LOST: &str = "TRACES_LOST";
+    /// `ProgramArray[1]`: the program that tells of a packet.
+    pub const TRACER: &str = "TRACER";
     /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`.
     pub const IKE_RATE: &str = "IKE_RATE";
     /// `Array<Settings>[1]`.

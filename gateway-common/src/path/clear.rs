@@ -43,29 +43,46 @@ pub fn clear_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcom
 
 /// Runs stages from this one on.
 pub(super) fn through<P: Packet, T: Tables>(packet: &mut P, tables: &T, first: Stage) -> Outcome {
-    let mut next = Next::Stage(first);
+    stages(packet, tables, first, |_, _, _| {})
+}
+
+/// The same; `after` is told what became of the packet at the end of each stage.
+///
+/// # Errors
+/// The reason to drop it.
+pub fn stages<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    first: Stage,
+    mut after: impl FnMut(&P, Stage, Result<Next, DropReason>),
+) -> Outcome {
+    let mut stage = first;
     for _ in 0..ROUNDS_MAX {
-        next = match next {
-            Next::Decided(verdict) => return Ok(verdict),
-            Next::Stage(Stage::Forward) => clear(packet, tables)?,
-            Next::Stage(Stage::Judge) => open::judge(packet, tables)?,
-            Next::Stage(Stage::Map) => open::map(packet, tables)?,
-            Next::Stage(Stage::Add) => open::add(packet, tables)?,
-            Next::Stage(Stage::SiteError) => error::from_site(packet, tables)?,
-            Next::Stage(Stage::SiteFragment) => fragment::from_site(packet, tables)?,
-            Next::Stage(Stage::CenterFragment) => fragment::from_center(packet, tables)?,
-            Next::Stage(Stage::CenterError) => error::from_center(packet, tables)?,
-            Next::Stage(Stage::Permit) => enter::permit(packet, tables)?,
-            Next::Stage(Stage::Enter) => enter::enter(packet, tables)?,
-            Next::Stage(Stage::EnterAdd) => enter::add(packet, tables)?,
-            Next::Stage(Stage::Core) => core::core(packet, tables)?,
-            Next::Stage(Stage::HairpinJudge) => hairpin::judge(packet, tables)?,
-            Next::Stage(Stage::Hairpin) => hairpin::forward(packet, tables)?,
-            Next::Stage(Stage::HairpinEnter) => hairpin::enter(packet, tables)?,
-            Next::Stage(Stage::HairpinAdd) => hairpin::add(packet, tables)?,
-            Next::Stage(Stage::CenterAnswer) => Next::Decided(answer::answer_center(packet, tables)?),
-            Next::Stage(Stage::Answer) => Next::Decided(answer::answer(packet, tables)?),
+        let next = match stage {
+            Stage::Forward => clear(packet, tables),
+            Stage::Judge => open::judge(packet, tables),
+            Stage::Map => open::map(packet, tables),
+            Stage::Add => open::add(packet, tables),
+            Stage::Permit => enter::permit(packet, tables),
+            Stage::Enter => enter::enter(packet, tables),
+            Stage::EnterAdd => enter::add(packet, tables),
+            Stage::Core => core::core(packet, tables),
+            Stage::HairpinJudge => hairpin::judge(packet, tables),
+            Stage::Hairpin => hairpin::forward(packet, tables),
+            Stage::HairpinEnter => hairpin::enter(packet, tables),
+            Stage::HairpinAdd => hairpin::add(packet, tables),
+            Stage::Answer => answer::answer(packet, tables).map(Next::Decided),
+            Stage::CenterAnswer => answer::answer_center(packet, tables).map(Next::Decided),
+            Stage::SiteError => error::from_site(packet, tables),
+            Stage::SiteFragment => fragment::from_site(packet, tables),
+            Stage::CenterFragment => fragment::from_center(packet, tables),
+            Stage::CenterError => error::from_center(packet, tables),
         };
+        after(packet, stage, next);
+        match next? {
+            Next::Decided(verdict) => return Ok(verdict),
+            Next::Stage(next) => stage = next,
+        }
     }
     Err(DropReason::Internal)
 }
@@ -122,8 +139,11 @@ pub(super) fn pass<P: Packet, T: Tables>(
 }
 
 /// The site of a frame of the clear link.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
+pub fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
     let link: LinkHeader = packet.load(0).ok_or(DropReason::TruncatedLink)?;
     if let Some((site, _)) = link.read() {
         return Ok(site);
@@ -133,8 +153,11 @@ pub(super) fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
 }
 
 /// The packet in it.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
+pub fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
     let inner = Inner::parse(packet, Direction::Out)?;
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
@@ -153,8 +176,11 @@ pub(super) fn parse_any<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
 }
 
 /// Writes the Ethernet header of the next hop.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outcome {
+pub fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outcome {
     let hop: &NextHop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
     let ethernet = Ethernet {
         destination: hop.destination_mac,
@@ -169,12 +195,11 @@ pub(super) fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) 
 }
 
 /// Number of the next hop that the flow has used before, as long as routes are what they were.
+///
+/// # Errors
+/// The reason to drop the packet.
 #[inline(always)]
-pub(super) fn known_next_hop<V: Words, T: Tables>(
-    tables: &T,
-    key: &FlowKey,
-    record: V,
-) -> Result<u32, DropReason> {
+pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
     let epoch = tables.epochs().hop;
     let (number, looked_up) = halves(record.load(word::HOP));
     if looked_up == epoch

@@ -53,7 +53,9 @@ pub struct First {
     pub progress: Progress,
     /// Second of the packet.
     pub now_s: u32,
-    /// End of the SYN (TCP).
+    /// Number behind the SYN itself (TCP).
+    begin: u32,
+    /// Number behind the SYN and its data (TCP).
     end: u32,
     /// Its window (TCP).
     window: u16,
@@ -69,17 +71,18 @@ impl First {
             flags: 0,
         },
         now_s: 0,
+        begin: 0,
         end: 0,
         window: 0,
     };
 
     /// What an end has written, from whose first packet the flow is made or not. The opener's SYN is known, its packet
-    /// is yet to be counted; the other has written nothing, and lets the opener send its SYN.
+    /// is yet to be counted; the other has written nothing, and what it may acknowledge begins behind that SYN.
     #[inline(always)]
     const fn half(&self, opener: bool) -> Half {
         Half {
             end: if opener { self.end } else { 0 },
-            limit: if opener { 0 } else { self.end },
+            limit: if opener { 0 } else { self.begin },
             acknowledged: 0,
             seen_s: self.now_s,
             window: if opener { self.window } else { 0 },
@@ -122,10 +125,12 @@ pub fn open(inner: &Inner, direction: Direction, now_s: u32) -> First {
             ..Progress::default()
         },
         now_s,
+        begin: 0,
         end: 0,
         window: 0,
     };
     if inner.ip.protocol == protocol::TCP {
+        first.begin = inner.segment.sequence.wrapping_add(1);
         first.end = inner.segment.end();
         first.window = inner.segment.window;
         tcp::offer(&mut first.progress, &inner.segment);
@@ -205,6 +210,7 @@ fn follow_usually<V: Words, const OUT: bool>(
         own: Half::read(record, own),
         other: Half::default(),
         other_changed: false,
+        is_repeated: false,
     };
     if inner.ip.protocol == protocol::TCP {
         connection.other = Half::read_tcp(record, other);
@@ -235,10 +241,15 @@ fn follow_rarely<V: Words, const OUT: bool>(
         own: Half::read(record, own),
         other: Half::read(record, other),
         other_changed: false,
+        is_repeated: false,
     };
     connection.advance_rarely(&inner.segment, direction)?;
-    count(&mut connection.own, inner.length(), now_s);
-    connection.own.write(record, own);
+    if connection.is_repeated {
+        count_repeated(record, own, inner.length(), now_s);
+    } else {
+        count(&mut connection.own, inner.length(), now_s);
+        connection.own.write(record, own);
+    }
     if connection.other_changed {
         connection.other.write(record, other);
     }
@@ -277,6 +288,19 @@ const fn count(half: &mut Half, length: u32, now_s: u32) {
     half.bytes = half.bytes.wrapping_add(length as u64);
 }
 
+/// Counts a segment that came before in the half that begins at word `at`. The other direction may write the numbers in
+/// the same words meanwhile, which counts for more than this segment.
+#[inline(always)]
+fn count_repeated<V: Words>(record: V, at: usize, length: u32, now_s: u32) {
+    let seen = record.load(at + word::SEEN);
+    let (acknowledged, _) = halves(seen);
+    let _ = record.compare_exchange(at + word::SEEN, seen, pair(acknowledged, now_s));
+    let packets = record.load(at + word::PACKETS);
+    let more = (packets & !PACKETS_MASK) | (packets.wrapping_add(1) & PACKETS_MASK);
+    let _ = record.compare_exchange(at + word::PACKETS, packets, more);
+    record.add(at + word::BYTES, u64::from(length));
+}
+
 /// State of the flow in a record, and the second of its last packet.
 #[inline(always)]
 pub fn state_and_last_seen_s<V: Words>(record: V) -> (u8, u32) {
@@ -307,28 +331,53 @@ fn change_progress<V: Words>(record: V, before: Progress, wanted: Progress) -> b
     }
 }
 
-/// Both of two changes: each FIN counts, and a reset ends it.
+/// Both of two changes: each FIN counts, a reset ends it, and nothing goes back to an earlier state.
 #[inline(always)]
 const fn merge(there: Progress, wanted: Progress) -> Progress {
     let fins = there.fins | wanted.fins;
-    let state = if there.state == state::TCP_CLOSED || wanted.state == state::TCP_CLOSED {
-        state::TCP_CLOSED
-    } else if fins == tcp::FINS {
+    let base = if age(there.state) > age(wanted.state) {
+        there
+    } else {
+        wanted
+    };
+    let state = if base.state != state::TCP_CLOSED && fins == tcp::FINS {
         state::TCP_TIME_WAIT
     } else {
-        wanted.state
+        base.state
     };
+    // Whatever else became of it, who holds a permission gives it back.
+    let permission = (there.flags | wanted.flags) & tcp::flag::HAS_PERMISSION;
     Progress {
         state,
         fins,
-        ..wanted
+        flags: base.flags | permission,
+        ..base
+    }
+}
+
+/// How far on a flow is, among the states of its protocol.
+#[inline(always)]
+const fn age(state: u8) -> u8 {
+    match state {
+        state::TCP_SYN_SENT => 0,
+        state::TCP_SYN_SENT_BOTH => 1,
+        // In between, states are numbered as they follow each other.
+        state::TCP_TIME_WAIT => state::TCP_CLOSED,
+        state::TCP_CLOSED => state::TCP_TIME_WAIT,
+        state => state,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::sync::atomic::AtomicU64;
+
     use super::*;
+    use crate::abi::flow::{RECORD_WORDS, read};
     use crate::abi::interface::IdleLimits;
+    use crate::packet::tcp::flag::{ACK, SYN};
+    use crate::path::tcp::Segment;
 
     fn settings() -> Settings {
         let limits = IdleLimits {
@@ -392,5 +441,175 @@ mod tests {
         let reset = fin(state::TCP_CLOSED, 0);
         assert_eq!(merge(reset, one).state, state::TCP_CLOSED);
         assert_eq!(merge(one, reset).state, state::TCP_CLOSED);
+    }
+
+    /// Regression: a change that was late took an established connection back to its handshake, which then ended, and was
+    /// counted, twice.
+    #[test]
+    fn a_late_change_takes_nothing_back() {
+        let order = [
+            state::TCP_SYN_SENT,
+            state::TCP_SYN_SENT_BOTH,
+            state::TCP_SYN_RECEIVED,
+            state::TCP_ESTABLISHED,
+            state::TCP_FIN,
+            state::TCP_TIME_WAIT,
+            state::TCP_CLOSED,
+        ];
+        let at = |state| Progress {
+            state,
+            ..Progress::default()
+        };
+        for (early, one) in order.into_iter().enumerate() {
+            for other in order.into_iter().skip(early) {
+                assert_eq!(merge(at(one), at(other)).state, other);
+                assert_eq!(merge(at(other), at(one)).state, other);
+            }
+        }
+        let (first, second) = (state::UDP_REPLIED, state::UDP_STREAM);
+        assert_eq!(merge(at(second), at(first)).state, second);
+    }
+
+    const SYN_OUT: Segment = Segment {
+        sequence: u32::MAX - 1,
+        acknowledgment: 0,
+        length: 0,
+        window: 64_000,
+        flags: SYN,
+        scale: 7,
+    };
+    const SYN_IN: Segment = Segment {
+        sequence: 5000,
+        acknowledgment: u32::MAX,
+        flags: SYN | ACK,
+        ..SYN_OUT
+    };
+
+    fn inner(segment: Segment) -> Inner {
+        let mut ip = <crate::packet::ipv4::Ipv4 as zerocopy::FromZeros>::new_zeroed();
+        (ip.protocol, ip.total_length) = (protocol::TCP, [0, 60]);
+        Inner {
+            ip,
+            segment,
+            source_port: [0, 1],
+            destination_port: [0, 2],
+            checksum: [0; 2],
+        }
+    }
+
+    /// A record in which something else happens before an access.
+    #[derive(Clone, Copy)]
+    struct Interrupted<'a> {
+        record: &'a [AtomicU64; RECORD_WORDS],
+        accesses_left: &'a Cell<u32>,
+        meanwhile: &'a dyn Fn(),
+    }
+
+    impl<'a> Interrupted<'a> {
+        fn now(self) -> &'a [AtomicU64; RECORD_WORDS] {
+            let left = self.accesses_left.get();
+            self.accesses_left.set(left.saturating_sub(1));
+            if left == 1 {
+                (self.meanwhile)();
+            }
+            self.record
+        }
+    }
+
+    impl Words for Interrupted<'_> {
+        fn load(self, word: usize) -> u64 {
+            self.now().load(word)
+        }
+        fn store(self, word: usize, value: u64) {
+            self.now().store(word, value);
+        }
+        fn compare_exchange(self, word: usize, current: u64, new: u64) -> Result<(), u64> {
+            Words::compare_exchange(self.now(), word, current, new)
+        }
+        fn add(self, word: usize, value: u64) -> u64 {
+            self.now().add(word, value)
+        }
+        fn fence(self) {
+            self.now().fence();
+        }
+    }
+
+    /// Runs one packet, and another before its access of this number to the record; whether it came to that.
+    fn interrupt(
+        record: &[AtomicU64; RECORD_WORDS],
+        at: u32,
+        packet: impl Fn(Interrupted<'_>),
+        meanwhile: &dyn Fn(),
+    ) -> bool {
+        let accesses_left = Cell::new(at);
+        packet(Interrupted {
+            record,
+            accesses_left: &accesses_left,
+            meanwhile,
+        });
+        accesses_left.get() == 0
+    }
+
+    /// Regression: the site repeats its SYN at the moment at which the answer comes in by another CPU. The one wrote numbers
+    /// over those of the other, and the connection was lost.
+    #[test]
+    fn a_syn_sent_again_leaves_the_answer_of_the_same_moment_alone() {
+        let (syn, syn_ack) = (inner(SYN_OUT), inner(SYN_IN));
+        let segment = |sequence: u32, acknowledgment: u32, length: u32| {
+            inner(Segment {
+                sequence,
+                acknowledgment,
+                length,
+                flags: ACK,
+                ..SYN_OUT
+            })
+        };
+        let mut interrupted = 0;
+        for (first_out, at) in (1..100).flat_map(|at| [(true, at), (false, at)]) {
+            let record: [AtomicU64; RECORD_WORDS] = core::array::from_fn(|_| AtomicU64::new(0));
+            let record = &record;
+            let first = open(&syn, Direction::Out, 100);
+            record.store(word::PROGRESS, pair(first.progress.bits(), 7));
+            first.out().write(record, word::OUT);
+            first.back().write(record, word::IN);
+            assert_eq!(follow::<_, true>(record, &syn, 100), Ok(false));
+
+            let sent_again = || assert_eq!(follow::<_, true>(record, &syn, 101), Ok(false));
+            let answered = || assert_eq!(follow::<_, false>(record, &syn_ack, 101), Ok(false));
+            let came_to_it = if first_out {
+                let packet = |record: Interrupted<'_>| {
+                    assert_eq!(follow::<_, true>(record, &syn, 101), Ok(false));
+                };
+                interrupt(record, at, packet, &answered)
+            } else {
+                let packet = |record: Interrupted<'_>| {
+                    assert_eq!(follow::<_, false>(record, &syn_ack, 101), Ok(false));
+                };
+                interrupt(record, at, packet, &sent_again)
+            };
+            if !came_to_it {
+                continue;
+            }
+            interrupted += 1;
+            let context = std::format!("the SYN first: {first_out}, interrupted before access {at}");
+            let (_, flow) = read(record);
+            assert_eq!(flow.progress.state, state::TCP_SYN_RECEIVED, "{context}");
+            assert_eq!(
+                follow::<_, true>(record, &segment(u32::MAX, 5001, 0), 102),
+                Ok(true),
+                "{context}"
+            );
+            assert_eq!(
+                follow::<_, false>(record, &segment(5001, u32::MAX, 1400), 102),
+                Ok(false),
+                "{context}"
+            );
+            assert_eq!(
+                follow::<_, true>(record, &segment(u32::MAX, 6401, 900), 102),
+                Ok(false),
+                "{context}"
+            );
+        }
+        assert!(interrupted > 30, "{interrupted} interleavings are too few");
     }
 }

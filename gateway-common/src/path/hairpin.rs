@@ -58,13 +58,13 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         .judge(&Tuple::site_to_site(&key, site, &target.key, called))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     if judgement.action != action::ALLOW {
         return denied(tables, &key, &judgement);
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
-    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
     Ok(Next::Stage(Stage::Map))
 }

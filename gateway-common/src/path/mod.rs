@@ -17,6 +17,7 @@ pub mod nat;
 pub mod open;
 pub mod rules;
 pub mod tcp;
+pub mod trace;
 pub mod wan;
 
 use crate::abi::{interface::Interface, stats::Path};

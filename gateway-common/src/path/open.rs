@@ -119,6 +119,20 @@ impl Admitted {
     }
 }
 
+/// Rule and generation that the stage of judgement has found for the packet.
+#[inline(always)]
+pub(super) fn judged<T: Tables>(tables: &T) -> Option<(u32, u32)> {
+    Some(halves(tables.scratch()?.load(left::RULE)))
+}
+
+/// Address and port that the stage of mapping has found for the packet.
+#[inline(always)]
+pub(super) fn mapped<T: Tables>(tables: &T) -> Option<([u8; 4], [u8; 2])> {
+    let (address, port) = halves(tables.scratch()?.load(left::NAT));
+    let [p0, p1, _, _] = port.to_ne_bytes();
+    Some((address.to_ne_bytes(), [p0, p1]))
+}
+
 /// The second stage: judges a new flow by protocol, rules and rate.
 ///
 /// # Errors
@@ -138,6 +152,8 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         .judge(&Tuple::new(&key, site).towards(direction))
         .ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     if judgement.action != action::ALLOW {
         return denied(tables, &key, &judgement);
     }
@@ -145,8 +161,6 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if let Err(reason) = limits::rate(tables, key.site, settings, tables.now_s()) {
         return no_room(tables, reason);
     }
-    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
     Ok(Next::Stage(Stage::Map))
 }
@@ -350,7 +364,8 @@ fn renew<V: Words, T: Tables>(
     let port = port_protocol(admitted.nat_port, key.protocol);
     if dead.record.load(word::NAT) != pair(nat, port) {
         if tables.flows().retire(dead.position, dead.word) {
-            give(tables, key.site, was_half_open);
+            // The sweep that frees the place looks whether it was half-open.
+            limits::give_flow(tables, key.site);
         }
         return Ok(Renewal::Elsewhere);
     }

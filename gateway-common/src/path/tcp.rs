@@ -19,7 +19,7 @@ use super::filter::Direction;
 pub mod flag {
     /// The opener offered a window scale.
     pub const SCALE_OFFERED: u8 = 1;
-    /// The answerer's SYN was alone: both open (RFC 9293 section 3.5, figure 8).
+    /// The answerer's SYN was alone: both open (RFC 9293 section 3.5).
     pub const SIMULTANEOUS: u8 = 2;
     /// The center opened the flow; of any protocol.
     pub const FROM_CENTER: u8 = 4;
@@ -27,6 +27,8 @@ pub mod flag {
     pub const HAS_PERMISSION: u8 = 8;
     /// The center opened the flow to what is published for it; of any protocol.
     pub const PUBLISHED: u8 = 16;
+    /// Both open, and the opener has answered the answerer's SYN.
+    pub const OPENER_ANSWERED: u8 = 32;
 }
 
 /// Bit of [`Progress::fins`] for a FIN of the site.
@@ -129,6 +131,9 @@ pub struct Connection {
     pub other: Half,
     /// Whether `other` was changed too, which a handshake does.
     pub other_changed: bool,
+    /// Whether the segment is one of long ago, or one that came before. It leaves the numbers as they are: the other direction
+    /// may be writing them at this moment.
+    pub is_repeated: bool,
 }
 
 impl Connection {
@@ -217,7 +222,8 @@ impl Connection {
         }
     }
 
-    /// A segment of an open connection: the opener's ACK completes the handshake, a FIN half-closes, the second closes.
+    /// A segment of an open connection: the ACK of the end that was answered last completes the handshake, a FIN
+    /// half-closes, the second closes.
     #[inline(always)]
     fn data(&mut self, segment: &Segment, direction: Direction) {
         let role = self.role(direction);
@@ -230,7 +236,11 @@ impl Connection {
         }
         progress.state = match (progress.state, progress.fins) {
             (state::TCP_CLOSED, _) => state::TCP_CLOSED,
-            (state::TCP_SYN_RECEIVED, 0) if matches!(role, Role::Answerer) => state::TCP_SYN_RECEIVED,
+            (state::TCP_SYN_RECEIVED, 0)
+                if matches!(role, Role::Answerer) && progress.flags & flag::OPENER_ANSWERED == 0 =>
+            {
+                state::TCP_SYN_RECEIVED
+            }
             (_, 0) => state::TCP_ESTABLISHED,
             (_, FIN_OUT | FIN_IN) => state::TCP_FIN,
             _ => state::TCP_TIME_WAIT,
@@ -242,6 +252,10 @@ impl Connection {
     #[inline(always)]
     fn opener_syn(&mut self, segment: &Segment) -> Result<(), DropReason> {
         match self.progress.state {
+            state::TCP_SYN_SENT if self.repeats_syn(segment) => {
+                self.is_repeated = true;
+                offer(&mut self.progress, segment);
+            }
             state::TCP_SYN_SENT => self.first_syn(segment),
             state::TCP_SYN_SENT_BOTH if segment.end() != self.own.end => {
                 return Err(DropReason::TcpWindow);
@@ -251,11 +265,20 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the opener's SYN is the one that came before, perhaps without the data that it had (RFC 7413 section 4.1.3).
+    /// An answer to either may be on its way.
+    #[inline(always)]
+    const fn repeats_syn(&self, segment: &Segment) -> bool {
+        let is_shorter =
+            segment.sequence.wrapping_add(1) == self.other.limit && !before(self.own.end, segment.end());
+        segment.end() == self.own.end || is_shorter
+    }
+
     #[inline(always)]
     fn first_syn(&mut self, segment: &Segment) {
         self.own.end = segment.end();
         self.own.window = segment.window;
-        self.other.limit = segment.end();
+        self.other.limit = segment.sequence.wrapping_add(1);
         self.other_changed = true;
         offer(&mut self.progress, segment);
     }
@@ -270,7 +293,12 @@ impl Connection {
                 self.progress.flags |= flag::SIMULTANEOUS;
                 Ok(())
             }
-            state::TCP_SYN_SENT_BOTH if segment.end() == self.own.end => Ok(()),
+            // Sent again: the opener's answer was lost.
+            state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED
+                if self.progress.flags & flag::SIMULTANEOUS != 0 && segment.end() == self.own.end =>
+            {
+                Ok(())
+            }
             _ => Err(DropReason::TcpState),
         }
     }
@@ -306,7 +334,7 @@ impl Connection {
         match self.progress.state {
             state::TCP_SYN_SENT => {
                 if !self.answers_syn(segment) {
-                    return Err(DropReason::TcpWindow);
+                    return self.old_syn_ack(segment);
                 }
                 self.first_answer(segment, direction);
                 self.own.acknowledged = segment.acknowledgment;
@@ -321,10 +349,27 @@ impl Connection {
                 self.progress.state = state::TCP_SYN_RECEIVED;
                 Ok(())
             }
-            // Sent again: the ACK was lost.
-            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => self.check(segment, direction),
+            // Sent again: the ACK was lost. Or both have answered now.
+            state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
+                self.check(segment, direction)?;
+                if self.progress.flags & flag::OPENER_ANSWERED != 0 {
+                    self.progress.state = state::TCP_ESTABLISHED;
+                }
+                Ok(())
+            }
             _ => Err(DropReason::TcpState),
         }
+    }
+
+    /// A SYN+ACK that answers another SYN. If that may have been one of long ago, the opener resets what the answerer has of
+    /// it (RFC 9293 section 3.5); what is known here stays.
+    #[inline(always)]
+    const fn old_syn_ack(&mut self, segment: &Segment) -> Result<(), DropReason> {
+        if !before(segment.acknowledgment, self.own.limit) {
+            return Err(DropReason::TcpWindow);
+        }
+        self.is_repeated = true;
+        Ok(())
     }
 
     /// A SYN+ACK of the opener belongs to a simultaneous open.
@@ -337,19 +382,30 @@ impl Connection {
             state::TCP_SYN_SENT_BOTH | state::TCP_SYN_RECEIVED | state::TCP_ESTABLISHED => {
                 self.check(segment, direction)?;
                 self.own.acknowledged = latest(self.own.acknowledged, segment.acknowledgment);
-                if self.progress.state == state::TCP_SYN_RECEIVED {
-                    self.progress.state = state::TCP_ESTABLISHED;
-                }
+                let is_repeated = self.progress.flags & flag::OPENER_ANSWERED != 0;
+                self.progress.flags |= flag::OPENER_ANSWERED;
+                self.progress.state = match self.progress.state {
+                    state::TCP_SYN_SENT_BOTH => state::TCP_SYN_RECEIVED,
+                    // The answerer had answered before.
+                    state::TCP_SYN_RECEIVED if !is_repeated => state::TCP_ESTABLISHED,
+                    state => state,
+                };
                 Ok(())
             }
             _ => Err(DropReason::TcpState),
         }
     }
 
-    /// Whether an acknowledgment is one of the other's SYN, with or without the data that came with it.
+    /// Whether an acknowledgment of the answerer is one of the opener's SYN, with or without the data that came with it.
+    /// Until the answerer's SYN, its half has the number behind the opener's SYN as the limit.
     #[inline(always)]
-    fn answers_syn(&self, segment: &Segment) -> bool {
-        segment.has(ACK) && self.other.end.wrapping_sub(segment.acknowledgment) < SYN_DATA_MAX
+    const fn answers_syn(&self, segment: &Segment) -> bool {
+        let data = if self.progress.state == state::TCP_SYN_SENT {
+            self.other.end.wrapping_sub(self.own.limit)
+        } else {
+            SYN_DATA_MAX
+        };
+        segment.has(ACK) && self.other.end.wrapping_sub(segment.acknowledgment) <= data
     }
 
     /// A reset closes if its receiver is sure to take it: RFC 9293 section 3.10.7.3 for one that answers a SYN, RFC 5961
@@ -373,7 +429,13 @@ impl Connection {
                 Role::Answerer => Err(DropReason::TcpWindow),
             };
         }
-        // The receiver looks at the sequence number alone.
+        if self.refuses_syn(segment, direction) {
+            return Ok(());
+        }
+        // The receiver looks at the sequence number alone; what it has acknowledged is behind it.
+        if before(segment.sequence, self.other.acknowledged) {
+            return Err(DropReason::TcpWindow);
+        }
         let by_sequence = Segment {
             flags: segment.flags & !ACK,
             ..*segment
@@ -384,6 +446,18 @@ impl Connection {
             self.progress.state = state::TCP_CLOSED;
         }
         Ok(())
+    }
+
+    /// Whether a reset answers a SYN that the opener has sent again because the SYN+ACK was lost behind the gateway: it has
+    /// no sequence number (RFC 9293 section 3.10.7.1), and its acknowledgment is what the opener looks at. An opener that
+    /// has the SYN+ACK ignores it, so that it changes nothing.
+    #[inline(always)]
+    const fn refuses_syn(&self, segment: &Segment, direction: Direction) -> bool {
+        self.progress.state == state::TCP_SYN_RECEIVED
+            && matches!(self.role(direction), Role::Answerer)
+            && segment.sequence == 0
+            && segment.has(ACK)
+            && segment.acknowledgment == self.other.end
     }
 
     /// Scales of the sender and of the other end.

@@ -250,6 +250,32 @@ fn esp<P: Packet, T: Tables>(
     worker(tables, interface, Path::WanEsp)
 }
 
+/// SPI of the ESP packet in a frame, plain or in UDP.
+#[inline(always)]
+pub(super) fn spi<P: Packet>(packet: &P) -> Option<[u8; 4]> {
+    let ethernet: Ethernet = packet.load(0)?;
+    let (next, offset) = match ethernet.ether_type {
+        ether_type::IPV4 => {
+            let ip: Ipv4 = packet.load(ethernet::LENGTH)?;
+            (ip.protocol, ethernet::LENGTH + ipv4::LENGTH)
+        }
+        ether_type::IPV6 => {
+            let ip: Ipv6 = packet.load(ethernet::LENGTH)?;
+            (ip.next_header, ethernet::LENGTH + ipv6::LENGTH)
+        }
+        _ => return None,
+    };
+    match next {
+        protocol::ESP => Some(packet.load::<Esp>(offset)?.spi),
+        protocol::UDP => {
+            let header: Udp = packet.load(offset)?;
+            let spi = packet.load::<Esp>(offset + udp::LENGTH)?.spi;
+            (header.destination_port == udp::PORT_NAT_TRAVERSAL && spi != esp::NON_ESP_MARKER).then_some(spi)
+        }
+        _ => None,
+    }
+}
+
 #[inline(always)]
 fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32) -> Outcome {
     if !is_ours(outer, interface) {

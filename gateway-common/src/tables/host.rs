@@ -24,6 +24,7 @@ use crate::abi::{
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
+    trace::TraceEvent,
     usage,
 };
 use crate::drop::DropReason;
@@ -157,6 +158,8 @@ pub struct HostTables {
     pub rule_hits: RefCell<BTreeMap<u32, u64>>,
     /// Events.
     pub events: RefCell<Vec<Event>>,
+    /// Packets that were traced.
+    pub traces: RefCell<Vec<TraceEvent>>,
 }
 
 impl HostTables {
@@ -393,6 +396,10 @@ impl Tables for HostTables {
 
     fn event(&self, event: &Event) {
         self.events.borrow_mut().push(*event);
+    }
+
+    fn trace(&self, event: &TraceEvent) {
+        self.traces.borrow_mut().push(*event);
     }
 }
 

@@ -7,6 +7,7 @@ use crate::abi::{
     sa::{SaInbound, SaOutbound, SaOutboundKey},
     site::Site,
     stats::Path,
+    trace::TraceEvent,
 };
 use crate::drop::DropReason;
 use crate::path::rules::{Judgement, Tuple};
@@ -135,4 +136,6 @@ pub trait Tables {
     fn count_rule(&self, counter: u32, bytes: u32);
     /// Tells the controller; may be lost when there is too much to tell.
     fn event(&self, event: &Event);
+    /// Tells who traces; what is lost when there is too much to tell is counted.
+    fn trace(&self, event: &TraceEvent);
 }

@@ -1,5 +1,6 @@
 //! The CLI's end of the socket.
 use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::ops::ControlFlow;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -88,9 +89,17 @@ impl Client {
     ///
     /// # Errors
     /// [`ClientError::Unreachable`] when the daemon is gone, or what `on_line` returns.
-    pub fn follow(
+    pub fn follow(self, mut on_line: impl FnMut(&str) -> Result<(), ClientError>) -> Result<(), ClientError> {
+        self.follow_until(|line| on_line(line).map(ControlFlow::Continue))
+    }
+
+    /// The same until `on_line` says that it was the last.
+    ///
+    /// # Errors
+    /// As [`Client::follow`].
+    pub fn follow_until(
         mut self,
-        mut on_line: impl FnMut(&str) -> Result<(), ClientError>,
+        mut on_line: impl FnMut(&str) -> Result<ControlFlow<()>, ClientError>,
     ) -> Result<(), ClientError> {
         let path = self.path.clone();
         let unreachable = |error| ClientError::Unreachable {
@@ -107,7 +116,8 @@ impl Client {
             line.clear();
             match self.stream.read_line(&mut line) {
                 Ok(0) => return Err(unreachable(io::ErrorKind::UnexpectedEof.into())),
-                Ok(_) => on_line(line.trim_end())?,
+                Ok(_) if on_line(line.trim_end())?.is_break() => return Ok(()),
+                Ok(_) => {}
                 Err(error) => return Err(unreachable(error)),
             }
         }

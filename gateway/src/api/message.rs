@@ -116,6 +116,9 @@ pub enum Request {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         to: Option<String>,
     },
+    /// Trace packets: [`super::view::Tracing`], and then a line for each packet and place ([`super::view::TraceLine`]), until
+    /// the client hangs up or the trace is at its end.
+    Trace(Trace),
     /// Counters of dropped packets: a list of [`super::view::Drop`].
     Drops,
     /// Put a rule set in force: [`super::view::Loaded`].
@@ -152,6 +155,27 @@ pub enum Request {
         /// The flows.
         flows: Vec<crate::core::explain::Query>,
     },
+}
+
+/// Which packets are traced, and how many.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Of this site.
+    pub site: String,
+    /// Of this protocol: `tcp`, `udp`, `icmp` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// From or to this address, on either side of the translation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<std::net::Ipv4Addr>,
+    /// From or to this port, on either side of the translation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Ends after so many lines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+    /// Ends after so many seconds.
+    pub seconds: u64,
 }
 
 /// How a rule set is put in force.

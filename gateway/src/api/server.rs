@@ -20,6 +20,10 @@ use crate::core::journal::{EventLine, SCHEMA};
 const CONNECTIONS_MAX: usize = 16;
 /// Clients that follow the events at a time.
 const FOLLOWERS_MAX: usize = 8;
+/// Lines of a trace that wait for a client; what is more is lost to it, and it is told how many.
+const TRACE_LINES_MAX: usize = 4096;
+/// A client that takes no line for so long is hung up on.
+const TRACE_WRITE_S: u64 = 10;
 /// A client that says nothing for so long is hung up on.
 const IDLE_S: u64 = 60;
 
@@ -32,6 +36,8 @@ pub struct Call {
     pub caller: Caller,
     /// Where the answer goes.
     pub reply: oneshot::Sender<Reply>,
+    /// Where lines go that follow the answer, if the client waits for such. It is closed when the client hangs up.
+    pub lines: Option<mpsc::Sender<String>>,
 }
 
 /// The bound socket; its file goes when this does.
@@ -178,6 +184,10 @@ impl Client {
                     drop(permit);
                     return self.follow(reader, writer, last, caller).await;
                 }
+                Ok(request @ Request::Trace(_)) => {
+                    drop(permit);
+                    return self.trace(reader, writer, request, caller).await;
+                }
                 Ok(request) => ask(calls, request, caller.clone()).await,
                 Err(fault) => Reply::Error(fault),
             };
@@ -229,6 +239,38 @@ impl Client {
     }
 }
 
+impl Client {
+    /// Writes what the controller traces for this client, until that is at its end or the client hangs up: the
+    /// controller sees then that nobody reads its lines.
+    async fn trace(
+        self,
+        mut reader: impl AsyncRead + Unpin,
+        mut writer: impl AsyncWrite + Unpin,
+        request: Request,
+        caller: Caller,
+    ) -> io::Result<()> {
+        let Ok(_permit) = self.followers.try_acquire() else {
+            let words = format!("{FOLLOWERS_MAX} clients follow events or trace already; end one of them");
+            return send(&mut writer, Reply::Error(words)).await;
+        };
+        let (lines, mut incoming) = mpsc::channel(TRACE_LINES_MAX);
+        let reply = ask_for_lines(&self.calls, request, caller, Some(lines)).await;
+        send(&mut writer, reply).await?;
+        let mut byte = [0];
+        loop {
+            let line: Option<String> = tokio::select! {
+                _ = reader.read(&mut byte) => return Ok(()),
+                line = incoming.recv() => line,
+            };
+            let Some(line) = line else { return Ok(()) };
+            let line = line + "\n";
+            // One that stops reading without hanging up must not keep the trace on.
+            let write = writer.write_all(line.as_bytes());
+            tokio::time::timeout(Duration::from_secs(TRACE_WRITE_S), write).await??;
+        }
+    }
+}
+
 /// The line that stands for events that a subscriber lost: how many, and the number of the first that follows.
 pub(crate) fn gap(lost: u64, before: u64) -> String {
     serde_json::json!({
@@ -269,12 +311,22 @@ fn parse(line: &[u8]) -> Result<Request, String> {
 }
 
 async fn ask(calls: &mpsc::Sender<Call>, request: Request, caller: Caller) -> Reply {
+    ask_for_lines(calls, request, caller, None).await
+}
+
+async fn ask_for_lines(
+    calls: &mpsc::Sender<Call>,
+    request: Request,
+    caller: Caller,
+    lines: Option<mpsc::Sender<String>>,
+) -> Reply {
     let (reply, answer) = oneshot::channel();
     let stopping = || Reply::Error("the daemon is stopping".to_owned());
     let call = Call {
         request,
         caller,
         reply,
+        lines,
     };
     if calls.send(call).await.is_err() {
         return stopping();
@@ -455,6 +507,44 @@ mod tests {
             assert!(std::time::Instant::now() < deadline, "its place is not free");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    /// A client that goes away, or takes nothing any more, must not leave a trace on: the controller sees that its lines
+    /// have no reader.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn lines_of_a_trace_are_written_until_the_client_hangs_up() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let server = Server::bind(&path, own_uid()).expect("bound");
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        let wanted = crate::api::message::Trace {
+            site: "a".into(),
+            seconds: 1,
+            ..Default::default()
+        };
+        let request = serde_json::to_string(&Envelope::new(Request::Trace(wanted))).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        let call = incoming.recv().await.expect("a call");
+        let _ = call.reply.send(Reply::view(&"begun"));
+        let lines = call.lines.expect("lines are wanted");
+        lines.send("{\"line\":1}".into()).await.expect("read");
+        let mut stream = BufReader::new(stream);
+        let (mut reply, mut line) = (String::new(), String::new());
+        stream.read_line(&mut reply).await.expect("a reply");
+        stream.read_line(&mut line).await.expect("a line");
+        assert!(
+            reply.contains("begun") && line == "{\"line\":1}\n",
+            "{reply} {line}"
+        );
+        drop(stream);
+        tokio::time::timeout(Duration::from_secs(20), lines.closed())
+            .await
+            .expect("nobody reads any more");
     }
 
     #[test]

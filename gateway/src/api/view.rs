@@ -647,6 +647,86 @@ pub struct Commanded {
     pub sas: Vec<String>,
 }
 
+/// A trace that has begun.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Tracing {
+    /// Name of the site.
+    pub site: String,
+    /// Ends after so many seconds.
+    pub seconds: u64,
+}
+
+/// A line of a trace.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "line", rename_all = "snake_case")]
+pub enum TraceLine {
+    /// A packet at one place.
+    Packet(Box<TracedPacket>),
+    /// Packets that there was no room to tell of: the rate is bounded.
+    Gap {
+        /// How many.
+        lost: u64,
+    },
+    /// The trace is at its end.
+    End {
+        /// `time` or `count`.
+        why: String,
+        /// Lines of packets.
+        packets: u64,
+        /// Packets that there was no room to tell of.
+        lost: u64,
+    },
+}
+
+/// A packet at one place.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct TracedPacket {
+    /// When, RFC 3339 with microseconds.
+    pub time: String,
+    /// Name of the site.
+    pub site: String,
+    /// Where: `wan`, `worker_in`, `clear`, `clear_judge`, `clear_map`, `clear_add`, `core`, `worker_out`.
+    pub point: String,
+    /// `out`: from the site; `in`: to it.
+    pub direction: String,
+    /// `sent`, `dropped`, or `stage`: another stage goes on with it.
+    pub outcome: String,
+    /// Path that it was sent on, reason for which it was dropped, or the stage.
+    pub what: String,
+    /// The reason for which it was dropped in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub words: Option<String>,
+    /// `tcp`, `udp`, `icmp` or a number.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<String>,
+    /// Address and port of the site's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// Address and port of the center's end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<String>,
+    /// What the site's end is translated to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub nat: Option<String>,
+    /// State of its flow behind it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<String>,
+    /// Number of its mapping.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mapping: Option<u32>,
+    /// Name of its rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// Flags of a TCP segment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tcp: Option<String>,
+    /// SPI of the ESP packet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spi: Option<String>,
+    /// Bytes of the inner packet, or of the frame where that is not known.
+    pub bytes: u32,
+}
+
 /// What is open by name.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OpenNames {

@@ -13,6 +13,7 @@ mod run;
 mod sa;
 mod status;
 mod table;
+mod trace;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -87,6 +88,8 @@ enum Verb {
     Reload,
     /// Send sites to another gateway, so that this one can be stopped.
     Drain(drain::Arguments),
+    /// Packets of a site as they pass, place by place.
+    Trace(trace::Arguments),
     /// Dropped packets by reason.
     Drops,
 }
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Verb::Dns(verb) => dns::run(&common, &verb),
         Verb::Reload => reload::run(&common),
         Verb::Drain(arguments) => drain::run(&common, &arguments),
+        Verb::Trace(arguments) => trace::run(&common, arguments),
         Verb::Drops => drops::run(&common),
     };
     match outcome {

@@ -78,7 +78,7 @@ impl Loaded {
             directory: directory.to_owned(),
             pins: Vec::new(),
         };
-        for name in [program::WAN].into_iter().chain(program::STAGES) {
+        for name in [program::WAN, program::TRACE].into_iter().chain(program::STAGES) {
             let loading = loaded.program(name)?.load();
             loading.map_err(|source| DataplaneError::Program {
                 program: name,
@@ -86,6 +86,7 @@ impl Loaded {
             })?;
         }
         fill_stages(&mut loaded.ebpf)?;
+        fill_tracer(&mut loaded.ebpf)?;
         Ok(loaded)
     }
 
@@ -227,26 +228,44 @@ impl Loaded {
 /// # Errors
 /// The object is of another build.
 pub fn fill_stages(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
-    let missing = |what: String| DataplaneError::Missing(what);
     for (number, name) in (0..).zip(program::STAGES) {
-        let xdp: Result<&mut Xdp, _> = ebpf
-            .program_mut(name)
-            .ok_or_else(|| missing(format!("program `{name}`")))?
-            .try_into();
-        let program =
-            xdp.and_then(|xdp| Ok(xdp.fd()?.try_clone()?))
-                .map_err(|source| DataplaneError::Program {
-                    program: name,
-                    source,
-                })?;
-        let map = ebpf
-            .map_mut(map::STAGES)
-            .ok_or_else(|| missing(format!("map {}", map::STAGES)))?;
-        let mut stages = ProgramArray::try_from(map).map_err(DataplaneError::map(map::STAGES))?;
-        let set = stages.set(number, &program, 0);
-        set.map_err(DataplaneError::map(map::STAGES))?;
+        fill_place(ebpf, map::STAGES, number, name)?;
     }
     Ok(())
+}
+
+/// Puts a program into an array of programs.
+fn fill_place(
+    ebpf: &mut Ebpf,
+    array: &'static str,
+    place: u32,
+    name: &'static str,
+) -> Result<(), DataplaneError> {
+    let missing = |what: String| DataplaneError::Missing(what);
+    let xdp: Result<&mut Xdp, _> = ebpf
+        .program_mut(name)
+        .ok_or_else(|| missing(format!("program `{name}`")))?
+        .try_into();
+    let program =
+        xdp.and_then(|xdp| Ok(xdp.fd()?.try_clone()?))
+            .map_err(|source| DataplaneError::Program {
+                program: name,
+                source,
+            })?;
+    let map = ebpf
+        .map_mut(array)
+        .ok_or_else(|| missing(format!("map {array}")))?;
+    let mut programs = ProgramArray::try_from(map).map_err(DataplaneError::map(array))?;
+    let set = programs.set(place, &program, 0);
+    set.map_err(DataplaneError::map(array))
+}
+
+/// Lets programs tell of packets that are traced, by the program for it, which is loaded.
+///
+/// # Errors
+/// The object is of another build.
+pub fn fill_tracer(ebpf: &mut Ebpf) -> Result<(), DataplaneError> {
+    fill_place(ebpf, map::TRACER, 0, program::TRACE)
 }
 
 /// What the programs log: every drop if the daemon's log lets `gateway_ebpf` through at `trace`, else nothing. Off, it

@@ -18,6 +18,7 @@ use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
+use gateway_common::abi::trace::TraceEvent;
 use gateway_common::abi::{ABI_VERSION, limit, map};
 use gateway_common::drop::DropReason;
 use zerocopy::FromBytes as _;
@@ -53,6 +54,10 @@ pub(crate) struct Maps {
     paths: PerCpuArray<MapData, Counter>,
     rule_hits: PerCpuArray<MapData, Counter>,
     pub(crate) events: RingBuf<MapData>,
+    traces: RingBuf<MapData>,
+    traces_lost: PerCpuArray<MapData, u64>,
+    /// What [`Maps::traces_lost`] has told.
+    traces_lost_told: u64,
     tables: Arc<SharedTables>,
 }
 
@@ -84,6 +89,9 @@ impl Maps {
             paths: take(ebpf, map::PATHS)?,
             rule_hits: take(ebpf, map::RULE_HITS)?,
             events: take(ebpf, map::EVENTS)?,
+            traces: take(ebpf, map::TRACES)?,
+            traces_lost: take(ebpf, map::TRACES_LOST)?,
+            traces_lost_told: 0,
             tables,
         };
         let marked = maps.abi.set(0, ABI_VERSION, 0);
@@ -262,6 +270,27 @@ impl Maps {
             set.map_err(fault(map::RULE_HITS))?;
         }
         Ok(())
+    }
+
+    /// Takes at most `max` traced packets out of their ring.
+    pub(crate) fn take_traces(&mut self, max: usize) -> Vec<TraceEvent> {
+        let mut events = Vec::new();
+        while events.len() < max
+            && let Some(item) = self.traces.next()
+        {
+            events.extend(TraceEvent::read_from_bytes(&item));
+        }
+        events
+    }
+
+    /// Traced packets that the programs could not tell of since the last call.
+    pub(crate) fn traces_lost(&mut self) -> u64 {
+        let lost: u64 = self
+            .traces_lost
+            .get(&0, 0)
+            .map_or(self.traces_lost_told, |lost| lost.iter().sum());
+        let told = std::mem::replace(&mut self.traces_lost_told, lost);
+        lost.saturating_sub(told)
     }
 
     /// The events since the last call, `max` at most.

@@ -12,6 +12,7 @@
 //! | `service_link`, `ethtool` | the veth pair between `core` and the DNS proxy; offloads of its ends |
 //! | `clear_link` | the veth pair between workers and the `clear` program |
 //! | `tables`, `shared` | flow and mapping tables, as the programs have them; memory that both share |
+//! | `trace` | what workers tell of packets that are traced |
 //! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
@@ -39,6 +40,7 @@ mod stats;
 pub mod sweep;
 mod system;
 pub mod tables;
+mod trace;
 mod worker;
 mod xsk;
 
@@ -61,7 +63,7 @@ use gateway_common::drop::DropReason;
 
 pub use self::config::{DataplaneConfig, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
-pub use self::load::{AttachMode, fill_stages};
+pub use self::load::{AttachMode, fill_stages, fill_tracer};
 pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
@@ -69,6 +71,7 @@ pub use self::stats::WorkerStats;
 pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
+pub use self::trace::Traces;
 pub use self::worker::commands::WorkerReport;
 pub use self::worker::fragments::IkeDatagram;
 
@@ -80,11 +83,14 @@ use self::sas::Sas;
 use self::stats::WorkerCounters;
 use self::sweep::Sweep;
 use self::tables::SharedTables;
+use self::trace::{Tracing, monotonic_ns};
 use self::worker::fragments::IkeSink;
 use self::worker::handover::Inbox;
 
 /// Events that one call takes out of the ring.
 const EVENTS_PER_CALL: usize = 1024;
+/// Traced packets that one call takes out of their ring, which holds fewer.
+const TRACES_PER_CALL: usize = 16_384;
 
 /// An interface as it was attached.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -125,6 +131,7 @@ pub struct Dataplane {
     reports: Arc<ArrayQueue<WorkerReport>>,
     /// Where IKE that came in fragments goes.
     ike: Arc<OnceLock<IkeSink>>,
+    tracing: Arc<Tracing>,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -343,6 +350,39 @@ impl Dataplane {
         reports
             .chain(packets.into_iter().map(DataplaneEvent::Packet))
             .collect()
+    }
+
+    /// Traces packets of this site from now on, of all with [`EVERY_SITE`](gateway_common::abi::trace::EVERY_SITE), of none
+    /// with zero.
+    ///
+    /// # Errors
+    /// The settings cannot be read or written.
+    pub fn set_trace(&self, site: u32) -> Result<(), DataplaneError> {
+        let mut maps = self.maps();
+        let mut settings = maps.settings()?;
+        settings.trace_site = site;
+        maps.set_settings(&settings)?;
+        self.tracing.set_site(site);
+        Ok(())
+    }
+
+    /// What was traced since the last call; does not wait. Call it some ten times a second while anything is traced.
+    #[must_use]
+    pub fn traces(&self) -> Traces {
+        let (mut events, lost) = self.tracing.take();
+        let mut maps = self.maps();
+        events.extend(maps.take_traces(TRACES_PER_CALL));
+        events.sort_by_key(|event| event.at_ns);
+        Traces {
+            events,
+            lost: lost + maps.traces_lost(),
+        }
+    }
+
+    /// Nanoseconds of the clock that traced packets have.
+    #[must_use]
+    pub fn trace_clock_ns(&self) -> u64 {
+        monotonic_ns()
     }
 
     /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses. Answers how many flows

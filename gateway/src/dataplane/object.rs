@@ -28,6 +28,8 @@ pub mod program {
         "clear_fragment",
         "core_fragment",
     ];
+    /// Tells of a packet that is traced, at the end of another program.
+    pub const TRACE: &str = "trace";
     /// Core interface.
     pub const CORE: &str = "core";
     /// Lets everything through; for the far ends of veth pairs.

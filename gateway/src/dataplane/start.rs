@@ -84,6 +84,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         counters: (0..workers).map(|_| Arc::default()).collect(),
         reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
         ike: Arc::default(),
+        tracing: Arc::default(),
         threads: Vec::new(),
     };
     undo.keep();
@@ -305,6 +306,7 @@ fn worker(
             now_s: 0,
             reports: Arc::clone(&dataplane.reports),
             fragments: Fragments::new(dataplane.inboxes.len() as u32, Arc::clone(&dataplane.ike)),
+            tracing: Arc::clone(&dataplane.tracing),
         },
         rings,
         receive,

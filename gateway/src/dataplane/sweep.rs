@@ -4,6 +4,10 @@
 //! Removal takes two sweeps. The first retires an entry, so that no packet finds it any more; the next one, a second
 //! later at least, frees its place: programs that had found it before have long ended.
 //!
+//! Until then a program that had found a flow may still end its handshake, or begin it anew. So a flow is counted less when
+//! it is retired, but a half-open connection when its place is freed: its state is the last one then, and no program and
+//! sweep both give the same one back.
+//!
 //! **Hold-down** (RFC 6888 REQ-8). A mapping ends with its last flow. For a time after that nobody else gets its port, so
 //! that what is still under way to the old owner does not reach a new one; the old owner itself finds the mapping and
 //! goes on with it. A sweep writes into a mapping when a flow last used it, and lets go of one that nobody has used for so
@@ -14,7 +18,7 @@ use std::collections::{BTreeMap, HashMap};
 use gateway_common::abi::flow::{Flow, FlowKey, pair, read, state as state_of_flow, word};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
-use gateway_common::path::filter::is_alive;
+use gateway_common::path::filter::{is_alive, is_half_open};
 use gateway_common::path::tcp::flag;
 use gateway_common::tables::index::{state, state_of};
 use gateway_common::tables::words::Words as _;
@@ -101,15 +105,17 @@ impl Sweep {
                         keep_permission(flows, (&key, &flow), now_s);
                         continue;
                     }
-                    // A packet may have changed the state until it was retired.
-                    let state = read(entry.record).1.progress.state;
-                    tables.give_flow(key.site, state);
+                    tables.give_flow(key.site);
                     expired += 1;
                 }
                 _ => {}
             }
             let word = flows.at(place).map_or(0, |entry| entry.word);
             if is_due(before.get(&place), word, now_s) {
+                let (key, flow) = read(entry.record);
+                if state_of(word) == state::RETIRED && is_half_open(flow.progress.state) {
+                    tables.give_half_open(key.site);
+                }
                 flows.free(place);
             } else {
                 retired.insert(read(entry.record).1.mapping);

@@ -9,7 +9,6 @@ use gateway_common::abi::flow::{self, Flow, FlowKey, halves, pair};
 use gateway_common::abi::geometry::{GEOMETRY, Geometry};
 use gateway_common::abi::nat::{self, InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::{clock, limit, map, usage};
-use gateway_common::path::filter::is_half_open;
 use gateway_common::path::limits::give;
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::hash::FACTORS;
@@ -229,16 +228,18 @@ impl SharedTables {
         if !flows.retire(entry.position, entry.word) {
             return false;
         }
-        self.give_flow(key.site, flow::read(entry.record).1.progress.state);
+        self.give_flow(key.site);
         true
     }
 
-    /// Counts a flow of this state less.
-    pub(crate) fn give_flow(&self, site: u32, state: u8) {
+    /// Counts a flow less. Whether its connection was half-open is looked at when its place is freed.
+    pub(crate) fn give_flow(&self, site: u32) {
         self.give(site, usage::word::FLOWS);
-        if is_half_open(state) {
-            self.give(site, usage::word::HALF_OPEN);
-        }
+    }
+
+    /// Counts a half-open connection less, as the program does that ends a handshake.
+    pub fn give_half_open(&self, site: u32) {
+        self.give(site, usage::word::HALF_OPEN);
     }
 
     /// Counts a mapping less.

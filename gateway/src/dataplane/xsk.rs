@@ -1,4 +1,4 @@
-//! AF_XDP sockets of one worker over one shared frame memory (UMEM). The only unsafe code of the daemon.
+//! AF_XDP sockets of one worker over one shared frame memory (UMEM). With `shared`, the only unsafe code of the daemon.
 //!
 //! **Architecture invariant:** a [`Frame`] is the one owner of its memory while user space has it. It comes from the
 //! pool or from a receive ring, is neither cloned nor made from numbers, and is consumed when it is given to the

@@ -256,6 +256,8 @@ impl Shell {
 
     /// Does what the proxy wants done.
     fn act(&mut self) {
+        // Before the answers leave: who has one finds it counted.
+        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.proxy.counters();
         while let Some(output) = self.proxy.poll_output() {
             match output {
                 Output::Admit { token, client, name } => self.admit(token, client, name),
@@ -313,7 +315,6 @@ impl Shell {
                 }
             }
         }
-        *self.shared.lock().unwrap_or_else(PoisonError::into_inner) = self.proxy.counters();
     }
 
     fn admit(&mut self, token: Token, client: Client, name: String) {

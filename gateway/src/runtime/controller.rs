@@ -21,6 +21,8 @@ use super::reload::Watch;
 use super::rules::RuleState;
 use super::secrets;
 use super::sockets::{Datagram, Sockets};
+use super::trace::Tracers;
+use crate::api::message::Request;
 use crate::api::server::Call;
 use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
@@ -58,6 +60,7 @@ pub struct Controller<E: Engine> {
     pub(super) journal: Journal,
     pub(super) admissions: Admissions,
     pub(super) watch: Watch,
+    pub(super) tracers: Tracers,
     pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
@@ -143,6 +146,7 @@ impl<E: Engine> Controller<E> {
             journal,
             admissions,
             watch,
+            tracers: Tracers::default(),
             subscribers,
         };
         controller.set_sites()?;
@@ -221,7 +225,10 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_call(&mut self, call: Call) {
-        let reply = self.answer(&call.caller, call.request);
+        let reply = match call.request {
+            Request::Trace(wanted) => self.begin_trace(&wanted, call.lines),
+            request => self.answer(&call.caller, request),
+        };
         // The client may have gone; that is its affair.
         let _ = call.reply.send(reply);
         self.drain().await;
@@ -231,6 +238,7 @@ impl<E: Engine> Controller<E> {
         for happening in self.engine.poll().await {
             self.handle_happening(happening);
         }
+        self.tell_traces();
         self.give_blocks();
         self.polls += 1;
         if self.polls == POLLS_PER_LOOK {

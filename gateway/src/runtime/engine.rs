@@ -11,7 +11,7 @@ use gateway_ike::{ChildSaInstall, Direction};
 use crate::api::view;
 use crate::core::classifier::Generation;
 use crate::core::names::Write;
-use crate::dataplane::Published;
+use crate::dataplane::{Published, Traces};
 
 /// Traffic of a pair of SAs since it was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -182,6 +182,16 @@ pub trait Engine {
 
     /// What happened since the last call; asked ten times a second.
     async fn poll(&mut self) -> Vec<Happening<Self::Handle>>;
+
+    /// Traces packets of this site, of every site ([`EVERY_SITE`](gateway_common::abi::trace::EVERY_SITE)), or with zero of
+    /// none.
+    ///
+    /// # Errors
+    /// If the kernel refuses it.
+    fn set_trace(&mut self, site: u32) -> anyhow::Result<()>;
+
+    /// What was traced since the last call, and the present time on its clock.
+    fn traces(&mut self) -> (Traces, u64);
 
     /// Detaches and frees everything.
     async fn stop(&mut self);

@@ -22,6 +22,7 @@ mod requests;
 mod rules;
 mod secrets;
 mod sockets;
+mod trace;
 mod ways;
 mod xdp;
 

@@ -222,6 +222,7 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
                     request,
                     caller: Caller::default(),
                     reply,
+                    lines: None,
                 })
                 .await
                 .is_err()

@@ -71,6 +71,7 @@ impl<E: Engine> Controller<E> {
             Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
             Request::RulesText { generation } => self.rules_text(generation).map(|view| Reply::view(&view)),
             Request::RulesExplain { flows } => self.rules_explain(&flows).map(|view| Reply::view(&view)),
+            Request::Trace(_) => Err(anyhow!("packets are traced on a connection of their own")),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
         outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
@@ -238,13 +239,13 @@ pub(super) fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {
     found.ok_or_else(|| anyhow!("no site is named \"{name}\"; `gateway nat list` shows all"))
 }
 
-fn site_name(sites: &Sites, number: u32) -> String {
+pub(super) fn site_name(sites: &Sites, number: u32) -> String {
     sites
         .get(number)
         .map_or_else(|| format!("site {number}"), |entry| entry.name.clone())
 }
 
-fn state_word(number: u8) -> &'static str {
+pub(super) fn state_word(number: u8) -> &'static str {
     match number {
         state::TCP_SYN_SENT => "syn-sent",
         state::TCP_SYN_RECEIVED => "syn-received",

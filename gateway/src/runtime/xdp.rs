@@ -27,7 +27,8 @@ use crate::core::directions::Directions;
 use crate::core::names::Write;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, IkeDatagram, InterfaceConfig,
-    Published, SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, WorkerReport, monotonic_s,
+    Published, SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, Traces, WorkerReport,
+    monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -321,6 +322,18 @@ impl Engine for Xdp {
         happened
     }
 
+    fn set_trace(&mut self, site: u32) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.set_trace(site)?)
+    }
+
+    fn traces(&mut self) -> (Traces, u64) {
+        self.dataplane
+            .as_ref()
+            .map_or_else(Default::default, |dataplane| {
+                (dataplane.traces(), dataplane.trace_clock_ns())
+            })
+    }
+
     async fn stop(&mut self) {
         self.ways.stop().await;
         let Some(dataplane) = self.dataplane.take() else {
@@ -366,6 +379,7 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
             site_mappings_max: limits.site_mappings,
             mss_max: config.network.mss_max(),
             pad: 0,
+            trace_site: 0,
             site_answers_per_s: limits.site_answers_per_s,
         },
         tables: TableSizes {

@@ -12,7 +12,7 @@ use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
-use gateway::dataplane::Published;
+use gateway::dataplane::{Published, Traces};
 use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
@@ -27,12 +27,20 @@ use tokio::sync::{broadcast, mpsc, oneshot};
 pub(crate) struct Table {
     pub(crate) installed: BTreeMap<u32, ChildSaInstall>,
     pub(crate) happened: Vec<Happening<u32>>,
+    /// Hits of the rules in force.
+    pub(crate) rule_hits: Vec<u64>,
+    /// What is traced, and what there is to tell of it.
+    pub(crate) traced_site: u32,
+    pub(crate) traces: Traces,
     pub(crate) names: BTreeMap<Ipv4Addr, OpenAddress>,
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
     next: u32,
 }
+
+/// Time on the clock of traced packets.
+pub(crate) const TRACE_CLOCK_NS: u64 = 5_000_000_000;
 
 /// A data plane without packets.
 struct InMemory(Arc<Mutex<Table>>);
@@ -142,7 +150,9 @@ impl Engine for InMemory {
     }
 
     fn rule_hits(&self, _: u32, rules: u32) -> anyhow::Result<Vec<u64>> {
-        Ok(vec![0; rules as usize])
+        let mut hits = self.table().rule_hits.clone();
+        hits.resize(rules as usize, 0);
+        Ok(hits)
     }
 
     fn tables(&self) -> anyhow::Result<Tables> {
@@ -159,6 +169,15 @@ impl Engine for InMemory {
 
     async fn poll(&mut self) -> Vec<Happening<u32>> {
         std::mem::take(&mut self.table().happened)
+    }
+
+    fn set_trace(&mut self, site: u32) -> anyhow::Result<()> {
+        self.table().traced_site = site;
+        Ok(())
+    }
+
+    fn traces(&mut self) -> (Traces, u64) {
+        (std::mem::take(&mut self.table().traces), TRACE_CLOCK_NS)
     }
 
     async fn stop(&mut self) {}
@@ -284,12 +303,36 @@ impl Node {
     }
 
     fn reply(&self, request: Request) -> Reply {
+        self.reply_with_lines(request, None)
+    }
+
+    /// Asks for a view that lines follow.
+    #[track_caller]
+    pub(crate) fn follow(&self, request: Request, places: usize) -> (Value, mpsc::Receiver<String>) {
+        let (lines, incoming) = mpsc::channel(places);
+        match self.reply_with_lines(request, Some(lines)) {
+            Reply::Ok(view) => (view, incoming),
+            Reply::Error(words) => panic!("refused: {words}"),
+        }
+    }
+
+    /// Asks for a view that lines follow, and expects a refusal.
+    #[track_caller]
+    pub(crate) fn refused_lines(&self, request: Request) -> String {
+        match self.reply_with_lines(request, Some(mpsc::channel(1).0)) {
+            Reply::Ok(view) => panic!("not refused: {view}"),
+            Reply::Error(words) => words,
+        }
+    }
+
+    fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
         let (reply, answer) = oneshot::channel();
         let caller = Caller::default();
         let call = Call {
             request,
             caller,
             reply,
+            lines,
         };
         self.calls.blocking_send(call).expect("it runs");
         answer.blocking_recv().expect("it answers")

@@ -8,7 +8,7 @@ use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN};
 use super::clear::{PORT, dropped, leaves, segment, with_flow, with_flow_and_mapping};
 use super::world::{self, GATEWAY, MAC, MAC_HOP, MTU, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 use super::{Expect, Program, Step, Vector};
-use crate::frames::{Clear, End, checksum, ethernet, ipv4};
+use crate::frames::{Clear, End, ISN, checksum, ethernet, ipv4};
 
 const NAT_END: End = (NAT, PORT);
 
@@ -52,7 +52,7 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
         .into_iter()
         .map(|(words, frame, expect)| Vector::single(words, now_s, Program::Core, frame, expect))
         .collect();
-    let steps = [connections(), closing(), filtering()].concat();
+    let steps = [connections(), handshakes(), closing(), filtering()].concat();
     vectors.extend(steps.into_iter().map(|(words, steps)| Vector {
         description: words.to_owned(),
         world: world::world(now_s),
@@ -187,6 +187,75 @@ fn connections() -> Vec<(&'static str, Vec<Step>)> {
     ]
 }
 
+/// Handshakes as few stacks do them, or as networks damage them.
+fn handshakes() -> Vec<(&'static str, Vec<Step>)> {
+    /// How far the server's numbers are from zero here.
+    const FAR: u32 = 1 << 30;
+    let first = ISN.wrapping_add(1);
+    // RFC 9293 section 3.10.7.1: a reset that answers a SYN has sequence number zero.
+    let refusal = reply(RST | ACK).at(first.wrapping_neg(), 0).data(0);
+    let to_terminal = |clear: Clear| enters(clear, (TERMINAL, PORT));
+    vec![
+        (
+            "a SYN+ACK that acknowledges another SYN opens nothing, and the site resets it (RFC 9293 section 3.5)",
+            vec![
+                out(SYN),
+                to_terminal(reply(SYN | ACK).at(50_000, u32::MAX)),
+                leaves(segment(RST).at(u32::MAX, 0), SITE, NAT_END),
+                refused(&reply(SYN | ACK).at(0, 1), TcpWindow),
+                refused(&reply(RST | ACK).at(0, u32::MAX), TcpWindow),
+                back(SYN | ACK),
+                out(ACK),
+            ],
+        ),
+        (
+            "a SYN with data that is sent again without is answered with data (RFC 7413 section 4.1.3)",
+            vec![
+                leaves(segment(SYN).data(100), SITE, NAT_END),
+                out(SYN),
+                to_terminal(reply(SYN | ACK).at(0, 100)),
+                leaves(segment(ACK).at(100, 0), SITE, NAT_END),
+            ],
+        ),
+        (
+            "both open, and the center's end has not seen the site's SYN (RFC 5382 REQ-2)",
+            vec![
+                out(SYN),
+                back(SYN),
+                out(SYN | ACK),
+                back(SYN),
+                out(SYN | ACK),
+                back(ACK),
+                out(ACK),
+            ],
+        ),
+        (
+            "both open at once (RFC 9293 section 3.5)",
+            vec![
+                out(SYN),
+                back(SYN),
+                out(SYN | ACK),
+                back(SYN | ACK),
+                back(ACK),
+                out(ACK),
+                refused(&reply(SYN), TcpState),
+            ],
+        ),
+        (
+            "a server that forgot its SYN+ACK refuses the SYN that is sent again",
+            vec![
+                out(SYN),
+                to_terminal(reply(SYN | ACK).at(FAR, 0)),
+                out(SYN),
+                refused(&refusal.clone().at(0, 1), TcpWindow),
+                to_terminal(refusal.clone()),
+                leaves(segment(ACK).at(0, FAR), SITE, NAT_END),
+                refused(&refusal, TcpWindow),
+            ],
+        ),
+    ]
+}
+
 fn closing() -> Vec<(&'static str, Vec<Step>)> {
     vec![
         (
@@ -225,6 +294,17 @@ fn closing() -> Vec<(&'static str, Vec<Step>)> {
                 out(SYN),
                 back(SYN | ACK),
                 out(ACK),
+            ],
+        ),
+        (
+            "a reset older than what was acknowledged is dropped (RFC 5961 section 3.2)",
+            vec![
+                out(SYN),
+                back(SYN | ACK),
+                out(ACK),
+                enters(reply(ACK).at(0, 3), (TERMINAL, PORT)),
+                dropped(&segment(RST), TcpWindow),
+                leaves(segment(RST).at(3, 0), SITE, NAT_END),
             ],
         ),
         (

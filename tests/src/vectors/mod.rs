@@ -18,8 +18,12 @@ pub mod world;
 use std::collections::BTreeMap;
 
 use gateway_common::abi::stats::Path;
+use gateway_common::abi::trace::point;
 use gateway_common::drop::DropReason;
 use gateway_common::packet::{Buffer, Packet as _};
+use gateway_common::path::clear::Next;
+use gateway_common::path::open::Stage;
+use gateway_common::path::trace::{self, End};
 use gateway_common::path::{self, Outcome, Verdict};
 use gateway_common::tables::Tables as _;
 use gateway_common::tables::host::HostTables;
@@ -51,14 +55,33 @@ impl Program {
         let mut buffer = Buffer::new(frame);
         let outcome = match self {
             Self::Wan => path::wan::wan(&mut buffer, tables),
-            Self::Clear => path::clear::clear_through(&mut buffer, tables),
-            Self::Core => path::core::core_through(&mut buffer, tables),
+            Self::Clear => stages(&mut buffer, tables, Stage::Forward),
+            Self::Core => stages(&mut buffer, tables, Stage::Core),
         };
+        // Stages tell for themselves.
+        if self == Self::Wan && trace::is_on(tables) {
+            trace::tell(&buffer, tables, End::of(point::WAN, outcome));
+        }
         if let Ok(verdict) = outcome {
             tables.count(verdict.path(), buffer.len());
         }
         (outcome, buffer.bytes().to_vec())
     }
+}
+
+/// The stages from one on, as the shell runs them one after another.
+fn stages(buffer: &mut Buffer, tables: &HostTables, first: Stage) -> Outcome {
+    path::clear::stages(buffer, tables, first, |buffer, stage, next| {
+        if trace::is_on(tables) {
+            let point = point::of_stage(stage as u32);
+            let end = match next {
+                Ok(Next::Stage(next)) => End::stage(point, next),
+                Ok(Next::Decided(verdict)) => End::of(point, Ok(verdict)),
+                Err(reason) => End::of(point, Err(reason)),
+            };
+            trace::tell(buffer, tables, end);
+        }
+    })
 }
 
 /// What must become of a frame.

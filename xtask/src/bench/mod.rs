@@ -4,6 +4,7 @@
 //! medians are reported.
 
 mod ike;
+mod rules;
 mod through;
 
 use std::process::Command;
@@ -12,13 +13,16 @@ use anyhow::Result;
 
 use crate::{cmd, paths, setup};
 
-/// The program that measures each XDP program by BPF_PROG_TEST_RUN and prints a table.
-const PROG_RUN_BENCH: [&str; 7] = [
+/// The program that measures each XDP program by BPF_PROG_TEST_RUN and prints a table, and the flow table beside a BPF hash
+/// map.
+const PROG_RUN_BENCH: [&str; 9] = [
     "run",
     "--quiet",
     "--release",
     "--package",
     "gateway-tests",
+    "--features",
+    "compare",
     "--example",
     "prog_run_bench",
 ];
@@ -62,6 +66,8 @@ pub fn run(part: Option<Part>, short: bool) -> Result<()> {
     if wanted(Part::Rules) {
         println!("== A new flow under 10, 1,000 and 10,000 rules, BPF_PROG_TEST_RUN of `clear`");
         cargo(&RULES_BENCH)?;
+        println!("== `gateway rules load` of 10, 1,000 and 10,000 rules, through a running daemon");
+        rules::run(short)?;
     }
     if wanted(Part::Through) {
         println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");

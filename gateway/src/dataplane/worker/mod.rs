@@ -37,6 +37,7 @@ use self::handover::{Handed, Inbox, Side};
 use self::rings::{BATCH, RingPort};
 use self::table::SaTable;
 use super::stats::WorkerCounters;
+use super::trace::Tracing;
 
 /// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
 /// worker starves it.
@@ -69,15 +70,19 @@ pub(crate) struct Engine {
     pub(crate) now_s: u64,
     pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
     pub(crate) fragments: Fragments,
+    pub(crate) tracing: Arc<Tracing>,
 }
 
 impl Engine {
     /// Opens or seals the frame in the first `len` octets of `buffer`.
     fn process(&mut self, buffer: &mut [u8], len: usize, side: Side) -> Outcome {
-        match side {
+        let traced = self.trace_before(buffer, len, side);
+        let outcome = match side {
             Side::Wan => self.inbound(buffer, len),
             Side::Core => self.outbound(buffer, len),
-        }
+        };
+        self.trace_after(traced, buffer, &outcome);
+        outcome
     }
 
     /// Tells the controller. When its queue is full the report is lost, and the next packet does not repeat it: the

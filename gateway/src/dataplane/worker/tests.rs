@@ -22,6 +22,7 @@ use super::table::SaTable;
 use super::{Engine, Worker};
 use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
+use crate::dataplane::trace::Tracing;
 
 mod fragments;
 
@@ -86,6 +87,7 @@ struct Bench {
     workers: Vec<Worker<MemoryRings>>,
     inboxes: Arc<[Inbox]>,
     reports: Arc<ArrayQueue<WorkerReport>>,
+    tracing: Arc<Tracing>,
     router_out: OutboundSa,
     router_in: InboundSa,
     suite: Suite,
@@ -170,6 +172,7 @@ impl Bench {
         let received = Mutex::new(received);
         let sink: IkeSink = Box::new(move |datagram| received.lock().unwrap().send(datagram).unwrap());
         assert!(ike.set(sink).is_ok());
+        let tracing = Arc::new(Tracing::default());
         let worker = |number| Worker {
             engine: Engine {
                 worker: number,
@@ -178,6 +181,7 @@ impl Bench {
                 now_s: 100,
                 reports: Arc::clone(&reports),
                 fragments: Fragments::new(2, Arc::clone(&ike)),
+                tracing: Arc::clone(&tracing),
             },
             rings: MemoryRings {
                 arrived: Default::default(),
@@ -218,6 +222,7 @@ impl Bench {
             router_in: inbound(suite, SPI_OUT, 2, &any),
             inboxes,
             reports,
+            tracing,
             suite,
             udp,
             handle,
@@ -575,4 +580,64 @@ fn garbage_never_panics() {
         }
     }
     bench.assert_no_leak();
+}
+
+#[test]
+fn what_workers_do_with_a_traced_site_is_told() {
+    use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
+
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let out = packet([192, 168, 1, 10], [10, 1, 1, 1], 100, true);
+    let back = packet([10, 1, 1, 1], [192, 168, 1, 10], 100, true);
+    let untold = bench.sealed_by_router(&out);
+    bench.arrive(1, WAN, untold);
+    assert_eq!(bench.tracing.take(), (vec![], 0), "nobody traces");
+
+    bench.tracing.set_site(SITE);
+    let first = bench.sealed_by_router(&out);
+    // It comes by the other worker, which hands it over.
+    bench.arrive(0, WAN, first.clone());
+    bench.round(1);
+    // Again: a replay. Damaged: not authentic.
+    bench.arrive(1, WAN, first);
+    let mut damaged = bench.sealed_by_router(&out);
+    if let Some(last) = damaged.last_mut() {
+        *last ^= 1;
+    }
+    bench.arrive(1, WAN, damaged);
+    let clear = bench.core_frame(SITE, &back);
+    bench.arrive(1, CORE, clear);
+    let (events, lost) = bench.tracing.take();
+    assert_eq!(lost, 0);
+    let told: Vec<_> = events
+        .iter()
+        .map(|event| (event.point, event.outcome, event.value))
+        .collect();
+    assert_eq!(
+        told,
+        [
+            (point::WORKER_IN, outcome::WORKED, 0),
+            (point::WORKER_IN, outcome::DROPPED, DropReason::EspReplay as u32),
+            (
+                point::WORKER_IN,
+                outcome::DROPPED,
+                DropReason::EspAuthentication as u32
+            ),
+            (point::WORKER_OUT, outcome::WORKED, 0),
+        ]
+    );
+    let ends = |event: &TraceEvent| (event.site, event.source, event.destination, event.protocol);
+    for event in [&events[0], &events[3]] {
+        assert_eq!(ends(event), (SITE, [192, 168, 1, 10], [10, 1, 1, 1], 17));
+    }
+    for event in &events[..3] {
+        assert_eq!((event.site, event.spi), (SITE, SPI_IN.to_be_bytes()));
+        assert_ne!(event.known & known::SPI, 0);
+    }
+    assert!(events.windows(2).all(|pair| pair[0].at_ns <= pair[1].at_ns));
+
+    bench.tracing.set_site(SITE + 1);
+    let other = bench.sealed_by_router(&out);
+    bench.arrive(1, WAN, other);
+    assert_eq!(bench.tracing.take(), (vec![], 0), "another site is traced");
 }

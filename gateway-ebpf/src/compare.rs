@@ -1,0 +1,139 @@
+//! Programs for one measurement: the way of an established packet through the flow table as it is, and the same through a
+//! BPF hash map of the same keys and records. No part of the gateway: built for the bench alone (feature `compare`).
+//!
+//! Each run draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
+//! run before has forwarded: `BPF_PROG_TEST_RUN` repeats a packet as it was left.
+#![no_std]
+#![no_main]
+#![feature(asm_experimental_arch)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    dead_code,
+    unused_imports,
+    reason = "the modules of the gateway's own object are used in part; the `xdp` macro puts an undocumented public function beside each program"
+)]
+
+mod arrays;
+mod context;
+mod maps;
+mod tables;
+
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
+use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::macros::{btf_map, xdp};
+use aya_ebpf::programs::XdpContext;
+use gateway_common::abi::flow::{FlowKey, RECORD_WORDS, halves, word};
+use gateway_common::abi::sa::LinkHeader;
+use gateway_common::drop::DropReason;
+use gateway_common::packet::{Packet, ethernet, ipv4};
+use gateway_common::path::clear::{self, Next};
+use gateway_common::path::filter::{self, Direction};
+use gateway_common::path::{Outcome, Verdict};
+use gateway_common::tables::Tables;
+use gateway_common::tables::words::Words as _;
+
+use arrays::Value;
+use context::Frame;
+use maps::EGRESS;
+use tables::Maps;
+
+/// Flows that the hash map has room for.
+const FLOWS: usize = 1 << 20;
+/// Site of all of them.
+const SITE: u32 = 1;
+/// Where the IP header begins, and in it the identification.
+const IP: u32 = ethernet::LENGTH;
+const IDENTIFICATION: u32 = IP + 4;
+
+/// The flow table as a BPF hash map.
+#[btf_map]
+static FLOW_HASH: HashMap<FlowKey, [u64; RECORD_WORDS], FLOWS> = HashMap::new();
+
+/// What drawing a flow and setting the frame up costs by itself.
+#[xdp]
+fn compare_floor(context: XdpContext) -> u32 {
+    run(&context, |_, _| {
+        Ok(Verdict::Pass(gateway_common::abi::stats::Path::CorePassed))
+    })
+}
+
+/// Through the flow table.
+#[xdp]
+fn compare_buckets(context: XdpContext) -> u32 {
+    run(&context, |frame, maps| match clear::clear(frame, maps)? {
+        Next::Decided(verdict) => Ok(verdict),
+        Next::Stage(_) => Err(DropReason::NoFlow),
+    })
+}
+
+/// Through the hash map.
+#[xdp]
+fn compare_hash(context: XdpContext) -> u32 {
+    run(&context, by_hash)
+}
+
+/// [`clear::clear`] with another look-up.
+#[inline(always)]
+fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
+    let site = clear::site_of(frame)?;
+    let inner = clear::parse(frame)?;
+    let key = inner.flow_from_site(site);
+    let settings = maps.settings().ok_or(DropReason::Internal)?;
+    let now_s = maps.now_s();
+    let record = FLOW_HASH
+        .get_ptr_mut(&key)
+        .and_then(Value::new)
+        .ok_or(DropReason::NoFlow)?;
+    let (state, last_seen_s) = filter::state_and_last_seen_s(record);
+    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+        return Err(DropReason::NoFlow);
+    }
+    let hop = clear::known_next_hop(maps, &key, record)?;
+    filter::follow::<_, true>(record, &inner, now_s)?;
+    let (address, nat) = halves(record.load(word::NAT));
+    let [p0, p1, _, _] = nat.to_ne_bytes();
+    inner.translate(frame, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
+    clear::leave(frame, maps, hop)
+}
+
+#[inline(always)]
+fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    if draw(&mut frame, &maps).is_none() {
+        return XDP_DROP;
+    }
+    let code = match decide(&mut frame, &maps) {
+        Ok(Verdict::Egress { ifindex, path }) => {
+            maps.count(path, frame.len());
+            EGRESS.redirect(ifindex, XDP_DROP.into()).unwrap_or(XDP_DROP)
+        }
+        Ok(_) => XDP_PASS,
+        Err(_) => XDP_DROP,
+    };
+    code
+}
+
+/// Makes the frame a packet of one of the flows.
+#[inline(always)]
+fn draw(frame: &mut Frame, maps: &Maps) -> Option<()> {
+    let [_, bits]: [u8; 2] = frame.load(IDENTIFICATION)?;
+    let flow = maps.random() & (1u32 << (bits & 31)).wrapping_sub(1);
+    frame.store(0, &LinkHeader::new(SITE, 0))?;
+    frame.store(IP + ipv4::TTL, &[64u8, 6])?;
+    let port = ((flow & 0xfff) as u16 + 2048).to_be_bytes();
+    frame.store(IP + ipv4::SOURCE, &[10u8, 1, (flow >> 12) as u8, 10])?;
+    frame.store(IP + ipv4::LENGTH, &port)
+}
+
+/// The licence that the kernel asks for GPL-only helpers.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+
+#[panic_handler]
+fn panic(_: &::core::panic::PanicInfo<'_>) -> ! {
+    // As in the gateway's own object.
+    loop {}
+}

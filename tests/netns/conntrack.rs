@@ -1,0 +1,881 @@
+//! The packet core beside the kernel's own filter: the same packets through both, one by one, with the same addresses on
+//! both sides, so that verdicts and translated packets must be the same octet by octet.
+//!
+//! ```text
+//!             +---- one network namespace ---------------------------------------+
+//!  frames --> | site ==== inside   (kernel: conntrack, nftables)   outside ==== center | --> what came through
+//!             +------------------------------------------------------------------+
+//!  frames --> path::clear, path::core on the host, in the world of the vectors        --> what came through
+//! ```
+//! Behind each packet goes one that is sure to pass: once it has arrived, the packet before it has or never will.
+//!
+//! The kernel forwards with `nf_conntrack_tcp_loose = 0` (no pick-up of connections that it did not see begin), all else as
+//! it comes: window checks on, `nf_conntrack_tcp_be_liberal = 0`, checksums verified. Where the two differ, [`DIFFERENCES`]
+//! says why, and so does `gateway/docs/filter.md`. A difference that is not among them fails the test, and so does one of
+//! them that is none any more.
+
+use std::fs;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
+use gateway_common::tables::host::HostTables;
+use gateway_tests::frames::{Clear, End, ISN, ethernet};
+use gateway_tests::vectors::Program;
+use gateway_tests::vectors::world::{self, MAC, MAC_HOP, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
+use nix::sched::{CloneFlags, unshare};
+use xtask::cmd;
+use xtask::lab::tap::Tap;
+
+/// How long the packet that is sure to pass may take.
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// The gateway's clock; scripts take no time on it.
+const NOW_S: u32 = 100_000;
+/// Source port of the packets that are sure to pass.
+const SURE_PORT: u16 = 9999;
+/// Source port of the first script.
+const PORT_FIRST: u16 = 20_000;
+/// First number behind a SYN.
+const FIRST: u32 = ISN.wrapping_add(1);
+
+/// The kernel's side of the rules of [`world::rules`] that the scripts need.
+const NFTABLES: &str = "
+table ip differential {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ct state established,related accept
+        ct state invalid drop
+        iifname inside tcp dport 443 ip daddr 203.0.113.10 tcp flags & (fin|syn|rst|ack) == syn ct state new accept
+        iifname inside udp dport 53 ip daddr 203.0.113.53 ct state new accept
+        iifname inside icmp type echo-request ip daddr 203.0.113.0/24 ct state new accept
+    }
+    chain input {
+        type filter hook input priority filter; policy drop;
+    }
+    chain postrouting {
+        type nat hook postrouting priority srcnat;
+        oifname outside masquerade
+    }
+}
+";
+
+/// Settings of the kernel's side.
+const SYSCTLS: [(&str, &str); 8] = [
+    ("net/ipv4/ip_forward", "1"),
+    ("net/ipv4/conf/all/rp_filter", "0"),
+    ("net/ipv4/conf/default/rp_filter", "0"),
+    ("net/ipv4/conf/all/send_redirects", "0"),
+    ("net/ipv6/conf/all/disable_ipv6", "1"),
+    ("net/ipv6/conf/default/disable_ipv6", "1"),
+    ("net/netfilter/nf_conntrack_tcp_loose", "0"),
+    ("net/netfilter/nf_conntrack_tcp_be_liberal", "0"),
+];
+
+/// Script, number of its step, whether the gateway lets it pass, and why the two differ.
+const DIFFERENCES: &[(&str, usize, bool, &str)] = &[
+    ("a server sends data before its SYN", 1, false, EARLY_DATA),
+    ("a refusal that acknowledges no SYN", 2, false, BLIND_RESET),
+    ("a refusal that acknowledges no SYN", 3, true, BLIND_RESET),
+    ("the client answers as a server", 2, false, CLIENT_AS_SERVER),
+    ("data up to the window and beyond", 5, false, OVER_WINDOW),
+    ("data up to the window and beyond", 6, false, OVER_WINDOW),
+    ("old data is sent again", 7, false, OLD_DATA),
+    (
+        "acknowledgments of what was not sent, and of long ago",
+        6,
+        false,
+        OLD_ACKNOWLEDGMENT,
+    ),
+    ("a SYN with an urgent pointer", 0, false, URGENT_SYN),
+    ("a TCP checksum is wrong", 0, true, CHECKSUM),
+    ("an IP header's checksum is wrong", 0, true, CHECKSUM),
+];
+
+const EARLY_DATA: &str = "Before the center's SYN it lets pass an ACK without data, which may be a challenge; the kernel lets data pass as well.";
+const BLIND_RESET: &str = "A reset without an acknowledgment does not end a handshake (RFC 9293 section 3.10.7.3); the kernel lets it pass and forgets the connection.";
+const CLIENT_AS_SERVER: &str = "A SYN+ACK of the site passes if the center's SYN came alone (simultaneous open); the kernel lets any pass.";
+const OVER_WINDOW: &str = "A segment that begins beyond the window is dropped, since its receiver takes none of it; the kernel lets up to a further window pass.";
+const OLD_DATA: &str = "A segment that is older than a whole window is dropped: no sender has it to send again; the kernel lets it pass.";
+const OLD_ACKNOWLEDGMENT: &str = "An acknowledgment older than the largest window, and than 66,000 octets, is dropped (RFC 5961 section 5.2); the kernel lets it pass.";
+const URGENT_SYN: &str = "A SYN with URG is dropped as a scan; the kernel lets it pass.";
+const CHECKSUM: &str = "Checksums of clear packets are not verified: they are updated, so that a wrong one stays wrong and the next router or the receiver drops it; the kernel drops it itself.";
+
+/// A packet on its way.
+#[derive(Clone, Debug)]
+enum Step {
+    /// Of the site.
+    Out(Vec<u8>),
+    /// Of the center.
+    In(Vec<u8>),
+}
+
+/// Packets of one connection.
+struct Script {
+    name: &'static str,
+    steps: Vec<Step>,
+}
+
+/// What makes the packets of one script: its ends.
+#[derive(Clone, Copy)]
+struct Ends {
+    port: u16,
+}
+
+impl Ends {
+    fn site(self) -> End {
+        (TERMINAL, self.port)
+    }
+
+    fn nat(self) -> End {
+        (NAT, self.port)
+    }
+
+    /// A segment of the site.
+    fn out(self, flags: u8) -> Clear {
+        let clear = Clear::tcp(self.site(), (SERVER, 443), flags);
+        if flags & (SYN | RST) == 0 {
+            clear
+        } else {
+            clear.data(0)
+        }
+    }
+
+    /// A segment of the server.
+    fn back(self, flags: u8) -> Clear {
+        let clear = Clear::tcp((SERVER, 443), self.nat(), flags);
+        if flags & (SYN | RST) == 0 {
+            clear
+        } else {
+            clear.data(0)
+        }
+    }
+}
+
+fn o(clear: Clear) -> Step {
+    Step::Out(clear.packet())
+}
+
+fn i(clear: Clear) -> Step {
+    Step::In(clear.packet())
+}
+
+/// The handshake.
+fn opened(ends: Ends) -> Vec<Step> {
+    vec![
+        o(ends.out(SYN)),
+        i(ends.back(SYN | ACK)),
+        o(ends.out(ACK).data(0)),
+    ]
+}
+
+/// A connection, and what happens to it.
+fn after(ends: Ends, steps: impl IntoIterator<Item = Step>) -> Vec<Step> {
+    opened(ends).into_iter().chain(steps).collect()
+}
+
+type Scripts = Vec<(&'static str, fn(Ends) -> Vec<Step>)>;
+
+fn handshakes() -> Scripts {
+    vec![
+        ("a connection opens, transfers and closes", |e| {
+            after(
+                e,
+                [
+                    o(e.out(ACK | PSH).data(100)),
+                    i(e.back(ACK).at(0, 100).data(1000)),
+                    o(e.out(ACK).at(100, 1000).data(0)),
+                    o(e.out(FIN | ACK).at(100, 1000).data(0)),
+                    i(e.back(ACK).at(1000, 101).data(0)),
+                    i(e.back(FIN | ACK).at(1000, 101).data(0)),
+                    o(e.out(ACK).at(101, 1001).data(0)),
+                ],
+            )
+        }),
+        ("a SYN is sent again", |e| {
+            vec![
+                o(e.out(SYN)),
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK)),
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).data(0)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).data(0)),
+            ]
+        }),
+        ("a SYN+ACK acknowledges less than the SYN", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK).at(50_000, u32::MAX)),
+                o(e.out(RST).at(u32::MAX, 0)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK)),
+            ]
+        }),
+        ("a SYN+ACK acknowledges more than the SYN", |e| {
+            vec![o(e.out(SYN)), i(e.back(SYN | ACK).at(0, 1))]
+        }),
+        ("data before the handshake", |e| {
+            vec![o(e.out(SYN)), o(e.out(ACK)), o(e.out(FIN | ACK))]
+        }),
+        ("a server that remembers challenges the SYN", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(ACK).at(5000, 7000).data(0)),
+                o(e.out(RST).at(7000, 0)),
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).data(0)),
+            ]
+        }),
+        ("a server finishes what has not begun", |e| {
+            vec![o(e.out(SYN)), i(e.back(FIN | ACK).data(0))]
+        }),
+        ("a server sends data before its SYN", |e| {
+            vec![o(e.out(SYN)), i(e.back(ACK).data(10))]
+        }),
+        ("a refused connection is tried again", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(RST | ACK).at(FIRST.wrapping_neg(), 0)),
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).data(0)),
+            ]
+        }),
+        ("a refusal that acknowledges no SYN", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(RST | ACK).at(0, 7)),
+                i(e.back(RST)),
+                i(e.back(SYN | ACK)),
+            ]
+        }),
+        ("a connection begins in the middle", |e| {
+            vec![
+                o(e.out(ACK)),
+                o(e.out(SYN | ACK)),
+                o(e.out(FIN | ACK)),
+                o(e.out(RST)),
+                i(e.back(ACK)),
+                i(e.back(SYN)),
+                i(e.back(SYN | ACK)),
+                i(e.back(RST)),
+            ]
+        }),
+        ("both open at once", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(SYN)),
+                o(e.out(SYN | ACK)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).data(0)),
+                i(e.back(ACK).data(10)),
+                o(e.out(ACK).at(0, 10)),
+            ]
+        }),
+        ("both open, and the site's SYN was lost behind the filter", |e| {
+            vec![
+                o(e.out(SYN)),
+                i(e.back(SYN)),
+                o(e.out(SYN | ACK)),
+                i(e.back(ACK).data(0)),
+                o(e.out(ACK).data(10)),
+                i(e.back(ACK).at(0, 10).data(10)),
+            ]
+        }),
+        ("a SYN carries data (TCP Fast Open)", |e| {
+            vec![
+                o(e.out(SYN).data(100)),
+                i(e.back(SYN | ACK).at(0, 100)),
+                o(e.out(ACK).at(100, 0).data(10)),
+            ]
+        }),
+        ("a SYN with data is sent again without", |e| {
+            vec![
+                o(e.out(SYN).data(100)),
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK).at(0, 100)),
+                o(e.out(ACK).at(100, 0).data(10)),
+            ]
+        }),
+        ("a server refuses the SYN that is sent again", |e| {
+            const FAR: u32 = 1 << 30;
+            vec![
+                o(e.out(SYN)),
+                i(e.back(SYN | ACK).at(FAR, 0)),
+                o(e.out(SYN)),
+                i(e.back(RST | ACK).at(FIRST.wrapping_neg(), 0)),
+                o(e.out(SYN)),
+            ]
+        }),
+        ("the client answers as a server", |e| {
+            vec![o(e.out(SYN)), i(e.back(SYN | ACK)), o(e.out(SYN | ACK))]
+        }),
+        ("another SYN with other numbers before the answer", |e| {
+            vec![
+                o(e.out(SYN)),
+                o(e.out(SYN).at(100_000, 0)),
+                i(e.back(SYN | ACK).at(0, 100_000)),
+                o(e.out(ACK).at(100_000, 0)),
+            ]
+        }),
+    ]
+}
+
+fn windows() -> Scripts {
+    vec![
+        ("data up to the window and beyond", |e| {
+            let window = u32::from(gateway_tests::frames::WINDOW);
+            after(
+                e,
+                [
+                    i(e.back(ACK).at(window - 1000, 0).data(1000)),
+                    i(e.back(ACK).at(window, 0).data(1)),
+                    i(e.back(ACK).at(window + 1, 0).data(1)),
+                    i(e.back(ACK).at(window + 1000, 0).data(1000)),
+                    i(e.back(ACK).at(10 * window, 0).data(1000)),
+                ],
+            )
+        }),
+        ("old data is sent again", |e| {
+            after(
+                e,
+                [
+                    i(e.back(ACK).data(1000)),
+                    o(e.out(ACK).at(0, 1000).data(0)),
+                    i(e.back(ACK).data(1000)),
+                    i(e.back(ACK).at(1000, 0).data(1000)),
+                    i(e.back(ACK).at(100_000u32.wrapping_neg(), 0).data(1000)),
+                ],
+            )
+        }),
+        ("acknowledgments of what was not sent, and of long ago", |e| {
+            after(
+                e,
+                [
+                    o(e.out(ACK).at(0, 1).data(0)),
+                    o(e.out(ACK).at(0, 60_000).data(0)),
+                    o(e.out(ACK).at(0, 1000u32.wrapping_neg()).data(0)),
+                    o(e.out(ACK).at(0, 70_000u32.wrapping_neg()).data(0)),
+                    o(e.out(ACK).at(0, 0).data(0)),
+                ],
+            )
+        }),
+        ("a window of zero is probed and opened", |e| {
+            after(
+                e,
+                [
+                    i(e.back(ACK).data(1000)),
+                    o(e.out(ACK).at(0, 1000).window(0).data(0)),
+                    i(e.back(ACK).at(1000, 0).data(1)),
+                    o(e.out(ACK).at(0, 1000).window(0).data(0)),
+                    i(e.back(ACK).at(999, 0).data(0)),
+                    o(e.out(ACK).at(0, 1000).window(5000).data(0)),
+                    i(e.back(ACK).at(1000, 0).data(1000)),
+                ],
+            )
+        }),
+        ("keep-alives", |e| {
+            after(
+                e,
+                [
+                    i(e.back(ACK).at(u32::MAX, 0).data(0)),
+                    o(e.out(ACK).data(0)),
+                    o(e.out(ACK).at(u32::MAX, 0).data(1)),
+                    i(e.back(ACK).data(0)),
+                ],
+            )
+        }),
+        ("windows are scaled", |e| {
+            const SCALE_7: [u8; 4] = [3, 3, 7, 1];
+            vec![
+                o(e.out(SYN).options(&SCALE_7)),
+                i(e.back(SYN | ACK).options(&SCALE_7)),
+                o(e.out(ACK).window(1000).data(0)),
+                i(e.back(ACK).at(127_000, 0).window(1000).data(900)),
+                i(e.back(ACK).at(500_000, 0).window(1000).data(900)),
+            ]
+        }),
+        ("windows are not scaled if one end does not offer it", |e| {
+            const SCALE_7: [u8; 4] = [3, 3, 7, 1];
+            vec![
+                o(e.out(SYN).options(&SCALE_7)),
+                i(e.back(SYN | ACK)),
+                o(e.out(ACK).window(1000).data(0)),
+                i(e.back(ACK).at(900, 0).window(1000).data(100)),
+                i(e.back(ACK).at(127_000, 0).window(1000).data(900)),
+            ]
+        }),
+        (
+            "data in flight is lost and a later segment is acknowledged selectively",
+            |e| {
+                // SACK of 2001..3001 (RFC 2018).
+                let sack = {
+                    let left = FIRST.wrapping_add(1000).to_be_bytes();
+                    let right = FIRST.wrapping_add(2000).to_be_bytes();
+                    [&[1, 1, 5, 10][..], &left, &right].concat()
+                };
+                after(
+                    e,
+                    [
+                        i(e.back(ACK).at(1000, 0).data(1000)),
+                        o(e.out(ACK).options(&sack).data(0)),
+                        i(e.back(ACK).data(1000)),
+                        o(e.out(ACK).at(0, 2000).data(0)),
+                    ],
+                )
+            },
+        ),
+    ]
+}
+
+fn closings() -> Scripts {
+    vec![
+        ("the site closes one half, and the center goes on", |e| {
+            after(
+                e,
+                [
+                    o(e.out(FIN | ACK).data(0)),
+                    i(e.back(ACK).at(0, 1).data(1000)),
+                    o(e.out(ACK).at(1, 1000).data(0)),
+                    i(e.back(FIN | ACK).at(1000, 1).data(0)),
+                    o(e.out(ACK).at(1, 1001).data(0)),
+                    i(e.back(FIN | ACK).at(1000, 1).data(0)),
+                    o(e.out(ACK).at(1, 1001).data(0)),
+                ],
+            )
+        }),
+        ("the center closes first", |e| {
+            after(
+                e,
+                [
+                    i(e.back(FIN | ACK).data(0)),
+                    o(e.out(ACK).at(0, 1).data(500)),
+                    o(e.out(FIN | ACK).at(500, 1).data(0)),
+                    i(e.back(ACK).at(1, 501).data(0)),
+                ],
+            )
+        }),
+        ("both close at once", |e| {
+            after(
+                e,
+                [
+                    o(e.out(FIN | ACK).data(0)),
+                    i(e.back(FIN | ACK).data(0)),
+                    o(e.out(ACK).at(1, 1).data(0)),
+                    i(e.back(ACK).at(1, 1).data(0)),
+                ],
+            )
+        }),
+        ("ports are used again from TIME-WAIT", |e| {
+            after(
+                e,
+                [
+                    o(e.out(FIN | ACK).data(0)),
+                    i(e.back(FIN | ACK).at(0, 1).data(0)),
+                    o(e.out(ACK).at(1, 1).data(0)),
+                    o(e.out(SYN).at(100_000, 0)),
+                    i(e.back(SYN | ACK).at(300_000, 100_000)),
+                    o(e.out(ACK).at(100_000, 300_000)),
+                ],
+            )
+        }),
+        ("the center opens on ports in TIME-WAIT", |e| {
+            after(
+                e,
+                [
+                    o(e.out(FIN | ACK).data(0)),
+                    i(e.back(FIN | ACK).at(0, 1).data(0)),
+                    o(e.out(ACK).at(1, 1).data(0)),
+                    i(e.back(SYN).at(100_000, 0)),
+                ],
+            )
+        }),
+        ("an exact reset of the site, and what comes after it", |e| {
+            after(
+                e,
+                [
+                    o(e.out(RST)),
+                    i(e.back(ACK)),
+                    o(e.out(ACK)),
+                    o(e.out(SYN).at(100_000, 0)),
+                    i(e.back(SYN | ACK).at(300_000, 100_000)),
+                    o(e.out(ACK).at(100_000, 300_000)),
+                ],
+            )
+        }),
+        ("an exact reset of the center", |e| {
+            after(e, [i(e.back(RST | ACK)), o(e.out(SYN).at(100_000, 0))])
+        }),
+        ("a reset in the window that is not exact (RFC 5961)", |e| {
+            after(
+                e,
+                [
+                    i(e.back(RST).at(10_000, 0)),
+                    o(e.out(ACK).data(0)),
+                    i(e.back(ACK).data(100)),
+                    o(e.out(ACK).at(0, 100).data(100)),
+                ],
+            )
+        }),
+        ("a reset outside of the window", |e| {
+            after(
+                e,
+                [
+                    i(e.back(RST).at(1 << 30, 0)),
+                    i(e.back(RST).at((1u32 << 30).wrapping_neg(), 0)),
+                    o(e.out(RST).at(1 << 30, 0)),
+                    i(e.back(ACK).data(100)),
+                ],
+            )
+        }),
+        ("a reset older than what was acknowledged", |e| {
+            after(
+                e,
+                [
+                    i(e.back(ACK).data(1000)),
+                    o(e.out(ACK).at(0, 1000).data(0)),
+                    i(e.back(RST)),
+                    i(e.back(ACK).at(1000, 0).data(100)),
+                ],
+            )
+        }),
+        ("a client that crashed begins anew", |e| {
+            after(
+                e,
+                [
+                    o(e.out(SYN).at(500_000, 0)),
+                    i(e.back(ACK).data(0)),
+                    o(e.out(RST)),
+                    o(e.out(SYN).at(500_000, 0)),
+                    i(e.back(SYN | ACK).at(900_000, 500_000)),
+                    o(e.out(ACK).at(500_000, 900_000)),
+                ],
+            )
+        }),
+        ("the server calls back", |e| {
+            after(e, [i(e.back(SYN)), i(e.back(SYN).at(5000, 0)), o(e.out(ACK))])
+        }),
+        ("flags that no stack sends", |e| {
+            after(
+                e,
+                [
+                    o(e.out(ACK).data(0)),
+                    o(e.out(0).data(0)),
+                    o(e.out(FIN).data(0)),
+                    o(e.out(FIN | PSH | URG).data(0)),
+                    o(e.out(SYN | FIN)),
+                    o(e.out(SYN | RST)),
+                    o(e.out(FIN | RST | ACK)),
+                    o(e.out(PSH).data(0)),
+                    o(e.out(ACK | URG | PSH).data(4)),
+                    o(e.out(RST | PSH | ACK).at(5, 0)),
+                ],
+            )
+        }),
+        ("a SYN with an urgent pointer", |e| vec![o(e.out(SYN | URG))]),
+    ]
+}
+
+fn others() -> Scripts {
+    fn query(e: Ends) -> Clear {
+        Clear::udp(e.site(), (NAME_SERVER, 53))
+    }
+    fn answer(e: Ends) -> Clear {
+        Clear::udp((NAME_SERVER, 53), e.nat())
+    }
+    vec![
+        ("UDP is answered, with and without a checksum", |e| {
+            vec![
+                o(query(e)),
+                i(answer(e)),
+                i(answer(e).without_checksum().data(31)),
+                o(query(e).without_checksum()),
+                o(query(e).data(1200)),
+                i(answer(e).data(1200)),
+            ]
+        }),
+        ("UDP of another port, another host, another protocol", |e| {
+            vec![
+                o(query(e)),
+                i(answer(e).from((NAME_SERVER, 54))),
+                i(answer(e).from((SERVER, 53))),
+                i(e.back(ACK)),
+                i(answer(e)),
+            ]
+        }),
+        ("UDP that no rule allows", |e| {
+            vec![
+                o(query(e).to((NAME_SERVER, 54))),
+                i(answer(e).from((NAME_SERVER, 54))),
+            ]
+        }),
+        ("a ping is answered, twice", |e| {
+            let pong = Clear::pong(SERVER, NAT, e.port);
+            vec![
+                o(Clear::ping(TERMINAL, e.port, SERVER)),
+                i(pong.clone()),
+                i(pong),
+                o(Clear::ping(TERMINAL, e.port, SERVER)),
+            ]
+        }),
+        (
+            "echo replies that nobody asked for, and requests of the center",
+            |e| {
+                vec![
+                    o(Clear::ping(TERMINAL, e.port, SERVER)),
+                    i(Clear::pong(SERVER, NAT, e.port + 1)),
+                    i(Clear::pong(NAME_SERVER, NAT, e.port)),
+                    i(Clear::ping(SERVER, e.port, NAT)),
+                    o(Clear::pong(TERMINAL, SERVER, e.port)),
+                ]
+            },
+        ),
+        ("hop limits", |e| {
+            vec![
+                o(query(e).ttl(1)),
+                o(query(e).ttl(2)),
+                i(answer(e).ttl(1)),
+                i(answer(e).ttl(2)),
+                o(query(e).ttl(255)),
+            ]
+        }),
+        ("TCP to a port that no rule allows", |e| {
+            vec![
+                o(e.out(SYN).to((SERVER, 444))),
+                i(e.back(SYN | ACK).from((SERVER, 444))),
+            ]
+        }),
+        ("a TCP checksum is wrong", |e| {
+            let mut damaged = e.out(SYN).packet();
+            damaged[36] ^= 0x55;
+            vec![Step::Out(damaged), o(e.out(SYN))]
+        }),
+        ("an IP header's checksum is wrong", |e| {
+            let mut damaged = query(e).packet();
+            damaged[10] ^= 0x55;
+            vec![Step::Out(damaged), o(query(e))]
+        }),
+        ("addresses that may not be there", |e| {
+            vec![
+                o(query(e).from(([127, 0, 0, 1], e.port))),
+                o(query(e).from(([0; 4], e.port))),
+                o(query(e).from(([224, 0, 0, 1], e.port))),
+                o(query(e).to(([255; 4], 53))),
+                o(query(e)),
+            ]
+        }),
+    ]
+}
+
+fn scripts() -> Vec<Script> {
+    let all = [handshakes(), windows(), closings(), others()].concat();
+    (PORT_FIRST..)
+        .step_by(10)
+        .zip(all)
+        .map(|(port, (name, steps))| Script {
+            name,
+            steps: steps(Ends { port }),
+        })
+        .collect()
+}
+
+/// The gateway's side.
+struct Core {
+    tables: HostTables,
+}
+
+impl Core {
+    fn new() -> Self {
+        Self {
+            tables: world::world(NOW_S),
+        }
+    }
+
+    /// The packet that comes out.
+    fn pass(&self, step: &Step) -> Option<Vec<u8>> {
+        let (program, frame) = match step {
+            Step::Out(packet) => {
+                let link = gateway_common::abi::sa::LinkHeader::new(SITE, SA_INDEX);
+                let link = zerocopy::IntoBytes::as_bytes(&link);
+                (Program::Clear, [link, packet].concat())
+            }
+            Step::In(packet) => (Program::Core, ethernet(MAC, MAC_HOP, 0x0800, packet)),
+        };
+        let (outcome, frame) = program.run(&frame, &self.tables);
+        outcome.is_ok().then(|| frame[14..].to_vec())
+    }
+}
+
+/// The kernel's side.
+struct Kernel {
+    site: Tap,
+    center: Tap,
+    inside: [u8; 6],
+    outside: [u8; 6],
+}
+
+fn ip(words: &str) -> Result<()> {
+    cmd::output(Command::new("ip").args(words.split(' '))).map(drop)
+}
+
+impl Kernel {
+    fn lay() -> Result<Self> {
+        ip("link add site type veth peer name inside")?;
+        ip("link add center type veth peer name outside")?;
+        for interface in ["site", "inside", "center", "outside"] {
+            let offloads = [
+                "-K", interface, "tx", "off", "tso", "off", "gso", "off", "gro", "off",
+            ];
+            cmd::output(Command::new("ethtool").args(offloads))?;
+            ip(&format!("link set {interface} arp off up"))?;
+        }
+        let ruleset = std::env::temp_dir().join(format!("differential-{}.nft", std::process::id()));
+        fs::write(&ruleset, NFTABLES)?;
+        let loaded = cmd::output(Command::new("nft").arg("-f").arg(&ruleset));
+        fs::remove_file(&ruleset)?;
+        loaded?;
+        for (name, value) in SYSCTLS {
+            fs::write(format!("/proc/sys/{name}"), value).with_context(|| name.to_owned())?;
+        }
+        ip("address add 192.168.1.1/24 dev inside")?;
+        // The only address of the outer side: what masquerading takes.
+        ip("address add 198.51.100.1/32 dev outside")?;
+        ip("route add 203.0.113.0/24 dev outside")?;
+        let (site, center) = (Tap::open_here("site")?, Tap::open_here("center")?);
+        let words = |address: [u8; 6]| address.map(|octet| format!("{octet:02x}")).join(":");
+        for (address, device, mac) in [
+            ("192.168.1.10", "inside", site.address()),
+            ("203.0.113.10", "outside", center.address()),
+            ("203.0.113.53", "outside", center.address()),
+        ] {
+            ip(&format!(
+                "neighbour replace {address} lladdr {} dev {device}",
+                words(mac)
+            ))?;
+        }
+        Ok(Self {
+            inside: Tap::open_here("inside")?.address(),
+            outside: Tap::open_here("outside")?.address(),
+            site,
+            center,
+        })
+    }
+
+    /// The packet that comes out.
+    fn pass(&self, step: &Step) -> Result<Option<Vec<u8>>> {
+        let query = Clear::udp((TERMINAL, SURE_PORT), (NAME_SERVER, 53));
+        let answer = Clear::udp((NAME_SERVER, 53), (NAT, SURE_PORT));
+        let (from, to, gateway, packet, sure) = match step {
+            Step::Out(packet) => (&self.site, &self.center, self.inside, packet, query),
+            Step::In(packet) => (&self.center, &self.site, self.outside, packet, answer),
+        };
+        to.frames()?;
+        for packet in [packet, &sure.packet()] {
+            from.send(&ethernet(gateway, from.address(), 0x0800, packet))?;
+        }
+        let deadline = Instant::now() + ARRIVAL;
+        let mut passed = None;
+        loop {
+            for frame in to.frames()? {
+                // Frames of this end's own are seen as well.
+                let is_forwarded =
+                    frame.get(..6) == Some(&to.address()) && frame.get(12..14) == Some(&[8, 0]);
+                let Some(packet) = frame.get(14..).filter(|_| is_forwarded) else {
+                    continue;
+                };
+                if is_sure(packet) {
+                    return Ok(passed);
+                }
+                ensure!(passed.is_none(), "two packets came out of one");
+                passed = Some(trimmed(packet));
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "the packet that is sure to pass did not"
+            );
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    }
+}
+
+/// Whether a packet is one of those that are sure to pass.
+fn is_sure(packet: &[u8]) -> bool {
+    let port = SURE_PORT.to_be_bytes();
+    packet.get(9) == Some(&17) && (packet.get(20..22) == Some(&port) || packet.get(22..24) == Some(&port))
+}
+
+/// Without what pads a short frame.
+fn trimmed(packet: &[u8]) -> Vec<u8> {
+    let total = packet
+        .get(2..4)
+        .map_or(0, |length| u16::from_be_bytes([length[0], length[1]]));
+    packet.get(..usize::from(total)).unwrap_or(packet).to_vec()
+}
+
+/// Runs every script through both; answers the differences: script, step, whether the gateway let it pass.
+fn run() -> Result<Vec<(&'static str, usize, bool)>> {
+    let kernel = Kernel::lay()?;
+    // Opens the way of the packets that are sure to pass.
+    kernel.pass(&o(Clear::udp((TERMINAL, SURE_PORT), (NAME_SERVER, 53))))?;
+    let mut found = vec![];
+    let mut steps = 0;
+    for script in scripts() {
+        let core = Core::new();
+        for (number, step) in script.steps.iter().enumerate() {
+            steps += 1;
+            let (ours, theirs) = (core.pass(step), kernel.pass(step)?);
+            match (&ours, &theirs) {
+                (Some(ours), Some(theirs)) => ensure!(
+                    ours == theirs,
+                    "{} [{number}]:\n   gateway {ours:02x?}\n    kernel {theirs:02x?}",
+                    script.name
+                ),
+                (None, None) => {}
+                _ => found.push((script.name, number, ours.is_some())),
+            }
+        }
+    }
+    println!("{steps} packets, {} differences", found.len());
+    ensure!(steps > 150, "only {steps} packets");
+    Ok(found)
+}
+
+#[test]
+fn the_packet_core_passes_what_the_kernels_filter_passes_but_for_what_is_written_down() -> Result<()> {
+    // The namespace is the thread's own and goes with it, whatever happens.
+    let outcome = std::thread::spawn(|| {
+        unshare(CloneFlags::CLONE_NEWNET).context("a network namespace of its own")?;
+        run()
+    });
+    let found = outcome
+        .join()
+        .map_err(|_| anyhow!("the test's thread panicked"))??;
+    let listed: Vec<_> = DIFFERENCES
+        .iter()
+        .map(|(name, step, passes, _)| (*name, *step, *passes))
+        .collect();
+    let unlisted: Vec<_> = found.iter().filter(|one| !listed.contains(one)).collect();
+    let gone: Vec<_> = listed.iter().filter(|one| !found.contains(one)).collect();
+    ensure!(
+        unlisted.is_empty() && gone.is_empty(),
+        "differences that are not written down (script, step, whether the gateway passes it):\n{unlisted:#?}\n\
+         written down, but none any more:\n{gone:#?}"
+    );
+    Ok(())
+}
+
+/// The operator's document has each difference with the same words.
+#[test]
+fn the_document_has_each_difference() -> Result<()> {
+    let document = include_str!("../../gateway/docs/filter.md");
+    for (name, _, _, reason) in DIFFERENCES {
+        ensure!(
+            document.contains(reason),
+            "filter.md does not say of \"{name}\": {reason}"
+        );
+    }
+    Ok(())
+}
