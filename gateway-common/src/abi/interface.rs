@@ -74,7 +74,7 @@ pub struct Settings {
     /// Bits of [`nat_flag`].
     pub nat_flags: u32,
 }
-abi_assert!(Settings, size = 104, align = 4);
+abi_assert!(Settings, size = 108, align = 4);
 
 /// Bits of [`Settings::nat_flags`].
 pub mod nat_flag {
