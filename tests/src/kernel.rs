@@ -231,7 +231,8 @@ impl Kernel {
         let ingress = tables.interface.map(|interface| (links.ingress, interface));
         let egress = role.zip(tables.interface).map(|(role, interface)| {
             let interface = Interface { role, ..interface };
-            (links.egress, interface)
+            // By the number that next hops have, whichever link is behind it.
+            (world::EGRESS, interface)
         });
         // By BPF_PROG_TEST_RUN the two are one; no program asks for the role of the interface that a frame came by.
         self.replace(map::INTERFACES, ingress.into_iter().chain(egress))?;
