@@ -144,10 +144,12 @@ fn a_packet_too_big_for_the_tunnel_is_answered_with_its_mtu() -> Result<()> {
 
         let too_big = of_length(inner_mtu(site) + 1).packet();
         center.send(&too_big)?;
+        // What XDP_TX sends back to a veth end without a program waits there until something else wakes the end.
+        exchange(&socket, 100)?;
         let answer = center
             .tap
             .wait_for(WAIT, |frame| next_mtu(&center, frame).is_some())?;
-        let answer = answer.context("no answer")?;
+        let answer = answer.with_context(|| format!("no answer; {:?}", scene.gateway.drops()))?;
         ensure!(next_mtu(&center, &answer) == Some(inner_mtu(site)));
         ensure!(
             answer[42..62] == too_big[..20],
