@@ -7,13 +7,13 @@
 //! ```
 
 use std::collections::HashSet;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use gateway_tests::echo::{Echo, Wire, data, exchange, is_echoed, is_silent, socket};
-use gateway_tests::frames::{Clear, Payload, fix_ipv4, fragments};
+use gateway_tests::echo::{Echo, Wire, data, exchange, is_echoed, is_silent, outside, socket};
+use gateway_tests::frames::{Clear, End, Payload, fix_ipv4, fragments};
 use gateway_tests::scene::Scene;
 use gateway_tests::transfer::{Direction, Transfer};
 use xtask::cmd;
@@ -58,20 +58,42 @@ fn large_datagrams_pass_both_ways() -> Result<()> {
     Ok(())
 }
 
-/// The fragments of a datagram that the terminal's socket could have sent.
-fn pieces(socket: &UdpSocket, identification: u16, sent: &[u8]) -> Result<Vec<Vec<u8>>> {
-    let to = SERVER.parse::<std::net::Ipv4Addr>()?.octets();
-    let from = TERMINAL.parse::<std::net::Ipv4Addr>()?.octets();
-    let port = socket.local_addr()?.port();
-    let mut datagram = Clear::udp((from, port), (to, BENCH_PORT)).fragmentable();
+fn octets(address: &str) -> Result<[u8; 4]> {
+    Ok(address.parse::<Ipv4Addr>()?.octets())
+}
+
+/// The fragments of a datagram.
+fn fragmented(from: End, to: End, identification: u16, data: &[u8]) -> Vec<Vec<u8>> {
+    let mut datagram = Clear::udp(from, to).fragmentable();
     datagram.payload = Payload::Udp {
         checksum: true,
-        data: sent.to_vec(),
+        data: data.to_vec(),
     };
     let mut packet = datagram.packet();
     packet[4..6].copy_from_slice(&identification.to_be_bytes());
-    Ok(fragments(&packet, &CUTS))
+    fragments(&packet, &CUTS)
 }
+
+/// The fragments of a datagram that the terminal's socket could have sent.
+fn pieces(socket: &UdpSocket, identification: u16, sent: &[u8]) -> Result<Vec<Vec<u8>>> {
+    let from = (octets(TERMINAL)?, socket.local_addr()?.port());
+    Ok(fragmented(
+        from,
+        (octets(SERVER)?, BENCH_PORT),
+        identification,
+        sent,
+    ))
+}
+
+/// The same piece, eight octets further to the front.
+fn moved(piece: &[u8]) -> Vec<u8> {
+    let mut piece = piece.to_vec();
+    piece[7] -= 1;
+    fix_ipv4(&mut piece);
+    piece
+}
+
+const ORDERS: [[usize; 3]; 6] = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
 
 #[test]
 fn inner_fragments_may_come_in_any_order() -> Result<()> {
@@ -80,8 +102,7 @@ fn inner_fragments_may_come_in_any_order() -> Result<()> {
     for site in Site::BOTH {
         let (wire, socket) = (Wire::of_terminal(site)?, socket(site, SERVER, BENCH_PORT)?);
         let sent = data(LENGTH);
-        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-        for (identification, order) in (1..).zip(orders) {
+        for (identification, order) in (1..).zip(ORDERS) {
             let pieces = pieces(&socket, identification, &sent)?;
             for index in order {
                 wire.send(&pieces[index])?;
@@ -103,11 +124,8 @@ fn inner_fragments_that_overlap_are_dropped_with_all_of_their_packet() -> Result
         let (wire, socket) = (Wire::of_terminal(site)?, socket(site, SERVER, BENCH_PORT)?);
         let sent = data(LENGTH);
         let good = pieces(&socket, 100, &sent)?;
-        let mut overlapping = good[1].clone();
-        overlapping[7] -= 1;
-        fix_ipv4(&mut overlapping);
         let before = scene.dropped("fragment_malformed")?;
-        for piece in [&good[0], &overlapping, &good[1], &good[2]] {
+        for piece in [&good[0], &moved(&good[1]), &good[1], &good[2]] {
             wire.send(piece)?;
         }
         scene.expect_dropped("fragment_malformed", before, 4)?;
@@ -116,6 +134,35 @@ fn inner_fragments_that_overlap_are_dropped_with_all_of_their_packet() -> Result
         ensure!(is_silent(&socket)?);
     }
     ensure!(echo.received() == 2, "{} datagrams", echo.received());
+    Ok(())
+}
+
+#[test]
+fn fragments_of_the_center_may_come_in_any_order_and_must_not_overlap() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let _echo = Echo::start()?;
+    let server = (octets(SERVER)?, BENCH_PORT);
+    for site in Site::BOTH {
+        let (wire, socket) = (Wire::of_center()?, socket(site, SERVER, BENCH_PORT)?);
+        let outside = outside(&wire, &socket)?;
+        let sent = data(LENGTH);
+        for (identification, order) in (1..).zip(ORDERS) {
+            let pieces = fragmented(server, outside, identification, &sent);
+            for index in order {
+                wire.send(&pieces[index])?;
+            }
+            is_echoed(&socket, &sent)
+                .with_context(|| format!("{} {order:?}; {:?}", site.name(), scene.gateway.drops()))?;
+        }
+        let bad = fragmented(server, outside, 100, &sent);
+        let before = scene.dropped("fragment_malformed")?;
+        for piece in [&bad[2], &moved(&bad[2]), &bad[0], &bad[1]] {
+            wire.send(piece)?;
+        }
+        scene.expect_dropped("fragment_malformed", before, 4)?;
+        exchange(&socket, LENGTH)?;
+        ensure!(is_silent(&socket)?);
+    }
     Ok(())
 }
 

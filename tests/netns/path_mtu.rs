@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use gateway_common::packet::tcp::flag::{ACK, SYN};
-use gateway_tests::echo::{Echo, Wire, exchange, socket};
+use gateway_tests::echo::{Echo, Wire, exchange, outside, socket};
 use gateway_tests::frames::{Clear, checksums_are_valid};
 use gateway_tests::scene::Scene;
 use gateway_tests::transfer::{Direction, Transfer};
@@ -129,18 +129,9 @@ fn a_packet_too_big_for_the_tunnel_is_answered_with_its_mtu() -> Result<()> {
     for site in Site::BOTH {
         let socket = socket(site, SERVER, BENCH_PORT)?;
         let center = Wire::of_center()?;
-        exchange(&socket, 100)?;
-        // How the terminal is called in the center stands in its packet there.
-        let frames = center.tap.frames()?;
-        let asked = frames
-            .iter()
-            .filter_map(|frame| center.received(frame))
-            .find(|packet| packet.get(9) == Some(&17));
-        let asked = asked.context("the datagram was not seen")?;
-        let nat: [u8; 4] = asked[12..16].try_into()?;
-        let port = u16::from_be_bytes([asked[20], asked[21]]);
+        let outside = outside(&center, &socket)?;
         let server = (SERVER.parse::<Ipv4Addr>()?.octets(), BENCH_PORT);
-        let of_length = |octets: u16| Clear::udp(server, (nat, port)).data(usize::from(octets) - 28);
+        let of_length = |octets: u16| Clear::udp(server, outside).data(usize::from(octets) - 28);
 
         let too_big = of_length(inner_mtu(site) + 1).packet();
         center.send(&too_big)?;

@@ -13,7 +13,7 @@ use xtask::lab::gateway::BENCH_PORT;
 use xtask::lab::tap::Tap;
 use xtask::lab::topology::{Node, SERVER, Site, TERMINAL};
 
-use crate::frames::ethernet;
+use crate::frames::{End, ethernet};
 
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -110,6 +110,24 @@ pub fn is_echoed(socket: &UdpSocket, sent: &[u8]) -> Result<()> {
         "another answer, of {length} octets"
     );
     Ok(())
+}
+
+/// What a terminal's socket is called in the center, and the datagram that showed it has come back.
+///
+/// # Errors
+/// When the center does not get the datagram, or the socket no answer.
+pub fn outside(center: &Wire, socket: &UdpSocket) -> Result<End> {
+    center.tap.frames()?;
+    exchange(socket, 100)?;
+    let frames = center.tap.frames()?;
+    let asked = frames
+        .iter()
+        .filter_map(|frame| center.received(frame))
+        .find(|packet| packet.get(9) == Some(&17))
+        .context("the datagram was not seen in the center")?;
+    let address = asked.get(12..16).context("no address")?.try_into()?;
+    let port = asked.get(20..22).context("no port")?.try_into()?;
+    Ok((address, u16::from_be_bytes(port)))
 }
 
 /// Whether nothing waits at the socket.
