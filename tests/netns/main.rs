@@ -4,10 +4,13 @@
 mod conntrack;
 mod control;
 mod directions;
+mod errors;
 mod fail_closed;
 mod filter;
+mod fragments;
 mod hostile;
 mod names;
+mod path_mtu;
 mod restart;
 mod rules;
 mod trace;

@@ -72,8 +72,10 @@ pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;
+pub use self::worker::alone::{FragmentWorker, Whole};
 pub use self::worker::commands::WorkerReport;
 pub use self::worker::fragments::IkeDatagram;
+pub use self::worker::reassembly::Bounds as FragmentBounds;
 
 use self::clear_link::ClearLink;
 use self::load::Loaded;

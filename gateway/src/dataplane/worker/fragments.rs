@@ -23,14 +23,14 @@ use super::{Engine, Outcome};
 /// Octets behind the IP header of the longest IPv4 packet.
 const IPV4_PAYLOAD_MAX: usize = 65_515;
 /// Outer packets that wait at one worker.
-const OUTER: Bounds = Bounds {
+pub(crate) const OUTER: Bounds = Bounds {
     per_source: 64,
     packets: 1024,
     octets: 4 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
 /// Clear packets of sites, and of the center, that wait at one worker; a site is one source.
-const CLEAR: Bounds = Bounds {
+pub(crate) const CLEAR: Bounds = Bounds {
     per_source: 256,
     packets: 2048,
     octets: 8 << 20,
@@ -75,16 +75,26 @@ pub(crate) struct Fragments {
 
 impl Fragments {
     pub(crate) fn new(workers: u32, ike: Arc<OnceLock<IkeSink>>) -> Self {
+        Self::bounded(workers, ike, OUTER, CLEAR)
+    }
+
+    /// With other bounds: of outer packets, and of clear ones each way.
+    pub(crate) fn bounded(workers: u32, ike: Arc<OnceLock<IkeSink>>, outer: Bounds, clear: Bounds) -> Self {
         Self {
             workers,
-            outer: Reassembly::new(OUTER),
-            sites: Reassembly::new(CLEAR),
-            center: Reassembly::new(CLEAR),
+            outer: Reassembly::new(outer),
+            sites: Reassembly::new(clear),
+            center: Reassembly::new(clear),
             identification: 0,
             ike,
             ike_second: 0,
             ike_sources: HashMap::new(),
         }
+    }
+
+    /// Packets and octets that wait: outer ones, of sites, of the center.
+    pub(crate) fn held(&self) -> [(usize, usize); 3] {
+        [self.outer.held(), self.sites.held(), self.center.held()]
     }
 
     /// Whether a source may send another IKE message in fragments in this second.

@@ -6,6 +6,7 @@
 //! | `inbound`, `outbound` | the two ways of a packet |
 //! | `fragment` | inner fragmentation |
 //! | `fragments`, `outer`, `reassembly` | fragments that come in: what becomes of them, outer ones, how they wait |
+//! | `alone` | a worker's fragments without its sockets, for tests |
 //! | `table` | the worker's SAs |
 //! | `handover` | frames and orders from other threads |
 //! | `commands` | orders and reports |
@@ -13,6 +14,7 @@
 //! **Architecture invariant:** an SA is touched by its owner's thread alone, so sequence numbers and replay windows
 //! need no lock; other threads reach it through the inbox.
 
+pub(crate) mod alone;
 pub(crate) mod commands;
 pub(crate) mod fragment;
 pub(crate) mod fragments;

@@ -22,15 +22,15 @@ const UNIT: usize = 8;
 
 /// Memory that waiting fragments may take.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Bounds {
+pub struct Bounds {
     /// Packets of one source.
-    pub(crate) per_source: u32,
+    pub per_source: u32,
     /// Packets of all sources.
-    pub(crate) packets: usize,
-    /// Octets of all sources.
-    pub(crate) octets: usize,
+    pub packets: usize,
+    /// Octets of all sources, with what is kept beside them.
+    pub octets: usize,
     /// Octets of one packet behind its IP header.
-    pub(crate) length: usize,
+    pub length: usize,
 }
 
 /// What the fragments of one packet have in common.
@@ -214,6 +214,11 @@ impl Reassembly {
     /// Nothing waits, and nothing was dropped.
     pub(crate) fn is_idle(&self) -> bool {
         self.order.is_empty() && self.lost == Lost::default()
+    }
+
+    /// Packets that wait, and the octets that they take.
+    pub(crate) fn held(&self) -> (usize, usize) {
+        (self.waiting.len(), self.octets)
     }
 
     /// What was dropped since the last call.
