@@ -58,6 +58,52 @@ pub struct SaOutbound {
 }
 abi_assert!(SaOutbound, size = 12, align = 4);
 
+/// Key of the look-up of an outbound SA by a packet of it that an ICMP error quotes.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+pub struct SaPathKey {
+    /// The peer's outer address; IPv4 in the first four bytes, the rest zero.
+    pub remote: [u8; 16],
+    /// The SPI that the peer chose.
+    pub spi: [u8; 4],
+    /// Our UDP port and the peer's; zero of plain ESP.
+    pub ports: [u8; 4],
+}
+abi_assert!(SaPathKey, size = 24, align = 1);
+
+/// The path of an outbound SA.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SaPath {
+    /// Our outer address; IPv4 in the first four bytes, the rest zero.
+    pub local: [u8; 16],
+    /// Index in the owning worker's SA table.
+    pub sa_index: u32,
+    /// Site that the SA belongs to.
+    pub site: u32,
+    /// Largest outer packet that the path is taken to carry, in bytes.
+    pub mtu: u32,
+    /// 4 or 6.
+    pub family: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+abi_assert!(SaPath, size = 32, align = 4);
+
 /// The 14-byte link header on the clear link (worker to `clear`) and on the way from `core` to a worker.
 ///
 /// It has an Ethernet header's shape, so that any NIC or veth carries it; only the gateway's own programs read it.
