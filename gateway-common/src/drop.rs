@@ -113,6 +113,7 @@ drop_reasons! {
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
     95 WrongSide "wrong_side" "came from or would leave to another side (center, Internet) than its address belongs to",
+    96 NextHopTooBig "next_hop_too_big" "packet does not fit the link to the next hop and may not be fragmented",
 }
 
 #[cfg(test)]

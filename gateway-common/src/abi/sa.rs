@@ -146,6 +146,9 @@ pub mod fragment {
     pub const CENTER_LATER: [u8; 2] = [0x02, 0x05];
     /// Fragment of a packet of the center on its way to the worker that it waits at.
     pub const CENTER_WAITS: [u8; 2] = [0x02, 0x06];
+    /// No fragment yet: a whole packet of a site on its way to a worker, which cuts it to what the next hop carries; that many
+    /// octets, big-endian.
+    pub const SITE_TOO_BIG: [u8; 2] = [0x02, 0x07];
 }
 
 impl LinkHeader {
@@ -180,7 +183,7 @@ impl LinkHeader {
     #[must_use]
     pub fn read_fragment(&self) -> Option<([u8; 2], u32, [u8; 4])> {
         let [high, low] = self.mark_sa;
-        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x06);
+        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x07);
         (self.mark == LINK_MARK && is_fragment && self.ether_type == LINK_ETHER_TYPE).then_some((
             self.mark_sa,
             u32::from_be_bytes(self.site),

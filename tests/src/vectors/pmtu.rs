@@ -7,7 +7,7 @@
 use gateway_common::abi::event::{Event, kind};
 use gateway_common::abi::sa::{SaPath, SaPathKey};
 use gateway_common::abi::stats::Path;
-use gateway_common::drop::DropReason::{self, *};
+use gateway_common::drop::DropReason::*;
 use gateway_common::tables::host::HostTables;
 
 use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SA_INDEX, SITE};
