@@ -178,6 +178,7 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         resolved: 1,
         destination_mac: mac(directory, "srv0"),
         source_mac: mac(directory, "core0"),
+        mtu: 1500,
     };
     dataplane.set_next_hops(&[([203, 0, 113, 0], 24, hop)]).unwrap();
     dataplane

@@ -247,6 +247,10 @@ impl Kernel {
             map::SA_INBOUND,
             tables.sa_inbound.iter().map(|(spi, sa)| (*spi, *sa)),
         )?;
+        self.replace(
+            map::SA_PATHS,
+            tables.sa_paths.iter().map(|(key, path)| (*key, *path)),
+        )?;
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
         self.refill(tables)?;
         self.open_names(&tables.open_names)?;

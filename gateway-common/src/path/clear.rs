@@ -6,7 +6,7 @@ use crate::abi::flow::{FlowKey, halves, pair, word};
 use crate::abi::interface::role;
 use crate::abi::next_hop::NextHop;
 use crate::abi::rule::direction;
-use crate::abi::sa::LinkHeader;
+use crate::abi::sa::{LinkHeader, fragment as fragment_mark};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -15,10 +15,11 @@ use crate::packet::tcp::flag;
 use crate::tables::Tables;
 use crate::tables::words::Words;
 
+use super::answer::{Refusal, refuse};
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, core, enter, error, fragment, hairpin, limits, mss};
+use super::{Outcome, Verdict, answer, core, enter, error, fragment, hairpin, limits, mss, worker};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 20;
@@ -126,6 +127,10 @@ pub(super) fn pass<P: Packet, T: Tables>(
     if hop == SITES {
         return Ok(Next::Stage(Stage::Hairpin));
     }
+    let hop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    if inner.length() > hop.mtu {
+        return too_big(packet, tables, inner.ip.dont_fragment(), hop.mtu);
+    }
     if filter::follow::<_, true>(entry.record, inner, now_s)? {
         limits::give_half_open(tables, site);
     }
@@ -135,7 +140,29 @@ pub(super) fn pass<P: Packet, T: Tables>(
     if inner.segment.flags & flag::SYN != 0 {
         mss::clamp_from_site(packet, tables, site, inner.ip.source)?;
     }
-    leave(packet, tables, hop).map(Next::Decided)
+    leave(packet, hop).map(Next::Decided)
+}
+
+/// A packet that the way to the center does not carry: its site is told (RFC 1191), or a worker cuts it (RFC 4787 REQ-13). The
+/// fragments come back, to be judged and translated as a site's own are.
+#[inline(never)]
+fn too_big<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    dont_fragment: bool,
+    mtu: u32,
+) -> Result<Next, DropReason> {
+    if dont_fragment {
+        return refuse(tables, Refusal::NextHopTooBig { mtu });
+    }
+    let link: LinkHeader = packet.load(0).ok_or(DropReason::Internal)?;
+    // A fragment that has to be cut again would need its ports and the MTU beside each other.
+    let (site, _) = link.read().ok_or(DropReason::NextHopTooBig)?;
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    let verdict = worker(tables, interface, Path::ClearTooBig)?;
+    let link = LinkHeader::of_fragment(fragment_mark::SITE_TOO_BIG, site, mtu.to_be_bytes());
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+    Ok(Next::Decided(verdict))
 }
 
 /// The site of a frame of the clear link.
@@ -175,13 +202,25 @@ pub(super) fn parse_any<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
     Ok(inner)
 }
 
-/// Writes the Ethernet header of the next hop.
+/// The next hop with this number, if the packet fits the way there.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outcome {
-    let hop: &NextHop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+pub(super) fn fitting<T: Tables>(tables: &T, hop: u32, length: u32) -> Result<&NextHop, DropReason> {
+    let hop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    if length > hop.mtu {
+        return Err(DropReason::NextHopTooBig);
+    }
+    Ok(hop)
+}
+
+/// Writes the Ethernet header of the next hop.
+///
+/// # Errors
+/// [`DropReason::Internal`] if the frame is shorter than that.
+#[inline(always)]
+pub fn leave<P: Packet>(packet: &mut P, hop: &NextHop) -> Outcome {
     let ethernet = Ethernet {
         destination: hop.destination_mac,
         source: hop.source_mac,

@@ -19,7 +19,7 @@ use crate::tables::Tables;
 use crate::tables::words::Words;
 use zerocopy::IntoBytes;
 
-use super::clear::{Next, known_next_hop, leave, site_of};
+use super::clear::{Next, fitting, known_next_hop, leave, site_of};
 use super::core::{of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, TRANSPORT};
@@ -82,6 +82,8 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
     let entry = tables.flows().find(&key).ok_or(DropReason::IcmpErrorUnmatched)?;
     alive(tables, settings, entry.record)?;
     let hop = known_next_hop(tables, &key, entry.record)?;
+    // No error about an error (RFC 1122 section 3.2.2).
+    let hop = fitting(tables, hop, report.ip.total_length())?;
     let (address, nat) = halves(entry.record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     let ends = Ends {
@@ -90,7 +92,7 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
         new: (address.to_ne_bytes(), [p0, p1]),
     };
     report.translate(packet, &ends)?;
-    leave(packet, tables, hop).map(Next::Decided)
+    leave(packet, hop).map(Next::Decided)
 }
 
 /// An error that a host or router of the center sends about a packet of a site. Its sender stays visible, as in a path

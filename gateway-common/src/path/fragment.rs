@@ -17,7 +17,7 @@ use crate::tables::Tables;
 use crate::tables::words::Words;
 
 use super::back::to_site;
-use super::clear::{Next, known_next_hop, leave, parse_any, pass};
+use super::clear::{Next, fitting, known_next_hop, leave, parse_any, pass};
 use super::core::{is_own, of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, translate_header};
@@ -124,10 +124,11 @@ fn later_of_site<P: Packet, T: Tables>(
     let entry = tables.flows().find(&key).ok_or(DropReason::InnerFragment)?;
     alive(tables, entry.record)?;
     let hop = known_next_hop(tables, &key, entry.record)?;
+    let hop = fitting(tables, hop, ip.total_length())?;
     filter::count_later(entry.record, Direction::Out, ip.total_length(), tables.now_s());
     let (address, _) = halves(entry.record.load(word::NAT));
     translate_header(packet, &ip, Direction::Out, address.to_ne_bytes())?;
-    leave(packet, tables, hop)
+    leave(packet, hop)
 }
 
 #[inline(always)]

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod mss;
 pub mod nat;
 pub mod open;
+pub mod pmtu;
 pub mod rules;
 pub mod tcp;
 pub mod trace;

@@ -158,20 +158,21 @@ impl Engine for Xdp {
     async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
         let hop = self.ways.resolve(remote).await?;
+        let udp = install.udp_encap.then(|| UdpEncap {
+            local_port: install.local.port(),
+            remote_port: install.remote.port(),
+        });
         let way = Way {
             interface: hop.interface.clone(),
             tunnel: Tunnel {
                 local: install.local.ip(),
                 remote,
-                udp: install.udp_encap.then(|| UdpEncap {
-                    local_port: install.local.port(),
-                    remote_port: install.remote.port(),
-                }),
+                udp,
                 link: LinkHeader {
                     destination: hop.destination_mac,
                     source: hop.source_mac,
                 },
-                mtu: hop.mtu,
+                mtu: self.ways.mtu(install.local.ip(), remote, udp, hop.mtu),
                 df: OuterDf::Set,
             },
             stale: false,
@@ -305,6 +306,12 @@ impl Engine for Xdp {
                 DataplaneEvent::Packet(event) => {
                     if event.kind == kind::NEXT_HOP_MISSING {
                         self.ways.ask(Ipv4Addr::from(event.destination));
+                    }
+                    if event.kind == kind::PATH_MTU
+                        && let Some(handle) = dataplane.sa_of_path(event.rule, event.source)
+                        && let Ok(mtu) = u16::try_from(event.generation)
+                    {
+                        self.ways.lower(handle, mtu);
                     }
                     happened.push(Happening::Packet(event));
                 }

@@ -12,6 +12,8 @@ mod fragments;
 mod hairpin;
 mod mss;
 pub mod nat;
+mod next_hop;
+pub mod pmtu;
 mod wan;
 pub mod world;
 
@@ -196,6 +198,8 @@ impl Vector {
 pub fn all(now_s: u32) -> Vec<Vector> {
     [
         wan::vectors(now_s),
+        pmtu::vectors(now_s),
+        next_hop::vectors(now_s),
         clear::vectors(now_s),
         core::vectors(now_s),
         errors::vectors(now_s),

@@ -61,6 +61,8 @@ pub const XSK_BASE: u32 = 5;
 pub const EGRESS: u32 = 1;
 /// Largest inner packet of [`SITE`]'s tunnel.
 pub const MTU: u32 = 1400;
+/// Largest packet that the link to the center carries.
+pub const HOP_MTU: u32 = 9000;
 /// IKE datagrams that one source may send in a second.
 pub const IKE_PER_S: u32 = 3;
 /// Number of the active rule generation.
@@ -201,6 +203,7 @@ pub fn world(now_s: u32) -> HostTables {
         resolved: 1,
         destination_mac: MAC_HOP,
         source_mac: MAC,
+        mtu: HOP_MTU,
     };
     tables.next_hops.push((24, [203, 0, 113, 0], hop));
     tables

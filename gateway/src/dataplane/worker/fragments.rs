@@ -14,7 +14,7 @@ use gateway_common::drop::DropReason;
 use gateway_common::packet::ipv4::protocol;
 use zerocopy::IntoBytes as _;
 
-use super::fragment::set_identification;
+use super::fragment::{fragment, set_identification};
 use super::handover::Side;
 use super::outer::{self, Assembled, OuterFragment};
 use super::reassembly::{Bounds, Key, Piece, Reassembly};
@@ -180,11 +180,39 @@ impl Engine {
         let Some(mut pieces) = added else {
             return Ok(Outcome::Wait);
         };
+        self.identify(&mut pieces);
+        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
+    }
+
+    /// A packet of a site that the way to the center does not carry and that may be fragmented, as `clear` handed it on:
+    /// it goes back into the clear link in fragments of at most `mtu` octets.
+    pub(crate) fn cut_for_center(
+        &mut self,
+        site: u32,
+        packet: &[u8],
+        mtu: u32,
+    ) -> Result<Outcome, DropReason> {
+        let cut = usize::try_from(mtu).ok().and_then(|mtu| fragment(packet, mtu));
+        let cut = cut.ok_or(DropReason::NextHopTooBig)?;
+        let pieces: Option<Vec<_>> = cut.iter().map(|piece| clear_fragment(site, piece)).collect();
+        let pieces = pieces.ok_or(DropReason::InnerMalformed)?;
+        let (key, start) = pieces.first().ok_or(DropReason::InnerMalformed)?;
+        // What the rules look at stays in the first one.
+        if start.payload.len() < header_min(key.protocol, &start.payload) {
+            return Err(DropReason::NextHopTooBig);
+        }
+        let key = *key;
+        let mut pieces: Vec<_> = pieces.into_iter().map(|(_, piece)| piece).collect();
+        self.identify(&mut pieces);
+        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
+    }
+
+    /// Gives the fragments of a site's packet an identification that no other packet of its address has.
+    fn identify(&mut self, pieces: &mut [Piece]) {
         self.fragments.identification = self.fragments.identification.wrapping_add(1);
-        for piece in &mut pieces {
+        for piece in pieces {
             set_identification(&mut piece.header, self.fragments.identification);
         }
-        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
     }
 
     /// A fragment from the center's side, as `core` handed it on.

@@ -236,6 +236,48 @@ fn fragments_of_a_site_go_on_in_order_with_their_ports() {
     bench.assert_no_leak();
 }
 
+/// RFC 4787 REQ-13: what `clear` found too big for the next hop comes back in fragments that fit it.
+#[test]
+fn a_packet_too_big_for_the_next_hop_is_cut_and_judged_as_fragments_are() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let too_big = |packet: &[u8], mtu: u32| {
+        let link = ClearHeader::of_fragment(mark::SITE_TOO_BIG, SITE, mtu.to_be_bytes());
+        [link.as_bytes(), packet].concat()
+    };
+    let whole = query(TERMINAL, SERVER, 1400);
+    bench.arrive(1, CORE, too_big(&whole, 600));
+    let clear = bench.left(1, CLEAR);
+    let links: Vec<_> = clear
+        .iter()
+        .map(|frame| {
+            let link = ClearHeader::read_from_bytes(&frame[..LINK_LEN]).unwrap();
+            link.read_fragment().unwrap()
+        })
+        .collect();
+    let later = (mark::SITE_LATER, SITE, [4, 0, 0, 53]);
+    let first = (mark::SITE_FIRST, SITE, 1380u32.to_be_bytes());
+    assert_eq!(links, [first, later, later]);
+    assert!(clear.iter().all(|frame| frame.len() <= LINK_LEN + 600));
+    let payload: Vec<u8> = clear
+        .iter()
+        .flat_map(|frame| frame[LINK_LEN + 20..].to_vec())
+        .collect();
+    assert_eq!(payload, whole[20..]);
+
+    bench.arrive(1, CORE, too_big(&whole, 600));
+    let again = bench.left(1, CLEAR);
+    assert_ne!(clear[0][18..20], again[0][18..20], "RFC 6864 section 5.3");
+
+    // A link that carries no transport header, or nothing at all.
+    for mtu in [24, 20, 0, u32::MAX] {
+        bench.arrive(1, CORE, too_big(&whole, mtu));
+    }
+    bench.arrive(1, CORE, too_big(&whole[..30], 600));
+    assert_eq!(bench.drops(1, DropReason::NextHopTooBig), 4);
+    assert_eq!(bench.left(1, CLEAR).len(), 1, "what fits is whole");
+    bench.assert_no_leak();
+}
+
 /// RFC 6864 section 5.3: two hosts of a site become one address.
 #[test]
 fn packets_of_hosts_with_the_same_identification_leave_with_different_ones() {
