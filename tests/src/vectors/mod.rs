@@ -15,6 +15,7 @@ mod mss;
 pub mod nat;
 mod next_hop;
 pub mod pmtu;
+mod queries;
 mod wan;
 pub mod world;
 
@@ -211,6 +212,7 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         directions::vectors(now_s),
         hairpin::vectors(now_s),
         between::vectors(now_s),
+        queries::vectors(now_s),
         center_calls::vectors(now_s),
         nat::vectors(now_s),
     ]
