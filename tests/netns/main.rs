@@ -8,6 +8,7 @@ mod fail_closed;
 mod filter;
 mod hostile;
 mod names;
+mod path_mtu;
 mod restart;
 mod rules;
 mod trace;
