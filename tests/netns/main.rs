@@ -10,6 +10,7 @@ mod filter;
 mod fragments;
 mod hostile;
 mod names;
+mod narrow_path;
 mod path_mtu;
 mod restart;
 mod rules;

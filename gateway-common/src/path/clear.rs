@@ -78,6 +78,7 @@ pub fn stages<P: Packet, T: Tables>(
             Stage::SiteFragment => fragment::from_site(packet, tables),
             Stage::CenterFragment => fragment::from_center(packet, tables),
             Stage::CenterError => error::from_center(packet, tables),
+            Stage::HairpinError => error::between_sites(packet, tables),
         };
         after(packet, stage, next);
         match next? {
@@ -215,6 +216,16 @@ pub(super) fn fitting<T: Tables>(tables: &T, hop: u32, length: u32) -> Result<&N
     Ok(hop)
 }
 
+/// The packet in it, or the first fragment of one, where both queries and replies go: from site to site.
+#[inline(always)]
+pub(super) fn parse_between<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
+    let inner = Inner::parse_between(packet)?;
+    if inner.ip.ttl <= 1 {
+        return Err(DropReason::InnerTtl);
+    }
+    Ok(inner)
+}
+
 /// Writes the Ethernet header of the next hop.
 ///
 /// # Errors
@@ -253,7 +264,7 @@ pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V)
 }
 
 /// In place of the number of a next hop: the destination is what a site is translated to.
-const SITES: u32 = u32::MAX;
+pub(super) const SITES: u32 = u32::MAX;
 
 /// Number of a resolved next hop, or [`SITES`]; the controller hears of its absence.
 #[inline(never)]

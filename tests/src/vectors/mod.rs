@@ -2,6 +2,7 @@
 //! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
 
 mod answer;
+mod between;
 pub mod blocks;
 mod center_calls;
 mod clear;
@@ -14,6 +15,7 @@ mod mss;
 pub mod nat;
 mod next_hop;
 pub mod pmtu;
+mod queries;
 mod wan;
 pub mod world;
 
@@ -209,6 +211,8 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         answer::vectors(now_s),
         directions::vectors(now_s),
         hairpin::vectors(now_s),
+        between::vectors(now_s),
+        queries::vectors(now_s),
         center_calls::vectors(now_s),
         nat::vectors(now_s),
     ]

@@ -11,6 +11,7 @@ use std::sync::{Arc, OnceLock};
 
 use gateway_common::abi::sa::{LinkHeader, fragment as mark};
 use gateway_common::drop::DropReason;
+use gateway_common::packet::icmp::Query;
 use gateway_common::packet::ipv4::protocol;
 use zerocopy::IntoBytes as _;
 
@@ -240,7 +241,7 @@ impl Engine {
             return Err(DropReason::FragmentMalformed);
         };
         let length = (end.offset + end.payload.len()) as u32;
-        let ports = ports(key.protocol, &start.payload);
+        let ports = ports(key.protocol, &start.payload, first == mark::SITE_FIRST);
         let frame = |piece: &Piece| {
             let link = if piece.offset == 0 {
                 LinkHeader::of_fragment(first, key.scope, length.to_be_bytes())
@@ -325,14 +326,19 @@ fn header_min(protocol: u8, payload: &[u8]) -> usize {
     }
 }
 
-/// Source and destination port as [`mark::SITE_LATER`] has them.
-fn ports(protocol: u8, payload: &[u8]) -> [u8; 4] {
-    const ECHO: u8 = 8;
+/// Source and destination port as [`mark::SITE_LATER`] has them: of a query the identifier at the site's end, and at the
+/// other what stands for its type.
+fn ports(protocol: u8, payload: &[u8], of_site: bool) -> [u8; 4] {
     match (protocol, payload) {
         (protocol::TCP | protocol::UDP, &[s0, s1, d0, d1, ..]) => [s0, s1, d0, d1],
-        // The identifier stands at the site's end, which asks.
-        (protocol::ICMP, &[ECHO, _, _, _, i0, i1, ..]) => [i0, i1, 0, 0],
-        (protocol::ICMP, &[_, _, _, _, i0, i1, ..]) => [0, 0, i0, i1],
+        (protocol::ICMP, &[kind, code, _, _, i0, i1, ..]) => {
+            let [p0, p1] = Query::of(kind, code).map_or([0; 2], |query| query.port);
+            if of_site {
+                [i0, i1, p0, p1]
+            } else {
+                [p0, p1, i0, i1]
+            }
+        }
         _ => [0; 4],
     }
 }
