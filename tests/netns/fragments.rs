@@ -88,7 +88,8 @@ fn pieces(socket: &UdpSocket, identification: u16, sent: &[u8]) -> Result<Vec<Ve
 /// The same piece, eight octets further to the front.
 fn moved(piece: &[u8]) -> Vec<u8> {
     let mut piece = piece.to_vec();
-    piece[7] -= 1;
+    let place = u16::from_be_bytes([piece[6], piece[7]]) - 1;
+    piece[6..8].copy_from_slice(&place.to_be_bytes());
     fix_ipv4(&mut piece);
     piece
 }
