@@ -7,12 +7,12 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::net::UdpSocket;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use gateway_tests::echo::{Echo, Wire, exchange, socket};
-use gateway_tests::frames::checksums_are_valid;
+use gateway_tests::echo::{Echo, Wire, exchange, outside, socket};
+use gateway_tests::frames::{Clear, checksums_are_valid};
 use gateway_tests::scene::Scene;
 use xtask::cmd;
 use xtask::lab::center::fetch;
@@ -42,6 +42,10 @@ fn scene() -> Result<Scene> {
         scene.router(site).initiate()?;
     }
     Ok(scene)
+}
+
+fn octets(address: &str) -> Result<[u8; 4]> {
+    Ok(address.parse::<Ipv4Addr>()?.octets())
 }
 
 /// The error that comes to a connected socket.
@@ -90,7 +94,6 @@ fn time_exceeded_of_a_router_in_the_center_reaches_the_terminal() -> Result<()> 
         let frame = frame.with_context(drops)?;
         let packet = wire.received(&frame).context("not for the terminal")?;
         ensure!(checksums_are_valid(packet), "{packet:02x?}");
-        let octets = |address: &str| anyhow::Ok(address.parse::<std::net::Ipv4Addr>()?.octets());
         ensure!(packet[12..16] == octets(SERVER)?, "its sender is hidden");
         let quoted = &packet[28..];
         ensure!(quoted[12..16] == octets(TERMINAL)? && quoted[16..20] == octets(BEHIND)?);
@@ -106,6 +109,37 @@ fn time_exceeded_of_a_router_in_the_center_reaches_the_terminal() -> Result<()> 
             "{}; {}",
             printed,
             drops()
+        );
+    }
+    Ok(())
+}
+
+/// RFC 5508 REQ-5: the error of a terminal comes from the site's outside address, and quotes what the center sent.
+#[test]
+fn port_unreachable_of_a_terminal_reaches_the_center() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let _echo = Echo::start()?;
+    let server = (octets(SERVER)?, BENCH_PORT);
+    for site in Site::BOTH {
+        let (center, socket) = (Wire::of_center()?, socket(site, SERVER, BENCH_PORT)?);
+        let outside = outside(&center, &socket)?;
+        drop(socket);
+        let sent = Clear::udp(server, outside).packet();
+        center.send(&sent)?;
+        let is_error = |frame: &[u8]| {
+            center
+                .received(frame)
+                .is_some_and(|packet| packet.get(9) == Some(&1) && packet.get(20..22) == Some(&[3, 3]))
+        };
+        let frame = center.tap.wait_for(WAIT, is_error)?;
+        let frame = frame.with_context(|| format!("{}: {:?}", site.name(), scene.gateway.drops()))?;
+        let packet = &frame[14..];
+        ensure!(checksums_are_valid(packet), "{packet:02x?}");
+        ensure!(packet[12..16] == outside.0, "another sender");
+        let quoted = &packet[28..];
+        ensure!(
+            quoted[12..20] == sent[12..20] && quoted[20..28] == sent[20..28],
+            "it quotes {quoted:02x?}"
         );
     }
     Ok(())

@@ -21,7 +21,7 @@ const PIECES_MAX: usize = 64;
 /// Bounds that a few fragments reach.
 const TIGHT: FragmentBounds = FragmentBounds {
     per_source: 2,
-    packets: 4,
+    packets: 3,
     octets: 20_000,
     length: 9_000,
 };
