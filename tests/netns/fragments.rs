@@ -286,42 +286,6 @@ fn outer_fragments_arrive(site: Site) -> Result<()> {
     Ok(())
 }
 
-/// Fragments of one packet come by different queues, to workers of which one has the packet's others and one has the SA.
-/// The router encrypts first and fragments then: an inner packet of 1,500 octets makes an outer one that is longer.
-#[test]
-fn fragments_find_each_other_over_two_queues() -> Result<()> {
-    let options = Options {
-        queues: 2,
-        ..Options::default()
-    };
-    let scene = Scene::without_tunnels(options, &Config::usual(Auth::Rsa))?;
-    let _echo = Echo::start()?;
-    for site in Site::BOTH {
-        let context = || format!("{}; {:?}", site.name(), scene.gateway.drops());
-        scene.router(site).initiate().with_context(context)?;
-        let wide = ["link", "set", "ipsec0", "mtu", "1500"];
-        cmd::output(site.router().command("ip").args(wide))?;
-        let tap = Tap::open(site.router(), "wan")?;
-        // Sockets of other ports, which queues are chosen by.
-        for _ in 0..8 {
-            let socket = socket(site, SERVER, BENCH_PORT)?;
-            for length in [1472, 4000, 8000] {
-                exchange(&socket, length).with_context(context)?;
-            }
-        }
-        ensure!(
-            outer_fragments(&tap)? >= 16,
-            "{}: no outer fragments",
-            site.name()
-        );
-        ping(site, "4000").with_context(context)?;
-        Transfer::start(site.terminal(), Direction::Upload, None)?
-            .finish()
-            .with_context(context)?;
-    }
-    Ok(())
-}
-
 /// A router that does not do RFC 7383, with a chain of certificates: its IKE_AUTH is longer than the line carries, and so is
 /// the answer.
 #[test]

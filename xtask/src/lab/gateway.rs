@@ -20,7 +20,8 @@ use super::topology::{
 };
 use crate::cmd;
 
-const START_S: u64 = 20;
+/// The kernel verifies the programs; on a busy machine that alone takes half a minute.
+const START_S: u64 = 60;
 /// Site 1's address after translation, given by name; site 2's comes from [`NAT_POOL`].
 pub const SITE1_NAT_ADDRESS: &str = "10.201.0.1";
 /// The rule that allows the eligibility page.

@@ -174,7 +174,8 @@ impl<R: RingPort> Worker<R> {
             taken += 1;
             match self.copy_in(&handed.frame) {
                 Some(frame) => self.process(frame, handed.side),
-                None => self.counters.dropped(DropReason::WorkerQueueFull, 1),
+                // No frame is free, or none is long enough for what was put together of fragments.
+                None => self.process_copy(handed.frame.into_vec(), handed.side),
             }
         }
         taken
