@@ -99,6 +99,35 @@ fn esp_in_outer_fragments_is_opened_whatever_their_order_and_queue() {
     }
 }
 
+/// A site whose kernel seals whole packets and cuts them afterwards. They are longer than a frame of the rings, and may be
+/// put together at a worker that has not their SA.
+#[test]
+fn a_packet_longer_than_a_frame_goes_on_in_fragments_whatever_worker_put_it_together() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    for round in 0..8 {
+        let up = query(TERMINAL, SERVER, 8000);
+        let mut sealed = bench.sealed_by_router(&up);
+        // Another identification may lead to the other worker.
+        sealed[18..20].copy_from_slice(&[round, 7]);
+        let cuts: Vec<usize> = (1480..sealed.len() - LINK_LEN - 20).step_by(1480).collect();
+        bench.arrive_anywhere(WAN, outer_fragments(&sealed, &cuts));
+        let clear = bench.left_anywhere(CLEAR);
+        assert!(clear.iter().all(|frame| frame.len() <= LINK_LEN + 1280));
+        let payload: Vec<u8> = clear
+            .iter()
+            .flat_map(|frame| frame[LINK_LEN + 20..].to_vec())
+            .collect();
+        assert_eq!(payload, up[20..], "round {round}");
+    }
+    let mut whole = query(TERMINAL, SERVER, 8000);
+    whole[6] |= 0x40;
+    let sealed = bench.sealed_by_router(&whole);
+    bench.arrive_anywhere(WAN, outer_fragments(&sealed, &[1480, 2960, 4440, 5920, 7400]));
+    assert!(bench.left_anywhere(CLEAR).is_empty(), "it must not be cut");
+    assert_eq!(bench.drops_anywhere(DropReason::NextHopTooBig), 1);
+    bench.assert_no_leak();
+}
+
 #[test]
 fn congestion_that_a_fragment_met_reaches_the_inner_packet() {
     let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
