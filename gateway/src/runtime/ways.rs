@@ -101,14 +101,29 @@ impl Ways {
         lock(&self.shared.mtus).of(&(local, remote, udp), link, monotonic_s())
     }
 
-    /// A router on the path of an SA says that it carries no more than `mtu` octets (RFC 4301 section 8.2). The task tells
-    /// the data plane, for all SAs of the path.
-    pub(super) fn lower(&self, handle: SaHandle, mtu: u16) {
+    /// A router on the path of an SA says that it carries no more than `mtu` octets (RFC 4301 section 8.2). All SAs of the
+    /// path follow at once: the task may be waiting for a neighbour that is silent.
+    pub(super) fn lower(&self, dataplane: &Dataplane, handle: SaHandle, mtu: u16) {
         let Some(path) = lock(&self.shared.peers).get(&handle).map(path_of) else {
             return;
         };
-        if lock(&self.shared.mtus).lower(path, mtu, monotonic_s()) {
-            self.shared.more.notify_one();
+        if !lock(&self.shared.mtus).lower(path, mtu, monotonic_s()) {
+            return;
+        }
+        for (handle, way) in lock(&self.shared.peers).iter_mut() {
+            if way.stale || path_of(way) != path || way.tunnel.mtu <= mtu {
+                continue;
+            }
+            let tunnel = Tunnel { mtu, ..way.tunnel };
+            match dataplane.update_path(*handle, &way.interface, tunnel) {
+                Ok(()) => {
+                    tell_mtu(way, mtu);
+                    way.tunnel = tunnel;
+                }
+                Err(error) => {
+                    tracing::error!(%error, remote = %way.tunnel.remote, "MTU of an SA not changed")
+                }
+            }
         }
     }
 
@@ -268,13 +283,18 @@ impl Follower {
         match self.dataplane.update_path(handle, &now.interface, now.tunnel) {
             Ok(()) => {
                 if now.tunnel.mtu != way.tunnel.mtu {
-                    tracing::info!(remote = %way.tunnel.remote, before = way.tunnel.mtu, now = now.tunnel.mtu, "MTU of a path changed");
+                    tell_mtu(way, now.tunnel.mtu);
                 }
                 *kept = now;
             }
             Err(error) => tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed"),
         }
     }
+}
+
+fn tell_mtu(way: &Way, now: u16) {
+    let (remote, before) = (way.tunnel.remote, way.tunnel.mtu);
+    tracing::info!(%remote, before, now, "MTU of a path changed");
 }
 
 fn path_of(way: &Way) -> Path {

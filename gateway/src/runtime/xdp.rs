@@ -311,7 +311,7 @@ impl Engine for Xdp {
                         && let Some(handle) = dataplane.sa_of_path(event.rule, event.source)
                         && let Ok(mtu) = u16::try_from(event.generation)
                     {
-                        self.ways.lower(handle, mtu);
+                        self.ways.lower(dataplane, handle, mtu);
                     }
                     happened.push(Happening::Packet(event));
                 }
