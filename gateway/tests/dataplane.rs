@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Published, Role, SaInstall, TableSizes,
+    Dataplane, DataplaneConfig, Engine, HoldDown, InterfaceConfig, Published, Role, SaInstall, TableSizes,
     monotonic_s,
 };
 use gateway_common::abi::interface::{STATES, Settings};
@@ -128,6 +128,7 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             hold_s: 120,
             site_ports_max: 1000,
         },
+        engine: Engine::default(),
         frames_per_worker: 4096,
     }
 }

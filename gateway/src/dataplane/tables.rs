@@ -7,16 +7,25 @@ use std::sync::atomic::AtomicU64;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::flow::{self, Flow, FlowKey, halves, pair};
 use gateway_common::abi::geometry::{GEOMETRY, Geometry};
+use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{self, InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::{clock, limit, map, usage};
 use gateway_common::path::limits::give;
+use gateway_common::tables::Epochs;
 use gateway_common::tables::flows::FlowTable;
 use gateway_common::tables::hash::FACTORS;
 use gateway_common::tables::index::{WIDTH, state, state_of};
 use gateway_common::tables::mappings::MappingTable;
 use gateway_common::tables::words::Words as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::shared::SharedArray;
+use super::shared::{LentArray, SharedArray};
+
+/// Words of a value of [`map::SETTINGS`].
+const SETTINGS_WORDS: usize = size_of::<Settings>().div_ceil(8);
+/// Words of a value of [`map::NEXT_HOPS`].
+const NEXT_HOP_WORDS: usize = size_of::<NextHop>().div_ceil(8);
 
 /// How many entries the tables are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +97,8 @@ pub struct SharedTables {
     mappings: SharedArray<{ nat::RECORD_WORDS }>,
     usage: SharedArray<{ usage::WORDS }>,
     clock: SharedArray<{ clock::WORDS }>,
+    settings: LentArray<SETTINGS_WORDS>,
+    next_hops: LentArray<NEXT_HOP_WORDS>,
 }
 
 impl SharedTables {
@@ -106,6 +117,8 @@ impl SharedTables {
             mappings: array(ebpf, map::MAPPINGS)?,
             usage: array(ebpf, map::SITE_USAGE)?,
             clock: array(ebpf, map::CLOCK)?,
+            settings: lent(ebpf, map::SETTINGS)?,
+            next_hops: lent(ebpf, map::NEXT_HOPS)?,
         };
         tables.next_epoch(1, 1);
         Ok(tables)
@@ -171,6 +184,48 @@ impl SharedTables {
         {
             clock.store(clock::word::NOW_S, now_s.into());
         }
+    }
+
+    /// The programs' clock.
+    #[must_use]
+    pub fn now_s(&self) -> u32 {
+        self.clock_word(clock::word::NOW_S) as u32
+    }
+
+    /// Epochs of next hops and of outbound SAs, as the programs have them.
+    #[must_use]
+    pub fn epochs(&self) -> Epochs {
+        let (hop, sa) = halves(self.clock_word(clock::word::EPOCHS));
+        Epochs { hop, sa }
+    }
+
+    fn clock_word(&self, word: usize) -> u64 {
+        self.clock.values().first().map_or(0, |clock| clock.load(word))
+    }
+
+    /// The settings, as the programs have them.
+    #[must_use]
+    pub fn settings(&self) -> Option<Settings> {
+        Some(
+            Settings::read_from_prefix(self.settings.get(0)?.as_bytes())
+                .ok()?
+                .0,
+        )
+    }
+
+    /// A next hop by its number. One that a flow of this epoch names does not change.
+    #[must_use]
+    pub fn next_hop(&self, number: u32) -> Option<NextHop> {
+        Some(
+            NextHop::read_from_prefix(self.next_hops.get(number)?.as_bytes())
+                .ok()?
+                .0,
+        )
+    }
+
+    /// What a site uses of the tables, or their sum.
+    pub(crate) fn usage(&self, site: u32) -> Option<&[AtomicU64; usage::WORDS]> {
+        self.usage.values().get(site as usize)
     }
 
     /// Next hops that flows may know have changed.
@@ -263,4 +318,11 @@ fn array<const N: usize>(
         .map(name)
         .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
     SharedArray::new(map).map_err(|error| (name, error))
+}
+
+fn lent<const N: usize>(ebpf: &Ebpf, name: &'static str) -> Result<LentArray<N>, (&'static str, io::Error)> {
+    let map = ebpf
+        .map(name)
+        .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
+    LentArray::new(map).map_err(|error| (name, error))
 }
