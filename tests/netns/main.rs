@@ -4,6 +4,7 @@
 mod conntrack;
 mod control;
 mod directions;
+mod engines;
 mod fail_closed;
 mod filter;
 mod hostile;

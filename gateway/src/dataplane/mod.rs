@@ -73,6 +73,7 @@ pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;
 pub use self::worker::commands::WorkerReport;
+pub use self::worker::direct::{Direct, Egress, Way};
 pub use self::worker::fragments::IkeDatagram;
 
 use self::clear_link::ClearLink;

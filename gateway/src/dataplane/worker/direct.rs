@@ -43,18 +43,18 @@ const SETTLING: usize = 4096;
 
 /// An interface that a worker may send clear packets out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Egress {
+pub struct Egress {
     /// Its index.
-    pub(crate) ifindex: u32,
+    pub ifindex: u32,
     /// The worker's port there.
-    pub(crate) port: usize,
+    pub port: usize,
     /// Longest frame that it takes.
-    pub(crate) frame_max: usize,
+    pub frame_max: usize,
 }
 
 /// Where a decrypted frame goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Way {
+pub enum Way {
     /// Out of this port, translated.
     Out(usize),
     /// Into the clear link, as it was.
@@ -64,7 +64,7 @@ pub(crate) enum Way {
 }
 
 /// What a worker needs for it.
-pub(crate) struct Direct {
+pub struct Direct {
     view: View,
     settling: Box<[u32; SETTLING]>,
     now_ms: u32,
@@ -72,7 +72,8 @@ pub(crate) struct Direct {
 
 impl Direct {
     /// Over these tables, for a worker with these ports.
-    pub(crate) fn new(tables: Arc<SharedTables>, egress: Vec<Egress>) -> Self {
+    #[must_use]
+    pub fn new(tables: Arc<SharedTables>, egress: Vec<Egress>) -> Self {
         Self {
             view: View::new(tables, egress),
             settling: Box::new([0; SETTLING]),
@@ -81,13 +82,13 @@ impl Direct {
     }
 
     /// Reads what one round of the worker takes for given: clock, settings, epochs.
-    pub(crate) fn begin_round(&mut self, now_ms: u64) {
+    pub fn begin_round(&mut self, now_ms: u64) {
         self.now_ms = now_ms as u32;
         self.view.begin_round();
     }
 
     /// Decides on a frame with a link header. What is for the clear link is unchanged.
-    pub(crate) fn forward(&mut self, frame: &mut [u8]) -> Way {
+    pub fn forward(&mut self, frame: &mut [u8]) -> Way {
         let (length, place) = (frame.len(), settling_place(frame));
         match self.try_forward(&mut Slice::new(frame), place, length) {
             Ok(Some(port)) => Way::Out(port),
@@ -100,7 +101,7 @@ impl Direct {
     }
 
     /// Hears of a frame that goes through the clear link without being asked about.
-    pub(crate) fn linked(&mut self, frame: &[u8]) {
+    pub fn linked(&mut self, frame: &[u8]) {
         self.note(settling_place(frame));
     }
 
