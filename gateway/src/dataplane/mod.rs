@@ -16,6 +16,7 @@
 //! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
+//! | `soft` | a worker over rings in memory, for measurements |
 //! | `system` | what else the daemon asks of the system |
 //!
 //! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
@@ -35,6 +36,7 @@ mod sa;
 mod sas;
 mod service_link;
 mod shared;
+pub mod soft;
 mod start;
 mod stats;
 pub mod sweep;

@@ -12,10 +12,11 @@ use std::io;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd as _;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU64, Ordering::Acquire};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Release};
 
 use aya::maps::{Map, MapData};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Octets that the kernel rounds the values of an array map up to.
 const VALUE_ALIGN: usize = 8;
@@ -41,6 +42,20 @@ impl<const N: usize> LentArray<N> {
         SharedArray::map(data, values, ProtFlags::PROT_READ).map(Self)
     }
 
+    /// Values of this process alone.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn in_memory(values: &[[u64; N]]) -> io::Result<Self> {
+        let array = SharedArray::in_memory(values.len())?;
+        for (place, value) in array.values().iter().zip(values) {
+            for (place, word) in place.iter().zip(value) {
+                place.store(*word, Release);
+            }
+        }
+        Ok(Self(array))
+    }
+
     /// The words of a value as they are now. The kernel may be replacing them: some are old then and some new.
     pub(crate) fn get(&self, index: u32) -> Option<[u64; N]> {
         let value = self.0.values().get(index as usize)?;
@@ -59,10 +74,30 @@ impl<const N: usize> SharedArray<N> {
         Self::map(data, values, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE)
     }
 
+    /// An array of this process alone, of zeroes.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub(crate) fn in_memory(values: usize) -> io::Result<Self> {
+        let mapped = Self::octets(values)?;
+        let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
+        let memory = unsafe { mmap_anonymous(None, mapped, protection, MapFlags::MAP_SHARED) }?;
+        Ok(Self {
+            memory,
+            values,
+            mapped,
+        })
+    }
+
+    /// How much is mapped for so many values; the kernel rounds up to whole pages.
+    fn octets(values: usize) -> io::Result<NonZeroUsize> {
+        NonZeroUsize::new(values * size_of::<[AtomicU64; N]>())
+            .ok_or_else(|| io::Error::other("the map has no values"))
+    }
+
     fn map(data: &MapData, values: usize, protection: ProtFlags) -> io::Result<Self> {
-        // The kernel rounds up to whole pages.
-        let mapped = NonZeroUsize::new(values * size_of::<[AtomicU64; N]>())
-            .ok_or_else(|| io::Error::other("the map has no values"))?;
+        let mapped = Self::octets(values)?;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
         let memory = unsafe {
             mmap(

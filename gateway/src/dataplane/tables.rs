@@ -124,6 +124,35 @@ impl SharedTables {
         Ok(tables)
     }
 
+    /// The same without programs, in this process's memory: for measurements and tests. Sites are numbered below `sites`.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn in_memory(
+        geometry: &Geometry,
+        sites: u32,
+        settings: &Settings,
+        next_hops: &[NextHop],
+    ) -> io::Result<Self> {
+        let (flows, mappings) = (geometry.flow_buckets as usize, geometry.mapping_buckets as usize);
+        let next_hops: Vec<_> = next_hops.iter().map(words_of).collect();
+        let tables = Self {
+            factors: geometry.factors,
+            flow_index: SharedArray::in_memory(flows)?,
+            flow_answers: SharedArray::in_memory(flows)?,
+            flows: SharedArray::in_memory(flows * WIDTH)?,
+            mapping_outsides: SharedArray::in_memory(mappings)?,
+            mapping_insides: SharedArray::in_memory(mappings)?,
+            mappings: SharedArray::in_memory(mappings * WIDTH)?,
+            usage: SharedArray::in_memory(sites as usize)?,
+            clock: SharedArray::in_memory(1)?,
+            settings: LentArray::in_memory(&[words_of(settings)])?,
+            next_hops: LentArray::in_memory(&next_hops)?,
+        };
+        tables.next_epoch(1, 1);
+        Ok(tables)
+    }
+
     /// The flow table.
     #[must_use]
     pub fn flows(&self) -> Flows<'_> {
@@ -318,6 +347,15 @@ fn array<const N: usize>(
         .map(name)
         .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
     SharedArray::new(map).map_err(|error| (name, error))
+}
+
+/// A value as an array has it, filled up with zeroes.
+fn words_of<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> [u64; N] {
+    let mut words = [0u64; N];
+    for (to, from) in words.as_mut_bytes().iter_mut().zip(value.as_bytes()) {
+        *to = *from;
+    }
+    words
 }
 
 fn lent<const N: usize>(ebpf: &Ebpf, name: &'static str) -> Result<LentArray<N>, (&'static str, io::Error)> {

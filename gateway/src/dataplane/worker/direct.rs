@@ -5,9 +5,11 @@
 //! at an interface without a socket of this worker, a frame that is longer than that interface takes, and everything while
 //! a site is traced goes through the clear link unchanged, and the programs decide.
 //!
-//! **Settling.** Packets of a flow must not overtake each other, and one direction of a flow has one writer at a time
-//! (`gateway_common::abi::flow`). So a flow of which a packet went through the link stays with the link until that has long
-//! passed it on.
+//! **Settling.** A packet that takes the short way may overtake one of its flow that is still in the link, and writes the
+//! flow's record beside the program that has that one. So a flow that needed the programs stays with the link: for a moment,
+//! and then until nothing of it can be in there any more. One whose packets leave no gap for a second changes over all the
+//! same: a few of them may arrive in another order then, once, and of two counts at the same moment one may be lost. No
+//! more: what TCP has sent is the later of what is known and what a packet says, so that the next packet puts it right.
 
 use std::cell::OnceCell;
 use std::sync::Arc;
@@ -35,11 +37,14 @@ use gateway_common::tables::{Epochs, Step, Tables};
 
 use crate::dataplane::tables::{Flows, Mappings, SharedTables};
 
-/// Milliseconds that a flow stays with the clear link after a packet of it went there: far longer than a packet waits in it,
-/// and short beside a connection.
+/// Milliseconds that a flow stays with the clear link after it needed the programs.
 const SETTLE_MS: u32 = 100;
-/// Flows, by a hash, for which it is known when that was.
-const SETTLING: usize = 4096;
+/// Milliseconds without a packet of the flow after which none of it is in the link: far longer than it is under way there.
+const GAP_MS: u32 = 10;
+/// Milliseconds after which it changes over without such a gap.
+const SETTLE_MAX_MS: u32 = 1000;
+/// Flows, by a hash, for which this is known.
+const SETTLING: usize = 2048;
 
 /// An interface that a worker may send clear packets out of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,10 +68,25 @@ pub enum Way {
     Drop(DropReason),
 }
 
+/// When a flow last needed the programs, and when its last packet went through the link.
+#[derive(Clone, Copy, Debug, Default)]
+struct Settling {
+    needed_ms: u32,
+    linked_ms: u32,
+}
+
+impl Settling {
+    fn is_over(self, now_ms: u32) -> bool {
+        let needed_ms = now_ms.wrapping_sub(self.needed_ms);
+        let linked_ms = now_ms.wrapping_sub(self.linked_ms);
+        needed_ms > SETTLE_MS && (linked_ms > GAP_MS || needed_ms > SETTLE_MAX_MS)
+    }
+}
+
 /// What a worker needs for it.
 pub struct Direct {
     view: View,
-    settling: Box<[u32; SETTLING]>,
+    settling: Box<[Settling; SETTLING]>,
     now_ms: u32,
 }
 
@@ -76,7 +96,7 @@ impl Direct {
     pub fn new(tables: Arc<SharedTables>, egress: Vec<Egress>) -> Self {
         Self {
             view: View::new(tables, egress),
-            settling: Box::new([0; SETTLING]),
+            settling: Box::new([Settling::default(); SETTLING]),
             now_ms: 0,
         }
     }
@@ -89,8 +109,11 @@ impl Direct {
 
     /// Decides on a frame with a link header. What is for the clear link is unchanged.
     pub fn forward(&mut self, frame: &mut [u8]) -> Way {
-        let (length, place) = (frame.len(), settling_place(frame));
-        match self.try_forward(&mut Slice::new(frame), place, length) {
+        let place = settling_place(frame);
+        if !self.is_settled(place) {
+            return Way::Link;
+        }
+        match self.try_forward(frame) {
             Ok(Some(port)) => Way::Out(port),
             Ok(None) => {
                 self.note(place);
@@ -105,19 +128,15 @@ impl Direct {
         self.note(settling_place(frame));
     }
 
-    fn try_forward(
-        &mut self,
-        packet: &mut Slice<'_>,
-        place: usize,
-        length: usize,
-    ) -> Result<Option<usize>, DropReason> {
-        let Some(parsed) = direct::read(packet)? else {
-            return Ok(None);
-        };
-        if !self.is_settled(place) || length > self.view.frame_max {
+    fn try_forward(&self, frame: &mut [u8]) -> Result<Option<usize>, DropReason> {
+        if frame.len() > self.view.frame_max {
             return Ok(None);
         }
-        match direct::pass(packet, &self.view, &parsed)? {
+        let mut packet = Slice::new(frame);
+        let Some(parsed) = direct::read(&packet)? else {
+            return Ok(None);
+        };
+        match direct::pass(&mut packet, &self.view, &parsed)? {
             Some(Verdict::Egress { ifindex, .. }) => {
                 let egress = self.view.egress(ifindex).ok_or(DropReason::NextHopUnresolved)?;
                 Ok(Some(egress.port))
@@ -129,14 +148,26 @@ impl Direct {
         }
     }
 
-    fn is_settled(&self, place: usize) -> bool {
-        let since = self.settling.get(place).copied().unwrap_or(0);
-        self.now_ms.wrapping_sub(since) > SETTLE_MS
+    /// Whether the flow at a place may change over; if not, its packet goes through the link now.
+    fn is_settled(&mut self, place: usize) -> bool {
+        let now_ms = self.now_ms;
+        let Some(settling) = self.settling.get_mut(place) else {
+            return false;
+        };
+        let is_over = settling.is_over(now_ms);
+        if !is_over {
+            settling.linked_ms = now_ms;
+        }
+        is_over
     }
 
     fn note(&mut self, place: usize) {
-        if let Some(since) = self.settling.get_mut(place) {
-            *since = self.now_ms;
+        let now_ms = self.now_ms;
+        if let Some(settling) = self.settling.get_mut(place) {
+            *settling = Settling {
+                needed_ms: now_ms,
+                linked_ms: now_ms,
+            };
         }
     }
 }

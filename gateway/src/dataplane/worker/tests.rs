@@ -24,6 +24,7 @@ use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
 use crate::dataplane::trace::Tracing;
 
+mod direct;
 mod fragments;
 
 const WAN: usize = 0;
