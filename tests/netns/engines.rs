@@ -78,9 +78,9 @@ fn traffic_goes_both_ways() -> Result<()> {
         let scene = scene(engine, queues)?;
         let before = forwarded(&scene)?;
         for site in Site::BOTH {
-            for direction in Direction::BOTH {
-                Transfer::start(site.terminal(), direction, SLOW)?.finish()?;
-            }
+            // Fast ones last too short a time for a flow to change over in.
+            Transfer::start(site.terminal(), Direction::Upload, SLOW)?.finish()?;
+            Transfer::start(site.terminal(), Direction::Download, None)?.finish()?;
         }
         expect_engine(&scene, engine, before)?;
     }

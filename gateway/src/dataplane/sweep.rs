@@ -50,12 +50,12 @@ pub struct Sweep {
 /// Which rounds of workers have ended. A program runs to its end in microseconds; a worker is a thread, which the system may
 /// hold up for as long as it likes between finding a flow and being done with it.
 #[derive(Debug, Default)]
-pub(crate) struct Quiet(Vec<u64>);
+pub struct Quiet(Vec<u64>);
 
 impl Quiet {
     /// Whether no worker is in the round that it was in when this was last true: `rounds` changes with each, and is odd
     /// within one.
-    pub(crate) fn all_came_on(&mut self, rounds: impl Iterator<Item = u64>) -> bool {
+    pub fn all_came_on(&mut self, rounds: impl Iterator<Item = u64>) -> bool {
         let now: Vec<u64> = rounds.collect();
         let stuck = |(now, before): (&u64, &u64)| now == before && now % 2 == 1;
         if now.iter().zip(&self.0).any(stuck) {
