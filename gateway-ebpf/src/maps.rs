@@ -119,7 +119,7 @@ pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize 
 #[btf_map]
 pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }> = Array::new();
+pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();
 #[btf_map]
@@ -150,4 +150,4 @@ pub(crate) static TRACER: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static IKE_RATE: LruHashMap<[u8; 16], RateBucket, IKE_SOURCES> = LruHashMap::new();
 #[btf_map]
-pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+pub(crate) static SETTINGS: Array<Settings, 1, MMAPABLE> = Array::new();

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, InterfaceConfig, Published, Role, SaInstall,
-    TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, DataplaneEvent, Engine, HoldDown, InterfaceConfig, Published, Role,
+    SaInstall, TableSizes, monotonic_s,
 };
 use gateway_common::abi::event::kind;
 use gateway_common::abi::interface::{STATES, Settings};
@@ -130,6 +130,7 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             hold_s: 120,
             site_ports_max: 1000,
         },
+        engine: Engine::default(),
         frames_per_worker: 4096,
     }
 }

@@ -4,6 +4,7 @@
 mod conntrack;
 mod control;
 mod directions;
+mod engines;
 mod errors;
 mod fail_closed;
 mod filter;

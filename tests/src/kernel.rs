@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -43,7 +44,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 /// The loaded object with its own, unpinned maps.
 pub struct Kernel {
     ebpf: Ebpf,
-    tables: SharedTables,
+    tables: Arc<SharedTables>,
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
@@ -123,7 +124,7 @@ impl Kernel {
         };
         let mut kernel = Self {
             ebpf,
-            tables,
+            tables: Arc::new(tables),
             _worker: worker,
             links,
             group_bitmaps: Vec::new(),
@@ -136,6 +137,12 @@ impl Kernel {
     #[must_use]
     pub fn tables(&self) -> &SharedTables {
         &self.tables
+    }
+
+    /// The same, for a worker of this process.
+    #[must_use]
+    pub fn shared_tables(&self) -> Arc<SharedTables> {
+        Arc::clone(&self.tables)
     }
 
     /// Another hold of a program, for threads of their own.

@@ -93,7 +93,8 @@ pub mod map {
     /// `LpmTrie<[u8; 4] destination, u32>`: direction ([`super::rule::direction`]) of flows that sites open to it; without
     /// an entry, to the Internet.
     pub const DIRECTIONS: &str = "DIRECTIONS";
-    /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
+    /// `Array<NextHop>`, memory-mapped for workers to read: next hops by number. One that flows may know changes only with
+    /// the epoch.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
     pub const EGRESS: &str = "EGRESS";
@@ -114,7 +115,7 @@ pub mod map {
     pub const TRACER: &str = "TRACER";
     /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`.
     pub const IKE_RATE: &str = "IKE_RATE";
-    /// `Array<Settings>[1]`.
+    /// `Array<Settings>[1]`, memory-mapped for workers to read.
     pub const SETTINGS: &str = "SETTINGS";
 }
 

@@ -3,7 +3,7 @@
 
 use crate::abi::event::{Event, kind};
 use crate::abi::flow::{FlowKey, halves, pair, word};
-use crate::abi::interface::role;
+use crate::abi::interface::{Settings, role};
 use crate::abi::next_hop::NextHop;
 use crate::abi::rule::direction;
 use crate::abi::sa::{LinkHeader, fragment as fragment_mark};
@@ -120,8 +120,7 @@ pub(super) fn pass<P: Packet, T: Tables>(
     let Some(entry) = tables.flows().find(&key) else {
         return Ok(Next::Stage(Stage::Judge));
     };
-    let (state, last_seen_s) = filter::state_and_last_seen_s(entry.record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, inner) {
+    if !goes_on(entry.record, inner, settings, now_s) {
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
@@ -132,16 +131,38 @@ pub(super) fn pass<P: Packet, T: Tables>(
     if inner.length() > hop.mtu {
         return too_big(packet, tables, inner.ip.dont_fragment(), hop.mtu);
     }
-    if filter::follow::<_, true>(entry.record, inner, now_s)? {
+    forward(packet, tables, site, inner, entry.record, hop, now_s).map(Next::Decided)
+}
+
+/// Whether a packet is one more of a flow, and opens none.
+#[inline(always)]
+pub(super) fn goes_on<V: Words>(record: V, inner: &Inner, settings: &Settings, now_s: u32) -> bool {
+    let (state, last_seen_s) = filter::state_and_last_seen_s(record);
+    filter::is_alive(state, last_seen_s, settings, now_s) && !filter::reopens(state, inner)
+}
+
+/// Moves a flow on by its packet, which is translated and addressed to the flow's next hop. Before this nothing of the
+/// packet is changed.
+#[inline(always)]
+pub(super) fn forward<P: Packet, T: Tables, V: Words>(
+    packet: &mut P,
+    tables: &T,
+    site: u32,
+    inner: &Inner,
+    record: V,
+    hop: &NextHop,
+    now_s: u32,
+) -> Outcome {
+    if filter::follow::<_, true>(record, inner, now_s)? {
         limits::give_half_open(tables, site);
     }
-    let (address, nat) = halves(entry.record.load(word::NAT));
+    let (address, nat) = halves(record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     inner.translate(packet, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
     if inner.segment.flags & flag::SYN != 0 {
         mss::clamp_from_site(packet, tables, site, inner.ip.source)?;
     }
-    leave(packet, hop).map(Next::Decided)
+    leave(packet, hop)
 }
 
 /// A packet that the way to the center does not carry: its site is told (RFC 1191), or a worker cuts it (RFC 4787 REQ-13). The
@@ -250,17 +271,26 @@ pub fn leave<P: Packet>(packet: &mut P, hop: &NextHop) -> Outcome {
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
-    let epoch = tables.epochs().hop;
-    let (number, looked_up) = halves(record.load(word::HOP));
-    if looked_up == epoch
-        && let Some(hop) = tables.next_hop(number)
-        && hop.resolved != 0
-    {
+    if let Some(number) = remembered_next_hop(tables, record) {
         return Ok(number);
     }
+    let epoch = tables.epochs().hop;
     let number = next_hop(tables, key)?;
     record.store(word::HOP, pair(number, epoch));
     Ok(number)
+}
+
+/// The same, if it need not be looked up.
+#[inline(always)]
+pub(super) fn remembered_next_hop<V: Words, T: Tables>(tables: &T, record: V) -> Option<u32> {
+    let (number, looked_up) = halves(record.load(word::HOP));
+    if looked_up == tables.epochs().hop
+        && let Some(hop) = tables.next_hop(number)
+        && hop.resolved != 0
+    {
+        return Some(number);
+    }
+    None
 }
 
 /// In place of the number of a next hop: the destination is what a site is translated to.

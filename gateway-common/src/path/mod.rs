@@ -4,6 +4,7 @@ pub mod answer;
 pub mod back;
 pub mod clear;
 pub mod core;
+pub mod direct;
 pub mod enter;
 pub mod error;
 pub mod filter;

@@ -76,8 +76,7 @@ impl Engine {
             .get_mut(..LINK_HEADER_LEN)
             .ok_or(DropReason::EspInnerMalformed)?
             .copy_from_slice(LinkHeader::new(site, index).as_bytes());
-        Ok(Outcome::Send {
-            port: self.clear_port,
+        Ok(Outcome::Opened {
             len: LINK_HEADER_LEN + inner.len(),
         })
     }
