@@ -59,6 +59,8 @@ impl FragmentWorker {
             reports: Arc::new(ArrayQueue::new(REPORTS)),
             fragments: Fragments::bounded(1, ike, outer, clear),
             tracing: Arc::new(Tracing::default()),
+            direct: None,
+            now_ms: 0,
         };
         Self {
             engine,
@@ -138,6 +140,7 @@ fn unexpected(outcome: &Outcome) -> DropReason {
     match outcome {
         Outcome::Drop(reason) => *reason,
         Outcome::Send { .. }
+        | Outcome::Opened { .. }
         | Outcome::SendMany { .. }
         | Outcome::HandOver(_)
         | Outcome::Wait

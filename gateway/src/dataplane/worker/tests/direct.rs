@@ -48,6 +48,7 @@ impl Scene {
             resolved: 1,
             destination_mac: MAC_HOP,
             source_mac: MAC,
+            mtu: 1500,
         };
         let elsewhere = NextHop {
             ifindex: IFINDEX + 1,
