@@ -313,6 +313,7 @@ fn direct() -> Result<Direct> {
         resolved: 1,
         destination_mac: [2, 0, 0, 0, 0, 0xb],
         source_mac: [2, 0, 0, 0, 0, 0xa],
+        mtu: 1500,
     };
     let tables = SharedTables::in_memory(&sizes.geometry()?, SITES + 1, &settings, &[hop])?;
     tables.set_now_s(NOW_S);
