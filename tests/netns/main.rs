@@ -8,7 +8,6 @@ mod fail_closed;
 mod filter;
 mod hostile;
 mod names;
-mod path_mtu;
 mod restart;
 mod rules;
 mod trace;

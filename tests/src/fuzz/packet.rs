@@ -27,7 +27,8 @@ pub fn packet_wan(input: &[u8]) {
             Ok(
                 Verdict::Pass(_)
                 | Verdict::Worker {
-                    path: Path::WanEsp, ..
+                    path: Path::WanEsp | Path::WanFragment,
+                    ..
                 },
             ) => assert_eq!(after, frame),
             Ok(other) => panic!("{other:?} of a frame from outside"),
@@ -92,6 +93,11 @@ pub fn packet_core(input: &[u8]) {
 fn from_center(tables: &HostTables, frame: &[u8]) {
     let (outcome, after) = Program::Core.run(frame, tables);
     match outcome {
+        // It waits for the others of its packet.
+        Ok(Verdict::Worker {
+            path: Path::CoreFragment,
+            ..
+        }) => assert_eq!(after[LINK..], frame[LINK..]),
         Ok(Verdict::Worker { path, .. }) => {
             assert_eq!(path, Path::CoreForwarded);
             assert_eq!(after[LINK + 16..LINK + 19], [192, 168, 1], "not to the site");
