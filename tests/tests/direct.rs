@@ -107,7 +107,8 @@ fn run_vector(kernel: &mut Kernel, vector: &Vector, tally: &mut Tally) -> anyhow
         worker.begin_round((number + 1) * 1000);
         let mut bytes = step.frame.clone();
         let way = if step.program == Program::Clear {
-            worker.forward(&mut bytes)
+            let looked = worker.look(&mut bytes);
+            worker.forward(&mut bytes, &looked)
         } else {
             Way::Link
         };

@@ -107,7 +107,8 @@ fn send_directly(
         // No flow waits to be settled: whoever can be at it at once is.
         now_ms += 2000;
         direct.begin_round(now_ms);
-        let way = direct.forward(&mut frame);
+        let looked = direct.look(&mut frame);
+        let way = direct.forward(&mut frame, &looked);
         rounds.fetch_add(1, Ordering::SeqCst);
         match way {
             Way::Out(_) => forwarded += 1,

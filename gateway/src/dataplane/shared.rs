@@ -18,6 +18,19 @@ use std::sync::atomic::Ordering::{Acquire, Release};
 use aya::maps::{Map, MapData};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
+/// Has the cache line of a place on its way that is needed soon.
+#[inline(always)]
+pub(crate) fn fetch<T>(place: &T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a hint, which reads and changes nothing whatever the address is.
+    unsafe {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = place;
+}
+
 /// Octets that the kernel rounds the values of an array map up to.
 const VALUE_ALIGN: usize = 8;
 
@@ -81,8 +94,10 @@ impl<const N: usize> SharedArray<N> {
     pub(crate) fn in_memory(values: usize) -> io::Result<Self> {
         let mapped = Self::octets(values)?;
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // Present from the start, as a map of the kernel's is.
+        let flags = MapFlags::MAP_SHARED | MapFlags::MAP_POPULATE;
         // SAFETY: a new mapping at an address of the kernel's choice touches no other memory.
-        let memory = unsafe { mmap_anonymous(None, mapped, protection, MapFlags::MAP_SHARED) }?;
+        let memory = unsafe { mmap_anonymous(None, mapped, protection, flags) }?;
         Ok(Self {
             memory,
             values,

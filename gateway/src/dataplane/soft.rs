@@ -152,6 +152,7 @@ impl SoftWorker {
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
             opened: Vec::new(),
+            looked: Vec::new(),
             to_wake: 0,
         };
         Ok(Self { worker, inboxes })

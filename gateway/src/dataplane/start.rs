@@ -328,6 +328,7 @@ fn worker(
             .map_or_else(|| Arc::new(WorkerCounters::default()), Arc::clone),
         batch: Vec::new(),
         opened: Vec::new(),
+        looked: Vec::new(),
         to_wake: 0,
     })
 }

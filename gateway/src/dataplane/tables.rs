@@ -14,13 +14,13 @@ use gateway_common::abi::{clock, limit, map, usage};
 use gateway_common::path::limits::give;
 use gateway_common::tables::Epochs;
 use gateway_common::tables::flows::FlowTable;
-use gateway_common::tables::hash::FACTORS;
+use gateway_common::tables::hash::{FACTORS, Hash};
 use gateway_common::tables::index::{WIDTH, state, state_of};
 use gateway_common::tables::mappings::MappingTable;
 use gateway_common::tables::words::Words as _;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::shared::{LentArray, SharedArray};
+use super::shared::{LentArray, SharedArray, fetch};
 
 /// Words of a value of [`map::SETTINGS`].
 const SETTINGS_WORDS: usize = size_of::<Settings>().div_ceil(8);
@@ -250,6 +250,26 @@ impl SharedTables {
                 .ok()?
                 .0,
         )
+    }
+
+    /// Has the buckets on their way in which a flow may lie, which are memory that nothing else leads to.
+    #[inline]
+    pub(crate) fn fetch_buckets(&self, hash: &Hash) {
+        let buckets = self.flow_index.values();
+        for number in [hash.first, hash.second] {
+            buckets.get(number as usize).into_iter().for_each(fetch);
+        }
+    }
+
+    /// Has the record on its way of the flow that they have, if any.
+    #[inline]
+    pub(crate) fn fetch_record(&self, hash: &Hash) {
+        let place = self.flows().likely_place(hash);
+        let record = place.and_then(|place| self.flows.values().get(place as usize));
+        let Some(record) = record else { return };
+        // Two cache lines.
+        fetch(record);
+        record.get(flow::RECORD_WORDS / 2).into_iter().for_each(fetch);
     }
 
     /// What a site uses of the tables, or their sum.

@@ -51,7 +51,7 @@ const SOFT_BENCH: [&str; 7] = [
 
 /// What others have published of the same kind of bench, on other machines.
 const PUBLISHED: [&str; 3] = [
-    "published, on other machines, no NAT and no connection tracking:",
+    "published, on other machines:",
     "  Vita (Snabb, SoftBench, one core of a Ryzen 1600)   60 octets 2.80 Mpps; IMIX 1.77 Mpps, 5.1 Gbit/s",
     "  VPP (AES-128-GCM, one core of a 2.1 GHz Xeon)       IMIX 2.13 Mpps, 6.1 Gbit/s",
 ];

@@ -28,9 +28,10 @@ use gateway_common::abi::{limit, nat, usage};
 use gateway_common::drop::DropReason;
 use gateway_common::packet::ipv4::protocol;
 use gateway_common::packet::{Slice, ethernet, ipv4};
+use gateway_common::path::Verdict;
+use gateway_common::path::direct::{self, Parsed};
 use gateway_common::path::rules::{Judgement, Tuple};
-use gateway_common::path::{Verdict, direct};
-use gateway_common::tables::hash::FACTORS;
+use gateway_common::tables::hash::{FACTORS, Hash};
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::siphash::SipKey;
 use gateway_common::tables::{Epochs, Step, Tables};
@@ -66,6 +67,13 @@ pub enum Way {
     Link,
     /// No further.
     Drop(DropReason),
+}
+
+/// A frame as it was looked at before it is decided on, so that what it needs of the tables is on its way meanwhile.
+#[derive(Clone, Copy)]
+pub struct Looked {
+    place: usize,
+    read: Result<Option<(Parsed, Hash)>, DropReason>,
 }
 
 /// When a flow last needed the programs, and when its last packet went through the link.
@@ -107,16 +115,35 @@ impl Direct {
         self.view.begin_round();
     }
 
-    /// Decides on a frame with a link header. What is for the clear link is unchanged.
-    pub fn forward(&mut self, frame: &mut [u8]) -> Way {
+    /// Looks at a frame with a link header that [`Direct::forward`] will decide on.
+    pub fn look(&self, frame: &mut [u8]) -> Looked {
         let place = settling_place(frame);
-        if !self.is_settled(place) {
+        let tables = &self.view.tables;
+        let read = direct::read(&Slice::new(frame)).map(|parsed| {
+            let parsed = parsed?;
+            let hash = tables.flows().hash(&parsed.inner.flow_from_site(parsed.site));
+            tables.fetch_buckets(&hash);
+            Some((parsed, hash))
+        });
+        Looked { place, read }
+    }
+
+    /// Looks again, some frames before its turn.
+    pub fn look_again(&self, looked: &Looked) {
+        if let Ok(Some((_, hash))) = &looked.read {
+            self.view.tables.fetch_record(hash);
+        }
+    }
+
+    /// Decides on a frame. What is for the clear link is unchanged.
+    pub fn forward(&mut self, frame: &mut [u8], looked: &Looked) -> Way {
+        if !self.is_settled(looked.place) {
             return Way::Link;
         }
-        match self.try_forward(frame) {
+        match self.try_forward(frame, looked) {
             Ok(Some(port)) => Way::Out(port),
             Ok(None) => {
-                self.note(place);
+                self.note(looked.place);
                 Way::Link
             }
             Err(reason) => Way::Drop(reason),
@@ -128,15 +155,14 @@ impl Direct {
         self.note(settling_place(frame));
     }
 
-    fn try_forward(&self, frame: &mut [u8]) -> Result<Option<usize>, DropReason> {
+    fn try_forward(&self, frame: &mut [u8], looked: &Looked) -> Result<Option<usize>, DropReason> {
+        let Some((parsed, _)) = &looked.read.as_ref().map_err(|reason| *reason)? else {
+            return Ok(None);
+        };
         if frame.len() > self.view.frame_max {
             return Ok(None);
         }
-        let mut packet = Slice::new(frame);
-        let Some(parsed) = direct::read(&packet)? else {
-            return Ok(None);
-        };
-        match direct::pass(&mut packet, &self.view, &parsed)? {
+        match direct::pass(&mut Slice::new(frame), &self.view, parsed)? {
             Some(Verdict::Egress { ifindex, .. }) => {
                 let egress = self.view.egress(ifindex).ok_or(DropReason::NextHopUnresolved)?;
                 Ok(Some(egress.port))

@@ -36,7 +36,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
 
 use self::commands::WorkerReport;
-use self::direct::{Direct, Way};
+use self::direct::{Direct, Looked, Way};
 use self::fragments::Fragments;
 use self::handover::{Handed, Inbox, Side};
 use self::rings::{BATCH, RingPort};
@@ -47,6 +47,9 @@ use super::trace::Tracing;
 /// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
 /// worker starves it.
 const IDLE_ROUNDS: u32 = 16;
+
+/// Frames that the record of a flow is on its way for.
+const AHEAD: usize = 8;
 
 /// What is to be done with a frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -96,18 +99,30 @@ impl Engine {
         outcome
     }
 
-    /// Decides on the decrypted frame in the first `len` octets of `buffer`: the port that it leaves by.
-    fn forward(&mut self, buffer: &mut [u8], len: usize) -> Result<usize, DropReason> {
-        let Some(direct) = &mut self.direct else {
-            return Ok(self.clear_port);
-        };
-        let frame = buffer.get_mut(..len).ok_or(DropReason::Internal)?;
+    /// Looks at a decrypted frame, which [`Engine::forward`] is to decide on; `None` if it is for the clear link anyway.
+    fn look(&mut self, frame: &mut [u8]) -> Option<Looked> {
+        let direct = self.direct.as_mut()?;
         // The programs tell of what is traced.
         if self.tracing.is_on() {
             direct.linked(frame);
-            return Ok(self.clear_port);
+            return None;
         }
-        match direct.forward(frame) {
+        Some(direct.look(frame))
+    }
+
+    /// Looks again at one whose turn comes soon.
+    fn look_again(&self, looked: &Option<Looked>) {
+        if let (Some(direct), Some(looked)) = (&self.direct, looked) {
+            direct.look_again(looked);
+        }
+    }
+
+    /// Decides on a decrypted frame: the port that it leaves by.
+    fn forward(&mut self, frame: &mut [u8], looked: Option<&Looked>) -> Result<usize, DropReason> {
+        let (Some(direct), Some(looked)) = (&mut self.direct, looked) else {
+            return Ok(self.clear_port);
+        };
+        match direct.forward(frame, looked) {
             Way::Out(port) => Ok(port),
             Way::Link => Ok(self.clear_port),
             Way::Drop(reason) => Err(reason),
@@ -132,6 +147,8 @@ pub(crate) struct Worker<R: RingPort> {
     pub(crate) batch: Vec<R::Frame>,
     /// Decrypted frames of this round that are not sent yet.
     pub(crate) opened: Vec<R::Frame>,
+    /// What was seen of each of them.
+    pub(crate) looked: Vec<Option<Looked>>,
     /// Other workers that were given frames in this round.
     pub(crate) to_wake: u64,
 }
@@ -228,8 +245,10 @@ impl<R: RingPort> Worker<R> {
                 return;
             }
             Outcome::Opened { len } => {
+                let looked = buffer.get_mut(..len).and_then(|frame| self.engine.look(frame));
                 self.rings.set_len(&mut frame, len);
                 self.opened.push(frame);
+                self.looked.push(looked);
                 return;
             }
             Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
@@ -248,9 +267,19 @@ impl<R: RingPort> Worker<R> {
     /// Sends what was decrypted, in the order in which it came.
     fn forward_opened(&mut self) {
         let mut opened = core::mem::take(&mut self.opened);
-        for mut frame in opened.drain(..) {
+        let mut looked = core::mem::take(&mut self.looked);
+        looked
+            .iter()
+            .take(AHEAD)
+            .for_each(|next| self.engine.look_again(next));
+        for (place, mut frame) in opened.drain(..).enumerate() {
+            if let Some(next) = looked.get(place + AHEAD) {
+                self.engine.look_again(next);
+            }
+            let looked = looked.get(place).and_then(Option::as_ref);
             let (buffer, len) = self.rings.bytes(&mut frame);
-            match self.engine.forward(buffer, len) {
+            let octets = buffer.get_mut(..len).unwrap_or_default();
+            match self.engine.forward(octets, looked) {
                 Ok(port) => {
                     self.rings.transmit(port, frame);
                     self.count_forwarded(port, len);
@@ -261,7 +290,8 @@ impl<R: RingPort> Worker<R> {
                 }
             }
         }
-        self.opened = opened;
+        looked.clear();
+        (self.opened, self.looked) = (opened, looked);
     }
 
     fn count_forwarded(&self, port: usize, len: usize) {
@@ -291,7 +321,8 @@ impl<R: RingPort> Worker<R> {
 
     fn forward_copy(&mut self, mut octets: Vec<u8>, len: usize) {
         octets.truncate(len);
-        let port = match self.engine.forward(&mut octets, len) {
+        let looked = self.engine.look(&mut octets);
+        let port = match self.engine.forward(&mut octets, looked.as_ref()) {
             Ok(port) => port,
             Err(reason) => return self.counters.dropped(reason, 1),
         };

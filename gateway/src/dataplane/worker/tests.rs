@@ -196,6 +196,7 @@ impl Bench {
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
             opened: Vec::new(),
+            looked: Vec::new(),
             to_wake: 0,
         };
         let site = TrafficSelector::addresses(Ipv4Addr::new(192, 168, 1, 0), Ipv4Addr::new(192, 168, 1, 255));
