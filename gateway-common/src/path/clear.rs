@@ -136,15 +136,18 @@ pub(super) fn pass<P: Packet, T: Tables>(
 
 /// Whether a packet is one more of a flow, and opens none.
 #[inline(always)]
-pub(super) fn goes_on<V: Words>(record: V, inner: &Inner, settings: &Settings, now_s: u32) -> bool {
+pub fn goes_on<V: Words>(record: V, inner: &Inner, settings: &Settings, now_s: u32) -> bool {
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
     filter::is_alive(state, last_seen_s, settings, now_s) && !filter::reopens(state, inner)
 }
 
 /// Moves a flow on by its packet, which is translated and addressed to the flow's next hop. Before this nothing of the
 /// packet is changed.
+///
+/// # Errors
+/// The reason to drop it.
 #[inline(always)]
-pub(super) fn forward<P: Packet, T: Tables, V: Words>(
+pub fn forward<P: Packet, T: Tables, V: Words>(
     packet: &mut P,
     tables: &T,
     site: u32,
