@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, anyhow, ensure};
 use gateway::dataplane::FragmentWorker;
 use gateway_common::abi::stats::Path;
-use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
+use gateway_common::packet::tcp::flag::{ACK, RST, SYN};
 use gateway_common::path::Verdict;
 use gateway_common::tables::host::HostTables;
 use gateway_tests::frames::{Clear, End, ISN, ethernet, fix_ipv4};

@@ -2,7 +2,7 @@
 
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN, URG};
 
-use super::{Ends, FIRST, ISN, Scripts, after, i, o, opened};
+use super::{FIRST, Scripts, after, i, o};
 
 pub(super) fn handshakes() -> Scripts {
     vec![
