@@ -4,7 +4,7 @@
 //! SITE        TERMINAL:6000 as NAT:7000        ---- gateway ----  WHOLE is HOST, all of its ports   SITE_OTHER
 //! ```
 
-use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, kind};
+use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::abi::stats::Path;
@@ -19,7 +19,7 @@ use super::hairpin::{
     arrives, back, call, dropped, mapped, may_call, publishing, there, world,
 };
 use super::nat::publish;
-use super::world::{NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
+use super::world::{self, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{Clear, End, fragments};
 
@@ -72,23 +72,7 @@ fn whole(now_s: u32, rules: Vec<Rule>, sources: &[(u32, [u8; 4])]) -> HostTables
         .iter()
         .map(|(length, prefix)| (1, *length, *prefix))
         .collect();
-    let inside = InsideKey {
-        site: SITE,
-        address: TERMINAL,
-        port: IDENTIFIER.to_be_bytes(),
-        protocol: 1,
-        pad: 0,
-    };
-    let mapping = Mapping {
-        address: NAT,
-        port: TRANSLATED.to_be_bytes(),
-        last_used_s: now_s,
-        created_s: now_s,
-        position: 0,
-        kind: kind::DYNAMIC,
-    };
-    let put = tables.put_mapping(&inside, &mapping);
-    assert!(put.is_ok(), "{put:?}");
+    world::map_identifier(&tables, IDENTIFIER, TRANSLATED, now_s);
     tables
 }
 

@@ -1,6 +1,5 @@
 //! Vectors of ICMP timestamp (RFC 792), a query like echo where a rule lets it (RFC 5508 section 3), and of the queries that are not.
 
-use gateway_common::abi::nat::{InsideKey, Mapping, kind};
 use gateway_common::abi::rule::Rule;
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
@@ -46,23 +45,7 @@ fn world(now_s: u32, kinds: &[u8]) -> HostTables {
         ..world::allow(u32::from(*kind), SERVER, 1, 0)
     };
     tables.rules = Some((world::GENERATION, kinds.iter().map(rule).collect()));
-    let inside = InsideKey {
-        site: SITE,
-        address: TERMINAL,
-        port: IDENTIFIER.to_be_bytes(),
-        protocol: 1,
-        pad: 0,
-    };
-    let mapping = Mapping {
-        address: NAT,
-        port: TRANSLATED.to_be_bytes(),
-        last_used_s: now_s,
-        created_s: now_s,
-        position: 0,
-        kind: kind::DYNAMIC,
-    };
-    let put = tables.put_mapping(&inside, &mapping);
-    assert!(put.is_ok(), "{put:?}");
+    world::map_identifier(&tables, IDENTIFIER, TRANSLATED, now_s);
     tables
 }
 

@@ -7,6 +7,7 @@
 //! Documentation addresses (RFC 5737, RFC 3849). One interface stands for all: `BPF_PROG_TEST_RUN` has but one.
 
 use gateway_common::abi::interface::{IdleLimits, Interface, Settings, role};
+use gateway_common::abi::nat::{InsideKey, Mapping, kind};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action, direction, flag};
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, encapsulation};
@@ -145,6 +146,30 @@ pub fn rules() -> Vec<Rule> {
             ..allow(6, REJECTED, 0, 0)
         },
     ]
+}
+
+/// Has the terminal's ICMP identifier translated.
+///
+/// # Panics
+/// There is no room for it.
+pub fn map_identifier(tables: &HostTables, identifier: u16, translated: u16, now_s: u32) {
+    let inside = InsideKey {
+        site: SITE,
+        address: TERMINAL,
+        port: identifier.to_be_bytes(),
+        protocol: 1,
+        pad: 0,
+    };
+    let mapping = Mapping {
+        address: NAT,
+        port: translated.to_be_bytes(),
+        last_used_s: now_s,
+        created_s: now_s,
+        position: 0,
+        kind: kind::DYNAMIC,
+    };
+    let put = tables.put_mapping(&inside, &mapping);
+    assert!(put.is_ok(), "{put:?}");
 }
 
 /// The usual world at this time.
