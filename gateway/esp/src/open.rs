@@ -1,7 +1,7 @@
 //! The way of a received packet through an inbound SA (RFC 4303 section 3.4, RFC 4301 section 5.2).
 
 use crate::bytes::load_u32;
-use crate::engine::Job;
+use crate::engine::{Done, Job, Refused, Task, Way};
 use crate::tunnel::ecn;
 use crate::{ESP_HEADER_LEN, ESP_TRAILER_LEN, InboundSa, InnerIpv4, OpenError, Opened, ReplayError, Suite};
 
@@ -9,6 +9,13 @@ use crate::{ESP_HEADER_LEN, ESP_TRAILER_LEN, InboundSa, InnerIpv4, OpenError, Op
 pub(crate) const NEXT_HEADER_IPV4: u8 = 4;
 /// No next header: a dummy packet (RFC 4303 section 2.6).
 const NEXT_HEADER_NONE: u8 = 59;
+
+/// A packet that was found worth its cryptography.
+#[derive(Debug)]
+pub struct Admitted {
+    /// Its whole sequence number.
+    sequence: u64,
+}
 
 impl InboundSa {
     /// Opens one ESP packet in place: `esp` goes from the SPI to the end of the ICV, `outer_tos` is the DSCP
@@ -22,22 +29,46 @@ impl InboundSa {
     /// [`OpenError`]; the buffer's content is then of no use. The replay window has moved if and only if the
     /// packet was authentic.
     pub fn open(&mut self, esp: &mut [u8], outer_tos: u8) -> Result<Opened, OpenError> {
-        let sequence = self.admit(esp)?;
-        let sequence_high = self.esn.then_some((sequence >> 32) as u32);
-        self.engine
-            .open(Job {
-                esp: &mut *esp,
-                sequence_high,
-            })
-            .map_err(|_| OpenError::AuthenticationFailed)?;
+        let admitted = self.admit(esp)?;
+        let outcome = self.task(&admitted, esp).alone();
+        self.finish(admitted, outcome, esp, outer_tos)
+    }
+
+    /// The first part of [`InboundSa::open`], up to the cryptography.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn admit(&self, esp: &[u8]) -> Result<Admitted, OpenError> {
+        self.check(esp).map(|sequence| Admitted { sequence })
+    }
+
+    /// The cryptography of a packet that was admitted.
+    pub fn task<'a>(&'a self, admitted: &Admitted, esp: &'a mut [u8]) -> Task<'a> {
+        let sequence_high = self.esn.then_some((admitted.sequence >> 32) as u32);
+        Task::new(&*self.engine, Job { esp, sequence_high }, Way::Open)
+    }
+
+    /// The last part of [`InboundSa::open`], with what came of the task. A packet whose like was finished since it was admitted
+    /// is refused as replayed.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish(
+        &mut self,
+        admitted: Admitted,
+        outcome: Result<Done, Refused>,
+        esp: &mut [u8],
+        outer_tos: u8,
+    ) -> Result<Opened, OpenError> {
+        let Done { .. } = outcome.map_err(|Refused| OpenError::AuthenticationFailed)?;
         // Now, and not after the checks below: an authentic packet that they refuse must not come again.
-        self.window.accept(sequence)?;
-        self.finish(esp, sequence, outer_tos)
+        self.window.accept(admitted.sequence)?;
+        self.examine(esp, admitted.sequence, outer_tos)
     }
 
     /// What can be said before any cryptography; the whole sequence number if the packet is worth it.
     #[inline]
-    fn admit(&self, esp: &[u8]) -> Result<u64, OpenError> {
+    fn check(&self, esp: &[u8]) -> Result<u64, OpenError> {
         let overhead = ESP_HEADER_LEN + self.suite.iv_len() + self.suite.icv_len();
         let ciphertext_len = esp.len().checked_sub(overhead).ok_or(OpenError::TooShort)?;
         if ciphertext_len < ESP_TRAILER_LEN {
@@ -55,7 +86,7 @@ impl InboundSa {
 
     /// What can be said once the text is authentic and plain.
     #[inline]
-    fn finish(&mut self, esp: &mut [u8], sequence: u64, outer_tos: u8) -> Result<Opened, OpenError> {
+    fn examine(&mut self, esp: &mut [u8], sequence: u64, outer_tos: u8) -> Result<Opened, OpenError> {
         let start = ESP_HEADER_LEN + self.suite.iv_len();
         let (payload, next_header) = payload(esp, self.suite)?;
         match next_header {

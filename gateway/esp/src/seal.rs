@@ -1,13 +1,23 @@
 //! The way of an inner packet through an outbound SA (RFC 4303 section 3.3, RFC 4301 section 5.1).
 
 use crate::bytes::store;
-use crate::engine::Job;
+use crate::engine::{Done, Job, Refused, Task, Way};
 use crate::mtu::ciphertext_len;
 use crate::open::NEXT_HEADER_IPV4;
 use crate::{ConfigError, ESP_HEADER_LEN, ESP_TRAILER_LEN, InnerIpv4, IvKey, OutboundSa, SealError, Suite};
 use aes::Aes128;
 use aes::cipher::{Array, BlockCipherEncrypt, KeyInit};
 use core::ops::Range;
+
+/// A packet in its place in the frame, with a sequence number, that is not encrypted yet.
+#[derive(Debug)]
+pub struct Prepared {
+    /// Where the frame will lie in the buffer.
+    range: Range<usize>,
+    esp_start: usize,
+    sequence: u64,
+    packet: InnerIpv4,
+}
 
 impl OutboundSa {
     /// Writes a whole Ethernet frame around an inner packet, in place, and answers where the frame lies.
@@ -20,6 +30,17 @@ impl OutboundSa {
     /// # Errors
     /// [`SealError`]; nothing may be sent then. No sequence number is lost except by [`SealError::Engine`].
     pub fn seal(&mut self, frame: &mut [u8], inner: Range<usize>) -> Result<Range<usize>, SealError> {
+        let prepared = self.prepare(frame, inner)?;
+        let task = self.task(&prepared, frame).ok_or(SealError::NoTailroom)?;
+        let outcome = task.alone();
+        self.finish(prepared, outcome, frame)
+    }
+
+    /// The first part of [`OutboundSa::seal`], up to the cryptography.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn prepare(&mut self, frame: &mut [u8], inner: Range<usize>) -> Result<Prepared, SealError> {
         let packet = frame.get(inner.clone()).ok_or(SealError::InnerMalformed)?;
         let packet = InnerIpv4::parse(packet).ok_or(SealError::InnerMalformed)?;
         if !self.selectors.admits_outbound(&packet.flow) {
@@ -32,19 +53,46 @@ impl OutboundSa {
         }
         let range = self.place(frame.len(), inner.start, packet.total_len)?;
         let sequence = self.sequence.take()?;
-        let (outer, esp) = frame
-            .get_mut(range.clone())
-            .and_then(|sealed| sealed.split_at_mut_checked(self.outer.len()))
-            .ok_or(SealError::NoTailroom)?;
+        let esp_start = range.start + self.outer.len();
+        let esp = frame.get_mut(esp_start..range.end).ok_or(SealError::NoTailroom)?;
         self.fill(esp, packet.total_len, sequence)
             .ok_or(SealError::NoTailroom)?;
-        let sequence_high = self.esn.then_some((sequence >> 32) as u32);
-        self.engine
-            .seal(Job {
-                esp: &mut *esp,
-                sequence_high,
-            })
-            .map_err(|_| SealError::Engine)?;
+        Ok(Prepared {
+            range,
+            esp_start,
+            sequence,
+            packet,
+        })
+    }
+
+    /// The cryptography of a packet that was prepared in this frame; `None` if it was prepared in a longer one.
+    pub fn task<'a>(&'a self, prepared: &Prepared, frame: &'a mut [u8]) -> Option<Task<'a>> {
+        let esp = frame.get_mut(prepared.esp_start..prepared.range.end)?;
+        let sequence_high = self.esn.then_some((prepared.sequence >> 32) as u32);
+        Some(Task::new(&*self.engine, Job { esp, sequence_high }, Way::Seal))
+    }
+
+    /// The last part of [`OutboundSa::seal`], with what came of the task.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn finish(
+        &mut self,
+        prepared: Prepared,
+        outcome: Result<Done, Refused>,
+        frame: &mut [u8],
+    ) -> Result<Range<usize>, SealError> {
+        let Done { .. } = outcome.map_err(|Refused| SealError::Engine)?;
+        let Prepared {
+            range,
+            esp_start,
+            sequence,
+            packet,
+        } = prepared;
+        let (outer, esp) = frame
+            .get_mut(range.clone())
+            .and_then(|sealed| sealed.split_at_mut_checked(esp_start - range.start))
+            .ok_or(SealError::NoTailroom)?;
         self.outer
             .write(outer, esp, &packet, sequence)
             .ok_or(SealError::NoHeadroom)?;

@@ -1,9 +1,9 @@
 //! The cryptography, behind one narrow trait.
 //!
 //! An [`Engine`] holds the keys of one direction of one SA and knows nothing of sequence counters, windows,
-//! padding, selectors or outer headers; a [`Job`] is one ESP packet in place. A multi-buffer library or an
-//! offload is a further implementation: the SAs check a packet before its job and finish it after, so jobs can
-//! be gathered in between.
+//! padding, selectors or outer headers; a [`Job`] is one ESP packet in place. The SAs check a packet before its job
+//! and finish it after, so that jobs can be gathered in between: a [`Burst`] does many, of whatever SAs. With the
+//! feature `ipsec-mb` it does them at once, by Intel's multi-buffer library; otherwise one after another.
 //!
 //! # What becomes of the keys
 //!
@@ -12,10 +12,14 @@
 //! overwritten with those of an all-zero key. Not guaranteed: copies that the compiler made on the stack while
 //! the key schedule was computed, and registers saved by the operating system.
 
+mod burst;
 mod cbc_hmac;
+#[cfg(feature = "ipsec-mb")]
+mod multi_buffer;
 mod ring_aead;
 
 use crate::{ESP_HEADER_LEN, KeyError, KeyMaterial, Suite};
+pub use burst::{Burst, Done, Task, Way};
 use cbc_hmac::CbcHmac;
 use ring_aead::RingAead;
 use thiserror::Error;
@@ -50,6 +54,12 @@ pub trait Engine: Send {
     /// # Errors
     /// [`Refused`]: what is in the buffer now must not be used.
     fn open(&self, job: Job<'_>) -> Result<(), Refused>;
+
+    /// The same key as the multi-buffer library takes it, if it does this suite.
+    #[cfg(feature = "ipsec-mb")]
+    fn burst_key(&self) -> Option<&gateway_ipsec_mb::Key> {
+        None
+    }
 }
 
 /// The engine of this machine for `suite`.
@@ -69,11 +79,14 @@ pub fn new(suite: Suite, keys: &KeyMaterial) -> Result<Box<dyn Engine>, KeyError
             boxed(CbcHmac::<aes::Aes256>::new(suite, encryption, integrity))
         }
     };
-    engine.ok_or(KeyError::EncryptionLength {
+    let engine = engine.ok_or(KeyError::EncryptionLength {
         suite,
         want: suite.encryption_key_len(),
         have: encryption.len(),
-    })
+    })?;
+    #[cfg(feature = "ipsec-mb")]
+    let engine = multi_buffer::beside(engine, suite, encryption, integrity);
+    Ok(engine)
 }
 
 fn boxed<E: Engine + 'static>(engine: Option<E>) -> Option<Box<dyn Engine>> {
