@@ -41,6 +41,8 @@ const NATIVE_BUILD: &[&str] = &[
     "libclang-dev",
     "libelf-dev",
     "zlib1g-dev",
+    #[cfg(target_arch = "x86_64")]
+    "libipsec-mb-dev",
 ];
 /// What the lab's nodes run.
 const LAB: &[&str] = &[

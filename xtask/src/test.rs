@@ -140,6 +140,9 @@ fn unit() -> Result<Tally> {
         TESTS,
         "--no-fail-fast",
     ]))?;
+    if cfg!(target_arch = "x86_64") {
+        tally.add(bursts()?);
+    }
     // Whatever other suites the tests crate gains run here, so that none is forgotten.
     let others = suites()?
         .into_iter()
@@ -148,6 +151,26 @@ fn unit() -> Result<Tally> {
     let others: Vec<_> = others.iter().map(String::as_str).collect();
     tally.add(tests_of(&others)?);
     Ok(tally)
+}
+
+/// The worker and ESP with the multi-buffer library, which a feature brings in.
+fn bursts() -> Result<Tally> {
+    counted(&mut cargo(&[
+        "test",
+        "--package",
+        "gateway",
+        "--package",
+        "gateway-esp",
+        "--features",
+        "gateway/ipsec-mb",
+        "--lib",
+        "--test",
+        "bursts",
+        "--no-fail-fast",
+        "--",
+        "dataplane::worker",
+        "burst",
+    ]))
 }
 
 /// The lab is one: its tests run one by one. It is taken down whatever they did.

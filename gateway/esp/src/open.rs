@@ -28,6 +28,7 @@ impl InboundSa {
     /// # Errors
     /// [`OpenError`]; the buffer's content is then of no use. The replay window has moved if and only if the
     /// packet was authentic.
+    #[inline]
     pub fn open(&mut self, esp: &mut [u8], outer_tos: u8) -> Result<Opened, OpenError> {
         let admitted = self.admit(esp)?;
         let outcome = self.task(&admitted, esp).alone();
@@ -38,11 +39,13 @@ impl InboundSa {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn admit(&self, esp: &[u8]) -> Result<Admitted, OpenError> {
         self.check(esp).map(|sequence| Admitted { sequence })
     }
 
     /// The cryptography of a packet that was admitted.
+    #[inline]
     pub fn task<'a>(&'a self, admitted: &Admitted, esp: &'a mut [u8]) -> Task<'a> {
         let sequence_high = self.esn.then_some((admitted.sequence >> 32) as u32);
         Task::new(&*self.engine, Job { esp, sequence_high }, Way::Open)
@@ -53,6 +56,7 @@ impl InboundSa {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn finish(
         &mut self,
         admitted: Admitted,

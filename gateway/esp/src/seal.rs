@@ -12,11 +12,31 @@ use core::ops::Range;
 /// A packet in its place in the frame, with a sequence number, that is not encrypted yet.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Where the frame will lie in the buffer.
-    range: Range<usize>,
-    esp_start: usize,
     sequence: u64,
-    packet: InnerIpv4,
+    /// Where in the buffer the frame will begin, its ESP packet will begin, and both will end.
+    start: u32,
+    esp_start: u32,
+    end: u32,
+    packet: Carried,
+}
+
+impl Prepared {
+    fn frame(&self) -> Range<usize> {
+        self.start as usize..self.end as usize
+    }
+
+    fn esp(&self) -> Range<usize> {
+        self.esp_start as usize..self.end as usize
+    }
+}
+
+/// What the outer header and the counters say of the inner packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carried {
+    pub(crate) total_len: u16,
+    /// DSCP and ECN.
+    pub(crate) tos: u8,
+    pub(crate) dont_fragment: bool,
 }
 
 impl OutboundSa {
@@ -29,6 +49,7 @@ impl OutboundSa {
     ///
     /// # Errors
     /// [`SealError`]; nothing may be sent then. No sequence number is lost except by [`SealError::Engine`].
+    #[inline]
     pub fn seal(&mut self, frame: &mut [u8], inner: Range<usize>) -> Result<Range<usize>, SealError> {
         let prepared = self.prepare(frame, inner)?;
         let task = self.task(&prepared, frame).ok_or(SealError::NoTailroom)?;
@@ -40,6 +61,7 @@ impl OutboundSa {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn prepare(&mut self, frame: &mut [u8], inner: Range<usize>) -> Result<Prepared, SealError> {
         let packet = frame.get(inner.clone()).ok_or(SealError::InnerMalformed)?;
         let packet = InnerIpv4::parse(packet).ok_or(SealError::InnerMalformed)?;
@@ -58,16 +80,22 @@ impl OutboundSa {
         self.fill(esp, packet.total_len, sequence)
             .ok_or(SealError::NoTailroom)?;
         Ok(Prepared {
-            range,
-            esp_start,
             sequence,
-            packet,
+            start: range.start as u32,
+            esp_start: esp_start as u32,
+            end: range.end as u32,
+            packet: Carried {
+                total_len: packet.total_len as u16,
+                tos: packet.tos,
+                dont_fragment: packet.dont_fragment,
+            },
         })
     }
 
     /// The cryptography of a packet that was prepared in this frame; `None` if it was prepared in a longer one.
+    #[inline]
     pub fn task<'a>(&'a self, prepared: &Prepared, frame: &'a mut [u8]) -> Option<Task<'a>> {
-        let esp = frame.get_mut(prepared.esp_start..prepared.range.end)?;
+        let esp = frame.get_mut(prepared.esp())?;
         let sequence_high = self.esn.then_some((prepared.sequence >> 32) as u32);
         Some(Task::new(&*self.engine, Job { esp, sequence_high }, Way::Seal))
     }
@@ -76,6 +104,7 @@ impl OutboundSa {
     ///
     /// # Errors
     /// As there.
+    #[inline]
     pub fn finish(
         &mut self,
         prepared: Prepared,
@@ -83,20 +112,15 @@ impl OutboundSa {
         frame: &mut [u8],
     ) -> Result<Range<usize>, SealError> {
         let Done { .. } = outcome.map_err(|Refused| SealError::Engine)?;
-        let Prepared {
-            range,
-            esp_start,
-            sequence,
-            packet,
-        } = prepared;
+        let range = prepared.frame();
         let (outer, esp) = frame
             .get_mut(range.clone())
-            .and_then(|sealed| sealed.split_at_mut_checked(esp_start - range.start))
+            .and_then(|sealed| sealed.split_at_mut_checked(prepared.esp().start - range.start))
             .ok_or(SealError::NoTailroom)?;
         self.outer
-            .write(outer, esp, &packet, sequence)
+            .write(outer, esp, prepared.packet, prepared.sequence)
             .ok_or(SealError::NoHeadroom)?;
-        self.counters.count(packet.total_len);
+        self.counters.count(prepared.packet.total_len.into());
         Ok(range)
     }
 
@@ -106,7 +130,7 @@ impl OutboundSa {
         let front = self.outer.len() + ESP_HEADER_LEN + self.suite.iv_len();
         let first = start.checked_sub(front).ok_or(SealError::NoHeadroom)?;
         let end = start + ciphertext_len(inner_len, self.suite) + self.suite.icv_len();
-        if end > frame_len {
+        if end > frame_len || u32::try_from(end).is_err() {
             return Err(SealError::NoTailroom);
         }
         Ok(first..end)

@@ -164,7 +164,7 @@ fn a_packet_twice_in_one_burst_is_taken_once() {
 }
 
 #[test]
-fn what_was_not_run_is_refused() {
+fn what_a_burst_did_not_run_is_refused() {
     let suite = Suite::AesGcm16_256;
     let frame = seal(&mut outbound(suite, false, path()), &inner(100, 0));
     let mut esp = frame[Received::parse(&frame).unwrap().esp].to_vec();

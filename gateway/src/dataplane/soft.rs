@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::Burst;
 use gateway_esp::{InboundSa, OutboundSa, Tunnel};
 
 use super::sa::{SaCounters, SaHandle};
@@ -64,6 +65,10 @@ impl RingPort for SoftRings {
 
     fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> (&'a mut [u8], usize) {
         (&mut frame.octets, frame.len)
+    }
+
+    fn each_bytes<'a>(&'a mut self, frames: &'a mut [Frame]) -> impl Iterator<Item = &'a mut [u8]> {
+        frames.iter_mut().map(|frame| &mut *frame.octets)
     }
 
     fn set_len(&mut self, frame: &mut Frame, len: usize) {
@@ -142,6 +147,8 @@ impl SoftWorker {
                 fragments: Fragments::new(1, Arc::default()),
                 tracing: Arc::default(),
                 direct,
+                burst: Burst::default(),
+                done: Default::default(),
             },
             rings: SoftRings {
                 free: std::iter::repeat_with(empty).take(frames).collect(),
@@ -151,6 +158,7 @@ impl SoftWorker {
             inboxes: Arc::clone(&inboxes),
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
+            outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),
             to_wake: 0,

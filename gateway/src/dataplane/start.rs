@@ -8,6 +8,7 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::interface::{Interface, role};
 use gateway_common::abi::{limit, map};
+use gateway_esp::engine::Burst;
 use gateway_esp::tunnel::LINK_HEADER_LEN;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
@@ -318,6 +319,8 @@ fn worker(
                 Xdp => None,
                 Direct => Some(direct::Direct::new(Arc::clone(&dataplane.tables), egress)),
             },
+            burst: Burst::default(),
+            done: Default::default(),
         },
         rings,
         receive,
@@ -327,6 +330,7 @@ fn worker(
             .get(number as usize)
             .map_or_else(|| Arc::new(WorkerCounters::default()), Arc::clone),
         batch: Vec::new(),
+        outcomes: Vec::new(),
         opened: Vec::new(),
         looked: Vec::new(),
         to_wake: 0,

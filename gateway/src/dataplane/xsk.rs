@@ -202,6 +202,20 @@ impl XskRings {
     }
 }
 
+/// The memory behind a frame's first octet.
+fn memory<'a>(umem: &'a Umem, frame: &'a mut Frame) -> &'a mut [u8] {
+    let len = frame.0.lengths().data();
+    // SAFETY: a `Frame` is the one owner of its memory (see the module), which is of this `umem`.
+    let mut data = unsafe { umem.data_mut(&mut frame.0) };
+    // The view shows as much as the frame's length says: all of the memory, while the pointer is taken.
+    data.cursor().set_pos(usize::MAX);
+    let (start, capacity) = (data.contents_mut().as_mut_ptr(), data.len());
+    data.cursor().set_pos(len);
+    // SAFETY: start and capacity are those of a live slice of the frame memory; nobody else refers to it for as long as the
+    // frame is borrowed, which is `'a`, and the memory is there for as long.
+    unsafe { core::slice::from_raw_parts_mut(start, capacity) }
+}
+
 impl RingPort for XskRings {
     type Frame = Frame;
 
@@ -217,15 +231,12 @@ impl RingPort for XskRings {
 
     fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> (&'a mut [u8], usize) {
         let len = frame.0.lengths().data();
-        // SAFETY: a `Frame` is the one owner of its memory (see the module), which is of `self.umem`.
-        let mut data = unsafe { self.umem.data_mut(&mut frame.0) };
-        // The view shows as much as the frame's length says: all of the memory, while the pointer is taken.
-        data.cursor().set_pos(usize::MAX);
-        let (start, capacity) = (data.contents_mut().as_mut_ptr(), data.len());
-        data.cursor().set_pos(len);
-        // SAFETY: start and capacity are those of a live slice of the frame memory; nobody else refers to it for as
-        // long as the frame and the rings are borrowed, which is `'a`.
-        (unsafe { core::slice::from_raw_parts_mut(start, capacity) }, len)
+        (memory(&self.umem, frame), len)
+    }
+
+    fn each_bytes<'a>(&'a mut self, frames: &'a mut [Frame]) -> impl Iterator<Item = &'a mut [u8]> {
+        let umem = &self.umem;
+        frames.iter_mut().map(move |frame| memory(umem, frame))
     }
 
     fn set_len(&mut self, frame: &mut Frame, len: usize) {

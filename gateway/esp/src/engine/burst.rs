@@ -25,6 +25,7 @@ pub struct Task<'a> {
 }
 
 impl<'a> Task<'a> {
+    #[inline]
     pub(crate) fn new(engine: &'a dyn Engine, job: Job<'a>, way: Way) -> Self {
         Self {
             engine,
@@ -38,6 +39,7 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// As [`Task::outcome`].
+    #[inline]
     pub fn alone(mut self) -> Result<Done, Refused> {
         self.run();
         self.outcome()
@@ -47,10 +49,12 @@ impl<'a> Task<'a> {
     ///
     /// # Errors
     /// [`Refused`]: what is in the buffer now must not be used or sent.
+    #[inline]
     pub fn outcome(self) -> Result<Done, Refused> {
         if self.is_done { Ok(Done(())) } else { Err(Refused) }
     }
 
+    #[inline]
     fn run(&mut self) {
         let job = Job {
             esp: &mut *self.job.esp,
@@ -76,6 +80,7 @@ impl Burst {
     pub const WIDTH: usize = if cfg!(feature = "ipsec-mb") { 64 } else { 1 };
 
     /// Does these tasks; places without one are left.
+    #[inline]
     pub fn run(&mut self, tasks: &mut [Option<Task<'_>>]) {
         #[cfg(feature = "ipsec-mb")]
         self.library.run(tasks);

@@ -4,8 +4,9 @@ use super::{
     ETHERTYPE_IPV4, ETHERTYPE_IPV6, IPV4_HEADER_LEN, IPV6_HEADER_LEN, LINK_HEADER_LEN, OUTER_LEN_MAX,
     OuterDf, PROTOCOL_ESP, PROTOCOL_UDP, Tunnel, UDP_HEADER_LEN, ecn,
 };
+use crate::ConfigError;
 use crate::bytes::store;
-use crate::{ConfigError, InnerIpv4};
+use crate::seal::Carried;
 use core::net::IpAddr;
 
 const HOP_LIMIT: u8 = 64;
@@ -95,7 +96,7 @@ impl OuterHeader {
     /// Writes the headers of a sealed packet into `head`, which is [`Self::len`] octets long and lies in front
     /// of `esp`. `None` if it is not, or the packet is longer than IP can say; the tunnel's MTU forbids both.
     #[inline]
-    pub(crate) fn write(&self, head: &mut [u8], esp: &[u8], inner: &InnerIpv4, sequence: u64) -> Option<()> {
+    pub(crate) fn write(&self, head: &mut [u8], esp: &[u8], inner: Carried, sequence: u64) -> Option<()> {
         head.copy_from_slice(
             self.template
                 .get(..self.len)

@@ -5,8 +5,10 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::Burst;
 
 use super::fragments::{CLEAR, Fragments, IkeDatagram, IkeSink, OUTER, is_fragment};
+use super::handover::Side;
 use super::outer::OuterFragment;
 use super::reassembly::Bounds;
 use super::table::SaTable;
@@ -60,6 +62,8 @@ impl FragmentWorker {
             fragments: Fragments::bounded(1, ike, outer, clear),
             tracing: Arc::new(Tracing::default()),
             direct: None,
+            burst: Burst::default(),
+            done: Default::default(),
             now_ms: 0,
         };
         Self {
@@ -114,7 +118,7 @@ impl FragmentWorker {
     pub fn core(&mut self, frame: &[u8]) -> Result<Vec<Vec<u8>>, DropReason> {
         let mut buffer = frame.to_vec();
         let length = buffer.len();
-        match self.engine.outbound(&mut buffer, length) {
+        match self.engine.process(&mut buffer, length, Side::Core) {
             Outcome::Drop(reason) => Err(reason),
             outcome => frames(outcome),
         }

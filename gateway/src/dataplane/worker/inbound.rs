@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::{Done, Refused};
 use gateway_esp::tunnel::{LINK_HEADER_LEN, Received, ReceivedError};
 use gateway_esp::{InnerIpv4, OpenError, Opened};
 use zerocopy::IntoBytes as _;
@@ -11,6 +12,7 @@ use zerocopy::IntoBytes as _;
 use super::commands::WorkerReport;
 use super::fragments::is_fragment;
 use super::outer::OuterFragment;
+use super::prepared::{Opening, Prepared};
 use super::table::{Entry, owner};
 use super::{Engine, Outcome};
 use crate::dataplane::clear_link;
@@ -21,30 +23,61 @@ const CARRIED_MAX: usize = clear_link::MTU as usize;
 const CUT_MTU: u32 = 1280;
 
 impl Engine {
-    /// Opens the frame in the first `len` octets of `buffer` and leaves link header and inner packet at its start.
-    pub(crate) fn inbound(&mut self, buffer: &mut [u8], len: usize) -> Outcome {
-        self.try_inbound(buffer, len).unwrap_or_else(Outcome::Drop)
-    }
-
-    fn try_inbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+    /// Finds the SA of the frame in the first `len` octets of `buffer`, and whether the packet is worth opening.
+    pub(super) fn admit(&mut self, buffer: &[u8], len: usize) -> Result<Prepared, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::TruncatedLink)?;
         let received = match Received::parse(frame) {
             Ok(received) => received,
             Err(ReceivedError::Fragment | ReceivedError::NotEsp) if OuterFragment::parse(frame).is_some() => {
-                return self.outer_fragment(frame);
+                return self.outer_fragment(frame).map(|outcome| self.done(outcome));
             }
             Err(error) => return Err(not_esp(error)),
         };
         let index = self.table.route(received.spi).ok_or(DropReason::UnknownSpi)?;
         let (worker, slot) = owner(index);
         if worker != self.worker {
-            return Ok(Outcome::HandOver(worker));
+            return Ok(self.done(Outcome::HandOver(worker)));
         }
+        let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
+        let sa = entry.inbound.as_ref().ok_or(DropReason::EspIndexStale)?;
+        let esp = buffer.get(received.esp.clone()).ok_or(DropReason::TruncatedEsp)?;
+        match sa.admit(esp) {
+            Ok(admitted) => Ok(Prepared::Open(Opening {
+                admitted,
+                index,
+                start: received.esp.start as u32,
+                end: received.esp.end as u32,
+                tos: received.tos,
+                is_elsewhere: entry.peer != outer_source(&received),
+            })),
+            Err(error) => {
+                let reason = refusal(error);
+                entry.count_refusal(reason);
+                Err(reason)
+            }
+        }
+    }
+
+    /// Leaves link header and inner packet at the buffer's start, if its cryptography says that the packet is authentic.
+    pub(super) fn opened(
+        &mut self,
+        buffer: &mut [u8],
+        opening: Opening,
+        done: Result<Done, Refused>,
+    ) -> Result<Outcome, DropReason> {
+        let (index, esp) = (opening.index, opening.esp());
+        // Before the packet is moved to the buffer's start.
+        let elsewhere = if opening.is_elsewhere {
+            Received::parse(buffer).ok()
+        } else {
+            None
+        };
+        let (_, slot) = owner(index);
         let now_s = self.now_s;
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
         let site = entry.site;
         let highest = entry.highest_sequence();
-        let opened = open(entry, buffer, &received);
+        let opened = finish(entry, buffer, opening, done);
         let authentic = match &opened {
             Ok(_) => true,
             Err(reason) => was_authentic(*reason),
@@ -53,8 +86,8 @@ impl Engine {
             entry.publish_inbound(now_s);
             let first = first_heard(entry);
             let newest = entry.highest_sequence() > highest;
-            let moved = moved(entry, &received, newest, now_s);
-            if let Some(report) = moved
+            if let Some(received) = elsewhere
+                && let Some(report) = moved(entry, &received, newest, now_s)
                 && self.reports.push(report).is_ok()
             {
                 (entry.peer, entry.moved_s) = (outer_source(&received), Some(now_s));
@@ -62,8 +95,8 @@ impl Engine {
             first.into_iter().for_each(|report| self.report(report));
         }
         let inner = opened?;
-        let start = received.esp.start + inner.start;
-        let end = received.esp.start + inner.end;
+        let start = esp.start + inner.start;
+        let end = esp.start + inner.end;
         let packet = buffer.get(start..end).ok_or(DropReason::EspInnerMalformed)?;
         if is_fragment(packet) {
             return self.site_fragment(site, packet);
@@ -94,16 +127,15 @@ impl Engine {
     }
 }
 
-fn open(
+fn finish(
     entry: &mut Entry,
     buffer: &mut [u8],
-    received: &Received,
+    opening: Opening,
+    done: Result<Done, Refused>,
 ) -> Result<core::ops::Range<usize>, DropReason> {
     let sa = entry.inbound.as_mut().ok_or(DropReason::EspIndexStale)?;
-    let esp = buffer
-        .get_mut(received.esp.clone())
-        .ok_or(DropReason::TruncatedEsp)?;
-    let reason = match sa.open(esp, received.tos) {
+    let esp = buffer.get_mut(opening.esp()).ok_or(DropReason::TruncatedEsp)?;
+    let reason = match sa.finish(opening.admitted, done, esp, opening.tos) {
         Ok(Opened::Packet { inner, .. }) => return Ok(inner),
         Ok(Opened::Dummy) => return Err(DropReason::EspDummy),
         Err(error) => refusal(error),

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `rings` | what a worker sees of its sockets |
 //! | `inbound`, `outbound` | the two ways of a packet |
+//! | `prepared` | the cryptography, between the checks before it and those after it |
 //! | `direct` | the direct engine: past the clear link |
 //! | `fragment` | inner fragmentation |
 //! | `fragments`, `outer`, `reassembly` | fragments that come in: what becomes of them, outer ones, how they wait |
@@ -24,16 +25,19 @@ pub(crate) mod handover;
 mod inbound;
 mod outbound;
 mod outer;
+pub(crate) mod prepared;
 pub(crate) mod reassembly;
 pub(crate) mod rings;
 pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::Burst;
 
 use self::commands::WorkerReport;
 use self::direct::{Direct, Looked, Way};
@@ -85,20 +89,13 @@ pub(crate) struct Engine {
     pub(crate) tracing: Arc<Tracing>,
     /// The direct engine, if it is configured.
     pub(crate) direct: Option<Direct>,
+    /// Does the cryptography.
+    pub(crate) burst: Burst,
+    /// What becomes of frames that need none, in the order in which they were prepared.
+    pub(crate) done: VecDeque<Outcome>,
 }
 
 impl Engine {
-    /// Opens or seals the frame in the first `len` octets of `buffer`.
-    fn process(&mut self, buffer: &mut [u8], len: usize, side: Side) -> Outcome {
-        let traced = self.trace_before(buffer, len, side);
-        let outcome = match side {
-            Side::Wan => self.inbound(buffer, len),
-            Side::Core => self.outbound(buffer, len),
-        };
-        self.trace_after(traced, buffer, &outcome);
-        outcome
-    }
-
     /// Looks at a decrypted frame, which [`Engine::forward`] is to decide on; `None` if it is for the clear link anyway.
     fn look(&mut self, frame: &mut [u8]) -> Option<Looked> {
         let direct = self.direct.as_mut()?;
@@ -145,6 +142,8 @@ pub(crate) struct Worker<R: RingPort> {
     pub(crate) inboxes: Arc<[Inbox]>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) batch: Vec<R::Frame>,
+    /// What became of the frames of the batch.
+    pub(crate) outcomes: Vec<Outcome>,
     /// Decrypted frames of this round that are not sent yet.
     pub(crate) opened: Vec<R::Frame>,
     /// What was seen of each of them.
@@ -211,8 +210,13 @@ impl<R: RingPort> Worker<R> {
         self.rings.receive(port, &mut batch);
         let received = batch.len();
         self.counters.received(received as u64);
-        for frame in batch.drain(..) {
-            self.process(frame, side);
+        if Burst::WIDTH == 1 {
+            // To come back to a frame later costs more than it saves.
+            for frame in batch.drain(..) {
+                self.process_one(frame, side);
+            }
+        } else {
+            self.process_bursts(&mut batch, side);
         }
         self.batch = batch;
         self.forward_opened();
@@ -226,7 +230,7 @@ impl<R: RingPort> Worker<R> {
         {
             taken += 1;
             match self.copy_in(&handed.frame) {
-                Some(frame) => self.process(frame, handed.side),
+                Some(frame) => self.process_one(frame, handed.side),
                 // No frame is free, or none is long enough for what was put together of fragments.
                 None => self.process_copy(handed.frame.into_vec(), handed.side),
             }
@@ -235,9 +239,42 @@ impl<R: RingPort> Worker<R> {
         taken
     }
 
-    fn process(&mut self, mut frame: R::Frame, side: Side) {
+    fn process_bursts(&mut self, batch: &mut Vec<R::Frame>, side: Side) {
+        let mut outcomes = core::mem::take(&mut self.outcomes);
+        for frames in batch.chunks_mut(Burst::WIDTH) {
+            self.process(frames, side, &mut outcomes);
+        }
+        for (frame, outcome) in batch.drain(..).zip(outcomes.drain(..)) {
+            self.dispose(frame, outcome, side);
+        }
+        self.outcomes = outcomes;
+    }
+
+    /// Opens or seals frames, as many as are done at once; appends what became of each.
+    fn process(&mut self, frames: &mut [R::Frame], side: Side, outcomes: &mut Vec<Outcome>) {
+        let mut prepared = [const { None }; Burst::WIDTH];
+        for (place, frame) in prepared.iter_mut().zip(frames.iter_mut()) {
+            let (buffer, len) = self.rings.bytes(frame);
+            *place = Some(self.engine.prepare(buffer, len, side));
+        }
+        let buffers = self.rings.each_bytes(frames);
+        let ends = self.engine.encrypt(prepared.iter().flatten().zip(buffers));
+        for ((frame, prepared), end) in frames.iter_mut().zip(prepared.into_iter().flatten()).zip(ends) {
+            let (buffer, _) = self.rings.bytes(frame);
+            outcomes.push(self.engine.finish(buffer, prepared, end));
+        }
+    }
+
+    fn process_one(&mut self, mut frame: R::Frame, side: Side) {
         let (buffer, len) = self.rings.bytes(&mut frame);
-        match self.engine.process(buffer, len, side) {
+        let outcome = self.engine.process(buffer, len, side);
+        self.dispose(frame, outcome, side);
+    }
+
+    /// Does with a frame what is to be done.
+    fn dispose(&mut self, mut frame: R::Frame, outcome: Outcome, side: Side) {
+        let (buffer, len) = self.rings.bytes(&mut frame);
+        match outcome {
             Outcome::Send { port, len } => {
                 self.rings.set_len(&mut frame, len);
                 self.rings.transmit(port, frame);
@@ -253,7 +290,6 @@ impl<R: RingPort> Worker<R> {
             }
             Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
             Outcome::HandOver(worker) => {
-                let (buffer, len) = self.rings.bytes(&mut frame);
                 let octets: Box<[u8]> = buffer.get(..len).unwrap_or_default().into();
                 self.hand_over(worker, octets, side);
             }
@@ -301,7 +337,7 @@ impl<R: RingPort> Worker<R> {
         }
     }
 
-    /// The same as [`Worker::process`] for a frame that lies elsewhere, and may be longer than the rings' frames are.
+    /// The same as [`Worker::process_one`] for a frame that lies elsewhere, and may be longer than the rings' frames are.
     fn process_copy(&mut self, mut octets: Vec<u8>, side: Side) {
         let len = octets.len();
         match self.engine.process(&mut octets, len, side) {

@@ -4,12 +4,14 @@ use core::ops::Range;
 
 use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::{Done, Refused};
 use gateway_esp::tunnel::LINK_HEADER_LEN;
 use gateway_esp::{InnerIpv4, SealError, TAILROOM_MAX};
 use zerocopy::FromBytes as _;
 
 use super::commands::WorkerReport;
 use super::fragment::fragment as cut;
+use super::prepared::Prepared;
 use super::table::{Entry, Outbound, owner};
 use super::{Engine, Outcome};
 
@@ -17,27 +19,24 @@ use super::{Engine, Outcome};
 const SEQUENCE_NEAR: u64 = 1 << 24;
 
 impl Engine {
-    /// Seals the frame in the first `len` octets of `buffer` and leaves the whole outer frame at its start.
-    pub(crate) fn outbound(&mut self, buffer: &mut [u8], len: usize) -> Outcome {
-        self.try_outbound(buffer, len).unwrap_or_else(Outcome::Drop)
-    }
-
-    fn try_outbound(&mut self, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+    /// Finds the SA for the frame in the first `len` octets of `buffer` and puts the packet into its place, ready for encryption.
+    pub(super) fn ready(&mut self, buffer: &mut [u8], len: usize) -> Result<Prepared, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::WorkerFrameMalformed)?;
         let (link, packet) =
             LinkHeader::read_from_prefix(frame).map_err(|_| DropReason::WorkerFrameMalformed)?;
         let Some((site, index)) = link.read() else {
-            return match link.read_fragment() {
+            let outcome = match link.read_fragment() {
                 Some((fragment::CENTER_WAITS, _, _)) => self.center_fragment(packet),
                 Some((fragment::SITE_TOO_BIG, site, mtu)) => {
                     self.cut_for_center(site, packet, u32::from_be_bytes(mtu))
                 }
                 Some(_) | None => Err(DropReason::WorkerFrameMalformed),
             };
+            return outcome.map(|outcome| self.done(outcome));
         };
         let (worker, slot) = owner(index);
         if worker != self.worker {
-            return Ok(Outcome::HandOver(worker));
+            return Ok(self.done(Outcome::HandOver(worker)));
         }
         let now_s = self.now_s;
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
@@ -46,32 +45,69 @@ impl Engine {
             return Err(DropReason::EspIndexStale);
         }
         let outbound = entry.outbound.as_mut().ok_or(DropReason::EspIndexStale)?;
-        let outcome = seal(outbound, buffer, len);
-        let near = sequence_near(entry);
-        match &outcome {
-            Ok(_) => entry.publish_outbound(now_s),
-            Err(reason) => entry.count_refusal(*reason),
+        let outcome = match place(outbound, buffer, len) {
+            Ok(Place::Whole(prepared)) => return Ok(Prepared::Seal { slot, prepared }),
+            Ok(Place::Pieces(outcome)) => Ok(outcome),
+            Err(reason) => Err(reason),
+        };
+        if let Some(report) = sealed(entry, &outcome, now_s) {
+            self.report(report);
         }
-        if let Some(report) = near {
+        outcome.map(|outcome| self.done(outcome))
+    }
+
+    /// Leaves the whole outer frame at the buffer's start, if its cryptography was done.
+    pub(super) fn finish_seal(
+        &mut self,
+        buffer: &mut [u8],
+        (slot, prepared): (u32, gateway_esp::Prepared),
+        done: Result<Done, Refused>,
+    ) -> Result<Outcome, DropReason> {
+        let now_s = self.now_s;
+        let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
+        let outbound = entry.outbound.as_mut().ok_or(DropReason::EspIndexStale)?;
+        let outcome = match outbound.sa.finish(prepared, done, buffer) {
+            Ok(sealed) => Ok(Outcome::Send {
+                port: outbound.port,
+                len: to_front(buffer, sealed),
+            }),
+            Err(error) => Err(refusal(error)),
+        };
+        if let Some(report) = sealed(entry, &outcome, now_s) {
             self.report(report);
         }
         outcome
     }
 }
 
-fn seal(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Outcome, DropReason> {
+/// Counts what was sealed; what the controller is to hear when sequence numbers run out.
+fn sealed(entry: &mut Entry, outcome: &Result<Outcome, DropReason>, now_s: u64) -> Option<WorkerReport> {
+    match outcome {
+        Ok(_) => entry.publish_outbound(now_s),
+        Err(reason) => entry.count_refusal(*reason),
+    }
+    sequence_near(entry)
+}
+
+/// A packet before its encryption.
+enum Place {
+    Whole(gateway_esp::Prepared),
+    /// It did not fit, and has left in pieces.
+    Pieces(Outcome),
+}
+
+fn place(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Place, DropReason> {
     let start = outbound.headroom;
     let inner = start..start + (len - LINK_HEADER_LEN);
     if inner.end + TAILROOM_MAX > buffer.len() {
         return Err(DropReason::EspTooBig);
     }
     buffer.copy_within(LINK_HEADER_LEN..len, start);
-    match outbound.sa.seal(buffer, inner.clone()) {
-        Ok(sealed) => Ok(Outcome::Send {
-            port: outbound.port,
-            len: to_front(buffer, sealed),
-        }),
-        Err(SealError::TooBig { inner_mtu }) => seal_fragments(outbound, buffer, inner, inner_mtu.into()),
+    match outbound.sa.prepare(buffer, inner.clone()) {
+        Ok(prepared) => Ok(Place::Whole(prepared)),
+        Err(SealError::TooBig { inner_mtu }) => {
+            seal_fragments(outbound, buffer, inner, inner_mtu.into()).map(Place::Pieces)
+        }
         Err(error) => Err(refusal(error)),
     }
 }

@@ -14,6 +14,9 @@ pub(crate) trait RingPort {
     /// The whole memory behind a frame's first octet, and how much of it the frame fills.
     fn bytes<'a>(&'a mut self, frame: &'a mut Self::Frame) -> (&'a mut [u8], usize);
 
+    /// The whole memory behind the first octet of each of these.
+    fn each_bytes<'a>(&'a mut self, frames: &'a mut [Self::Frame]) -> impl Iterator<Item = &'a mut [u8]>;
+
     /// Says how long the frame has become.
     fn set_len(&mut self, frame: &mut Self::Frame, len: usize);
 

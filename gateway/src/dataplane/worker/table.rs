@@ -77,6 +77,11 @@ impl SaTable {
         self.slots.get_mut(slot as usize)?.as_deref_mut()
     }
 
+    /// The same to look at.
+    pub(crate) fn get(&self, slot: u32) -> Option<&Entry> {
+        self.slots.get(slot as usize)?.as_deref()
+    }
+
     /// Carries out an order.
     pub(crate) fn apply(&mut self, order: Order) -> Result<(), ConfigError> {
         match order {

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::sa::LinkHeader as ClearHeader;
 use gateway_common::drop::DropReason;
+use gateway_esp::engine::Burst;
 use gateway_esp::{
     InboundConfig, InboundSa, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa, OuterDf, Selectors, Suite,
     TrafficSelector, Tunnel, UdpEncap,
@@ -58,6 +59,10 @@ impl RingPort for MemoryRings {
 
     fn bytes<'a>(&'a mut self, frame: &'a mut Self::Frame) -> (&'a mut [u8], usize) {
         (&mut frame.0, frame.1)
+    }
+
+    fn each_bytes<'a>(&'a mut self, frames: &'a mut [Self::Frame]) -> impl Iterator<Item = &'a mut [u8]> {
+        frames.iter_mut().map(|frame| &mut *frame.0)
     }
 
     fn set_len(&mut self, frame: &mut Self::Frame, len: usize) {
@@ -185,6 +190,8 @@ impl Bench {
                 fragments: Fragments::new(2, Arc::clone(&ike)),
                 tracing: Arc::clone(&tracing),
                 direct: None,
+                burst: Burst::default(),
+                done: Default::default(),
             },
             rings: MemoryRings {
                 arrived: Default::default(),
@@ -195,6 +202,7 @@ impl Bench {
             inboxes: Arc::clone(&inboxes),
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
+            outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),
             to_wake: 0,
