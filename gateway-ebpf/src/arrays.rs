@@ -78,6 +78,14 @@ impl Words for Value {
     fn hide(value: u64) -> u64 {
         hide(value)
     }
+
+    #[inline(always)]
+    fn opaque(value: u64) -> u64 {
+        let mut value = value;
+        // SAFETY: a move to where it is; the compiler does not look through assembly.
+        unsafe { asm!("{value} = {value}", value = inout(reg) value, options(nomem, nostack)) };
+        value
+    }
 }
 
 /// The value, of which compiler and verifier know nothing.

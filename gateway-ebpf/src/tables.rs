@@ -12,7 +12,7 @@ use gateway_common::abi::{
     interface::{Interface, RateBucket, Settings},
     limit,
     names::{OpenAddress, SETS_AN_ADDRESS},
-    nat::PublicationSource,
+    nat::{OutsideKey, PublicationSource},
     next_hop::NextHop,
     rule::{direction, layout},
     sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
@@ -24,9 +24,10 @@ use gateway_common::drop::DropReason;
 use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::path::trace::End;
 use gateway_common::tables::flows::FlowTable;
+use gateway_common::tables::hash::port_protocol;
 use gateway_common::tables::index::WIDTH;
 use gateway_common::tables::mappings::MappingTable;
-use gateway_common::tables::siphash::SipKey;
+use gateway_common::tables::siphash::{SipKey, siphash};
 use gateway_common::tables::words::{Store as _, Words as _};
 use gateway_common::tables::{Epochs, Step, Tables};
 
@@ -87,6 +88,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn port_key(&self) -> SipKey {
         GEOMETRY.port_key()
+    }
+
+    #[inline(always)]
+    fn draw(&self, words: [u64; 3]) -> u64 {
+        let [one, two, three] = words;
+        keyed_hash(one, two, three)
     }
 
     #[inline(always)]
@@ -182,13 +189,13 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn mappings(&self) -> MappingTable<Array, Array, &'static Secret> {
-        let buckets = GEOMETRY.mapping_buckets();
-        MappingTable::new(
-            Array::new(&MAPPING_OUTSIDES, buckets),
-            Array::new(&MAPPING_INSIDES, buckets),
-            Array::new(&MAPPINGS, buckets.wrapping_mul(WIDTH as u32)),
-            &GEOMETRY,
-        )
+        mappings()
+    }
+
+    #[inline(always)]
+    fn has_outside(&self, outside: &OutsideKey) -> bool {
+        let endpoint = port_protocol(outside.port, outside.protocol);
+        has_outside(u32::from_ne_bytes(outside.address), endpoint) != 0
     }
 
     #[inline(always)]
@@ -286,6 +293,39 @@ impl Tables for Maps {
             unsafe { *lost = (*lost).wrapping_add(1) };
         }
     }
+}
+
+#[inline(always)]
+fn mappings() -> MappingTable<Array, Array, &'static Secret> {
+    let buckets = GEOMETRY.mapping_buckets();
+    MappingTable::new(
+        Array::new(&MAPPING_OUTSIDES, buckets),
+        Array::new(&MAPPING_INSIDES, buckets),
+        Array::new(&MAPPINGS, buckets.wrapping_mul(WIDTH as u32)),
+        &GEOMETRY,
+    )
+}
+
+/// [`Tables::draw`]. What is exported is a global function to the verifier: it is looked at once, by itself, and not once
+/// for each state of its callers.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn keyed_hash(one: u64, two: u64, three: u64) -> u64 {
+    siphash(GEOMETRY.port_key(), [one, two, three])
+}
+
+/// [`Tables::has_outside`], in a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn has_outside(address: u32, endpoint: u32) -> u32 {
+    let [p0, p1, protocol, _] = endpoint.to_ne_bytes();
+    let outside = OutsideKey {
+        address: address.to_ne_bytes(),
+        port: [p0, p1],
+        protocol,
+        pad: 0,
+    };
+    mappings().has_outside(&outside).into()
 }
 
 /// Leaves what became of a packet, and the code to return, for the program that tells of it.

@@ -576,10 +576,9 @@ impl Kernel {
 /// Loads the programs of an object, of the gateway's own with their stages.
 fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
     let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
-    for name in &names {
-        let xdp: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
-        xdp.load().with_context(|| format!("loading program {name}"))?;
-    }
+    let all: Vec<&str> = names.iter().map(String::as_str).collect();
+    gateway::dataplane::load_programs(ebpf, &all)
+        .map_err(|(name, error)| anyhow::Error::new(error).context(format!("loading program {name}")))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
     if has(program::CLEAR) {
         fill_stages(ebpf)?;

@@ -28,7 +28,7 @@ use super::back::sa_to_site;
 use super::clear::{Next, tell};
 use super::filter::{self, Direction, First};
 use super::inner::Inner;
-use super::open::{Stage, denied, left, make};
+use super::open::{Stage, denied, hide, left, make};
 use super::rules::{Judgement, Tuple};
 use super::{limits, tcp};
 
@@ -140,6 +140,7 @@ fn look<P: Packet, T: Tables>(
         return Err(DropReason::NoMapping);
     }
     *first = filter::open(&inner, Direction::In, tables.now_s());
+    hide::<P>(&mut target.key, first);
     Ok(inner.length())
 }
 

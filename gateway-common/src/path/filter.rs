@@ -3,6 +3,7 @@
 use crate::abi::flow::{Half, PACKETS_MASK, Progress, halves, later, pair, state, word};
 use crate::abi::interface::{STATES, Settings};
 use crate::drop::DropReason;
+use crate::packet::Packet;
 use crate::packet::ipv4::protocol;
 use crate::tables::words::Words;
 
@@ -75,6 +76,14 @@ impl First {
         end: 0,
         window: 0,
     };
+
+    /// Hides it all: what follows is verified once, not once for each protocol.
+    #[inline(always)]
+    pub(super) fn hide<P: Packet>(&mut self) {
+        self.progress = Progress::from_bits(P::hide(self.progress.bits()));
+        (self.begin, self.end) = (P::hide(self.begin), P::hide(self.end));
+        self.window = P::hide(u32::from(self.window)) as u16;
+    }
 
     /// What an end has written, from whose first packet the flow is made or not. The opener's SYN is known, its packet
     /// is yet to be counted; the other has written nothing, and what it may acknowledge begins behind that SYN.

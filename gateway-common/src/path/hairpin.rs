@@ -38,7 +38,7 @@ use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
 use super::filter::{self, Direction, First};
 use super::inner::{IP, Inner, TRANSPORT};
-use super::open::{Stage, denied, left, make};
+use super::open::{Stage, denied, hide, left, make};
 use super::rules::Tuple;
 use super::{Outcome, fragment, limits, mss, tcp, worker};
 
@@ -331,6 +331,7 @@ fn look_again<P: Packet, T: Tables>(
     if target.publication != 0 {
         first.progress.flags |= tcp::flag::PUBLISHED;
     }
+    hide::<P>(key, first);
     Ok(())
 }
 

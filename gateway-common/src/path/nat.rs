@@ -16,7 +16,6 @@ use crate::drop::DropReason;
 use crate::packet::ipv4::protocol;
 use crate::tables::hash::port_protocol;
 use crate::tables::mappings::Unmapped;
-use crate::tables::siphash::{SipKey, siphash};
 use crate::tables::words::Words;
 use crate::tables::{Step, Tables};
 
@@ -220,7 +219,7 @@ impl<T: Tables> Step for Search<'_, T> {
         let next = <T::Usage<'_> as Words>::hide(self.next());
         if next & IS_PORT != 0 {
             self.outside.port = (next as u16).to_be_bytes();
-            self.is_free = !self.tables.mappings().has_outside(&self.outside);
+            self.is_free = !self.tables.has_outside(&self.outside);
         }
         !self.is_free && next & IS_LAST == 0
     }
@@ -250,7 +249,7 @@ impl<T: Tables> Search<'_, T> {
         let drawn_before = tries.wrapping_sub(blocks);
         if !is_own && drawn_before < PORT_TRIES_KEYED {
             let moment = (self.random, self.opening.now_s);
-            self.drawn = draw(self.tables.port_key(), key, moment, self.tries);
+            self.drawn = draw(self.tables, key, moment, self.tries);
         }
         let number = if is_own {
             tries
@@ -288,16 +287,13 @@ impl<T: Tables> Search<'_, T> {
 
 /// A number that nobody without the key can foretell.
 #[inline(always)]
-fn draw(secret: SipKey, key: &FlowKey, (random, now_s): (u32, u32), tries: u32) -> u64 {
+fn draw<T: Tables>(tables: &T, key: &FlowKey, (random, now_s): (u32, u32), tries: u32) -> u64 {
     let endpoint = port_protocol(key.source_port, key.protocol);
-    siphash(
-        secret,
-        [
-            pair(key.site, u32::from_ne_bytes(key.source)),
-            pair(endpoint, random),
-            pair(now_s, tries),
-        ],
-    )
+    tables.draw([
+        pair(key.site, u32::from_ne_bytes(key.source)),
+        pair(endpoint, random),
+        pair(now_s, tries),
+    ])
 }
 
 /// Last of the well-known ports.

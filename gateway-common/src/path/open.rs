@@ -10,7 +10,7 @@ use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::tables::flows::Entry;
-use crate::tables::hash::port_protocol;
+use crate::tables::hash::{port_protocol, ports};
 use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
@@ -203,19 +203,26 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
 pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
     let length = look(packet, tables, &mut key, &mut first)?;
-    let left_flags = tables.scratch().map_or(0, |scratch| scratch.load(left::FLAGS));
-    let needs_permission = enter::needs_permission(left_flags, key.protocol);
-    if needs_permission {
+    if needs_permission(tables, &key) {
         first.progress.flags |= tcp::flag::HAS_PERMISSION;
+        first.hide::<P>();
     }
     if let Err(reason) = make(tables, &key, &first, length) {
         return no_room(tables, reason);
     }
-    Ok(Next::Stage(if needs_permission {
+    // Asked again: the verifier would follow what comes in between for both answers.
+    Ok(Next::Stage(if needs_permission(tables, &key) {
         Stage::Permit
     } else {
         Stage::Forward
     }))
+}
+
+/// Whether the flow needs a permission beside it, by what the stage of judgement has left.
+#[inline(always)]
+fn needs_permission<T: Tables>(tables: &T, key: &FlowKey) -> bool {
+    let left_flags = tables.scratch().map_or(0, |scratch| scratch.load(left::FLAGS));
+    enter::needs_permission(left_flags, key.protocol)
 }
 
 /// Puts a flow into the table, or begins a dead one anew.
@@ -252,10 +259,12 @@ fn put_or_renew<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<b
     if let Some(entry) = tables.flows().find(key) {
         renewal = renew(tables, key, &entry, first)?;
     }
-    match renewal {
-        Renewal::Done => Ok(true),
-        Renewal::Lost => Ok(false),
-        Renewal::Elsewhere => put(tables, key, first),
+    // Hidden, to be verified once, not once for each way to here.
+    let renewal = <T::Usage<'_> as Words>::hide(renewal as u64);
+    if renewal == Renewal::Elsewhere as u64 {
+        put(tables, key, first)
+    } else {
+        Ok(renewal == Renewal::Done as u64)
     }
 }
 
@@ -271,7 +280,18 @@ pub(super) fn look<P: Packet, T: Tables>(
     let inner = parse_any(packet)?;
     *key = inner.flow_from_site(site);
     *first = filter::open(&inner, Direction::Out, tables.now_s());
+    hide::<P>(key, first);
     Ok(inner.length())
+}
+
+/// Hides what a packet says of its flow: what follows is verified once, not once for each protocol. Apart from its caller, whose
+/// stack is needed below it.
+#[inline(never)]
+pub(super) fn hide<P: Packet>(key: &mut FlowKey, first: &mut First) {
+    let [s0, s1, d0, d1] = P::hide(ports(key.source_port, key.destination_port)).to_ne_bytes();
+    (key.source_port, key.destination_port) = ([s0, s1], [d0, d1]);
+    key.protocol = P::hide(u32::from(key.protocol)) as u8;
+    first.hide::<P>();
 }
 
 /// What became of a dead flow.
@@ -332,11 +352,17 @@ fn insert<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<(), Ref
     };
     let nat = (admitted.nat_address, admitted.nat_port);
     tables.flows().insert_with(key, nat, |record, other| {
-        flow::write_key(record, key, nat);
-        record.store(word::PROGRESS, pair(first.progress.bits(), admitted.mapping));
-        record.store(word::RULE, pair(admitted.rule, other));
-        begin(record, first, admitted.generation);
+        fill(record, key, first, &admitted, other);
     })
+}
+
+/// Writes the record of a new flow. Apart from its caller, whose stack is not large enough for both.
+#[inline(never)]
+fn fill<V: Words>(record: V, key: &FlowKey, first: &First, admitted: &Admitted, other: u32) {
+    flow::write_key(record, key, (admitted.nat_address, admitted.nat_port));
+    record.store(word::PROGRESS, pair(first.progress.bits(), admitted.mapping));
+    record.store(word::RULE, pair(admitted.rule, other));
+    begin(record, first, admitted.generation);
 }
 
 /// Writes what a flow begins with.

@@ -48,7 +48,8 @@ pub(crate) const fn ports(source: [u8; 2], destination: [u8; 2]) -> u32 {
 
 /// Port and protocol as a number.
 #[inline(always)]
-pub(crate) const fn port_protocol(port: [u8; 2], protocol: u8) -> u32 {
+#[must_use]
+pub const fn port_protocol(port: [u8; 2], protocol: u8) -> u32 {
     part([port[0], port[1], protocol, 0])
 }
 

@@ -138,8 +138,7 @@ impl<S: Store, const W: usize> Index<S, W> {
         second.load(0);
         let mut at = hide::<S>(scan::<_, W>(first, second, expected));
         let mut tries = 0;
-        // A second round is for a key whose fingerprint happens to be the same; three of 32 bits are not met.
-        while tries < ROUNDS {
+        loop {
             if at >= 2 * W {
                 return None;
             }
@@ -151,10 +150,13 @@ impl<S: Store, const W: usize> Index<S, W> {
             if let Some(found) = matches(place::<W>(number, word), bucket.load(word)) {
                 return Some(found);
             }
-            at = hide::<S>(scan_from::<_, W>(first, second, expected, at + 1));
             tries += 1;
+            // A second round is for a key whose fingerprint happens to be the same; three of 32 bits are not met.
+            if tries == ROUNDS {
+                return None;
+            }
+            at = hide::<S>(scan_from::<_, W>(first, second, expected, at + 1));
         }
-        None
     }
 
     /// Whether an entry holds a key, in whatever state: `same` says whether the one at a place does.
@@ -423,24 +425,31 @@ fn scan<V: Words, const W: usize>(first: V, second: V, expected: u64) -> usize {
     2 * W
 }
 
-/// The same, from a word on. Rarely called: kept out of the way of the fast one.
+/// The same, from a word on. Rarely called: kept out of the way of the fast one, and small to the verifier, as it is free of
+/// branches.
 #[inline(never)]
 fn scan_from<V: Words, const W: usize>(first: V, second: V, expected: u64, from: usize) -> usize {
-    let mut at = 0;
-    while at < W {
-        if at >= from && first.load(at) & NOTE_MASK == expected {
-            return at;
-        }
-        at += 1;
+    let mut found = 2 * W as u64;
+    let mut at = 2 * W;
+    // Backwards: the first that matches is the last to be noted.
+    while at > 0 {
+        at -= 1;
+        let word = if at < W {
+            first.load(at)
+        } else {
+            second.load(at - W)
+        };
+        let is_before = (at as u64).wrapping_sub(from as u64);
+        let is_other = nonzero::<V>((word & NOTE_MASK) ^ expected) | (V::opaque(is_before) >> 63);
+        found ^= (found ^ at as u64).wrapping_mul(V::opaque(is_other ^ 1));
     }
-    at = 0;
-    while at < W {
-        if W + at >= from && second.load(at) & NOTE_MASK == expected {
-            return W + at;
-        }
-        at += 1;
-    }
-    2 * W
+    found as usize
+}
+
+/// 1 if a value is not zero, without a branch.
+#[inline(always)]
+fn nonzero<V: Words>(value: u64) -> u64 {
+    V::opaque(value | value.wrapping_neg()) >> 63
 }
 
 /// What a bucket holds: places in use, and a free one or the width. Packed, because a function of BPF returns one word.
@@ -464,15 +473,13 @@ impl Survey {
 
 #[inline(never)]
 fn survey<V: Words, const W: usize>(bucket: V) -> u64 {
+    const { assert!(state::FREE == 0) };
     let (mut used, mut free) = (0u64, W as u64);
     let mut at = 0;
     while at < W {
-        if state_of(bucket.load(at)) == state::FREE {
-            free = at as u64;
-        } else {
-            used += 1;
-        }
-        (used, free) = (V::hide(used), V::hide(free));
+        let is_used = nonzero::<V>(state_of(bucket.load(at)));
+        used = used.wrapping_add(is_used);
+        free ^= (free ^ at as u64).wrapping_mul(V::opaque(is_used ^ 1));
         at += 1;
     }
     (used << Survey::SHIFT) | (free & 0xff)

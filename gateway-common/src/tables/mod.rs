@@ -3,6 +3,7 @@
 use crate::abi::{
     event::Event,
     interface::{Interface, Settings},
+    nat::OutsideKey,
     next_hop::NextHop,
     sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
     site::Site,
@@ -15,7 +16,7 @@ use crate::path::rules::{Judgement, Tuple};
 use flows::FlowTable;
 use hash::Factors;
 use mappings::MappingTable;
-use siphash::SipKey;
+use siphash::{SipKey, siphash};
 use words::{Store, Words};
 
 pub mod flows;
@@ -79,6 +80,10 @@ pub trait Tables {
     fn now_s(&self) -> u32;
     /// Key of the draw of ports.
     fn port_key(&self) -> SipKey;
+    /// The keyed hash of these words.
+    fn draw(&self, words: [u64; 3]) -> u64 {
+        siphash(self.port_key(), words)
+    }
     /// Random bits, not for keys.
     fn random(&self) -> u32;
     /// The operator's settings.
@@ -115,6 +120,11 @@ pub trait Tables {
     fn flows(&self) -> FlowTable<Self::Buckets<'_>, Self::FlowRecords<'_>, Self::Secret<'_>>;
     /// The mapping table.
     fn mappings(&self) -> MappingTable<Self::Buckets<'_>, Self::MappingRecords<'_>, Self::Secret<'_>>;
+
+    /// Whether an outside endpoint belongs to somebody, or did a short time ago.
+    fn has_outside(&self, outside: &OutsideKey) -> bool {
+        self.mappings().has_outside(outside)
+    }
 
     /// What a site uses of the tables, or their sum.
     fn usage(&self, site: u32) -> Option<Self::Usage<'_>>;

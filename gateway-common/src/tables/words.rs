@@ -22,6 +22,11 @@ pub trait Words: Copy {
     fn hide(value: u64) -> u64 {
         value
     }
+    /// The value, of which the compiler is to know nothing: what is computed with it stays free of branches, of which the
+    /// verifier would follow both ways.
+    fn opaque(value: u64) -> u64 {
+        value
+    }
 }
 
 /// An array of values.

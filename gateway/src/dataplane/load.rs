@@ -4,15 +4,18 @@
 //! its programs in place, whose redirects then find no socket and drop. The next daemon swaps its own programs into the
 //! same links, so that there is no moment without one.
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use aya::maps::ProgramArray;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::xdp::{XdpLink, XdpLinkId};
-use aya::programs::{Xdp, XdpMode};
+use aya::programs::{ProgramError, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader};
 use aya_log::EbpfLogger;
 use gateway_common::abi::geometry::Geometry;
@@ -78,13 +81,13 @@ impl Loaded {
             directory: directory.to_owned(),
             pins: Vec::new(),
         };
-        for name in [program::WAN, program::TRACE].into_iter().chain(program::STAGES) {
-            let loading = loaded.program(name)?.load();
-            loading.map_err(|source| DataplaneError::Program {
-                program: name,
-                source,
-            })?;
+        let wanted = [program::WAN, program::TRACE].into_iter();
+        let wanted: Vec<_> = wanted.chain(program::STAGES).collect();
+        for name in &wanted {
+            loaded.program(name)?;
         }
+        load_programs(&mut loaded.ebpf, &wanted)
+            .map_err(|(program, source)| DataplaneError::Program { program, source })?;
         fill_stages(&mut loaded.ebpf)?;
         fill_tracer(&mut loaded.ebpf)?;
         Ok(loaded)
@@ -220,6 +223,46 @@ impl Loaded {
         self.directory
             .join(format!("link-{interface}-{index}-{}", mode.name()))
     }
+}
+
+/// Loads these programs, as many at a time as there are processors: it is the verifier that takes the time, and it works on
+/// each by itself. A name that the object does not have is passed over.
+///
+/// # Errors
+/// Of those that the verifier refuses, the first in the order of `names`; the others may be loaded, and none is attached.
+pub fn load_programs<'a>(ebpf: &mut Ebpf, names: &[&'a str]) -> Result<(), (&'a str, ProgramError)> {
+    let place = |name: &str| names.iter().position(|wanted| *wanted == name);
+    let mut waiting: Vec<_> = ebpf
+        .programs_mut()
+        .filter_map(|(name, program)| Some((place(name)?, program)))
+        .collect();
+    // Taken from the end.
+    waiting.sort_by_key(|(place, _)| Reverse(*place));
+    let threads = thread::available_parallelism()
+        .map_or(1, NonZero::get)
+        .min(waiting.len());
+    let (waiting, refused) = (Mutex::new(waiting), Mutex::new(Vec::new()));
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                while let Some((place, program)) = locked(&waiting).pop() {
+                    let loaded = <&mut Xdp>::try_from(program).and_then(Xdp::load);
+                    if let Err(error) = loaded {
+                        locked(&refused).push((place, error));
+                    }
+                }
+            });
+        }
+    });
+    let refused = refused.into_inner().unwrap_or_else(PoisonError::into_inner);
+    match refused.into_iter().min_by_key(|(place, _)| *place) {
+        None => Ok(()),
+        Some((place, error)) => Err((names[place], error)),
+    }
+}
+
+fn locked<T>(value: &Mutex<T>) -> MutexGuard<'_, T> {
+    value.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Lets `clear` hand a packet to its stages, which are loaded. The kernel forgets them when this process ends: packets

@@ -65,7 +65,7 @@ use gateway_common::drop::DropReason;
 
 pub use self::config::{DataplaneConfig, Engine, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
-pub use self::load::{AttachMode, fill_stages, fill_tracer};
+pub use self::load::{AttachMode, fill_stages, fill_tracer, load_programs};
 pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
