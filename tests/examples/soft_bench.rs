@@ -7,7 +7,7 @@
 //! *Opened only* is the same with `engine = "xdp"`, up to the clear link. *Outbound* is ESP alone: the `core` program has
 //! found flow and SA before the worker has the frame. In *both*, batches of the two take turns.
 //!
-//! Tables are for a million flows. Cases take turns; a figure is the median over rounds, beside the lowest and the highest.
+//! Tables are for a million flows. Cases take turns; a sample is the median of a turn.
 //! One flow of one site is what others publish; many flows of 64 sites, an SA pair each, in random order, are what a center
 //! has.
 
@@ -30,6 +30,7 @@ use gateway_esp::{
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use xtask::bench::report::{Figure, emit};
 use zerocopy::IntoBytes as _;
 
 /// Sites, and flows of each.
@@ -113,16 +114,8 @@ fn main() -> Result<()> {
             case.take_turn()?;
         }
     }
-    if has("--json") {
-        let all: Vec<_> = cases.iter_mut().map(Case::json).collect();
-        println!("{}", serde_json::Value::Array(all));
-    } else {
-        println!(
-            "suite               inner octets   flows  way             ns   (lowest, highest)   Mpps  Gbit/s"
-        );
-        cases.iter_mut().for_each(Case::print);
-    }
-    Ok(())
+    let figures = cases.into_iter().map(Case::figure).collect();
+    emit(figures, has("--json"))
 }
 
 /// The last core: interrupts go to the first.
@@ -145,7 +138,8 @@ struct Case {
     worker: SoftWorker,
     routers: Vec<OutboundSa>,
     random: Random,
-    ns: Vec<f64>,
+    /// Of each turn, by its median.
+    mpps: Vec<f64>,
 }
 
 impl Case {
@@ -169,7 +163,7 @@ impl Case {
             worker: SoftWorker::new(sas, direct, 2 * FRAMES)?,
             routers,
             random: Random(7),
-            ns: Vec::new(),
+            mpps: Vec::new(),
         };
         // Memory is touched for the first time.
         case.measure()?;
@@ -180,10 +174,11 @@ impl Case {
         for _ in 0..WARMING {
             self.measure()?;
         }
-        for _ in 0..MEASURED {
-            let ns = self.measure()?;
-            self.ns.push(ns);
-        }
+        let mut turn = (0..MEASURED)
+            .map(|_| self.measure())
+            .collect::<Result<Vec<_>>>()?;
+        turn.sort_by(f64::total_cmp);
+        self.mpps.push(1_000.0 / turn[MEASURED / 2]);
         Ok(())
     }
 
@@ -227,42 +222,13 @@ impl Case {
         Ok(ns)
     }
 
-    fn flows(&self) -> u32 {
-        self.load.0 * u32::from(self.load.1)
-    }
-
-    /// Octets of an inner packet, on average.
-    fn octets(&self) -> f64 {
-        self.mix.1.iter().sum::<usize>() as f64 / self.mix.1.len() as f64
-    }
-
-    /// Median, lowest and highest.
-    fn figures(&mut self) -> [f64; 3] {
-        self.ns.sort_by(f64::total_cmp);
-        let at = |place: usize| self.ns.get(place).copied().unwrap_or(f64::NAN);
-        [at(self.ns.len() / 2), at(0), at(self.ns.len() - 1)]
-    }
-
-    fn print(&mut self) {
-        let [median, lowest, highest] = self.figures();
-        println!(
-            "{:19} {:>12}  {:>6}  {:11} {median:6.0}   ({lowest:6.0}, {highest:7.0})   {:5.2}  {:6.2}",
-            self.suite.name(),
-            self.mix.0,
-            self.flows(),
-            self.way.name(),
-            1000.0 / median,
-            self.octets() * 8.0 / median,
-        );
-    }
-
-    fn json(&mut self) -> serde_json::Value {
-        let [median, lowest, highest] = self.figures();
-        serde_json::json!({
-            "suite": self.suite.name(), "mix": self.mix.0, "flows": self.flows(), "way": self.way.name(), "ns": median,
-            "lowest_ns": lowest, "highest_ns": highest, "mpps": 1000.0 / median,
-            "gbit_per_s": self.octets() * 8.0 / median,
-        })
+    fn figure(self) -> Figure {
+        let (suite, mix, way) = (self.suite.name(), self.mix.0, self.way.name());
+        let flows = match self.load.0 * u32::from(self.load.1) {
+            1 => "1 flow".to_owned(),
+            flows => format!("{flows} flows"),
+        };
+        Figure::new(format!("{suite}, {mix}, {flows}, {way}"), "Mpps", self.mpps)
     }
 }
 

@@ -7,7 +7,8 @@
 //! - *decrypt* (site to center): the router encrypts onto a side line (a veth whose far end records), then stops; the
 //!   recorded ESP packets are sent to the gateway in one burst, in order, and what reaches the center is counted.
 //!
-//! The generator shares the machine's cores with the gateway, for both sides alike.
+//! Who sends is on one core, the gateway with all of its threads on another, for both sides alike; what the kernel does
+//! for a packet on arrival it does on the sender's.
 
 use std::net::UdpSocket;
 use std::thread::sleep;
@@ -15,7 +16,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-use super::median;
+use super::report::Side;
+use super::{Core, Report};
 use crate::lab::Lab;
 use crate::lab::gateway::{BENCH_PORT, Config, Engine};
 use crate::lab::pki::Auth;
@@ -28,7 +30,7 @@ use crate::{cmd, paths, traffic};
 const SIZES: [usize; 2] = [18, 1300];
 /// What is measured in turn, and its name.
 const SIDES: [(&str, Option<Engine>); 3] = [
-    ("gateway, xdp", Some(Engine::Xdp)),
+    ("xdp", Some(Engine::Xdp)),
     ("direct", Some(Engine::Direct)),
     ("strongSwan", None),
 ];
@@ -49,7 +51,7 @@ struct Effort {
 /// kpps by direction and size.
 type Figures = [[f64; SIZES.len()]; 2];
 
-pub(super) fn run(short: bool) -> Result<()> {
+pub(super) fn run(short: bool) -> Result<Report> {
     let effort = if short {
         Effort {
             rounds: 1,
@@ -64,6 +66,7 @@ pub(super) fn run(short: bool) -> Result<()> {
         }
     };
     let program = paths::target().join("release/gateway");
+    let mut report = Report::new("through");
     for site in Site::BOTH {
         let mut rounds = SIDES.map(|_| Vec::new());
         for _ in 0..effort.rounds {
@@ -72,29 +75,23 @@ pub(super) fn run(short: bool) -> Result<()> {
                 rounds.push(one_side(site, gateway, &effort)?);
             }
         }
-        report(site, &rounds);
+        add(&mut report, site, &rounds);
     }
-    Ok(())
+    Ok(report)
 }
 
-fn report(site: Site, rounds: &[Vec<Figures>; SIDES.len()]) {
+fn add(report: &mut Report, site: Site, rounds: &[Vec<Figures>; SIDES.len()]) {
     let network = if site == Site::One { "IPv4" } else { "IPv6" };
-    for (way, name) in ["decrypt (site to center)", "encrypt (center to site)"]
-        .iter()
-        .enumerate()
-    {
+    for (way, name) in ["to the center", "to the site"].iter().enumerate() {
         for (size_at, size) in SIZES.iter().enumerate() {
-            let kpps =
-                |side: &Vec<Figures>| median(side.iter().map(|figures| figures[way][size_at]).collect());
-            let [xdp, direct, strongswan] = rounds.each_ref().map(kpps);
-            let [(xdp_name, _), (direct_name, _), (strongswan_name, _)] = SIDES;
-            println!(
-                "{network} {name}, {size:>4}-octet UDP: {xdp_name} {xdp:7.1} kpps, {direct_name} {direct:7.1} kpps ({:.2} of xdp), \
-                 {strongswan_name} {strongswan:7.1} kpps ({:.1} and {:.1} times)",
-                direct / xdp,
-                xdp / strongswan,
-                direct / strongswan,
-            );
+            let side = |at: usize| {
+                let samples = rounds[at].iter().map(|figures| figures[way][size_at]);
+                Side::new(SIDES[at].0, samples.collect())
+            };
+            for ours in 0..2 {
+                let case = format!("{network} {name}, {size} octets in UDP");
+                report.compare(case, "kpps", side(ours), side(2));
+            }
         }
     }
 }
@@ -111,17 +108,22 @@ fn one_side(site: Site, gateway: Option<(&std::path::PathBuf, Engine)>, effort: 
                 engine,
                 ..Config::usual(Auth::Rsa)
             };
-            drop(lab.start_gateway_program(program.clone(), &config)?);
+            Core::Measured.run(|| lab.start_gateway_program(program.clone(), &config))?;
         }
-        None => drop(lab.start_strongswan_gateway(site, Auth::Rsa)?),
+        None => {
+            Core::Measured.run(|| lab.start_strongswan_gateway(site, Auth::Rsa))?;
+        }
     }
     let router = lab.start_site(site, Auth::Rsa)?;
     router.initiate()?;
     let mut figures = Figures::default();
     for (at, size) in SIZES.into_iter().enumerate() {
         let flow = Flow::open(site)?;
-        figures[0][at] = decrypt(&router, site, &flow, size, effort)?;
-        figures[1][at] = encrypt(&router, site, &flow, size, effort)?;
+        Core::Generator.run(|| {
+            figures[0][at] = decrypt(&router, site, &flow, size, effort)?;
+            figures[1][at] = encrypt(&router, site, &flow, size, effort)?;
+            Ok(())
+        })?;
     }
     Ok(figures)
 }
