@@ -67,7 +67,7 @@ fn cores() -> usize {
 
 /// Who works on which core: whoever sends on the first, where interrupts go too, and what is measured on the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Core {
+pub enum Core {
     /// Traffic comes from here.
     Generator,
     /// The gateway's or the peer's processes, with all of their threads.
@@ -79,7 +79,7 @@ impl Core {
     ///
     /// # Errors
     /// The kernel refuses; or what `work` returns.
-    pub(super) fn run<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    pub fn run<T>(self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let this = Pid::from_raw(0);
         let before = sched_getaffinity(this).context("this thread's cores")?;
         let mut allowed = (0..CpuSet::count()).filter(|core| before.is_set(*core).unwrap_or(false));

@@ -4,18 +4,19 @@
 //! medians are reported. Every part yields a [`results::Report`], which is printed, saved and held against the floors in
 //! one place; the programs of the bench in `tests/examples` print one JSON document for it (`--json`).
 
+mod curves;
 mod floor;
 mod ike;
-mod machine;
+mod load;
+pub mod machine;
 mod plot;
 mod programs;
 pub mod report;
 mod results;
 mod rules;
 mod soft;
-mod through;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +39,12 @@ pub enum Part {
     Soft,
     /// Packets through the whole gateway.
     Through,
+    /// How long packets take through the whole gateway.
+    Latency,
+    /// How long packets are lost when SAs, rules or the daemon change.
+    Blocked,
+    /// What a packet costs with many SAs and flows; several workers.
+    Curves,
     /// Handshakes, and many sites.
     Ike,
 }
@@ -49,6 +56,13 @@ impl Part {
             Self::Rules => "A new flow under rule sets of several sizes, and `gateway rules load` of them",
             Self::Soft => "One worker on one core over rings in memory: open, filter, translate; seal",
             Self::Through => "Through the whole gateway beside strongSwan's user-space ESP, on the same lab",
+            Self::Latency => {
+                "Microseconds through the whole gateway, 64 octets, at parts of what goes through without loss"
+            }
+            Self::Blocked => {
+                "Milliseconds of loss while something changes, 10,000 packets a second in each direction"
+            }
+            Self::Curves => "One worker, 64 octets inbound: many sites, many flows; several workers",
             Self::Ike => "Handshakes beside a strongSwan responder, on the same lab; many sites",
         }
     }
@@ -58,7 +72,10 @@ impl Part {
             Self::Programs => programs::run(short),
             Self::Rules => rules::run(short),
             Self::Soft => soft::run(short),
-            Self::Through => through::run(short),
+            Self::Through => load::run("through", short),
+            Self::Latency => load::run("latency", short),
+            Self::Blocked => load::run("blocked", short),
+            Self::Curves => curves::run(short),
             Self::Ike => ike::run(short),
         }
     }
@@ -114,9 +131,16 @@ fn built_example(name: &str, features: &[&str]) -> Result<PathBuf> {
 }
 
 /// Runs a program of the bench and reads what it measured.
-fn figures(program: &PathBuf, short: bool) -> Result<Vec<Figure>> {
+fn figures(program: &Path, short: bool) -> Result<Vec<Figure>> {
+    figures_with(program, &[], short)
+}
+
+fn figures_with(program: &Path, arguments: &[&str], short: bool) -> Result<Vec<Figure>> {
     let mut command = Command::new(program);
-    command.arg("--json").args(short.then_some("--short"));
+    command
+        .args(arguments)
+        .arg("--json")
+        .args(short.then_some("--short"));
     report::read(&cmd::read_beside_terminal(&mut command)?)
 }
 
