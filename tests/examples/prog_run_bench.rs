@@ -177,11 +177,13 @@ mod compare {
             ("compare_buckets", "buckets", REDIRECT),
             ("compare_hash", "hash map", REDIRECT),
         ];
-        let mut samples: BTreeMap<String, Vec<f64>> = BTreeMap::new();
+        // In the order of programs and sizes.
+        let mut samples: BTreeMap<usize, (String, Vec<f64>)> = BTreeMap::new();
         for round in 0..=rounds {
-            for (program, name, code) in programs {
+            for (at, (program, name, code)) in programs.into_iter().enumerate() {
                 for bits in BITS {
                     let name = format!("{name}, {} flows", 1 << bits);
+                    let at = at * 100 + usize::from(bits);
                     let mut packet = Clear::tcp((world::TERMINAL, 2048), (world::SERVER, 443), ACK)
                         .data(46)
                         .linked(world::SITE, 0);
@@ -190,13 +192,14 @@ mod compare {
                     let run = kernel.repeat(program, &packet, REPEAT)?;
                     ensure!(run.code == code, "{name}: code {}", run.code);
                     if round > 0 {
-                        samples.entry(name).or_default().push(run.duration_ns as f64);
+                        let (_, samples) = samples.entry(at).or_insert((name, Vec::new()));
+                        samples.push(run.duration_ns as f64);
                     }
                 }
             }
         }
         let figure = |(name, samples)| Figure::new(name, "ns", samples);
-        Ok(samples.into_iter().map(figure).collect::<Vec<Figure>>())
+        Ok(samples.into_values().map(figure).collect::<Vec<Figure>>())
     }
 }
 

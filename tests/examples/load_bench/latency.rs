@@ -45,6 +45,7 @@ pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
         for kind in Kind::ALL {
             let side = Side::start(kind, Place::One)?;
             let mut tunnel = side.connect(Suite::AesGcm16_256)?;
+            flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
             for way in [Way::ToCenter, Way::ToSite] {
                 let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)? * 1.2;
                 let most = Core::Generator

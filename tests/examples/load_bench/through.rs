@@ -64,6 +64,8 @@ fn one_side(place: Place, kind: Kind, effort: &Effort, samples: &mut Samples) ->
             continue;
         }
         let mut tunnel = side.connect(*suite)?;
+        // Memory is touched for the first time, and strongSwan's threads wake up.
+        flood(&mut tunnel, Way::Both, SMALL, effort.packets)?;
         let algorithms = if is_gcm { "GCM" } else { "CBC" };
         for way in Way::ALL {
             for mix in effort.mixes {

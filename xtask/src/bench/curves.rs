@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 
-use super::report::less_is_better;
+use super::report::Side;
 use super::results::Curve;
 use super::{Report, built_example, figures_with, named};
 
@@ -27,16 +27,11 @@ pub(super) fn run(short: bool) -> Result<Report> {
             .map(|size| Ok((*size, named(&figures, &format!("{size} {of}"))?)))
             .collect::<Result<Vec<_>>>()?;
         if let ([(least, first), ..], [.., (most, last)]) = (points.as_slice(), points.as_slice())
-            && least != most
+            && unit == "ns"
         {
             let [ours, theirs] = [last.side(&last.name), first.side(&first.name)];
-            let what = if less_is_better(unit) {
-                "a packet"
-            } else {
-                "packets"
-            };
             report.compare(
-                format!("{what} with {most} {of} beside {least}"),
+                format!("a packet with {most} {of} beside {least}"),
                 unit,
                 ours,
                 theirs,
@@ -49,6 +44,19 @@ pub(super) fn run(short: bool) -> Result<Report> {
             points,
         ));
     }
+    let [alone, all] = [1, workers.len()].map(|count| named(&figures, &format!("{count} workers")));
+    let (alone, all) = (alone?, all?);
+    let of_each = all
+        .samples
+        .iter()
+        .map(|mpps| mpps / workers.len() as f64)
+        .collect();
+    report.compare(
+        "packets of each worker, all at work, beside one alone",
+        "Mpps",
+        Side::new(format!("of {}", workers.len()), of_each),
+        alone.side("alone"),
+    );
     figures.into_iter().for_each(|figure| report.figure(figure));
     Ok(report)
 }

@@ -38,7 +38,12 @@ impl Side {
     pub fn spread(&self) -> f64 {
         let least = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
         let largest = self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        (largest - least) / self.median()
+        // All of them may be zero: nothing was lost.
+        if largest > least {
+            (largest - least) / self.median()
+        } else {
+            0.0
+        }
     }
 
     fn json(&self) -> Value {

@@ -128,7 +128,7 @@ impl Report {
         };
         let heads = ["ours, median and spread", "beside"];
         let mut lines = vec![
-            format!("  {:<46}  {:<34}  {:<34}  {:>7}", "", heads[0], heads[1], "ratio")
+            format!("  {:<52}  {:<34}  {:<34}  {:>7}", "", heads[0], heads[1], "ratio")
                 .trim_end()
                 .to_owned(),
         ];
@@ -137,7 +137,7 @@ impl Report {
             let ratio = number(measured.value);
             let verdict = self.verdict(floors, &measured, short);
             lines.push(format!(
-                "  {:<46}  {ours:<34}  {theirs:<34}  {ratio:>7}{verdict}",
+                "  {:<52}  {ours:<34}  {theirs:<34}  {ratio:>7}{verdict}",
                 one.name
             ));
         }
@@ -145,7 +145,7 @@ impl Report {
         for (one, measured) in self.figures.iter().zip(alone) {
             let ours = side(&one.side(""), &one.unit);
             let verdict = self.verdict(floors, &measured, short);
-            lines.push(format!("  {:<46}  {ours}{verdict}", one.name));
+            lines.push(format!("  {:<52}  {ours}{verdict}", one.name));
         }
         lines.join("\n") + "\n"
     }
