@@ -28,7 +28,7 @@ use xtask::traffic;
 /// How long a tunnel may take.
 const UP_MAX: Duration = Duration::from_secs(15);
 /// A try that has had no answer is given up for a new one.
-const TRY: Duration = Duration::from_millis(500);
+const TRY: Duration = Duration::from_millis(200);
 const IKE: &str = "aes256-sha256-modp2048";
 const PORTS: [u16; 2] = [500, 4500];
 

@@ -37,12 +37,7 @@ pub(super) fn run(short: bool) -> Result<Report> {
                 theirs,
             );
         }
-        report.curve(Curve::new(
-            format!("a worker, 64 octets inbound, {of}"),
-            of,
-            unit,
-            points,
-        ));
+        report.curve(Curve::new(of, of, unit, points));
     }
     let [alone, all] = [1, workers.len()].map(|count| named(&figures, &format!("{count} workers")));
     let (alone, all) = (alone?, all?);

@@ -39,15 +39,12 @@ pub(super) fn all(
 }
 
 fn file(part: &str, name: &str) -> String {
-    let plain = |letter: char| {
-        if letter.is_ascii_alphanumeric() {
-            letter
-        } else {
-            '-'
-        }
-    };
-    let name: String = name.to_lowercase().chars().map(plain).collect();
-    format!("{part}-{}.svg", name.trim_matches('-'))
+    let words: Vec<_> = name
+        .split(|letter: char| !letter.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty())
+        .map(str::to_lowercase)
+        .collect();
+    format!("{part}-{}.svg", words.join("-"))
 }
 
 struct Bar {

@@ -180,7 +180,7 @@ pub fn read(text: &str) -> Result<Vec<Figure>> {
 /// Whether of two figures of this unit the smaller is the better one: times and sizes, not rates.
 #[must_use]
 pub fn less_is_better(unit: &str) -> bool {
-    !(unit.ends_with("pps") || unit.ends_with("/s"))
+    !(unit.ends_with("pps") || ["1/s", "Gbit/s"].contains(&unit))
 }
 
 /// Three digits that count, or all of a whole number.
@@ -265,7 +265,7 @@ mod tests {
         for rate in ["kpps", "Mpps", "Gbit/s", "1/s"] {
             assert!(!less_is_better(rate), "{rate}");
         }
-        for cost in ["ns", "ms", "MiB"] {
+        for cost in ["ns", "ms", "MiB", "ms/s"] {
             assert!(less_is_better(cost), "{cost}");
         }
     }

@@ -35,7 +35,7 @@ pub(super) fn run(short: bool) -> Result<Report> {
         );
         let points = SIZES_OF_CURVE.map(|size| of(&size.to_string()).map(|figure| (size, figure)));
         report.curve(Curve::new(
-            format!("new flow, {shape}"),
+            shape,
             "rules",
             "ns",
             points.into_iter().collect::<Result<Vec<_>>>()?,

@@ -134,7 +134,7 @@ pub(super) fn measure(report: &mut Report, sites: usize, loads: usize) -> Result
         ("memory of each", "KiB", per_site_kib),
         ("memory of tables and program", "MiB", after.shared_mib),
         ("all set up", "s", done.seconds),
-        ("CPU time when idle, of a core", "%", idle * 100.0),
+        ("CPU time when idle", "ms/s", idle * 1_000.0),
     ] {
         report.figure(Figure::new(name(what), unit, vec![value]));
     }
