@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
@@ -18,6 +18,7 @@ use crate::through::flood;
 /// Parts of the maximum, in percent.
 const LOADS: [u32; 3] = [10, 50, 90];
 const PERCENTILES: [u32; 3] = [50, 90, 99];
+const TRIES: usize = 6;
 
 /// How much is measured.
 struct Effort {
@@ -50,9 +51,7 @@ pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
                 let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)? * 1.2;
                 let most = Core::Generator
                     .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
-                for percent in LOADS {
-                    let kpps = most * f64::from(percent) / 100.0;
-                    let times = times(&side, &mut tunnel, way, kpps.max(1.0), effort.packets)?;
+                for (percent, times) in at_loads(&side, &mut tunnel, way, most, effort.packets)? {
                     for part in PERCENTILES {
                         let case = format!("{}, {percent} % load, p{part}", way.name());
                         crate::add(&mut samples, &case, "us", kind.name(), percentile(&times, part));
@@ -62,6 +61,32 @@ pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
         }
     }
     Ok(samples)
+}
+
+/// Times at each part of the maximum. Where much is lost at one, the maximum was found while the machine was quicker: it is taken
+/// lower, and all of them are measured anew.
+fn at_loads(
+    side: &Side,
+    tunnel: &mut Tunnel,
+    way: Way,
+    mut most: f64,
+    packets: usize,
+) -> Result<Vec<(u32, Vec<f64>)>> {
+    for _ in 0..TRIES {
+        let mut all = Vec::new();
+        for percent in LOADS {
+            let kpps = most * f64::from(percent) / 100.0;
+            all.push((percent, times(side, tunnel, way, kpps.max(1.0), packets)?));
+        }
+        if all.iter().all(|(_, times)| times.len() * 100 >= packets * 99) {
+            return Ok(all);
+        }
+        most *= 0.8;
+    }
+    bail!(
+        "{}: packets are lost at a part of what went through without loss",
+        way.name()
+    )
 }
 
 /// Microseconds that packets took, in order of length.
@@ -81,11 +106,6 @@ fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, packets: usize) 
             times.extend(took(&outcome, stamp, packet::payload_sequence(payload)));
         })?,
     }
-    ensure!(
-        times.len() * 10 >= packets * 9,
-        "only {} of {packets} packets can be timed",
-        times.len()
-    );
     times.sort_by(f64::total_cmp);
     Ok(times)
 }

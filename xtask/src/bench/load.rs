@@ -26,23 +26,18 @@ pub(super) fn run(part: &'static str, short: bool) -> Result<Report> {
     let mut report = Report::new(part);
     for (case, (unit, sides)) in cases {
         let (peers, ours): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| side.name == PEER);
-        for side in ours {
-            match peers.first() {
-                // A ratio to nothing, or of nothing, says nothing.
-                Some(peer) if peer.median() > 0.0 && side.median() > 0.0 => {
+        match peers.first() {
+            // Nothing is lost, most of the time: there is no ratio to nothing.
+            Some(peer) if unit != "ms" => {
+                for side in ours {
                     report.compare(case.clone(), unit, side, peer.clone());
                 }
-                Some(_) | None => {
-                    report.figure(Figure::new(format!("{case}: {}", side.name), unit, side.samples))
+            }
+            Some(_) | None => {
+                for side in ours.into_iter().chain(peers) {
+                    report.figure(Figure::new(format!("{case}: {}", side.name), unit, side.samples));
                 }
             }
-        }
-        if let Some(peer) = peers
-            .into_iter()
-            .next()
-            .filter(|peer| peer.median() <= 0.0 || unit == "ms")
-        {
-            report.figure(Figure::new(format!("{case}: {PEER}"), unit, peer.samples));
         }
     }
     Ok(report)
