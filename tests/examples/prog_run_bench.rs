@@ -1,13 +1,13 @@
 //! Nanoseconds per packet of each program by `BPF_PROG_TEST_RUN`, beside a bare `XDP_PASS` in the same run.
 //!
-//! `cargo run -p gateway-tests --release --example prog_run_bench [-- --json] [-- --object FILE]`; needs root.
+//! `cargo run -p gateway-tests --release --example prog_run_bench [-- --json] [--short] [--object FILE]`; needs root.
 //!
 //! The kernel does not put the frame back between repeats, and does not send what is redirected: a case repeats a
 //! packet that stays what it was (a mapping to the same address, MAC addresses that read as a link header again, a TTL
-//! that lasts), and a redirect is counted up to the look-up of its target. `clear miss` is a packet that the last of 16 rules denies. The cases take
+//! that lasts), and a redirect is counted up to the look-up of its target. `clear miss` is a packet that none of 16 rules allows. The cases take
 //! turns, so that a slow phase of the machine falls on all of them; the figure is the median of the rounds.
 //!
-//! With `--features compare` there follow 1 and 1,048,576 flows, drawn at random for each packet, through the flow table and
+//! With `--features compare` there follow 1 to 1,048,576 flows, drawn at random for each packet, through the flow table and
 //! through a BPF hash map of the same keys and records (`gateway-ebpf/src/compare.rs`); the cost of drawing stands beside.
 
 use std::collections::BTreeMap;
@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
+use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::nat::{InsideKey, Mapping, kind};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::packet::ethernet::Ethernet;
@@ -23,12 +24,22 @@ use gateway_common::tables::host::HostTables;
 use gateway_tests::frames::{Clear, ISN, WINDOW, ethernet, ipv4};
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::world;
+use xtask::bench::report::{Figure, emit};
 use zerocopy::IntoBytes as _;
 
 const ROUNDS: usize = 21;
+const ROUNDS_SHORT: usize = 5;
 /// Fewer than the highest TTL, which each run decrements.
 const REPEAT_FORWARDED: u32 = 200;
 const REPEAT: u32 = 100_000;
+/// Ports that new flows come from, and how many in each round.
+const NEW_FLOWS: std::ops::Range<u16> = 1024..49_000;
+const NEW_FLOWS_OF_ROUND: usize = 2_000;
+/// What the last of the rules allows.
+const DNS: u16 = 53;
+const DROP: u32 = 1;
+const PASS: u32 = 2;
+const REDIRECT: u32 = 4;
 
 struct Case {
     name: &'static str,
@@ -39,7 +50,8 @@ struct Case {
 }
 
 fn main() -> Result<()> {
-    let json = std::env::args().any(|argument| argument == "--json");
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    let rounds = if has("--short") { ROUNDS_SHORT } else { ROUNDS };
     let object = std::env::args()
         .skip_while(|argument| argument != "--object")
         .nth(1);
@@ -49,8 +61,8 @@ fn main() -> Result<()> {
     };
     kernel.fill(&bench_world(u32::try_from(monotonic().as_secs())?))?;
     let cases = cases();
-    let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
-    for round in 0..=ROUNDS {
+    let mut samples: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+    for round in 0..=rounds {
         for case in &cases {
             // Many short runs for a case whose frame wears out, one long run for the others.
             let runs = REPEAT / case.repeat / 10;
@@ -64,26 +76,53 @@ fn main() -> Result<()> {
                 samples
                     .entry(case.name)
                     .or_default()
-                    .push(sum / u128::from(runs.max(1)));
+                    .push(sum as f64 / f64::from(runs.max(1)));
             }
         }
     }
-    let medians: Vec<(&str, u128)> = cases
+    let mut figures: Vec<Figure> = cases
         .iter()
-        .map(|case| {
-            let sample = samples.entry(case.name).or_default();
-            sample.sort_unstable();
-            (case.name, sample[sample.len() / 2])
-        })
+        .map(|case| Figure::new(case.name, "ns", samples.remove(case.name).unwrap_or_default()))
         .collect();
+    figures.extend(new_flows(&mut kernel, rounds)?);
     #[cfg(feature = "compare")]
-    let medians = {
+    let figures = {
         // Their tables would share the caches.
         drop(kernel);
-        [medians, compare::measure()?].concat()
+        [figures, compare::measure(rounds)?].concat()
     };
-    print(&medians, json);
-    Ok(())
+    emit(figures, has("--json"))
+}
+
+/// A packet that opens a flow which a rule allows, with a mapping of its own: each can be run but once, so that reading the
+/// clock counts too, and `pass` is run in the same way.
+fn new_flows(kernel: &mut Kernel, rounds: usize) -> Result<[Figure; 2]> {
+    let mut ports = NEW_FLOWS;
+    let mut samples = [Vec::new(), Vec::new()];
+    for _ in 0..rounds {
+        let frames: Vec<_> = ports
+            .by_ref()
+            .take(NEW_FLOWS_OF_ROUND)
+            .map(|port| Clear::udp((world::TERMINAL, port), (world::SERVER, DNS)).linked(world::SITE, 0))
+            .collect();
+        for ((program, code), samples) in [("clear", REDIRECT), ("pass", PASS)]
+            .into_iter()
+            .zip(&mut samples)
+        {
+            let mut sum = 0;
+            for frame in &frames {
+                let run = kernel.repeat(program, frame, 1)?;
+                ensure!(run.code == code, "new flow, {program}: code {}", run.code);
+                sum += run.duration_ns;
+            }
+            samples.push(sum as f64 / frames.len() as f64);
+        }
+    }
+    let [clear, pass] = samples;
+    Ok([
+        Figure::new("clear new flow, single runs", "ns", clear),
+        Figure::new("pass, single runs", "ns", pass),
+    ])
 }
 
 /// The flow table beside a BPF hash map.
@@ -101,12 +140,12 @@ mod compare {
     use gateway_tests::frames::{Clear, ISN, WINDOW, fix_ipv4};
     use gateway_tests::kernel::{Kernel, monotonic};
     use gateway_tests::vectors::world;
+    use xtask::bench::report::Figure;
 
     const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
-    /// Flows in both tables, as powers of two: all of them, and one.
-    const BITS: [u8; 2] = [0, 20];
+    /// How many flows are drawn from, as powers of two; both tables hold all of them always.
+    const BITS: [u8; 5] = [0, 10, 14, 17, 20];
     const FLOWS: u32 = 1 << 20;
-    const ROUNDS: usize = 21;
     const REPEAT: u32 = 100_000;
     const PASS: u32 = 2;
     const REDIRECT: u32 = 4;
@@ -165,7 +204,7 @@ mod compare {
         Ok(())
     }
 
-    pub(super) fn measure() -> Result<Vec<(&'static str, u128)>> {
+    pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
         let sizes = TableSizes {
             flows: FLOWS,
             mappings: 16,
@@ -174,20 +213,18 @@ mod compare {
         let now_s = u32::try_from(monotonic().as_secs())?;
         kernel.fill(&world::world(now_s))?;
         fill(&mut kernel, now_s)?;
-        let names = [
-            ["flow drawn, XDP_PASS", "flow drawn of 2^20, XDP_PASS"],
-            ["buckets, 1 flow", "buckets, 1,048,576 flows"],
-            ["hash map, 1 flow", "hash map, 1,048,576 flows"],
-        ];
         let programs = [
-            ("compare_floor", PASS),
-            ("compare_buckets", REDIRECT),
-            ("compare_hash", REDIRECT),
+            ("compare_floor", "drawn", PASS),
+            ("compare_buckets", "buckets", REDIRECT),
+            ("compare_hash", "hash map", REDIRECT),
         ];
-        let mut samples: BTreeMap<&str, Vec<u128>> = BTreeMap::new();
-        for round in 0..=ROUNDS {
-            for ((program, code), names) in programs.into_iter().zip(names) {
-                for (bits, name) in BITS.into_iter().zip(names) {
+        // In the order of programs and sizes.
+        let mut samples: BTreeMap<usize, (String, Vec<f64>)> = BTreeMap::new();
+        for round in 0..=rounds {
+            for (at, (program, name, code)) in programs.into_iter().enumerate() {
+                for bits in BITS {
+                    let name = format!("{name}, {} flows", 1 << bits);
+                    let at = at * 100 + usize::from(bits);
                     let mut packet = Clear::tcp((world::TERMINAL, 2048), (world::SERVER, 443), ACK)
                         .data(46)
                         .linked(world::SITE, 0);
@@ -196,37 +233,24 @@ mod compare {
                     let run = kernel.repeat(program, &packet, REPEAT)?;
                     ensure!(run.code == code, "{name}: code {}", run.code);
                     if round > 0 {
-                        samples.entry(name).or_default().push(run.duration_ns);
+                        let (_, samples) = samples.entry(at).or_insert((name, Vec::new()));
+                        samples.push(run.duration_ns as f64);
                     }
                 }
             }
         }
-        let median = |name: &'static str| {
-            let mut sample = samples.get(name).cloned().unwrap_or_default();
-            sample.sort_unstable();
-            (name, sample.get(sample.len() / 2).copied().unwrap_or(0))
-        };
-        Ok(names.into_iter().flatten().map(median).collect())
-    }
-}
-
-fn print(medians: &[(&str, u128)], json: bool) {
-    if json {
-        let object: serde_json::Map<String, serde_json::Value> = medians
-            .iter()
-            .map(|(name, ns)| ((*name).to_owned(), (*ns as u64).into()))
-            .collect();
-        println!("{}", serde_json::json!({ "unit": "ns/packet", "median": object }));
-        return;
-    }
-    for (name, ns) in medians {
-        println!("{name:<28} {ns:>5} ns");
+        let figure = |(name, samples)| Figure::new(name, "ns", samples);
+        Ok(samples.into_values().map(figure).collect::<Vec<Figure>>())
     }
 }
 
 /// The usual world, with a flow whose translation changes nothing, and 16 rules.
 fn bench_world(now_s: u32) -> HostTables {
     let mut tables = world::world(now_s);
+    tables.settings = Some(Settings {
+        idle_s: [300; STATES],
+        ..Settings::UNLIMITED
+    });
     let port = 49_152u16.to_be_bytes();
     let key = FlowKey {
         site: world::SITE,
@@ -289,17 +313,15 @@ fn bench_world(now_s: u32) -> HostTables {
     }
     tables.rules = Some((
         1,
-        (0..16)
+        (0..15)
             .map(|rule| world::allow(rule, world::FORBIDDEN, 17, 9))
+            .chain([world::allow(15, world::SERVER, 17, DNS)])
             .collect(),
     ));
     tables
 }
 
 fn cases() -> Vec<Case> {
-    const DROP: u32 = 1;
-    const PASS: u32 = 2;
-    const REDIRECT: u32 = 4;
     let terminal = (world::TERMINAL, 49_152);
     let server = (world::SERVER, 443);
     let out = Clear::tcp(terminal, server, ACK).ttl(255).data(46);

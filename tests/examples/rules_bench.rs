@@ -1,7 +1,7 @@
-//! What a new flow costs under 10, 1,000 and 10,000 rules: nanoseconds of the `clear` program by `BPF_PROG_TEST_RUN`, and
+//! What a new flow costs under 1 to 10,000 rules: nanoseconds of the `clear` program by `BPF_PROG_TEST_RUN`, and
 //! the time to build and load each rule set.
 //!
-//! `cargo run -p gateway-tests --release --example rules_bench [-- --json]`; needs root.
+//! `cargo run -p gateway-tests --release --example rules_bench [-- --json] [--short]`; needs root.
 //!
 //! Two shapes of rule sets: `servers` (each rule one server and port for one of 64 groups, as operators write them) and
 //! `mixed` (random prefixes on both sides, ranges of ports and sites, in random order). Each packet opens a flow that one
@@ -19,39 +19,31 @@ use gateway_common::packet::tcp::flag::SYN;
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, increase, monotonic};
 use gateway_tests::vectors::world;
+use xtask::bench::report::{Figure, emit};
 
-const SIZES: [u32; 3] = [10, 1_000, 10_000];
-const ROUNDS: usize = 11;
+const SIZES: [u32; 5] = [1, 10, 100, 1_000, 10_000];
+const ROUNDS: u32 = 11;
+const ROUNDS_SHORT: u32 = 3;
 const PACKETS: u32 = 64;
 const REPEAT: u32 = 2_000;
 const XDP_DROP: u32 = 1;
 
 fn main() -> Result<()> {
-    let json = std::env::args().any(|argument| argument == "--json");
+    let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
+    let rounds = if has("--short") { ROUNDS_SHORT } else { ROUNDS };
     let mut kernel = Kernel::load()?;
     kernel.fill(&world::world(u32::try_from(monotonic().as_secs())?))?;
     let before = kernel.drops()?;
-    let mut report = serde_json::Map::new();
+    let mut report = Vec::new();
     for (shape, rule) in [("servers", servers as fn(u32) -> Rule), ("mixed", mixed)] {
-        let figures = measure(&mut kernel, rule)?;
-        let (first, last) = (figures[0].ns, figures[SIZES.len() - 1].ns);
-        for (size, figure) in SIZES.iter().zip(&figures) {
-            if !json {
-                println!(
-                    "{shape:<8} {size:>6} rules {:>5} ns   built in {:>4} ms, loaded in {:>4} ms, {:>6} KiB",
-                    figure.ns, figure.build_ms, figure.load_ms, figure.size_kib
-                );
-            }
-            report.insert(
-                format!("{shape} {size}"),
-                serde_json::json!({ "ns": figure.ns, "build_ms": figure.build_ms, "load_ms": figure.load_ms, "kib": figure.size_kib }),
-            );
-        }
-        if !json {
-            println!(
-                "{shape:<8} 10,000 rules cost {:.2} times 10 rules",
-                last as f64 / first as f64
-            );
+        for (size, samples) in measure(&mut kernel, rule, rounds)? {
+            let name = format!("{shape}, {size} rules");
+            report.extend([
+                Figure::new(format!("{name}, built"), "ms", samples.build_ms),
+                Figure::new(format!("{name}, loaded"), "ms", samples.load_ms),
+                Figure::new(format!("{name}, size"), "KiB", vec![samples.size_kib]),
+                Figure::new(name, "ns", samples.ns),
+            ]);
         }
     }
     let dropped: Vec<_> = increase(&before, &kernel.drops()?).into_keys().collect();
@@ -59,23 +51,20 @@ fn main() -> Result<()> {
         dropped == [DropReason::RuleDenied],
         "not only rules dropped packets: {dropped:?}"
     );
-    if json {
-        println!("{}", serde_json::Value::Object(report));
-    }
-    Ok(())
+    emit(report, has("--json"))
 }
 
-struct Figures {
-    ns: u128,
-    build_ms: u128,
-    load_ms: u128,
-    size_kib: usize,
+#[derive(Default)]
+struct Samples {
+    ns: Vec<f64>,
+    build_ms: Vec<f64>,
+    load_ms: Vec<f64>,
+    size_kib: f64,
 }
 
-fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
-    let mut samples: BTreeMap<u32, Vec<u128>> = BTreeMap::new();
-    let mut figures = Vec::new();
-    for round in 0..ROUNDS {
+fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule, rounds: u32) -> Result<BTreeMap<u32, Samples>> {
+    let mut samples: BTreeMap<u32, Samples> = BTreeMap::new();
+    for round in 0..rounds {
         for size in SIZES {
             let rules: Vec<Rule> = (0..size).map(rule).collect();
             let begin = Instant::now();
@@ -84,19 +73,11 @@ fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
                 .map(|bit| 1 << bit)
                 .chain([world::GROUP_CLINIC | 1])
                 .collect();
-            let built = classifier::build(round as u32 + 1, 0, &conditions, &bitmaps)?;
-            let build_ms = begin.elapsed().as_millis();
+            let built = classifier::build(round + 1, 0, &conditions, &bitmaps)?;
+            let build = begin.elapsed();
             let begin = Instant::now();
             kernel.load_generation(built.chunks())?;
-            let load_ms = begin.elapsed().as_millis();
-            if round == 0 {
-                figures.push(Figures {
-                    ns: 0,
-                    build_ms,
-                    load_ms,
-                    size_kib: built.size() / 1024,
-                });
-            }
+            let load = begin.elapsed();
             let mut sum = 0;
             for packet in 0..PACKETS {
                 let frame = frame(&rules[(packet * size / PACKETS) as usize]);
@@ -104,14 +85,14 @@ fn measure(kernel: &mut Kernel, rule: fn(u32) -> Rule) -> Result<Vec<Figures>> {
                 ensure!(run.code == XDP_DROP, "code {}", run.code);
                 sum += run.duration_ns;
             }
-            samples.entry(size).or_default().push(sum / u128::from(PACKETS));
+            let samples = samples.entry(size).or_default();
+            samples.ns.push(sum as f64 / f64::from(PACKETS));
+            samples.build_ms.push(build.as_secs_f64() * 1_000.0);
+            samples.load_ms.push(load.as_secs_f64() * 1_000.0);
+            samples.size_kib = (built.size() / 1024) as f64;
         }
     }
-    for (figure, sample) in figures.iter_mut().zip(samples.values_mut()) {
-        sample.sort_unstable();
-        figure.ns = sample[sample.len() / 2];
-    }
-    Ok(figures)
+    Ok(samples)
 }
 
 /// A packet that meets the rule's conditions (and perhaps an earlier rule's: all deny).

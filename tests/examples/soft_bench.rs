@@ -1,18 +1,21 @@
 //! What one worker with the direct engine carries on one core, without interfaces: frames lie in memory, the worker opens or
 //! seals them, filters and translates those of sites, and leaves them in memory.
 //!
-//! `cargo run -p gateway-tests --release --example soft_bench [-- --json] [--short]`; needs no privilege.
+//! `cargo run -p gateway-tests --release --example soft_bench [-- --json] [--short] [--curves]`; needs no privilege.
 //!
 //! *Inbound* is all of a site's packet: outer headers, ESP, replay window, selectors, flow, TCP or UDP state, NAPT, next hop.
 //! *Opened only* is the same with `engine = "xdp"`, up to the clear link. *Outbound* is ESP alone: the `core` program has
 //! found flow and SA before the worker has the frame. In *both*, batches of the two take turns.
 //!
-//! Tables are for a million flows. Cases take turns; a figure is the median over rounds, beside the lowest and the highest.
+//! With `--curves`: what a packet costs with 1 to 60,000 sites, each with an SA pair and a flow, and with 1 to 1,000,000 flows of
+//! 64 sites, drawn at random for each packet; and what 1 to N workers carry together, each on a core of its own.
+//!
+//! Tables are for a million flows. Cases take turns; a sample is the median of a turn.
 //! One flow of one site is what others publish; many flows of 64 sites, an SA pair each, in random order, are what a center
 //! has.
 
 use std::net::Ipv4Addr;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -30,6 +33,7 @@ use gateway_esp::{
 };
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
+use xtask::bench::report::{Figure, emit};
 use zerocopy::IntoBytes as _;
 
 /// Sites, and flows of each.
@@ -41,6 +45,12 @@ const MEASURED: usize = 8;
 const WARMING: usize = 8;
 const ROUNDS: usize = 101;
 const ROUNDS_SHORT: usize = 5;
+/// Of curves, whose cases are larger.
+const ROUNDS_OF_CURVES: usize = 31;
+/// Sites with one flow each.
+const SITES: [u32; 5] = [1, 64, 1_000, 10_000, 60_000];
+/// Flows of each of 64 sites.
+const FLOWS: [u16; 5] = [1, 16, 160, 1_600, 15_625];
 const SUITES: [Suite; 2] = [Suite::AesGcm16_256, Suite::AesCbc256HmacSha256_128];
 /// Inner packets of a mix, octets.
 const MIXES: [(&str, &[usize]); 3] = [
@@ -97,7 +107,20 @@ impl Random {
 fn main() -> Result<()> {
     let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
     let rounds = if has("--short") { ROUNDS_SHORT } else { ROUNDS };
-    stay_on_one_core();
+    let figures = if has("--curves") {
+        curves(if has("--short") {
+            ROUNDS_SHORT
+        } else {
+            ROUNDS_OF_CURVES
+        })?
+    } else {
+        stay_on(cores() - 1);
+        suites(rounds)?
+    };
+    emit(figures, has("--json"))
+}
+
+fn suites(rounds: usize) -> Result<Vec<Figure>> {
     let mut cases = Vec::new();
     for suite in SUITES {
         for mix in MIXES {
@@ -113,24 +136,74 @@ fn main() -> Result<()> {
             case.take_turn()?;
         }
     }
-    if has("--json") {
-        let all: Vec<_> = cases.iter_mut().map(Case::json).collect();
-        println!("{}", serde_json::Value::Array(all));
-    } else {
-        println!(
-            "suite               inner octets   flows  way             ns   (lowest, highest)   Mpps  Gbit/s"
-        );
-        cases.iter_mut().for_each(Case::print);
-    }
-    Ok(())
+    Ok(cases.iter().map(Case::figure).collect())
 }
 
-/// The last core: interrupts go to the first.
-fn stay_on_one_core() {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+fn curves(rounds: usize) -> Result<Vec<Figure>> {
+    let mut figures: Vec<_> = (1..=cores())
+        .map(|count| workers(count, rounds))
+        .collect::<Result<_>>()?;
+    stay_on(cores() - 1);
+    let loads = SITES
+        .map(|sites| (format!("{sites} sites"), (sites, 1)))
+        .into_iter()
+        .chain(FLOWS.map(|flows| (format!("{} flows", 64 * u32::from(flows)), (64, flows))));
+    let mut cases = loads
+        .map(|(name, load)| Ok((name, Case::new(SUITES[0], MIXES[0], load, Way::Inbound)?)))
+        .collect::<Result<Vec<_>>>()?;
+    for _ in 0..rounds {
+        for (_, case) in &mut cases {
+            case.take_turn()?;
+        }
+    }
+    figures.extend(
+        cases
+            .into_iter()
+            .map(|(name, case)| Figure::new(name, "ns", case.ns)),
+    );
+    Ok(figures)
+}
+
+/// What so many workers carry at the same time, over the same tables.
+fn workers(count: usize, rounds: usize) -> Result<Figure> {
+    let load = LOADS[1];
+    let tables = tables(load)?;
+    let start = Barrier::new(count);
+    let worker = |core| {
+        stay_on(core);
+        let direct = Direct::new(Arc::clone(&tables), vec![EGRESS]);
+        let case = Case::over(SUITES[0], MIXES[0], load, Way::Inbound, Some(direct));
+        start.wait();
+        let mut case = case?;
+        for _ in 0..rounds {
+            case.take_turn()?;
+        }
+        anyhow::Ok(case.ns)
+    };
+    let each: Vec<Vec<f64>> = std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..count).map(|core| scope.spawn(move || worker(core))).collect();
+        let joined = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a worker panicked"))?);
+        joined.collect::<Result<_>>()
+    })?;
+    let together = (0..rounds).map(|round| each.iter().filter_map(|ns| Some(1_000.0 / ns.get(round)?)).sum());
+    Ok(Figure::new(
+        format!("{count} workers"),
+        "Mpps",
+        together.collect(),
+    ))
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// One worker alone is on the last core: interrupts go to the first.
+fn stay_on(core: usize) {
     let mut set = CpuSet::new();
     let pinned = set
-        .set(cores - 1)
+        .set(core)
         .and_then(|()| sched_setaffinity(Pid::from_raw(0), &set));
     if let Err(error) = pinned {
         eprintln!("not pinned to a core: {error}");
@@ -145,6 +218,7 @@ struct Case {
     worker: SoftWorker,
     routers: Vec<OutboundSa>,
     random: Random,
+    /// Of each turn, by its median.
     ns: Vec<f64>,
 }
 
@@ -152,8 +226,19 @@ impl Case {
     fn new(suite: Suite, mix: (&'static str, &'static [usize]), load: (u32, u16), way: Way) -> Result<Self> {
         let direct = match way {
             Way::OpenedOnly => None,
-            Way::Inbound | Way::Outbound | Way::Both => Some(direct(load)?),
+            Way::Inbound | Way::Outbound | Way::Both => Some(Direct::new(tables(load)?, vec![EGRESS])),
         };
+        Self::over(suite, mix, load, way, direct)
+    }
+
+    /// With tables that others may use too.
+    fn over(
+        suite: Suite,
+        mix: (&'static str, &'static [usize]),
+        load: (u32, u16),
+        way: Way,
+        direct: Option<Direct>,
+    ) -> Result<Self> {
         let (sites, _) = load;
         let sas = (1..=sites)
             .map(|site| soft_sa(suite, site))
@@ -180,10 +265,11 @@ impl Case {
         for _ in 0..WARMING {
             self.measure()?;
         }
-        for _ in 0..MEASURED {
-            let ns = self.measure()?;
-            self.ns.push(ns);
-        }
+        let mut turn = (0..MEASURED)
+            .map(|_| self.measure())
+            .collect::<Result<Vec<_>>>()?;
+        turn.sort_by(f64::total_cmp);
+        self.ns.push(turn[MEASURED / 2]);
         Ok(())
     }
 
@@ -227,42 +313,14 @@ impl Case {
         Ok(ns)
     }
 
-    fn flows(&self) -> u32 {
-        self.load.0 * u32::from(self.load.1)
-    }
-
-    /// Octets of an inner packet, on average.
-    fn octets(&self) -> f64 {
-        self.mix.1.iter().sum::<usize>() as f64 / self.mix.1.len() as f64
-    }
-
-    /// Median, lowest and highest.
-    fn figures(&mut self) -> [f64; 3] {
-        self.ns.sort_by(f64::total_cmp);
-        let at = |place: usize| self.ns.get(place).copied().unwrap_or(f64::NAN);
-        [at(self.ns.len() / 2), at(0), at(self.ns.len() - 1)]
-    }
-
-    fn print(&mut self) {
-        let [median, lowest, highest] = self.figures();
-        println!(
-            "{:19} {:>12}  {:>6}  {:11} {median:6.0}   ({lowest:6.0}, {highest:7.0})   {:5.2}  {:6.2}",
-            self.suite.name(),
-            self.mix.0,
-            self.flows(),
-            self.way.name(),
-            1000.0 / median,
-            self.octets() * 8.0 / median,
-        );
-    }
-
-    fn json(&mut self) -> serde_json::Value {
-        let [median, lowest, highest] = self.figures();
-        serde_json::json!({
-            "suite": self.suite.name(), "mix": self.mix.0, "flows": self.flows(), "way": self.way.name(), "ns": median,
-            "lowest_ns": lowest, "highest_ns": highest, "mpps": 1000.0 / median,
-            "gbit_per_s": self.octets() * 8.0 / median,
-        })
+    fn figure(&self) -> Figure {
+        let (suite, mix, way) = (self.suite.name(), self.mix.0, self.way.name());
+        let flows = match self.load.0 * u32::from(self.load.1) {
+            1 => "1 flow".to_owned(),
+            flows => format!("{flows} flows"),
+        };
+        let mpps = self.ns.iter().map(|ns| 1_000.0 / ns).collect();
+        Figure::new(format!("{suite}, {mix}, {flows}, {way}"), "Mpps", mpps)
     }
 }
 
@@ -324,8 +382,15 @@ fn soft_sa(suite: Suite, site: u32) -> Result<SoftSa> {
     })
 }
 
-/// The engine over tables with every flow in them, as the programs would have made them.
-fn direct((sites, flows): (u32, u16)) -> Result<Direct> {
+/// The way to the center.
+const EGRESS: Egress = Egress {
+    ifindex: IFINDEX,
+    port: CORE,
+    frame_max: 1514,
+};
+
+/// Tables with every flow in them, as the programs would have made them.
+fn tables((sites, flows): (u32, u16)) -> Result<Arc<SharedTables>> {
     let sizes = TableSizes {
         flows: 1_000_000,
         mappings: 16_384,
@@ -348,12 +413,7 @@ fn direct((sites, flows): (u32, u16)) -> Result<Direct> {
             insert(&tables, site, flow)?;
         }
     }
-    let egress = Egress {
-        ifindex: IFINDEX,
-        port: CORE,
-        frame_max: 1514,
-    };
-    Ok(Direct::new(Arc::new(tables), vec![egress]))
+    Ok(Arc::new(tables))
 }
 
 fn insert(tables: &SharedTables, site: u32, flow: u16) -> Result<()> {
@@ -379,7 +439,7 @@ fn insert(tables: &SharedTables, site: u32, flow: u16) -> Result<()> {
             },
             out: seen,
             back: seen,
-            nat_address: [10, 200, 0, site as u8],
+            nat_address: [10, 200, (site >> 8) as u8, site as u8],
             nat_port: (NAT_PORT + flow).to_be_bytes(),
             ..Flow::default()
         },

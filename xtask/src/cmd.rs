@@ -27,6 +27,12 @@ pub fn read(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output(command)?.stdout).into_owned())
 }
 
+/// Runs `command` and returns its standard output as text; what it says on the other goes to the terminal.
+pub fn read_beside_terminal(command: &mut Command) -> Result<String> {
+    output(command.stderr(Stdio::inherit()))
+        .map(|output| String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
 /// Runs `command` with `input` on its standard input.
 pub fn feed(command: &mut Command, input: &str) -> Result<Output> {
     command

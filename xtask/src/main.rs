@@ -38,6 +38,9 @@ enum Chore {
         /// Seconds instead of minutes: shows that it works, not how fast
         #[arg(long)]
         short: bool,
+        /// Fail if a ratio of xtask/bench/floor.toml is missed
+        #[arg(long)]
+        check: bool,
     },
     /// Run every test, or one part; the last line is the sum
     Test {
@@ -142,7 +145,7 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Setup { check: true } => setup::check(),
         Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
-        Chore::Bench { part, short } => bench::run(*part, *short),
+        Chore::Bench { part, short, check } => bench::run(*part, *short, *check),
         Chore::Test { part } => test::run(*part),
         Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),
         Chore::Fuzz {

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrStorage, sendmmsg};
+use nix::sys::socket::{
+    ControlMessageOwned, MsgFlags, MultiHeaders, SockaddrStorage, recvmsg, sendmmsg, setsockopt, sockopt,
+};
 
 use crate::lab::topology::Node;
 
@@ -55,6 +57,47 @@ pub fn first_sender(socket: &UdpSocket, limit: Duration) -> Result<SocketAddr> {
     socket.set_read_timeout(Some(limit))?;
     let (_, peer) = socket.recv_from(&mut [0; 2048]).context("no datagram came")?;
     Ok(peer)
+}
+
+/// Room for what arrives between two looks at a socket, octets.
+const BUFFER: usize = 64 << 20;
+
+/// Has the kernel note when each datagram for `socket` arrives, and keep many of them.
+pub fn stamp(socket: &UdpSocket) -> Result<()> {
+    setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
+    setsockopt(socket, sockopt::RcvBufForce, &BUFFER)?;
+    Ok(socket.set_nonblocking(true)?)
+}
+
+/// Gives every datagram that waits at a socket of [`stamp`] to `each`: when it arrived (ns since 1970), from whom, and
+/// what it holds.
+pub fn drain(socket: &UdpSocket, mut each: impl FnMut(u64, Option<SocketAddr>, &mut [u8])) -> Result<()> {
+    let mut buffer = [0; 2048];
+    let mut control = nix::cmsg_space!(nix::sys::time::TimeSpec);
+    loop {
+        let mut room = [std::io::IoSliceMut::new(&mut buffer)];
+        let flags = MsgFlags::MSG_DONTWAIT;
+        let message =
+            match recvmsg::<SockaddrStorage>(socket.as_raw_fd(), &mut room, Some(&mut control), flags) {
+                Ok(message) => message,
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR | Errno::ECONNREFUSED) => continue,
+                Err(errno) => return Err(errno).context("reading a socket"),
+            };
+        let stamp = message.cmsgs()?.find_map(|one| match one {
+            ControlMessageOwned::ScmTimestampns(at) => {
+                u64::try_from(at.tv_sec() * 1_000_000_000 + at.tv_nsec()).ok()
+            }
+            _ => None,
+        });
+        let from = message.address.and_then(|from| {
+            let v4 = from.as_sockaddr_in().map(|from| SocketAddr::V4((*from).into()));
+            v4.or_else(|| from.as_sockaddr_in6().map(|from| SocketAddr::V6((*from).into())))
+        });
+        let length = message.bytes;
+        let stamp = stamp.context("a datagram without a time")?;
+        each(stamp, from, buffer.get_mut(..length).unwrap_or_default());
+    }
 }
 
 /// Packets an interface has received so far, as its driver counts them.

@@ -1,60 +1,32 @@
 //! `cargo xtask bench`: figures of this machine, each beside what it is to be compared with in the same run.
 //!
 //! On a shared machine only ratios within one run mean much: both sides are measured in turn (A B A B ...) and their
-//! medians are reported.
+//! medians are reported. Every part yields a [`results::Report`], which is printed, saved and held against the floors in
+//! one place; the programs of the bench in `tests/examples` print one JSON document for it (`--json`).
 
+mod curves;
+mod floor;
 mod ike;
+mod load;
+pub mod machine;
+mod plot;
+mod programs;
+pub mod report;
+mod results;
 mod rules;
-mod through;
+mod soft;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::Result;
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum as _;
 
 use crate::{cmd, paths, setup};
-
-/// The program that measures each XDP program by BPF_PROG_TEST_RUN and prints a table, and the flow table beside a BPF hash
-/// map.
-const PROG_RUN_BENCH: [&str; 9] = [
-    "run",
-    "--quiet",
-    "--release",
-    "--package",
-    "gateway-tests",
-    "--features",
-    "compare",
-    "--example",
-    "prog_run_bench",
-];
-
-/// The program that measures new flows under rule sets of several sizes.
-const RULES_BENCH: [&str; 7] = [
-    "run",
-    "--quiet",
-    "--release",
-    "--package",
-    "gateway-tests",
-    "--example",
-    "rules_bench",
-];
-
-/// The program that measures a worker over rings in memory.
-const SOFT_BENCH: [&str; 7] = [
-    "run",
-    "--quiet",
-    "--release",
-    "--package",
-    "gateway-tests",
-    "--example",
-    "soft_bench",
-];
-
-/// What others have published of the same kind of bench, on other machines.
-const PUBLISHED: [&str; 3] = [
-    "published, on other machines:",
-    "  Vita (Snabb, SoftBench, one core of a Ryzen 1600)   60 octets 2.80 Mpps; IMIX 1.77 Mpps, 5.1 Gbit/s",
-    "  VPP (AES-128-GCM, one core of a 2.1 GHz Xeon)       IMIX 2.13 Mpps, 6.1 Gbit/s",
-];
+use floor::Floors;
+use machine::Core;
+use report::Figure;
+use results::Report;
 
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -67,41 +39,72 @@ pub enum Part {
     Soft,
     /// Packets through the whole gateway.
     Through,
+    /// How long packets take through the whole gateway.
+    Latency,
+    /// How long packets are lost when SAs, rules or the daemon change.
+    Blocked,
+    /// What a packet costs with many SAs and flows; several workers.
+    Curves,
     /// Handshakes, and many sites.
     Ike,
 }
 
-/// Measures everything, or a part; `short` takes seconds instead of minutes and shows only that it works.
+impl Part {
+    fn title(self) -> &'static str {
+        match self {
+            Self::Programs => "Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN",
+            Self::Rules => "A new flow under rule sets of several sizes, and `gateway rules load` of them",
+            Self::Soft => "One worker on one core over rings in memory: open, filter, translate; seal",
+            Self::Through => "Through the whole gateway beside strongSwan's user-space ESP, on the same lab",
+            Self::Latency => {
+                "Microseconds through the whole gateway, 64 octets, at parts of what goes through without loss"
+            }
+            Self::Blocked => {
+                "Milliseconds of loss while something changes, 10,000 packets a second in each direction"
+            }
+            Self::Curves => "One worker, 64 octets inbound: many sites, many flows; several workers",
+            Self::Ike => "Handshakes beside a strongSwan responder, on the same lab; many sites",
+        }
+    }
+
+    fn measure(self, short: bool) -> Result<Report> {
+        match self {
+            Self::Programs => programs::run(short),
+            Self::Rules => rules::run(short),
+            Self::Soft => soft::run(short),
+            Self::Through => load::run("through", short),
+            Self::Latency => load::run("latency", short),
+            Self::Blocked => load::run("blocked", short),
+            Self::Curves => curves::run(short),
+            Self::Ike => ike::run(short),
+        }
+    }
+}
+
+/// Measures everything, or a part, and leaves tables, `target/bench/PART.json` and plots. `short` takes seconds instead of
+/// minutes and shows only that it works; `check` holds the results against `xtask/bench/floor.toml`.
 ///
 /// # Errors
-/// When something does not build or the lab does not come up.
-pub fn run(part: Option<Part>, short: bool) -> Result<()> {
+/// When something does not build or the lab does not come up; with `check`, when a floor is missed.
+pub fn run(part: Option<Part>, short: bool, check: bool) -> Result<()> {
+    let floors = Floors::of_repository()?;
     setup::ensure()?;
     cargo(&["build", "--release", "--package", "gateway"])?;
-    let wanted = |this| part.is_none_or(|part| part == this);
-    if wanted(Part::Programs) {
-        println!("== Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN");
-        cargo(&PROG_RUN_BENCH)?;
+    let about = results::about();
+    let mut missed = Vec::new();
+    for this in Part::value_variants() {
+        if part.is_none_or(|part| part == *this) {
+            println!("== {}", this.title());
+            let report = this.measure(short)?;
+            report.publish(&floors, &about, short)?;
+            missed.extend(floors.missed(&report, short));
+        }
     }
-    if wanted(Part::Rules) {
-        println!("== A new flow under 10, 1,000 and 10,000 rules, BPF_PROG_TEST_RUN of `clear`");
-        cargo(&RULES_BENCH)?;
-        println!("== `gateway rules load` of 10, 1,000 and 10,000 rules, through a running daemon");
-        rules::run(short)?;
+    if check && !missed.is_empty() {
+        bail!("{} floors are missed:\n  {}", missed.len(), missed.join("\n  "));
     }
-    if wanted(Part::Soft) {
-        println!("== One worker on one core over rings in memory: open, filter, translate; seal");
-        let more: &[&str] = if short { &["--", "--short"] } else { &[] };
-        cargo(&[&SOFT_BENCH, more].concat())?;
-        PUBLISHED.iter().for_each(|line| println!("{line}"));
-    }
-    if wanted(Part::Through) {
-        println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");
-        through::run(short)?;
-    }
-    if wanted(Part::Ike) {
-        println!("== Handshakes beside a strongSwan responder, on the same lab; many sites");
-        ike::run(short)?;
+    if check {
+        println!("no floor is missed");
     }
     Ok(())
 }
@@ -109,6 +112,42 @@ pub fn run(part: Option<Part>, short: bool) -> Result<()> {
 fn cargo(arguments: &[&str]) -> Result<()> {
     let mut command: Command = cmd::cmd("cargo", arguments);
     cmd::stream(command.current_dir(paths::repository()))
+}
+
+/// Builds a program of the bench, an example of `gateway-tests`.
+fn built_example(name: &str, features: &[&str]) -> Result<PathBuf> {
+    let words = [
+        "build",
+        "--quiet",
+        "--release",
+        "--package",
+        "gateway-tests",
+        "--example",
+        name,
+    ];
+    let features = features.iter().flat_map(|feature| ["--features", feature]);
+    cargo(&words.into_iter().chain(features).collect::<Vec<_>>())?;
+    Ok(paths::target().join("release/examples").join(name))
+}
+
+/// Runs a program of the bench and reads what it measured.
+fn figures(program: &Path, short: bool) -> Result<Vec<Figure>> {
+    figures_with(program, &[], short)
+}
+
+fn figures_with(program: &Path, arguments: &[&str], short: bool) -> Result<Vec<Figure>> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .arg("--json")
+        .args(short.then_some("--short"));
+    report::read(&cmd::read_beside_terminal(&mut command)?)
+}
+
+/// One of the figures that a program of the bench measured.
+fn named<'a>(figures: &'a [Figure], name: &str) -> Result<&'a Figure> {
+    let found = figures.iter().find(|figure| figure.name == name);
+    found.with_context(|| format!("the program of the bench measured no {name:?}"))
 }
 
 /// The middle value; for an even number of values, the lower of the two.

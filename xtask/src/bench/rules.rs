@@ -1,5 +1,5 @@
-//! `gateway rules load` as an operator runs it: from the file to the active generation, through the socket of a running
-//! daemon, by the CLI's own process.
+//! New flows under rule sets of several sizes (`tests/examples/rules_bench.rs`), and `gateway rules load` as an operator
+//! runs it: from the file to the active generation, through the socket of a running daemon, by the CLI's own process.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -7,37 +7,59 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use super::median;
+use super::report::Figure;
+use super::results::Curve;
+use super::{Core, Report, built_example, figures, named};
 use crate::lab::gateway::{Config, Gateway};
 use crate::lab::pki::Auth;
 use crate::lab::topology::Options;
 use crate::lab::{Lab, state};
 use crate::paths;
 
-/// What is aimed at for the largest.
-const LOAD_MAX_S: f64 = 1.0;
+/// Rules of `gateway rules load`.
 const SIZES: [u32; 3] = [10, 1_000, 10_000];
+/// Rules that `rules_bench` measures.
+const SIZES_OF_CURVE: [u32; 5] = [1, 10, 100, 1_000, 10_000];
 
-pub(super) fn run(short: bool) -> Result<()> {
-    let rounds = if short { 1 } else { 7 };
+pub(super) fn run(short: bool) -> Result<Report> {
+    let program = built_example("rules_bench", &[])?;
+    let figures = Core::Measured.run(|| figures(&program, short))?;
+    let mut report = Report::new("rules");
+    for shape in ["servers", "mixed"] {
+        let of = |size: &str| named(&figures, &format!("{shape}, {size} rules"));
+        report.compare(
+            format!("{shape}: new flow, 10,000 rules beside 10"),
+            "ns",
+            of("10000")?.side("10,000 rules"),
+            of("10")?.side("10 rules"),
+        );
+        let points = SIZES_OF_CURVE.map(|size| of(&size.to_string()).map(|figure| (size, figure)));
+        report.curve(Curve::new(
+            shape,
+            "rules",
+            "ns",
+            points.into_iter().collect::<Result<Vec<_>>>()?,
+        ));
+    }
+    figures.into_iter().for_each(|figure| report.figure(figure));
+    loads(&mut report, if short { 1 } else { 7 })?;
+    Ok(report)
+}
+
+fn loads(report: &mut Report, rounds: u32) -> Result<()> {
     let lab = Lab::up(Options::default())?;
     let program = paths::target().join("release/gateway");
-    let gateway = lab.start_gateway_program(program, &Config::usual(Auth::Rsa))?;
-    for size in SIZES {
-        let mut seconds = Vec::new();
-        for round in 0..rounds {
+    let gateway = Core::Measured.run(|| lab.start_gateway_program(program, &Config::usual(Auth::Rsa)))?;
+    let mut seconds = SIZES.map(|_| Vec::new());
+    for round in 0..rounds {
+        for (size, seconds) in SIZES.into_iter().zip(&mut seconds) {
             let file = state::path("bench.toml");
             fs::write(&file, rules(size, round))?;
             seconds.push(load(&gateway, &file.display().to_string(), size)?);
         }
-        let worst = seconds.iter().copied().fold(0.0, f64::max);
-        let middle = median(seconds);
-        let aim = if size == SIZES[SIZES.len() - 1] {
-            format!("; aim: under {LOAD_MAX_S} s")
-        } else {
-            String::new()
-        };
-        println!("rules load, {size:>6} rules: {middle:.3} s, at most {worst:.3} s of {rounds} rounds{aim}");
+    }
+    for (size, seconds) in SIZES.into_iter().zip(seconds) {
+        report.figure(Figure::new(format!("`rules load` of {size} rules"), "s", seconds));
     }
     Ok(())
 }

@@ -5,6 +5,7 @@
 pub mod center;
 pub mod gateway;
 pub mod internet;
+pub mod line;
 pub mod pki;
 pub mod state;
 pub mod strongswan;

@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
 
-use super::{cargo, median};
+use super::report::{Figure, Side};
+use super::{Core, Report, cargo};
 use crate::lab::pki::{self, Auth, Pki};
 use crate::lab::topology::{CENTER_NETS, SITE_LAN, Site};
 use crate::{cmd, paths};
@@ -28,8 +28,6 @@ struct Case {
     ike: &'static str,
     /// strongSwan of Debian 12 has it too.
     in_strongswan: bool,
-    /// At most this part of strongSwan's CPU time is our aim.
-    aim: Option<f64>,
 }
 
 const CASES: [Case; 3] = [
@@ -38,21 +36,18 @@ const CASES: [Case; 3] = [
         auth: Auth::Rsa,
         ike: "aes256-sha256-modp2048",
         in_strongswan: true,
-        aim: Some(1.0 / 2.0),
     },
     Case {
         name: "P-256, ECDSA P-256",
         auth: Auth::Ecdsa,
         ike: "aes256-sha256-ecp256",
         in_strongswan: true,
-        aim: Some(1.0 / 5.0),
     },
     Case {
         name: "X25519 + ML-KEM-768, ECDSA P-256",
         auth: Auth::Ecdsa,
         ike: "aes256-sha256-x25519-ke1_mlkem768",
         in_strongswan: false,
-        aim: None,
     },
 ];
 const ESP: &str = "aes256gcm16";
@@ -91,11 +86,11 @@ struct Figures {
     cpu_ms: f64,
 }
 
-/// Measures, prints a table and leaves `target/bench/ike.json`.
+/// Measures handshakes, then many sites.
 ///
 /// # Errors
 /// When something does not build or a responder does not answer.
-pub(super) fn run(short: bool) -> Result<()> {
+pub(super) fn run(short: bool) -> Result<Report> {
     cargo(&[
         "build",
         "--release",
@@ -105,34 +100,18 @@ pub(super) fn run(short: bool) -> Result<()> {
         "initiators",
     ])?;
     let effort = Effort::new(short);
-    let mut results = Vec::new();
-    println!(
-        "{:<34}{:<12}{:>14}{:>16}",
-        "", "responder", "handshakes/s", "CPU ms each"
-    );
+    let mut report = Report::new("ike");
     for case in &CASES {
-        results.push(measure(case, &effort)?);
+        measure(&mut report, case, &effort)?;
     }
-    let scale = scale::measure(effort.sites, effort.loads)?;
-    let folder = paths::target().join("bench");
-    std::fs::create_dir_all(&folder)?;
-    let file = folder.join("ike.json");
-    let report = json!({
-        "short": short,
-        "rounds": effort.rounds,
-        "handshakes_per_round": effort.handshakes,
-        "handshakes": results,
-        "scale": scale,
-    });
-    std::fs::write(&file, format!("{report:#}\n"))?;
-    println!("all of it: {}", file.display());
-    Ok(())
+    scale::measure(&mut report, effort.sites, effort.loads)?;
+    Ok(report)
 }
 
-fn measure(case: &Case, effort: &Effort) -> Result<Value> {
+fn measure(report: &mut Report, case: &Case, effort: &Effort) -> Result<()> {
     if !responder::supports(case.auth, case.ike)? {
-        println!("{:<34}not in this build", case.name);
-        return Ok(json!({ "case": case.name, "supported": false }));
+        println!("  {}: not in this build", case.name);
+        return Ok(());
     }
     let mut rounds: [Vec<Figures>; 2] = [Vec::new(), Vec::new()];
     for _ in 0..effort.rounds {
@@ -142,55 +121,31 @@ fn measure(case: &Case, effort: &Effort) -> Result<Value> {
             }
         }
     }
-    let [ours, theirs] = rounds;
-    let mid = |rounds: &[Figures], of: fn(&Figures) -> f64| median(rounds.iter().map(of).collect());
-    let row = |kind: Kind, rounds: &[Figures]| {
-        let (per_second, cpu_ms) = (mid(rounds, |one| one.per_second), mid(rounds, |one| one.cpu_ms));
-        println!(
-            "{:<34}{:<12}{per_second:>14.0}{cpu_ms:>16.3}",
-            case.name,
-            kind.name()
-        );
-        (per_second, cpu_ms)
-    };
-    let ours = (row(Kind::Gateway, &ours), ours);
-    if theirs.is_empty() {
-        return Ok(json!({ "case": case.name, "gateway": figures(&ours.1, ours.0) }));
+    let cpu_ms: fn(&Figures) -> f64 = |one| one.cpu_ms;
+    let per_second: fn(&Figures) -> f64 = |one| one.per_second;
+    for (what, unit, of) in [
+        ("CPU time of a handshake", "ms", cpu_ms),
+        ("handshakes", "1/s", per_second),
+    ] {
+        let [ours, theirs] = rounds.each_ref().map(|rounds| rounds.iter().map(of).collect());
+        let name = format!("{what}, {}", case.name);
+        if case.in_strongswan {
+            let [ours, theirs] = [(Kind::Gateway, ours), (Kind::StrongSwan, theirs)]
+                .map(|(kind, samples)| Side::new(kind.name(), samples));
+            report.compare(name, unit, ours, theirs);
+        } else {
+            report.figure(Figure::new(name, unit, ours));
+        }
     }
-    let theirs = (row(Kind::StrongSwan, &theirs), theirs);
-    let part = ours.0.1 / theirs.0.1;
-    let verdict = case.aim.map(|aim| {
-        let word = if part <= aim { "reached" } else { "missed" };
-        format!("; the aim, {aim:.2} of it, is {word}")
-    });
-    println!(
-        "{:<34}the gateway takes {part:.2} of strongSwan's CPU time{}",
-        "",
-        verdict.unwrap_or_default()
-    );
-    Ok(json!({
-        "case": case.name,
-        "gateway": figures(&ours.1, ours.0),
-        "strongswan": figures(&theirs.1, theirs.0),
-        "cpu_part": part,
-        "aim": case.aim,
-    }))
-}
-
-fn figures(rounds: &[Figures], (per_second, cpu_ms): (f64, f64)) -> Value {
-    json!({
-        "handshakes_per_second": per_second,
-        "cpu_ms_per_handshake": cpu_ms,
-        "rounds": rounds.iter().map(|one| json!([one.per_second, one.cpu_ms])).collect::<Vec<_>>(),
-    })
+    Ok(())
 }
 
 fn one_round(kind: Kind, case: &Case, handshakes: usize) -> Result<Figures> {
-    let responder = Responder::start(kind, case.auth, case.ike)?;
+    let responder = Core::Measured.run(|| Responder::start(kind, case.auth, case.ike))?;
     let idle = responder.idle_cpu_per_s()?;
     let load = usual_load(responder.pki(), case);
     let before_s = responder.cpu_s()?;
-    let done = load.run(handshakes)?;
+    let done = Core::Generator.run(|| load.run(handshakes))?;
     let cpu_s = responder.cpu_s()? - before_s - idle * done.seconds;
     ensure!(
         done.failed == 0,

@@ -7,19 +7,18 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::super::Report;
+use super::super::report::Figure;
+use super::gateway;
 use super::responder::{Done, Load, Responder, configuration, site, status};
-use super::{gateway, median};
 use crate::lab::pki::Auth;
 use crate::lab::topology::Options;
 use crate::lab::{Lab, state};
 use crate::{cmd, paths};
 
 const IKE: &str = "aes256-sha256-ecp256";
-/// Aims for 10,000 sites.
-const LOAD_MAX_S: f64 = 2.0;
-const MEMORY_MAX_MIB: f64 = 200.0;
 
 /// The name of a site; as long for every number.
 fn name(number: usize) -> String {
@@ -80,7 +79,7 @@ impl Series {
 }
 
 /// Loads, establishes and weighs so many sites.
-pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
+pub(super) fn measure(report: &mut Report, sites: usize, loads: usize) -> Result<()> {
     let series = Series::make(&paths::target().join("bench/pki"))?;
     let lab = Lab::up(Options::default())?;
     let pki = lab.pki();
@@ -90,11 +89,12 @@ pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
     let text = (0..sites).fold(head, |text, number| {
         text + &site(&name(number), &identity(number))
     });
-    let load_s = load_time(&text, loads)?;
-    println!(
-        "{sites} site definitions are loaded and checked in {load_s:.2} s{}",
-        aim(load_s, LOAD_MAX_S, sites)
-    );
+    let name = |what: &str| format!("{sites} sites: {what}");
+    report.figure(Figure::new(
+        name("definitions loaded, checked"),
+        "s",
+        load_times(&text, loads)?,
+    ));
 
     let load = Load {
         chain: series.certificate,
@@ -128,36 +128,21 @@ pub(super) fn measure(sites: usize, loads: usize) -> Result<Value> {
     drop(crowd.stdin.take());
     crowd.wait()?;
     let per_site_kib = (after_mib - before_mib) * 1_024.0 / sites as f64;
-    println!(
-        "{sites} sites established and idle: {after_mib:.0} MiB of the daemon's own, {per_site_kib:.1} KiB a site{}, beside \
-         {:.0} MiB of tables and program; set up in {:.0} s; {:.1} % of a core",
-        aim(after_mib, MEMORY_MAX_MIB, sites),
-        after.shared_mib,
-        done.seconds,
-        idle * 100.0
-    );
-    Ok(json!({
-        "sites": sites,
-        "load_s": load_s,
-        "set_up_s": done.seconds,
-        "memory_loaded_mib": before_mib,
-        "memory_shared_mib": after.shared_mib,
-        "memory_established_mib": after_mib,
-        "memory_per_site_kib": per_site_kib,
-        "idle_cpu": idle,
-    }))
-}
-
-fn aim(value: f64, most: f64, sites: usize) -> &'static str {
-    match (sites >= 10_000, value <= most) {
-        (false, _) => "",
-        (true, true) => " (aim reached)",
-        (true, false) => " (aim missed)",
+    for (what, unit, value) in [
+        ("the daemon's own memory, none up", "MiB", before_mib),
+        ("the daemon's own memory, all up", "MiB", after_mib),
+        ("memory of each", "KiB", per_site_kib),
+        ("memory of tables and program", "MiB", after.shared_mib),
+        ("all set up", "s", done.seconds),
+        ("CPU time when idle", "ms/s", idle * 1_000.0),
+    ] {
+        report.figure(Figure::new(name(what), unit, vec![value]));
     }
+    Ok(())
 }
 
 /// Seconds that `gateway run --check` takes: all of the program from its start to its end.
-fn load_time(text: &str, loads: usize) -> Result<f64> {
+fn load_times(text: &str, loads: usize) -> Result<Vec<f64>> {
     let file = state::path("load.toml");
     fs::write(&file, text)?;
     let mut seconds = Vec::new();
@@ -170,7 +155,7 @@ fn load_time(text: &str, loads: usize) -> Result<f64> {
         )?;
         seconds.push(started.elapsed().as_secs_f64());
     }
-    Ok(median(seconds))
+    Ok(seconds)
 }
 
 fn sites_up() -> Result<usize> {

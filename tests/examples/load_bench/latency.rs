@@ -1,0 +1,121 @@
+//! How long packets take at 10, 50 and 90 % of the load that goes through without loss: from the moment the generator
+//! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use gateway_esp::Suite;
+use xtask::bench::machine::Core;
+use xtask::lab::topology::Site as Place;
+use xtask::traffic;
+
+use crate::Samples;
+use crate::load::{self, Outcome, Way};
+use crate::packet::{self, SMALL};
+use crate::side::{Kind, Side, Tunnel};
+use crate::through::flood;
+
+/// Parts of the maximum, in percent.
+const LOADS: [u32; 3] = [10, 50, 90];
+const PERCENTILES: [u32; 3] = [50, 90, 99];
+const TRIES: usize = 6;
+
+/// How much is measured.
+struct Effort {
+    rounds: usize,
+    packets: usize,
+    /// Packets of a trial of the loss-free rate, and halvings.
+    loss_free: (usize, u32),
+}
+
+const FULL: Effort = Effort {
+    rounds: 5,
+    packets: 20_000,
+    loss_free: (20_000, 5),
+};
+const SHORT: Effort = Effort {
+    rounds: 1,
+    packets: 3_000,
+    loss_free: (5_000, 4),
+};
+
+pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
+    let effort = if short { SHORT } else { FULL };
+    let mut samples = BTreeMap::new();
+    for _ in 0..rounds.unwrap_or(effort.rounds) {
+        for kind in Kind::ALL {
+            let side = Side::start(kind, Place::One)?;
+            let mut tunnel = side.connect(Suite::AesGcm16_256)?;
+            flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
+            for way in [Way::ToCenter, Way::ToSite] {
+                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)? * 1.2;
+                let most = Core::Generator
+                    .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
+                for (percent, times) in at_loads(&side, &mut tunnel, way, most, effort.packets)? {
+                    for part in PERCENTILES {
+                        let case = format!("{}, {percent} % load, p{part}", way.name());
+                        crate::add(&mut samples, &case, "us", kind.name(), percentile(&times, part));
+                    }
+                }
+            }
+        }
+    }
+    Ok(samples)
+}
+
+/// Times at each part of the maximum. Where much is lost at one, the maximum was found while the machine was quicker: it is taken
+/// lower, and all of them are measured anew.
+fn at_loads(
+    side: &Side,
+    tunnel: &mut Tunnel,
+    way: Way,
+    mut most: f64,
+    packets: usize,
+) -> Result<Vec<(u32, Vec<f64>)>> {
+    for _ in 0..TRIES {
+        let mut all = Vec::new();
+        for percent in LOADS {
+            let kpps = most * f64::from(percent) / 100.0;
+            all.push((percent, times(side, tunnel, way, kpps.max(1.0), packets)?));
+        }
+        if all.iter().all(|(_, times)| times.len() * 100 >= packets * 99) {
+            return Ok(all);
+        }
+        most *= 0.8;
+    }
+    bail!(
+        "{}: packets are lost at a part of what went through without loss",
+        way.name()
+    )
+}
+
+/// Microseconds that packets took, in order of length.
+fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, packets: usize) -> Result<Vec<f64>> {
+    tunnel.site.settle()?;
+    traffic::drain(&side.server, |_, _, _| {})?;
+    let outcome = Core::Generator.run(|| {
+        let ready = load::ready(tunnel, way, SMALL, packets)?;
+        load::offer(tunnel, &ready, Some(kpps))
+    })?;
+    let mut times = Vec::with_capacity(packets);
+    match way {
+        Way::ToSite => tunnel.site.serve(|stamp, packet| {
+            times.extend(took(&outcome, stamp, packet::sequence(packet)));
+        })?,
+        Way::ToCenter | Way::Both => traffic::drain(&side.server, |stamp, _, payload| {
+            times.extend(took(&outcome, stamp, packet::payload_sequence(payload)));
+        })?,
+    }
+    times.sort_by(f64::total_cmp);
+    Ok(times)
+}
+
+fn took(outcome: &Outcome, stamp: u64, sequence: Option<u64>) -> Option<f64> {
+    let sent = outcome.sent_at.get(usize::try_from(sequence?).ok()?)?;
+    Some(stamp.checked_sub(*sent)? as f64 / 1_000.0)
+}
+
+fn percentile(sorted: &[f64], part: u32) -> f64 {
+    let at = (sorted.len() * part as usize).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}

@@ -1,0 +1,49 @@
+//! Load for a whole gateway, ours with either engine and strongSwan in its place, in the lab: how many packets go through,
+//! how long they take, and how many are lost when something changes.
+//!
+//! `cargo run -p gateway-tests --release --example load_bench -- through|latency|blocked [--json] [--short] [--rounds N]`;
+//! needs root and the release build of the gateway. `cargo xtask bench` runs it.
+//!
+//! The site of this program makes its tunnel by IKE and seals by itself ahead of time, so that only what is measured is slow.
+//! Who sends is on the first core, what is measured on the last, with all of its threads; what the kernel does when a packet
+//! arrives on a virtual cable it does on the sender's core. What the receiver's interface counts is what counts.
+
+mod blocked;
+mod latency;
+mod load;
+mod packet;
+mod side;
+mod site;
+mod through;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, Result, bail};
+use xtask::bench::report::{Figure, emit};
+
+/// Samples by case, unit and side.
+type Samples = BTreeMap<(String, &'static str, &'static str), Vec<f64>>;
+
+fn add(samples: &mut Samples, case: &str, unit: &'static str, side: &'static str, value: f64) {
+    let key = (case.to_owned(), unit, side);
+    samples.entry(key).or_default().push(value);
+}
+
+fn main() -> Result<()> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let has = |wanted: &str| words.iter().any(|word| word == wanted);
+    let rounds = words.iter().skip_while(|word| *word != "--rounds").nth(1);
+    let rounds = rounds.map(|word| word.parse().context("--rounds")).transpose()?;
+    let short = has("--short");
+    let samples = match words.first().map(String::as_str) {
+        Some("through") => through::run(short, rounds)?,
+        Some("latency") => latency::run(short, rounds)?,
+        Some("blocked") => blocked::run(short, rounds)?,
+        _ => bail!("what is to be measured: through, latency or blocked"),
+    };
+    // As `xtask` takes them apart again.
+    let figures = samples
+        .into_iter()
+        .map(|((case, unit, side), samples)| Figure::new(format!("{case} | {side}"), unit, samples));
+    emit(figures.collect(), has("--json"))
+}

@@ -1,0 +1,77 @@
+//! Each XDP program by itself (`tests/examples/prog_run_bench.rs`), beside a bare `XDP_PASS` and a BPF hash map.
+
+use anyhow::{Context, Result};
+
+use super::results::Curve;
+use super::{Core, Report, built_example, figures, named};
+
+/// Case, its figure, and that of the bare `XDP_PASS` which was repeated as often.
+const CASES: [(&str, &str, &str); 6] = [
+    ("wan, ESP of a known SA", "wan esp", "pass"),
+    (
+        "clear, established flow",
+        "clear established",
+        "pass, runs of 200",
+    ),
+    ("core, established flow", "core established", "pass, runs of 200"),
+    (
+        "clear, new flow that is allowed, single runs",
+        "clear new flow, single runs",
+        "pass, single runs",
+    ),
+    (
+        "clear, new flow that none of 16 rules allows",
+        "clear miss, 16 rules",
+        "pass",
+    ),
+    (
+        "1,048,576 flows drawn at random",
+        "buckets, 1048576 flows",
+        "pass",
+    ),
+];
+/// Case and its figures: the flow table, a BPF hash map of the same keys and records.
+const TABLES: [(&str, &str, &str); 2] = [
+    ("flow table, 1 flow", "buckets, 1 flows", "hash map, 1 flows"),
+    (
+        "flow table, 1,048,576 flows drawn at random",
+        "buckets, 1048576 flows",
+        "hash map, 1048576 flows",
+    ),
+];
+
+/// Sizes of the flow table that are compared.
+const FLOWS: [u32; 5] = [1, 1 << 10, 1 << 14, 1 << 17, 1 << 20];
+
+pub(super) fn run(short: bool) -> Result<Report> {
+    let program = built_example("prog_run_bench", &["compare"])?;
+    let figures = Core::Measured.run(|| figures(&program, short))?;
+    let mut report = Report::new("programs");
+    for (case, ours, pass) in CASES {
+        let [ours, pass] = [named(&figures, ours)?, named(&figures, pass)?];
+        report.compare(case, "ns", ours.side("gateway"), pass.side("XDP_PASS"));
+    }
+    for (case, ours, theirs) in TABLES {
+        let [ours, theirs] = [named(&figures, ours)?, named(&figures, theirs)?];
+        report.compare(case, "ns", ours.side("gateway"), theirs.side("hash map"));
+    }
+    // Each draws a flow for each packet.
+    for (curve, name) in [
+        ("flow table", "buckets"),
+        ("hash map", "hash map"),
+        ("XDP_PASS", "drawn"),
+    ] {
+        let points = FLOWS.map(|flows| {
+            let figure = figures
+                .iter()
+                .find(|one| one.name == format!("{name}, {flows} flows"));
+            figure
+                .map(|figure| (flows, figure))
+                .context("a point of the curve of flows")
+        });
+        let points = points.into_iter().collect::<Result<Vec<_>>>()?;
+        report.curve(Curve::new(curve, "flows", "ns", points));
+    }
+    figures.into_iter().for_each(|figure| report.figure(figure));
+    Ok(report)
+}
