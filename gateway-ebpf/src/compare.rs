@@ -1,7 +1,9 @@
-//! Programs for one measurement: the way of an established packet through the flow table as it is, and the same through a
-//! BPF hash map of the same keys and records. No part of the gateway: built for the bench alone (feature `compare`).
+//! Programs for measurements, no part of the gateway: built for the bench alone (feature `compare`).
 //!
-//! Each run draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
+//! The way of an established packet through the flow table as it is, and the same through a BPF hash map of the same keys and
+//! records; and beside real links, a forwarder that does nothing else, and a sink.
+//!
+//! Each run of the first two draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
 //! run before has forwarded: `BPF_PROG_TEST_RUN` repeats a packet as it was left.
 #![no_std]
 #![no_main]
@@ -26,10 +28,11 @@ use aya_ebpf::programs::XdpContext;
 use gateway_common::abi::flow::{FlowKey, RECORD_WORDS, halves, word};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
+use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
 use gateway_common::path::filter::{self, Direction};
-use gateway_common::path::{Outcome, Verdict};
+use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 use gateway_common::tables::words::Words as _;
 
@@ -73,6 +76,35 @@ fn compare_hash(context: XdpContext) -> u32 {
     run(&context, by_hash)
 }
 
+/// Forwards by the first next hop, without filter and translation: the floor of a program that does.
+#[xdp]
+fn compare_forward(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    let outcome = forward(&mut frame, &maps);
+    redirect(&maps, frame.len(), outcome)
+}
+
+/// Takes what the others sent; what is not IPv4, such as ARP, is left to the stack.
+#[xdp]
+fn compare_sink(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let frame = unsafe { Frame::new(context.ctx) };
+    let is_ipv4 = |header: Ethernet| header.ether_type == ether_type::IPV4;
+    if frame.load(0).is_some_and(is_ipv4) {
+        XDP_DROP
+    } else {
+        XDP_PASS
+    }
+}
+
+#[inline(always)]
+fn forward(frame: &mut Frame, maps: &Maps) -> Outcome {
+    let ip: ipv4::Ipv4 = frame.load(IP).ok_or(DropReason::TruncatedIp)?;
+    inner::translate_header(frame, &ip, Direction::Out, ip.source)?;
+    clear::leave(frame, maps, 0)
+}
+
 /// [`clear::clear`] with another look-up.
 #[inline(always)]
 fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
@@ -104,15 +136,20 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     if draw(&mut frame, &maps).is_none() {
         return XDP_DROP;
     }
-    let code = match decide(&mut frame, &maps) {
+    let outcome = decide(&mut frame, &maps);
+    redirect(&maps, frame.len(), outcome)
+}
+
+#[inline(always)]
+fn redirect(maps: &Maps, length: u32, outcome: Outcome) -> u32 {
+    match outcome {
         Ok(Verdict::Egress { ifindex, path }) => {
-            maps.count(path, frame.len());
+            maps.count(path, length);
             EGRESS.redirect(ifindex, XDP_DROP.into()).unwrap_or(XDP_DROP)
         }
         Ok(_) => XDP_PASS,
         Err(_) => XDP_DROP,
-    };
-    code
+    }
 }
 
 /// Makes the frame a packet of one of the flows.

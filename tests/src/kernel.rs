@@ -106,6 +106,14 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_object(object: &[u8], sizes: TableSizes) -> Result<Self> {
+        Self::load_some(object, sizes, |_| true)
+    }
+
+    /// Loads only those programs of an object that are wanted; needs root.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_some(object: &[u8], sizes: TableSizes, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let geometry = sizes.geometry()?;
         let mut loader = EbpfLoader::new();
         // As the daemon loads it when nobody asks for log lines.
@@ -114,7 +122,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf, wanted)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
@@ -562,8 +570,9 @@ impl Kernel {
 }
 
 /// Loads the programs of an object, of the gateway's own with their stages.
-fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+fn load_programs(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let names = ebpf.programs().map(|(name, _)| name.to_owned());
+    let names: Vec<String> = names.filter(|name| wanted(name)).collect();
     for name in &names {
         let xdp: &mut Xdp = ebpf.program_mut(name).context("no such program")?.try_into()?;
         xdp.load().with_context(|| format!("loading program {name}"))?;

@@ -38,6 +38,10 @@ enum Chore {
         /// Seconds instead of minutes: shows that it works, not how fast
         #[arg(long)]
         short: bool,
+        /// By the kernel's pktgen, alone: filter, NAPT and whole gateways beside nftables and XFRM; in a guest where this kernel
+        /// has none
+        #[arg(long, conflicts_with = "part")]
+        pktgen: bool,
     },
     /// Run every test, or one part; the last line is the sum
     Test {
@@ -142,7 +146,14 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Setup { check: true } => setup::check(),
         Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
-        Chore::Bench { part, short } => bench::run(*part, *short),
+        Chore::Bench {
+            short, pktgen: true, ..
+        } => bench::pktgen::run(*short),
+        Chore::Bench {
+            part,
+            short,
+            pktgen: false,
+        } => bench::run(*part, *short),
         Chore::Test { part } => test::run(*part),
         Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),
         Chore::Fuzz {

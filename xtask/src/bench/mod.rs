@@ -4,6 +4,8 @@
 //! medians are reported.
 
 mod ike;
+pub mod pktgen;
+pub mod report;
 mod rules;
 mod through;
 

@@ -1,0 +1,240 @@
+//! `cargo xtask bench --pktgen`: the kernel's packet generator drives the gateway and what an operator could take instead,
+//! in turn.
+//!
+//! It runs on this machine where the kernel has pktgen, else in a guest with a stock Debian kernel. Everything in the guest is
+//! emulated: only the ratio of two things measured in the same guest means anything, and only ratios are results.
+//!
+//! `tests/examples/pktgen_bench` measures, here or there, and says its figures over its output ([`protocol`]).
+
+pub mod control;
+mod cpio;
+mod guest;
+mod kernel;
+pub mod packages;
+pub mod protocol;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+
+use super::cargo;
+use super::report::{self, Comparison, Side};
+use crate::lab::pki::Pki;
+use crate::{cmd, paths, setup};
+use packages::Parts;
+use protocol::Sample;
+
+/// The measuring program.
+const PROGRAM: &str = "pktgen_bench";
+const BUILD: [&str; 8] = [
+    "build",
+    "--release",
+    "--package",
+    "gateway-tests",
+    "--features",
+    "compare",
+    "--example",
+    PROGRAM,
+];
+/// Who certified the two ends of the tunnel, and who they are.
+const AUTHORITY: &str = "ecdsa";
+const HOLDERS: [&str; 2] = ["gateway", "site1"];
+/// What a case is called in which the filter is measured, at its beginning.
+const FILTER: &str = "filter and NAPT";
+/// How many times as good as nftables the gateway's filter with NAPT is to be.
+const FILTER_GOAL: f64 = 4.0;
+/// The same of whole gateways, which have a case for each direction.
+const WHOLE: &str = "whole gateway";
+/// How many times as good as XFRM with nftables.
+const WHOLE_GOAL: f64 = 2.0;
+
+/// Measures, prints ratios and leaves `target/bench/pktgen.json`.
+///
+/// # Errors
+/// Something does not build, or measuring fails.
+pub fn run(short: bool) -> Result<()> {
+    setup::ensure()?;
+    cargo(&BUILD)?;
+    cargo(&["build", "--release", "--package", "gateway"])?;
+    let program = paths::target().join("release/examples").join(PROGRAM);
+    let gateway = paths::target().join("release/gateway");
+    let pki = Pki::ready()?;
+    let (rounds, seconds, limit) = if short { (1, 1, 230) } else { (5, 2, 900) };
+    let arguments = |gateway: &str, pki: &str| {
+        let [rounds, seconds] = [rounds, seconds].map(|number| number.to_string());
+        let words = [
+            "--rounds",
+            &rounds,
+            "--seconds",
+            &seconds,
+            "--gateway",
+            gateway,
+            "--pki",
+            pki,
+        ];
+        words.map(str::to_owned)
+    };
+    let limit = Duration::from_secs(limit);
+    let mut samples = Vec::new();
+    let on_sample = |sample: Sample| {
+        println!(
+            "  {}, {}: {:.1} kpps, {:.0} ns of CPU time a packet, CPU {:.0} % busy",
+            sample.case,
+            sample.side,
+            sample.kpps,
+            sample.cpu_ns,
+            sample.busy * 100.0
+        );
+        samples.push(sample);
+    };
+    let here = control::is_there();
+    if here {
+        println!("== pktgen of this machine's kernel");
+        let authority = pki.authority(AUTHORITY);
+        let folder = authority.parent().context("the folder of the certificates")?;
+        let arguments = arguments(&gateway.display().to_string(), &folder.display().to_string());
+        on_this_machine(&program, &arguments, limit, on_sample)?;
+    } else {
+        println!("== pktgen in an emulated guest (figures mean nothing by themselves)");
+        let folder = paths::target().join("bench");
+        std::fs::create_dir_all(&folder)?;
+        let initramfs = folder.join("pktgen.cpio");
+        let parts = Parts::open();
+        let mut files = vec![pki.authority(AUTHORITY)];
+        for holder in HOLDERS {
+            files.extend([pki.chain(AUTHORITY, holder), pki.key(AUTHORITY, holder)]);
+        }
+        guest::pack(
+            &parts,
+            &[&program, &gateway],
+            &files,
+            &arguments("/bin/gateway", guest::FILES),
+            &initramfs,
+        )?;
+        guest::run(&parts, &initramfs, limit, on_sample)?;
+    }
+    let comparisons = compare(&samples)?;
+    println!("== Ratios of medians, {rounds} rounds");
+    for comparison in &comparisons {
+        println!("  {}", comparison.line());
+    }
+    let about = json!({
+        "generator": "pktgen",
+        "kernel": if here { "of the machine" } else { "guest, emulated: only ratios mean anything" },
+        "rounds": rounds,
+        "seconds": seconds,
+    });
+    report::save(&paths::target().join("bench/pktgen.json"), &about, &comparisons)
+}
+
+/// It makes namespaces, and takes down those that an earlier run had no time to.
+fn on_this_machine(
+    program: &Path,
+    arguments: &[String],
+    limit: Duration,
+    on_sample: impl FnMut(Sample),
+) -> Result<()> {
+    let mut command = cmd::cmd("setpriv", ["--pdeathsig", "KILL"]);
+    let child = command
+        .arg(program)
+        .args(arguments)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {}", cmd::line(&command)))?;
+    guest::follow(guest::Running(child), limit, on_sample)
+}
+
+/// Two comparisons for each case: packets in a second, and CPU time for a packet.
+fn compare(samples: &[Sample]) -> Result<Vec<Comparison>> {
+    let mut cases: Vec<&str> = Vec::new();
+    for sample in samples {
+        if !cases.contains(&sample.case.as_str()) {
+            cases.push(&sample.case);
+        }
+    }
+    ensure!(!cases.is_empty(), "nothing was measured");
+    let mut comparisons = Vec::new();
+    for case in cases {
+        let side = |ours: bool, figure: fn(&Sample) -> f64| {
+            let of_side: Vec<&Sample> = samples
+                .iter()
+                .filter(|sample| sample.case == case && sample.ours == ours)
+                .collect();
+            let name = of_side
+                .first()
+                .with_context(|| format!("{case}: only one side was measured"))?
+                .side
+                .clone();
+            let samples = of_side.into_iter().map(figure).collect();
+            anyhow::Ok(Side { name, samples })
+        };
+        let rates = (
+            side(true, |sample| sample.kpps)?,
+            side(false, |sample| sample.kpps)?,
+        );
+        let goals = [(FILTER, FILTER_GOAL), (WHOLE, WHOLE_GOAL)];
+        let goal = goals
+            .into_iter()
+            .find_map(|(prefix, goal)| case.starts_with(prefix).then_some(goal));
+        // Of whole gateways one end shares its CPU with the generator, and limits what the other gets.
+        let is_saturated = !case.starts_with(WHOLE);
+        comparisons.extend(is_saturated.then(|| Comparison {
+            name: format!("{case}, packets in a second"),
+            unit: "kpps",
+            ours: rates.0,
+            theirs: rates.1,
+            less_is_better: false,
+            goal,
+        }));
+        comparisons.push(Comparison {
+            name: format!("{case}, CPU time for a packet"),
+            unit: "ns",
+            ours: side(true, |sample| sample.cpu_ns)?,
+            theirs: side(false, |sample| sample.cpu_ns)?,
+            less_is_better: true,
+            goal,
+        });
+    }
+    Ok(comparisons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(case: &str, ours: bool, kpps: f64) -> Sample {
+        Sample {
+            case: case.to_owned(),
+            ours,
+            side: if ours { "gateway" } else { "nftables" }.to_owned(),
+            kpps,
+            cpu_ns: 1e6 / kpps,
+            busy: 1.0,
+        }
+    }
+
+    #[test]
+    fn rounds_of_two_sides_become_one_ratio_of_medians() {
+        let mut samples = Vec::new();
+        for (ours, theirs) in [(200.0, 50.0), (10.0, 40.0), (220.0, 60.0)] {
+            samples.push(sample("filter and NAPT, 1 flow", true, ours));
+            samples.push(sample("filter and NAPT, 1 flow", false, theirs));
+        }
+        let [rate, time] = &compare(&samples).unwrap()[..] else {
+            panic!("two comparisons");
+        };
+        assert_eq!(rate.ratio(), 4.0);
+        assert!((time.ratio() - 4.0).abs() < 1e-9);
+        assert_eq!(rate.goal, Some(FILTER_GOAL));
+    }
+
+    #[test]
+    fn a_case_with_one_side_is_an_error_and_not_a_ratio() {
+        assert!(compare(&[sample("forwarding", true, 1.0)]).is_err());
+        assert!(compare(&[]).is_err());
+    }
+}
