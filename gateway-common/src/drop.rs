@@ -43,6 +43,8 @@ drop_reasons! {
     15 NatKeepalive "nat_keepalive" "NAT keepalive (RFC 3948), consumed",
     16 InterfaceUnknown "interface_unknown" "interface has no role",
     17 OuterOptions "outer_options" "outer packet carries IP options or extension headers",
+    18 PathMtu "path_mtu" "ICMP \"too big\" about ESP of ours: the tunnel's MTU is lowered, nothing is passed on",
+    19 PathMtuRefused "path_mtu_refused" "ICMP \"too big\" that quotes no SA in use, is damaged, or says an MTU below the floor or not below the present one",
     // ESP, workers.
     20 EspIndexStale "esp_index_stale" "SA was removed while the packet was on its way",
     21 EspMalformed "esp_malformed" "ESP length does not fit the SA's algorithms",
@@ -111,6 +113,7 @@ drop_reasons! {
     // Directions and answers.
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
     95 WrongSide "wrong_side" "came from or would leave to another side (center, Internet) than its address belongs to",
+    96 NextHopTooBig "next_hop_too_big" "packet does not fit the link to the next hop and may not be fragmented",
 }
 
 #[cfg(test)]

@@ -25,16 +25,14 @@ use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
 use aya_ebpf::btf_maps::HashMap;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
-use gateway_common::abi::flow::{FlowKey, RECORD_WORDS, halves, word};
+use gateway_common::abi::flow::{FlowKey, RECORD_WORDS};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
 use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
-use gateway_common::path::filter::{self, Direction};
 use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
-use gateway_common::tables::words::Words as _;
 
 use arrays::Value;
 use context::Frame;
@@ -102,7 +100,8 @@ fn compare_sink(context: XdpContext) -> u32 {
 fn forward(frame: &mut Frame, maps: &Maps) -> Outcome {
     let ip: ipv4::Ipv4 = frame.load(IP).ok_or(DropReason::TruncatedIp)?;
     inner::translate_header(frame, &ip, Direction::Out, ip.source)?;
-    clear::leave(frame, maps, 0)
+    let hop = maps.next_hop(0).ok_or(DropReason::NextHopUnresolved)?;
+    clear::leave(frame, hop)
 }
 
 /// [`clear::clear`] with another look-up.
@@ -117,16 +116,15 @@ fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
         .get_ptr_mut(&key)
         .and_then(Value::new)
         .ok_or(DropReason::NoFlow)?;
-    let (state, last_seen_s) = filter::state_and_last_seen_s(record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
+    if !clear::goes_on(record, &inner, settings, now_s) {
         return Err(DropReason::NoFlow);
     }
     let hop = clear::known_next_hop(maps, &key, record)?;
-    filter::follow::<_, true>(record, &inner, now_s)?;
-    let (address, nat) = halves(record.load(word::NAT));
-    let [p0, p1, _, _] = nat.to_ne_bytes();
-    inner.translate(frame, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
-    clear::leave(frame, maps, hop)
+    let hop = maps.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    if inner.length() > hop.mtu {
+        return Err(DropReason::NextHopTooBig);
+    }
+    clear::forward(frame, maps, site, &inner, record, hop, now_s)
 }
 
 #[inline(always)]

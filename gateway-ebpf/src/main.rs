@@ -116,6 +116,12 @@ fn hairpin_add(context: XdpContext) -> u32 {
     run_stage(&context, point::HAIRPIN_ADD, path::hairpin::add)
 }
 
+/// The stage of `clear` for ICMP errors from site to site.
+#[xdp]
+fn hairpin_error(context: XdpContext) -> u32 {
+    run_stage(&context, point::HAIRPIN_ERROR, path::error::between_sites)
+}
+
 /// The stage of `core` that answers a packet which goes no further.
 #[xdp]
 fn core_answer(context: XdpContext) -> u32 {

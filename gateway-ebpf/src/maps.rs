@@ -14,7 +14,7 @@ use gateway_common::abi::{
     nat,
     next_hop::NextHop,
     rule::Chunk,
-    sa::{SaInbound, SaOutbound, SaOutboundKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
     site::Site,
     stats::{self, Counter},
     trace::TraceEvent,
@@ -67,6 +67,9 @@ pub(crate) static SA_ROUTES: LpmTrie<SaOutboundKey, u32, { limit::SAS_MAX as usi
 #[btf_map]
 pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SAS_MAX as usize }> = Array::new();
 #[btf_map]
+pub(crate) static SA_PATHS: HashMap<SaPathKey, SaPath, { limit::SAS_MAX as usize }, NO_PREALLOC> =
+    HashMap::new();
+#[btf_map]
 pub(crate) static XSKS: XskMap<{ limit::XSK_SLOTS as usize }> = XskMap::new();
 #[btf_map]
 pub(crate) static SITES: HashMap<u32, Site, { limit::SITES_MAX as usize }, NO_PREALLOC> = HashMap::new();
@@ -116,7 +119,7 @@ pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize 
 #[btf_map]
 pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }> = Array::new();
+pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();
 #[btf_map]
@@ -147,4 +150,4 @@ pub(crate) static TRACER: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static IKE_RATE: LruHashMap<[u8; 16], RateBucket, IKE_SOURCES> = LruHashMap::new();
 #[btf_map]
-pub(crate) static SETTINGS: Array<Settings, 1> = Array::new();
+pub(crate) static SETTINGS: Array<Settings, 1, MMAPABLE> = Array::new();

@@ -15,7 +15,7 @@ use gateway_common::abi::{
     nat::PublicationSource,
     next_hop::NextHop,
     rule::{direction, layout},
-    sa::{SaInbound, SaOutbound, SaOutboundKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
     site::Site,
     stats::{Counter, Path},
     trace::TraceEvent,
@@ -35,7 +35,7 @@ use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
     INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
     PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
-    SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
+    SA_PATHS, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -126,6 +126,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
         SA_OUTBOUND.get(number)
+    }
+
+    #[inline(always)]
+    fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath> {
+        lend(SA_PATHS.get_ptr(*key))
     }
 
     #[inline(always)]

@@ -84,6 +84,12 @@ fn faults_of_the_configuration() {
     let site = format!("[[site]]\nname = \"b\"\n{twice}");
     for case in [
         [
+            "state_dir",
+            "engine = \"kernel\"\nstate_dir",
+            "engine",
+            "unknown variant `kernel`, expected `xdp` or `direct`",
+        ],
+        [
             "role = \"wan\"",
             "role = \"van\"",
             "",

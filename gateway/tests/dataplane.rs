@@ -21,9 +21,10 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, HoldDown, InterfaceConfig, Published, Role, SaInstall, TableSizes,
-    monotonic_s,
+    Dataplane, DataplaneConfig, DataplaneEvent, Engine, HoldDown, InterfaceConfig, Published, Role,
+    SaInstall, TableSizes, monotonic_s,
 };
+use gateway_common::abi::event::kind;
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
@@ -96,6 +97,7 @@ fn gateway_process() {
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "stats" => println!("\nSTATS {}", stats(&dataplane)),
+            "follow" => println!("\nFOLLOWED {}", follow_path(&dataplane, &directory)),
             other => {
                 let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
                 let counts = dataplane.expire(monotonic_s() as u32 + later_s).unwrap();
@@ -128,6 +130,7 @@ fn config(directory: &std::path::Path) -> DataplaneConfig {
             hold_s: 120,
             site_ports_max: 1000,
         },
+        engine: Engine::default(),
         frames_per_worker: 4096,
     }
 }
@@ -178,6 +181,7 @@ fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
         resolved: 1,
         destination_mac: mac(directory, "srv0"),
         source_mac: mac(directory, "core0"),
+        mtu: 1500,
     };
     dataplane.set_next_hops(&[([203, 0, 113, 0], 24, hop)]).unwrap();
     dataplane
@@ -264,6 +268,30 @@ fn sa(site: u32, directory: &std::path::Path) -> SaInstall {
         outbound_active: true,
         path_mtu: 1500,
     }
+}
+
+/// Does what routers of paths say, as the daemon does; answers what they said last.
+fn follow_path(dataplane: &Dataplane, directory: &std::path::Path) -> u32 {
+    let mut followed = 0;
+    for event in dataplane.events() {
+        let DataplaneEvent::Packet(event) = event else {
+            continue;
+        };
+        assert_eq!(event.kind, kind::PATH_MTU);
+        let handle = dataplane.sa_of_path(event.rule, event.source).unwrap();
+        let sa = sa(event.site, directory);
+        let tunnel = Tunnel {
+            local: sa.local,
+            remote: sa.remote,
+            udp: None,
+            link: sa.link,
+            mtu: event.generation as u16,
+            df: OuterDf::Set,
+        };
+        dataplane.update_path(handle, "wan0", tunnel).unwrap();
+        followed = event.generation;
+    }
+    followed
 }
 
 fn stats(dataplane: &Dataplane) -> String {
@@ -744,6 +772,73 @@ fn a_rejected_datagram_is_answered_through_the_tunnel() {
         "{stats}"
     );
     gateway.stop();
+}
+
+/// RFC 4301 section 8.2: a router of the path says that it carries less, and the SA's packets fit from then on. What is
+/// forged without the SPI changes nothing.
+#[test]
+fn a_tunnel_follows_what_a_router_of_its_path_says() {
+    const MTU: u16 = 700;
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    // The server's answers may be fragmented.
+    let server = lab.namespace("srv");
+    sh(&format!(
+        "ip netns exec {server} sysctl -qw net.ipv4.ip_no_pmtu_disc=1"
+    ));
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    let long = "x".repeat(1000);
+    assert!(peer.echo(5000, &long).is_some(), "{}", gateway.stats());
+    gateway.ask("follow", "FOLLOWED");
+
+    let icmp = lab.within("site", || {
+        Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap()
+    });
+    let say = |spi: u32, mtu: u16| {
+        let to = SockAddr::from(SocketAddrV4::new(GATEWAY, 0));
+        icmp.send_to(&too_big(spi, mtu), &to).unwrap();
+    };
+    say(spi_to_site(1) + 0x100, MTU);
+    say(spi_to_site(1), 575);
+    say(spi_to_site(1), 1500);
+    say(spi_to_site(1), MTU);
+    let until = Instant::now() + Duration::from_secs(3);
+    let mut followed = String::new();
+    while !followed.contains("700") {
+        assert!(Instant::now() < until, "{followed}: {}", gateway.stats());
+        followed = gateway.ask("follow", "FOLLOWED");
+    }
+    let stats = gateway.stats();
+    assert!(stats.contains("path_mtu=1 path_mtu_refused=3"), "{stats}");
+
+    let esp = peer.seal(5000, long.as_bytes());
+    peer.send(&esp);
+    let mut payload = 0;
+    while payload < 1000 {
+        let piece = peer.receive_packet(Duration::from_secs(2));
+        let piece = piece.unwrap_or_else(|| panic!("{payload} octets; {}", gateway.stats()));
+        assert!(piece.len() < usize::from(MTU), "{} octets", piece.len());
+        payload += piece.len() - 20;
+    }
+    gateway.stop();
+}
+
+/// "Fragmentation needed" about ESP from the gateway to the peer (RFC 1191).
+fn too_big(spi: u32, mtu: u16) -> Vec<u8> {
+    let mut message = vec![3, 4, 0, 0, 0, 0];
+    message.extend(mtu.to_be_bytes());
+    message.extend([0x45, 0, 5, 0, 0, 0, 0x40, 0, 64, ESP as u8, 0, 0]);
+    message.extend(GATEWAY.octets());
+    message.extend(PEER.octets());
+    message.extend(spi.to_be_bytes());
+    message.extend([0, 0, 0, 1]);
+    let checksum = internet_checksum(&message);
+    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message
 }
 
 #[test]

@@ -147,5 +147,21 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             resolver.resolve(peers[0]).await.unwrap().destination_mac,
             [2, 0, 0, 0, 0, 0x99]
         );
+
+        // Entries that somebody has set for good are used as they are, and stay so: silent neighbours of both families.
+        for neighbour in ["198.51.100.77", "2001:db8:1::77"] {
+            let pinned = "02:00:00:00:00:77";
+            let near = lab.namespace("near");
+            ip(&format!(
+                "-n {near} neigh replace {neighbour} lladdr {pinned} dev near0 nud permanent"
+            ));
+            for _ in 0..2 {
+                let hop = resolver.resolve(neighbour.parse().unwrap()).await.unwrap();
+                assert_eq!(hop.destination_mac, [2, 0, 0, 0, 0, 0x77], "{neighbour}");
+                resolver.forget();
+            }
+            let entry = ip(&format!("-n {near} neigh show {neighbour} dev near0"));
+            assert!(entry.contains(pinned) && entry.contains("PERMANENT"), "{entry}");
+        }
     });
 }

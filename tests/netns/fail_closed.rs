@@ -16,13 +16,13 @@ use xtask::lab::topology::{GATEWAY_CORE, Node, Options, SERVER_PORT, Site, TERMI
 const WORDS: &[u8] = b"a secret in clear";
 
 /// Taps where anything that leaks would arrive.
-struct Watch {
+pub(crate) struct Watch {
     center: Tap,
     routers: [Tap; 2],
 }
 
 impl Watch {
-    fn open() -> Result<Self> {
+    pub(crate) fn open() -> Result<Self> {
         let routers = [Tap::open(Node::Site1, "wan")?, Tap::open(Node::Site2, "wan")?];
         Ok(Self {
             center: Tap::open(Node::Center, "eth0")?,
@@ -32,7 +32,7 @@ impl Watch {
 
     /// Frames that came through the gateway and should not have: at the center any but the gateway's own, at a router
     /// those with an inner address or with the words that [`try_to_talk`] sends.
-    fn leaks(&self) -> Result<Vec<Vec<u8>>> {
+    pub(crate) fn leaks(&self) -> Result<Vec<Vec<u8>>> {
         let own = |outer: Outer<'_>| {
             outer
                 .ip4_addresses()
@@ -59,7 +59,7 @@ fn arrived(tap: &Tap, wanted: impl Fn(&[u8]) -> bool) -> Result<Vec<Vec<u8>>> {
 }
 
 /// Both ends try to reach each other by every address they know.
-fn try_to_talk() -> Result<()> {
+pub(crate) fn try_to_talk() -> Result<()> {
     for site in Site::BOTH {
         ensure!(
             cmd::output(&mut curl(site.terminal(), &url("/whoami"), 2)).is_err(),

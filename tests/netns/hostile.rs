@@ -90,13 +90,16 @@ fn malformed_outer_packets_are_counted() -> Result<()> {
     let scene = Scene::with_tunnels()?;
     let (tap, frame) = genuine(Site::One)?;
     let cut = |length: usize| frame.get(..length).map(<[u8]>::to_vec).context("length");
-    let cases: [(&str, Vec<u8>); 5] = [
+    let first_fragment = with_octet(&frame, 14 + 6, |octet| octet | 0x20)?;
+    let cases: [(&str, Vec<u8>); 6] = [
         ("truncated_ip", cut(14 + 12)?),
         ("malformed_ip", mended_ip4(with_octet(&frame, 14, |_| 0x44)?)),
         (
             "outer_fragment",
-            mended_ip4(with_octet(&frame, 14 + 6, |octet| octet | 0x20)?),
+            mended_ip4(with_octet(&first_fragment, 14 + 9, |_| 47)?),
         ),
+        // RFC 791 section 3.2: all but the last one are multiples of eight.
+        ("fragment_malformed", of_odd_length(&first_fragment)?),
         ("outer_protocol", mended_ip4(with_octet(&frame, 14 + 9, |_| 47)?)),
         (
             "sa_destination",
@@ -110,6 +113,13 @@ fn malformed_outer_packets_are_counted() -> Result<()> {
     }
     fetch(Site::One.terminal(), "/whoami")?;
     Ok(())
+}
+
+/// The frame with nine octets behind its IP header.
+fn of_odd_length(frame: &[u8]) -> Result<Vec<u8>> {
+    let mut frame = frame.get(..14 + 29).context("too short")?.to_vec();
+    frame[16..18].copy_from_slice(&29u16.to_be_bytes());
+    Ok(mended_ip4(frame))
 }
 
 /// Sends payloads to the gateway's IKE port from the site's router.

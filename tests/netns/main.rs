@@ -4,10 +4,15 @@
 mod conntrack;
 mod control;
 mod directions;
+mod engines;
+mod errors;
 mod fail_closed;
 mod filter;
+mod fragments;
 mod hostile;
 mod names;
+mod narrow_path;
+mod path_mtu;
 mod restart;
 mod rules;
 mod trace;

@@ -8,7 +8,7 @@ use xtask::lab::pki::Auth;
 use xtask::lab::topology::{Options, Site};
 
 /// The address that the server sees of each site, over tunnels built now.
-fn addresses(scene: &Scene) -> Result<[String; 2]> {
+pub(crate) fn addresses(scene: &Scene) -> Result<[String; 2]> {
     let mut seen = [String::new(), String::new()];
     for (site, seen) in Site::BOTH.into_iter().zip(&mut seen) {
         scene
@@ -21,7 +21,7 @@ fn addresses(scene: &Scene) -> Result<[String; 2]> {
 }
 
 /// Puts a new gateway in the place of one that ended, in the same lab. The routers forget their tunnels.
-fn start_again(scene: Scene, config: &Config, kill: bool) -> Result<Scene> {
+pub(crate) fn start_again(scene: Scene, config: &Config, kill: bool) -> Result<Scene> {
     let Scene {
         gateway,
         site1,

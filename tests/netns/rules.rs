@@ -19,7 +19,7 @@ fn generation(scene: &Scene) -> Result<u64> {
 }
 
 /// Runs `gateway rules load` on a file with this text; answers whether it was taken, and what it printed.
-fn load(scene: &Scene, text: &str) -> Result<(bool, String)> {
+pub(crate) fn load(scene: &Scene, text: &str) -> Result<(bool, String)> {
     load_with(scene, text, &[])
 }
 
@@ -83,7 +83,7 @@ fn a_wrong_rule_set_changes_nothing_and_is_told_where() -> Result<()> {
 }
 
 /// The lab's rules behind one that denies site 1.
-fn without_site1() -> String {
+pub(crate) fn without_site1() -> String {
     format!(
         "[[rule]]\nname = \"not-site1\"\naction = \"deny\"\nsite = \"site1\"\n\n{}",
         xtask::lab::gateway::rules().replacen("name = \"lab\"\n", "", 1)

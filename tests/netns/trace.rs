@@ -15,7 +15,7 @@ use xtask::lab::topology::{FORBIDDEN_PORT, SERVER, Site};
 const SECONDS: &str = "6";
 
 /// Traces site 1 with these filters while `traffic` runs.
-fn trace(scene: &Scene, filters: &[&str], traffic: impl Fn() -> Result<()>) -> Result<Vec<Value>> {
+pub(crate) fn trace(scene: &Scene, filters: &[&str], traffic: impl Fn() -> Result<()>) -> Result<Vec<Value>> {
     let arguments = [
         &[
             "trace",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd as _, RawFd};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -43,7 +44,7 @@ const BPF_F_INNER_MAP: u32 = 1 << 12;
 /// The loaded object with its own, unpinned maps.
 pub struct Kernel {
     ebpf: Ebpf,
-    tables: SharedTables,
+    tables: Arc<SharedTables>,
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
@@ -131,7 +132,7 @@ impl Kernel {
         };
         let mut kernel = Self {
             ebpf,
-            tables,
+            tables: Arc::new(tables),
             _worker: worker,
             links,
             group_bitmaps: Vec::new(),
@@ -144,6 +145,12 @@ impl Kernel {
     #[must_use]
     pub fn tables(&self) -> &SharedTables {
         &self.tables
+    }
+
+    /// The same, for a worker of this process.
+    #[must_use]
+    pub fn shared_tables(&self) -> Arc<SharedTables> {
+        Arc::clone(&self.tables)
     }
 
     /// Another hold of a program, for threads of their own.
@@ -239,7 +246,8 @@ impl Kernel {
         let ingress = tables.interface.map(|interface| (links.ingress, interface));
         let egress = role.zip(tables.interface).map(|(role, interface)| {
             let interface = Interface { role, ..interface };
-            (links.egress, interface)
+            // By the number that next hops have, whichever link is behind it.
+            (world::EGRESS, interface)
         });
         // By BPF_PROG_TEST_RUN the two are one; no program asks for the role of the interface that a frame came by.
         self.replace(map::INTERFACES, ingress.into_iter().chain(egress))?;
@@ -253,6 +261,10 @@ impl Kernel {
         self.replace(
             map::SA_INBOUND,
             tables.sa_inbound.iter().map(|(spi, sa)| (*spi, *sa)),
+        )?;
+        self.replace(
+            map::SA_PATHS,
+            tables.sa_paths.iter().map(|(key, path)| (*key, *path)),
         )?;
         self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
         self.refill(tables)?;

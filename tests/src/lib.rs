@@ -1,7 +1,8 @@
 //! What the tests that need more than one crate share: frames and packet vectors with the kernel harness that runs
-//! them, and a lab with the gateway and both sites up, with transfers through it.
+//! them, and a lab with the gateway and both sites up, with transfers and datagrams through it.
 
 pub mod covering;
+pub mod echo;
 pub mod frames;
 pub mod fuzz;
 pub mod kernel;

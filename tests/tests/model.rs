@@ -52,7 +52,10 @@ fn damaged() -> impl Strategy<Value = (Program, Vec<u8>)> {
 fn is_sent(verdict: Verdict) -> bool {
     match verdict {
         Verdict::Egress { .. } | Verdict::Reflect(_) => true,
-        Verdict::Worker { path, .. } => path != Path::WanEsp,
+        // What a worker opens or keeps is judged later.
+        Verdict::Worker { path, .. } => {
+            !matches!(path, Path::WanEsp | Path::WanFragment | Path::CoreFragment)
+        }
         Verdict::Pass(_) => false,
     }
 }
@@ -152,7 +155,12 @@ proptest! {
     #[test]
     fn what_is_not_sent_is_not_changed((program, frame) in damaged()) {
         let (outcome, after) = program.run(&frame, &world::world(NOW_S));
-        prop_assert!(outcome.is_ok_and(is_sent) || after == frame);
+        // A fragment for a worker has a link header, nothing else.
+        let kept = match outcome {
+            Ok(Verdict::Worker { path: Path::CoreFragment, .. }) => 14,
+            _ => 0,
+        };
+        prop_assert!(outcome.is_ok_and(is_sent) || after[kept..] == frame[kept..]);
     }
 
     /// Model: a packet goes out and its mirror comes back to where the packet came from, with valid checksums, TTL

@@ -153,6 +153,26 @@ fn a_missing_target_is_a_drop() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// RFC 4301 section 8.2: what a router says of a tunnel's path reaches the controller, and what is forged does not.
+#[test]
+fn a_narrow_path_is_told_to_the_controller() -> anyhow::Result<()> {
+    use gateway_tests::vectors::pmtu;
+
+    let mut kernel = Kernel::load()?;
+    let (tables, frame, event) = pmtu::heeded(u32::try_from(monotonic().as_secs())?);
+    kernel.fill(&tables)?;
+    kernel.take_events()?;
+    assert_eq!(kernel.run("wan", &frame)?.code, XDP_DROP);
+    assert_eq!(kernel.take_events()?, [event]);
+    assert_eq!(kernel.drops()?, BTreeMap::from([(DropReason::PathMtu, 1)]));
+    let mut forged = frame;
+    // The quoted SPI.
+    forged[14 + 20 + 8 + 20] ^= 1;
+    assert_eq!(kernel.run("wan", &forged)?.code, XDP_DROP);
+    assert_eq!(kernel.take_events()?, []);
+    Ok(())
+}
+
 /// Without a rule set, without a socket and without an egress interface, packets are dropped.
 #[test]
 fn an_empty_map_set_fails_closed() -> anyhow::Result<()> {

@@ -1,15 +1,15 @@
-//! Flow and mapping table under load: programs in the kernel on several CPUs, and the daemon's sweep in user space, at
-//! once and on the same few keys. Needs root.
+//! Flow and mapping table under load: programs in the kernel on several CPUs, workers with the direct engine, and the
+//! daemon's sweep in user space, at once and on the same few keys. Needs root.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use gateway::dataplane::TableSizes;
-use gateway::dataplane::sweep::{HoldDown, Sweep};
+use gateway::dataplane::sweep::{HoldDown, Quiet, Sweep};
 use gateway::dataplane::tables::SharedTables;
+use gateway::dataplane::{Direct, Egress, TableSizes, Way};
 use gateway_common::abi::flow::{self, FlowKey, Progress, halves, pair, word};
 use gateway_common::abi::interface::{STATES, Settings};
 use gateway_common::abi::nat::OutsideKey;
@@ -28,6 +28,8 @@ const XDP_DROP: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
 /// Threads that run packets through the programs.
 const PACKET_THREADS: u32 = 3;
+/// Threads that run them through the direct engine first.
+const WORKERS: u32 = 2;
 /// Source ports that they share, in groups that take turns, a second each: a group is silent until its flows are just dead,
 /// so that a packet and the sweep meet at the same flow.
 const PORTS: u32 = 400;
@@ -56,23 +58,64 @@ impl Random {
     }
 }
 
-/// Sends packets of the same few flows until told to stop; answers how many were forwarded.
+/// A packet of the same few flows.
+fn draw(random: &mut Random, second: &AtomicU32) -> Vec<u8> {
+    let group = second.load(Ordering::Relaxed) % GROUPS;
+    let port = 2000 + (random.below(PORTS / GROUPS) * GROUPS + group) as u16;
+    let (tcp, server) = ((TERMINAL, port), (SERVER, 443));
+    let packet = match random.below(8) {
+        0..=2 => Clear::udp((TERMINAL, port), (NAME_SERVER, 53)),
+        3..=5 => Clear::tcp(tcp, server, SYN),
+        6 => Clear::tcp(tcp, server, ACK),
+        _ => Clear::tcp(tcp, server, RST),
+    };
+    packet.linked(SITE, SA_INDEX)
+}
+
+/// Sends packets until told to stop; answers how many were forwarded.
 fn send(kernel: &Kernel, seed: u64, second: &AtomicU32, stop: &AtomicBool) -> Result<u64> {
     let mut random = Random(seed);
     let mut forwarded = 0;
     while !stop.load(Ordering::Relaxed) {
-        let group = second.load(Ordering::Relaxed) % GROUPS;
-        let port = 2000 + (random.below(PORTS / GROUPS) * GROUPS + group) as u16;
-        let (tcp, server) = ((TERMINAL, port), (SERVER, 443));
-        let packet = match random.below(8) {
-            0..=2 => Clear::udp((TERMINAL, port), (NAME_SERVER, 53)),
-            3..=5 => Clear::tcp(tcp, server, SYN),
-            6 => Clear::tcp(tcp, server, ACK),
-            _ => Clear::tcp(tcp, server, RST),
-        };
-        match kernel.code("clear", &packet.linked(SITE, SA_INDEX))? {
+        match kernel.code("clear", &draw(&mut random, second))? {
             XDP_REDIRECT => forwarded += 1,
             code => ensure!(code == XDP_DROP, "code {code}"),
+        }
+    }
+    Ok(forwarded)
+}
+
+/// The same as a worker; answers how many it forwarded by itself. `rounds` is odd while it may hold an entry.
+fn send_directly(
+    kernel: &Kernel,
+    seed: u64,
+    second: &AtomicU32,
+    stop: &AtomicBool,
+    rounds: &AtomicU64,
+) -> Result<u64> {
+    let mut random = Random(seed);
+    let egress = Egress {
+        ifindex: world::EGRESS,
+        port: 0,
+        frame_max: 1514,
+    };
+    let mut direct = Direct::new(kernel.shared_tables(), vec![egress]);
+    let (mut forwarded, mut now_ms) = (0, 0);
+    while !stop.load(Ordering::Relaxed) {
+        let mut frame = draw(&mut random, second);
+        rounds.fetch_add(1, Ordering::SeqCst);
+        // No flow waits to be settled: whoever can be at it at once is.
+        now_ms += 2000;
+        direct.begin_round(now_ms);
+        let looked = direct.look(&mut frame);
+        let way = direct.forward(&mut frame, &looked);
+        rounds.fetch_add(1, Ordering::SeqCst);
+        match way {
+            Way::Out(_) => forwarded += 1,
+            Way::Drop(_) => {}
+            Way::Link => {
+                kernel.code("clear", &frame)?;
+            }
         }
     }
     Ok(forwarded)
@@ -164,11 +207,20 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
     let mut sweep = Sweep::default();
     let (mut expired, mut ended) = (0, 0);
     let (now, stop) = (AtomicU32::new(0), AtomicBool::new(false));
-    let forwarded = thread::scope(|scope| -> Result<u64> {
+    let rounds = [const { AtomicU64::new(0) }; WORKERS as usize];
+    let mut quiet = Quiet::default();
+    let (forwarded, directly) = thread::scope(|scope| -> Result<(u64, u64)> {
         let threads: Vec<_> = (0..PACKET_THREADS)
             .map(|seed| {
                 let (kernel, now, stop) = (&kernel, &now, &stop);
                 scope.spawn(move || send(kernel, seed.into(), now, stop))
+            })
+            .collect();
+        let workers: Vec<_> = (PACKET_THREADS..)
+            .zip(&rounds)
+            .map(|(seed, rounds)| {
+                let (kernel, now, stop) = (&kernel, &now, &stop);
+                scope.spawn(move || send_directly(kernel, seed.into(), now, stop, rounds))
             })
             .collect();
         let tables = kernel.tables();
@@ -177,7 +229,10 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             thread::sleep(SECOND);
             tables.set_now_s(begin_s + second);
             now.store(second, Ordering::Relaxed);
-            expired += sweep.run(tables, &settings, HOLD_DOWN, begin_s + second).0;
+            // As the daemon does.
+            if quiet.all_came_on(rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst))) {
+                expired += sweep.run(tables, &settings, HOLD_DOWN, begin_s + second).0;
+            }
             // The operator ends a flow.
             let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();
             if !flows.is_empty() {
@@ -186,18 +241,21 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             }
         }
         stop.store(true, Ordering::Relaxed);
-        let mut forwarded = 0;
-        for thread in threads {
-            forwarded += thread
-                .join()
-                .map_err(|_| anyhow::anyhow!("a sender panicked"))??;
-        }
-        Ok(forwarded)
+        let sum = |threads: Vec<thread::ScopedJoinHandle<'_, Result<u64>>>| -> Result<u64> {
+            let mut sum = 0;
+            for thread in threads {
+                sum += thread
+                    .join()
+                    .map_err(|_| anyhow::anyhow!("a sender panicked"))??;
+            }
+            Ok(sum)
+        };
+        Ok((sum(threads)?, sum(workers)?))
     })?;
     check(kernel.tables())?;
     ensure!(
-        forwarded > 1000 && expired > 100 && ended > 10,
-        "{forwarded} packets, {expired} flows expired, {ended} were ended: too few to show anything"
+        forwarded > 1000 && directly > 1000 && expired > 100 && ended > 10,
+        "{forwarded} packets by programs, {directly} by workers, {expired} flows expired, {ended} were ended: too few to show anything"
     );
     let created = kernel.paths()?.get(&(Path::FlowsCreated as u32)).copied();
     ensure!(created >= Some(expired as u64), "{created:?} flows were made");

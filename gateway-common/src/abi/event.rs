@@ -16,6 +16,9 @@ pub mod kind {
     pub const NEXT_HOP_MISSING: u32 = 4;
     /// A site's port blocks have few free ports left, or none.
     pub const PORTS_SHORT: u32 = 5;
+    /// A router says that the path of an outbound SA carries less than it was taken to. The event's `rule` is the SA's index,
+    /// `generation` the MTU of the path, `source` the SPI.
+    pub const PATH_MTU: u32 = 6;
 }
 
 /// Value of [`Event::rule`] when no rule matched.

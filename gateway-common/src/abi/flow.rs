@@ -79,7 +79,7 @@ pub struct FlowKey {
     pub destination: [u8; 4],
     /// Source port, or the identifier of an ICMP query; network order.
     pub source_port: [u8; 2],
-    /// Destination port; zero for ICMP; network order.
+    /// Destination port; for ICMP [`Query::port`](crate::packet::icmp::Query::port); network order.
     pub destination_port: [u8; 2],
     /// IP protocol.
     pub protocol: u8,

@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -57,6 +57,8 @@ pub mod map {
     pub const SA_ROUTES: &str = "SA_ROUTES";
     /// `Array<SaOutbound>`: outbound SAs by number. One that flows may know changes only with the epoch.
     pub const SA_OUTBOUND: &str = "SA_OUTBOUND";
+    /// `HashMap<SaPathKey, SaPath>`: the outbound SA whose packet an ICMP error quotes.
+    pub const SA_PATHS: &str = "SA_PATHS";
     /// `XskMap`: slot = `Interface::xsk_base + rx_queue_index`.
     pub const XSKS: &str = "XSKS";
     /// `HashMap<u32 site, Site>`.
@@ -91,7 +93,8 @@ pub mod map {
     /// `LpmTrie<[u8; 4] destination, u32>`: direction ([`super::rule::direction`]) of flows that sites open to it; without
     /// an entry, to the Internet.
     pub const DIRECTIONS: &str = "DIRECTIONS";
-    /// `Array<NextHop>`: next hops by number. One that flows may know changes only with the epoch.
+    /// `Array<NextHop>`, memory-mapped for workers to read: next hops by number. One that flows may know changes only with
+    /// the epoch.
     pub const NEXT_HOPS: &str = "NEXT_HOPS";
     /// `DevMapHash` (key = ifindex) of the interfaces that XDP redirects out of.
     pub const EGRESS: &str = "EGRESS";
@@ -112,7 +115,7 @@ pub mod map {
     pub const TRACER: &str = "TRACER";
     /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`.
     pub const IKE_RATE: &str = "IKE_RATE";
-    /// `Array<Settings>[1]`.
+    /// `Array<Settings>[1]`, memory-mapped for workers to read.
     pub const SETTINGS: &str = "SETTINGS";
 }
 

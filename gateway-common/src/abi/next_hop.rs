@@ -16,5 +16,7 @@ pub struct NextHop {
     pub destination_mac: [u8; 6],
     /// MAC address of the egress interface.
     pub source_mac: [u8; 6],
+    /// Largest packet that the way there carries, in bytes.
+    pub mtu: u32,
 }
-abi_assert!(NextHop, size = 20, align = 4);
+abi_assert!(NextHop, size = 24, align = 4);

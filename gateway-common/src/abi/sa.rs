@@ -58,6 +58,52 @@ pub struct SaOutbound {
 }
 abi_assert!(SaOutbound, size = 12, align = 4);
 
+/// Key of the look-up of an outbound SA by a packet of it that an ICMP error quotes.
+#[repr(C)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    FromBytes,
+    IntoBytes,
+    Immutable,
+    KnownLayout,
+    Unaligned,
+)]
+pub struct SaPathKey {
+    /// The peer's outer address; IPv4 in the first four bytes, the rest zero.
+    pub remote: [u8; 16],
+    /// The SPI that the peer chose.
+    pub spi: [u8; 4],
+    /// Our UDP port and the peer's; zero of plain ESP.
+    pub ports: [u8; 4],
+}
+abi_assert!(SaPathKey, size = 24, align = 1);
+
+/// The path of an outbound SA.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SaPath {
+    /// Our outer address; IPv4 in the first four bytes, the rest zero.
+    pub local: [u8; 16],
+    /// Index in the owning worker's SA table.
+    pub sa_index: u32,
+    /// Site that the SA belongs to.
+    pub site: u32,
+    /// Largest outer packet that the path is taken to carry, in bytes.
+    pub mtu: u32,
+    /// 4 or 6.
+    pub family: u8,
+    /// Zero.
+    pub pad: [u8; 3],
+}
+abi_assert!(SaPath, size = 32, align = 4);
+
 /// The 14-byte link header on the clear link (worker to `clear`) and on the way from `core` to a worker.
 ///
 /// It has an Ethernet header's shape, so that any NIC or veth carries it; only the gateway's own programs read it.
@@ -100,6 +146,9 @@ pub mod fragment {
     pub const CENTER_LATER: [u8; 2] = [0x02, 0x05];
     /// Fragment of a packet of the center on its way to the worker that it waits at.
     pub const CENTER_WAITS: [u8; 2] = [0x02, 0x06];
+    /// No fragment yet: a whole packet of a site on its way to a worker, which cuts it to what the next hop carries; that many
+    /// octets, big-endian.
+    pub const SITE_TOO_BIG: [u8; 2] = [0x02, 0x07];
 }
 
 impl LinkHeader {
@@ -134,7 +183,7 @@ impl LinkHeader {
     #[must_use]
     pub fn read_fragment(&self) -> Option<([u8; 2], u32, [u8; 4])> {
         let [high, low] = self.mark_sa;
-        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x06);
+        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x07);
         (self.mark == LINK_MARK && is_fragment && self.ether_type == LINK_ETHER_TYPE).then_some((
             self.mark_sa,
             u32::from_be_bytes(self.site),

@@ -47,10 +47,12 @@ pub enum Path {
     WanFragment = 12,
     /// `core`: the same.
     CoreFragment = 13,
+    /// `clear`: handed to a worker, which cuts it into fragments that the next hop carries.
+    ClearTooBig = 14,
 }
 
 /// Number of [`Path`] counters.
-pub const PATHS: u32 = 14;
+pub const PATHS: u32 = 15;
 
 impl Path {
     /// All, in the order of their numbers, with their names in CLI and metrics.
@@ -69,5 +71,6 @@ impl Path {
         (Path::CenterAnswered, "center_answered"),
         (Path::WanFragment, "wan_fragment"),
         (Path::CoreFragment, "core_fragment"),
+        (Path::ClearTooBig, "clear_too_big"),
     ];
 }

@@ -55,6 +55,8 @@ pub mod point {
     pub const SITE_FRAGMENT: u32 = 20;
     /// The stage for fragments of the center's packets.
     pub const CENTER_FRAGMENT: u32 = 21;
+    /// The stage that carries ICMP errors from site to site.
+    pub const HAIRPIN_ERROR: u32 = 22;
 
     /// The point of a stage, by its number ([`Stage`](crate::path::open::Stage)).
     #[must_use]
@@ -78,12 +80,13 @@ pub mod point {
             CENTER_ERROR,
             SITE_FRAGMENT,
             CENTER_FRAGMENT,
+            HAIRPIN_ERROR,
         ];
         if stage < STAGES { POINTS[stage as usize] } else { 0 }
     }
 
     /// All with their names.
-    pub const ALL: [(u32, &str); 21] = [
+    pub const ALL: [(u32, &str); 22] = [
         (WAN, "wan"),
         (CLEAR, "clear"),
         (JUDGE, "clear_judge"),
@@ -105,6 +108,7 @@ pub mod point {
         (CENTER_ERROR, "core_error"),
         (SITE_FRAGMENT, "clear_fragment"),
         (CENTER_FRAGMENT, "core_fragment"),
+        (HAIRPIN_ERROR, "hairpin_error"),
     ];
 }
 

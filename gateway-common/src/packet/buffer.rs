@@ -1,4 +1,4 @@
-//! A frame in ordinary memory: for tests, simulations, and workers that run the packet core themselves.
+//! A frame in ordinary memory: for tests and simulations.
 
 use std::vec::Vec;
 

@@ -17,6 +17,46 @@ pub mod kind {
     pub const TIME_EXCEEDED: u8 = 11;
     /// Parameter problem.
     pub const PARAMETER_PROBLEM: u8 = 12;
+    /// Timestamp request.
+    pub const TIMESTAMP: u8 = 13;
+    /// Timestamp reply.
+    pub const TIMESTAMP_REPLY: u8 = 14;
+}
+
+/// A query that is tracked, or the reply to one (RFC 792): both have an identifier at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Query {
+    /// Stands where other protocols have the port of the end that is asked, so that queries of different types with one
+    /// identifier are different flows. Zero for echo.
+    pub port: [u8; 2],
+    /// It is the reply.
+    pub is_reply: bool,
+}
+
+impl Query {
+    /// What a type and code say; `None` if it is no query that is tracked.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of(kind: u8, code: u8) -> Option<Self> {
+        let (port, is_reply) = match (kind, code) {
+            (kind::ECHO, 0) => ([0; 2], false),
+            (kind::ECHO_REPLY, 0) => ([0; 2], true),
+            (kind::TIMESTAMP, 0) => ([0, kind::TIMESTAMP], false),
+            (kind::TIMESTAMP_REPLY, 0) => ([0, kind::TIMESTAMP], true),
+            _ => return None,
+        };
+        Some(Self { port, is_reply })
+    }
+
+    /// The type of the request, by the port that stands for it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn kind_of([_, low]: [u8; 2]) -> u8 {
+        match low {
+            0 => kind::ECHO,
+            other => other,
+        }
+    }
 }
 
 /// Whether a type is an error that is translated: it quotes the packet that it is about. Not source quench, which is

@@ -6,6 +6,7 @@ pub mod ethernet;
 pub mod icmp;
 pub mod ipv4;
 pub mod ipv6;
+mod slice;
 pub mod tcp;
 pub mod udp;
 
@@ -14,6 +15,7 @@ mod buffer;
 
 #[cfg(any(test, feature = "std"))]
 pub use buffer::Buffer;
+pub use slice::Slice;
 
 use checksum::Sum;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};

@@ -42,6 +42,11 @@ pub enum Refusal {
         /// What would fit.
         mtu: u32,
     },
+    /// It is too big for the link to the next hop, and may not be fragmented.
+    NextHopTooBig {
+        /// What would fit.
+        mtu: u32,
+    },
     /// Ports, or another thing that sites have a limit of, are used up (RFC 5508 REQ-8).
     Exhausted {
         /// What is.
@@ -91,6 +96,7 @@ impl Refusal {
         match self {
             Self::Rejected => DropReason::RuleRejected,
             Self::TooBig { .. } => DropReason::EspTooBig,
+            Self::NextHopTooBig { .. } => DropReason::NextHopTooBig,
             Self::Exhausted { reason } => reason,
         }
     }
@@ -102,6 +108,7 @@ impl Refusal {
             Self::Rejected => pair(1, 0),
             Self::TooBig { mtu } => pair(2, mtu),
             Self::Exhausted { reason } => pair(3, reason as u32),
+            Self::NextHopTooBig { mtu } => pair(4, mtu),
         }
     }
 
@@ -115,6 +122,7 @@ impl Refusal {
                 Some(reason) => Some(Self::Exhausted { reason }),
                 None => None,
             },
+            4 => Some(Self::NextHopTooBig { mtu: argument }),
             _ => None,
         }
     }
@@ -201,7 +209,7 @@ fn write<P: Packet>(packet: &mut P, inner: &Inner, refusal: Refusal) -> Result<(
     match refusal {
         Refusal::Rejected if inner.ip.protocol == protocol::TCP => return reset(packet, inner),
         Refusal::Rejected | Refusal::Exhausted { .. } => {}
-        Refusal::TooBig { mtu } => {
+        Refusal::TooBig { mtu } | Refusal::NextHopTooBig { mtu } => {
             let [m0, m1] = (if mtu > 0xffff { 0xffff } else { mtu as u16 }).to_be_bytes();
             report.code = CODE_FRAGMENTATION_NEEDED;
             report.rest = [0, 0, m0, m1];

@@ -3,10 +3,10 @@
 
 use crate::abi::event::{Event, kind};
 use crate::abi::flow::{FlowKey, halves, pair, word};
-use crate::abi::interface::role;
+use crate::abi::interface::{Settings, role};
 use crate::abi::next_hop::NextHop;
 use crate::abi::rule::direction;
-use crate::abi::sa::LinkHeader;
+use crate::abi::sa::{LinkHeader, fragment as fragment_mark};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -15,10 +15,11 @@ use crate::packet::tcp::flag;
 use crate::tables::Tables;
 use crate::tables::words::Words;
 
+use super::answer::{Refusal, refuse};
 use super::filter::{self, Direction};
 use super::inner::Inner;
 use super::open::{self, Stage};
-use super::{Outcome, Verdict, answer, core, enter, error, fragment, hairpin, limits, mss};
+use super::{Outcome, Verdict, answer, core, enter, error, fragment, hairpin, limits, mss, worker};
 
 /// Rounds that a packet makes at most: two through all stages, should its flow vanish meanwhile.
 const ROUNDS_MAX: u32 = 20;
@@ -77,6 +78,7 @@ pub fn stages<P: Packet, T: Tables>(
             Stage::SiteFragment => fragment::from_site(packet, tables),
             Stage::CenterFragment => fragment::from_center(packet, tables),
             Stage::CenterError => error::from_center(packet, tables),
+            Stage::HairpinError => error::between_sites(packet, tables),
         };
         after(packet, stage, next);
         match next? {
@@ -118,24 +120,74 @@ pub(super) fn pass<P: Packet, T: Tables>(
     let Some(entry) = tables.flows().find(&key) else {
         return Ok(Next::Stage(Stage::Judge));
     };
-    let (state, last_seen_s) = filter::state_and_last_seen_s(entry.record);
-    if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, inner) {
+    if !goes_on(entry.record, inner, settings, now_s) {
         return Ok(Next::Stage(Stage::Judge));
     }
     let hop = known_next_hop(tables, &key, entry.record)?;
     if hop == SITES {
         return Ok(Next::Stage(Stage::Hairpin));
     }
-    if filter::follow::<_, true>(entry.record, inner, now_s)? {
+    let hop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    if inner.length() > hop.mtu {
+        return too_big(packet, tables, inner.ip.dont_fragment(), hop.mtu);
+    }
+    forward(packet, tables, site, inner, entry.record, hop, now_s).map(Next::Decided)
+}
+
+/// Whether a packet is one more of a flow, and opens none.
+#[inline(always)]
+pub fn goes_on<V: Words>(record: V, inner: &Inner, settings: &Settings, now_s: u32) -> bool {
+    let (state, last_seen_s) = filter::state_and_last_seen_s(record);
+    filter::is_alive(state, last_seen_s, settings, now_s) && !filter::reopens(state, inner)
+}
+
+/// Moves a flow on by its packet, which is translated and addressed to the flow's next hop. Before this nothing of the
+/// packet is changed.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn forward<P: Packet, T: Tables, V: Words>(
+    packet: &mut P,
+    tables: &T,
+    site: u32,
+    inner: &Inner,
+    record: V,
+    hop: &NextHop,
+    now_s: u32,
+) -> Outcome {
+    if filter::follow::<_, true>(record, inner, now_s)? {
         limits::give_half_open(tables, site);
     }
-    let (address, nat) = halves(entry.record.load(word::NAT));
+    let (address, nat) = halves(record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     inner.translate(packet, Direction::Out, address.to_ne_bytes(), [p0, p1])?;
     if inner.segment.flags & flag::SYN != 0 {
         mss::clamp_from_site(packet, tables, site, inner.ip.source)?;
     }
-    leave(packet, tables, hop).map(Next::Decided)
+    leave(packet, hop)
+}
+
+/// A packet that the way to the center does not carry: its site is told (RFC 1191), or a worker cuts it (RFC 4787 REQ-13). The
+/// fragments come back, to be judged and translated as a site's own are.
+#[inline(never)]
+fn too_big<P: Packet, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    dont_fragment: bool,
+    mtu: u32,
+) -> Result<Next, DropReason> {
+    if dont_fragment {
+        return refuse(tables, Refusal::NextHopTooBig { mtu });
+    }
+    let link: LinkHeader = packet.load(0).ok_or(DropReason::Internal)?;
+    // A fragment that has to be cut again would need its ports and the MTU beside each other.
+    let (site, _) = link.read().ok_or(DropReason::NextHopTooBig)?;
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    let verdict = worker(tables, interface, Path::ClearTooBig)?;
+    let link = LinkHeader::of_fragment(fragment_mark::SITE_TOO_BIG, site, mtu.to_be_bytes());
+    packet.store(0, &link).ok_or(DropReason::Internal)?;
+    Ok(Next::Decided(verdict))
 }
 
 /// The site of a frame of the clear link.
@@ -175,13 +227,35 @@ pub(super) fn parse_any<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
     Ok(inner)
 }
 
-/// Writes the Ethernet header of the next hop.
+/// The next hop with this number, if the packet fits the way there.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
-pub fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outcome {
-    let hop: &NextHop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+pub(super) fn fitting<T: Tables>(tables: &T, hop: u32, length: u32) -> Result<&NextHop, DropReason> {
+    let hop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    if length > hop.mtu {
+        return Err(DropReason::NextHopTooBig);
+    }
+    Ok(hop)
+}
+
+/// The packet in it, or the first fragment of one, where both queries and replies go: from site to site.
+#[inline(always)]
+pub(super) fn parse_between<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
+    let inner = Inner::parse_between(packet)?;
+    if inner.ip.ttl <= 1 {
+        return Err(DropReason::InnerTtl);
+    }
+    Ok(inner)
+}
+
+/// Writes the Ethernet header of the next hop.
+///
+/// # Errors
+/// [`DropReason::Internal`] if the frame is shorter than that.
+#[inline(always)]
+pub fn leave<P: Packet>(packet: &mut P, hop: &NextHop) -> Outcome {
     let ethernet = Ethernet {
         destination: hop.destination_mac,
         source: hop.source_mac,
@@ -200,21 +274,30 @@ pub fn leave<P: Packet, T: Tables>(packet: &mut P, tables: &T, hop: u32) -> Outc
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
-    let epoch = tables.epochs().hop;
-    let (number, looked_up) = halves(record.load(word::HOP));
-    if looked_up == epoch
-        && let Some(hop) = tables.next_hop(number)
-        && hop.resolved != 0
-    {
+    if let Some(number) = remembered_next_hop(tables, record) {
         return Ok(number);
     }
+    let epoch = tables.epochs().hop;
     let number = next_hop(tables, key)?;
     record.store(word::HOP, pair(number, epoch));
     Ok(number)
 }
 
+/// The same, if it need not be looked up.
+#[inline(always)]
+pub(super) fn remembered_next_hop<V: Words, T: Tables>(tables: &T, record: V) -> Option<u32> {
+    let (number, looked_up) = halves(record.load(word::HOP));
+    if looked_up == tables.epochs().hop
+        && let Some(hop) = tables.next_hop(number)
+        && hop.resolved != 0
+    {
+        return Some(number);
+    }
+    None
+}
+
 /// In place of the number of a next hop: the destination is what a site is translated to.
-const SITES: u32 = u32::MAX;
+pub(super) const SITES: u32 = u32::MAX;
 
 /// Number of a resolved next hop, or [`SITES`]; the controller hears of its absence.
 #[inline(never)]

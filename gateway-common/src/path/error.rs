@@ -13,17 +13,18 @@ use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::{Change, Sum};
-use crate::packet::icmp::{self, Icmp, kind};
+use crate::packet::icmp::{self, Icmp, Query};
 use crate::packet::ipv4::{self, Ipv4, is_host_address, protocol};
 use crate::tables::Tables;
 use crate::tables::words::Words;
 use zerocopy::IntoBytes;
 
-use super::clear::{Next, known_next_hop, leave, site_of};
+use super::clear::{Next, SITES, fitting, known_next_hop, leave, site_of};
 use super::core::{of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, TRANSPORT};
-use super::{Verdict, worker};
+use super::open::Stage;
+use super::{Verdict, hairpin, worker};
 
 /// Offset of the quoted packet in the frame.
 const QUOTED_IP: u32 = TRANSPORT + icmp::LENGTH;
@@ -52,6 +53,8 @@ struct Report {
 struct Ends {
     /// Where the error goes.
     direction: Direction,
+    /// What its TTL is less by.
+    hops: u8,
     old: ([u8; 4], [u8; 2]),
     new: ([u8; 4], [u8; 2]),
 }
@@ -64,7 +67,12 @@ struct Ends {
 #[inline(always)]
 pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let report = Report::parse(packet)?;
+    let report = match Report::parse::<P, false>(packet) {
+        Ok(report) => report,
+        // To another site, which has asked.
+        Err(DropReason::IcmpType) if hairpin::is_reply(packet) => return Ok(Next::Stage(Stage::Hairpin)),
+        Err(reason) => return Err(reason),
+    };
     if report.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
@@ -82,15 +90,27 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
     let entry = tables.flows().find(&key).ok_or(DropReason::IcmpErrorUnmatched)?;
     alive(tables, settings, entry.record)?;
     let hop = known_next_hop(tables, &key, entry.record)?;
+    let to_site = hop == SITES;
+    if !to_site && !report.is_about_usual(Direction::In) {
+        return Err(DropReason::IcmpErrorUnmatched);
+    }
     let (address, nat) = halves(entry.record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     let ends = Ends {
         direction: Direction::Out,
+        // Between sites the second translation counts the hop.
+        hops: u8::from(!to_site),
         old: (key.source, key.source_port),
         new: (address.to_ne_bytes(), [p0, p1]),
     };
+    if to_site {
+        report.translate(packet, &ends)?;
+        return Ok(Next::Stage(Stage::HairpinError));
+    }
+    // No error about an error (RFC 1122 section 3.2.2).
+    let hop = fitting(tables, hop, report.ip.total_length())?;
     report.translate(packet, &ends)?;
-    leave(packet, tables, hop).map(Next::Decided)
+    leave(packet, hop).map(Next::Decided)
 }
 
 /// An error that a host or router of the center sends about a packet of a site. Its sender stays visible, as in a path
@@ -100,9 +120,29 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
 /// The reason to drop it.
 #[inline(always)]
 pub fn from_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    inward::<P, T, false>(packet, tables)
+}
+
+/// An error of a site about a packet of another one, on the second half of its way: [`from_site`] has translated the end of
+/// the site that it comes from, and it looks like one of the center now (RFC 5508 REQ-7).
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub fn between_sites<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    inward::<P, T, true>(packet, tables)
+}
+
+#[inline(always)]
+fn inward<P: Packet, T: Tables, const BETWEEN: bool>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
-    let report = Report::parse(packet)?;
-    of_its_side(tables, interface, report.ip.source)?;
+    let report = Report::parse::<P, BETWEEN>(packet)?;
+    if !BETWEEN {
+        of_its_side(tables, interface, report.ip.source)?;
+        if !report.is_about_usual(Direction::Out) {
+            return Err(DropReason::IcmpErrorUnmatched);
+        }
+    }
     let (source_port, destination_port) = report.ports(Direction::Out)?;
     let outside = OutsideKey {
         address: report.quoted.source,
@@ -124,11 +164,17 @@ pub fn from_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<N
         // No error about an error (RFC 1122 section 3.2.2).
         return Err(DropReason::EspTooBig);
     }
-    let verdict: Verdict = worker(tables, interface, Path::CoreForwarded)?;
+    let path = if BETWEEN {
+        Path::SiteToSite
+    } else {
+        Path::CoreForwarded
+    };
+    let verdict: Verdict = worker(tables, interface, path)?;
     let (site, source) = halves(entry.record.load(word::SITE_SOURCE));
     let [s0, s1, _, _] = halves(entry.record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
     let ends = Ends {
         direction: Direction::In,
+        hops: 1,
         old: (report.quoted.source, source_port),
         new: (source.to_ne_bytes(), [s0, s1]),
     };
@@ -153,7 +199,7 @@ fn alive<V: Words, T: Tables>(tables: &T, settings: &Settings, record: V) -> Res
 impl Report {
     /// Parses an error that is whole, sound, of a type that is translated, and goes to who sent what it quotes.
     #[inline(never)]
-    fn parse<P: Packet>(packet: &P) -> Result<Self, DropReason> {
+    fn parse<P: Packet, const BETWEEN: bool>(packet: &P) -> Result<Self, DropReason> {
         let ip: Ipv4 = packet.load(IP).ok_or(DropReason::InnerMalformed)?;
         ip.check(packet.len().saturating_sub(IP))
             .map_err(|_| DropReason::InnerMalformed)?;
@@ -179,7 +225,8 @@ impl Report {
             checksum: header.checksum,
             length: length as u16,
         };
-        if !report.is_plausible() {
+        // A site may call itself: both ends are one address then.
+        if !report.is_plausible() || (!BETWEEN && report.ip.source == report.ip.destination) {
             return Err(DropReason::IcmpErrorUnmatched);
         }
         // RFC 5508 REQ-3: the message's checksum, and that of the quoted header.
@@ -199,7 +246,6 @@ impl Report {
     fn is_plausible(&self) -> bool {
         const OFFSET: u16 = 0x1fff;
         is_host_address(self.ip.source)
-            && self.ip.source != self.ip.destination
             && self.ip.destination == self.quoted.source
             && self.quoted.version_length == 0x45
             && u16::from_be_bytes(self.quoted.fragment) & OFFSET == 0
@@ -212,13 +258,23 @@ impl Report {
         let [p0, p1, p2, p3, p4, p5, ..] = self.transport;
         match self.quoted.protocol {
             protocol::TCP | protocol::UDP => Ok(([p0, p1], [p2, p3])),
-            protocol::ICMP => match (direction, p0, p1) {
-                (Direction::Out, kind::ECHO, 0) => Ok(([p4, p5], [0; 2])),
-                (Direction::In, kind::ECHO_REPLY, 0) => Ok(([0; 2], [p4, p5])),
-                _ => Err(DropReason::IcmpErrorUnmatched),
-            },
+            protocol::ICMP => {
+                let query = Query::of(p0, p1).ok_or(DropReason::IcmpErrorUnmatched)?;
+                Ok(match direction {
+                    Direction::Out => ([p4, p5], query.port),
+                    Direction::In => (query.port, [p4, p5]),
+                })
+            }
             _ => Ok(([0; 2], [0; 2])),
         }
+    }
+
+    /// Whether a quoted query went the usual way: sites ask the center, which answers. Between sites both do both.
+    #[inline(always)]
+    fn is_about_usual(&self, direction: Direction) -> bool {
+        let [kind, code, ..] = self.transport;
+        self.quoted.protocol != protocol::ICMP
+            || Query::of(kind, code).is_some_and(|query| query.is_reply == matches!(direction, Direction::In))
     }
 
     /// Translates the error's sender (on the way out) or receiver (on the way in), the same end of the quoted packet,
@@ -232,7 +288,7 @@ impl Report {
         let message = self.translate_quote(packet, ends)?;
         let stored = packet.store(TRANSPORT + 2, &message.apply(self.checksum));
         stored.ok_or(DropReason::Internal)?;
-        let word = [self.ip.ttl.saturating_sub(1), self.ip.protocol];
+        let word = [self.ip.ttl.saturating_sub(ends.hops), self.ip.protocol];
         let [c0, c1] = Change::default()
             .double(outer_old, ends.new.0)
             .word(self.ip.ttl_word(), word)

@@ -17,12 +17,12 @@ use crate::tables::Tables;
 use crate::tables::words::Words;
 
 use super::back::to_site;
-use super::clear::{Next, known_next_hop, leave, parse_any, pass};
+use super::clear::{Next, SITES, fitting, known_next_hop, leave, parse_any, pass};
 use super::core::{is_own, of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, translate_header};
 use super::open::Stage;
-use super::{Outcome, limits, mss, worker};
+use super::{Outcome, hairpin, limits, mss, worker};
 
 /// Fragments that one source on the center's side may send in a second.
 const PER_SOURCE_PER_S: u32 = 20_000;
@@ -58,10 +58,11 @@ pub fn wait<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: &Interf
 pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (kind, site, about) = link(packet)?;
     match kind {
-        fragment::SITE_FIRST => {
-            let inner = parse_any(packet)?;
-            pass(packet, tables, site, &inner)
-        }
+        fragment::SITE_FIRST => match parse_any(packet) {
+            Ok(inner) => pass(packet, tables, site, &inner),
+            Err(DropReason::IcmpType) if hairpin::is_reply(packet) => Ok(Next::Stage(Stage::Hairpin)),
+            Err(reason) => Err(reason),
+        },
         fragment::SITE_LATER => later_of_site(packet, tables, site, about).map(Next::Decided),
         fragment::CENTER_FIRST | fragment::CENTER_LATER => Ok(Next::Stage(Stage::CenterFragment)),
         _ => Err(DropReason::InnerFragment),
@@ -124,10 +125,14 @@ fn later_of_site<P: Packet, T: Tables>(
     let entry = tables.flows().find(&key).ok_or(DropReason::InnerFragment)?;
     alive(tables, entry.record)?;
     let hop = known_next_hop(tables, &key, entry.record)?;
+    if hop == SITES {
+        return hairpin::later(packet, tables, &ip, entry.record, key.destination_port);
+    }
+    let hop = fitting(tables, hop, ip.total_length())?;
     filter::count_later(entry.record, Direction::Out, ip.total_length(), tables.now_s());
     let (address, _) = halves(entry.record.load(word::NAT));
     translate_header(packet, &ip, Direction::Out, address.to_ne_bytes())?;
-    leave(packet, tables, hop)
+    leave(packet, hop)
 }
 
 #[inline(always)]
@@ -178,7 +183,7 @@ fn later_of_center<P: Packet, T: Tables>(packet: &mut P, tables: &T, [s0, s1, d0
 }
 
 #[inline(always)]
-fn alive<V: Words, T: Tables>(tables: &T, record: V) -> Result<(), DropReason> {
+pub(super) fn alive<V: Words, T: Tables>(tables: &T, record: V) -> Result<(), DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
     if filter::is_alive(state, last_seen_s, settings, tables.now_s()) {

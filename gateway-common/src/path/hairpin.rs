@@ -8,16 +8,23 @@
 //!  site B  A':pa' -> b:pb   answers take the same two flows the other way round
 //! ```
 //!
+//! ICMP queries go the same way, with one difference: an identifier is no address, so that a site is found by an address that
+//! belongs to one host of it alone, a publication without a port (RFC 5508 REQ-7: Basic NAT). The caller's identifier, as
+//! it is translated, is that of the other flow too; each flow has it at its own site's end. Later fragments follow the
+//! two flows as well; ICMP errors are carried by [`super::error`].
+//!
 //! One connection is two flows, each with its own site's limits and state: what B's filtering lets in, it lets in from A as
 //! from any remote, and B's own packets to A' open B's flow as they open any. A and B may be one site.
 
-use crate::abi::flow::{FlowKey, halves, pair, word};
+use crate::abi::flow::{FlowKey, Progress, halves, pair, word};
+use crate::abi::nat::OutsideKey;
 use crate::abi::rule::action;
 use crate::abi::sa::LinkHeader;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::checksum::Change;
+use crate::packet::icmp::{Icmp, Query};
 use crate::packet::ipv4::{self, Ipv4, protocol};
 use crate::packet::tcp::flag;
 use crate::tables::Tables;
@@ -26,14 +33,14 @@ use crate::tables::words::Words;
 
 use super::answer::{Refusal, refuse};
 use super::back::sa_to_site;
-use super::clear::{Next, parse, site_of};
+use super::clear::{Next, parse_any, parse_between, site_of};
 use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
 use super::filter::{self, Direction, First};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::{Stage, denied, left, make};
 use super::rules::Tuple;
-use super::{limits, mss, tcp, worker};
+use super::{Outcome, fragment, limits, mss, tcp, worker};
 
 /// An address and a port, as they are in packets.
 type End = ([u8; 4], [u8; 2]);
@@ -45,12 +52,12 @@ type End = ([u8; 4], [u8; 2]);
 #[inline(always)]
 pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse(packet)?;
+    let inner = parse_any(packet)?;
     let key = inner.flow_from_site(site);
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
     let mut target = Target::NONE;
-    if !find(tables, &inner, &inner.outside(), &mut target) {
+    if !find_called(tables, &inner, &mut target) {
         return Err(DropReason::NoMapping);
     }
     let called = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
@@ -76,20 +83,25 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
 #[inline(always)]
 pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse(packet)?;
+    let inner = parse_between(packet)?;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
+    let is_reply = inner.ip.protocol == protocol::ICMP && is_reply(packet);
     let Some(own) = tables.flows().find(&inner.flow_from_site(site)) else {
-        return Ok(Next::Stage(Stage::Forward));
+        return otherwise(is_reply, Stage::Forward, DropReason::IcmpType);
     };
+    if inner.ip.protocol == protocol::ICMP {
+        may_follow(tables, own.record, is_reply)?;
+    }
     let source = nat_of(own.record);
-    let found = tables.flows().find_answer(&inner.outside(), source.0, source.1);
+    let (outside, remote_port) = other_end(&inner.ip, source, inner.destination_port);
+    let found = tables.flows().find_answer(&outside, source.0, remote_port);
     let Some(Entry { record: other, .. }) = found else {
-        return Ok(Next::Stage(Stage::HairpinEnter));
+        return otherwise(is_reply, Stage::HairpinEnter, DropReason::NoFlow);
     };
     let (state, last_seen_s) = filter::state_and_last_seen_s(other);
     if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
-        return Ok(Next::Stage(Stage::HairpinEnter));
+        return otherwise(is_reply, Stage::HairpinEnter, DropReason::FlowExpired);
     }
     let sa = outbound(tables, other)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
@@ -117,25 +129,134 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next,
     Ok(Next::Decided(verdict))
 }
 
+/// A packet without its flow opens one in another stage, but for the reply to a query.
+#[inline(always)]
+fn otherwise(is_reply: bool, stage: Stage, reason: DropReason) -> Result<Next, DropReason> {
+    if is_reply {
+        Err(reason)
+    } else {
+        Ok(Next::Stage(stage))
+    }
+}
+
+/// Whether an ICMP packet of a site is the reply to a query.
+#[inline(always)]
+pub(super) fn is_reply<P: Packet>(packet: &P) -> bool {
+    let (Some(ip), Some(header)) = (packet.load::<Ipv4>(IP), packet.load::<Icmp>(TRANSPORT)) else {
+        return false;
+    };
+    ip.version_length == 0x45
+        && ip.protocol == protocol::ICMP
+        && !ip.is_later_fragment()
+        && Query::of(header.kind, header.code).is_some_and(|query| query.is_reply)
+}
+
+/// Whether a query's flow takes a request or a reply of its site: who was called replies, who calls asks. A request needs
+/// a flow, and a rule, of its own, even if its identifier is that of the other site's.
+#[inline(always)]
+fn may_follow<V: Words, T: Tables>(tables: &T, own: V, is_reply: bool) -> Result<(), DropReason> {
+    let progress = Progress::from_bits(halves(own.load(word::PROGRESS)).0);
+    let was_called = progress.flags & tcp::flag::PUBLISHED != 0;
+    if was_called != is_reply {
+        return Err(DropReason::IcmpType);
+    }
+    fragment::alive(tables, own)
+}
+
+/// Where the other flow of a packet is found, whose own flow is translated to `source`: its outside, and the port of its
+/// remote end, which is this site.
+#[inline(always)]
+fn other_end(ip: &Ipv4, source: End, destination_port: [u8; 2]) -> (OutsideKey, [u8; 2]) {
+    let (port, remote_port) = if ip.protocol == protocol::ICMP {
+        (source.1, destination_port)
+    } else {
+        (destination_port, source.1)
+    };
+    let outside = OutsideKey {
+        address: ip.destination,
+        port,
+        protocol: ip.protocol,
+        pad: 0,
+    };
+    (outside, remote_port)
+}
+
+/// A later fragment of a packet between sites, by the flow `own` of the site that it comes from.
+///
+/// # Errors
+/// The reason to drop it.
+#[inline(always)]
+pub(super) fn later<P: Packet, V: Words, T: Tables>(
+    packet: &mut P,
+    tables: &T,
+    ip: &Ipv4,
+    own: V,
+    destination_port: [u8; 2],
+) -> Outcome {
+    let source = nat_of(own);
+    let (outside, remote_port) = other_end(ip, source, destination_port);
+    let other = tables
+        .flows()
+        .find_answer(&outside, source.0, remote_port)
+        .ok_or(DropReason::InnerFragment)?
+        .record;
+    fragment::alive(tables, other)?;
+    let sa = outbound(tables, other)?;
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    let verdict = worker(tables, interface, Path::SiteToSite)?;
+    let now_s = tables.now_s();
+    filter::count_later(own, Direction::Out, ip.total_length(), now_s);
+    filter::count_later(other, Direction::In, ip.total_length(), now_s);
+    let (called, address) = halves(other.load(word::SITE_SOURCE));
+    translate_addresses(packet, ip, source.0, address.to_ne_bytes())?;
+    packet
+        .store(0, &LinkHeader::new(called, sa.sa_index))
+        .ok_or(DropReason::Internal)?;
+    Ok(verdict)
+}
+
+/// Whom a packet is for. A query finds a site by the address of one host of it alone.
+#[inline(always)]
+fn find_called<T: Tables>(tables: &T, seen: &Inner, target: &mut Target) -> bool {
+    let is_query = seen.ip.protocol == protocol::ICMP;
+    let mut outside = seen.outside();
+    if is_query {
+        outside.port = [0; 2];
+    }
+    if !find(tables, seen, &outside, target) {
+        return false;
+    }
+    if is_query {
+        target.key.source_port = seen.source_port;
+        target.key.destination_port = seen.destination_port;
+    }
+    true
+}
+
 /// The stage that asks the filtering of the site that is called.
 ///
 /// # Errors
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
-    let (mut seen, mut target) = (parse(packet)?, Target::NONE);
+    let (mut seen, mut target) = (parse_any(packet)?, Target::NONE);
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
     look(packet, tables, &mut seen, &mut target)?;
     let site = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
-    let outside = seen.outside();
+    let mut outside = seen.outside();
+    let is_query = seen.ip.protocol == protocol::ICMP;
+    if is_query {
+        outside.port = seen.source_port;
+    }
     let is_open = if target.publication == 0 {
         is_let_in(tables, site, &seen, &outside, settings, now_s)
     } else {
         // Both must hold: the rule that let the caller's flow be made, and who may reach what is published.
         tables.may_enter(target.publication, seen.ip.source)
     };
-    if !matches!(seen.ip.protocol, protocol::TCP | protocol::UDP) || !is_open {
+    let has_ports = matches!(seen.ip.protocol, protocol::TCP | protocol::UDP);
+    if !(has_ports || is_query && target.publication != 0) || !is_open {
         return Err(DropReason::NoFlow);
     }
     filter::may_open(&seen)?;
@@ -180,7 +301,7 @@ fn look<P: Packet, T: Tables>(
         .find(&seen.flow_from_site(site))
         .ok_or(DropReason::NoFlow)?;
     (seen.ip.source, seen.source_port) = nat_of(own.record);
-    if !find(tables, seen, &seen.outside(), target) {
+    if !find_called(tables, seen, target) {
         return Err(DropReason::NoMapping);
     }
     let (rule, _) = halves(own.record.load(word::RULE));
@@ -198,7 +319,7 @@ fn look_again<P: Packet, T: Tables>(
     key: &mut FlowKey,
     first: &mut First,
 ) -> Result<(), DropReason> {
-    let (mut seen, mut target) = (parse(packet)?, Target::NONE);
+    let (mut seen, mut target) = (parse_any(packet)?, Target::NONE);
     look(packet, tables, &mut seen, &mut target)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     // What was judged is what is made.
@@ -229,22 +350,13 @@ fn translate<P: Packet>(
     source: End,
     destination: End,
 ) -> Result<(), DropReason> {
-    let addresses = Change::default()
-        .double(inner.ip.source, source.0)
-        .double(inner.ip.destination, destination.0);
+    let addresses = translate_addresses(packet, &inner.ip, source.0, destination.0)?;
+    if inner.ip.protocol == protocol::ICMP {
+        return translate_identifier(packet, inner, destination.1);
+    }
     let ports = addresses
         .word(inner.source_port, source.1)
         .word(inner.destination_port, destination.1);
-    let ttl = [inner.ip.ttl.saturating_sub(1), inner.ip.protocol];
-    let [c0, c1] = addresses.word(inner.ip.ttl_word(), ttl).apply(inner.ip.checksum);
-    let [t, p] = ttl;
-    let both: [[u8; 4]; 2] = [source.0, destination.0];
-    packet
-        .store(IP + ipv4::TTL, &[t, p, c0, c1])
-        .ok_or(DropReason::Internal)?;
-    packet
-        .store(IP + ipv4::SOURCE, &both)
-        .ok_or(DropReason::Internal)?;
     let (checksum, offset) = match inner.ip.protocol {
         protocol::TCP => (ports.apply(inner.checksum), 16),
         protocol::UDP => (ports.apply_udp(inner.checksum), 6),
@@ -257,4 +369,44 @@ fn translate<P: Packet>(
     packet
         .store(TRANSPORT + offset, &checksum)
         .ok_or(DropReason::Internal)
+}
+
+/// The identifier of a query becomes that of the other flow's site; ICMP has no pseudo-header.
+#[inline(always)]
+fn translate_identifier<P: Packet>(
+    packet: &mut P,
+    inner: &Inner,
+    identifier: [u8; 2],
+) -> Result<(), DropReason> {
+    let checksum = Change::default()
+        .word(inner.source_port, identifier)
+        .apply(inner.checksum);
+    packet
+        .store(TRANSPORT + 4, &identifier)
+        .ok_or(DropReason::Internal)?;
+    packet.store(TRANSPORT + 2, &checksum).ok_or(DropReason::Internal)
+}
+
+/// Translates both addresses of an IP header, decrements its TTL once and updates its checksum. Answers how the addresses
+/// changed.
+#[inline(always)]
+fn translate_addresses<P: Packet>(
+    packet: &mut P,
+    ip: &Ipv4,
+    source: [u8; 4],
+    destination: [u8; 4],
+) -> Result<Change, DropReason> {
+    let addresses = Change::default()
+        .double(ip.source, source)
+        .double(ip.destination, destination);
+    let ttl = [ip.ttl.saturating_sub(1), ip.protocol];
+    let [c0, c1] = addresses.word(ip.ttl_word(), ttl).apply(ip.checksum);
+    let [t, p] = ttl;
+    packet
+        .store(IP + ipv4::TTL, &[t, p, c0, c1])
+        .ok_or(DropReason::Internal)?;
+    packet
+        .store(IP + ipv4::SOURCE, &[source, destination])
+        .ok_or(DropReason::Internal)?;
+    Ok(addresses)
 }

@@ -8,7 +8,7 @@ use crate::packet::{
     Packet,
     checksum::Change,
     ethernet,
-    icmp::{self, Icmp, kind},
+    icmp::{self, Icmp, Query},
     ipv4::{self, Fault, Ipv4, is_host_address, protocol},
     tcp::{self, Tcp, flags_are_sane},
     udp::Udp,
@@ -22,7 +22,7 @@ pub const IP: u32 = ethernet::LENGTH;
 /// Offset of the transport header in the frame.
 pub const TRANSPORT: u32 = IP + ipv4::LENGTH;
 
-/// What is tracked of a packet. For ICMP queries the identifier stands at the site's end, zero at the other. Laid out so
+/// What is tracked of a packet. For ICMP queries the identifier stands at the site's end, [`Query::port`] at the other. Laid out so
 /// that headers are aligned, which BPF moves by words then.
 #[repr(C, align(4))]
 #[derive(Clone, Copy)]
@@ -46,7 +46,7 @@ impl Inner {
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
-        Self::parse_as::<P, false>(packet, direction)
+        Self::parse_as::<P, false, false>(packet, direction)
     }
 
     /// The same for a packet or the first fragment of one, as the whole packet reads: the link header says how long that
@@ -56,11 +56,24 @@ impl Inner {
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse_any<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
-        Self::parse_as::<P, true>(packet, direction)
+        Self::parse_as::<P, true, false>(packet, direction)
+    }
+
+    /// The same for what a site sends to another, which may be the reply to a query as well. Its identifier stands at the
+    /// sender's end all the same: to the sender's own flow it is the site's.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline(always)]
+    pub fn parse_between<P: Packet>(packet: &P) -> Result<Self, DropReason> {
+        Self::parse_as::<P, true, true>(packet, Direction::Out)
     }
 
     #[inline(never)]
-    fn parse_as<P: Packet, const ANY: bool>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
+    fn parse_as<P: Packet, const ANY: bool, const BETWEEN: bool>(
+        packet: &P,
+        direction: Direction,
+    ) -> Result<Self, DropReason> {
         let ip: Ipv4 = packet.load(IP).ok_or(DropReason::InnerMalformed)?;
         ip.check(packet.len().saturating_sub(IP))
             .map_err(|fault| match fault {
@@ -85,7 +98,7 @@ impl Inner {
         let mut inner = match ip.protocol {
             protocol::TCP => Self::tcp(packet, ip, length),
             protocol::UDP => Self::udp(packet, ip, length),
-            protocol::ICMP => Self::icmp(packet, ip, length, direction),
+            protocol::ICMP => Self::icmp::<P, BETWEEN>(packet, ip, length, direction),
             other if is_tracked_by_address(other) => Ok(Self::by_address(ip)),
             _ => Err(DropReason::InnerProtocol),
         }?;
@@ -146,7 +159,12 @@ impl Inner {
     }
 
     #[inline(always)]
-    fn icmp<P: Packet>(packet: &P, ip: Ipv4, length: u32, direction: Direction) -> Result<Self, DropReason> {
+    fn icmp<P: Packet, const BETWEEN: bool>(
+        packet: &P,
+        ip: Ipv4,
+        length: u32,
+        direction: Direction,
+    ) -> Result<Self, DropReason> {
         let header: Icmp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
         if length < icmp::LENGTH {
             return Err(DropReason::TruncatedTransport);
@@ -154,11 +172,12 @@ impl Inner {
         let Icmp {
             checksum, identifier, ..
         } = header;
-        let (source_port, destination_port, expected) = match direction {
-            Direction::Out => (identifier, [0; 2], kind::ECHO),
-            Direction::In => ([0; 2], identifier, kind::ECHO_REPLY),
+        let query = Query::of(header.kind, header.code).ok_or(DropReason::IcmpType)?;
+        let (source_port, destination_port, is_reply) = match direction {
+            Direction::Out => (identifier, query.port, false),
+            Direction::In => (query.port, identifier, true),
         };
-        if header.kind != expected || header.code != 0 {
+        if query.is_reply != is_reply && !BETWEEN {
             return Err(DropReason::IcmpType);
         }
         Ok(Self {

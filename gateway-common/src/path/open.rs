@@ -60,10 +60,12 @@ pub enum Stage {
     SiteFragment = 16,
     /// [`super::fragment::from_center`].
     CenterFragment = 17,
+    /// [`super::error::between_sites`].
+    HairpinError = 18,
 }
 
 /// Number of [`Stage`]s.
-pub const STAGES: u32 = 18;
+pub const STAGES: u32 = 19;
 /// Words of what a stage leaves for the next one.
 pub const SCRATCH_WORDS: usize = 8;
 

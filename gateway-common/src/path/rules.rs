@@ -5,7 +5,7 @@ use crate::abi::flow::FlowKey;
 use crate::abi::names::OpenAddress;
 use crate::abi::rule::{GROUP_MULTIPLIER, Rule, action, direction, flag, layout};
 use crate::abi::site::Site;
-use crate::packet::icmp::kind;
+use crate::packet::icmp::Query;
 use crate::packet::ipv4::protocol;
 
 /// What rules look at; all in native order.
@@ -34,8 +34,8 @@ pub struct Tuple {
 }
 
 impl Tuple {
-    /// What rules look at in a flow that this site opens to the center. An ICMP identifier is not a port, and only an echo request
-    /// opens a flow.
+    /// What rules look at in a flow that this site opens to the center. An ICMP identifier is not a port: the type of the query
+    /// stands in its place.
     #[inline(always)]
     #[must_use]
     pub const fn new(key: &FlowKey, site: &Site) -> Self {
@@ -44,7 +44,7 @@ impl Tuple {
                 u16::from_be_bytes(key.source_port),
                 u16::from_be_bytes(key.destination_port),
             ),
-            protocol::ICMP => (0, (kind::ECHO as u16) << 8),
+            protocol::ICMP => (0, (Query::kind_of(key.destination_port) as u16) << 8),
             _ => (0, 0),
         };
         Self {

@@ -133,7 +133,7 @@ fn outer<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent) {
 fn inner<P: Packet, T: Tables>(packet: &P, tables: &T, event: &mut TraceEvent, direction: Direction) {
     // By what became of it, not by what it looks like: a frame of the core side may have any addresses.
     let is_linked = match direction {
-        Direction::Out => event.outcome != outcome::SENT,
+        Direction::Out => event.outcome != outcome::SENT || event.value == Path::ClearTooBig as u32,
         Direction::In => {
             is_to_site(event) || (event.outcome == outcome::SENT && event.value == Path::CoreForwarded as u32)
         }

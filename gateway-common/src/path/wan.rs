@@ -8,14 +8,14 @@ use crate::packet::{
     Packet,
     esp::{self, Esp},
     ethernet::{self, Ethernet, ether_type},
-    icmp::{Icmp, kind, kind6},
+    icmp::{CODE_FRAGMENTATION_NEEDED, Icmp, kind, kind6},
     ipv4::{self, Fault, Ipv4, protocol},
     ipv6::{self, Ipv6},
     udp::{self, Udp},
 };
 use crate::tables::Tables;
 
-use super::{Outcome, Verdict, worker};
+use super::{Outcome, Verdict, pmtu, worker};
 
 /// Shortest IKE message: its header (RFC 7296 section 3.1).
 const IKE_LENGTH_MIN: u32 = 28;
@@ -25,18 +25,18 @@ const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
 const FRAGMENTS_PER_S: u32 = 100_000;
 
 /// An address of either family as words in memory order; IPv4 in the first one, the rest is zero.
-type Address = [u32; 4];
+pub(super) type Address = [u32; 4];
 
 /// The outer packet as far as both families share it.
-struct Outer {
-    source: Address,
-    destination: Address,
-    family: u8,
+pub(super) struct Outer {
+    pub(super) source: Address,
+    pub(super) destination: Address,
+    pub(super) family: u8,
     protocol: u8,
     /// Where the transport header begins in the frame.
-    offset: u32,
+    pub(super) offset: u32,
     /// Bytes from there to the end of the packet.
-    length: u32,
+    pub(super) length: u32,
 }
 
 /// Decides on a frame from outside. It is never changed.
@@ -55,7 +55,7 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
                 Err(reason) => return Err(reason),
             };
             if outer.protocol == protocol::ICMP {
-                return icmp(packet, &outer, interface);
+                return icmp(packet, tables, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
@@ -66,7 +66,7 @@ pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
                 Err(reason) => return Err(reason),
             };
             if outer.protocol == protocol::ICMPV6 {
-                return icmp6(packet, &outer, interface);
+                return icmp6(packet, tables, &outer, interface);
             }
             transport(packet, tables, &outer, interface)
         }
@@ -292,9 +292,10 @@ fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32)
     Ok(Verdict::Pass(Path::WanIke))
 }
 
-/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others.
+/// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others. What is about ESP is not
+/// for the kernel ([`pmtu`]).
 #[inline(always)]
-fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     if header.kind != kind::UNREACHABLE {
         return Err(DropReason::OuterProtocol);
@@ -302,16 +303,32 @@ fn icmp<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome 
     if !is_ours(outer, interface) {
         return Err(DropReason::OuterDestination);
     }
+    if header.code == CODE_FRAGMENTATION_NEEDED {
+        let mtu = u32::from(u16::from_be_bytes(header.sequence));
+        return too_big(packet, tables, outer, mtu);
+    }
     Ok(Verdict::Pass(Path::WanPassed))
+}
+
+/// What is about IKE is for the kernel, which cuts what the socket sends.
+#[inline(always)]
+fn too_big<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, mtu: u32) -> Outcome {
+    match pmtu::too_big(packet, tables, outer, mtu) {
+        Some(reason) => Err(reason),
+        None => Ok(Verdict::Pass(Path::WanPassed)),
+    }
 }
 
 /// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).
 #[inline(always)]
-fn icmp6<P: Packet>(packet: &P, outer: &Outer, interface: &Interface) -> Outcome {
+fn icmp6<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     match header.kind {
         kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => Ok(Verdict::Pass(Path::WanPassed)),
-        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => Ok(Verdict::Pass(Path::WanPassed)),
+        kind6::PACKET_TOO_BIG if is_ours(outer, interface) => {
+            let ([m0, m1], [m2, m3]) = (header.identifier, header.sequence);
+            too_big(packet, tables, outer, u32::from_be_bytes([m0, m1, m2, m3]))
+        }
         kind6::PACKET_TOO_BIG => Err(DropReason::OuterDestination),
         _ => Err(DropReason::OuterProtocol),
     }
@@ -335,11 +352,11 @@ fn rate_limit_key(outer: &Outer) -> [u8; 16] {
 }
 
 #[inline(always)]
-fn words(address: [u8; 16]) -> Address {
+pub(super) fn words(address: [u8; 16]) -> Address {
     zerocopy::transmute!(address)
 }
 
 #[inline(always)]
-fn widen(address: [u8; 4]) -> Address {
+pub(super) fn widen(address: [u8; 4]) -> Address {
     [u32::from_ne_bytes(address), 0, 0, 0]
 }

@@ -55,6 +55,18 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         })
     }
 
+    /// Where the index has a packet of the site, if anywhere.
+    #[inline(always)]
+    pub fn hash(&self, key: &FlowKey) -> Hash {
+        of_flow(self.factors, key, self.buckets())
+    }
+
+    /// The place of a flow, as far as the index alone tells: for fetching its record before [`FlowTable::find`] reads it.
+    #[inline(always)]
+    pub fn likely_place(&self, hash: &Hash) -> Option<u32> {
+        self.index.find(hash, |position, _| Some(position))
+    }
+
     /// The flow that a packet of the center belongs to: sent to `outside`, from `remote`.
     #[inline(always)]
     pub fn find_answer(
@@ -203,11 +215,6 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     #[inline(always)]
     fn buckets(&self) -> u32 {
         self.index.places() / WIDTH as u32
-    }
-
-    #[inline(always)]
-    fn hash(&self, key: &FlowKey) -> Hash {
-        of_flow(self.factors, key, self.buckets())
     }
 
     #[inline(always)]

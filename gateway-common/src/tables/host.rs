@@ -21,7 +21,7 @@ use crate::abi::{
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     rule::{Rule, direction},
-    sa::{SaInbound, SaOutbound, SaOutboundKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
     site::Site,
     stats::Path,
     trace::TraceEvent,
@@ -130,6 +130,8 @@ pub struct HostTables {
     pub sa_inbound: BTreeMap<[u8; 4], SaInbound>,
     /// Outbound SAs: prefix length of the destination, key, SA.
     pub sa_outbound: Vec<(u32, SaOutboundKey, SaOutbound)>,
+    /// Paths of outbound SAs.
+    pub sa_paths: BTreeMap<SaPathKey, SaPath>,
     /// Sites.
     pub sites: BTreeMap<u32, Site>,
     /// Next hops: prefix length, prefix, hop.
@@ -281,6 +283,10 @@ impl Tables for HostTables {
 
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
         self.sa_outbound.get(number as usize).map(|(_, _, sa)| sa)
+    }
+
+    fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath> {
+        self.sa_paths.get(key)
     }
 
     fn site(&self, site: u32) -> Option<&Site> {

@@ -4,7 +4,7 @@ use crate::abi::{
     event::Event,
     interface::{Interface, Settings},
     next_hop::NextHop,
-    sa::{SaInbound, SaOutbound, SaOutboundKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
     site::Site,
     stats::Path,
     trace::TraceEvent,
@@ -94,6 +94,8 @@ pub trait Tables {
     fn sa_route(&self, key: &SaOutboundKey) -> Option<u32>;
     /// An outbound SA by its number.
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound>;
+    /// The path of the outbound SA whose packet an ICMP error quotes.
+    fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath>;
     /// A site.
     fn site(&self, site: u32) -> Option<&Site>;
     /// Number of the next hop to a destination, longest prefix first.

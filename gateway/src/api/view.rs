@@ -25,6 +25,10 @@ pub struct Status {
     pub interfaces: Vec<Interface>,
     /// ESP workers.
     pub workers: usize,
+    /// Who forwards packets of known connections: `xdp` or `direct`.
+    pub engine: String,
+    /// Packets that workers forwarded by themselves; they are in the path `clear_forwarded` as well.
+    pub forwarded_directly: u64,
     /// Sites with a `[[site]]`, or known through an `[[any_site]]`.
     pub sites_known: usize,
     /// Sites with at least one Child SA.

@@ -43,6 +43,10 @@ fn show(status: Status) {
         "SAs         {} IKE, {} Child, on {} workers",
         status.ike_sas, status.child_sas, status.workers
     );
+    println!(
+        "engine      {}, {} packets forwarded by workers",
+        status.engine, status.forwarded_directly
+    );
     println!("rules       {rules}");
     if let Some(drained) = &status.draining {
         println!("draining    {}", drain::words(drained));

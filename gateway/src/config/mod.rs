@@ -11,7 +11,7 @@ mod rule_set;
 pub use address::{AddressRange, Prefix};
 pub use diagnostic::{Checker, Diagnostic, Diagnostics, line_of};
 pub use gateway::{
-    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, DnsConfig,
+    AnySite, BLOCK_PORT_LOW, BlockPlan, Center, Config, ConnectionConfig, DEFAULT_SOCKET, DnsConfig, Engine,
     Filtering, Ike, Interface, Limits, Nat, NatPool, NatSource, Place, PlanKind, PoolMode, PortBlock,
     Publication, Role, SiteConfig, SitePpk, SiteSharedKey, Start, Timeouts, Transport,
 };

@@ -9,6 +9,7 @@ pub mod generations;
 pub mod journal;
 pub mod names;
 pub mod nat_log;
+pub mod path_mtu;
 pub mod policy;
 pub mod pools;
 pub mod rejudge;

@@ -14,7 +14,7 @@ use super::error::DataplaneError;
 use super::system;
 
 /// Octets that the link carries: as much as one frame of a worker may hold.
-const MTU: u32 = 3400;
+pub(crate) const MTU: u32 = 3400;
 
 /// The link's two ends, by name.
 #[derive(Clone, Debug)]

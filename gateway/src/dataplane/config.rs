@@ -18,6 +18,16 @@ pub enum Role {
     Internet,
 }
 
+/// Who forwards packets of flows that are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// The programs: workers hand them everything.
+    #[default]
+    Xdp,
+    /// Workers, straight out of their sockets; what they cannot decide they hand to the programs.
+    Direct,
+}
+
 /// One interface of the gateway.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InterfaceConfig {
@@ -47,6 +57,8 @@ pub struct DataplaneConfig {
     pub tables: TableSizes,
     /// How long ports of mappings that ended are kept from others.
     pub hold_down: HoldDown,
+    /// Who forwards packets of flows that are known.
+    pub engine: Engine,
     /// Frames of 4,096 octets in each worker's memory.
     pub frames_per_worker: u32,
 }

@@ -15,7 +15,7 @@ use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
-use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey};
+use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::abi::trace::TraceEvent;
@@ -37,6 +37,7 @@ pub(crate) struct Maps {
     settings: Array<MapData, Settings>,
     pub(crate) interfaces: HashMap<MapData, u32, Interface>,
     pub(crate) sa_inbound: HashMap<MapData, [u8; 4], SaInbound>,
+    sa_paths: HashMap<MapData, SaPathKey, SaPath>,
     sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
     sa_outbound: Array<MapData, SaOutbound>,
     sas: Numbered<(u32, ([u8; 4], u8)), SaOutbound>,
@@ -72,6 +73,7 @@ impl Maps {
             settings: take(ebpf, map::SETTINGS)?,
             interfaces: take(ebpf, map::INTERFACES)?,
             sa_inbound: take(ebpf, map::SA_INBOUND)?,
+            sa_paths: take(ebpf, map::SA_PATHS)?,
             sa_routes: take(ebpf, map::SA_ROUTES)?,
             sa_outbound: take(ebpf, map::SA_OUTBOUND)?,
             sas: Numbered::new(limit::SAS_MAX),
@@ -178,6 +180,24 @@ impl Maps {
         self.sas.forget(&key);
         self.tables.sas_changed();
         Ok(())
+    }
+
+    /// Has ICMP errors about an SA's packets heeded.
+    pub(crate) fn set_path(&mut self, key: &SaPathKey, path: &SaPath) -> Result<(), DataplaneError> {
+        let inserted = self.sa_paths.insert(key, path, 0);
+        inserted.map_err(DataplaneError::map(map::SA_PATHS))
+    }
+
+    /// Heeds them no more, if they are about this SA still.
+    pub(crate) fn remove_path(&mut self, key: &SaPathKey, sa_index: u32) -> Result<(), DataplaneError> {
+        let fault = DataplaneError::map;
+        match self.sa_paths.get(key, 0) {
+            Ok(path) if path.sa_index == sa_index => {
+                absent_is_fine(self.sa_paths.remove(key)).map_err(fault(map::SA_PATHS))
+            }
+            Ok(_) => Ok(()),
+            Err(error) => absent_is_fine(Err(error)).map_err(fault(map::SA_PATHS)),
+        }
     }
 
     /// Makes the next hops exactly these. New ones come before old ones go.

@@ -16,6 +16,7 @@
 //! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
+//! | `soft` | a worker over rings in memory, for measurements |
 //! | `system` | what else the daemon asks of the system |
 //!
 //! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
@@ -35,6 +36,7 @@ mod sa;
 mod sas;
 mod service_link;
 mod shared;
+pub mod soft;
 mod start;
 mod stats;
 pub mod sweep;
@@ -58,10 +60,10 @@ use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::site::Site;
-use gateway_common::abi::stats::Counter;
+use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::drop::DropReason;
 
-pub use self::config::{DataplaneConfig, InterfaceConfig, Role};
+pub use self::config::{DataplaneConfig, Engine, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
 pub use self::load::{AttachMode, fill_stages, fill_tracer};
 pub use self::publish::Published;
@@ -72,8 +74,11 @@ pub use self::sweep::HoldDown;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;
+pub use self::worker::alone::{FragmentWorker, Whole};
 pub use self::worker::commands::WorkerReport;
+pub use self::worker::direct::{Direct, Egress, Way};
 pub use self::worker::fragments::IkeDatagram;
+pub use self::worker::reassembly::Bounds as FragmentBounds;
 
 use self::clear_link::ClearLink;
 use self::load::Loaded;
@@ -81,7 +86,7 @@ use self::maps::{Maps, absent_is_fine, entries};
 use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::stats::WorkerCounters;
-use self::sweep::Sweep;
+use self::sweep::{Quiet, Sweep};
 use self::tables::SharedTables;
 use self::trace::{Tracing, monotonic_ns};
 use self::worker::fragments::IkeSink;
@@ -122,7 +127,7 @@ pub struct Dataplane {
     maps: Mutex<Maps>,
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
-    sweep: Mutex<Sweep>,
+    sweep: Mutex<(Sweep, Quiet)>,
     hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
@@ -319,10 +324,28 @@ impl Dataplane {
         all.filter(|(_, packets)| *packets > 0).collect()
     }
 
-    /// What the XDP programs let through, by the name of its path.
+    /// What XDP programs and workers let through, by the name of its path.
     #[must_use]
     pub fn paths(&self) -> Vec<(&'static str, Counter)> {
-        self.maps().paths()
+        let directly = self.forwarded_directly();
+        let mut paths = self.maps().paths();
+        if let Some((_, forwarded)) = paths.get_mut(Path::ClearForwarded as usize) {
+            forwarded.packets += directly.packets;
+            forwarded.bytes += directly.bytes;
+        }
+        paths
+    }
+
+    /// What the direct engine has forwarded, which is part of the path `clear_forwarded`.
+    #[must_use]
+    pub fn forwarded_directly(&self) -> Counter {
+        self.counters.iter().fold(Counter::default(), |sum, worker| {
+            let of_worker = worker.forwarded_directly();
+            Counter {
+                packets: sum.packets + of_worker.packets,
+                bytes: sum.bytes + of_worker.bytes,
+            }
+        })
     }
 
     /// Hits of `rules` rules whose counters begin at `base`.
@@ -386,13 +409,18 @@ impl Dataplane {
     }
 
     /// Removes flows that timed out at `now_s` (see [`monotonic_s`]) and mappings that nobody uses. Answers how many flows
-    /// and mappings went. Call it every few seconds: places are free again at the call after.
+    /// and mappings went. Call it every few seconds: places are free again at the call after. A worker that has not come on
+    /// since the last sweep may hold an entry that the next one would free: nothing is swept then.
     ///
     /// # Errors
     /// The settings cannot be read.
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        let (sweep, quiet) = &mut *sweep;
+        if !quiet.all_came_on(self.counters.iter().map(|counters| counters.rounds())) {
+            return Ok((0, 0));
+        }
         Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
     }
 

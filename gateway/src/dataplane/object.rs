@@ -8,7 +8,7 @@ pub mod program {
     /// XDP end of the clear link.
     pub const CLEAR: &str = "clear";
     /// Stages of `clear` and `core`, in the order of their numbers (`gateway_common::path::open::Stage`).
-    pub const STAGES: [&str; 18] = [
+    pub const STAGES: [&str; 19] = [
         "clear_judge",
         "clear_map",
         "clear_add",
@@ -27,6 +27,7 @@ pub mod program {
         "core_error",
         "clear_fragment",
         "core_fragment",
+        "hairpin_error",
     ];
     /// Tells of a packet that is traced, at the end of another program.
     pub const TRACE: &str = "trace";

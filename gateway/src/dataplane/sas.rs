@@ -8,7 +8,7 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use gateway_common::abi::map;
-use gateway_common::abi::sa::{SaInbound, SaOutbound, encapsulation};
+use gateway_common::abi::sa::{SaInbound, SaOutbound, SaPath, SaPathKey, encapsulation};
 use gateway_esp::{
     ConfigError, InboundConfig, InboundSa, OutboundConfig, OutboundSa, OuterDf, Selectors, TrafficSelector,
     Tunnel,
@@ -18,7 +18,7 @@ use super::Dataplane;
 use super::error::DataplaneError;
 use super::maps::absent_is_fine;
 use super::prefixes::prefixes;
-use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats};
+use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
 use super::worker::commands::{Command, Install, Order};
 
 /// How long a worker may take to answer.
@@ -50,6 +50,8 @@ struct Record {
     /// The site's networks, as keys of the outbound look-up.
     networks: Vec<([u8; 4], u8)>,
     inner_mtu: u16,
+    /// What ICMP errors about its packets quote.
+    path: SaPathKey,
     suite: gateway_esp::Suite,
     inbound: bool,
     outbound: bool,
@@ -155,6 +157,7 @@ impl Dataplane {
         let tunnel = tunnel(&sa);
         let networks = networks(&sa.ts_remote);
         let (site, spi_in, suite, active) = (sa.site, sa.spi_in, sa.suite, sa.outbound_active);
+        let path = path_key(sa.spi_out, &tunnel);
         let kernel = inbound_value(&sa);
         let (inbound, outbound) = halves(sa, tunnel)?;
         let counters: Arc<SaCounters> = Arc::default();
@@ -166,6 +169,7 @@ impl Dataplane {
             spi_in,
             networks,
             inner_mtu: outbound.inner_mtu(),
+            path,
             suite,
             inbound: true,
             outbound: true,
@@ -187,6 +191,7 @@ impl Dataplane {
             .order(handle.worker, Order::Install(Box::new(install)))
             .and_then(|()| self.route(handle, spi_in))
             .and_then(|()| self.admit(handle, spi_in, kernel))
+            .and_then(|()| self.maps().set_path(&path, &path_of(handle, site, &tunnel)))
             .and_then(|()| {
                 if active {
                     self.activate(&mut sas, handle)
@@ -245,6 +250,15 @@ impl Dataplane {
             tunnel.remote.is_ipv6(),
             tunnel.udp.is_some(),
         );
+        if record.outbound {
+            let key = path_key(u32::from_be_bytes(record.path.spi), &tunnel);
+            let before = std::mem::replace(&mut record.path, key);
+            let mut maps = self.maps();
+            if before != key {
+                maps.remove_path(&before, handle.index())?;
+            }
+            maps.set_path(&key, &path_of(handle, record.site, &tunnel))?;
+        }
         if record.inbound {
             let (spi, value) = (record.spi_in, path_value(handle, record.site, &tunnel));
             self.admit(handle, spi, value)?;
@@ -253,6 +267,20 @@ impl Dataplane {
             self.activate(&mut sas, handle)?;
         }
         Ok(())
+    }
+
+    /// The SA that an event about a path means: its index and the SPI that we send with.
+    #[must_use]
+    pub fn sa_of_path(&self, sa_index: u32, spi: [u8; 4]) -> Option<SaHandle> {
+        let (worker, slot) = split_index(sa_index);
+        let sas = self.sas();
+        let place = sas.workers.get(worker as usize)?.get(slot as usize)?;
+        let record = place.record.as_ref()?;
+        (record.outbound && record.path.spi == spi).then_some(SaHandle {
+            worker,
+            slot,
+            generation: place.generation,
+        })
     }
 
     /// Counters of one SA; `None` if it is not installed (any more).
@@ -324,6 +352,7 @@ impl Dataplane {
         let record = sas.record(handle)?;
         let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
         if outbound {
+            self.maps().remove_path(&record.path, handle.index())?;
             for network in &record.networks {
                 self.maps()
                     .remove_outbound(record.site, *network, handle.index())?;
@@ -452,17 +481,7 @@ fn inbound_value(sa: &SaInstall) -> SaInbound {
 }
 
 fn path_value(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaInbound {
-    let mut outer_destination = [0; 16];
-    let family = match tunnel.local {
-        IpAddr::V4(address) => {
-            outer_destination[..4].copy_from_slice(&address.octets());
-            4
-        }
-        IpAddr::V6(address) => {
-            outer_destination = address.octets();
-            6
-        }
-    };
+    let (outer_destination, family) = octets(tunnel.local);
     SaInbound {
         sa_index: handle.index(),
         worker: handle.worker,
@@ -471,6 +490,41 @@ fn path_value(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaInbound {
         encapsulation: tunnel.udp.map_or(encapsulation::PLAIN, |_| encapsulation::UDP),
         pad: [0; 2],
         outer_destination,
+    }
+}
+
+/// An address of either family, and which one; IPv4 in the first four bytes.
+fn octets(address: IpAddr) -> ([u8; 16], u8) {
+    match address {
+        IpAddr::V4(address) => {
+            let [a, b, c, d] = address.octets();
+            ([a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], 4)
+        }
+        IpAddr::V6(address) => (address.octets(), 6),
+    }
+}
+
+fn path_key(spi_out: u32, tunnel: &Tunnel) -> SaPathKey {
+    let ports = tunnel.udp.map_or([0; 4], |udp| {
+        let ([l0, l1], [r0, r1]) = (udp.local_port.to_be_bytes(), udp.remote_port.to_be_bytes());
+        [l0, l1, r0, r1]
+    });
+    SaPathKey {
+        remote: octets(tunnel.remote).0,
+        spi: spi_out.to_be_bytes(),
+        ports,
+    }
+}
+
+fn path_of(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaPath {
+    let (local, family) = octets(tunnel.local);
+    SaPath {
+        local,
+        sa_index: handle.index(),
+        site,
+        mtu: tunnel.mtu.into(),
+        family,
+        pad: [0; 3],
     }
 }
 
@@ -484,6 +538,11 @@ mod tests {
             spi_in,
             networks: Vec::new(),
             inner_mtu: 1400,
+            path: SaPathKey {
+                remote: [0; 16],
+                spi: [0; 4],
+                ports: [0; 4],
+            },
             suite: gateway_esp::Suite::AesGcm16_256,
             inbound: true,
             outbound: true,

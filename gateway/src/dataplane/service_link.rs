@@ -79,6 +79,7 @@ impl ServiceLink {
                 resolved: 1,
                 destination_mac: inner_mac,
                 source_mac: own.mac,
+                mtu: MTU,
             },
         };
         Ok((link, sockets))

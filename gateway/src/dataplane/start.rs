@@ -8,9 +8,11 @@ use std::time::Duration;
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::interface::{Interface, role};
 use gateway_common::abi::{limit, map};
+use gateway_esp::tunnel::LINK_HEADER_LEN;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::clear_link::{ClearLink, queues};
+use super::config::Engine::{Direct, Xdp};
 use super::config::{DataplaneConfig, InterfaceConfig, Role};
 use super::error::DataplaneError;
 use super::load::{AttachMode, Loaded};
@@ -19,6 +21,7 @@ use super::object::program;
 use super::sas::Sas;
 use super::stats::WorkerCounters;
 use super::tables::SharedTables;
+use super::worker::direct::{self, Egress};
 use super::worker::fragments::Fragments;
 use super::worker::handover::{Inbox, Side};
 use super::worker::table::SaTable;
@@ -251,9 +254,9 @@ fn start_workers(
                 }
                 // The programs' clock is the workers': without one of them no packet passes anyway.
                 worker.run(sleep, || {
-                    let now_s = system::monotonic_s();
-                    tables.set_now_s(now_s as u32);
-                    now_s
+                    let now_ms = system::monotonic_ms();
+                    tables.set_now_s((now_ms / 1000) as u32);
+                    now_ms
                 });
             })
             .map_err(|source| DataplaneError::Call {
@@ -274,7 +277,7 @@ fn worker(
     number: u32,
 ) -> Result<Worker<XskRings>, DataplaneError> {
     let mut rings = XskRings::new(config.frames_per_worker)?;
-    let mut receive = Vec::new();
+    let (mut receive, mut egress) = (Vec::new(), Vec::new());
     for (place, interface) in (0..).zip(planned) {
         if number >= interface.queues {
             rings.skip();
@@ -289,6 +292,9 @@ fn worker(
             Role::Core | Role::Internet => Side::Core,
         };
         receive.push((port, side));
+        if side == Side::Core && config.engine == Direct {
+            egress.push(way_out(interface, port)?);
+        }
     }
     let link = &dataplane.clear_link;
     let (clear_port, _) = rings.bind(&link.worker_end, number, Use::SendOnly)?;
@@ -304,9 +310,14 @@ fn worker(
             table: SaTable::default(),
             clear_port,
             now_s: 0,
+            now_ms: 0,
             reports: Arc::clone(&dataplane.reports),
             fragments: Fragments::new(dataplane.inboxes.len() as u32, Arc::clone(&dataplane.ike)),
             tracing: Arc::clone(&dataplane.tracing),
+            direct: match config.engine {
+                Xdp => None,
+                Direct => Some(direct::Direct::new(Arc::clone(&dataplane.tables), egress)),
+            },
         },
         rings,
         receive,
@@ -316,7 +327,22 @@ fn worker(
             .get(number as usize)
             .map_or_else(|| Arc::new(WorkerCounters::default()), Arc::clone),
         batch: Vec::new(),
+        opened: Vec::new(),
+        looked: Vec::new(),
         to_wake: 0,
+    })
+}
+
+/// An interface that a worker sends clear packets out of by itself.
+fn way_out(interface: &Planned, port: usize) -> Result<Egress, DataplaneError> {
+    let mtu = system::mtu(interface.index).map_err(|reason| DataplaneError::Interface {
+        interface: interface.config.name.clone(),
+        source: std::io::Error::other(reason),
+    })?;
+    Ok(Egress {
+        ifindex: interface.index,
+        port,
+        frame_max: LINK_HEADER_LEN + mtu as usize,
     })
 }
 

@@ -1,7 +1,9 @@
 //! Counters that workers keep and anybody reads.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
 
+use gateway_common::abi::stats::Counter;
 use gateway_common::drop::{DROP_SLOTS, DropReason};
 
 use super::sa::add;
@@ -10,6 +12,10 @@ use super::sa::add;
 pub(crate) struct WorkerCounters {
     received: AtomicU64,
     sent: AtomicU64,
+    forwarded: AtomicU64,
+    forwarded_octets: AtomicU64,
+    /// Odd while the worker may hold entries of the tables.
+    rounds: AtomicU64,
     handed_over: AtomicU64,
     sleeps: AtomicU64,
     drops: [AtomicU64; DROP_SLOTS as usize],
@@ -35,6 +41,9 @@ impl Default for WorkerCounters {
         Self {
             received: AtomicU64::new(0),
             sent: AtomicU64::new(0),
+            forwarded: AtomicU64::new(0),
+            forwarded_octets: AtomicU64::new(0),
+            rounds: AtomicU64::new(0),
             handed_over: AtomicU64::new(0),
             sleeps: AtomicU64::new(0),
             drops: [const { AtomicU64::new(0) }; DROP_SLOTS as usize],
@@ -49,6 +58,36 @@ impl WorkerCounters {
 
     pub(crate) fn sent(&self, frames: u64) {
         add(&self.sent, frames);
+    }
+
+    /// Counts a frame that the direct engine sends out.
+    pub(crate) fn forwarded(&self, octets: u64) {
+        add(&self.forwarded, 1);
+        add(&self.forwarded_octets, octets);
+    }
+
+    /// What the direct engine has sent out: as the programs count what they forward.
+    pub(crate) fn forwarded_directly(&self) -> Counter {
+        Counter {
+            packets: self.forwarded.load(Relaxed),
+            bytes: self.forwarded_octets.load(Relaxed),
+        }
+    }
+
+    /// From here on the worker may find entries of the tables.
+    pub(crate) fn begin_round(&self) {
+        // No entry is looked for before this is seen.
+        self.rounds.fetch_add(1, SeqCst);
+    }
+
+    /// It holds none any more.
+    pub(crate) fn end_round(&self) {
+        self.rounds.fetch_add(1, SeqCst);
+    }
+
+    /// Changes with each round, and is odd within one.
+    pub(crate) fn rounds(&self) -> u64 {
+        self.rounds.load(Acquire)
     }
 
     pub(crate) fn handed_over(&self, frames: u64) {

@@ -2,7 +2,8 @@
 //! without a system call and without a lock: no packet waits for it.
 //!
 //! Removal takes two sweeps. The first retires an entry, so that no packet finds it any more; the next one, a second
-//! later at least, frees its place: programs that had found it before have long ended.
+//! later at least, frees its place: programs that had found it before have long ended, and so have rounds of workers
+//! ([`Quiet`]).
 //!
 //! Until then a program that had found a flow may still end its handshake, or begin it anew. So a flow is counted less when
 //! it is retired, but a half-open connection when its place is freed: its state is the last one then, and no program and
@@ -44,6 +45,25 @@ pub struct HoldDown {
 pub struct Sweep {
     flows: HashMap<u32, (u64, u32)>,
     mappings: HashMap<u32, (u64, u32)>,
+}
+
+/// Which rounds of workers have ended. A program runs to its end in microseconds; a worker is a thread, which the system may
+/// hold up for as long as it likes between finding a flow and being done with it.
+#[derive(Debug, Default)]
+pub struct Quiet(Vec<u64>);
+
+impl Quiet {
+    /// Whether no worker is in the round that it was in when this was last true: `rounds` changes with each, and is odd
+    /// within one.
+    pub fn all_came_on(&mut self, rounds: impl Iterator<Item = u64>) -> bool {
+        let now: Vec<u64> = rounds.collect();
+        let stuck = |(now, before): (&u64, &u64)| now == before && now % 2 == 1;
+        if now.iter().zip(&self.0).any(stuck) {
+            return false;
+        }
+        self.0 = now;
+        true
+    }
 }
 
 /// Which mappings flows use, by place.
@@ -250,5 +270,23 @@ fn since(before: Option<&(u64, u32)>, word: u64, now_s: u32) -> (u64, u32) {
     match before {
         Some((found, at_s)) if *found == word => (word, *at_s),
         _ => (word, now_s),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Quiet;
+
+    /// A worker that is held up within a round keeps what it may have found from being freed.
+    #[test]
+    fn nothing_is_swept_while_a_worker_is_in_an_old_round() {
+        let mut quiet = Quiet::default();
+        let mut asked = |rounds: [u64; 2]| quiet.all_came_on(rounds.into_iter());
+        assert!(asked([4, 7]), "nothing was retired before");
+        assert!(!asked([4, 7]), "the second is still in that round");
+        assert!(!asked([9, 7]));
+        assert!(asked([9, 8]), "it sleeps: it holds nothing");
+        assert!(asked([10, 8]));
+        assert!(asked([10, 9]) && !asked([11, 9]) && asked([11, 11]));
     }
 }

@@ -15,6 +15,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use rtnetlink::Handle;
+use rtnetlink::packet_route::link::LinkAttribute;
 
 use super::error::DataplaneError;
 
@@ -22,6 +23,13 @@ use super::error::DataplaneError;
 #[must_use]
 pub fn monotonic_s() -> u64 {
     clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |now| now.tv_sec().unsigned_abs())
+}
+
+/// Milliseconds of the same clock.
+pub(crate) fn monotonic_ms() -> u64 {
+    clock_gettime(ClockId::CLOCK_MONOTONIC_COARSE).map_or(0, |now| {
+        now.tv_sec().unsigned_abs() * 1000 + now.tv_nsec().unsigned_abs() / 1_000_000
+    })
 }
 
 /// Keys are in this process's memory: no core dump, no debugger of another user. Frame memory is locked memory.
@@ -169,6 +177,26 @@ pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
         }
     }
     Ok(found)
+}
+
+/// The largest packet that an interface takes.
+///
+/// # Errors
+/// What netlink says.
+pub(crate) fn mtu(index: u32) -> Result<u32, String> {
+    block_on_netlink(move |handle| async move {
+        let answers = handle.link().get().match_index(index).execute();
+        futures_util::pin_mut!(answers);
+        let answer = futures_util::StreamExt::next(&mut answers).await;
+        let link = answer
+            .ok_or("no such interface")?
+            .map_err(|error| error.to_string())?;
+        let mtu = link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::Mtu(mtu) => Some(mtu),
+            _ => None,
+        });
+        mtu.ok_or_else(|| "the kernel names no MTU".to_owned())
+    })
 }
 
 /// Runs netlink requests to their end, whether or not the caller is inside an async runtime.

@@ -7,16 +7,25 @@ use std::sync::atomic::AtomicU64;
 use aya::{Ebpf, EbpfLoader};
 use gateway_common::abi::flow::{self, Flow, FlowKey, halves, pair};
 use gateway_common::abi::geometry::{GEOMETRY, Geometry};
+use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{self, InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::{clock, limit, map, usage};
 use gateway_common::path::limits::give;
+use gateway_common::tables::Epochs;
 use gateway_common::tables::flows::FlowTable;
-use gateway_common::tables::hash::FACTORS;
+use gateway_common::tables::hash::{FACTORS, Hash};
 use gateway_common::tables::index::{WIDTH, state, state_of};
 use gateway_common::tables::mappings::MappingTable;
 use gateway_common::tables::words::Words as _;
+use zerocopy::{FromBytes as _, IntoBytes as _};
 
-use super::shared::SharedArray;
+use super::shared::{LentArray, SharedArray, fetch};
+
+/// Words of a value of [`map::SETTINGS`].
+const SETTINGS_WORDS: usize = size_of::<Settings>().div_ceil(8);
+/// Words of a value of [`map::NEXT_HOPS`].
+const NEXT_HOP_WORDS: usize = size_of::<NextHop>().div_ceil(8);
 
 /// How many entries the tables are made for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,6 +97,8 @@ pub struct SharedTables {
     mappings: SharedArray<{ nat::RECORD_WORDS }>,
     usage: SharedArray<{ usage::WORDS }>,
     clock: SharedArray<{ clock::WORDS }>,
+    settings: LentArray<SETTINGS_WORDS>,
+    next_hops: LentArray<NEXT_HOP_WORDS>,
 }
 
 impl SharedTables {
@@ -106,6 +117,37 @@ impl SharedTables {
             mappings: array(ebpf, map::MAPPINGS)?,
             usage: array(ebpf, map::SITE_USAGE)?,
             clock: array(ebpf, map::CLOCK)?,
+            settings: lent(ebpf, map::SETTINGS)?,
+            next_hops: lent(ebpf, map::NEXT_HOPS)?,
+        };
+        tables.next_epoch(1, 1);
+        Ok(tables)
+    }
+
+    /// The same without programs, in this process's memory: for measurements and tests. Sites are numbered below `sites`.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn in_memory(
+        geometry: &Geometry,
+        sites: u32,
+        settings: &Settings,
+        next_hops: &[NextHop],
+    ) -> io::Result<Self> {
+        let (flows, mappings) = (geometry.flow_buckets as usize, geometry.mapping_buckets as usize);
+        let next_hops: Vec<_> = next_hops.iter().map(words_of).collect();
+        let tables = Self {
+            factors: geometry.factors,
+            flow_index: SharedArray::in_memory(flows)?,
+            flow_answers: SharedArray::in_memory(flows)?,
+            flows: SharedArray::in_memory(flows * WIDTH)?,
+            mapping_outsides: SharedArray::in_memory(mappings)?,
+            mapping_insides: SharedArray::in_memory(mappings)?,
+            mappings: SharedArray::in_memory(mappings * WIDTH)?,
+            usage: SharedArray::in_memory(sites as usize)?,
+            clock: SharedArray::in_memory(1)?,
+            settings: LentArray::in_memory(&[words_of(settings)])?,
+            next_hops: LentArray::in_memory(&next_hops)?,
         };
         tables.next_epoch(1, 1);
         Ok(tables)
@@ -171,6 +213,68 @@ impl SharedTables {
         {
             clock.store(clock::word::NOW_S, now_s.into());
         }
+    }
+
+    /// The programs' clock.
+    #[must_use]
+    pub fn now_s(&self) -> u32 {
+        self.clock_word(clock::word::NOW_S) as u32
+    }
+
+    /// Epochs of next hops and of outbound SAs, as the programs have them.
+    #[must_use]
+    pub fn epochs(&self) -> Epochs {
+        let (hop, sa) = halves(self.clock_word(clock::word::EPOCHS));
+        Epochs { hop, sa }
+    }
+
+    fn clock_word(&self, word: usize) -> u64 {
+        self.clock.values().first().map_or(0, |clock| clock.load(word))
+    }
+
+    /// The settings, as the programs have them.
+    #[must_use]
+    pub fn settings(&self) -> Option<Settings> {
+        Some(
+            Settings::read_from_prefix(self.settings.get(0)?.as_bytes())
+                .ok()?
+                .0,
+        )
+    }
+
+    /// A next hop by its number. One that a flow of this epoch names does not change.
+    #[must_use]
+    pub fn next_hop(&self, number: u32) -> Option<NextHop> {
+        Some(
+            NextHop::read_from_prefix(self.next_hops.get(number)?.as_bytes())
+                .ok()?
+                .0,
+        )
+    }
+
+    /// Has the buckets on their way in which a flow may lie, which are memory that nothing else leads to.
+    #[inline]
+    pub(crate) fn fetch_buckets(&self, hash: &Hash) {
+        let buckets = self.flow_index.values();
+        for number in [hash.first, hash.second] {
+            buckets.get(number as usize).into_iter().for_each(fetch);
+        }
+    }
+
+    /// Has the record on its way of the flow that they have, if any.
+    #[inline]
+    pub(crate) fn fetch_record(&self, hash: &Hash) {
+        let place = self.flows().likely_place(hash);
+        let record = place.and_then(|place| self.flows.values().get(place as usize));
+        let Some(record) = record else { return };
+        // Two cache lines.
+        fetch(record);
+        record.get(flow::RECORD_WORDS / 2).into_iter().for_each(fetch);
+    }
+
+    /// What a site uses of the tables, or their sum.
+    pub(crate) fn usage(&self, site: u32) -> Option<&[AtomicU64; usage::WORDS]> {
+        self.usage.values().get(site as usize)
     }
 
     /// Next hops that flows may know have changed.
@@ -263,4 +367,20 @@ fn array<const N: usize>(
         .map(name)
         .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
     SharedArray::new(map).map_err(|error| (name, error))
+}
+
+/// A value as an array has it, filled up with zeroes.
+fn words_of<T: zerocopy::IntoBytes + zerocopy::Immutable, const N: usize>(value: &T) -> [u64; N] {
+    let mut words = [0u64; N];
+    for (to, from) in words.as_mut_bytes().iter_mut().zip(value.as_bytes()) {
+        *to = *from;
+    }
+    words
+}
+
+fn lent<const N: usize>(ebpf: &Ebpf, name: &'static str) -> Result<LentArray<N>, (&'static str, io::Error)> {
+    let map = ebpf
+        .map(name)
+        .ok_or_else(|| (name, io::Error::other("the object has no such map")))?;
+    LentArray::new(map).map_err(|error| (name, error))
 }

@@ -58,7 +58,8 @@ impl Tracing {
         (events, self.lost.swap(0, Relaxed))
     }
 
-    fn is_on(&self) -> bool {
+    /// Whether any site is traced.
+    pub(crate) fn is_on(&self) -> bool {
         self.site.load(Relaxed) != 0
     }
 
@@ -113,7 +114,7 @@ impl Engine {
     pub(crate) fn trace_after(&self, event: Option<TraceEvent>, buffer: &[u8], outcome: &Outcome) {
         let Some(mut event) = event else { return };
         match outcome {
-            Outcome::Send { len, .. } => {
+            Outcome::Send { len, .. } | Outcome::Opened { len } => {
                 event.outcome = outcome::WORKED;
                 if event.point == point::WORKER_IN
                     && let Some(frame) = buffer.get(..*len)

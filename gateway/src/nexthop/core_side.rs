@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use gateway_common::abi::next_hop::NextHop;
 use rtnetlink::IpVersion;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 
 use super::netlink::{ResolveError, Resolver, ip};
 
@@ -16,6 +16,15 @@ struct Via {
     length: u8,
     ifindex: u32,
     router: Ipv4Addr,
+    /// What the route itself says that it carries.
+    mtu: Option<u32>,
+}
+
+/// An interface of the core side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Side {
+    mac: [u8; 6],
+    mtu: u32,
 }
 
 impl Resolver {
@@ -30,7 +39,7 @@ impl Resolver {
         interfaces: &[u32],
         destinations: &BTreeSet<Ipv4Addr>,
     ) -> Result<Vec<([u8; 4], u8, NextHop)>, ResolveError> {
-        let macs = self.core_macs(interfaces).await?;
+        let sides = self.core_links(interfaces).await?;
         let routes: Vec<Via> = self
             .routes_v4()
             .await?
@@ -50,17 +59,18 @@ impl Resolver {
         }
         self.ask_for(&wanted).await?;
         let neighbours = self.neighbours(IpVersion::V4).await?;
-        Ok(table(&routes, &neighbours, &macs))
+        Ok(table(&routes, &neighbours, &sides))
     }
 
-    async fn core_macs(&self, interfaces: &[u32]) -> Result<BTreeMap<u32, [u8; 6]>, ResolveError> {
-        let mut macs = BTreeMap::new();
+    async fn core_links(&self, interfaces: &[u32]) -> Result<BTreeMap<u32, Side>, ResolveError> {
+        let mut sides = BTreeMap::new();
         for &ifindex in interfaces {
-            if let Some(mac) = self.link(ifindex).await?.mac {
-                macs.insert(ifindex, mac);
+            let link = self.link(ifindex).await?;
+            if let Some(mac) = link.mac {
+                sides.insert(ifindex, Side { mac, mtu: link.mtu });
             }
         }
-        Ok(macs)
+        Ok(sides)
     }
 
     /// Resolves all of them at once; one that is silent holds the others up no longer than itself.
@@ -82,14 +92,16 @@ impl Resolver {
 fn table(
     routes: &[Via],
     neighbours: &[(u32, IpAddr, [u8; 6])],
-    macs: &BTreeMap<u32, [u8; 6]>,
+    sides: &BTreeMap<u32, Side>,
 ) -> Vec<([u8; 4], u8, NextHop)> {
-    let hop = |ifindex: u32, destination_mac: [u8; 6]| {
+    let hop = |ifindex: u32, destination_mac: [u8; 6], mtu: Option<u32>| {
+        let side = sides.get(&ifindex)?;
         Some(NextHop {
             ifindex,
             resolved: 1,
             destination_mac,
-            source_mac: *macs.get(&ifindex)?,
+            source_mac: side.mac,
+            mtu: mtu.map_or(side.mtu, |mtu| mtu.min(side.mtu)),
         })
     };
     let mac_of = |ifindex: u32, address: Ipv4Addr| {
@@ -100,12 +112,12 @@ fn table(
     };
     let over_routers = routes.iter().filter_map(|via| {
         let mac = mac_of(via.ifindex, via.router)?;
-        Some((via.prefix, via.length, hop(via.ifindex, mac)?))
+        Some((via.prefix, via.length, hop(via.ifindex, mac, via.mtu)?))
     });
     let on_link = neighbours
         .iter()
         .filter_map(|(ifindex, address, mac)| match address {
-            IpAddr::V4(address) => Some((address.octets(), 32, hop(*ifindex, *mac)?)),
+            IpAddr::V4(address) => Some((address.octets(), 32, hop(*ifindex, *mac, None)?)),
             IpAddr::V6(_) => None,
         });
     over_routers.chain(on_link).collect()
@@ -122,11 +134,18 @@ fn read_via(message: &RouteMessage) -> Option<Via> {
         length: message.header.destination_prefix_length,
         ifindex: 0,
         router: Ipv4Addr::UNSPECIFIED,
+        mtu: None,
     };
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Oif(index) => via.ifindex = *index,
             RouteAttribute::Gateway(address) => via.router = ipv4(ip(address)?)?,
+            RouteAttribute::Metrics(metrics) => {
+                via.mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::Destination(address) => via.prefix = ipv4(ip(address)?)?.octets(),
             _ => {}
         }
@@ -154,28 +173,49 @@ mod tests {
             length,
             ifindex: 3,
             router,
+            mtu: None,
         };
         let silent = Ipv4Addr::new(203, 0, 113, 253);
-        let routes = [via([0; 4], 0, router), via([10, 1, 0, 0], 16, silent)];
+        let narrow = Via {
+            mtu: Some(1280),
+            ..via([10, 2, 0, 0], 16, router)
+        };
+        let too_wide = Via {
+            mtu: Some(9000),
+            ..via([10, 3, 0, 0], 16, router)
+        };
+        let routes = [
+            via([0; 4], 0, router),
+            via([10, 1, 0, 0], 16, silent),
+            narrow,
+            too_wide,
+        ];
         let neighbours = [
             (3, IpAddr::V4(router), [1; 6]),
             (3, IpAddr::V4(server), [2; 6]),
             // Another side's neighbour with the same address.
             (2, IpAddr::V4(silent), [3; 6]),
         ];
-        let macs = BTreeMap::from([(3, [9; 6])]);
-        let hop = |mac| NextHop {
+        let side = Side {
+            mac: [9; 6],
+            mtu: 1400,
+        };
+        let sides = BTreeMap::from([(3, side)]);
+        let hop = |mac, mtu| NextHop {
             ifindex: 3,
             resolved: 1,
             destination_mac: mac,
             source_mac: [9; 6],
+            mtu,
         };
         assert_eq!(
-            table(&routes, &neighbours, &macs),
+            table(&routes, &neighbours, &sides),
             [
-                ([0; 4], 0, hop([1; 6])),
-                (router.octets(), 32, hop([1; 6])),
-                (server.octets(), 32, hop([2; 6])),
+                ([0; 4], 0, hop([1; 6], 1400)),
+                ([10, 2, 0, 0], 16, hop([1; 6], 1280)),
+                ([10, 3, 0, 0], 16, hop([1; 6], 1400)),
+                (router.octets(), 32, hop([1; 6], 1400)),
+                (server.octets(), 32, hop([2; 6], 1400)),
             ]
         );
     }

@@ -166,8 +166,24 @@ impl Resolver {
         &self,
         version: IpVersion,
     ) -> Result<Vec<(u32, IpAddr, [u8; 6])>, ResolveError> {
-        let answers = collect(self.handle.neighbours().get().set_family(version).execute()).await?;
+        let answers = self.neighbour_messages(version).await?;
         Ok(answers.iter().filter_map(read_neighbour).collect())
+    }
+
+    async fn neighbour_messages(&self, version: IpVersion) -> Result<Vec<NeighbourMessage>, ResolveError> {
+        collect(self.handle.neighbours().get().set_family(version).execute()).await
+    }
+
+    /// The MAC address of a neighbour that somebody has set for good.
+    async fn permanent(&self, ifindex: u32, neighbour: IpAddr) -> Result<Option<[u8; 6]>, ResolveError> {
+        let messages = self.neighbour_messages(version_of(neighbour)).await?;
+        let permanent = messages
+            .iter()
+            .filter(|message| message.header.state == NeighbourState::Permanent);
+        let mut found = permanent.filter_map(read_neighbour);
+        Ok(found
+            .find(|(index, address, _)| *index == ifindex && *address == neighbour)
+            .map(|(_, _, mac)| mac))
     }
 
     /// The MAC address of a neighbour. One that is unknown is asked for; one that is old is asked again, in the
@@ -180,15 +196,13 @@ impl Resolver {
             }
             known.forgotten
         };
+        if let Some(mac) = self.permanent(ifindex, neighbour).await? {
+            return Ok(mac);
+        }
         self.probe(ifindex, neighbour).await?;
         let until = Instant::now() + RESOLVE_MAX;
         loop {
-            let version = if neighbour.is_ipv4() {
-                IpVersion::V4
-            } else {
-                IpVersion::V6
-            };
-            let all = self.neighbours(version).await?;
+            let all = self.neighbours(version_of(neighbour)).await?;
             let found = all
                 .iter()
                 .find(|(index, address, _)| *index == ifindex && *address == neighbour);
@@ -206,8 +220,9 @@ impl Resolver {
         }
     }
 
-    /// Has the kernel use the neighbour, as a packet to it would: it resolves what is unknown, confirms what is
-    /// stale, and leaves a permanent entry alone.
+    /// Has the kernel use the neighbour, as a packet to it would: it resolves what is unknown and confirms what is
+    /// stale. Not for a permanent entry, which the kernel would take for an ordinary one from then on
+    /// (`NEIGH_UPDATE_F_USE` in net/core/neighbour.c, since Linux 5.16).
     async fn probe(&self, ifindex: u32, neighbour: IpAddr) -> Result<(), ResolveError> {
         let request = self
             .handle
@@ -265,6 +280,13 @@ impl Watcher {
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+const fn version_of(address: IpAddr) -> IpVersion {
+    match address {
+        IpAddr::V4(_) => IpVersion::V4,
+        IpAddr::V6(_) => IpVersion::V6,
     }
 }
 

@@ -49,6 +49,8 @@ pub struct Tables {
     pub interfaces: Vec<view::Interface>,
     /// ESP workers.
     pub workers: usize,
+    /// Packets that workers forwarded by themselves.
+    pub forwarded_directly: u64,
 }
 
 /// The data plane.

@@ -55,6 +55,10 @@ fn log_one(event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
         kind::NEXT_HOP_MISSING => {
             tracing::info!(target: "gateway::packets", destination, "next hop to the center is not resolved");
         }
+        kind::PATH_MTU => {
+            let mtu = event.generation;
+            tracing::info!(target: "gateway::packets", site, mtu, "a router on the path to a site carries less");
+        }
         unknown => tracing::warn!(target: "gateway::packets", unknown, "event of an unknown kind"),
     }
 }

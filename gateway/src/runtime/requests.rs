@@ -87,6 +87,8 @@ impl<E: Engine> Controller<E> {
             uptime_s: self.clock.uptime_s(),
             interfaces: tables.interfaces,
             workers: tables.workers,
+            engine: self.config.engine.name().to_owned(),
+            forwarded_directly: tables.forwarded_directly,
             sites_known: self.sites.get().len(),
             sites_up: self.sadb.sites_up(),
             ike_sas: self.endpoint.ike_sa_count(),

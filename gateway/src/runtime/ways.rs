@@ -12,7 +12,8 @@ use gateway_esp::{LinkHeader, Tunnel, UdpEncap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::dataplane::{Dataplane, SaHandle};
+use crate::core::path_mtu::PathMtus;
+use crate::dataplane::{Dataplane, SaHandle, monotonic_s};
 use crate::nexthop::{PeerHop, ResolveError, Resolver, Watcher};
 
 /// Everything is looked at anew so often, should news from the kernel be lost.
@@ -31,6 +32,9 @@ pub(super) struct Way {
     pub(super) stale: bool,
 }
 
+/// What tells one path from another: outer addresses and ports.
+type Path = (IpAddr, IpAddr, Option<UdpEncap>);
+
 /// Follows them.
 pub(super) struct Ways {
     resolver: Arc<Resolver>,
@@ -42,6 +46,8 @@ pub(super) struct Ways {
 struct Shared {
     wanted: Mutex<Wanted>,
     peers: Mutex<HashMap<SaHandle, Way>>,
+    /// Paths that are narrower than their first link.
+    mtus: Mutex<PathMtus<Path>>,
     /// Something is wanted that was not before.
     more: Notify,
 }
@@ -88,6 +94,37 @@ impl Ways {
     /// There is none.
     pub(super) async fn resolve(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
         self.resolver.resolve(remote).await
+    }
+
+    /// What a path carries whose first link carries `link` octets.
+    pub(super) fn mtu(&self, local: IpAddr, remote: IpAddr, udp: Option<UdpEncap>, link: u16) -> u16 {
+        lock(&self.shared.mtus).of(&(local, remote, udp), link, monotonic_s())
+    }
+
+    /// A router on the path of an SA says that it carries no more than `mtu` octets (RFC 4301 section 8.2). All SAs of the
+    /// path follow at once: the task may be waiting for a neighbour that is silent.
+    pub(super) fn lower(&self, dataplane: &Dataplane, handle: SaHandle, mtu: u16) {
+        let Some(path) = lock(&self.shared.peers).get(&handle).map(path_of) else {
+            return;
+        };
+        if !lock(&self.shared.mtus).lower(path, mtu, monotonic_s()) {
+            return;
+        }
+        for (handle, way) in lock(&self.shared.peers).iter_mut() {
+            if way.stale || path_of(way) != path || way.tunnel.mtu <= mtu {
+                continue;
+            }
+            let tunnel = Tunnel { mtu, ..way.tunnel };
+            match dataplane.update_path(*handle, &way.interface, tunnel) {
+                Ok(()) => {
+                    tell_mtu(way, mtu);
+                    way.tunnel = tunnel;
+                }
+                Err(error) => {
+                    tracing::error!(%error, remote = %way.tunnel.remote, "MTU of an SA not changed")
+                }
+            }
+        }
     }
 
     /// Keeps the way of an SA.
@@ -202,6 +239,7 @@ impl Follower {
     }
 
     async fn peers(&self) {
+        lock(&self.shared.mtus).forget(monotonic_s());
         let peers: Vec<(SaHandle, Way)> = lock(&self.shared.peers)
             .iter()
             .map(|(handle, way)| (*handle, way.clone()))
@@ -228,7 +266,7 @@ impl Follower {
     fn move_peer(&self, handle: SaHandle, way: &Way, hop: &PeerHop) {
         let mut now = way.clone();
         now.interface.clone_from(&hop.interface);
-        now.tunnel.mtu = hop.mtu;
+        now.tunnel.mtu = lock(&self.shared.mtus).of(&path_of(way), hop.mtu, monotonic_s());
         now.tunnel.link = LinkHeader {
             destination: hop.destination_mac,
             source: hop.source_mac,
@@ -243,10 +281,24 @@ impl Follower {
             return;
         };
         match self.dataplane.update_path(handle, &now.interface, now.tunnel) {
-            Ok(()) => *kept = now,
+            Ok(()) => {
+                if now.tunnel.mtu != way.tunnel.mtu {
+                    tell_mtu(way, now.tunnel.mtu);
+                }
+                *kept = now;
+            }
             Err(error) => tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed"),
         }
     }
+}
+
+fn tell_mtu(way: &Way, now: u16) {
+    let (remote, before) = (way.tunnel.remote, way.tunnel.mtu);
+    tracing::info!(%remote, before, now, "MTU of a path changed");
+}
+
+fn path_of(way: &Way) -> Path {
+    (way.tunnel.local, way.tunnel.remote, way.tunnel.udp)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

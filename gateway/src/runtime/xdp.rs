@@ -1,4 +1,4 @@
-//! The engine that is there today: XDP programs with AF_XDP workers.
+//! The engine that is there today: XDP programs with AF_XDP workers, which may forward by themselves.
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
@@ -21,7 +21,7 @@ use super::engine::{Engine, Happening, SaTraffic, Tables};
 use super::sockets::Datagram;
 use super::ways::{Way, Ways};
 use crate::api::view;
-use crate::config::{Config, Role};
+use crate::config::{self, Config, Role};
 use crate::core::classifier::Generation;
 use crate::core::directions::Directions;
 use crate::core::names::Write;
@@ -158,20 +158,21 @@ impl Engine for Xdp {
     async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
         let hop = self.ways.resolve(remote).await?;
+        let udp = install.udp_encap.then(|| UdpEncap {
+            local_port: install.local.port(),
+            remote_port: install.remote.port(),
+        });
         let way = Way {
             interface: hop.interface.clone(),
             tunnel: Tunnel {
                 local: install.local.ip(),
                 remote,
-                udp: install.udp_encap.then(|| UdpEncap {
-                    local_port: install.local.port(),
-                    remote_port: install.remote.port(),
-                }),
+                udp,
                 link: LinkHeader {
                     destination: hop.destination_mac,
                     source: hop.source_mac,
                 },
-                mtu: hop.mtu,
+                mtu: self.ways.mtu(install.local.ip(), remote, udp, hop.mtu),
                 df: OuterDf::Set,
             },
             stale: false,
@@ -277,6 +278,7 @@ impl Engine for Xdp {
             paths: dataplane.paths().into_iter().map(path).collect(),
             interfaces: dataplane.attached().iter().map(interface_view).collect(),
             workers: dataplane.worker_stats().len(),
+            forwarded_directly: dataplane.forwarded_directly().packets,
         })
     }
 
@@ -305,6 +307,12 @@ impl Engine for Xdp {
                 DataplaneEvent::Packet(event) => {
                     if event.kind == kind::NEXT_HOP_MISSING {
                         self.ways.ask(Ipv4Addr::from(event.destination));
+                    }
+                    if event.kind == kind::PATH_MTU
+                        && let Some(handle) = dataplane.sa_of_path(event.rule, event.source)
+                        && let Ok(mtu) = u16::try_from(event.generation)
+                    {
+                        self.ways.lower(dataplane, handle, mtu);
                     }
                     happened.push(Happening::Packet(event));
                 }
@@ -389,6 +397,10 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
         hold_down: HoldDown {
             hold_s: nat.hold_down_s,
             site_ports_max: nat.hold_down_ports,
+        },
+        engine: match config.engine {
+            config::Engine::Xdp => dataplane::Engine::Xdp,
+            config::Engine::Direct => dataplane::Engine::Direct,
         },
         frames_per_worker: DataplaneConfig::FRAMES_PER_WORKER,
     }

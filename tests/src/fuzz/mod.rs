@@ -5,6 +5,7 @@ mod certificate;
 mod dns;
 mod esp;
 mod files;
+mod fragments;
 mod ike;
 mod packet;
 
@@ -12,6 +13,7 @@ pub use certificate::certificate;
 pub use dns::dns;
 pub use esp::esp_inbound;
 pub use files::{config, rules};
+pub use fragments::fragments;
 pub use ike::{ike_message, ike_payloads};
 pub use packet::{packet_clear, packet_core, packet_wan};
 
@@ -19,11 +21,12 @@ pub use packet::{packet_clear, packet_core, packet_wan};
 pub type Target = fn(&[u8]);
 
 /// The targets of this module by the names of their corpora.
-pub const TARGETS: [(&str, Target); 10] = [
+pub const TARGETS: [(&str, Target); 11] = [
     ("certificate", certificate),
     ("config", config),
     ("dns", dns),
     ("esp_inbound", esp_inbound),
+    ("fragments", fragments),
     ("ike_message", ike_message),
     ("ike_payloads", ike_payloads),
     ("packet_clear", packet_clear),

@@ -1,12 +1,14 @@
 //! Frames into each XDP program's packet core, over tables in memory.
 
+use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
 use gateway_common::path::Verdict;
 use gateway_common::tables::host::HostTables;
+use zerocopy::FromBytes as _;
 
 use super::Input;
-use crate::frames::checksums_are_valid;
+use crate::frames::{checksum, checksums_are_valid};
 use crate::vectors::Program;
 use crate::vectors::world::{self, NAT, NAT_OTHER};
 
@@ -27,7 +29,8 @@ pub fn packet_wan(input: &[u8]) {
             Ok(
                 Verdict::Pass(_)
                 | Verdict::Worker {
-                    path: Path::WanEsp, ..
+                    path: Path::WanEsp | Path::WanFragment,
+                    ..
                 },
             ) => assert_eq!(after, frame),
             Ok(other) => panic!("{other:?} of a frame from outside"),
@@ -57,6 +60,15 @@ pub fn packet_clear(input: &[u8]) {
                 answer(tables, &after);
             }
             Ok(Verdict::Pass(_)) => assert_eq!(after, frame),
+            Ok(Verdict::Worker {
+                path: Path::CoreForwarded,
+                ..
+            }) => {
+                let is_of_center =
+                    matches!(mark(frame), Some(fragment::CENTER_FIRST | fragment::CENTER_LATER));
+                assert!(is_of_center, "a packet from the clear link came back to a site");
+                to_its_site(frame, &after);
+            }
             Ok(Verdict::Worker { path, .. }) => {
                 // No site is translated to what another may call here.
                 assert_eq!(path, Path::SiteAnswered);
@@ -92,11 +104,17 @@ pub fn packet_core(input: &[u8]) {
 fn from_center(tables: &HostTables, frame: &[u8]) {
     let (outcome, after) = Program::Core.run(frame, tables);
     match outcome {
+        // Nothing of it is judged yet.
+        Ok(Verdict::Worker {
+            path: Path::CoreFragment,
+            ..
+        }) => {
+            assert_eq!(mark(&after), Some(fragment::CENTER_WAITS));
+            assert_eq!(after[LINK..], frame[LINK..]);
+        }
         Ok(Verdict::Worker { path, .. }) => {
             assert_eq!(path, Path::CoreForwarded);
-            assert_eq!(after[LINK + 16..LINK + 19], [192, 168, 1], "not to the site");
-            assert_eq!(after[LINK + 8], frame[LINK + 8] - 1, "TTL");
-            keeps_checksums(frame, &after);
+            to_its_site(frame, &after);
         }
         Ok(Verdict::Reflect(_)) => {
             assert!(checksums_are_valid(&after[LINK..]), "the answer's checksum");
@@ -110,6 +128,19 @@ fn from_center(tables: &HostTables, frame: &[u8]) {
         Ok(other @ Verdict::Egress { .. }) => panic!("{other:?} of a packet from the center"),
         Err(reason) => is_named(reason),
     }
+}
+
+/// A packet of the center, translated.
+fn to_its_site(frame: &[u8], after: &[u8]) {
+    assert_eq!(after[LINK + 16..LINK + 19], [192, 168, 1], "not to the site");
+    assert_eq!(after[LINK + 8], frame[LINK + 8] - 1, "TTL");
+    keeps_checksums(frame, after);
+}
+
+/// What a link header says of a fragment.
+fn mark(frame: &[u8]) -> Option<[u8; 2]> {
+    let (link, _) = LinkHeader::read_from_prefix(frame).ok()?;
+    link.read_fragment().map(|(kind, _, _)| kind)
 }
 
 /// An answer goes to the packet's sender, from where the packet was sent to, and is small.
@@ -152,7 +183,15 @@ fn each(input: &[u8], mut run: impl FnMut(&HostTables, &[u8])) {
 fn keeps_checksums(before: &[u8], after: &[u8]) {
     let length = |frame: &[u8]| usize::from(u16::from_be_bytes([frame[LINK + 2], frame[LINK + 3]]));
     let packet = |frame: &[u8]| frame[LINK..LINK + length(frame)].to_vec();
-    if checksums_are_valid(&packet(before)) {
+    // What a later fragment carries is no transport header.
+    let is_later = before[LINK + 6] & 0x1f != 0 || before[LINK + 7] != 0;
+    if is_later {
+        assert_eq!(
+            checksum(&before[LINK..LINK + 20]) == [0; 2],
+            checksum(&after[LINK..LINK + 20]) == [0; 2],
+            "the header's checksum"
+        );
+    } else if checksums_are_valid(&packet(before)) {
         assert!(
             checksums_are_valid(&packet(after)),
             "a checksum was right and is not"

@@ -24,7 +24,7 @@ const HEADER: usize = 20;
 
 /// An ICMP error in plain words.
 #[derive(Clone)]
-struct Error {
+pub(super) struct Error {
     source: [u8; 4],
     destination: [u8; 4],
     kind: u8,
@@ -32,12 +32,12 @@ struct Error {
     /// Second word of the header: an MTU, or a pointer.
     word: [u8; 4],
     quote: Vec<u8>,
-    ttl: u8,
+    pub(super) ttl: u8,
 }
 
 impl Error {
     /// "Host unreachable" about a packet, of which so many octets behind the IP header are quoted.
-    fn about(source: [u8; 4], clear: &Clear, octets: usize) -> Self {
+    pub(super) fn about(source: [u8; 4], clear: &Clear, octets: usize) -> Self {
         let quote = clear.packet();
         Self {
             source,
@@ -50,11 +50,11 @@ impl Error {
         }
     }
 
-    fn of(self, kind: u8, code: u8) -> Self {
+    pub(super) fn of(self, kind: u8, code: u8) -> Self {
         Self { kind, code, ..self }
     }
 
-    fn packet(&self) -> Vec<u8> {
+    pub(super) fn packet(&self) -> Vec<u8> {
         let mut message = vec![self.kind, self.code, 0, 0];
         message.extend(self.word);
         message.extend(&self.quote);
@@ -70,7 +70,7 @@ impl Error {
         self.linked_of(SITE)
     }
 
-    fn linked_of(&self, site: u32) -> Vec<u8> {
+    pub(super) fn linked_of(&self, site: u32) -> Vec<u8> {
         use zerocopy::IntoBytes as _;
         let link = gateway_common::abi::sa::LinkHeader::new(site, SA_INDEX);
         [link.as_bytes(), &self.packet()].concat()
@@ -81,7 +81,7 @@ impl Error {
     }
 
     /// The same, where what it quotes reads like this, a hop further on.
-    fn arrives(mut self, source: [u8; 4], as_sent: &Clear) -> Self {
+    pub(super) fn arrives(mut self, source: [u8; 4], as_sent: &Clear) -> Self {
         let octets = self.quote.len() - 20;
         let quoted = Self::about(source, as_sent, octets);
         (self.source, self.destination, self.quote) = (source, quoted.destination, quoted.quote);

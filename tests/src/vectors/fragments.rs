@@ -113,7 +113,7 @@ fn both_ways() -> Vec<(&'static str, Vec<Step>)> {
             [
                 leave(&query(), &CUTS, (NAT, 1024)),
                 enter(&answer(), &[1480, 2960], end),
-                leave(&query().without_checksum(), &[8, 16], (NAT, 1024)),
+                leave(&query().without_checksum(), &[8, 2000], (NAT, 1024)),
                 enter(&answer().without_checksum(), &[1480], end),
             ]
             .concat(),

@@ -21,22 +21,22 @@ use super::{Expect, Program, Step, Vector};
 use crate::frames::{Clear, End, checksum, fix_ipv4, ipv4};
 
 /// Index of the outbound SA of [`SITE_OTHER`].
-const SA_OTHER: u32 = 0x0004_0506;
+pub(super) const SA_OTHER: u32 = 0x0004_0506;
 /// A terminal's second neighbour, at either site.
-const NEIGHBOUR: [u8; 4] = [192, 168, 1, 11];
+pub(super) const NEIGHBOUR: [u8; 4] = [192, 168, 1, 11];
 
 /// The endpoint of [`SITE`], inside and as it is translated.
-const CALLER: End = (TERMINAL, 6000);
-const CALLER_OUTSIDE: End = (NAT, 6000);
+pub(super) const CALLER: End = (TERMINAL, 6000);
+pub(super) const CALLER_OUTSIDE: End = (NAT, 6000);
 /// The endpoint of [`SITE_OTHER`].
-const CALLED: End = (TERMINAL, 5000);
-const CALLED_OUTSIDE: End = (NAT_OTHER, 5000);
+pub(super) const CALLED: End = (TERMINAL, 5000);
+pub(super) const CALLED_OUTSIDE: End = (NAT_OTHER, 5000);
 /// What [`SITE_OTHER`] publishes.
-const SERVICE: End = (NEIGHBOUR, 443);
-const SERVICE_OUTSIDE: End = (NAT_OTHER, 8443);
+pub(super) const SERVICE: End = (NEIGHBOUR, 443);
+pub(super) const SERVICE_OUTSIDE: End = (NAT_OTHER, 8443);
 
 /// Sites may call each other, as far as `rules` let them; [`SITE_OTHER`] lets everybody in who is allowed to call.
-fn world(now_s: u32, rules: Vec<Rule>) -> HostTables {
+pub(super) fn world(now_s: u32, rules: Vec<Rule>) -> HostTables {
     let mut tables = world::world(now_s);
     for address in [NAT, NAT_OTHER] {
         tables.directions.push((32, address, direction::SITE_TO_SITE));
@@ -60,7 +60,7 @@ fn world(now_s: u32, rules: Vec<Rule>) -> HostTables {
 }
 
 /// A rule that lets sites call this one.
-fn may_call(to_site: u32) -> Rule {
+pub(super) fn may_call(to_site: u32) -> Rule {
     Rule {
         directions: 1 << direction::SITE_TO_SITE,
         to_site,
@@ -70,7 +70,7 @@ fn may_call(to_site: u32) -> Rule {
 }
 
 /// A packet that arrives at the other site.
-fn arrives(from: (u32, &Clear), as_source: End, at: (u32, u32), as_destination: End) -> Step {
+pub(super) fn arrives(from: (u32, &Clear), as_source: End, at: (u32, u32), as_destination: End) -> Step {
     let (site, clear) = from;
     let out = clear.clone().from(as_source).to(as_destination).forwarded();
     Step {
@@ -81,16 +81,16 @@ fn arrives(from: (u32, &Clear), as_source: End, at: (u32, u32), as_destination: 
 }
 
 /// A packet of [`SITE`] to [`SITE_OTHER`].
-fn there(clear: &Clear, destination: End) -> Step {
+pub(super) fn there(clear: &Clear, destination: End) -> Step {
     arrives((SITE, clear), CALLER_OUTSIDE, (SITE_OTHER, SA_OTHER), destination)
 }
 
 /// A packet of [`SITE_OTHER`] to [`SITE`].
-fn back(clear: &Clear, source: End) -> Step {
+pub(super) fn back(clear: &Clear, source: End) -> Step {
     arrives((SITE_OTHER, clear), source, (SITE, SA_INDEX), CALLER)
 }
 
-fn dropped(site: u32, clear: &Clear, reason: DropReason) -> Step {
+pub(super) fn dropped(site: u32, clear: &Clear, reason: DropReason) -> Step {
     Step {
         program: Program::Clear,
         frame: clear.linked(site, 9),
@@ -99,15 +99,15 @@ fn dropped(site: u32, clear: &Clear, reason: DropReason) -> Step {
 }
 
 /// [`SITE_OTHER`] has a mapping for [`CALLED`].
-fn mapped() -> Step {
+pub(super) fn mapped() -> Step {
     leaves(Clear::udp(CALLED, (NAME_SERVER, 53)), SITE_OTHER, CALLED_OUTSIDE)
 }
 
-fn call() -> Clear {
+pub(super) fn call() -> Clear {
     Clear::udp(CALLER, CALLED_OUTSIDE)
 }
 
-fn answer() -> Clear {
+pub(super) fn answer() -> Clear {
     Clear::udp(CALLED, CALLER_OUTSIDE)
 }
 
@@ -208,7 +208,7 @@ fn too_big(clear: &Clear) -> Step {
 }
 
 /// [`SITE_OTHER`] publishes a service for the hosts of these prefixes, and lets in nobody else.
-fn publishing(now_s: u32, sources: &[(u32, [u8; 4])]) -> HostTables {
+pub(super) fn publishing(now_s: u32, sources: &[(u32, [u8; 4])]) -> HostTables {
     let mut tables = world(now_s, vec![may_call(SITE_OTHER)]);
     if let Some(site) = tables.sites.get_mut(&SITE_OTHER) {
         site.flags = 0;

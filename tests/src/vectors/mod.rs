@@ -2,6 +2,7 @@
 //! on the host, in the kernel by `BPF_PROG_TEST_RUN`, and over veth pairs.
 
 mod answer;
+mod between;
 pub mod blocks;
 mod center_calls;
 mod clear;
@@ -12,6 +13,9 @@ mod fragments;
 mod hairpin;
 mod mss;
 pub mod nat;
+mod next_hop;
+pub mod pmtu;
+mod queries;
 mod wan;
 pub mod world;
 
@@ -196,6 +200,8 @@ impl Vector {
 pub fn all(now_s: u32) -> Vec<Vector> {
     [
         wan::vectors(now_s),
+        pmtu::vectors(now_s),
+        next_hop::vectors(now_s),
         clear::vectors(now_s),
         core::vectors(now_s),
         errors::vectors(now_s),
@@ -205,6 +211,8 @@ pub fn all(now_s: u32) -> Vec<Vector> {
         answer::vectors(now_s),
         directions::vectors(now_s),
         hairpin::vectors(now_s),
+        between::vectors(now_s),
+        queries::vectors(now_s),
         center_calls::vectors(now_s),
         nat::vectors(now_s),
     ]

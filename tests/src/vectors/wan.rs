@@ -64,17 +64,6 @@ fn fragment_to(destination: [u8; 4]) -> Vec<u8> {
     frame
 }
 
-/// ICMP "too big" about a packet of ours.
-fn too_big(protocol: u8, payload: &[u8]) -> Vec<u8> {
-    let quoted = ipv4(protocol, GATEWAY, ROUTER, payload);
-    from_router(1, &[&[3, 4, 0, 0, 0, 0, 5, 0][..], &quoted].concat())
-}
-
-fn too_big6(next_header: u8, payload: &[u8]) -> Vec<u8> {
-    let quoted = ipv6(next_header, GATEWAY6, ROUTER6, payload);
-    from_router6(58, &[&[2, 0, 0, 0, 0, 0, 5, 0][..], &quoted].concat())
-}
-
 fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
     let ike = [0x11; 40];
     let marked = [&[0; 4][..], &ike].concat();
@@ -149,41 +138,6 @@ fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
             "an IPv6 fragment of UDP goes to the worker",
             from_router6(44, &[17, 0, 0, 8, 0, 0, 0, 1, 1, 2, 3]),
             Path::WanFragment,
-        ),
-        (
-            "'too big' about ESP passes",
-            too_big(50, &esp(SPI)),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about ESP over IPv6 passes",
-            too_big6(50, &esp(SPI)),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about ESP in UDP passes",
-            too_big(17, &udp(4500, 61000, &esp(SPI))),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about ESP in UDP over IPv6 passes",
-            too_big6(17, &udp(4500, 61000, &esp(SPI))),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about IKE passes",
-            too_big(17, &udp(500, 500, &ike)),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about IKE behind the non-ESP marker passes",
-            too_big(17, &udp(4500, 61000, &marked)),
-            Path::WanPassed,
-        ),
-        (
-            "'too big' about UDP of which 8 octets are quoted passes",
-            too_big(17, &udp(4500, 61000, &[])),
-            Path::WanPassed,
         ),
         (
             "neighbour solicitation to a multicast group passes",

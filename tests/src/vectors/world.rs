@@ -7,6 +7,7 @@
 //! Documentation addresses (RFC 5737, RFC 3849). One interface stands for all: `BPF_PROG_TEST_RUN` has but one.
 
 use gateway_common::abi::interface::{IdleLimits, Interface, Settings, role};
+use gateway_common::abi::nat::{InsideKey, Mapping, kind};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::{Rule, action, direction, flag};
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, encapsulation};
@@ -61,6 +62,8 @@ pub const XSK_BASE: u32 = 5;
 pub const EGRESS: u32 = 1;
 /// Largest inner packet of [`SITE`]'s tunnel.
 pub const MTU: u32 = 1400;
+/// Largest packet that the link to the center carries.
+pub const HOP_MTU: u32 = 9000;
 /// IKE datagrams that one source may send in a second.
 pub const IKE_PER_S: u32 = 3;
 /// Number of the active rule generation.
@@ -145,6 +148,30 @@ pub fn rules() -> Vec<Rule> {
     ]
 }
 
+/// Has the terminal's ICMP identifier translated.
+///
+/// # Panics
+/// There is no room for it.
+pub fn map_identifier(tables: &HostTables, identifier: u16, translated: u16, now_s: u32) {
+    let inside = InsideKey {
+        site: SITE,
+        address: TERMINAL,
+        port: identifier.to_be_bytes(),
+        protocol: 1,
+        pad: 0,
+    };
+    let mapping = Mapping {
+        address: NAT,
+        port: translated.to_be_bytes(),
+        last_used_s: now_s,
+        created_s: now_s,
+        position: 0,
+        kind: kind::DYNAMIC,
+    };
+    let put = tables.put_mapping(&inside, &mapping);
+    assert!(put.is_ok(), "{put:?}");
+}
+
 /// The usual world at this time.
 #[must_use]
 pub fn world(now_s: u32) -> HostTables {
@@ -201,6 +228,7 @@ pub fn world(now_s: u32) -> HostTables {
         resolved: 1,
         destination_mac: MAC_HOP,
         source_mac: MAC,
+        mtu: HOP_MTU,
     };
     tables.next_hops.push((24, [203, 0, 113, 0], hop));
     tables

@@ -40,6 +40,24 @@ const RULES_BENCH: [&str; 7] = [
     "rules_bench",
 ];
 
+/// The program that measures a worker over rings in memory.
+const SOFT_BENCH: [&str; 7] = [
+    "run",
+    "--quiet",
+    "--release",
+    "--package",
+    "gateway-tests",
+    "--example",
+    "soft_bench",
+];
+
+/// What others have published of the same kind of bench, on other machines.
+const PUBLISHED: [&str; 3] = [
+    "published, on other machines:",
+    "  Vita (Snabb, SoftBench, one core of a Ryzen 1600)   60 octets 2.80 Mpps; IMIX 1.77 Mpps, 5.1 Gbit/s",
+    "  VPP (AES-128-GCM, one core of a 2.1 GHz Xeon)       IMIX 2.13 Mpps, 6.1 Gbit/s",
+];
+
 /// What can be measured alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Part {
@@ -47,6 +65,8 @@ pub enum Part {
     Programs,
     /// New flows under rule sets of several sizes.
     Rules,
+    /// A worker with the direct engine over rings in memory, without interfaces.
+    Soft,
     /// Packets through the whole gateway.
     Through,
     /// Handshakes, and many sites.
@@ -70,6 +90,12 @@ pub fn run(part: Option<Part>, short: bool) -> Result<()> {
         cargo(&RULES_BENCH)?;
         println!("== `gateway rules load` of 10, 1,000 and 10,000 rules, through a running daemon");
         rules::run(short)?;
+    }
+    if wanted(Part::Soft) {
+        println!("== One worker on one core over rings in memory: open, filter, translate; seal");
+        let more: &[&str] = if short { &["--", "--short"] } else { &[] };
+        cargo(&[&SOFT_BENCH, more].concat())?;
+        PUBLISHED.iter().for_each(|line| println!("{line}"));
     }
     if wanted(Part::Through) {
         println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");

@@ -20,7 +20,8 @@ use super::topology::{
 };
 use crate::cmd;
 
-const START_S: u64 = 20;
+/// The kernel verifies the programs; on a busy machine that alone takes half a minute.
+const START_S: u64 = 60;
 /// Site 1's address after translation, given by name; site 2's comes from [`NAT_POOL`].
 pub const SITE1_NAT_ADDRESS: &str = "10.201.0.1";
 /// The rule that allows the eligibility page.
@@ -29,6 +30,39 @@ pub const RULE_WEB: &str = "eligibility-web";
 pub const RULE_DENY: &str = "no-admin";
 /// The port that the lab's rules allow for UDP measurements.
 pub const BENCH_PORT: u16 = 5201;
+
+/// Environment variable with the name of the engine that the lab's gateways have where a test does not say.
+const ENGINE: &str = "GATEWAY_LAB_ENGINE";
+
+/// Who forwards packets of known flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// The XDP programs.
+    Xdp,
+    /// The workers.
+    Direct,
+}
+
+impl Engine {
+    /// Both.
+    pub const BOTH: [Self; 2] = [Self::Xdp, Self::Direct];
+
+    /// Its name in the configuration.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Direct => "direct",
+        }
+    }
+
+    /// The one that `GATEWAY_LAB_ENGINE` names; the default of the configuration if it names none.
+    fn of_environment() -> Self {
+        let wanted = std::env::var(ENGINE).unwrap_or_default();
+        let named = |engine: &Self| engine.name() == wanted;
+        Self::BOTH.into_iter().find(named).unwrap_or(Self::Xdp)
+    }
+}
 
 /// What of the gateway's configuration can be varied.
 #[derive(Clone, Debug)]
@@ -43,6 +77,8 @@ pub struct Config {
     pub connections: bool,
     /// Sites may have certificates that lead to either authority.
     pub trust_both: bool,
+    /// Who forwards packets of known flows.
+    pub engine: Engine,
     /// How both ends are named.
     pub ids: IdKind,
     /// IKE proposals, best first.
@@ -79,6 +115,7 @@ impl Config {
             trust_both: false,
             revocation_list: false,
             connections: false,
+            engine: Engine::of_environment(),
             ids: IdKind::Fqdn,
             ike: vec!["aes256-sha256-modp2048".to_owned()],
             esp: vec!["aes256gcm16-modp2048".to_owned()],
@@ -107,9 +144,10 @@ impl Config {
         };
         let path = |path: PathBuf| quoted(&path.display().to_string());
         let mut text = format!(
-            "[gateway]\nname = \"lab\"\nstate_dir = {}\nsocket = {}\n\n",
+            "[gateway]\nname = \"lab\"\nstate_dir = {}\nsocket = {}\nengine = \"{}\"\n\n",
             path(state::path("gateway-state")),
             path(socket()),
+            self.engine.name(),
         );
         for (interface, role) in [("wan4", "wan"), ("wan6", "wan"), ("core", "core")] {
             text += &format!("[[interface]]\nname = \"{interface}\"\nrole = \"{role}\"\n\n");

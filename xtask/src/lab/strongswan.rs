@@ -26,7 +26,7 @@ const START_S: u64 = 5;
 /// The device that `kernel-libipsec` makes.
 const TUN: &str = "ipsec0";
 /// Less than the 1,400 that it comes with, which with a 32-octet ICV in UDP over IPv6 makes more than 1,500: a packet
-/// would leave in fragments, and no gateway takes outer fragments.
+/// would leave in fragments, which only the tests of fragments ask for.
 const TUN_MTU: u32 = 1380;
 /// How long a set-up or rekey may take.
 const EXCHANGE_S: u64 = 15;

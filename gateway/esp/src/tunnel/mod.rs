@@ -37,7 +37,7 @@ pub struct LinkHeader {
 }
 
 /// UDP ports of NAT traversal (RFC 3948).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct UdpEncap {
     /// This gateway's port, as a rule 4500.
     pub local_port: u16,

@@ -59,6 +59,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
         state_dir: folder.join(file.gateway.state_dir),
         socket: folder.join(file.gateway.socket),
         workers: workers(checker, file.gateway.workers),
+        engine: file.gateway.engine,
         interfaces,
         ike: ike(checker, file.ike, folder),
         center,

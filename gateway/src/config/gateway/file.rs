@@ -13,7 +13,7 @@ use super::super::list::List;
 pub(super) use super::connection::Written as Connection;
 use super::proof::Method;
 pub(super) use super::publish::Written as Publish;
-use super::{Center, Filtering, Interface, Internet, Limits, Nat, Network, PlanKind, Timeouts};
+use super::{Center, Engine, Filtering, Interface, Internet, Limits, Nat, Network, PlanKind, Timeouts};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -56,6 +56,8 @@ pub(super) struct Gateway {
     #[serde(default = "socket")]
     pub(super) socket: PathBuf,
     pub(super) workers: Option<Spanned<u32>>,
+    #[serde(default)]
+    pub(super) engine: Engine,
 }
 
 fn state_dir() -> PathBuf {

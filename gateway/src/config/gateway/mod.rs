@@ -39,6 +39,8 @@ pub struct Config {
     pub socket: PathBuf,
     /// Worker threads; `None`: one for each receive queue of the WAN interfaces.
     pub workers: Option<u32>,
+    /// Who forwards packets of flows that are known.
+    pub engine: Engine,
     /// Interfaces with a role, in the order of the file.
     pub interfaces: Vec<Interface>,
     /// IKE and certificates.
@@ -73,6 +75,28 @@ pub struct Config {
     pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
     pub rules_file: Option<PathBuf>,
+}
+
+/// Who forwards packets of flows that are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Engine {
+    /// The XDP programs.
+    #[default]
+    Xdp,
+    /// The ESP workers by themselves; the XDP programs what these cannot decide.
+    Direct,
+}
+
+impl Engine {
+    /// Its name in the file.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Xdp => "xdp",
+            Self::Direct => "direct",
+        }
+    }
 }
 
 /// What an interface is for.

@@ -147,11 +147,11 @@ impl Service<'_> {
             .icmp_types
             .0
             .iter()
-            .filter(|found| found.kind != IcmpType::ECHO_REQUEST)
+            .filter(|found| !matches!(found.kind, IcmpType::ECHO_REQUEST | IcmpType::TIMESTAMP_REQUEST))
         {
             checker.fault(
                 found.locate(text, &other.to_string()),
-                format!("{who}: ICMP type {other} is not enforced: only an echo request opens a flow"),
+                format!("{who}: ICMP type {other} is not enforced: only echo-request and timestamp-request open a flow"),
                 "leave it out: answers and errors pass with the flow that they belong to, all other ICMP is dropped",
             );
         }

@@ -115,17 +115,21 @@ pub struct IcmpType {
 }
 
 /// Names of ICMP types that have one (IANA, "ICMP Type Numbers").
-const ICMP_NAMES: [(&str, u8); 5] = [
+const ICMP_NAMES: [(&str, u8); 7] = [
     ("echo-reply", 0),
     ("unreachable", 3),
     ("echo-request", 8),
     ("time-exceeded", 11),
     ("parameter-problem", 12),
+    ("timestamp-request", 13),
+    ("timestamp-reply", 14),
 ];
 
 impl IcmpType {
     /// A query that opens a flow.
     pub const ECHO_REQUEST: u8 = 8;
+    /// Another one.
+    pub const TIMESTAMP_REQUEST: u8 = 13;
 
     /// As ports of the packet path: type and code.
     #[must_use]

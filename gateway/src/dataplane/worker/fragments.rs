@@ -11,10 +11,11 @@ use std::sync::{Arc, OnceLock};
 
 use gateway_common::abi::sa::{LinkHeader, fragment as mark};
 use gateway_common::drop::DropReason;
+use gateway_common::packet::icmp::Query;
 use gateway_common::packet::ipv4::protocol;
 use zerocopy::IntoBytes as _;
 
-use super::fragment::set_identification;
+use super::fragment::{fragment, set_identification};
 use super::handover::Side;
 use super::outer::{self, Assembled, OuterFragment};
 use super::reassembly::{Bounds, Key, Piece, Reassembly};
@@ -23,14 +24,14 @@ use super::{Engine, Outcome};
 /// Octets behind the IP header of the longest IPv4 packet.
 const IPV4_PAYLOAD_MAX: usize = 65_515;
 /// Outer packets that wait at one worker.
-const OUTER: Bounds = Bounds {
+pub(crate) const OUTER: Bounds = Bounds {
     per_source: 64,
     packets: 1024,
     octets: 4 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
 /// Clear packets of sites, and of the center, that wait at one worker; a site is one source.
-const CLEAR: Bounds = Bounds {
+pub(crate) const CLEAR: Bounds = Bounds {
     per_source: 256,
     packets: 2048,
     octets: 8 << 20,
@@ -75,16 +76,26 @@ pub(crate) struct Fragments {
 
 impl Fragments {
     pub(crate) fn new(workers: u32, ike: Arc<OnceLock<IkeSink>>) -> Self {
+        Self::bounded(workers, ike, OUTER, CLEAR)
+    }
+
+    /// With other bounds: of outer packets, and of clear ones each way.
+    pub(crate) fn bounded(workers: u32, ike: Arc<OnceLock<IkeSink>>, outer: Bounds, clear: Bounds) -> Self {
         Self {
             workers,
-            outer: Reassembly::new(OUTER),
-            sites: Reassembly::new(CLEAR),
-            center: Reassembly::new(CLEAR),
+            outer: Reassembly::new(outer),
+            sites: Reassembly::new(clear),
+            center: Reassembly::new(clear),
             identification: 0,
             ike,
             ike_second: 0,
             ike_sources: HashMap::new(),
         }
+    }
+
+    /// Packets and octets that wait: outer ones, of sites, of the center.
+    pub(crate) fn held(&self) -> [(usize, usize); 3] {
+        [self.outer.held(), self.sites.held(), self.center.held()]
     }
 
     /// Whether a source may send another IKE message in fragments in this second.
@@ -170,11 +181,39 @@ impl Engine {
         let Some(mut pieces) = added else {
             return Ok(Outcome::Wait);
         };
+        self.identify(&mut pieces);
+        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
+    }
+
+    /// A packet of a site that the way to the center does not carry and that may be fragmented, as `clear` handed it on:
+    /// it goes back into the clear link in fragments of at most `mtu` octets.
+    pub(crate) fn cut_for_center(
+        &mut self,
+        site: u32,
+        packet: &[u8],
+        mtu: u32,
+    ) -> Result<Outcome, DropReason> {
+        let cut = usize::try_from(mtu).ok().and_then(|mtu| fragment(packet, mtu));
+        let cut = cut.ok_or(DropReason::NextHopTooBig)?;
+        let pieces: Option<Vec<_>> = cut.iter().map(|piece| clear_fragment(site, piece)).collect();
+        let pieces = pieces.ok_or(DropReason::InnerMalformed)?;
+        let (key, start) = pieces.first().ok_or(DropReason::InnerMalformed)?;
+        // What the rules look at stays in the first one.
+        if start.payload.len() < header_min(key.protocol, &start.payload) {
+            return Err(DropReason::NextHopTooBig);
+        }
+        let key = *key;
+        let mut pieces: Vec<_> = pieces.into_iter().map(|(_, piece)| piece).collect();
+        self.identify(&mut pieces);
+        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
+    }
+
+    /// Gives the fragments of a site's packet an identification that no other packet of its address has.
+    fn identify(&mut self, pieces: &mut [Piece]) {
         self.fragments.identification = self.fragments.identification.wrapping_add(1);
-        for piece in &mut pieces {
+        for piece in pieces {
             set_identification(&mut piece.header, self.fragments.identification);
         }
-        self.send_in_order(&key, &pieces, [mark::SITE_FIRST, mark::SITE_LATER])
     }
 
     /// A fragment from the center's side, as `core` handed it on.
@@ -202,7 +241,7 @@ impl Engine {
             return Err(DropReason::FragmentMalformed);
         };
         let length = (end.offset + end.payload.len()) as u32;
-        let ports = ports(key.protocol, &start.payload);
+        let ports = ports(key.protocol, &start.payload, first == mark::SITE_FIRST);
         let frame = |piece: &Piece| {
             let link = if piece.offset == 0 {
                 LinkHeader::of_fragment(first, key.scope, length.to_be_bytes())
@@ -287,14 +326,19 @@ fn header_min(protocol: u8, payload: &[u8]) -> usize {
     }
 }
 
-/// Source and destination port as [`mark::SITE_LATER`] has them.
-fn ports(protocol: u8, payload: &[u8]) -> [u8; 4] {
-    const ECHO: u8 = 8;
+/// Source and destination port as [`mark::SITE_LATER`] has them: of a query the identifier at the site's end, and at the
+/// other what stands for its type.
+fn ports(protocol: u8, payload: &[u8], of_site: bool) -> [u8; 4] {
     match (protocol, payload) {
         (protocol::TCP | protocol::UDP, &[s0, s1, d0, d1, ..]) => [s0, s1, d0, d1],
-        // The identifier stands at the site's end, which asks.
-        (protocol::ICMP, &[ECHO, _, _, _, i0, i1, ..]) => [i0, i1, 0, 0],
-        (protocol::ICMP, &[_, _, _, _, i0, i1, ..]) => [0, 0, i0, i1],
+        (protocol::ICMP, &[kind, code, _, _, i0, i1, ..]) => {
+            let [p0, p1] = Query::of(kind, code).map_or([0; 2], |query| query.port);
+            if of_site {
+                [i0, i1, p0, p1]
+            } else {
+                [p0, p1, i0, i1]
+            }
+        }
         _ => [0; 4],
     }
 }

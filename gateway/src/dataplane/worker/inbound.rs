@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
 use gateway_esp::tunnel::{LINK_HEADER_LEN, Received, ReceivedError};
-use gateway_esp::{OpenError, Opened};
+use gateway_esp::{InnerIpv4, OpenError, Opened};
 use zerocopy::IntoBytes as _;
 
 use super::commands::WorkerReport;
@@ -13,6 +13,12 @@ use super::fragments::is_fragment;
 use super::outer::OuterFragment;
 use super::table::{Entry, owner};
 use super::{Engine, Outcome};
+use crate::dataplane::clear_link;
+
+/// Octets of the longest packet that the clear link carries.
+const CARRIED_MAX: usize = clear_link::MTU as usize;
+/// Octets of the fragments that a longer one is cut into: what any link carries.
+const CUT_MTU: u32 = 1280;
 
 impl Engine {
     /// Opens the frame in the first `len` octets of `buffer` and leaves link header and inner packet at its start.
@@ -62,15 +68,29 @@ impl Engine {
         if is_fragment(packet) {
             return self.site_fragment(site, packet);
         }
+        if packet.len() > CARRIED_MAX {
+            return self.cut_long(site, packet);
+        }
         buffer.copy_within(start..end, LINK_HEADER_LEN);
         buffer
             .get_mut(..LINK_HEADER_LEN)
             .ok_or(DropReason::EspInnerMalformed)?
             .copy_from_slice(LinkHeader::new(site, index).as_bytes());
-        Ok(Outcome::Send {
-            port: self.clear_port,
+        Ok(Outcome::Opened {
             len: LINK_HEADER_LEN + inner.len(),
         })
+    }
+}
+
+impl Engine {
+    /// A packet that only came because its ESP packet came in fragments. The rules see it in fragments that every link of
+    /// the center carries; one that must not be cut goes no further, as it would not have come without the outer ones.
+    fn cut_long(&mut self, site: u32, packet: &[u8]) -> Result<Outcome, DropReason> {
+        let header = InnerIpv4::parse(packet).ok_or(DropReason::EspInnerMalformed)?;
+        if header.dont_fragment {
+            return Err(DropReason::NextHopTooBig);
+        }
+        self.cut_for_center(site, packet, CUT_MTU)
     }
 }
 

@@ -4,8 +4,10 @@
 //! |---|---|
 //! | `rings` | what a worker sees of its sockets |
 //! | `inbound`, `outbound` | the two ways of a packet |
+//! | `direct` | the direct engine: past the clear link |
 //! | `fragment` | inner fragmentation |
 //! | `fragments`, `outer`, `reassembly` | fragments that come in: what becomes of them, outer ones, how they wait |
+//! | `alone` | a worker's fragments without its sockets, for tests |
 //! | `table` | the worker's SAs |
 //! | `handover` | frames and orders from other threads |
 //! | `commands` | orders and reports |
@@ -13,7 +15,9 @@
 //! **Architecture invariant:** an SA is touched by its owner's thread alone, so sequence numbers and replay windows
 //! need no lock; other threads reach it through the inbox.
 
+pub(crate) mod alone;
 pub(crate) mod commands;
+pub(crate) mod direct;
 pub(crate) mod fragment;
 pub(crate) mod fragments;
 pub(crate) mod handover;
@@ -32,6 +36,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
 
 use self::commands::WorkerReport;
+use self::direct::{Direct, Looked, Way};
 use self::fragments::Fragments;
 use self::handover::{Handed, Inbox, Side};
 use self::rings::{BATCH, RingPort};
@@ -43,11 +48,16 @@ use super::trace::Tracing;
 /// worker starves it.
 const IDLE_ROUNDS: u32 = 16;
 
+/// Frames that the record of a flow is on its way for.
+const AHEAD: usize = 8;
+
 /// What is to be done with a frame.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Outcome {
     /// Its first `len` octets leave through `port`.
     Send { port: usize, len: usize },
+    /// Its first `len` octets are a frame of the clear link now.
+    Opened { len: usize },
     /// These leave in its place.
     SendMany { port: usize, frames: Vec<Vec<u8>> },
     /// Another worker owns the SA.
@@ -68,9 +78,13 @@ pub(crate) struct Engine {
     pub(crate) clear_port: usize,
     /// Monotonic seconds, read once a round.
     pub(crate) now_s: u64,
+    /// The same clock's milliseconds.
+    pub(crate) now_ms: u64,
     pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
     pub(crate) fragments: Fragments,
     pub(crate) tracing: Arc<Tracing>,
+    /// The direct engine, if it is configured.
+    pub(crate) direct: Option<Direct>,
 }
 
 impl Engine {
@@ -83,6 +97,36 @@ impl Engine {
         };
         self.trace_after(traced, buffer, &outcome);
         outcome
+    }
+
+    /// Looks at a decrypted frame, which [`Engine::forward`] is to decide on; `None` if it is for the clear link anyway.
+    fn look(&mut self, frame: &mut [u8]) -> Option<Looked> {
+        let direct = self.direct.as_mut()?;
+        // The programs tell of what is traced.
+        if self.tracing.is_on() {
+            direct.linked(frame);
+            return None;
+        }
+        Some(direct.look(frame))
+    }
+
+    /// Looks again at one whose turn comes soon.
+    fn look_again(&self, looked: &Option<Looked>) {
+        if let (Some(direct), Some(looked)) = (&self.direct, looked) {
+            direct.look_again(looked);
+        }
+    }
+
+    /// Decides on a decrypted frame: the port that it leaves by.
+    fn forward(&mut self, frame: &mut [u8], looked: Option<&Looked>) -> Result<usize, DropReason> {
+        let (Some(direct), Some(looked)) = (&mut self.direct, looked) else {
+            return Ok(self.clear_port);
+        };
+        match direct.forward(frame, looked) {
+            Way::Out(port) => Ok(port),
+            Way::Link => Ok(self.clear_port),
+            Way::Drop(reason) => Err(reason),
+        }
     }
 
     /// Tells the controller. When its queue is full the report is lost, and the next packet does not repeat it: the
@@ -101,20 +145,25 @@ pub(crate) struct Worker<R: RingPort> {
     pub(crate) inboxes: Arc<[Inbox]>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) batch: Vec<R::Frame>,
+    /// Decrypted frames of this round that are not sent yet.
+    pub(crate) opened: Vec<R::Frame>,
+    /// What was seen of each of them.
+    pub(crate) looked: Vec<Option<Looked>>,
     /// Other workers that were given frames in this round.
     pub(crate) to_wake: u64,
 }
 
 impl<R: RingPort> Worker<R> {
-    /// Serves until asked to stop. `sleep` waits until a socket or the inbox has something; `now_s` is the clock.
-    pub(crate) fn run(&mut self, mut sleep: impl FnMut(&mut R, &Inbox), now_s: impl Fn() -> u64) {
+    /// Serves until asked to stop. `sleep` waits until a socket or the inbox has something; `now_ms` is the clock.
+    pub(crate) fn run(&mut self, mut sleep: impl FnMut(&mut R, &Inbox), now_ms: impl Fn() -> u64) {
         let inboxes = Arc::clone(&self.inboxes);
         let Some(inbox) = inboxes.get(self.engine.worker as usize) else {
             return;
         };
         let mut idle_rounds = 0;
         while !inbox.stopping() {
-            self.engine.now_s = now_s();
+            self.engine.now_ms = now_ms();
+            self.engine.now_s = self.engine.now_ms / 1000;
             if self.round(inbox) > 0 {
                 idle_rounds = 0;
                 continue;
@@ -130,6 +179,11 @@ impl<R: RingPort> Worker<R> {
 
     /// One pass over commands, sockets and handed frames; answers how much there was to do.
     pub(crate) fn round(&mut self, inbox: &Inbox) -> usize {
+        let counters = Arc::clone(&self.counters);
+        counters.begin_round();
+        if let Some(direct) = &mut self.engine.direct {
+            direct.begin_round(self.engine.now_ms);
+        }
         let mut work = 0;
         while let Some(command) = inbox.commands.pop() {
             let outcome = self.engine.table.apply(command.order);
@@ -143,7 +197,7 @@ impl<R: RingPort> Worker<R> {
             }
         }
         work += self.take_handed(inbox);
-        let counters = Arc::clone(&self.counters);
+        counters.end_round();
         self.engine
             .tend_fragments(|reason, count| counters.dropped(reason, count));
         let lost = self.rings.flush();
@@ -161,6 +215,7 @@ impl<R: RingPort> Worker<R> {
             self.process(frame, side);
         }
         self.batch = batch;
+        self.forward_opened();
         received
     }
 
@@ -172,9 +227,11 @@ impl<R: RingPort> Worker<R> {
             taken += 1;
             match self.copy_in(&handed.frame) {
                 Some(frame) => self.process(frame, handed.side),
-                None => self.counters.dropped(DropReason::WorkerQueueFull, 1),
+                // No frame is free, or none is long enough for what was put together of fragments.
+                None => self.process_copy(handed.frame.into_vec(), handed.side),
             }
         }
+        self.forward_opened();
         taken
     }
 
@@ -185,6 +242,13 @@ impl<R: RingPort> Worker<R> {
                 self.rings.set_len(&mut frame, len);
                 self.rings.transmit(port, frame);
                 self.counters.sent(1);
+                return;
+            }
+            Outcome::Opened { len } => {
+                let looked = buffer.get_mut(..len).and_then(|frame| self.engine.look(frame));
+                self.rings.set_len(&mut frame, len);
+                self.opened.push(frame);
+                self.looked.push(looked);
                 return;
             }
             Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
@@ -200,7 +264,44 @@ impl<R: RingPort> Worker<R> {
         self.rings.recycle(frame);
     }
 
-    /// The same for a frame that lies elsewhere, and may be longer than the rings' frames are.
+    /// Sends what was decrypted, in the order in which it came.
+    fn forward_opened(&mut self) {
+        let mut opened = core::mem::take(&mut self.opened);
+        let mut looked = core::mem::take(&mut self.looked);
+        looked
+            .iter()
+            .take(AHEAD)
+            .for_each(|next| self.engine.look_again(next));
+        for (place, mut frame) in opened.drain(..).enumerate() {
+            if let Some(next) = looked.get(place + AHEAD) {
+                self.engine.look_again(next);
+            }
+            let looked = looked.get(place).and_then(Option::as_ref);
+            let (buffer, len) = self.rings.bytes(&mut frame);
+            let octets = buffer.get_mut(..len).unwrap_or_default();
+            match self.engine.forward(octets, looked) {
+                Ok(port) => {
+                    self.rings.transmit(port, frame);
+                    self.count_forwarded(port, len);
+                }
+                Err(reason) => {
+                    self.counters.dropped(reason, 1);
+                    self.rings.recycle(frame);
+                }
+            }
+        }
+        looked.clear();
+        (self.opened, self.looked) = (opened, looked);
+    }
+
+    fn count_forwarded(&self, port: usize, len: usize) {
+        self.counters.sent(1);
+        if port != self.engine.clear_port {
+            self.counters.forwarded(len as u64);
+        }
+    }
+
+    /// The same as [`Worker::process`] for a frame that lies elsewhere, and may be longer than the rings' frames are.
     fn process_copy(&mut self, mut octets: Vec<u8>, side: Side) {
         let len = octets.len();
         match self.engine.process(&mut octets, len, side) {
@@ -208,6 +309,7 @@ impl<R: RingPort> Worker<R> {
                 octets.truncate(len);
                 self.send_copies(port, &[octets]);
             }
+            Outcome::Opened { len } => self.forward_copy(octets, len),
             Outcome::SendMany { port, frames } => self.send_copies(port, &frames),
             Outcome::HandOver(worker) => self.hand_over(worker, octets.into_boxed_slice(), side),
             Outcome::Wait => {}
@@ -217,7 +319,29 @@ impl<R: RingPort> Worker<R> {
         }
     }
 
+    fn forward_copy(&mut self, mut octets: Vec<u8>, len: usize) {
+        octets.truncate(len);
+        let looked = self.engine.look(&mut octets);
+        let port = match self.engine.forward(&mut octets, looked.as_ref()) {
+            Ok(port) => port,
+            Err(reason) => return self.counters.dropped(reason, 1),
+        };
+        match self.copy_in(&octets) {
+            Some(frame) => {
+                self.rings.transmit(port, frame);
+                self.count_forwarded(port, len);
+            }
+            None => self.counters.dropped(DropReason::WorkerQueueFull, 1),
+        }
+    }
+
     fn send_copies(&mut self, port: usize, frames: &[Vec<u8>]) {
+        // Fragments of one packet.
+        if port == self.engine.clear_port
+            && let (Some(direct), Some(first)) = (&mut self.engine.direct, frames.first())
+        {
+            direct.linked(first);
+        }
         for octets in frames {
             match self.copy_in(octets) {
                 Some(frame) => {

@@ -29,6 +29,9 @@ impl Engine {
         let Some((site, index)) = link.read() else {
             return match link.read_fragment() {
                 Some((fragment::CENTER_WAITS, _, _)) => self.center_fragment(packet),
+                Some((fragment::SITE_TOO_BIG, site, mtu)) => {
+                    self.cut_for_center(site, packet, u32::from_be_bytes(mtu))
+                }
                 Some(_) | None => Err(DropReason::WorkerFrameMalformed),
             };
         };

@@ -1,6 +1,7 @@
 //! The SAs of one worker, and which worker owns each SPI.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -42,7 +43,27 @@ pub(crate) struct Entry {
 #[derive(Default)]
 pub(crate) struct SaTable {
     slots: Vec<Option<Box<Entry>>>,
-    by_spi: HashMap<u32, u32>,
+    by_spi: HashMap<u32, u32, BuildHasherDefault<SpiHasher>>,
+}
+
+/// SPIs are random numbers that this gateway draws: nobody else chooses where one lies, and spreading their bits is enough.
+#[derive(Default)]
+struct SpiHasher(u64);
+
+impl Hasher for SpiHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u32((self.0 as u32).rotate_left(8) ^ u32::from(*byte));
+        }
+    }
+
+    fn write_u32(&mut self, spi: u32) {
+        self.0 = u64::from(spi).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 impl SaTable {

@@ -24,6 +24,7 @@ use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
 use crate::dataplane::trace::Tracing;
 
+mod direct;
 mod fragments;
 
 const WAN: usize = 0;
@@ -179,9 +180,11 @@ impl Bench {
                 table: SaTable::default(),
                 clear_port: CLEAR,
                 now_s: 100,
+                now_ms: 100_000,
                 reports: Arc::clone(&reports),
                 fragments: Fragments::new(2, Arc::clone(&ike)),
                 tracing: Arc::clone(&tracing),
+                direct: None,
             },
             rings: MemoryRings {
                 arrived: Default::default(),
@@ -192,6 +195,8 @@ impl Bench {
             inboxes: Arc::clone(&inboxes),
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
+            opened: Vec::new(),
+            looked: Vec::new(),
             to_wake: 0,
         };
         let site = TrafficSelector::addresses(Ipv4Addr::new(192, 168, 1, 0), Ipv4Addr::new(192, 168, 1, 255));

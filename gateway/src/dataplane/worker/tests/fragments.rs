@@ -99,6 +99,41 @@ fn esp_in_outer_fragments_is_opened_whatever_their_order_and_queue() {
     }
 }
 
+/// A site whose kernel seals whole packets and cuts them afterwards. They are longer than a frame of the rings, and may be
+/// put together at a worker that has not their SA.
+#[test]
+fn a_packet_longer_than_a_frame_goes_on_in_fragments_whatever_worker_put_it_together() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    // It cuts what it has sealed, and not before.
+    let path = Tunnel {
+        mtu: u16::MAX,
+        ..tunnel((OVER_IPV4.1, OVER_IPV4.0), None)
+    };
+    bench.router_out.set_tunnel(&path).unwrap();
+    for round in 0..8 {
+        let up = query(TERMINAL, SERVER, 8000);
+        let mut sealed = bench.sealed_by_router(&up);
+        // Another identification may lead to the other worker.
+        sealed[18..20].copy_from_slice(&[round, 7]);
+        let cuts: Vec<usize> = (1480..sealed.len() - LINK_LEN - 20).step_by(1480).collect();
+        bench.arrive_anywhere(WAN, outer_fragments(&sealed, &cuts));
+        let clear = bench.left_anywhere(CLEAR);
+        assert!(clear.iter().all(|frame| frame.len() <= LINK_LEN + 1280));
+        let payload: Vec<u8> = clear
+            .iter()
+            .flat_map(|frame| frame[LINK_LEN + 20..].to_vec())
+            .collect();
+        assert_eq!(payload, up[20..], "round {round}");
+    }
+    let mut whole = query(TERMINAL, SERVER, 8000);
+    whole[6] |= 0x40;
+    let sealed = bench.sealed_by_router(&whole);
+    bench.arrive_anywhere(WAN, outer_fragments(&sealed, &[1480, 2960, 4440, 5920, 7400]));
+    assert!(bench.left_anywhere(CLEAR).is_empty(), "it must not be cut");
+    assert_eq!(bench.drops_anywhere(DropReason::NextHopTooBig), 1);
+    bench.assert_no_leak();
+}
+
 #[test]
 fn congestion_that_a_fragment_met_reaches_the_inner_packet() {
     let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
@@ -233,6 +268,48 @@ fn fragments_of_a_site_go_on_in_order_with_their_ports() {
         payload.extend(&packet[20..]);
     }
     assert_eq!(payload, whole[20..]);
+    bench.assert_no_leak();
+}
+
+/// RFC 4787 REQ-13: what `clear` found too big for the next hop comes back in fragments that fit it.
+#[test]
+fn a_packet_too_big_for_the_next_hop_is_cut_and_judged_as_fragments_are() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let too_big = |packet: &[u8], mtu: u32| {
+        let link = ClearHeader::of_fragment(mark::SITE_TOO_BIG, SITE, mtu.to_be_bytes());
+        [link.as_bytes(), packet].concat()
+    };
+    let whole = query(TERMINAL, SERVER, 1400);
+    bench.arrive(1, CORE, too_big(&whole, 600));
+    let clear = bench.left(1, CLEAR);
+    let links: Vec<_> = clear
+        .iter()
+        .map(|frame| {
+            let link = ClearHeader::read_from_bytes(&frame[..LINK_LEN]).unwrap();
+            link.read_fragment().unwrap()
+        })
+        .collect();
+    let later = (mark::SITE_LATER, SITE, [4, 0, 0, 53]);
+    let first = (mark::SITE_FIRST, SITE, 1380u32.to_be_bytes());
+    assert_eq!(links, [first, later, later]);
+    assert!(clear.iter().all(|frame| frame.len() <= LINK_LEN + 600));
+    let payload: Vec<u8> = clear
+        .iter()
+        .flat_map(|frame| frame[LINK_LEN + 20..].to_vec())
+        .collect();
+    assert_eq!(payload, whole[20..]);
+
+    bench.arrive(1, CORE, too_big(&whole, 600));
+    let again = bench.left(1, CLEAR);
+    assert_ne!(clear[0][18..20], again[0][18..20], "RFC 6864 section 5.3");
+
+    // A link that carries no transport header, or nothing at all.
+    for mtu in [24, 20, 0, u32::MAX] {
+        bench.arrive(1, CORE, too_big(&whole, mtu));
+    }
+    bench.arrive(1, CORE, too_big(&whole[..30], 600));
+    assert_eq!(bench.drops(1, DropReason::NextHopTooBig), 4);
+    assert_eq!(bench.left(1, CLEAR).len(), 1, "what fits is whole");
     bench.assert_no_leak();
 }
 
