@@ -58,6 +58,8 @@ fn too_big(about: &[u8], mtu: u16) -> Result<Vec<u8>> {
 
 /// Downloads, and answers the length of the longest packet that the gateway sent to the site meanwhile.
 fn longest_of_a_download(site: Site, tap: &Tap) -> Result<usize> {
+    // What is left of the one before is not this one's.
+    drop(tap.frames()?);
     let mut transfer = Transfer::start(site.terminal(), Direction::Download, None)?;
     let own = tap.address();
     let mut longest = 0;

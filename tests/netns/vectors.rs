@@ -44,11 +44,12 @@ fn run() -> Result<()> {
     let mut wire = Wire::lay()?;
     let mut failures = Vec::new();
     let (mut sent, mut too_short) = (0, 0);
-    // `vectors::all` is a function of the clock: a vector is made just before it runs.
-    for index in 0..vectors::all(0).len() {
+    let mut vectors = vectors::Fresh::default();
+    for index in 0.. {
         wait_for_a_fresh_second();
-        let now_s = u32::try_from(monotonic().as_secs())?;
-        let vector = vectors::all(now_s).swap_remove(index);
+        let Some(vector) = vectors.get(index, u32::try_from(monotonic().as_secs())?) else {
+            break;
+        };
         wire.kernel.fill(&vector.world)?;
         for (number, step) in vector.steps.iter().enumerate() {
             if step.frame.len() < FRAME_MIN {

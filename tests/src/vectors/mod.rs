@@ -195,26 +195,45 @@ impl Vector {
     }
 }
 
+/// Vectors by subject; each is a function of the clock.
+const SUBJECTS: [fn(u32) -> Vec<Vector>; 16] = [
+    wan::vectors,
+    pmtu::vectors,
+    next_hop::vectors,
+    clear::vectors,
+    core::vectors,
+    errors::vectors,
+    fragments::vectors,
+    mss::vectors,
+    blocks::vectors,
+    answer::vectors,
+    directions::vectors,
+    hairpin::vectors,
+    between::vectors,
+    queries::vectors,
+    center_calls::vectors,
+    nat::vectors,
+];
+
 /// All vectors; `now_s` is the clock that they run by.
 #[must_use]
 pub fn all(now_s: u32) -> Vec<Vector> {
-    [
-        wan::vectors(now_s),
-        pmtu::vectors(now_s),
-        next_hop::vectors(now_s),
-        clear::vectors(now_s),
-        core::vectors(now_s),
-        errors::vectors(now_s),
-        fragments::vectors(now_s),
-        mss::vectors(now_s),
-        blocks::vectors(now_s),
-        answer::vectors(now_s),
-        directions::vectors(now_s),
-        hairpin::vectors(now_s),
-        between::vectors(now_s),
-        queries::vectors(now_s),
-        center_calls::vectors(now_s),
-        nat::vectors(now_s),
-    ]
-    .concat()
+    SUBJECTS.iter().flat_map(|subject| subject(now_s)).collect()
+}
+
+/// All vectors for a clock that goes on while they run one after another.
+#[derive(Debug, Default)]
+pub struct Fresh {
+    now_s: u32,
+    vectors: Vec<Vector>,
+}
+
+impl Fresh {
+    /// The vector of this number as it is now, if there are so many.
+    pub fn get(&mut self, index: usize, now_s: u32) -> Option<&Vector> {
+        if self.now_s != now_s {
+            (self.now_s, self.vectors) = (now_s, all(now_s));
+        }
+        self.vectors.get(index)
+    }
 }
