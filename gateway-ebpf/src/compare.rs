@@ -31,6 +31,7 @@ use gateway_common::drop::DropReason;
 use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
+use gateway_common::path::filter::Direction;
 use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 
