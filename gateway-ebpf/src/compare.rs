@@ -1,7 +1,7 @@
 //! Programs for measurements, no part of the gateway: built for the bench alone (feature `compare`).
 //!
 //! The way of an established packet through the flow table as it is, and the same through a BPF hash map of the same keys and
-//! records; and beside real links, a forwarder that does nothing else, and a sink.
+//! records; and beside real links, a forwarder that does nothing else, a relay and a sink.
 //!
 //! Each run of the first two draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
 //! run before has forwarded: `BPF_PROG_TEST_RUN` repeats a packet as it was left.
@@ -82,6 +82,15 @@ fn compare_forward(context: XdpContext) -> u32 {
     let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
     let outcome = forward(&mut frame, &maps);
     redirect(&maps, frame.len(), outcome)
+}
+
+/// Sends on what came, as it is, to the interface that the one it came by is paired with: to a veth's other end it is a frame
+/// in memory then, as a network card delivers it.
+#[xdp]
+fn compare_relay(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let came_by = unsafe { (*context.ctx).ingress_ifindex };
+    EGRESS.redirect(came_by, XDP_DROP.into()).unwrap_or(XDP_DROP)
 }
 
 /// Takes what the others sent; what is not IPv4, such as ARP, is left to the stack.

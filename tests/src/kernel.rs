@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{
+    Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap,
+};
 use aya::programs::xdp::XdpLinkId;
 use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
@@ -110,7 +112,8 @@ impl Kernel {
         Self::load_some(object, sizes, |_| true)
     }
 
-    /// Loads only those programs of an object that are wanted; needs root.
+    /// Loads only those programs of an object that are wanted: a stage that is not ends the packets that would need it.
+    /// Needs root.
     ///
     /// # Errors
     /// As [`Kernel::load`].
@@ -164,6 +167,14 @@ impl Kernel {
     /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
     pub fn set_links(&mut self, links: Links) {
         self.links = links;
+    }
+
+    /// Lets programs redirect to one more interface, by this number; from its namespace.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn add_egress(&mut self, number: u32, index: u32) -> Result<()> {
+        Ok(DevMapHash::try_from(self.map(map::EGRESS)?)?.insert(number, index, None, 0)?)
     }
 
     /// Attaches a program to an interface's driver, until [`Kernel::detach`].
@@ -590,8 +601,15 @@ fn load_programs(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<()> {
         xdp.load().with_context(|| format!("loading program {name}"))?;
     }
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if has(program::CLEAR) {
+    if program::STAGES.into_iter().all(has) {
         fill_stages(ebpf)?;
+    } else {
+        for (place, stage) in (0..).zip(program::STAGES).filter(|(_, stage)| has(stage)) {
+            let xdp: &mut Xdp = ebpf.program_mut(stage).context("no such program")?.try_into()?;
+            let loaded = xdp.fd()?.try_clone()?;
+            let stages = ebpf.map_mut(map::STAGES).context("no map of stages")?;
+            ProgramArray::try_from(stages)?.set(place, &loaded, 0)?;
+        }
     }
     if has(program::TRACE) {
         fill_tracer(ebpf)?;

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
-use gateway::dataplane::object::program;
+use gateway::dataplane::object::{EBPF, program};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::tables::host::HostTables;
@@ -15,13 +15,19 @@ use gateway_tests::kernel::{Kernel, Links, monotonic};
 use gateway_tests::vectors::world;
 use zerocopy::IntoBytes as _;
 
-use crate::lane::{Ends, IN, Lane, OUT};
+use crate::lane::{Ends, IN, Lane, OUT, Relay};
 use crate::namespace::Namespace;
+use crate::step;
 
-/// The forwarder and the sink.
+/// What a site's first packet of a flow and those after it go through. The verifier takes long in a guest, and by what it
+/// looks at least that can be.
+const PATH: [&str; 4] = [program::CLEAR, "clear_judge", "clear_map", "clear_add"];
+/// The forwarder, the relay and the sink.
 const COMPARE: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
 const FORWARD: &str = "compare_forward";
+const RELAY: &str = "compare_relay";
 const SINK: &str = "compare_sink";
+const HARNESS: [&str; 3] = [FORWARD, RELAY, SINK];
 /// Room for several times the flows of a case.
 const SIZES: TableSizes = TableSizes {
     flows: 1 << 16,
@@ -52,14 +58,25 @@ pub(crate) struct Lanes {
 }
 
 impl Programs {
-    /// Loads them, and lays a lane through the forwarder and one through the gateway.
-    pub(crate) fn start(ends: &Ends, first_number: usize) -> Result<(Self, Lanes)> {
-        let mut path = Kernel::load_for(SIZES).context("the gateway's object")?;
-        let mut bare = Kernel::load_some(COMPARE, SIZES, |name| [FORWARD, SINK].contains(&name))
+    /// Loads them.
+    pub(crate) fn load() -> Result<Self> {
+        let path =
+            Kernel::load_some(EBPF, SIZES, |name| PATH.contains(&name)).context("the gateway's object")?;
+        step("the gateway's programs are loaded");
+        let bare = Kernel::load_some(COMPARE, SIZES, |name| HARNESS.contains(&name))
             .context("the object to compare with")?;
-        let world = the_world()?;
-        let mut sinks = Vec::new();
-        let mut lay = |number, name, kernel: &mut Kernel, program| {
+        step("the programs to compare with are loaded");
+        Ok(Self {
+            path,
+            bare,
+            world: the_world()?,
+        })
+    }
+
+    /// Lays a lane through the forwarder and one through the gateway.
+    pub(crate) fn lay(&mut self, ends: &Ends, first_number: usize) -> Result<Lanes> {
+        let world = &self.world;
+        let lay = |number, name, kernel: &mut Kernel, program| {
             ends.lay(number, name, |lane| {
                 let index = lane.namespace.index(IN)?;
                 kernel.set_links(Links {
@@ -68,20 +85,28 @@ impl Programs {
                     worker: -1,
                 });
                 lane.namespace.inside(|| {
-                    kernel.fill(&world)?;
+                    kernel.fill(world)?;
                     kernel.attach(program, index)
                 })?;
-                sinks.push(lane.to.clone());
                 Ok(())
             })
         };
-        let forward = lay(first_number, "xdp", &mut bare, FORWARD)?;
-        let clear = lay(first_number + 1, "gateway", &mut path, program::CLEAR)?;
-        let mut programs = Self { path, bare, world };
-        for sink in sinks {
-            programs.end_sink(&ends.sink, &sink)?;
+        let forward = lay(first_number, "xdp", &mut self.bare, FORWARD)?;
+        let clear = lay(first_number + 1, "gateway", &mut self.path, program::CLEAR)?;
+        for lane in [&forward, &clear] {
+            self.end_sink(&ends.sink, &lane.to)?;
         }
-        Ok((programs, Lanes { forward, clear }))
+        Ok(Lanes { forward, clear })
+    }
+
+    /// Makes frames in memory of what a generator sends.
+    pub(crate) fn relay(&mut self, generator: &Namespace, relay: &Relay) -> Result<()> {
+        let (from, to) = (generator.index(&relay.from)?, generator.index(&relay.to)?);
+        generator.inside(|| {
+            self.bare.add_egress(from, to)?;
+            self.bare.attach(RELAY, from)
+        })?;
+        Ok(())
     }
 
     /// Puts the program that drops on a sink's interface.
@@ -106,16 +131,21 @@ impl Programs {
         Ok(())
     }
 
-    /// Flows in the table, each with a mapping of its own.
+    /// Flows in the table.
     pub(crate) fn flows(&self) -> Result<u64> {
-        let state = self.path.state();
+        Ok(self.path.state().flows.len() as u64)
+    }
+
+    /// Every flow has a mapping of its own, to the address that the site has at the center.
+    pub(crate) fn expect_translated(&self, flows: u64) -> Result<()> {
+        let outsides = self.path.state().outsides;
+        let translated = outsides.keys().filter(|outside| outside.address == world::NAT);
+        let translated = translated.count() as u64;
         ensure!(
-            state.flows.len() == state.outsides.len(),
-            "{} flows have {} translations",
-            state.flows.len(),
-            state.outsides.len()
+            translated == flows,
+            "{flows} flows have {translated} translations"
         );
-        Ok(state.flows.len() as u64)
+        Ok(())
     }
 
     /// Nothing was dropped for any reason.

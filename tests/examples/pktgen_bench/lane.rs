@@ -1,10 +1,14 @@
 //! A lane: generator, what is measured, sink, each in a namespace, with all of its receiving work on one CPU.
 //!
 //! ```text
-//! generator 192.168.1.10           measured             sink 203.0.113.10
-//! gN -------------------------- in        out ---------------------- sN
-//! pktgen on CPU 0              threaded NAPI on CPU 1
+//! generator 192.168.1.10                 measured             sink 203.0.113.10
+//! gN ------ rN -> fN ---------------- in        out ---------------------- sN
+//! pktgen    relay, CPU 0             threaded NAPI on CPU 1
 //! ```
+//!
+//! The relay redirects by XDP what pktgen sent, so that it comes to `in` as a network card delivers it: as a frame in memory, of
+//! which a stack builds a socket buffer, and which an XDP program takes as it is. Without it pktgen's socket buffers would have
+//! to be made into frames for XDP, by the measured side, and need not be made for the stack.
 
 use std::fs;
 
@@ -18,8 +22,12 @@ use crate::namespace::Namespace;
 
 /// CPU of the generator.
 pub(crate) const CPU_GENERATOR: usize = 0;
-/// The kernel threads that do the receiving work: those of NAPI, and the one that work is put off to.
-pub(crate) const RECEIVING: [&str; 2] = ["napi/", "ksoftirqd/1"];
+/// Kernel threads that do the work that is measured: NAPI of [`IN`], and the one that work of its CPU is put off to.
+pub(crate) const MEASURED: [&str; 2] = ["napi/in-", "ksoftirqd/1"];
+/// NAPI of sinks, on the same CPU.
+pub(crate) const SINKING: [&str; 1] = ["napi/s"];
+/// NAPI of relays, on the generator's.
+const RELAYING: &str = "napi/r";
 /// CPU of what is measured, with its sink.
 pub(crate) const CPU_MEASURED: usize = 1;
 /// Where packets come into what is measured.
@@ -28,6 +36,9 @@ pub(crate) const IN: &str = "in";
 pub(crate) const OUT: &str = "out";
 /// One CPU serves an end: without this it has a queue for each CPU.
 const QUEUE: &str = "numtxqueues 1 numrxqueues 1";
+/// What interrupt moderation is to a network card: without it the generator's CPU wakes the other for every packet that finds
+/// it asleep, and the quicker side pays for that most. A veth's ring has room for 256 packets.
+const MODERATION_NS: u32 = 500_000;
 /// Somebody else than the sink: its stack drops such frames first of all.
 const MAC_NOT_THE_SINK: &str = "02:00:00:00:00:99";
 /// What [`IN`] has for an address.
@@ -43,6 +54,37 @@ pub(crate) struct Ends {
     pub(crate) sink: Namespace,
 }
 
+/// What pktgen's socket buffers become frames in memory by.
+#[derive(Clone, Debug)]
+pub(crate) struct Relay {
+    /// Where they come in.
+    pub(crate) from: String,
+    /// Where they go on.
+    pub(crate) to: String,
+}
+
+impl Relay {
+    /// Lays it, from the generator's interface to what is measured, without the program that relays.
+    pub(crate) fn lay(
+        generator: &Namespace,
+        (from, name): (&str, &str),
+        measured: &Namespace,
+        into: &str,
+    ) -> Result<Self> {
+        let relay = Self {
+            from: format!("r{name}"),
+            to: format!("f{name}"),
+        };
+        cable((generator, &relay.from, None), (generator, from))?;
+        cable((measured, into, Some(MAC_IN)), (generator, &relay.to))?;
+        for interface in [from, &relay.from, &relay.to] {
+            generator.ip(&format!("link set {interface} up\n"))?;
+        }
+        receive_by_thread(generator, &relay.from)?;
+        Ok(relay)
+    }
+}
+
 /// A lane's own part.
 pub(crate) struct Lane {
     /// Of what is measured.
@@ -51,6 +93,8 @@ pub(crate) struct Lane {
     pub(crate) from: String,
     /// The sink's.
     pub(crate) to: String,
+    /// Between generator and [`IN`].
+    pub(crate) relay: Relay,
 }
 
 impl Ends {
@@ -68,13 +112,15 @@ impl Ends {
         name: &str,
         attach: impl FnOnce(&Lane) -> Result<()>,
     ) -> Result<Lane> {
+        let (namespace, from) = (Namespace::new(name)?, format!("g{number}"));
+        let relay = Relay::lay(&self.generator, (&from, &number.to_string()), &namespace, IN)?;
         let lane = Lane {
-            namespace: Namespace::new(name)?,
-            from: format!("g{number}"),
+            namespace,
+            from,
             to: format!("s{number}"),
+            relay,
         };
         let measured = &lane.namespace;
-        cable((measured, IN, Some(MAC_IN)), (&self.generator, &lane.from))?;
         cable((measured, OUT, Some(MAC_OUT)), (&self.sink, &lane.to))?;
         attach(&lane)?;
         lane.namespace.settings(&[
@@ -82,7 +128,6 @@ impl Ends {
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ])?;
-        self.generator.ip(&format!("link set {} up\n", lane.from))?;
         self.sink.ip(&format!("link set {} up\n", lane.to))?;
         lane.namespace.ip(&format!(
             "addr add 192.168.1.1/24 dev {IN}\n\
@@ -96,6 +141,7 @@ impl Ends {
         receive_by_thread(&lane.namespace, OUT)?;
         receive_by_thread(&self.sink, &lane.to)?;
         pin("napi/", CPU_MEASURED)?;
+        pin(RELAYING, CPU_GENERATOR)?;
         Ok(lane)
     }
 }
@@ -120,10 +166,13 @@ pub(crate) fn cable(
     Ok(())
 }
 
-/// Moves an interface's receiving work into a thread of its own.
+/// Moves an interface's receiving work into a thread of its own, which wakes once for all that came within [`MODERATION_NS`].
 pub(crate) fn receive_by_thread(namespace: &Namespace, interface: &str) -> Result<()> {
-    let line = format!("echo 1 > /sys/class/net/{interface}/threaded");
-    cmd::output(namespace.command("sh").args(["-c", &line]))?;
+    let folder = format!("/sys/class/net/{interface}");
+    let lines = format!(
+        "echo 1 > {folder}/threaded && echo {MODERATION_NS} > {folder}/gro_flush_timeout && echo 1 > {folder}/napi_defer_hard_irqs"
+    );
+    cmd::output(namespace.command("sh").args(["-c", &lines]))?;
     Ok(())
 }
 

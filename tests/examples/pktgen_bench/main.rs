@@ -10,11 +10,11 @@
 //!   connection tracking, a stateful rule set and masquerading; with one flow and with many.
 //! - *whole gateway* (with `--gateway`): daemons at both ends of a tunnel, beside XFRM with nftables ([`whole`]).
 //!
-//! Both sides receive by threaded NAPI on CPU 1, with their sink; pktgen has CPU 0. What counts is what the sink's interface
-//! received. Each side has the cheapest sink it can have: an XDP program that drops, and a stack that drops a frame for
-//! another station. CPU time is what the NAPI threads took, for each packet that the sink received, and does not depend on
-//! how fast the generator is. Before a figure counts, the number of flows (connections) is what was meant, and nothing
-//! else was dropped than what the generator had no room for.
+//! pktgen has CPU 0. What is measured receives by threaded NAPI on CPU 1, with its sink ([`lane`]). What counts is what the
+//! sink's interface received. Each side has the cheapest sink it can have: an XDP program that drops, and a stack that drops a
+//! frame for another station; what a sink takes is not counted. CPU time is what the measured NAPI thread took, for each packet
+//! that the sink received: how many packets one core forwards, however fast the generator is. Before a figure counts, the
+//! number of flows (connections) and of translations is what was meant, and the gateway has dropped nothing.
 
 mod gateway;
 mod lane;
@@ -64,14 +64,22 @@ fn main() -> std::process::ExitCode {
     code
 }
 
+/// Says what has been done, and when since the start of the system.
+fn step(what: &str) {
+    let at = gateway_tests::kernel::monotonic().as_secs_f64();
+    println!("{}", Line::Step(format!("{at:.1} s: {what}")).text());
+}
+
 fn measure() -> Result<()> {
     let rounds = argument("--rounds")?.unwrap_or(1.0) as u32;
     let time = Duration::from_secs_f64(argument("--seconds")?.unwrap_or(1.0));
     let mut bench = Bench::new()?;
     if let Some((program, pki)) = word("--gateway").zip(word("--pki")) {
-        let sink = |sink: &Namespace, interface: &str| bench.programs.end_sink(sink, interface);
-        let ours = whole::gateway(program.as_ref(), pki.as_ref(), sink)?;
-        bench.chains = vec![(true, ours), (false, whole::linux()?)];
+        let programs = &mut bench.programs;
+        let theirs = whole::linux(programs)?;
+        let ours = whole::gateway(program.as_ref(), pki.as_ref(), programs)?;
+        bench.chains = vec![(true, ours), (false, theirs)];
+        step("the tunnels are up");
     }
     bench.rounds(rounds, time)
 }
@@ -102,12 +110,17 @@ struct Bench {
 impl Bench {
     fn new() -> Result<Self> {
         let ends = Ends::new()?;
+        let mut programs = Programs::load()?;
         let forward = linux::forward(&ends, 0)?;
         let nftables = [
             linux::nftables(&ends, 1, "nftables-one")?,
             linux::nftables(&ends, 2, "nftables-many")?,
         ];
-        let (programs, xdp) = Programs::start(&ends, 3)?;
+        let xdp = programs.lay(&ends, 3)?;
+        for lane in nftables.iter().chain([&forward, &xdp.forward, &xdp.clear]) {
+            programs.relay(&ends.generator, &lane.relay)?;
+        }
+        step("all lanes are laid");
         Ok(Self {
             ends,
             programs,
@@ -165,6 +178,7 @@ impl Bench {
                 Ok(Figures {
                     packets,
                     cpu: Duration::from_nanos(cpu_ns),
+                    beside: Duration::ZERO,
                     elapsed,
                 })
             };
@@ -186,10 +200,12 @@ impl Bench {
         let lane = &self.xdp.clear;
         let stream = to_site_link(lane, flows)?;
         self.until_all_flows(&stream, flows, || self.programs.flows())?;
-        let figures = self.timed(lane, &stream, time)?;
-        expect_flows(flows, self.programs.flows()?)?;
+        let figures = self.timed(lane, &stream, time);
+        // That it dropped something says more than that nothing arrived.
         self.programs.expect_no_drops()?;
-        Ok(figures)
+        expect_flows(flows, self.programs.flows()?)?;
+        self.programs.expect_translated(flows.into())?;
+        figures
     }
 
     /// The figures of nftables, with this many connections, each of which has had an answer.
@@ -254,12 +270,13 @@ impl Bench {
             let look = || {
                 anyhow::Ok((
                     self.ends.sink.received(&lane.to)?,
-                    lane::cpu_time_ns(&lane::RECEIVING)?,
+                    lane::cpu_time_ns(&lane::MEASURED)?,
+                    lane::cpu_time_ns(&lane::SINKING)?,
                 ))
             };
-            let (started, (packets, cpu)) = (Instant::now(), look()?);
+            let (started, (packets, cpu, sink)) = (Instant::now(), look()?);
             sleep(time);
-            let (packets_after, cpu_after) = look()?;
+            let (packets_after, cpu_after, sink_after) = look()?;
             let elapsed = started.elapsed();
             ensure!(
                 packets_after > packets,
@@ -269,6 +286,7 @@ impl Bench {
             Ok(Figures {
                 packets: packets_after - packets,
                 cpu: Duration::from_nanos(cpu_after - cpu),
+                beside: Duration::from_nanos(sink_after - sink),
                 elapsed,
             })
         })
@@ -294,9 +312,10 @@ impl Bench {
             let ended = generator
                 .join()
                 .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
-            stopped.and(ended).and(done)
+            stopped.and(ended).map(|()| done)
         })?;
         let sent = from.inside(|| control::result(&stream.interface, Duration::from_secs(5)))?;
+        let done = done.with_context(|| format!("while pktgen sent by {}: {sent:?}", stream.interface))?;
         ensure!(sent.packets > 0, "pktgen sent nothing: {sent:?}");
         Ok(done)
     }
@@ -306,6 +325,8 @@ impl Bench {
 struct Figures {
     packets: u64,
     cpu: Duration,
+    /// What else its CPU had to do: the sink's work.
+    beside: Duration,
     elapsed: Duration,
 }
 
@@ -318,7 +339,7 @@ fn say(case: &str, ours: bool, side: &str, figures: Figures) {
         side: side.to_owned(),
         kpps: packets / seconds / 1000.0,
         cpu_ns: figures.cpu.as_nanos() as f64 / packets,
-        busy: figures.cpu.as_secs_f64() / seconds,
+        busy: (figures.cpu + figures.beside).as_secs_f64() / seconds,
     };
     println!("{}", Line::Sample(sample).text());
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! generator             site's end                  center's end              sink
 //! 192.168.1.10   192.168.1.1  192.0.2.1      192.0.2.2  203.0.113.1    203.0.113.10
-//! g7 --------------- Xa          Xb ------------ Xc          Xd ---------------- s7
+//! Xg - rX -> fX ---- Xa          Xb ------------ Xc          Xd ---------------- Xs
 //! pktgen, CPU 0          CPU 0                         CPU 1                   CPU 1
 //! ```
 //!
@@ -23,10 +23,12 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail, ensure};
 use xtask::cmd;
 
+use crate::gateway::Programs;
 use crate::lane::{
-    self, CPU_GENERATOR, CPU_MEASURED, MAC_IN, cable, pin, pin_thread, receive_by_thread, thread_time_ns,
+    self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread, thread_time_ns,
 };
 use crate::namespace::Namespace;
+use crate::step;
 
 /// What the terminal sends to.
 pub(crate) const PUBLISHED: Ipv4Addr = Ipv4Addr::new(10, 201, 255, 1);
@@ -97,7 +99,7 @@ pub(crate) struct Seen {
 }
 
 impl Chain {
-    fn lay(letter: char) -> Result<Self> {
+    fn lay(letter: char, programs: &mut Programs) -> Result<Self> {
         let name = |end: &str| format!("{letter}-{end}");
         let chain = Self {
             from: format!("{letter}g"),
@@ -110,10 +112,15 @@ impl Chain {
             daemons: Vec::new(),
         };
         let [a, b, c, d] = chain.interfaces();
-        cable((&chain.site, &a, Some(MAC_IN)), (&chain.generator, &chain.from))?;
+        let relay = Relay::lay(
+            &chain.generator,
+            (&chain.from, &letter.to_string()),
+            &chain.site,
+            &a,
+        )?;
+        programs.relay(&chain.generator, &relay)?;
         cable((&chain.center, &c, Some(MAC_LINE)), (&chain.site, &b))?;
         cable((&chain.center, &d, None), (&chain.sink, &chain.to))?;
-        chain.generator.ip(&format!("link set {} up\n", chain.from))?;
         chain.sink.ip(&format!("link set {} up\n", chain.to))?;
         chain.site.ip(&format!(
             "addr add 192.168.1.1/24 dev {a}\naddr add 192.0.2.1/24 dev {b}\nlink set {a} up\nlink set {b} up\n\
@@ -150,6 +157,7 @@ impl Chain {
         ] {
             pin(&format!("napi/{interface}-"), cpu)?;
         }
+        pin(&format!("napi/r{}", self.letter), CPU_GENERATOR)?;
         for (daemon, cpu) in self.daemons.iter().zip([CPU_GENERATOR, CPU_MEASURED]) {
             for thread in daemon.threads()? {
                 pin_thread(thread, cpu)?;
@@ -174,8 +182,8 @@ impl Chain {
 }
 
 /// Both ends by XFRM and nftables.
-pub(crate) fn linux() -> Result<Chain> {
-    let chain = Chain::lay('l')?;
+pub(crate) fn linux(programs: &mut Programs) -> Result<Chain> {
+    let chain = Chain::lay('l', programs)?;
     for namespace in [&chain.site, &chain.center] {
         namespace.settings(&[
             ("ipv4/ip_forward", "1"),
@@ -211,15 +219,11 @@ pub(crate) fn linux() -> Result<Chain> {
     Ok(chain)
 }
 
-/// Both ends by the gateway's daemon, `program`, with certificates from `pki`. `end_sink` puts a program on the sink's
+/// Both ends by the gateway's daemon, `program`, with certificates from `pki`. A program has to be on the sink's
 /// interface, without which nothing can be redirected to it.
-pub(crate) fn gateway(
-    program: &Path,
-    pki: &Path,
-    end_sink: impl FnOnce(&Namespace, &str) -> Result<()>,
-) -> Result<Chain> {
-    let mut chain = Chain::lay('o')?;
-    end_sink(&chain.sink, &chain.to)?;
+pub(crate) fn gateway(program: &Path, pki: &Path, programs: &mut Programs) -> Result<Chain> {
+    let mut chain = Chain::lay('o', programs)?;
+    programs.end_sink(&chain.sink, &chain.to)?;
     // The daemon asks for its next hops.
     chain
         .sink
@@ -257,6 +261,7 @@ pub(crate) fn gateway(
         .push(Daemon::start(&chain.center, program, pki, &center, "gateway")?);
     for daemon in &mut chain.daemons {
         daemon.wait_until_ready()?;
+        step(&format!("the daemon {} is ready", daemon.name));
     }
     let site = chain.daemons.first().context("the site's daemon")?;
     site.verb(&["connection", "up", "center", "--wait", "40"])?;

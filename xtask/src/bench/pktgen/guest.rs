@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fs;
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::sync::mpsc;
@@ -40,6 +40,9 @@ const TOOLS: [&str; 3] = ["ip", "nft", "ethtool"];
 pub(super) const FILES: &str = "/files";
 /// Memory, MiB.
 const MEMORY: &str = "2048";
+/// How often a guest is started that does not come as far as to measure, and how long that may take.
+const STARTS: u32 = 3;
+const START_MAX: Duration = Duration::from_secs(40);
 /// Lines of the console that a failure shows.
 const TAIL: usize = 30;
 
@@ -114,16 +117,33 @@ fn init(modules: &[&str], program: &str, arguments: &[String]) -> String {
     )
 }
 
-/// Starts the guest and hands each sample on, until the guest says that it has ended. It does not outlive the call.
+/// Starts the guest and hands each sample on, until the guest says that it has ended. It does not outlive the call. What its
+/// console shows is left in the file `console`.
+///
+/// An emulated machine sometimes stops while its kernel starts: it is started anew then, a few times.
 ///
 /// # Errors
 /// What the guest measured with failed, or it was not ready in time; with the end of what the console showed.
 pub(super) fn run(
     parts: &Parts,
     initramfs: &Path,
+    console: &Path,
     limit: Duration,
-    on_sample: impl FnMut(Sample),
+    mut on_sample: impl FnMut(Sample),
 ) -> Result<()> {
+    let mut last = Ended::BeforeItsBegin(String::new());
+    for _ in 0..STARTS {
+        let running = start(parts, initramfs)?;
+        last = follow(running, [START_MAX, limit], Some(console), &mut on_sample)?;
+        match &last {
+            Ended::Measured => break,
+            Ended::BeforeItsBegin(why) => println!("  the guest did not start: {why}"),
+        }
+    }
+    last.measured()
+}
+
+fn start(parts: &Parts, initramfs: &Path) -> Result<Running> {
     let mut emulator = parts.emulator();
     let words = format!(
         "-machine q35 -accel tcg,thread=multi -cpu max -smp 2 -m {MEMORY} -nodefaults -no-user-config -display none \
@@ -144,7 +164,7 @@ pub(super) fn run(
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", cmd::line(&emulator)))?;
-    follow(Running(child), limit, on_sample)
+    Ok(Running(child))
 }
 
 /// A child that is killed with us, however we end.
@@ -158,45 +178,98 @@ impl Drop for Running {
     }
 }
 
-/// Reads what a measuring child says until it says that it has ended, or goes.
-pub(super) fn follow(mut running: Running, limit: Duration, mut on_sample: impl FnMut(Sample)) -> Result<()> {
+/// How a child ended that measures.
+#[derive(Debug)]
+pub(super) enum Ended {
+    /// It has measured all.
+    Measured,
+    /// It had not begun to.
+    BeforeItsBegin(String),
+}
+
+impl Ended {
+    /// # Errors
+    /// It has not.
+    pub(super) fn measured(self) -> Result<()> {
+        match self {
+            Self::Measured => Ok(()),
+            Self::BeforeItsBegin(why) => bail!("measuring did not begin: {why}"),
+        }
+    }
+}
+
+/// Reads what a measuring child says until it says that it has ended, or goes. The limits are for its begin and its end. All
+/// that it says is left in the file `log`.
+///
+/// # Errors
+/// It failed, or went, or had not ended in time, after it had begun.
+pub(super) fn follow(
+    mut running: Running,
+    [begin_max, limit]: [Duration; 2],
+    log: Option<&Path>,
+    mut on_sample: impl FnMut(Sample),
+) -> Result<Ended> {
+    let started = Instant::now();
+    let lines = lines(&mut running, log)?;
+    let mut tail = VecDeque::new();
+    let mut begun = false;
+    loop {
+        let limit = if begun { limit } else { begin_max };
+        let why = match lines.recv_timeout(limit.saturating_sub(started.elapsed())) {
+            Ok(Line::Begin) => {
+                begun = true;
+                tail.clear();
+                continue;
+            }
+            Ok(Line::Sample(sample)) => {
+                on_sample(sample);
+                continue;
+            }
+            Ok(Line::Step(what)) => {
+                println!("  [{what}]");
+                continue;
+            }
+            Ok(Line::Other(text)) => {
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(text);
+                continue;
+            }
+            Ok(Line::End(0)) => return Ok(Ended::Measured),
+            Ok(Line::End(status)) => format!("measuring failed with status {status}"),
+            Err(mpsc::RecvTimeoutError::Timeout) => format!("not ready after {} s", limit.as_secs()),
+            Err(mpsc::RecvTimeoutError::Disconnected) => "it stopped before its end".to_owned(),
+        };
+        let shown: String = tail.iter().map(|line| format!("\n  {line}")).collect();
+        let why = format!("{why}:{shown}");
+        if begun {
+            bail!(why);
+        }
+        return Ok(Ended::BeforeItsBegin(why));
+    }
+}
+
+/// What a child says, by a thread that ends with the child's output.
+fn lines(running: &mut Running, log: Option<&Path>) -> Result<mpsc::Receiver<Line>> {
     let stdout = running.0.stdout.take().context("no standard output")?;
+    let mut log = log
+        .map(|log| fs::File::create(log).with_context(|| log.display().to_string()))
+        .transpose()?;
     let (sender, lines) = mpsc::channel();
-    // It ends with the child's output.
     std::thread::spawn(move || {
         let mut reader = BufReader::new(stdout);
         let mut line = Vec::new();
         while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            // The log is for people: that it cannot be written is no reason to measure nothing.
+            let _written = log.as_mut().map(|log| log.write_all(&line));
             if sender.send(Line::parse(&String::from_utf8_lossy(&line))).is_err() {
                 break;
             }
             line.clear();
         }
     });
-    let deadline = Instant::now() + limit;
-    let mut tail = VecDeque::new();
-    let shown = |tail: &VecDeque<String>| tail.iter().map(|line| format!("\n  {line}")).collect::<String>();
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now());
-        match lines.recv_timeout(left) {
-            Ok(Line::Begin) => tail.clear(),
-            Ok(Line::Sample(sample)) => on_sample(sample),
-            Ok(Line::End(0)) => return Ok(()),
-            Ok(Line::End(status)) => bail!("measuring failed with status {status}:{}", shown(&tail)),
-            Ok(Line::Other(text)) => {
-                if tail.len() == TAIL {
-                    tail.pop_front();
-                }
-                tail.push_back(text);
-            }
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                bail!("not ready after {} s:{}", limit.as_secs(), shown(&tail))
-            }
-            Err(mpsc::RecvTimeoutError::Disconnected) => {
-                bail!("it stopped before its end:{}", shown(&tail))
-            }
-        }
-    }
+    Ok(lines)
 }
 
 /// A program without what a debugger needs: four fifths of it.
@@ -268,7 +341,8 @@ mod tests {
     fn an_end_without_success_shows_what_was_printed_last() {
         let error = follow(
             say("echo '@gateway-bench begin'; echo why; echo '@gateway-bench end 3'"),
-            LIMIT,
+            [LIMIT; 2],
+            None,
             |_| {},
         );
         let error = error.unwrap_err().to_string();
@@ -277,15 +351,24 @@ mod tests {
 
     #[test]
     fn a_child_that_goes_without_an_end_has_failed() {
-        let error = follow(say("echo 'Kernel panic'"), LIMIT, |_| {}).unwrap_err();
+        let script = "echo '@gateway-bench begin'; echo 'Kernel panic'";
+        let error = follow(say(script), [LIMIT; 2], None, |_| {}).unwrap_err();
         assert!(error.to_string().contains("Kernel panic"), "{error}");
     }
 
     #[test]
+    fn a_child_that_goes_before_its_begin_can_be_started_anew() {
+        let ended = follow(say("echo 'Kernel panic'"), [LIMIT; 2], None, |_| {}).unwrap();
+        assert!(matches!(&ended, Ended::BeforeItsBegin(why) if why.contains("Kernel panic")));
+        assert!(ended.measured().is_err());
+    }
+
+    #[test]
     fn a_child_that_hangs_is_killed() {
-        let running = say("echo hanging; exec sleep 600");
+        let running = say("echo '@gateway-bench begin'; exec sleep 600");
         let process = format!("/proc/{}", running.0.id());
-        let error = follow(running, Duration::from_millis(300), |_| {}).unwrap_err();
+        let limits = [LIMIT, Duration::from_millis(500)];
+        let error = follow(running, limits, None, |_| {}).unwrap_err();
         assert!(error.to_string().contains("not ready"), "{error}");
         assert!(!Path::new(&process).exists(), "it still runs");
     }

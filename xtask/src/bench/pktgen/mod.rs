@@ -114,7 +114,7 @@ pub fn run(short: bool) -> Result<()> {
             &arguments("/bin/gateway", guest::FILES),
             &initramfs,
         )?;
-        guest::run(&parts, &initramfs, limit, on_sample)?;
+        guest::run(&parts, &initramfs, &folder.join("pktgen.log"), limit, on_sample)?;
     }
     let comparisons = compare(&samples)?;
     println!("== Ratios of medians, {rounds} rounds");
@@ -145,7 +145,7 @@ fn on_this_machine(
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", cmd::line(&command)))?;
-    guest::follow(guest::Running(child), limit, on_sample)
+    guest::follow(guest::Running(child), [limit; 2], None, on_sample)?.measured()
 }
 
 /// Two comparisons for each case: packets in a second, and CPU time for a packet.

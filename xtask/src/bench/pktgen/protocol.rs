@@ -10,6 +10,8 @@ const MARK: &str = "@gateway-bench ";
 pub enum Line {
     /// The measuring begins.
     Begin,
+    /// What is done next.
+    Step(String),
     /// A figure.
     Sample(Sample),
     /// The measuring has ended with this exit status.
@@ -45,6 +47,7 @@ impl Line {
         };
         match said.split_once(' ').unwrap_or((said, "")) {
             ("begin", "") => Self::Begin,
+            ("step", what) => Self::Step(what.to_owned()),
             ("sample", json) => serde_json::from_str(json).map_or_else(|_| other(), Self::Sample),
             ("end", status) => status.parse().map_or_else(|_| other(), Self::End),
             _ => other(),
@@ -56,6 +59,7 @@ impl Line {
     pub fn text(&self) -> String {
         match self {
             Self::Begin => format!("{MARK}begin"),
+            Self::Step(what) => format!("{MARK}step {what}"),
             Self::Sample(sample) => {
                 let json = serde_json::to_value(sample).unwrap_or(Value::Null);
                 format!("{MARK}sample {json}")
@@ -85,6 +89,7 @@ mod tests {
     fn what_is_said_is_read_again() {
         for line in [
             Line::Begin,
+            Line::Step("12.3 s: `clear` is loaded".to_owned()),
             Line::Sample(sample()),
             Line::End(0),
             Line::End(101),
