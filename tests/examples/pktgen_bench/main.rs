@@ -31,7 +31,7 @@ use xtask::bench::pktgen::control::{self, Stream};
 use xtask::bench::pktgen::protocol::{Line, Sample};
 
 use gateway::{PORT, Programs, SERVER, TERMINAL};
-use lane::{CPU_GENERATOR, Ends, Lane, MAC_IN, MAC_OUT};
+use lane::{CPU_GENERATOR, Ends, IN, Lane, MAC_IN, MAC_OUT, OUT};
 use namespace::Namespace;
 use whole::Chain;
 
@@ -74,14 +74,14 @@ fn measure() -> Result<()> {
     let rounds = argument("--rounds")?.unwrap_or(1.0) as u32;
     let time = Duration::from_secs_f64(argument("--seconds")?.unwrap_or(1.0));
     let mut bench = Bench::new()?;
-    if let Some((program, pki)) = word("--gateway").zip(word("--pki")) {
-        let programs = &mut bench.programs;
-        let theirs = whole::linux(programs)?;
-        let ours = whole::gateway(program.as_ref(), pki.as_ref(), programs)?;
-        bench.chains = vec![(true, ours), (false, theirs)];
-        step("the tunnels are up");
-    }
-    bench.rounds(rounds, time)
+    bench.rounds(rounds, time)?;
+    let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
+        return Ok(());
+    };
+    let theirs = whole::linux(&mut bench.programs)?;
+    let ours = whole::gateway(program.as_ref(), pki.as_ref(), &mut bench.programs)?;
+    step("the tunnels are up");
+    bench.rounds_of_chains(&[(true, ours), (false, theirs)], rounds, time)
 }
 
 fn argument(name: &str) -> Result<Option<f64>> {
@@ -103,8 +103,6 @@ struct Bench {
     forward: Lane,
     /// For each of [`FLOWS`].
     nftables: [Lane; 2],
-    /// Whole gateways, and whether they are ours.
-    chains: Vec<(bool, Chain)>,
 }
 
 impl Bench {
@@ -127,11 +125,10 @@ impl Bench {
             xdp,
             forward,
             nftables,
-            chains: Vec::new(),
         })
     }
 
-    fn rounds(mut self, rounds: u32, time: Duration) -> Result<()> {
+    fn rounds(&mut self, rounds: u32, time: Duration) -> Result<()> {
         for _ in 0..rounds {
             let case = "forwarding, 1 flow";
             let stream = to_site_link(&self.xdp.forward, 1)?;
@@ -147,7 +144,14 @@ impl Bench {
                 let lane = self.nftables.get(at).context("a lane for each number of flows")?;
                 say(&case, false, "nftables", self.kernel(lane, flows, time)?);
             }
-            for (ours, chain) in &self.chains {
+        }
+        Ok(())
+    }
+
+    /// Whole gateways; with each, whether it is ours.
+    fn rounds_of_chains(&self, chains: &[(bool, Chain)], rounds: u32, time: Duration) -> Result<()> {
+        for _ in 0..rounds {
+            for (ours, chain) in chains {
                 let side = if *ours { "gateway" } else { "XFRM, nftables" };
                 let [outbound, inbound] = self.through(chain, time)?;
                 say("whole gateway, outbound, AES-256-GCM", *ours, side, outbound);
@@ -280,8 +284,9 @@ impl Bench {
             let elapsed = started.elapsed();
             ensure!(
                 packets_after > packets,
-                "nothing reached the sink {} while pktgen sent",
-                lane.to
+                "nothing reached the sink {}:\n{}",
+                lane.to,
+                self.counters(lane)?
             );
             Ok(Figures {
                 packets: packets_after - packets,
@@ -290,6 +295,17 @@ impl Bench {
                 elapsed,
             })
         })
+    }
+
+    /// Where packets are, or are lost.
+    fn counters(&self, lane: &Lane) -> Result<String> {
+        let mut text = self
+            .ends
+            .generator
+            .counters(&[&lane.from, &lane.relay.from, &lane.relay.to])?;
+        text += &lane.namespace.counters(&[IN, OUT])?;
+        text += &self.ends.sink.counters(&[&lane.to])?;
+        Ok(text)
     }
 
     /// Does `work` while pktgen sends from a namespace.

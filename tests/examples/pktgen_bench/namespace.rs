@@ -88,6 +88,22 @@ impl Namespace {
         self.inside(|| nix::net::if_::if_nametoindex(interface).with_context(|| interface.to_owned()))
     }
 
+    /// What the kernel counts at interfaces in it, a line each.
+    pub(crate) fn counters(&self, interfaces: &[&str]) -> Result<String> {
+        self.inside(|| {
+            let table = fs::read_to_string("/proc/thread-self/net/dev")?;
+            let is_one = |line: &&str| {
+                let name = line.split(':').next().unwrap_or_default().trim();
+                interfaces.contains(&name)
+            };
+            Ok(table
+                .lines()
+                .filter(is_one)
+                .map(|line| format!("{line}\n"))
+                .collect())
+        })
+    }
+
     /// Packets that an interface in it has received.
     pub(crate) fn received(&self, interface: &str) -> Result<u64> {
         self.inside(|| {

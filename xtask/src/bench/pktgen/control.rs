@@ -152,9 +152,10 @@ impl Sent {
     }
 }
 
-/// Writes a command and reads what became of it.
+/// Writes a command and reads what became of it. The generator reads a word until the end of the line, and past the end of
+/// what was written where there is none.
 fn tell(path: &Path, command: &str) -> Result<()> {
-    fs::write(path, command).with_context(|| format!("{}: {command}", path.display()))?;
+    fs::write(path, format!("{command}\n")).with_context(|| format!("{}: {command}", path.display()))?;
     let text = fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let refusal = refusal(&text);
     ensure!(
