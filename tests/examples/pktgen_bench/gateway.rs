@@ -99,7 +99,7 @@ impl Programs {
         Ok(Lanes { forward, clear })
     }
 
-    /// Makes frames in memory of what a generator sends.
+    /// Makes frames in memory of what a generator sends. All are in one namespace: the program knows them by their indices.
     pub(crate) fn relay(&mut self, generator: &Namespace, relay: &Relay) -> Result<()> {
         let (from, to) = (generator.index(&relay.from)?, generator.index(&relay.to)?);
         generator.inside(|| {

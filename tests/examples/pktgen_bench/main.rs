@@ -78,8 +78,13 @@ fn measure() -> Result<()> {
     let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
         return Ok(());
     };
-    let theirs = whole::linux(&mut bench.programs)?;
-    let ours = whole::gateway(program.as_ref(), pki.as_ref(), &mut bench.programs)?;
+    let theirs = whole::linux(&bench.ends.generator, &mut bench.programs)?;
+    let ours = whole::gateway(
+        program.as_ref(),
+        pki.as_ref(),
+        &bench.ends.generator,
+        &mut bench.programs,
+    )?;
     step("the tunnels are up");
     bench.rounds_of_chains(&[(true, ours), (false, theirs)], rounds, time)
 }
@@ -171,14 +176,25 @@ impl Bench {
             destination_ports: (PORT, 1),
             frame_octets: FRAME_OCTETS,
         };
-        self.while_sending(&chain.generator, &stream, || {
+        self.while_sending(&self.ends.generator, &stream, || {
+            // The ends ask for each other's addresses first.
+            let deadline = Instant::now() + WARM_UP_MAX;
+            let at_first = chain.look()?.sink;
+            while chain.look()?.sink == at_first {
+                ensure!(
+                    Instant::now() < deadline,
+                    "nothing came to the sink:\n{}",
+                    chain.counters()?
+                );
+                sleep(SETTLE);
+            }
             sleep(SETTLE);
             let (started, before) = (Instant::now(), chain.look()?);
             sleep(time);
             let after = chain.look()?;
             let elapsed = started.elapsed();
             let figures = |packets: u64, cpu_ns: u64, place: &str| {
-                ensure!(packets > 0, "nothing came to {place} while pktgen sent");
+                ensure!(packets > 0, "nothing came to {place}:\n{}", chain.counters()?);
                 Ok(Figures {
                     packets,
                     cpu: Duration::from_nanos(cpu_ns),

@@ -21,6 +21,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use xtask::bench::pktgen::control;
 use xtask::cmd;
 
 use crate::gateway::Programs;
@@ -78,7 +79,6 @@ pub(crate) struct Chain {
     pub(crate) from: String,
     pub(crate) to: String,
     pub(crate) sink: Namespace,
-    pub(crate) generator: Namespace,
     site: Namespace,
     center: Namespace,
     /// First letter of the interfaces' names.
@@ -99,12 +99,11 @@ pub(crate) struct Seen {
 }
 
 impl Chain {
-    fn lay(letter: char, programs: &mut Programs) -> Result<Self> {
+    fn lay(letter: char, generator: &Namespace, programs: &mut Programs) -> Result<Self> {
         let name = |end: &str| format!("{letter}-{end}");
         let chain = Self {
             from: format!("{letter}g"),
             to: format!("{letter}s"),
-            generator: Namespace::new(&name("generator"))?,
             sink: Namespace::new(&name("sink"))?,
             site: Namespace::new(&name("site"))?,
             center: Namespace::new(&name("center"))?,
@@ -112,13 +111,8 @@ impl Chain {
             daemons: Vec::new(),
         };
         let [a, b, c, d] = chain.interfaces();
-        let relay = Relay::lay(
-            &chain.generator,
-            (&chain.from, &letter.to_string()),
-            &chain.site,
-            &a,
-        )?;
-        programs.relay(&chain.generator, &relay)?;
+        let relay = Relay::lay(generator, (&chain.from, &letter.to_string()), &chain.site, &a)?;
+        programs.relay(generator, &relay)?;
         cable((&chain.center, &c, Some(MAC_LINE)), (&chain.site, &b))?;
         cable((&chain.center, &d, None), (&chain.sink, &chain.to))?;
         chain.sink.ip(&format!("link set {} up\n", chain.to))?;
@@ -166,24 +160,38 @@ impl Chain {
         Ok(())
     }
 
+    /// Where packets are, or are lost.
+    pub(crate) fn counters(&self) -> Result<String> {
+        let [a, b, c, d] = self.interfaces();
+        let mut text = self.site.counters(&[&a, &b])?;
+        text += &self.center.counters(&[&c, &d])?;
+        text += &self.sink.counters(&[&self.to])?;
+        for end in [&self.site, &self.center] {
+            let errors = end.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/xfrm_stat")?));
+            let errors = errors.unwrap_or_default();
+            let errors = errors.lines().filter(|line| !line.trim_end().ends_with("\t0"));
+            text.extend(errors.map(|line| format!("{line}\n")));
+        }
+        Ok(text)
+    }
+
     /// What has been seen until now.
     pub(crate) fn look(&self) -> Result<Seen> {
         let [a, b, c, d] = self.interfaces().map(|name| format!("napi/{name}-"));
-        let sink = format!("napi/{}-", self.to);
         let daemon = |at: usize| self.daemons.get(at).map_or(Ok(0), Daemon::time_ns);
         let [_, _, line, _] = self.interfaces();
         Ok(Seen {
             line: self.center.received(&line)?,
             sink: self.sink.received(&self.to)?,
             site_ns: lane::cpu_time_ns(&[&a, &b])? + daemon(0)?,
-            center_ns: lane::cpu_time_ns(&[&c, &d, &sink, "ksoftirqd/1"])? + daemon(1)?,
+            center_ns: lane::cpu_time_ns(&[&c, &d, "ksoftirqd/1"])? + daemon(1)?,
         })
     }
 }
 
 /// Both ends by XFRM and nftables.
-pub(crate) fn linux(programs: &mut Programs) -> Result<Chain> {
-    let chain = Chain::lay('l', programs)?;
+pub(crate) fn linux(generator: &Namespace, programs: &mut Programs) -> Result<Chain> {
+    let chain = Chain::lay('l', generator, programs)?;
     for namespace in [&chain.site, &chain.center] {
         namespace.settings(&[
             ("ipv4/ip_forward", "1"),
@@ -202,8 +210,10 @@ pub(crate) fn linux(programs: &mut Programs) -> Result<Chain> {
         )
     };
     chain.site.ip(&format!(
-        "{state}{}route add 203.0.113.0/24 via 192.0.2.2\n",
-        policy("out")
+        "{state}{}route add 203.0.113.0/24 via 192.0.2.2\n\
+         neigh replace 192.0.2.2 lladdr {} dev lb\n",
+        policy("out"),
+        control::mac(MAC_LINE)
     ))?;
     chain
         .center
@@ -221,8 +231,13 @@ pub(crate) fn linux(programs: &mut Programs) -> Result<Chain> {
 
 /// Both ends by the gateway's daemon, `program`, with certificates from `pki`. A program has to be on the sink's
 /// interface, without which nothing can be redirected to it.
-pub(crate) fn gateway(program: &Path, pki: &Path, programs: &mut Programs) -> Result<Chain> {
-    let mut chain = Chain::lay('o', programs)?;
+pub(crate) fn gateway(
+    program: &Path,
+    pki: &Path,
+    generator: &Namespace,
+    programs: &mut Programs,
+) -> Result<Chain> {
+    let mut chain = Chain::lay('o', generator, programs)?;
     programs.end_sink(&chain.sink, &chain.to)?;
     // The daemon asks for its next hops.
     chain
