@@ -22,7 +22,7 @@ mod maps;
 mod tables;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::btf_maps::{self, HashMap};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use gateway_common::abi::flow::{FlowKey, RECORD_WORDS};
@@ -82,6 +82,41 @@ fn compare_forward(context: XdpContext) -> u32 {
     let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
     let outcome = forward(&mut frame, &maps);
     redirect(&maps, frame.len(), outcome)
+}
+
+/// What [`compare_generate`] writes: 42 octets of headers, and at 44 the place of the port that varies, its lowest value, how
+/// many of them there are, and how many frames there have been.
+#[btf_map]
+static COMPARE_STREAM: btf_maps::Array<[u8; 64], 1> = btf_maps::Array::new();
+/// Number of the interface that it sends by.
+const GENERATED: u32 = 100;
+
+/// Writes a frame anew and sends it: a frame that is generated is one that came back.
+#[xdp]
+fn compare_generate(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    match generate(&mut frame) {
+        Some(()) => EGRESS.redirect(GENERATED, XDP_DROP.into()).unwrap_or(XDP_DROP),
+        None => XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn generate(frame: &mut Frame) -> Option<()> {
+    let told = COMPARE_STREAM.get_ptr_mut(0)?;
+    // SAFETY: the value stays for the run, and is 64 octets, aligned to eight; one CPU generates.
+    let (headers, [place, lowest, done]) = unsafe {
+        let words = told.cast::<u8>().add(44).cast::<[u32; 4]>();
+        let [place, lowest, number, done] = words.read();
+        let next = if done + 1 < number { done + 1 } else { 0 };
+        words.write([place, lowest, number, next]);
+        (told.cast::<[[u8; 14]; 3]>().read(), [place, lowest, done])
+    };
+    for (at, part) in (0..).step_by(14).zip(&headers) {
+        frame.store(at, part)?;
+    }
+    frame.store(place, &((lowest + done) as u16).to_be_bytes())
 }
 
 /// Sends on what came, as it is, to the interface that the one it came by is paired with: to a veth's other end it is a frame

@@ -11,7 +11,7 @@ use aya::maps::{
     Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap,
 };
 use aya::programs::xdp::XdpLinkId;
-use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
@@ -167,6 +167,24 @@ impl Kernel {
     /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
     pub fn set_links(&mut self, links: Links) {
         self.links = links;
+    }
+
+    /// Runs a program on frames that go where it sends them, `repeat` of them, as if they had come by this interface.
+    ///
+    /// # Errors
+    /// The kernel does not run it so.
+    pub fn generate(&self, name: &str, octets: usize, ingress: u32, repeat: u32, batch: u32) -> Result<()> {
+        let xdp: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, u32::try_from(octets)?, 0, ingress, 0, 0].map(u32::to_ne_bytes);
+        xdp.test_run(TestRunOptions {
+            data_in: Some(&vec![0; octets]),
+            ctx_in: Some(context.as_flattened()),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
+            ..TestRunOptions::default()
+        })?;
+        Ok(())
     }
 
     /// Lets programs redirect to one more interface, by this number; from its namespace.

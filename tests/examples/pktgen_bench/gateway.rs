@@ -16,6 +16,7 @@ use gateway_tests::vectors::world;
 use zerocopy::IntoBytes as _;
 
 use crate::lane::{Ends, IN, Lane, OUT, Relay};
+use crate::live::{GENERATE, Live};
 use crate::namespace::Namespace;
 use crate::step;
 
@@ -71,6 +72,12 @@ impl Programs {
             bare,
             world: the_world()?,
         })
+    }
+
+    /// The generator for a kernel without pktgen, by an object of its own.
+    pub(crate) fn live(generator: &Namespace, home: &str) -> Result<Live> {
+        let kernel = Kernel::load_some(COMPARE, SIZES, |name| name == GENERATE).context("the generator")?;
+        Live::new(kernel, generator, home)
     }
 
     /// Lays a lane through the forwarder and one through the gateway.

@@ -1,7 +1,8 @@
 //! The gateway's packet path beside the kernel's own, driven by the kernel's pktgen: the measuring part of
 //! `cargo xtask bench --pktgen`, which runs it on the machine or in a guest and reads what it says.
 //!
-//! `pktgen_bench --rounds N --seconds S [--gateway PROGRAM --pki FOLDER]`; needs root, two CPUs and pktgen.
+//! `pktgen_bench --rounds N --seconds S [--live] [--gateway PROGRAM --pki FOLDER]`; needs root and two CPUs; and pktgen, or
+//! with `--live` what generates in its place ([`live`]).
 //!
 //! Comparisons, with 64-octet frames:
 //!
@@ -19,10 +20,12 @@
 mod gateway;
 mod lane;
 mod linux;
+mod live;
 mod namespace;
 mod whole;
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -32,6 +35,7 @@ use xtask::bench::pktgen::protocol::{Line, Sample};
 
 use gateway::{PORT, Programs, SERVER, TERMINAL};
 use lane::{CPU_GENERATOR, Ends, IN, Lane, MAC_IN, MAC_OUT, OUT};
+use live::Live;
 use namespace::Namespace;
 use whole::Chain;
 
@@ -73,7 +77,7 @@ fn step(what: &str) {
 fn measure() -> Result<()> {
     let rounds = argument("--rounds")?.unwrap_or(1.0) as u32;
     let time = Duration::from_secs_f64(argument("--seconds")?.unwrap_or(1.0));
-    let mut bench = Bench::new()?;
+    let mut bench = Bench::new(std::env::args().any(|argument| argument == "--live"))?;
     bench.rounds(rounds, time)?;
     let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
         return Ok(());
@@ -108,10 +112,12 @@ struct Bench {
     forward: Lane,
     /// For each of [`FLOWS`].
     nftables: [Lane; 2],
+    /// In pktgen's place.
+    live: Option<Live>,
 }
 
 impl Bench {
-    fn new() -> Result<Self> {
+    fn new(live: bool) -> Result<Self> {
         let ends = Ends::new()?;
         let mut programs = Programs::load()?;
         let forward = linux::forward(&ends, 0)?;
@@ -121,8 +127,14 @@ impl Bench {
         ];
         let xdp = programs.lay(&ends, 3)?;
         for lane in nftables.iter().chain([&forward, &xdp.forward, &xdp.clear]) {
-            programs.relay(&ends.generator, &lane.relay)?;
+            // Frames that are generated live need none.
+            if !live {
+                programs.relay(&ends.generator, &lane.relay)?;
+            }
         }
+        let live = live
+            .then(|| Programs::live(&ends.generator, &forward.relay.from))
+            .transpose()?;
         step("all lanes are laid");
         Ok(Self {
             ends,
@@ -130,6 +142,7 @@ impl Bench {
             xdp,
             forward,
             nftables,
+            live,
         })
     }
 
@@ -331,6 +344,9 @@ impl Bench {
         stream: &Stream,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
+        if let Some(live) = &self.live {
+            return while_live(live, from, stream, work);
+        }
         from.inside(|| control::configure(CPU_GENERATOR, stream))?;
         let done = thread::scope(|scope| {
             let generator = scope.spawn(|| {
@@ -351,6 +367,35 @@ impl Bench {
         ensure!(sent.packets > 0, "pktgen sent nothing: {sent:?}");
         Ok(done)
     }
+}
+
+/// Does `work` while frames are generated live.
+fn while_live<T>(
+    live: &Live,
+    from: &Namespace,
+    stream: &Stream,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    // Frames of a generator's interface leave by the one that its relay would send them on by.
+    let interface = stream
+        .interface
+        .strip_prefix('g')
+        .map_or_else(|| stream.interface.clone(), |lane| format!("f{lane}"));
+    let stream = Stream {
+        interface,
+        ..stream.clone()
+    };
+    live.configure(from, &stream)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let generator = scope.spawn(|| live.run(from, &stream, &stop));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let ended = generator
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
+        ended.and(done)
+    })
 }
 
 /// What was seen in a time.

@@ -67,6 +67,8 @@ pub enum Part {
     Rules,
     /// A worker with the direct engine over rings in memory, without interfaces.
     Soft,
+    /// Filter and NAPT alone over veth, beside nftables.
+    Forward,
     /// Packets through the whole gateway.
     Through,
     /// Handshakes, and many sites.
@@ -96,6 +98,12 @@ pub fn run(part: Option<Part>, short: bool) -> Result<()> {
         let more: &[&str] = if short { &["--", "--short"] } else { &[] };
         cargo(&[&SOFT_BENCH, more].concat())?;
         PUBLISHED.iter().for_each(|line| println!("{line}"));
+    }
+    if wanted(Part::Forward) {
+        println!(
+            "== Filter and NAPT over veth, one core, beside nftables with connection tracking and masquerading"
+        );
+        pktgen::forward(short)?;
     }
     if wanted(Part::Through) {
         println!("== Through the whole gateway beside strongSwan's user-space ESP, on the same lab");

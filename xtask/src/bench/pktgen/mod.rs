@@ -74,14 +74,7 @@ pub fn run(short: bool) -> Result<()> {
     let limit = Duration::from_secs(limit);
     let mut samples = Vec::new();
     let on_sample = |sample: Sample| {
-        println!(
-            "  {}, {}: {:.1} kpps, {:.0} ns of CPU time a packet, CPU {:.0} % busy",
-            sample.case,
-            sample.side,
-            sample.kpps,
-            sample.cpu_ns,
-            sample.busy * 100.0
-        );
+        println!("  {}", shown(&sample));
         samples.push(sample);
     };
     let here = control::is_there();
@@ -122,6 +115,47 @@ pub fn run(short: bool) -> Result<()> {
         "seconds": seconds,
     });
     report::save(&paths::target().join("bench/pktgen.json"), &about, &comparisons)
+}
+
+/// What is wanted on this machine, of frames that are generated live.
+const FORWARD_GOALS: [(&str, f64); 1] = [("filter and NAPT", 8.0)];
+
+/// `cargo xtask bench forward`: the same without pktgen and without whole gateways, on this machine's own kernel; leaves
+/// `target/bench/forward.json`.
+///
+/// # Errors
+/// Something does not build, or measuring fails.
+pub fn forward(short: bool) -> Result<()> {
+    cargo(&BUILD)?;
+    let (rounds, seconds, limit) = if short { (1, 1, 60) } else { (5, 2, 200) };
+    let program = paths::target().join("release/examples").join(PROGRAM);
+    let arguments = [
+        "--live",
+        "--rounds",
+        &rounds.to_string(),
+        "--seconds",
+        &seconds.to_string(),
+    ]
+    .map(str::to_owned);
+    let mut samples = Vec::new();
+    on_this_machine(&program, &arguments, Duration::from_secs(limit), |sample| {
+        println!("  {}", shown(&sample));
+        samples.push(sample);
+    })?;
+    let comparisons = compare(&samples, &FORWARD_GOALS)?;
+    for comparison in &comparisons {
+        println!("  {}", comparison.line());
+    }
+    let about = json!({ "generator": "live frames", "rounds": rounds, "seconds": seconds });
+    report::save(&paths::target().join("bench/forward.json"), &about, &comparisons)
+}
+
+fn shown(sample: &Sample) -> String {
+    let busy = sample.busy * 100.0;
+    format!(
+        "{}, {}: {:.1} kpps, {:.0} ns of CPU time a packet, CPU {busy:.0} % busy",
+        sample.case, sample.side, sample.kpps, sample.cpu_ns
+    )
 }
 
 /// It makes namespaces, and takes down those that an earlier run had no time to.
