@@ -1,7 +1,9 @@
-//! Programs for one measurement: the way of an established packet through the flow table as it is, and the same through a
-//! BPF hash map of the same keys and records. No part of the gateway: built for the bench alone (feature `compare`).
+//! Programs for measurements, no part of the gateway: built for the bench alone (feature `compare`).
 //!
-//! Each run draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
+//! The way of an established packet through the flow table as it is, and the same through a BPF hash map of the same keys and
+//! records; and beside real links, a forwarder that does nothing else, a relay and a sink.
+//!
+//! Each run of the first two draws one of 2^n flows, where n stands in the packet's IP identification, and sets the frame up again that the
 //! run before has forwarded: `BPF_PROG_TEST_RUN` repeats a packet as it was left.
 #![no_std]
 #![no_main]
@@ -20,15 +22,17 @@ mod maps;
 mod tables;
 
 use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::btf_maps::HashMap;
+use aya_ebpf::btf_maps::{self, HashMap};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use gateway_common::abi::flow::{FlowKey, RECORD_WORDS};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
+use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
-use gateway_common::path::{Outcome, Verdict};
+use gateway_common::path::filter::Direction;
+use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 
 use arrays::Value;
@@ -71,6 +75,80 @@ fn compare_hash(context: XdpContext) -> u32 {
     run(&context, by_hash)
 }
 
+/// Forwards by the first next hop, without filter and translation: the floor of a program that does.
+#[xdp]
+fn compare_forward(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    let outcome = forward(&mut frame, &maps);
+    redirect(&maps, frame.len(), outcome)
+}
+
+/// What [`compare_generate`] writes: 42 octets of headers, and at 44 the place of the port that varies, its lowest value, how
+/// many of them there are, and how many frames there have been.
+#[btf_map]
+static COMPARE_STREAM: btf_maps::Array<[u8; 64], 1> = btf_maps::Array::new();
+/// Number of the interface that it sends by.
+const GENERATED: u32 = 100;
+
+/// Writes a frame anew and sends it: a frame that is generated is one that came back.
+#[xdp]
+fn compare_generate(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    match generate(&mut frame) {
+        Some(()) => EGRESS.redirect(GENERATED, XDP_DROP.into()).unwrap_or(XDP_DROP),
+        None => XDP_DROP,
+    }
+}
+
+#[inline(always)]
+fn generate(frame: &mut Frame) -> Option<()> {
+    let told = COMPARE_STREAM.get_ptr_mut(0)?;
+    // SAFETY: the value stays for the run, and is 64 octets, aligned to eight; one CPU generates.
+    let (headers, [place, lowest, done]) = unsafe {
+        let words = told.cast::<u8>().add(44).cast::<[u32; 4]>();
+        let [place, lowest, number, done] = words.read();
+        let next = if done + 1 < number { done + 1 } else { 0 };
+        words.write([place, lowest, number, next]);
+        (told.cast::<[[u8; 14]; 3]>().read(), [place, lowest, done])
+    };
+    for (at, part) in (0..).step_by(14).zip(&headers) {
+        frame.store(at, part)?;
+    }
+    frame.store(place, &((lowest + done) as u16).to_be_bytes())
+}
+
+/// Sends on what came, as it is, to the interface that the one it came by is paired with: to a veth's other end it is a frame
+/// in memory then, as a network card delivers it.
+#[xdp]
+fn compare_relay(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let came_by = unsafe { (*context.ctx).ingress_ifindex };
+    EGRESS.redirect(came_by, XDP_DROP.into()).unwrap_or(XDP_DROP)
+}
+
+/// Takes what the others sent; what is not IPv4, such as ARP, is left to the stack.
+#[xdp]
+fn compare_sink(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let frame = unsafe { Frame::new(context.ctx) };
+    let is_ipv4 = |header: Ethernet| header.ether_type == ether_type::IPV4;
+    if frame.load(0).is_some_and(is_ipv4) {
+        XDP_DROP
+    } else {
+        XDP_PASS
+    }
+}
+
+#[inline(always)]
+fn forward(frame: &mut Frame, maps: &Maps) -> Outcome {
+    let ip: ipv4::Ipv4 = frame.load(IP).ok_or(DropReason::TruncatedIp)?;
+    inner::translate_header(frame, &ip, Direction::Out, ip.source)?;
+    let hop = maps.next_hop(0).ok_or(DropReason::NextHopUnresolved)?;
+    clear::leave(frame, hop)
+}
+
 /// [`clear::clear`] with another look-up.
 #[inline(always)]
 fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
@@ -101,15 +179,20 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     if draw(&mut frame, &maps).is_none() {
         return XDP_DROP;
     }
-    let code = match decide(&mut frame, &maps) {
+    let outcome = decide(&mut frame, &maps);
+    redirect(&maps, frame.len(), outcome)
+}
+
+#[inline(always)]
+fn redirect(maps: &Maps, length: u32, outcome: Outcome) -> u32 {
+    match outcome {
         Ok(Verdict::Egress { ifindex, path }) => {
-            maps.count(path, frame.len());
+            maps.count(path, length);
             EGRESS.redirect(ifindex, XDP_DROP.into()).unwrap_or(XDP_DROP)
         }
         Ok(_) => XDP_PASS,
         Err(_) => XDP_DROP,
-    };
-    code
+    }
 }
 
 /// Makes the frame a packet of one of the flows.

@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use aya::maps::lpm_trie::{Key, LpmTrie};
-use aya::maps::{Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, RingBuf, XskMap};
+use aya::maps::{
+    Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap,
+};
 use aya::programs::xdp::XdpLinkId;
-use aya::programs::{TestRun as _, TestRunOptions, Xdp, XdpMode};
+use aya::programs::{TestRun as _, TestRunAttrs, TestRunOptions, Xdp, XdpMode};
 use aya::{Ebpf, EbpfLoader, Pod};
 use gateway::core::classifier::{self, Condition, Generation};
 use gateway::dataplane::object::{EBPF, program};
@@ -107,6 +109,15 @@ impl Kernel {
     /// # Errors
     /// As [`Kernel::load`].
     pub fn load_object(object: &[u8], sizes: TableSizes) -> Result<Self> {
+        Self::load_some(object, sizes, |_| true)
+    }
+
+    /// Loads only those programs of an object that are wanted: a stage that is not ends the packets that would need it.
+    /// Needs root.
+    ///
+    /// # Errors
+    /// As [`Kernel::load`].
+    pub fn load_some(object: &[u8], sizes: TableSizes, wanted: impl Fn(&str) -> bool) -> Result<Self> {
         let geometry = sizes.geometry()?;
         let mut loader = EbpfLoader::new();
         // As the daemon loads it when nobody asks for log lines.
@@ -115,7 +126,7 @@ impl Kernel {
         let mut ebpf = loader.load(object).context("loading the object")?;
         let tables = SharedTables::new(&ebpf, &geometry)
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
-        load_programs(&mut ebpf)?;
+        load_programs(&mut ebpf, wanted)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
@@ -156,6 +167,32 @@ impl Kernel {
     /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
     pub fn set_links(&mut self, links: Links) {
         self.links = links;
+    }
+
+    /// Runs a program on frames that go where it sends them, `repeat` of them, as if they had come by this interface.
+    ///
+    /// # Errors
+    /// The kernel does not run it so.
+    pub fn generate(&self, name: &str, octets: usize, ingress: u32, repeat: u32, batch: u32) -> Result<()> {
+        let xdp: &Xdp = self.ebpf.program(name).context("no such program")?.try_into()?;
+        // `struct xdp_md`: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
+        let context = [0, u32::try_from(octets)?, 0, ingress, 0, 0].map(u32::to_ne_bytes);
+        xdp.test_run(TestRunOptions {
+            data_in: Some(&vec![0; octets]),
+            ctx_in: Some(context.as_flattened()),
+            repeat,
+            attrs: TestRunAttrs::new().xdp_live_frames(batch),
+            ..TestRunOptions::default()
+        })?;
+        Ok(())
+    }
+
+    /// Lets programs redirect to one more interface, by this number; from its namespace.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    pub fn add_egress(&mut self, number: u32, index: u32) -> Result<()> {
+        Ok(DevMapHash::try_from(self.map(map::EGRESS)?)?.insert(number, index, None, 0)?)
     }
 
     /// Attaches a program to an interface's driver, until [`Kernel::detach`].
@@ -574,14 +611,22 @@ impl Kernel {
 }
 
 /// Loads the programs of an object, of the gateway's own with their stages.
-fn load_programs(ebpf: &mut Ebpf) -> Result<()> {
-    let names: Vec<String> = ebpf.programs().map(|(name, _)| name.to_owned()).collect();
+fn load_programs(ebpf: &mut Ebpf, wanted: impl Fn(&str) -> bool) -> Result<()> {
+    let names = ebpf.programs().map(|(name, _)| name.to_owned());
+    let names: Vec<String> = names.filter(|name| wanted(name)).collect();
     let all: Vec<&str> = names.iter().map(String::as_str).collect();
     gateway::dataplane::load_programs(ebpf, &all)
         .map_err(|(name, error)| anyhow::Error::new(error).context(format!("loading program {name}")))?;
     let has = |wanted: &str| names.iter().any(|name| name == wanted);
-    if has(program::CLEAR) {
+    if program::STAGES.into_iter().all(has) {
         fill_stages(ebpf)?;
+    } else {
+        for (place, stage) in (0..).zip(program::STAGES).filter(|(_, stage)| has(stage)) {
+            let xdp: &mut Xdp = ebpf.program_mut(stage).context("no such program")?.try_into()?;
+            let loaded = xdp.fd()?.try_clone()?;
+            let stages = ebpf.map_mut(map::STAGES).context("no map of stages")?;
+            ProgramArray::try_from(stages)?.set(place, &loaded, 0)?;
+        }
     }
     if has(program::TRACE) {
         fill_tracer(ebpf)?;

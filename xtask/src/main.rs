@@ -39,8 +39,12 @@ enum Chore {
         #[arg(long)]
         short: bool,
         /// Fail if a ratio of xtask/bench/floor.toml is missed
-        #[arg(long)]
+        #[arg(long, conflicts_with = "pktgen")]
         check: bool,
+        /// By the kernel's pktgen, alone: filter, NAPT and whole gateways beside nftables and XFRM; in a guest where this kernel
+        /// has none
+        #[arg(long, conflicts_with = "part")]
+        pktgen: bool,
     },
     /// Run every test, or one part; the last line is the sum
     Test {
@@ -145,7 +149,15 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Setup { check: true } => setup::check(),
         Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
-        Chore::Bench { part, short, check } => bench::run(*part, *short, *check),
+        Chore::Bench {
+            short, pktgen: true, ..
+        } => bench::pktgen::run(*short),
+        Chore::Bench {
+            part,
+            short,
+            check,
+            pktgen: false,
+        } => bench::run(*part, *short, *check),
         Chore::Test { part } => test::run(*part),
         Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),
         Chore::Fuzz {

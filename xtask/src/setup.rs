@@ -10,6 +10,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
+use crate::bench::pktgen::{control, packages};
 use crate::{cmd, debian13, paths};
 
 /// The toolchain that `setup` links, unless the environment names another.
@@ -64,6 +65,8 @@ const LAB: &[&str] = &[
     "debootstrap",
     "debian-archive-keyring",
 ];
+/// What the guest of the pktgen bench is made with.
+const GUEST: &[&str] = &["binutils", "util-linux", "xz-utils", "zstd"];
 
 /// Something that is missing, and how it comes.
 #[derive(Debug, PartialEq, Eq)]
@@ -74,6 +77,7 @@ enum Missing {
     BpfLinker,
     Scapy,
     Debian13,
+    Guest,
 }
 
 impl Missing {
@@ -90,6 +94,10 @@ impl Missing {
                 "Debian 13 with strongSwan 6.0 (about 100 MB to fetch), in {}",
                 debian13::root().display()
             ),
+            Missing::Guest => format!(
+                "QEMU and a kernel with pktgen (about 50 MB to fetch), in {}",
+                packages::root().display()
+            ),
         }
     }
 
@@ -104,6 +112,7 @@ impl Missing {
             Missing::BpfLinker => install_bpf_linker(),
             Missing::Scapy => install_scapy(),
             Missing::Debian13 => debian13::install(),
+            Missing::Guest => packages::install(),
         }
     }
 }
@@ -177,7 +186,7 @@ fn missing() -> Result<Vec<Missing>> {
     let debian_compiler = std::env::var_os(BPF_TOOLCHAIN_VARIABLE).is_none();
     let mut missing = Vec::new();
     let linker = bpf_linker_is_right();
-    let mut wanted = [NATIVE_BUILD, LAB].concat();
+    let mut wanted = [NATIVE_BUILD, LAB, GUEST].concat();
     if debian_compiler {
         wanted.extend(BPF_COMPILER);
     }
@@ -203,6 +212,10 @@ fn missing() -> Result<Vec<Missing>> {
     }
     if !debian13::is_there() {
         missing.push(Missing::Debian13);
+    }
+    // Where this kernel has pktgen, no other is needed.
+    if !packages::is_there() && !control::is_there() {
+        missing.push(Missing::Guest);
     }
     Ok(missing)
 }

@@ -9,6 +9,7 @@ mod floor;
 mod ike;
 mod load;
 pub mod machine;
+pub mod pktgen;
 mod plot;
 mod programs;
 pub mod report;
@@ -37,6 +38,8 @@ pub enum Part {
     Rules,
     /// A worker with the direct engine over rings in memory, without interfaces.
     Soft,
+    /// Filter and NAPT alone over veth, beside nftables.
+    Forward,
     /// Packets through the whole gateway.
     Through,
     /// How long packets take through the whole gateway.
@@ -55,6 +58,9 @@ impl Part {
             Self::Programs => "Each XDP program beside a bare XDP_PASS, BPF_PROG_TEST_RUN",
             Self::Rules => "A new flow under rule sets of several sizes, and `gateway rules load` of them",
             Self::Soft => "One worker on one core over rings in memory: open, filter, translate; seal",
+            Self::Forward => {
+                "Filter and NAPT over veth, one core, beside nftables with connection tracking and masquerading"
+            }
             Self::Through => "Through the whole gateway beside strongSwan's user-space ESP, on the same lab",
             Self::Latency => {
                 "Microseconds through the whole gateway, 64 octets, at parts of what goes through without loss"
@@ -72,6 +78,7 @@ impl Part {
             Self::Programs => programs::run(short),
             Self::Rules => rules::run(short),
             Self::Soft => soft::run(short),
+            Self::Forward => pktgen::forward(short),
             Self::Through => load::run("through", short),
             Self::Latency => load::run("latency", short),
             Self::Blocked => load::run("blocked", short),

@@ -75,6 +75,11 @@ impl Report {
         });
     }
 
+    /// Adds a comparison as it is.
+    pub(super) fn add(&mut self, comparison: Comparison) {
+        self.comparisons.push(comparison);
+    }
+
     /// Adds a figure that stands alone.
     pub(super) fn figure(&mut self, figure: Figure) {
         self.figures.push(figure);

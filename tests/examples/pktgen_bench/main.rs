@@ -1,0 +1,450 @@
+//! The gateway's packet path beside the kernel's own, driven by the kernel's pktgen: the measuring part of
+//! `cargo xtask bench --pktgen`, which runs it on the machine or in a guest and reads what it says.
+//!
+//! `pktgen_bench --rounds N --seconds S [--live] [--gateway PROGRAM --pki FOLDER]`; needs root and two CPUs; and pktgen, or
+//! with `--live` what generates in its place ([`live`]).
+//!
+//! Comparisons, with 64-octet frames:
+//!
+//! - *forwarding*: an XDP program that only forwards, beside the kernel's forwarding. It says how much of a figure is the harness.
+//! - *filter and NAPT*: the gateway's `clear` with a real rule generation, flow table and NAT mappings, beside nftables with
+//!   connection tracking, a stateful rule set and masquerading; with one flow and with many.
+//! - *whole gateway* (with `--gateway`): daemons at both ends of a tunnel, beside XFRM with nftables ([`whole`]).
+//!
+//! pktgen has CPU 0. What is measured receives by threaded NAPI on CPU 1, with its sink ([`lane`]). What counts is what the
+//! sink's interface received. Each side has the cheapest sink it can have: an XDP program that drops, and a stack that drops a
+//! frame for another station; what a sink takes is not counted. CPU time is what the measured NAPI thread took, for each packet
+//! that the sink received: how many packets one core forwards, however fast the generator is. Before a figure counts, the
+//! number of flows (connections) and of translations is what was meant, and the gateway has dropped nothing.
+
+mod gateway;
+mod lane;
+mod linux;
+mod live;
+mod namespace;
+mod whole;
+
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, anyhow, ensure};
+use xtask::bench::pktgen::control::{self, Stream};
+use xtask::bench::pktgen::protocol::{Line, Sample};
+
+use gateway::{PORT, Programs, SERVER, TERMINAL};
+use lane::{CPU_GENERATOR, Ends, IN, Lane, MAC_IN, MAC_OUT, OUT};
+use live::Live;
+use namespace::Namespace;
+use whole::Chain;
+
+/// Flows of the cases, each with a source port of its own.
+const FLOWS: [u16; 2] = [1, 10_000];
+const FIRST_PORT: u16 = 20_000;
+/// 64 with the frame check sequence.
+const FRAME_OCTETS: u16 = 60;
+/// What a side may take until it has all flows.
+const WARM_UP_MAX: Duration = Duration::from_secs(20);
+/// For how long the sink answers.
+const ANSWERING: Duration = Duration::from_millis(500);
+/// What the kernel's side masquerades as.
+const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
+/// Where frames come from.
+const MAC_STRANGER: [u8; 6] = [2, 0, 0, 0, 0, 0x77];
+/// What it goes on for until it is measured.
+const SETTLE: Duration = Duration::from_millis(500);
+
+fn main() -> std::process::ExitCode {
+    println!("{}", Line::Begin.text());
+    let (status, code) = match measure() {
+        Ok(()) => (0, std::process::ExitCode::SUCCESS),
+        Err(error) => {
+            println!("{error:#}");
+            (1, std::process::ExitCode::FAILURE)
+        }
+    };
+    println!("{}", Line::End(status).text());
+    code
+}
+
+/// Says what has been done, and when since the start of the system.
+fn step(what: &str) {
+    let at = gateway_tests::kernel::monotonic().as_secs_f64();
+    println!("{}", Line::Step(format!("{at:.1} s: {what}")).text());
+}
+
+fn measure() -> Result<()> {
+    let rounds = argument("--rounds")?.unwrap_or(1.0) as u32;
+    let time = Duration::from_secs_f64(argument("--seconds")?.unwrap_or(1.0));
+    let mut bench = Bench::new(std::env::args().any(|argument| argument == "--live"))?;
+    bench.rounds(rounds, time)?;
+    let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
+        return Ok(());
+    };
+    let theirs = whole::linux(&bench.ends.generator, &mut bench.programs)?;
+    let ours = whole::gateway(
+        program.as_ref(),
+        pki.as_ref(),
+        &bench.ends.generator,
+        &mut bench.programs,
+    )?;
+    step("the tunnels are up");
+    bench.rounds_of_chains(&[(true, ours), (false, theirs)], rounds, time)
+}
+
+fn argument(name: &str) -> Result<Option<f64>> {
+    let value = word(name);
+    value
+        .map(|value| value.parse().with_context(|| format!("{name} {value}")))
+        .transpose()
+}
+
+fn word(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
+}
+
+/// All lanes, laid once.
+struct Bench {
+    ends: Ends,
+    programs: Programs,
+    xdp: gateway::Lanes,
+    forward: Lane,
+    /// For each of [`FLOWS`].
+    nftables: [Lane; 2],
+    /// In pktgen's place.
+    live: Option<Live>,
+}
+
+impl Bench {
+    fn new(live: bool) -> Result<Self> {
+        let ends = Ends::new()?;
+        let mut programs = Programs::load()?;
+        let forward = linux::forward(&ends, 0)?;
+        let nftables = [
+            linux::nftables(&ends, 1, "nftables-one")?,
+            linux::nftables(&ends, 2, "nftables-many")?,
+        ];
+        let xdp = programs.lay(&ends, 3)?;
+        for lane in nftables.iter().chain([&forward, &xdp.forward, &xdp.clear]) {
+            // Frames that are generated live need none.
+            if !live {
+                programs.relay(&ends.generator, &lane.relay)?;
+            }
+        }
+        let live = live
+            .then(|| Programs::live(&ends.generator, &forward.relay.from))
+            .transpose()?;
+        step("all lanes are laid");
+        Ok(Self {
+            ends,
+            programs,
+            xdp,
+            forward,
+            nftables,
+            live,
+        })
+    }
+
+    fn rounds(&mut self, rounds: u32, time: Duration) -> Result<()> {
+        for _ in 0..rounds {
+            let case = "forwarding, 1 flow";
+            let stream = to_site_link(&self.xdp.forward, 1)?;
+            say(case, true, "XDP", self.timed(&self.xdp.forward, &stream, time)?);
+            let stream = to_router(&self.forward, 1);
+            say(case, false, "Linux", self.timed(&self.forward, &stream, time)?);
+            for (at, flows) in FLOWS.into_iter().enumerate() {
+                let case = format!(
+                    "filter and NAPT, {flows} flow{}",
+                    if flows > 1 { "s" } else { "" }
+                );
+                say(&case, true, "gateway", self.gateway(flows, time)?);
+                let lane = self.nftables.get(at).context("a lane for each number of flows")?;
+                say(&case, false, "nftables", self.kernel(lane, flows, time)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whole gateways; with each, whether it is ours.
+    fn rounds_of_chains(&self, chains: &[(bool, Chain)], rounds: u32, time: Duration) -> Result<()> {
+        for _ in 0..rounds {
+            for (ours, chain) in chains {
+                let side = if *ours { "gateway" } else { "XFRM, nftables" };
+                let [outbound, inbound] = self.through(chain, time)?;
+                say("whole gateway, outbound, AES-256-GCM", *ours, side, outbound);
+                say("whole gateway, inbound, AES-256-GCM", *ours, side, inbound);
+            }
+        }
+        Ok(())
+    }
+
+    /// The figures of a tunnel's both ends.
+    fn through(&self, chain: &Chain, time: Duration) -> Result<[Figures; 2]> {
+        let stream = Stream {
+            interface: chain.from.clone(),
+            macs: [MAC_IN, MAC_STRANGER],
+            addresses: [TERMINAL, whole::PUBLISHED],
+            source_ports: (FIRST_PORT, 1),
+            destination_ports: (PORT, 1),
+            frame_octets: FRAME_OCTETS,
+        };
+        self.while_sending(&self.ends.generator, &stream, || {
+            // The ends ask for each other's addresses first.
+            let deadline = Instant::now() + WARM_UP_MAX;
+            let at_first = chain.look()?.sink;
+            while chain.look()?.sink == at_first {
+                ensure!(
+                    Instant::now() < deadline,
+                    "nothing came to the sink:\n{}",
+                    chain.counters()?
+                );
+                sleep(SETTLE);
+            }
+            sleep(SETTLE);
+            let (started, before) = (Instant::now(), chain.look()?);
+            sleep(time);
+            let after = chain.look()?;
+            let elapsed = started.elapsed();
+            let figures = |packets: u64, cpu_ns: u64, place: &str| {
+                ensure!(packets > 0, "nothing came to {place}:\n{}", chain.counters()?);
+                Ok(Figures {
+                    packets,
+                    cpu: Duration::from_nanos(cpu_ns),
+                    beside: Duration::ZERO,
+                    elapsed,
+                })
+            };
+            let line = after.line - before.line;
+            Ok([
+                figures(line, after.site_ns - before.site_ns, "the line")?,
+                figures(
+                    after.sink - before.sink,
+                    after.center_ns - before.center_ns,
+                    "the sink",
+                )?,
+            ])
+        })
+    }
+
+    /// The gateway's figures, with this many flows.
+    fn gateway(&mut self, flows: u16, time: Duration) -> Result<Figures> {
+        self.programs.forget()?;
+        let lane = &self.xdp.clear;
+        let stream = to_site_link(lane, flows)?;
+        self.until_all_flows(&stream, flows, || self.programs.flows())?;
+        let figures = self.timed(lane, &stream, time);
+        // That it dropped something says more than that nothing arrived.
+        self.programs.expect_no_drops()?;
+        expect_flows(flows, self.programs.flows()?)?;
+        self.programs.expect_translated(flows.into())?;
+        figures
+    }
+
+    /// The figures of nftables, with this many connections, each of which has had an answer.
+    fn kernel(&self, lane: &Lane, flows: u16, time: Duration) -> Result<Figures> {
+        let stream = to_router(lane, flows);
+        self.until_all_flows(&stream, flows, || linux::tracked(lane))?;
+        self.answer(lane, flows)?;
+        let established = || linux::counted(lane, "filter", "established");
+        let before = established()?;
+        let figures = self.timed(lane, &stream, time)?;
+        // What was sent before and after the time that is measured is among them.
+        let established = established()? - before;
+        ensure!(
+            established >= figures.packets,
+            "of {} packets and more only {established} were of established connections",
+            figures.packets
+        );
+        expect_flows(flows, linux::tracked(lane)?)?;
+        linux::expect_translated(lane, flows.into())?;
+        Ok(figures)
+    }
+
+    /// Sends until there are as many flows as are meant.
+    fn until_all_flows(&self, stream: &Stream, flows: u16, count: impl Fn() -> Result<u64>) -> Result<()> {
+        let deadline = Instant::now() + WARM_UP_MAX;
+        self.while_sending(&self.ends.generator, stream, || {
+            loop {
+                let now = count()?;
+                if now == u64::from(flows) {
+                    return Ok(());
+                }
+                ensure!(
+                    now < u64::from(flows) && Instant::now() < deadline,
+                    "{now} flows in place of {flows}"
+                );
+                sleep(Duration::from_millis(100));
+            }
+        })
+    }
+
+    /// The sink answers every flow some times: what the generator's side sent is one of an established connection then.
+    fn answer(&self, lane: &Lane, flows: u16) -> Result<()> {
+        let stream = Stream {
+            interface: lane.to.clone(),
+            macs: [MAC_OUT, MAC_STRANGER],
+            addresses: [SERVER, ROUTER],
+            source_ports: (PORT, 1),
+            destination_ports: (FIRST_PORT, flows),
+            frame_octets: FRAME_OCTETS,
+        };
+        self.while_sending(&self.ends.sink, &stream, || {
+            sleep(ANSWERING);
+            Ok(())
+        })
+    }
+
+    /// Packets that the sink receives, and what CPU time that takes, while the generator sends.
+    fn timed(&self, lane: &Lane, stream: &Stream, time: Duration) -> Result<Figures> {
+        self.programs.tick()?;
+        self.while_sending(&self.ends.generator, stream, || {
+            sleep(SETTLE);
+            let look = || {
+                anyhow::Ok((
+                    self.ends.sink.received(&lane.to)?,
+                    lane::cpu_time_ns(&lane::MEASURED)?,
+                    lane::cpu_time_ns(&lane::SINKING)?,
+                ))
+            };
+            let (started, (packets, cpu, sink)) = (Instant::now(), look()?);
+            sleep(time);
+            let (packets_after, cpu_after, sink_after) = look()?;
+            let elapsed = started.elapsed();
+            ensure!(
+                packets_after > packets,
+                "nothing reached the sink {}:\n{}",
+                lane.to,
+                self.counters(lane)?
+            );
+            Ok(Figures {
+                packets: packets_after - packets,
+                cpu: Duration::from_nanos(cpu_after - cpu),
+                beside: Duration::from_nanos(sink_after - sink),
+                elapsed,
+            })
+        })
+    }
+
+    /// Where packets are, or are lost.
+    fn counters(&self, lane: &Lane) -> Result<String> {
+        let mut text = self
+            .ends
+            .generator
+            .counters(&[&lane.from, &lane.relay.from, &lane.relay.to])?;
+        text += &lane.namespace.counters(&[IN, OUT])?;
+        text += &self.ends.sink.counters(&[&lane.to])?;
+        Ok(text)
+    }
+
+    /// Does `work` while pktgen sends from a namespace.
+    fn while_sending<T>(
+        &self,
+        from: &Namespace,
+        stream: &Stream,
+        work: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if let Some(live) = &self.live {
+            return while_live(live, from, stream, work);
+        }
+        from.inside(|| control::configure(CPU_GENERATOR, stream))?;
+        let done = thread::scope(|scope| {
+            let generator = scope.spawn(|| {
+                from.enter()?;
+                control::run()
+            });
+            // So that it is not told to stop before it has started.
+            sleep(Duration::from_millis(200));
+            let done = work();
+            let stopped = from.inside(control::stop);
+            let ended = generator
+                .join()
+                .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
+            stopped.and(ended).map(|()| done)
+        })?;
+        let sent = from.inside(|| control::result(&stream.interface, Duration::from_secs(5)))?;
+        let done = done.with_context(|| format!("while pktgen sent by {}: {sent:?}", stream.interface))?;
+        ensure!(sent.packets > 0, "pktgen sent nothing: {sent:?}");
+        Ok(done)
+    }
+}
+
+/// Does `work` while frames are generated live.
+fn while_live<T>(
+    live: &Live,
+    from: &Namespace,
+    stream: &Stream,
+    work: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    // Frames of a generator's interface leave by the one that its relay would send them on by.
+    let interface = stream
+        .interface
+        .strip_prefix('g')
+        .map_or_else(|| stream.interface.clone(), |lane| format!("f{lane}"));
+    let stream = Stream {
+        interface,
+        ..stream.clone()
+    };
+    live.configure(from, &stream)?;
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let generator = scope.spawn(|| live.run(from, &stream, &stop));
+        let done = work();
+        stop.store(true, Ordering::Relaxed);
+        let ended = generator
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
+        ended.and(done)
+    })
+}
+
+/// What was seen in a time.
+struct Figures {
+    packets: u64,
+    cpu: Duration,
+    /// What else its CPU had to do: the sink's work.
+    beside: Duration,
+    elapsed: Duration,
+}
+
+fn say(case: &str, ours: bool, side: &str, figures: Figures) {
+    let seconds = figures.elapsed.as_secs_f64();
+    let packets = figures.packets as f64;
+    let sample = Sample {
+        case: case.to_owned(),
+        ours,
+        side: side.to_owned(),
+        kpps: packets / seconds / 1000.0,
+        cpu_ns: figures.cpu.as_nanos() as f64 / packets,
+        busy: (figures.cpu + figures.beside).as_secs_f64() / seconds,
+    };
+    println!("{}", Line::Sample(sample).text());
+}
+
+fn expect_flows(flows: u16, found: u64) -> Result<()> {
+    ensure!(
+        found == u64::from(flows),
+        "{found} flows in place of {flows} after the measuring"
+    );
+    Ok(())
+}
+
+/// From the site's terminal to the server, as a worker would hand it to the clear link.
+fn to_site_link(lane: &Lane, flows: u16) -> Result<Stream> {
+    Ok(Stream {
+        macs: gateway::link_header()?,
+        ..to_router(lane, flows)
+    })
+}
+
+/// From the terminal to the server, through a router.
+fn to_router(lane: &Lane, flows: u16) -> Stream {
+    Stream {
+        interface: lane.from.clone(),
+        macs: [MAC_IN, MAC_STRANGER],
+        addresses: [TERMINAL, SERVER],
+        source_ports: (FIRST_PORT, flows),
+        destination_ports: (PORT, 1),
+        frame_octets: FRAME_OCTETS,
+    }
+}

@@ -1,0 +1,418 @@
+//! A site's end and a center's end of a tunnel, one behind the other: what seals beside what seals, what opens beside what opens.
+//!
+//! ```text
+//! generator             site's end                  center's end              sink
+//! 192.168.1.10   192.168.1.1  192.0.2.1      192.0.2.2  203.0.113.1    203.0.113.10
+//! Xg - rX -> fX ---- Xa          Xb ------------ Xc          Xd ---------------- Xs
+//! pktgen, CPU 0          CPU 0                         CPU 1                   CPU 1
+//! ```
+//!
+//! The terminal sends to 10.201.255.1, which the site's end translates to the server: *outbound* (filter, NAT, seal). The center's end
+//! opens, filters and translates the terminal: *inbound*. Where the gateway is measured both ends are daemons, with a
+//! tunnel that they have made by IKE with certificates; where Linux is, both are XFRM with nftables and keys by hand. The
+//! site's end shares its CPU with the generator, and the center's end has the other to itself and seldom has enough to do: only
+//! CPU time counts.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use xtask::bench::pktgen::control;
+use xtask::cmd;
+
+use crate::gateway::Programs;
+use crate::lane::{
+    self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread, thread_time_ns,
+};
+use crate::namespace::Namespace;
+use crate::step;
+
+/// What the terminal sends to.
+pub(crate) const PUBLISHED: Ipv4Addr = Ipv4Addr::new(10, 201, 255, 1);
+/// Address of the center's end on the line.
+const MAC_LINE: [u8; 6] = [2, 0, 0, 0, 0, 0x22];
+const MAC_NOT_THE_SINK: &str = "02:00:00:00:00:99";
+/// What a daemon may take until it answers, and the tunnel until it is up.
+const UP_MAX: Duration = Duration::from_secs(150);
+/// Where daemons keep what they need.
+const STATE: &str = "/run/gwpktgen";
+
+/// Filter and translation of the site's end.
+const SITE_RULES: &str = "\
+table ip filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ip daddr 203.0.113.10 udp dport 9 ct state established,new accept
+    }
+}
+table ip nat {
+    chain in {
+        type nat hook prerouting priority dstnat;
+        ip daddr 10.201.255.1 udp dport 9 dnat to 203.0.113.10
+    }
+}
+";
+/// Of the center's end.
+const CENTER_RULES: &str = "\
+table ip filter {
+    chain forward {
+        type filter hook forward priority filter; policy drop;
+        ip saddr 192.168.1.0/24 ip daddr 203.0.113.10 udp dport 9 ct state established,new accept
+    }
+}
+table ip nat {
+    chain out {
+        type nat hook postrouting priority srcnat;
+        ip saddr 192.168.1.0/24 masquerade
+    }
+}
+";
+/// 32 octets of AES-256 and the salt's four.
+const KEY: &str = "0x000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f20212223";
+
+/// The two ends, with what runs in them.
+pub(crate) struct Chain {
+    pub(crate) from: String,
+    pub(crate) to: String,
+    pub(crate) sink: Namespace,
+    site: Namespace,
+    center: Namespace,
+    /// First letter of the interfaces' names.
+    letter: char,
+    daemons: Vec<Daemon>,
+}
+
+/// Packets and CPU time so far.
+pub(crate) struct Seen {
+    /// On the line between the ends.
+    pub(crate) line: u64,
+    /// At the sink.
+    pub(crate) sink: u64,
+    /// CPU time of the site's end, ns.
+    pub(crate) site_ns: u64,
+    /// Of the center's end.
+    pub(crate) center_ns: u64,
+}
+
+impl Chain {
+    fn lay(letter: char, generator: &Namespace, programs: &mut Programs) -> Result<Self> {
+        let name = |end: &str| format!("{letter}-{end}");
+        let chain = Self {
+            from: format!("{letter}g"),
+            to: format!("{letter}s"),
+            sink: Namespace::new(&name("sink"))?,
+            site: Namespace::new(&name("site"))?,
+            center: Namespace::new(&name("center"))?,
+            letter,
+            daemons: Vec::new(),
+        };
+        let [a, b, c, d] = chain.interfaces();
+        let relay = Relay::lay(generator, (&chain.from, &letter.to_string()), &chain.site, &a)?;
+        programs.relay(generator, &relay)?;
+        cable((&chain.center, &c, Some(MAC_LINE)), (&chain.site, &b))?;
+        cable((&chain.center, &d, None), (&chain.sink, &chain.to))?;
+        chain.sink.ip(&format!("link set {} up\n", chain.to))?;
+        chain.site.ip(&format!(
+            "addr add 192.168.1.1/24 dev {a}\naddr add 192.0.2.1/24 dev {b}\nlink set {a} up\nlink set {b} up\n\
+             neigh replace 192.168.1.10 lladdr {MAC_NOT_THE_SINK} dev {a}\n"
+        ))?;
+        chain.center.ip(&format!(
+            "addr add 192.0.2.2/24 dev {c}\naddr add 203.0.113.1/24 dev {d}\nlink set {c} up\nlink set {d} up\n"
+        ))?;
+        for (namespace, interface) in [
+            (&chain.site, &a),
+            (&chain.site, &b),
+            (&chain.center, &c),
+            (&chain.center, &d),
+            (&chain.sink, &chain.to),
+        ] {
+            receive_by_thread(namespace, interface)?;
+        }
+        Ok(chain)
+    }
+
+    fn interfaces(&self) -> [String; 4] {
+        ['a', 'b', 'c', 'd'].map(|end| format!("{}{end}", self.letter))
+    }
+
+    /// Every thread of the site's end on the generator's CPU, every one of the center's on the other.
+    fn pin(&self) -> Result<()> {
+        let [a, b, c, d] = self.interfaces();
+        for (interface, cpu) in [
+            (&a, CPU_GENERATOR),
+            (&b, CPU_GENERATOR),
+            (&c, CPU_MEASURED),
+            (&d, CPU_MEASURED),
+            (&self.to, CPU_MEASURED),
+        ] {
+            pin(&format!("napi/{interface}-"), cpu)?;
+        }
+        pin(&format!("napi/r{}", self.letter), CPU_GENERATOR)?;
+        for (daemon, cpu) in self.daemons.iter().zip([CPU_GENERATOR, CPU_MEASURED]) {
+            for thread in daemon.threads()? {
+                pin_thread(thread, cpu)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where packets are, or are lost.
+    pub(crate) fn counters(&self) -> Result<String> {
+        let [a, b, c, d] = self.interfaces();
+        let mut text = self.site.counters(&[&a, &b])?;
+        text += &self.center.counters(&[&c, &d])?;
+        text += &self.sink.counters(&[&self.to])?;
+        for end in [&self.site, &self.center] {
+            let errors = end.inside(|| Ok(fs::read_to_string("/proc/thread-self/net/xfrm_stat")?));
+            let errors = errors.unwrap_or_default();
+            let errors = errors.lines().filter(|line| !line.trim_end().ends_with("\t0"));
+            text.extend(errors.map(|line| format!("{line}\n")));
+        }
+        Ok(text)
+    }
+
+    /// What has been seen until now.
+    pub(crate) fn look(&self) -> Result<Seen> {
+        let [a, b, c, d] = self.interfaces().map(|name| format!("napi/{name}-"));
+        let daemon = |at: usize| self.daemons.get(at).map_or(Ok(0), Daemon::time_ns);
+        let [_, _, line, _] = self.interfaces();
+        Ok(Seen {
+            line: self.center.received(&line)?,
+            sink: self.sink.received(&self.to)?,
+            site_ns: lane::cpu_time_ns(&[&a, &b])? + daemon(0)?,
+            center_ns: lane::cpu_time_ns(&[&c, &d, "ksoftirqd/1"])? + daemon(1)?,
+        })
+    }
+}
+
+/// Both ends by XFRM and nftables.
+pub(crate) fn linux(generator: &Namespace, programs: &mut Programs) -> Result<Chain> {
+    let chain = Chain::lay('l', generator, programs)?;
+    for namespace in [&chain.site, &chain.center] {
+        namespace.settings(&[
+            ("ipv4/ip_forward", "1"),
+            ("ipv4/conf/all/rp_filter", "0"),
+            ("ipv4/conf/default/rp_filter", "0"),
+        ])?;
+    }
+    let state = format!(
+        "xfrm state add src 192.0.2.1 dst 192.0.2.2 proto esp spi 0x1001 mode tunnel replay-window 32 \
+         aead rfc4106(gcm(aes)) {KEY} 128\n"
+    );
+    let policy = |direction: &str| {
+        format!(
+            "xfrm policy add src 192.168.1.0/24 dst 203.0.113.0/24 dir {direction} \
+             tmpl src 192.0.2.1 dst 192.0.2.2 proto esp mode tunnel\n"
+        )
+    };
+    chain.site.ip(&format!(
+        "{state}{}route add 203.0.113.0/24 via 192.0.2.2\n\
+         neigh replace 192.0.2.2 lladdr {} dev lb\n",
+        policy("out"),
+        control::mac(MAC_LINE)
+    ))?;
+    chain
+        .center
+        .ip(&format!("{state}{}{}", policy("in"), policy("fwd")))?;
+    let [.., last] = chain.interfaces();
+    chain.center.ip(&format!(
+        "neigh replace 203.0.113.10 lladdr {MAC_NOT_THE_SINK} dev {last}\n"
+    ))?;
+    for (namespace, rules) in [(&chain.site, SITE_RULES), (&chain.center, CENTER_RULES)] {
+        cmd::feed(namespace.command("nft").args(["-f", "-"]), rules)?;
+    }
+    chain.pin()?;
+    Ok(chain)
+}
+
+/// Both ends by the gateway's daemon, `program`, with certificates from `pki`. A program has to be on the sink's
+/// interface, without which nothing can be redirected to it.
+pub(crate) fn gateway(
+    program: &Path,
+    pki: &Path,
+    generator: &Namespace,
+    programs: &mut Programs,
+) -> Result<Chain> {
+    let mut chain = Chain::lay('o', generator, programs)?;
+    programs.end_sink(&chain.sink, &chain.to)?;
+    // The daemon asks for its next hops.
+    chain
+        .sink
+        .ip(&format!("addr add 203.0.113.10/24 dev {}\n", chain.to))?;
+    let [a, b, c, d] = chain.interfaces();
+    let center = Config {
+        name: "center",
+        wan: &c,
+        core: &d,
+        networks: "203.0.113.0/24",
+        peer: "site1",
+        peer_identity: "site1.lab.test",
+        peer_networks: "192.168.1.0/24",
+        more: "",
+        direction: "site-to-center",
+    };
+    let site = Config {
+        name: "site1",
+        wan: &b,
+        core: &a,
+        networks: "192.168.1.0/24",
+        peer: "center",
+        peer_identity: "gateway.lab.test",
+        peer_networks: "203.0.113.0/24",
+        more: "[[connection]]\nname = \"center\"\nsite = \"center\"\nremote = \"192.0.2.2\"\nstart = \"manual\"\n\n\
+               [[publish]]\nname = \"server\"\nsite = \"center\"\naddress = \"203.0.113.10\"\nprotocol = \"udp\"\nport = 9\n\
+               on = \"10.201.255.1:9\"\nfrom = [\"192.168.1.0/24\"]\n\n",
+        direction: "center-to-site",
+    };
+    chain
+        .daemons
+        .push(Daemon::start(&chain.site, program, pki, &site, "site1")?);
+    chain
+        .daemons
+        .push(Daemon::start(&chain.center, program, pki, &center, "gateway")?);
+    for daemon in &mut chain.daemons {
+        daemon.wait_until_ready()?;
+        step(&format!("the daemon {} is ready", daemon.name));
+    }
+    let site = chain.daemons.first().context("the site's daemon")?;
+    site.verb(&["connection", "up", "center", "--wait", "40"])?;
+    chain.pin()?;
+    Ok(chain)
+}
+
+/// What the two daemons' configurations differ in.
+struct Config<'a> {
+    name: &'a str,
+    wan: &'a str,
+    core: &'a str,
+    networks: &'a str,
+    peer: &'a str,
+    peer_identity: &'a str,
+    peer_networks: &'a str,
+    more: &'a str,
+    direction: &'a str,
+}
+
+impl Config<'_> {
+    fn gateway(&self, pki: &Path, holder: &str) -> String {
+        let pki = pki.display();
+        format!(
+            "[gateway]\nname = \"pktgen-{0}\"\nstate_dir = \"{STATE}/{0}\"\nsocket = \"{STATE}/{0}.sock\"\n\n\
+             [[interface]]\nname = \"{1}\"\nrole = \"wan\"\n\n[[interface]]\nname = \"{2}\"\nrole = \"core\"\n\n\
+             [ike]\ncertificate = \"{pki}/ecdsa-{holder}.chain\"\nprivate_key = \"{pki}/ecdsa-{holder}.key\"\n\
+             ca = \"{pki}/ecdsa-ca.crt\"\nidentity = \"{holder}.lab.test\"\n\
+             proposals = [\"aes256gcm16-prfsha256-x25519\"]\nesp_proposals = [\"aes256gcm16-x25519\"]\n\
+             dpd_after_s = 3600\n\n\
+             [center]\nnetworks = [\"{3}\"]\n\n\
+             [limits]\nflows = 20000\nmappings = 20000\n\n\
+             [[site]]\nname = \"{4}\"\nidentity = \"{5}\"\nnetworks = [\"{6}\"]\nnat_address = \"10.201.0.1\"\n\n\
+             {7}[rules]\nfile = \"{0}-rules.toml\"\n",
+            self.name,
+            self.wan,
+            self.core,
+            self.networks,
+            self.peer,
+            self.peer_identity,
+            self.peer_networks,
+            self.more,
+        )
+    }
+
+    fn rules(&self) -> String {
+        format!(
+            "name = \"pktgen\"\n\n[[rule]]\nname = \"server\"\naction = \"allow\"\ndirection = \"{}\"\n\
+             destination = \"203.0.113.10\"\nprotocol = \"udp\"\ndestination_ports = 9\n",
+            self.direction
+        )
+    }
+}
+
+/// A running daemon, killed when dropped.
+struct Daemon {
+    child: Child,
+    program: PathBuf,
+    name: String,
+}
+
+impl Daemon {
+    fn start(
+        namespace: &Namespace,
+        program: &Path,
+        pki: &Path,
+        config: &Config<'_>,
+        holder: &str,
+    ) -> Result<Self> {
+        let name = config.name;
+        fs::create_dir_all(STATE).context(STATE)?;
+        let file = format!("{STATE}/{name}.toml");
+        fs::write(&file, config.gateway(pki, holder))?;
+        fs::write(format!("{STATE}/{name}-rules.toml"), config.rules())?;
+        let log = fs::File::create(format!("{STATE}/{name}.log"))?;
+        // By the thread that is there, and not by `ip netns exec`, which would hide /sys/fs/bpf.
+        let child = namespace.inside(|| {
+            Command::new(program)
+                .args(["run", "--config", &file])
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()
+                .with_context(|| program.display().to_string())
+        })?;
+        Ok(Self {
+            child,
+            program: program.to_path_buf(),
+            name: name.to_owned(),
+        })
+    }
+
+    fn wait_until_ready(&mut self) -> Result<()> {
+        let deadline = Instant::now() + UP_MAX;
+        while let Err(error) = self.verb(&["status"]) {
+            if self.child.try_wait()?.is_some() || Instant::now() > deadline {
+                bail!("{error:#}");
+            }
+            sleep(Duration::from_millis(200));
+        }
+        Ok(())
+    }
+
+    /// Runs a verb of the CLI.
+    fn verb(&self, words: &[&str]) -> Result<String> {
+        let mut command = Command::new(&self.program);
+        command.args(words);
+        command.args(["--socket", &format!("{STATE}/{}.sock", self.name)]);
+        let log = || fs::read_to_string(format!("{STATE}/{}.log", self.name)).unwrap_or_default();
+        cmd::read(&mut command).with_context(|| format!("{}'s log:\n{}", self.name, log()))
+    }
+
+    fn threads(&self) -> Result<Vec<i32>> {
+        let folder = format!("/proc/{}/task", self.child.id());
+        let mut threads = Vec::new();
+        for entry in fs::read_dir(&folder).with_context(|| folder.clone())? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.parse().ok());
+            threads.push(number.with_context(|| format!("{folder}/{}", name.display()))?);
+        }
+        ensure!(!threads.is_empty(), "{} has no threads", self.name);
+        Ok(threads)
+    }
+
+    fn time_ns(&self) -> Result<u64> {
+        let process = self.child.id();
+        self.threads()?
+            .into_iter()
+            .map(|thread| thread_time_ns(&format!("/proc/{process}/task/{thread}")))
+            .sum()
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _gone = self.child.kill();
+        let _status = self.child.wait();
+    }
+}
