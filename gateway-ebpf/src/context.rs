@@ -99,6 +99,29 @@ unsafe fn read<T: Wire>(from: *const T) -> T {
     }
 }
 
+/// Copies a header out of the frame in the same pieces, of which the compiler knows nothing: it would take them to octets.
+///
+/// # Safety
+/// All of `from` is in the frame. (Should `to` lie otherwise than on four bytes, the verifier refuses the program.)
+#[inline(always)]
+unsafe fn copy<T: Wire>(from: *const T, to: *mut T) {
+    let mut at = 0;
+    // SAFETY: by the caller; `at` stays below the size of `T`.
+    unsafe {
+        while at + 4 <= size_of::<T>() {
+            asm!("{part} = *(u32 *)({from} + 0)", "*(u32 *)({to} + 0) = {part}", part = out(reg) _,
+                 from = in(reg) from.byte_add(at), to = in(reg) to.byte_add(at), options(nostack));
+            at += 4;
+        }
+        while at < size_of::<T>() {
+            to.byte_add(at)
+                .cast::<u8>()
+                .write(from.byte_add(at).cast::<u8>().read());
+            at += 1;
+        }
+    }
+}
+
 /// Writes a header in the same way.
 ///
 /// # Safety
@@ -201,6 +224,14 @@ impl Packet for Frame {
         let pointer = self.at::<T>(offset)?;
         // SAFETY: `at` checked the bounds; any bytes are a `T`.
         Some(unsafe { read(pointer) })
+    }
+
+    #[inline(always)]
+    fn load_into<T: Wire>(&self, offset: u32, to: &mut T) -> Option<()> {
+        let pointer = self.at::<T>(offset)?;
+        // SAFETY: `at` checked the bounds; any bytes are a `T`.
+        unsafe { copy(pointer, to) };
+        Some(())
     }
 
     #[inline(always)]

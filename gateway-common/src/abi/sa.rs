@@ -182,8 +182,8 @@ impl LinkHeader {
     #[inline(always)]
     #[must_use]
     pub fn read_fragment(&self) -> Option<([u8; 2], u32, [u8; 4])> {
-        let [high, low] = self.mark_sa;
-        let is_fragment = high == 0x02 && matches!(low, 0x02..=0x07);
+        // Whole, as `read` compares it: in octets, BPF would store and load them one by one.
+        let is_fragment = matches!(u16::from_be_bytes(self.mark_sa), 0x0202..=0x0207);
         (self.mark == LINK_MARK && is_fragment && self.ether_type == LINK_ETHER_TYPE).then_some((
             self.mark_sa,
             u32::from_be_bytes(self.site),

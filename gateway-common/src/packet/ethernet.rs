@@ -4,6 +4,8 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Length of the header in bytes; the link header of the clear link has the same.
 pub const LENGTH: u32 = 14;
+/// Offset of the EtherType.
+pub const ETHER_TYPE: u32 = 12;
 
 /// Values of [`Ethernet::ether_type`], network order.
 pub mod ether_type {

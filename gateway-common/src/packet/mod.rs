@@ -41,6 +41,15 @@ pub trait Packet {
     /// Copies the header at `offset`; `None` if the frame ends before it does.
     fn load<T: Wire>(&self, offset: u32) -> Option<T>;
 
+    /// Copies the header at `offset` to where it stays; `None` (and nothing copied) if the frame ends before it does. A
+    /// header that is read again elsewhere is best copied this way in BPF: it is stored in words. Stored in octets and read in
+    /// words, it would have to wait for the stores.
+    #[must_use = "a header that was not copied is none"]
+    fn load_into<T: Wire>(&self, offset: u32, to: &mut T) -> Option<()> {
+        *to = self.load(offset)?;
+        Some(())
+    }
+
     /// Writes the header at `offset`; `None` (and no byte written) if the frame ends before it does.
     #[must_use = "a header that was not written must not be sent"]
     fn store<T: Wire>(&mut self, offset: u32, value: &T) -> Option<()>;

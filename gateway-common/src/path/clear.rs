@@ -96,13 +96,15 @@ pub fn stages<P: Packet, T: Tables>(
 #[inline(always)]
 pub fn clear<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = match parse(packet) {
-        Ok(inner) => inner,
+    let mut inner = Inner::NONE;
+    match inner.read(packet, Direction::Out) {
+        Ok(()) if inner.ip.ttl <= 1 => return Err(DropReason::InnerTtl),
+        Ok(()) => {}
         // No query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::SiteError)),
         Err(DropReason::InnerFragment) => return Ok(Next::Stage(Stage::SiteFragment)),
         Err(reason) => return Err(reason),
-    };
+    }
     pass(packet, tables, site, &inner)
 }
 

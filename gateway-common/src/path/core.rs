@@ -9,9 +9,9 @@ use crate::abi::sa::{LinkHeader, SaOutbound, SaOutboundKey};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
-use crate::packet::ethernet::{Ethernet, ether_type};
+use crate::packet::ethernet::{self, Ethernet, ether_type};
 use crate::packet::icmp::{Icmp, kind};
-use crate::packet::ipv4::{Ipv4, protocol};
+use crate::packet::ipv4::{self, Ipv4, protocol};
 use crate::packet::tcp::flag;
 use crate::tables::Tables;
 use crate::tables::flows::Entry;
@@ -39,8 +39,10 @@ pub fn core_through<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome
 #[inline(always)]
 pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
-    let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
-    match ethernet.ether_type {
+    let kind: [u8; 2] = packet
+        .load(ethernet::ETHER_TYPE)
+        .ok_or(DropReason::TruncatedLink)?;
+    match kind {
         ether_type::IPV4 => {}
         ether_type::ARP => return passed(),
         _ => return Err(DropReason::UnknownEtherType),
@@ -48,15 +50,16 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     if is_ping(packet, interface) {
         return passed();
     }
-    let inner = match Inner::parse(packet, Direction::In) {
-        Ok(inner) => inner,
+    let mut inner = Inner::NONE;
+    match inner.read(packet, Direction::In) {
+        Ok(()) => {}
         // No answer to a query: perhaps an error.
         Err(DropReason::IcmpType) => return Ok(Next::Stage(Stage::CenterError)),
         Err(DropReason::InnerFragment) => {
             return fragment::wait(packet, tables, interface).map(Next::Decided);
         }
         Err(reason) => return Err(reason),
-    };
+    }
     of_its_side(tables, interface, inner.ip.source)?;
     let outside = inner.outside();
     let found = tables
@@ -76,7 +79,8 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     }
     let sa = outbound(tables, record)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
-        icmp::answer_too_big(packet, &ethernet, &inner.ip, interface.ipv4, sa.mtu)?;
+        let link: Ethernet = packet.load(0).ok_or(DropReason::Internal)?;
+        icmp::answer_too_big(packet, &link, &inner.ip, interface.ipv4, sa.mtu)?;
         return Ok(Next::Decided(Verdict::Reflect(Path::CoreTooBig)));
     }
     let verdict = worker(tables, interface, Path::CoreForwarded)?;
@@ -116,6 +120,10 @@ pub(super) fn of_its_side<T: Tables>(
 /// Whether this is an echo request to the gateway's own address, which the kernel answers.
 #[inline(always)]
 fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
+    // Hardly any packet is for the gateway itself: no more is read of one that is not.
+    if packet.load(IP + ipv4::DESTINATION) != Some(interface.ipv4) {
+        return false;
+    }
     let (Some(ip), Some(header)) = (packet.load::<Ipv4>(IP), packet.load::<Icmp>(TRANSPORT)) else {
         return false;
     };

@@ -40,13 +40,44 @@ pub struct Inner {
 }
 
 impl Inner {
+    /// Nothing, to be overwritten.
+    pub const NONE: Self = Self {
+        ip: Ipv4 {
+            version_length: 0,
+            traffic_class: 0,
+            total_length: [0; 2],
+            identification: [0; 2],
+            fragment: [0; 2],
+            ttl: 0,
+            protocol: 0,
+            checksum: [0; 2],
+            source: [0; 4],
+            destination: [0; 4],
+        },
+        segment: Segment::NONE,
+        source_port: [0; 2],
+        destination_port: [0; 2],
+        checksum: [0; 2],
+    };
+
     /// Parses the packet behind the link header. `direction` says which ICMP query type may be seen.
     ///
     /// # Errors
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
-        Self::parse_as::<P, false, false>(packet, direction)
+        let mut inner = Self::NONE;
+        inner.read(packet, direction)?;
+        Ok(inner)
+    }
+
+    /// The same, to where it stays: BPF would copy a result octet by octet.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline(always)]
+    pub fn read<P: Packet>(&mut self, packet: &P, direction: Direction) -> Result<(), DropReason> {
+        self.parse_as::<P, false, false>(packet, direction)
     }
 
     /// The same for a packet or the first fragment of one, as the whole packet reads: the link header says how long that
@@ -56,7 +87,9 @@ impl Inner {
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse_any<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
-        Self::parse_as::<P, true, false>(packet, direction)
+        let mut inner = Self::NONE;
+        inner.parse_as::<P, true, false>(packet, direction)?;
+        Ok(inner)
     }
 
     /// The same for what a site sends to another, which may be the reply to a query as well. Its identifier stands at the
@@ -66,15 +99,21 @@ impl Inner {
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse_between<P: Packet>(packet: &P) -> Result<Self, DropReason> {
-        Self::parse_as::<P, true, true>(packet, Direction::Out)
+        let mut inner = Self::NONE;
+        inner.parse_as::<P, true, true>(packet, Direction::Out)?;
+        Ok(inner)
     }
 
     #[inline(never)]
     fn parse_as<P: Packet, const ANY: bool, const BETWEEN: bool>(
+        &mut self,
         packet: &P,
         direction: Direction,
-    ) -> Result<Self, DropReason> {
-        let ip: Ipv4 = packet.load(IP).ok_or(DropReason::InnerMalformed)?;
+    ) -> Result<(), DropReason> {
+        packet
+            .load_into(IP, &mut self.ip)
+            .ok_or(DropReason::InnerMalformed)?;
+        let ip = &self.ip;
         ip.check(packet.len().saturating_sub(IP))
             .map_err(|fault| match fault {
                 Fault::Malformed | Fault::Truncated => DropReason::InnerMalformed,
@@ -95,20 +134,25 @@ impl Inner {
         if ANY && of_first != 0 {
             length = of_first;
         }
-        let mut inner = match ip.protocol {
-            protocol::TCP => Self::tcp(packet, ip, length),
-            protocol::UDP => Self::udp(packet, ip, length),
-            protocol::ICMP => Self::icmp::<P, BETWEEN>(packet, ip, length, direction),
-            other if is_tracked_by_address(other) => Ok(Self::by_address(ip)),
+        let protocol = ip.protocol;
+        match protocol {
+            protocol::TCP => self.tcp(packet, length),
+            protocol::UDP => self.udp(packet, length),
+            protocol::ICMP => self.icmp::<P, BETWEEN>(packet, length, direction),
+            other if is_tracked_by_address(other) => {
+                self.ports([0; 2], [0; 2], [0; 2]);
+                self.segment = Segment::NONE;
+                Ok(())
+            }
             _ => Err(DropReason::InnerProtocol),
         }?;
         // What follows is verified once, not once for each protocol.
-        inner.ip.protocol = P::hide(u32::from(ip.protocol)) as u8;
-        Ok(inner)
+        self.ip.protocol = P::hide(u32::from(protocol)) as u8;
+        Ok(())
     }
 
     #[inline(always)]
-    fn tcp<P: Packet>(packet: &P, ip: Ipv4, length: u32) -> Result<Self, DropReason> {
+    fn tcp<P: Packet>(&mut self, packet: &P, length: u32) -> Result<(), DropReason> {
         let header: Tcp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
         if header.header_length() < tcp::LENGTH || header.header_length() > length {
             return Err(DropReason::TruncatedTransport);
@@ -121,50 +165,34 @@ impl Inner {
         } else {
             NO_SCALE
         };
-        Self {
-            ip,
-            source_port: header.source_port,
-            destination_port: header.destination_port,
-            checksum: header.checksum,
-            segment: Segment {
-                sequence: u32::from_be_bytes(header.sequence),
-                acknowledgment: u32::from_be_bytes(header.acknowledgment),
-                length: length - header.header_length(),
-                window: u16::from_be_bytes(header.window),
-                flags: header.flags,
-                scale,
-            },
-        }
-        .with_ports()
+        self.ports(header.source_port, header.destination_port, header.checksum);
+        self.segment = Segment {
+            sequence: u32::from_be_bytes(header.sequence),
+            acknowledgment: u32::from_be_bytes(header.acknowledgment),
+            length: length - header.header_length(),
+            window: u16::from_be_bytes(header.window),
+            flags: header.flags,
+            scale,
+        };
+        self.with_ports()
     }
 
     #[inline(always)]
-    fn udp<P: Packet>(packet: &P, ip: Ipv4, length: u32) -> Result<Self, DropReason> {
+    fn udp<P: Packet>(&mut self, packet: &P, length: u32) -> Result<(), DropReason> {
         let header: Udp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
         header.length(length).ok_or(DropReason::TruncatedTransport)?;
-        let Udp {
-            source_port,
-            destination_port,
-            checksum,
-            ..
-        } = header;
-        Self {
-            ip,
-            source_port,
-            destination_port,
-            checksum,
-            segment: Segment::default(),
-        }
-        .with_ports()
+        self.ports(header.source_port, header.destination_port, header.checksum);
+        self.segment = Segment::NONE;
+        self.with_ports()
     }
 
     #[inline(always)]
     fn icmp<P: Packet, const BETWEEN: bool>(
+        &mut self,
         packet: &P,
-        ip: Ipv4,
         length: u32,
         direction: Direction,
-    ) -> Result<Self, DropReason> {
+    ) -> Result<(), DropReason> {
         let header: Icmp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
         if length < icmp::LENGTH {
             return Err(DropReason::TruncatedTransport);
@@ -180,34 +208,24 @@ impl Inner {
         if query.is_reply != is_reply && !BETWEEN {
             return Err(DropReason::IcmpType);
         }
-        Ok(Self {
-            ip,
-            source_port,
-            destination_port,
-            checksum,
-            segment: Segment::default(),
-        })
+        self.ports(source_port, destination_port, checksum);
+        self.segment = Segment::NONE;
+        Ok(())
     }
 
-    /// A packet of a protocol of which only the addresses are known.
     #[inline(always)]
-    fn by_address(ip: Ipv4) -> Self {
-        Self {
-            ip,
-            source_port: [0; 2],
-            destination_port: [0; 2],
-            checksum: [0; 2],
-            segment: Segment::default(),
-        }
+    const fn ports(&mut self, source: [u8; 2], destination: [u8; 2], checksum: [u8; 2]) {
+        (self.source_port, self.destination_port) = (source, destination);
+        self.checksum = checksum;
     }
 
     /// Port zero is reserved; as a destination it is never meant (RFC 6335 section 6).
     #[inline(always)]
-    fn with_ports(self) -> Result<Self, DropReason> {
+    fn with_ports(&self) -> Result<(), DropReason> {
         if self.source_port == [0; 2] || self.destination_port == [0; 2] {
             return Err(DropReason::TruncatedTransport);
         }
-        Ok(self)
+        Ok(())
     }
 
     /// Length of the packet in bytes.

@@ -65,6 +65,16 @@ pub const NO_SCALE: u8 = 0xff;
 pub const SCALE_MAX: u8 = 14;
 
 impl Segment {
+    /// Nothing: what is no segment of TCP has.
+    pub const NONE: Self = Self {
+        sequence: 0,
+        acknowledgment: 0,
+        length: 0,
+        window: 0,
+        flags: 0,
+        scale: 0,
+    };
+
     /// Whether the flag is set.
     #[inline(always)]
     const fn has(&self, flag: u8) -> bool {
