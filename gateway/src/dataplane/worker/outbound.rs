@@ -4,7 +4,7 @@ use core::ops::Range;
 
 use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::drop::DropReason;
-use gateway_esp::engine::{Burst, Done, Refused};
+use gateway_esp::engine::{Done, Refused};
 use gateway_esp::tunnel::LINK_HEADER_LEN;
 use gateway_esp::{InnerIpv4, SealError, TAILROOM_MAX};
 use zerocopy::FromBytes as _;
@@ -20,7 +20,6 @@ const SEQUENCE_NEAR: u64 = 1 << 24;
 
 impl Engine {
     /// Finds the SA for the frame in the first `len` octets of `buffer` and puts the packet into its place, ready for encryption.
-    #[inline(always)]
     pub(super) fn ready(&mut self, buffer: &mut [u8], len: usize) -> Result<Prepared, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::WorkerFrameMalformed)?;
         let (link, packet) =
@@ -48,7 +47,7 @@ impl Engine {
         let outbound = entry.outbound.as_mut().ok_or(DropReason::EspIndexStale)?;
         let outcome = match place(outbound, buffer, len) {
             Ok(Place::Whole(prepared)) => return Ok(Prepared::Seal { slot, prepared }),
-            Ok(Place::Sealed(outcome)) => Ok(outcome),
+            Ok(Place::Pieces(outcome)) => Ok(outcome),
             Err(reason) => Err(reason),
         };
         if let Some(report) = sealed(entry, &outcome, now_s) {
@@ -58,7 +57,6 @@ impl Engine {
     }
 
     /// Leaves the whole outer frame at the buffer's start, if its cryptography was done.
-    #[inline(always)]
     pub(super) fn finish_seal(
         &mut self,
         buffer: &mut [u8],
@@ -69,7 +67,10 @@ impl Engine {
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
         let outbound = entry.outbound.as_mut().ok_or(DropReason::EspIndexStale)?;
         let outcome = match outbound.sa.finish(prepared, done, buffer) {
-            Ok(sealed) => Ok(outbound.send(buffer, sealed)),
+            Ok(sealed) => Ok(Outcome::Send {
+                port: outbound.port,
+                len: to_front(buffer, sealed),
+            }),
             Err(error) => Err(refusal(error)),
         };
         if let Some(report) = sealed(entry, &outcome, now_s) {
@@ -91,11 +92,10 @@ fn sealed(entry: &mut Entry, outcome: &Result<Outcome, DropReason>, now_s: u64) 
 /// A packet before its encryption.
 enum Place {
     Whole(gateway_esp::Prepared),
-    /// It is sealed already, whole or in pieces.
-    Sealed(Outcome),
+    /// It did not fit, and has left in pieces.
+    Pieces(Outcome),
 }
 
-#[inline(always)]
 fn place(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Place, DropReason> {
     let start = outbound.headroom;
     let inner = start..start + (len - LINK_HEADER_LEN);
@@ -103,32 +103,12 @@ fn place(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Place
         return Err(DropReason::EspTooBig);
     }
     buffer.copy_within(LINK_HEADER_LEN..len, start);
-    if Burst::WIDTH == 1 {
-        // In one go is a tenth faster than in three steps.
-        return match outbound.sa.seal(buffer, inner.clone()) {
-            Ok(sealed) => Ok(Place::Sealed(outbound.send(buffer, sealed))),
-            Err(SealError::TooBig { inner_mtu }) => {
-                seal_fragments(outbound, buffer, inner, inner_mtu.into()).map(Place::Sealed)
-            }
-            Err(error) => Err(refusal(error)),
-        };
-    }
     match outbound.sa.prepare(buffer, inner.clone()) {
         Ok(prepared) => Ok(Place::Whole(prepared)),
         Err(SealError::TooBig { inner_mtu }) => {
-            seal_fragments(outbound, buffer, inner, inner_mtu.into()).map(Place::Sealed)
+            seal_fragments(outbound, buffer, inner, inner_mtu.into()).map(Place::Pieces)
         }
         Err(error) => Err(refusal(error)),
-    }
-}
-
-impl Outbound {
-    /// The sealed frame leaves.
-    fn send(&self, buffer: &mut [u8], sealed: Range<usize>) -> Outcome {
-        Outcome::Send {
-            port: self.port,
-            len: to_front(buffer, sealed),
-        }
     }
 }
 
