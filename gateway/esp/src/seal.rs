@@ -61,7 +61,7 @@ impl OutboundSa {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub fn prepare(&mut self, frame: &mut [u8], inner: Range<usize>) -> Result<Prepared, SealError> {
         let packet = frame.get(inner.clone()).ok_or(SealError::InnerMalformed)?;
         let packet = InnerIpv4::parse(packet).ok_or(SealError::InnerMalformed)?;
@@ -93,7 +93,7 @@ impl OutboundSa {
     }
 
     /// The cryptography of a packet that was prepared in this frame; `None` if it was prepared in a longer one.
-    #[inline]
+    #[inline(always)]
     pub fn task<'a>(&'a self, prepared: &Prepared, frame: &'a mut [u8]) -> Option<Task<'a>> {
         let esp = frame.get_mut(prepared.esp())?;
         let sequence_high = self.esn.then_some((prepared.sequence >> 32) as u32);
@@ -104,7 +104,7 @@ impl OutboundSa {
     ///
     /// # Errors
     /// As there.
-    #[inline]
+    #[inline(always)]
     pub fn finish(
         &mut self,
         prepared: Prepared,

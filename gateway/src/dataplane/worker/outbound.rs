@@ -20,6 +20,7 @@ const SEQUENCE_NEAR: u64 = 1 << 24;
 
 impl Engine {
     /// Finds the SA for the frame in the first `len` octets of `buffer` and puts the packet into its place, ready for encryption.
+    #[inline(always)]
     pub(super) fn ready(&mut self, buffer: &mut [u8], len: usize) -> Result<Prepared, DropReason> {
         let frame = buffer.get(..len).ok_or(DropReason::WorkerFrameMalformed)?;
         let (link, packet) =
@@ -57,6 +58,7 @@ impl Engine {
     }
 
     /// Leaves the whole outer frame at the buffer's start, if its cryptography was done.
+    #[inline(always)]
     pub(super) fn finish_seal(
         &mut self,
         buffer: &mut [u8],
@@ -96,6 +98,7 @@ enum Place {
     Pieces(Outcome),
 }
 
+#[inline(always)]
 fn place(outbound: &mut Outbound, buffer: &mut [u8], len: usize) -> Result<Place, DropReason> {
     let start = outbound.headroom;
     let inner = start..start + (len - LINK_HEADER_LEN);

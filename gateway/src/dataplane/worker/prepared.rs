@@ -63,7 +63,9 @@ impl Engine {
         self.finish(buffer, traced, end)
     }
 
+    // Inlined: what is known of a frame stays in registers then, instead of being written, moved and read back.
     /// All that is to be done before the cryptography of the frame in the first `len` octets of `buffer`.
+    #[inline(always)]
     pub(crate) fn prepare(&mut self, buffer: &mut [u8], len: usize, side: Side) -> Traced {
         let event = self.trace_before(buffer, len, side).map(Box::new);
         let prepared = match side {
@@ -88,6 +90,7 @@ impl Engine {
     }
 
     /// All that is to be done after it.
+    #[inline(always)]
     pub(crate) fn finish(
         &mut self,
         buffer: &mut [u8],
@@ -111,6 +114,7 @@ impl Engine {
     }
 }
 
+#[inline(always)]
 fn task_of<'a>(table: &'a SaTable, prepared: &Prepared, buffer: &'a mut [u8]) -> Option<Task<'a>> {
     match prepared {
         Prepared::Open(opening) => {
