@@ -15,8 +15,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use nix::poll::PollFd;
-use nix::sys::socket::setsockopt;
-use nix::sys::socket::sockopt::SndBufForce;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -32,10 +30,6 @@ const BUSY_MAX: Duration = Duration::from_secs(3);
 const BUSY_STEP: Duration = Duration::from_millis(20);
 /// The kernel's copy mode sends at most this many frames a wake-up.
 const TX_PER_WAKEUP: usize = 32;
-/// Octets that a socket may have on their way in the kernel: a whole ring of full frames, of which each is accounted with
-/// its buffer and its `sk_buff`. In copy mode a frame counts until its receiver has it; with the system's default, some 90
-/// large frames, the rest would lie in the ring until the worker comes round again.
-const SEND_BUFFER_BYTES: usize = RING_SIZE as usize * (FRAME_SIZE as usize + 1024);
 
 /// One frame of a worker's memory.
 pub(crate) struct Frame(FrameDesc);
@@ -114,11 +108,6 @@ impl XskRings {
     ) -> Result<(usize, RawFd), DataplaneError> {
         let (send, receive, fill, completed) = self.socket(interface, queue)?;
         let descriptor = send.fd().as_raw_fd();
-        // SAFETY: the socket is open for as long as `send`, which outlives this statement's borrow.
-        let socket = unsafe { BorrowedFd::borrow_raw(descriptor) };
-        if let Err(error) = setsockopt(&socket, SndBufForce, &SEND_BUFFER_BYTES) {
-            tracing::warn!(interface, queue, %error, "the socket's send buffer stays small: less throughput with large packets");
-        }
         self.ports.push(Some(Port {
             send,
             receive,
