@@ -50,6 +50,7 @@ struct RawJob {
     aad: [u8; 16],
 }
 
+// SAFETY: these are the signatures of bridge.c, and of the library for the last one.
 unsafe extern "C" {
     fn gw_mb_manager_new() -> *mut RawManager;
     fn gw_mb_manager_free(manager: *mut RawManager);
