@@ -1,7 +1,7 @@
 //! An inbound SA: its state and what makes it.
 
 use crate::engine::{self, Engine};
-use crate::{ConfigError, KeyMaterial, ReplayWindow, Selectors, Suite};
+use crate::{ConfigError, KeyMaterial, ReplayWindow, Selectors, Span, Suite};
 use core::ops::Range;
 
 /// Packets in the replay window where nothing else is configured: 4,096.
@@ -106,6 +106,18 @@ impl InboundSa {
     /// Counts everything up to `highest` as received; see [`ReplayWindow::resume_at`].
     pub fn resume_at(&mut self, highest: u64) {
         self.window.resume_at(highest);
+    }
+
+    /// What the next packet in order reads behind this: keys, window and selectors.
+    #[inline(always)]
+    pub fn ahead(&self) -> [Span; 4] {
+        let Selectors { local, remote } = &self.selectors;
+        [
+            self.engine.span(),
+            self.window.ahead(),
+            Span::of(&**local),
+            Span::of(&**remote),
+        ]
     }
 
     /// What was passed on so far; dummy and refused packets are not in it.

@@ -12,6 +12,7 @@
 //! | `inner`, `selector` | the inner IPv4 header, traffic selectors |
 //! | `tunnel` | outer headers: build, parse, DSCP and ECN |
 //! | `inbound` + `open`, `outbound` + `seal` | the two kinds of SA and the way of a packet through each |
+//! | `ahead` | what a packet will read of memory |
 //! | `mtu` | the largest inner packet for a path |
 //!
 //! # Invariants
@@ -32,6 +33,7 @@
     )
 )]
 
+mod ahead;
 mod bytes;
 pub mod engine;
 mod error;
@@ -48,6 +50,7 @@ mod sequence;
 mod suite;
 pub mod tunnel;
 
+pub use ahead::Span;
 pub use error::{ConfigError, KeyError, OpenError, SealError};
 pub use inbound::{Counters, InboundConfig, InboundSa, Opened, REPLAY_WINDOW_DEFAULT};
 pub use inner::{Flow, InnerIpv4};

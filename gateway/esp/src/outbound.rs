@@ -5,7 +5,7 @@ use crate::inbound::check_spi;
 use crate::seal::IvSource;
 use crate::sequence::SequenceCounter;
 use crate::tunnel::OuterHeader;
-use crate::{ConfigError, Counters, IvKey, KeyMaterial, Selectors, Suite, Tunnel, mtu};
+use crate::{ConfigError, Counters, IvKey, KeyMaterial, Selectors, Span, Suite, Tunnel, mtu};
 
 /// The smallest inner packet that every IPv4 link carries (RFC 791 section 3.2).
 const INNER_MTU_MIN: u16 = 68;
@@ -78,6 +78,13 @@ impl OutboundSa {
         self.inner_mtu = checked_inner_mtu(tunnel, self.suite)?;
         self.outer = outer;
         Ok(())
+    }
+
+    /// What the next packet reads behind this: keys and selectors.
+    #[inline(always)]
+    pub fn ahead(&self) -> [Span; 3] {
+        let Selectors { local, remote } = &self.selectors;
+        [self.engine.span(), Span::of(&**local), Span::of(&**remote)]
     }
 
     /// The SPI on the wire.

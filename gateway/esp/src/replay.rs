@@ -4,7 +4,7 @@
 //! it moves over, word by word, so a packet in order costs one bit and a jump of any length at most
 //! `size / 64` words.
 
-use crate::ConfigError;
+use crate::{ConfigError, Span};
 
 /// The smallest window, in packets: workers and multi-queue cards reorder more than the 64 of RFC 4303.
 pub const REPLAY_WINDOW_MIN: u32 = 1 << 10;
@@ -120,6 +120,13 @@ impl ReplayWindow {
         };
         high.map(|high| high << 32 | u64::from(low))
             .ok_or(ReplayError::OutsideWindow)
+    }
+
+    /// Where the bit of the next number in order lies.
+    #[inline(always)]
+    pub(crate) fn ahead(&self) -> Span {
+        let (word, _) = self.position(self.highest.wrapping_add(1));
+        Span::of(self.bits.get(word).unwrap_or(&self.size))
     }
 
     #[inline]

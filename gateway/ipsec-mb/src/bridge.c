@@ -72,6 +72,11 @@ void gw_mb_key_free(struct gw_mb_key *key)
 	free(key);
 }
 
+size_t gw_mb_key_size(void)
+{
+	return sizeof(struct gw_mb_key);
+}
+
 size_t gw_mb_key_icv_len(const struct gw_mb_key *key)
 {
 	return key->is_gcm ? GCM_TAG : key->cbc.icv_len;

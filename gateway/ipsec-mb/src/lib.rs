@@ -63,6 +63,7 @@ unsafe extern "C" {
         integrity: *const u8,
         integrity_len: usize,
     ) -> *mut RawKey;
+    fn gw_mb_key_size() -> usize;
     fn gw_mb_key_icv_len(key: *const RawKey) -> usize;
     fn gw_mb_key_free(key: *mut RawKey);
     fn gw_mb_run(manager: *mut RawManager, jobs: *mut RawJob, count: usize);
@@ -163,6 +164,14 @@ impl Key {
             // SAFETY: the lengths are those of live slices, and what the function asks for.
             unsafe { gw_mb_key_cbc(manager, key, len, integrity.as_ptr(), integrity.len()) }
         })
+    }
+
+    /// Where it lies and how many octets it fills, for a caller that has memory fetched ahead.
+    #[must_use]
+    pub fn place(&self) -> (*const u8, usize) {
+        // SAFETY: no arguments, no state.
+        let size = unsafe { gw_mb_key_size() };
+        (self.raw.as_ptr().cast_const().cast(), size)
     }
 
     fn make(

@@ -16,19 +16,31 @@ use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Release};
 
 use aya::maps::{Map, MapData};
+use gateway_esp::Span;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 
 /// Has the cache line of a place on its way that is needed soon.
 #[inline(always)]
 pub(crate) fn fetch<T>(place: &T) {
+    fetch_line(std::ptr::from_ref(place).cast());
+}
+
+/// Has all cache lines of a piece of memory on their way.
+#[inline(always)]
+pub(crate) fn fetch_span(span: Span) {
+    span.lines().for_each(fetch_line);
+}
+
+#[inline(always)]
+fn fetch_line(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: a hint, which reads and changes nothing whatever the address is.
     unsafe {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast());
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
+    let _ = line;
 }
 
 /// Octets that the kernel rounds the values of an array map up to.

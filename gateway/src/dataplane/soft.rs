@@ -11,6 +11,7 @@ use gateway_esp::{InboundSa, OutboundSa, Tunnel};
 
 use super::sa::{SaCounters, SaHandle};
 use super::stats::WorkerCounters;
+use super::worker::ahead::Ahead;
 use super::worker::commands::{Install, Order};
 use super::worker::direct::Direct;
 use super::worker::fragments::Fragments;
@@ -158,6 +159,7 @@ impl SoftWorker {
             inboxes: Arc::clone(&inboxes),
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
+            ahead: Ahead::default(),
             outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),

@@ -22,6 +22,7 @@ use super::object::program;
 use super::sas::Sas;
 use super::stats::WorkerCounters;
 use super::tables::SharedTables;
+use super::worker::ahead::Ahead;
 use super::worker::direct::{self, Egress};
 use super::worker::fragments::Fragments;
 use super::worker::handover::{Inbox, Side};
@@ -330,6 +331,7 @@ fn worker(
             .get(number as usize)
             .map_or_else(|| Arc::new(WorkerCounters::default()), Arc::clone),
         batch: Vec::new(),
+        ahead: Ahead::default(),
         outcomes: Vec::new(),
         opened: Vec::new(),
         looked: Vec::new(),

@@ -1,7 +1,7 @@
 //! AES-CBC (RFC 3602) with HMAC-SHA2, cut to half (RFC 4868): encrypt, then MAC (RFC 4303 section 3.3.2).
 
 use super::{Engine, Job, Parts, Refused};
-use crate::{ESP_HEADER_LEN, Suite};
+use crate::{ESP_HEADER_LEN, Span, Suite};
 use aes::cipher::{
     Array, BlockCipherDecrypt, BlockCipherEncrypt, BlockModeDecrypt, BlockModeEncrypt, BlockSizeUser,
     InnerIvInit, KeyInit, consts::U16,
@@ -65,6 +65,10 @@ impl<C> Engine for CbcHmac<C>
 where
     C: BlockCipherEncrypt + BlockCipherDecrypt + BlockSizeUser<BlockSize = U16> + Send,
 {
+    fn span(&self) -> Span {
+        Span::of(self)
+    }
+
     fn seal(&self, job: Job<'_>) -> Result<(), Refused> {
         let parts = Parts::split(job.esp, self.suite).ok_or(Refused)?;
         let iv: [u8; BLOCK_LEN] = *parts.iv.first_chunk().ok_or(Refused)?;

@@ -18,7 +18,7 @@ mod cbc_hmac;
 mod multi_buffer;
 mod ring_aead;
 
-use crate::{ESP_HEADER_LEN, KeyError, KeyMaterial, Suite};
+use crate::{ESP_HEADER_LEN, KeyError, KeyMaterial, Span, Suite};
 pub use burst::{Burst, Done, Task, Way};
 use cbc_hmac::CbcHmac;
 use ring_aead::RingAead;
@@ -54,6 +54,9 @@ pub trait Engine: Send {
     /// # Errors
     /// [`Refused`]: what is in the buffer now must not be used.
     fn open(&self, job: Job<'_>) -> Result<(), Refused>;
+
+    /// Where the keys lie.
+    fn span(&self) -> Span;
 
     /// The same key as the multi-buffer library takes it, if it does this suite.
     #[cfg(feature = "ipsec-mb")]

@@ -5,7 +5,7 @@
 
 use super::burst::Task;
 use super::{Burst, Engine, Job, Refused};
-use crate::Suite;
+use crate::{Span, Suite};
 use gateway_ipsec_mb::{Key, Manager};
 
 /// An engine and the same key for bursts.
@@ -41,6 +41,11 @@ pub(super) fn beside(
 }
 
 impl Engine for Beside {
+    fn span(&self) -> Span {
+        let (start, len) = self.burst.place();
+        Span::at(start, len)
+    }
+
     fn seal(&self, job: Job<'_>) -> Result<(), Refused> {
         self.alone.seal(job)
     }

@@ -2,7 +2,7 @@
 
 use super::{Engine, Job, Parts, Refused};
 use crate::suite::SALT_LEN;
-use crate::{ESP_HEADER_LEN, Suite};
+use crate::{ESP_HEADER_LEN, Span, Suite};
 use ring::aead::{Aad, Algorithm, LessSafeKey, NONCE_LEN, Nonce, Tag, UnboundKey};
 use zeroize::Zeroize;
 
@@ -38,6 +38,10 @@ impl RingAead {
 }
 
 impl Engine for RingAead {
+    fn span(&self) -> Span {
+        Span::of(self)
+    }
+
     fn seal(&self, job: Job<'_>) -> Result<(), Refused> {
         let parts = Parts::split(job.esp, self.suite).ok_or(Refused)?;
         let nonce = self.nonce(parts.iv).ok_or(Refused)?;

@@ -5,6 +5,7 @@
 //! | `rings` | what a worker sees of its sockets |
 //! | `inbound`, `outbound` | the two ways of a packet |
 //! | `prepared` | the cryptography, between the checks before it and those after it |
+//! | `ahead` | memory that a batch's SAs need, fetched before their turn |
 //! | `direct` | the direct engine: past the clear link |
 //! | `fragment` | inner fragmentation |
 //! | `fragments`, `outer`, `reassembly` | fragments that come in: what becomes of them, outer ones, how they wait |
@@ -16,6 +17,7 @@
 //! **Architecture invariant:** an SA is touched by its owner's thread alone, so sequence numbers and replay windows
 //! need no lock; other threads reach it through the inbox.
 
+pub(crate) mod ahead;
 pub(crate) mod alone;
 pub(crate) mod commands;
 pub(crate) mod direct;
@@ -39,6 +41,7 @@ use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
 use gateway_esp::engine::Burst;
 
+use self::ahead::Ahead;
 use self::commands::WorkerReport;
 use self::direct::{Direct, Looked, Way};
 use self::fragments::Fragments;
@@ -142,6 +145,8 @@ pub(crate) struct Worker<R: RingPort> {
     pub(crate) inboxes: Arc<[Inbox]>,
     pub(crate) counters: Arc<WorkerCounters>,
     pub(crate) batch: Vec<R::Frame>,
+    /// The SAs of the batch's frames.
+    pub(crate) ahead: Ahead,
     /// What became of the frames of the batch.
     pub(crate) outcomes: Vec<Outcome>,
     /// Decrypted frames of this round that are not sent yet.
@@ -212,7 +217,9 @@ impl<R: RingPort> Worker<R> {
         self.counters.received(received as u64);
         if Burst::WIDTH == 1 {
             // To come back to a frame later costs more than it saves.
-            for frame in batch.drain(..) {
+            self.look_ahead(&mut batch, side);
+            for (place, frame) in batch.drain(..).enumerate() {
+                self.ahead.step(&self.engine.table, side, place);
                 self.process_one(frame, side);
             }
         } else {
@@ -221,6 +228,21 @@ impl<R: RingPort> Worker<R> {
         self.batch = batch;
         self.forward_opened();
         received
+    }
+
+    /// Finds the SAs of a batch's frames, where there are too many SAs for the cache.
+    fn look_ahead(&mut self, batch: &mut [R::Frame], side: Side) {
+        self.ahead.clear();
+        let Engine { table, worker, .. } = &self.engine;
+        if !table.is_large() {
+            return;
+        }
+        for frame in batch {
+            let (buffer, len) = self.rings.bytes(frame);
+            let octets = buffer.get(..len).unwrap_or_default();
+            self.ahead.see(table, *worker, octets, side);
+        }
+        self.ahead.begin(table, side);
     }
 
     fn take_handed(&mut self, inbox: &Inbox) -> usize {
@@ -242,6 +264,7 @@ impl<R: RingPort> Worker<R> {
     fn process_bursts(&mut self, batch: &mut Vec<R::Frame>, side: Side) {
         let mut outcomes = core::mem::take(&mut self.outcomes);
         for frames in batch.chunks_mut(Burst::WIDTH) {
+            self.look_ahead(frames, side);
             self.process(frames, side, &mut outcomes);
         }
         for (frame, outcome) in batch.drain(..).zip(outcomes.drain(..)) {
@@ -253,8 +276,9 @@ impl<R: RingPort> Worker<R> {
     /// Opens or seals frames, as many as are done at once; appends what became of each.
     fn process(&mut self, frames: &mut [R::Frame], side: Side, outcomes: &mut Vec<Outcome>) {
         let mut prepared = [const { None }; Burst::WIDTH];
-        for (place, frame) in prepared.iter_mut().zip(frames.iter_mut()) {
+        for (number, (place, frame)) in prepared.iter_mut().zip(frames.iter_mut()).enumerate() {
             let (buffer, len) = self.rings.bytes(frame);
+            self.ahead.step(&self.engine.table, side, number);
             *place = Some(self.engine.prepare(buffer, len, side));
         }
         let buffers = self.rings.each_bytes(frames);

@@ -8,10 +8,15 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use gateway_common::drop::DropReason;
 use gateway_esp::tunnel::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, LINK_HEADER_LEN, UDP_HEADER_LEN};
-use gateway_esp::{ConfigError, ESP_HEADER_LEN, InboundSa, OutboundSa, Suite, Tunnel};
+use gateway_esp::{ConfigError, ESP_HEADER_LEN, InboundSa, OutboundSa, Span, Suite, Tunnel};
 
 use super::commands::{Install, Order};
+use super::handover::Side;
 use crate::dataplane::sa::{SaCounters, SaHandle, split_index};
+use crate::dataplane::shared::{fetch, fetch_span};
+
+/// SAs that a core's own cache holds.
+const FEW: usize = 128;
 
 /// The sending half.
 pub(crate) struct Outbound {
@@ -80,6 +85,42 @@ impl SaTable {
     /// The same to look at.
     pub(crate) fn get(&self, slot: u32) -> Option<&Entry> {
         self.slots.get(slot as usize)?.as_deref()
+    }
+
+    /// Whether SAs are so many that their memory is worth fetching ahead.
+    pub(crate) fn is_large(&self) -> bool {
+        self.slots.len() > FEW
+    }
+
+    /// Has the SA's place in this table on its way.
+    #[inline(always)]
+    pub(crate) fn fetch_place(&self, slot: u32) {
+        self.slots.get(slot as usize).into_iter().for_each(fetch);
+    }
+
+    /// Has the SA itself on its way, whose place has come.
+    #[inline(always)]
+    pub(crate) fn fetch_entry(&self, slot: u32, side: Side) {
+        let Some(entry) = self.get(slot) else { return };
+        let half = match side {
+            Side::Wan => Span::of(&entry.inbound),
+            Side::Core => Span::of(&entry.outbound),
+        };
+        let both = [Span::of(&entry.site), Span::of(&entry.counters), Span::of(&entry.peer)];
+        fetch_span(half);
+        both.into_iter().for_each(fetch_span);
+    }
+
+    /// Has what lies behind it on its way: keys, window, selectors, counters.
+    #[inline(always)]
+    pub(crate) fn fetch_behind(&self, slot: u32, side: Side) {
+        let Some(entry) = self.get(slot) else { return };
+        match (side, &entry.inbound, &entry.outbound) {
+            (Side::Wan, Some(sa), _) => sa.ahead().into_iter().for_each(fetch_span),
+            (Side::Core, _, Some(outbound)) => outbound.sa.ahead().into_iter().for_each(fetch_span),
+            (Side::Wan, None, _) | (Side::Core, _, None) => return,
+        }
+        fetch_span(Span::of(&*entry.counters));
     }
 
     /// Carries out an order.

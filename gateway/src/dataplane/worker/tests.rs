@@ -15,6 +15,7 @@ use gateway_esp::{
 };
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
+use super::ahead::Ahead;
 use super::commands::{Command, Install, Order, WorkerReport};
 use super::fragments::{Fragments, IkeDatagram, IkeSink};
 use super::handover::{Inbox, Side};
@@ -202,6 +203,7 @@ impl Bench {
             inboxes: Arc::clone(&inboxes),
             counters: Arc::new(WorkerCounters::default()),
             batch: Vec::new(),
+            ahead: Ahead::default(),
             outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),
