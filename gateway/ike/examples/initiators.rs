@@ -11,12 +11,16 @@
 //!   stay_with=CA.key               every handshake has an identity of its own and stays: digits in the certificate's
 //!                                  names are counted up and the certificate signed anew by this P-256 key; ends
 //!                                  with standard input
+//!   keys=FILE                      leaves SPI, encryption key and whether its numbers are extended (`esn` or `-`) of what every
+//!                                  Child SA sends with there, a line each
 //! ```
 //! Prints `established N failed M microseconds T` when all are through.
 
 use std::{
     collections::{BTreeSet, HashMap, VecDeque},
-    env, fs,
+    env,
+    fmt::Write as _,
+    fs,
     io::{Read as _, Write as _},
     net::{IpAddr, SocketAddr, UdpSocket},
     sync::{
@@ -317,6 +321,8 @@ struct Crowd {
     failed: usize,
     pending: usize,
     finished: VecDeque<usize>,
+    /// SPIs and keys, if they are wanted.
+    keys: Option<String>,
 }
 
 impl Crowd {
@@ -385,6 +391,14 @@ impl Crowd {
                     let socket = if local.port() == 4500 { nat } else { ike };
                     socket.send_to(&payload, remote)?;
                 }
+                Output::InstallChildSa(install) => {
+                    let Some(keys) = &mut self.keys else { continue };
+                    write!(keys, "{:08x} ", install.spi_out)?;
+                    for octet in &install.keys_out.encryption {
+                        write!(keys, "{octet:02x}")?;
+                    }
+                    writeln!(keys, " {}", if install.esn { "esn" } else { "-" })?;
+                }
                 Output::Event(Event::ChildSaEstablished { .. }) => {
                     self.established += 1;
                     self.pending -= 1;
@@ -443,6 +457,7 @@ fn main() -> Result<(), Error> {
     let arguments = Arguments::parse()?;
     let (count, parallel) = (arguments.number("count", 1)?, arguments.number("parallel", 4)?);
     let stay = arguments.0.contains_key("stay_with");
+    let keys_file = arguments.0.get("keys").cloned();
     let (sender, received) = mpsc::channel();
     let sockets = [
         listen(arguments.address("local", 500)?, sender.clone())?,
@@ -461,6 +476,7 @@ fn main() -> Result<(), Error> {
         failed: 0,
         pending: 0,
         finished: VecDeque::new(),
+        keys: keys_file.is_some().then(String::new),
     };
     let mut told = false;
     while !(told && (!stay || ENDED.load(Ordering::Relaxed))) {
@@ -478,6 +494,9 @@ fn main() -> Result<(), Error> {
         }
         if !told && crowd.next == count && crowd.pending == 0 {
             told = true;
+            if let (Some(file), Some(keys)) = (&keys_file, &crowd.keys) {
+                fs::write(file, keys).map_err(|error| format!("{file}: {error}"))?;
+            }
             let (established, failed) = (crowd.established, crowd.failed);
             let microseconds = crowd.started.elapsed().as_micros();
             println!("established {established} failed {failed} microseconds {microseconds}");

@@ -26,6 +26,7 @@ use crate::dataplane::sa::{SaCounters, SaHandle};
 use crate::dataplane::stats::WorkerCounters;
 use crate::dataplane::trace::Tracing;
 
+mod ahead;
 mod direct;
 mod fragments;
 

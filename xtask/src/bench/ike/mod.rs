@@ -1,5 +1,5 @@
 //! `cargo xtask bench ike`: what a handshake costs the responder, ours and strongSwan in its place, and what a site
-//! costs that is only there.
+//! costs that is only there, and what its packets cost when all of many send.
 //!
 //! The same initiators (`gateway/ike/examples/initiators.rs`, in site 1's namespace) load both, in turn, in the same
 //! lab. A handshake is an IKE SA with its Child SA, authenticated by certificates on both sides. CPU time is user and
@@ -15,6 +15,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::report::{Figure, Side};
 use super::{Core, Report, cargo};
+use crate::lab::gateway::Engine;
 use crate::lab::pki::{self, Auth, Pki};
 use crate::lab::topology::{CENTER_NETS, SITE_LAN, Site};
 use crate::{cmd, paths};
@@ -58,6 +59,8 @@ struct Effort {
     handshakes: usize,
     sites: usize,
     loads: usize,
+    /// Sites that all send, beside one of them.
+    crowd: usize,
 }
 
 impl Effort {
@@ -68,6 +71,7 @@ impl Effort {
                 handshakes: 50,
                 sites: 200,
                 loads: 1,
+                crowd: 2_000,
             };
         }
         Self {
@@ -75,6 +79,7 @@ impl Effort {
             handshakes: 1_000,
             sites: 10_000,
             loads: 5,
+            crowd: 60_000,
         }
     }
 }
@@ -105,6 +110,9 @@ pub(super) fn run(short: bool) -> Result<Report> {
         measure(&mut report, case, &effort)?;
     }
     scale::measure(&mut report, effort.sites, effort.loads)?;
+    for engine in Engine::BOTH {
+        scale::traffic(&mut report, effort.crowd, engine, short)?;
+    }
     Ok(report)
 }
 
@@ -169,6 +177,7 @@ fn usual_load(pki: &Pki, case: &Case) -> Load {
         identity: pki::fqdn(Site::One.name()),
         ike: case.ike.to_owned(),
         stay_with: None,
+        keys: None,
     }
 }
 

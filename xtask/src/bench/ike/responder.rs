@@ -93,6 +93,11 @@ impl Responder {
         Ok(Self { process, lab })
     }
 
+    /// The process that is measured.
+    pub(super) fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
     pub(super) fn pki(&self) -> &Pki {
         self.lab.pki()
     }
@@ -216,6 +221,8 @@ pub(super) struct Load {
     pub(super) ike: String,
     /// The CA's key: every one has an identity of its own and stays.
     pub(super) stay_with: Option<PathBuf>,
+    /// Where the keys of what they send are left.
+    pub(super) keys: Option<PathBuf>,
 }
 
 /// What came of it.
@@ -252,6 +259,9 @@ impl Load {
         command.args(words.map(|(key, value)| format!("{key}={value}")));
         if let Some(key) = &self.stay_with {
             command.arg(format!("stay_with={}", key.display()));
+        }
+        if let Some(file) = &self.keys {
+            command.arg(format!("keys={}", file.display()));
         }
         command
     }
