@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use anyhow::{Result, anyhow};
 use aya::maps::Array;
@@ -15,7 +16,7 @@ use crate::namespace::Namespace;
 /// The program, and what it is told.
 pub(crate) const GENERATE: &str = "compare_generate";
 const STREAM: &str = "COMPARE_STREAM";
-const STREAM_OCTETS: usize = 64;
+const STREAM_OCTETS: usize = 84;
 /// Number by which the program redirects (`GENERATED` of the program).
 const LEAVES_BY: u32 = 100;
 /// Frames of one system call, in batches of which each is flushed by itself.
@@ -55,8 +56,24 @@ impl Live {
     pub(crate) fn run(&self, generator: &Namespace, stream: &Stream, stop: &AtomicBool) -> Result<()> {
         generator.enter()?;
         pin_thread(0, CPU_GENERATOR)?;
+        let Some(rate) = stream.packets_per_s else {
+            while !stop.load(Ordering::Relaxed) {
+                self.send(stream, REPEAT)?;
+            }
+            return Ok(());
+        };
+        let (started, mut sent) = (Instant::now(), 0);
         while !stop.load(Ordering::Relaxed) {
-            self.send(stream, REPEAT)?;
+            let due = started.elapsed().as_nanos() * u128::from(rate) / 1_000_000_000;
+            if due < sent + u128::from(BATCH) {
+                std::hint::spin_loop();
+                continue;
+            }
+            self.send(stream, BATCH)?;
+            // What could not be sent in time is left out: a burst would find no room.
+            sent = due
+                .saturating_sub(u128::from(BATCH))
+                .max(sent + u128::from(BATCH));
         }
         Ok(())
     }
@@ -68,8 +85,8 @@ impl Live {
     }
 }
 
-/// What the program is told: 42 octets of headers, and at 44 the place of the port that varies, its lowest value and their
-/// number, and zero for how many there have been.
+/// What the program is told: 42 octets of headers, at 44 the place of the port that varies, and at 48 for sites, destinations
+/// and that port the lowest value, their number, and zero for the next.
 fn words(stream: &Stream) -> [u8; STREAM_OCTETS] {
     let [source, destination] = stream.addresses.map(|address| address.octets());
     let length = stream.frame_octets - 14;
@@ -102,8 +119,14 @@ fn words(stream: &Stream) -> [u8; STREAM_OCTETS] {
     };
     let mut words = [0; STREAM_OCTETS];
     words[..frame.len()].copy_from_slice(&frame);
-    for (at, word) in [(44, place), (48, lowest.into()), (52, number.into())] {
-        words[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+    let [_, _, s0, s1, s2, s3] = stream.macs[0];
+    let told = [
+        [place, u32::from_be_bytes([s0, s1, s2, s3]), stream.sites.into()],
+        [0, u32::from_be_bytes(destination), stream.destinations.into()],
+        [0, lowest.into(), number.into()],
+    ];
+    for (to, word) in words[44..].chunks_mut(4).zip(told.as_flattened()) {
+        to.copy_from_slice(&word.to_ne_bytes());
     }
     words
 }
