@@ -33,12 +33,13 @@ use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
 use gateway_common::path::filter::Direction;
+use gateway_common::path::open::{self, Stage};
 use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 
 use arrays::Value;
 use context::Frame;
-use maps::EGRESS;
+use maps::{EGRESS, STAGES};
 use tables::Maps;
 
 /// Flows that the hash map has room for.
@@ -167,6 +168,47 @@ fn compare_relay(context: XdpContext) -> u32 {
     EGRESS.redirect(came_by, XDP_DROP.into()).unwrap_or(XDP_DROP)
 }
 
+/// Opens a new flow with each run: writes a frame as [`compare_generate`] does, and goes the gateway's way with it.
+#[xdp]
+fn compare_fresh(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    if generate(&mut frame).is_some() {
+        // SAFETY: nothing that is dropped here needs it.
+        unsafe { STAGES.tail_call(&context, Stage::Forward as u32) };
+    }
+    XDP_DROP
+}
+
+/// The same without the way: what writing the frame costs by itself.
+#[xdp]
+fn compare_fresh_floor(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    generate(&mut frame).map_or(XDP_DROP, |()| XDP_PASS)
+}
+
+/// The stages of a new flow.
+#[xdp]
+fn clear(context: XdpContext) -> u32 {
+    stage(&context, clear::clear)
+}
+
+#[xdp]
+fn clear_judge(context: XdpContext) -> u32 {
+    stage(&context, open::judge)
+}
+
+#[xdp]
+fn clear_map(context: XdpContext) -> u32 {
+    stage(&context, open::map)
+}
+
+#[xdp]
+fn clear_add(context: XdpContext) -> u32 {
+    stage(&context, open::add)
+}
+
 /// Takes what the others sent; what is not IPv4, such as ARP, is left to the stack.
 #[xdp]
 fn compare_sink(context: XdpContext) -> u32 {
@@ -220,6 +262,25 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     }
     let outcome = decide(&mut frame, &maps);
     redirect(&maps, frame.len(), outcome)
+}
+
+/// A stage of the gateway's, as its own object runs it when nobody traces.
+#[inline(always)]
+fn stage(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Result<Next, DropReason>) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    match decide(&mut frame, &maps) {
+        Ok(Next::Decided(verdict)) => redirect(&maps, frame.len(), Ok(verdict)),
+        Ok(Next::Stage(stage)) => {
+            // SAFETY: nothing that is dropped here needs it.
+            unsafe { STAGES.tail_call(context, stage as u32) };
+            XDP_DROP
+        }
+        Err(reason) => {
+            maps.count_drop(reason);
+            XDP_DROP
+        }
+    }
 }
 
 #[inline(always)]

@@ -9,10 +9,9 @@ use anyhow::{Context as _, Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway::dataplane::object::{EBPF, program};
 use gateway_common::abi::interface::Settings;
-use gateway_common::abi::rule::Rule;
 use gateway_common::abi::sa::LinkHeader;
-use gateway_common::abi::site::Site;
 use gateway_common::tables::host::HostTables;
+use gateway_tests::fresh;
 use gateway_tests::kernel::{Kernel, Links, monotonic};
 use gateway_tests::vectors::world;
 use zerocopy::IntoBytes as _;
@@ -47,11 +46,6 @@ const RULES: u32 = 16;
 pub(crate) const PORT: u16 = 9;
 /// Which is sent to.
 pub(crate) const SERVER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 10);
-/// Network of the servers that new flows go to.
-pub(crate) const SERVERS: Ipv4Addr = Ipv4Addr::new(198, 19, 0, 0);
-/// Sites that open new flows, and what they are translated to.
-pub(crate) const SITES: u16 = 1009;
-const SITES_AS: [u8; 4] = [198, 18, 0, 0];
 /// Which sends.
 pub(crate) const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 
@@ -98,7 +92,7 @@ impl Programs {
             bare,
             world: the_world()?,
             fresh,
-            fresh_world: many_sites()?,
+            fresh_world: fresh::world(the_world()?),
         })
     }
 
@@ -232,29 +226,6 @@ fn the_world() -> Result<HostTables> {
         .collect();
     rules.push(world::allow(RULES - 1, SERVER.octets(), 17, PORT));
     tables.rules = Some((world::GENERATION, rules));
-    Ok(tables)
-}
-
-/// Many sites, each with an address of its own, whose terminals may send to [`SERVERS`] by the last rule.
-fn many_sites() -> Result<HostTables> {
-    let mut tables = the_world()?;
-    let [first, second, ..] = SITES_AS;
-    for site in world::SITE..world::SITE + u32::from(SITES) {
-        let [_, _, high, low] = site.to_be_bytes();
-        tables
-            .sites
-            .insert(site, Site::whole(1, [first, second, high, low]));
-    }
-    let (_, _, hop) = *tables.next_hops.first().context("a next hop")?;
-    tables.next_hops.push((16, SERVERS.octets(), hop));
-    if let Some((_, rules)) = &mut tables.rules
-        && let Some(last) = rules.last_mut()
-    {
-        *last = Rule {
-            destination_mask: [255, 255, 0, 0],
-            ..world::allow(RULES - 1, SERVERS.octets(), 17, PORT)
-        };
-    }
     Ok(tables)
 }
 
