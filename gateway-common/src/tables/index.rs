@@ -511,7 +511,7 @@ mod tests {
 
     #[test]
     fn a_narrow_bucket_has_no_place_beyond_its_width() {
-        let places = [0b00, 0b01, 0b10, 0b11].map(|used| first_free::<&[AtomicU64; 2], 2>(used));
+        let places = [0b00, 0b01, 0b10, 0b11].map(first_free::<&[AtomicU64; 2], 2>);
         assert_eq!(places, [0, 1, 0, 2]);
     }
 }
