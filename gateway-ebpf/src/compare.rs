@@ -28,16 +28,18 @@ use aya_ebpf::programs::XdpContext;
 use gateway_common::abi::flow::{FlowKey, RECORD_WORDS};
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::drop::DropReason;
+use gateway_common::packet::checksum::Change;
 use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
 use gateway_common::path::filter::Direction;
+use gateway_common::path::open::{self, Stage};
 use gateway_common::path::{Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 
 use arrays::Value;
 use context::Frame;
-use maps::EGRESS;
+use maps::{EGRESS, STAGES};
 use tables::Maps;
 
 /// Flows that the hash map has room for.
@@ -47,6 +49,7 @@ const SITE: u32 = 1;
 /// Where the IP header begins, and in it the identification.
 const IP: u32 = ethernet::LENGTH;
 const IDENTIFICATION: u32 = IP + 4;
+const CHECKSUM: u32 = IP + 10;
 
 /// The flow table as a BPF hash map.
 #[btf_map]
@@ -84,10 +87,46 @@ fn compare_forward(context: XdpContext) -> u32 {
     redirect(&maps, frame.len(), outcome)
 }
 
-/// What [`compare_generate`] writes: 42 octets of headers, and at 44 the place of the port that varies, its lowest value, how
-/// many of them there are, and how many frames there have been.
+/// What [`compare_generate`] writes: a [`Told`].
 #[btf_map]
-static COMPARE_STREAM: btf_maps::Array<[u8; 64], 1> = btf_maps::Array::new();
+static COMPARE_STREAM: btf_maps::Array<[u8; size_of::<Told>()], 1> = btf_maps::Array::new();
+
+/// Headers, and the numbers in them that differ from frame to frame.
+#[repr(C)]
+struct Told {
+    /// With an IP checksum for the lowest destination.
+    headers: [[u8; 14]; 3],
+    pad: [u8; 2],
+    /// Where the port is that varies.
+    port_place: u32,
+    /// Of the link header.
+    site: Turn,
+    destination: Turn,
+    port: Turn,
+}
+
+/// Numbers that take turns.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct Turn {
+    lowest: u32,
+    count: u32,
+    /// How far above the lowest the next one is.
+    at: u32,
+}
+
+impl Turn {
+    /// The next number.
+    #[inline(always)]
+    fn next(&mut self) -> u32 {
+        let at = self.at;
+        self.at = if at + 1 < self.count { at + 1 } else { 0 };
+        self.lowest.wrapping_add(at)
+    }
+}
+
+/// Where the link header has the site.
+const SITE_PLACE: u32 = 2;
 /// Number of the interface that it sends by.
 const GENERATED: u32 = 100;
 
@@ -104,19 +143,20 @@ fn compare_generate(context: XdpContext) -> u32 {
 
 #[inline(always)]
 fn generate(frame: &mut Frame) -> Option<()> {
-    let told = COMPARE_STREAM.get_ptr_mut(0)?;
-    // SAFETY: the value stays for the run, and is 64 octets, aligned to eight; one CPU generates.
-    let (headers, [place, lowest, done]) = unsafe {
-        let words = told.cast::<u8>().add(44).cast::<[u32; 4]>();
-        let [place, lowest, number, done] = words.read();
-        let next = if done + 1 < number { done + 1 } else { 0 };
-        words.write([place, lowest, number, next]);
-        (told.cast::<[[u8; 14]; 3]>().read(), [place, lowest, done])
-    };
-    for (at, part) in (0..).step_by(14).zip(&headers) {
+    let told = COMPARE_STREAM.get_ptr_mut(0)?.cast::<Told>();
+    // SAFETY: the value stays for the run, has this layout, and is aligned to eight; one CPU generates.
+    let told = unsafe { &mut *told };
+    for (at, part) in (0..).step_by(14).zip(&told.headers) {
         frame.store(at, part)?;
     }
-    frame.store(place, &((lowest + done) as u16).to_be_bytes())
+    frame.store(SITE_PLACE, &told.site.next().to_be_bytes())?;
+    let lowest = told.destination.lowest.to_be_bytes();
+    let destination = told.destination.next().to_be_bytes();
+    let checksum: [u8; 2] = frame.load(CHECKSUM)?;
+    let checksum = Change::default().double(lowest, destination).apply(checksum);
+    frame.store(CHECKSUM, &checksum)?;
+    frame.store(IP + ipv4::DESTINATION, &destination)?;
+    frame.store(told.port_place, &(told.port.next() as u16).to_be_bytes())
 }
 
 /// Sends on what came, as it is, to the interface that the one it came by is paired with: to a veth's other end it is a frame
@@ -126,6 +166,47 @@ fn compare_relay(context: XdpContext) -> u32 {
     // SAFETY: the context of this run.
     let came_by = unsafe { (*context.ctx).ingress_ifindex };
     EGRESS.redirect(came_by, XDP_DROP.into()).unwrap_or(XDP_DROP)
+}
+
+/// Opens a new flow with each run: writes a frame as [`compare_generate`] does, and goes the gateway's way with it.
+#[xdp]
+fn compare_fresh(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    if generate(&mut frame).is_some() {
+        // SAFETY: nothing that is dropped here needs it.
+        unsafe { STAGES.tail_call(&context, Stage::Forward as u32) };
+    }
+    XDP_DROP
+}
+
+/// The same without the way: what writing the frame costs by itself.
+#[xdp]
+fn compare_fresh_floor(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let mut frame = unsafe { Frame::new(context.ctx) };
+    generate(&mut frame).map_or(XDP_DROP, |()| XDP_PASS)
+}
+
+/// The stages of a new flow.
+#[xdp]
+fn clear(context: XdpContext) -> u32 {
+    stage(&context, clear::clear)
+}
+
+#[xdp]
+fn clear_judge(context: XdpContext) -> u32 {
+    stage(&context, open::judge)
+}
+
+#[xdp]
+fn clear_map(context: XdpContext) -> u32 {
+    stage(&context, open::map)
+}
+
+#[xdp]
+fn clear_add(context: XdpContext) -> u32 {
+    stage(&context, open::add)
 }
 
 /// Takes what the others sent; what is not IPv4, such as ARP, is left to the stack.
@@ -181,6 +262,25 @@ fn run(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Outcome) 
     }
     let outcome = decide(&mut frame, &maps);
     redirect(&maps, frame.len(), outcome)
+}
+
+/// A stage of the gateway's, as its own object runs it when nobody traces.
+#[inline(always)]
+fn stage(context: &XdpContext, decide: impl FnOnce(&mut Frame, &Maps) -> Result<Next, DropReason>) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    match decide(&mut frame, &maps) {
+        Ok(Next::Decided(verdict)) => redirect(&maps, frame.len(), Ok(verdict)),
+        Ok(Next::Stage(stage)) => {
+            // SAFETY: nothing that is dropped here needs it.
+            unsafe { STAGES.tail_call(context, stage as u32) };
+            XDP_DROP
+        }
+        Err(reason) => {
+            maps.count_drop(reason);
+            XDP_DROP
+        }
+    }
 }
 
 #[inline(always)]

@@ -52,9 +52,7 @@ struct Case {
 fn main() -> Result<()> {
     let has = |wanted: &str| std::env::args().any(|argument| argument == wanted);
     let rounds = if has("--short") { ROUNDS_SHORT } else { ROUNDS };
-    let object = std::env::args()
-        .skip_while(|argument| argument != "--object")
-        .nth(1);
+    let object = word("--object");
     let mut kernel = match object {
         Some(path) => Kernel::load_object(&std::fs::read(path)?, TableSizes::default())?,
         None => Kernel::load()?,
@@ -89,9 +87,20 @@ fn main() -> Result<()> {
     let figures = {
         // Their tables would share the caches.
         drop(kernel);
-        [figures, compare::measure(rounds)?].concat()
+        let object = word("--compare-object").map(std::fs::read).transpose()?;
+        let object = object.as_deref().unwrap_or(compare::OBJECT);
+        [
+            figures,
+            fresh::measure(object, rounds)?,
+            compare::measure(object, rounds)?,
+        ]
+        .concat()
     };
     emit(figures, has("--json"))
+}
+
+fn word(name: &str) -> Option<String> {
+    std::env::args().skip_while(|argument| argument != name).nth(1)
 }
 
 /// A packet that opens a flow which a rule allows, with a mapping of its own: each can be run but once, so that reading the
@@ -142,7 +151,8 @@ mod compare {
     use gateway_tests::vectors::world;
     use xtask::bench::report::Figure;
 
-    const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
+    pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
+    const PROGRAMS: [&str; 3] = ["compare_floor", "compare_buckets", "compare_hash"];
     /// How many flows are drawn from, as powers of two; both tables hold all of them always.
     const BITS: [u8; 5] = [0, 10, 14, 17, 20];
     const FLOWS: u32 = 1 << 20;
@@ -204,19 +214,20 @@ mod compare {
         Ok(())
     }
 
-    pub(super) fn measure(rounds: usize) -> Result<Vec<Figure>> {
+    pub(super) fn measure(object: &[u8], rounds: usize) -> Result<Vec<Figure>> {
         let sizes = TableSizes {
             flows: FLOWS,
             mappings: 16,
         };
-        let mut kernel = Kernel::load_object(OBJECT, sizes)?;
+        let mut kernel = Kernel::load_some(object, sizes, |name| PROGRAMS.contains(&name))?;
         let now_s = u32::try_from(monotonic().as_secs())?;
         kernel.fill(&world::world(now_s))?;
         fill(&mut kernel, now_s)?;
+        let [floor, buckets, hash] = PROGRAMS;
         let programs = [
-            ("compare_floor", "drawn", PASS),
-            ("compare_buckets", "buckets", REDIRECT),
-            ("compare_hash", "hash map", REDIRECT),
+            (floor, "drawn", PASS),
+            (buckets, "buckets", REDIRECT),
+            (hash, "hash map", REDIRECT),
         ];
         // In the order of programs and sizes.
         let mut samples: BTreeMap<usize, (String, Vec<f64>)> = BTreeMap::new();
@@ -241,6 +252,115 @@ mod compare {
         }
         let figure = |(name, samples)| Figure::new(name, "ns", samples);
         Ok(samples.into_values().map(figure).collect::<Vec<Figure>>())
+    }
+}
+
+/// New flows, one after another: the programs' instructions stay in the caches, as they do under load.
+#[cfg(feature = "compare")]
+mod fresh {
+    use std::net::Ipv4Addr;
+
+    use anyhow::{Result, ensure};
+    use aya::maps::Array;
+    use gateway::dataplane::TableSizes;
+    use gateway_common::abi::interface::Settings;
+    use gateway_tests::fresh;
+    use gateway_tests::kernel::{Kernel, monotonic};
+    use gateway_tests::vectors::world;
+    use xtask::bench::pktgen::control::Stream;
+    use xtask::bench::report::Figure;
+
+    const DRAWN: &str = "compare_fresh_floor";
+    const OPENED: &str = "compare_fresh";
+    const PROGRAMS: [&str; 6] = [DRAWN, OPENED, "clear", "clear_judge", "clear_map", "clear_add"];
+    /// Flows of a round, and room for twice as many.
+    const FLOWS: u32 = 100_000;
+    const SIZES: TableSizes = TableSizes {
+        flows: 2 * FLOWS,
+        mappings: 2 * FLOWS,
+    };
+    const FRAME_OCTETS: usize = 60;
+    const RULES: u32 = 16;
+    const PASS: u32 = 2;
+    const REDIRECT: u32 = 4;
+
+    pub(super) fn measure(object: &[u8], rounds: usize) -> Result<Vec<Figure>> {
+        let mut kernel = Kernel::load_some(object, SIZES, |name| PROGRAMS.contains(&name))?;
+        let now_s = u32::try_from(monotonic().as_secs())?;
+        let mut base = world::world(now_s);
+        base.settings = Some(Settings {
+            idle_s: world::IDLE.by_state(),
+            port_low: 1024,
+            port_high: 65535,
+            ..Settings::UNLIMITED
+        });
+        let rules = (0..RULES).map(|rule| world::allow(rule, world::FORBIDDEN, 6, 443));
+        base.rules = Some((world::GENERATION, rules.collect()));
+        let tables = fresh::world(base);
+        kernel.fill(&tables)?;
+        let mut figures = Vec::new();
+        for (name, program, code, stream) in [
+            (
+                "new flow drawn",
+                DRAWN,
+                PASS,
+                endpoints(fresh::SITES, fresh::PORTS_MANY),
+            ),
+            (
+                "new flow of a new endpoint",
+                OPENED,
+                REDIRECT,
+                endpoints(fresh::SITES, fresh::PORTS_MANY),
+            ),
+            (
+                "new flow of 997 endpoints",
+                OPENED,
+                REDIRECT,
+                endpoints(1, fresh::PORTS_FEW),
+            ),
+        ] {
+            let mut samples = Vec::new();
+            for round in 0..=rounds {
+                kernel.refill(&tables)?;
+                let mut told: Array<_, [u8; fresh::TOLD_OCTETS]> = Array::try_from(kernel.map(fresh::TOLD)?)?;
+                told.set(0, fresh::told(&stream), 0)?;
+                let run = kernel.repeat(program, &[0; FRAME_OCTETS], FLOWS)?;
+                let (made, meant) = (
+                    kernel.tables().flows().live().count(),
+                    if code == REDIRECT { FLOWS } else { 0 },
+                );
+                ensure!(
+                    run.code == code && made == meant as usize,
+                    "{name}: code {}, {made} flows, {:?}",
+                    run.code,
+                    kernel.drops()?
+                );
+                if round > 0 {
+                    samples.push(run.duration_ns as f64);
+                }
+            }
+            figures.push(Figure::new(name, "ns", samples));
+        }
+        Ok(figures)
+    }
+
+    fn endpoints(sites: u16, source_ports: (u16, u16)) -> Stream {
+        let header = gateway_common::abi::sa::LinkHeader::new(world::SITE, 0);
+        let [m0, m1] = header.mark;
+        let [s0, s1, s2, s3] = header.site;
+        let [k0, k1] = header.mark_sa;
+        let [i0, i1, i2, i3] = header.sa_index;
+        Stream {
+            interface: String::new(),
+            macs: [[m0, m1, s0, s1, s2, s3], [k0, k1, i0, i1, i2, i3]],
+            sites,
+            addresses: [Ipv4Addr::from(world::TERMINAL), fresh::SERVER],
+            destinations: fresh::DESTINATIONS,
+            source_ports,
+            destination_ports: (fresh::PORT, 1),
+            frame_octets: FRAME_OCTETS as u16,
+            packets_per_s: None,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 pub mod covering;
 pub mod echo;
 pub mod frames;
+pub mod fresh;
 pub mod fuzz;
 pub mod kernel;
 pub mod scene;

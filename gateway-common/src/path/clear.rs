@@ -222,11 +222,19 @@ pub fn parse<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
 /// The packet in it, or the first fragment of one.
 #[inline(always)]
 pub(super) fn parse_any<P: Packet>(packet: &P) -> Result<Inner, DropReason> {
-    let inner = Inner::parse_any(packet, Direction::Out)?;
+    let mut inner = Inner::NONE;
+    read_any(packet, &mut inner)?;
+    Ok(inner)
+}
+
+/// The same, to where it stays.
+#[inline(always)]
+pub(super) fn read_any<P: Packet>(packet: &P, inner: &mut Inner) -> Result<(), DropReason> {
+    inner.read_any(packet, Direction::Out)?;
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    Ok(inner)
+    Ok(())
 }
 
 /// The next hop with this number, if the packet fits the way there.

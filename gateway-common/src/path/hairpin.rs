@@ -33,7 +33,7 @@ use crate::tables::words::Words;
 
 use super::answer::{Refusal, refuse};
 use super::back::sa_to_site;
-use super::clear::{Next, parse_any, parse_between, site_of};
+use super::clear::{Next, parse_any, parse_between, read_any, site_of};
 use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
 use super::filter::{self, Direction, First};
@@ -239,7 +239,8 @@ fn find_called<T: Tables>(tables: &T, seen: &Inner, target: &mut Target) -> bool
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
-    let (mut seen, mut target) = (parse_any(packet)?, Target::NONE);
+    let (mut seen, mut target) = (Inner::NONE, Target::NONE);
+    read_any(packet, &mut seen)?;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let now_s = tables.now_s();
     look(packet, tables, &mut seen, &mut target)?;
@@ -319,7 +320,8 @@ fn look_again<P: Packet, T: Tables>(
     key: &mut FlowKey,
     first: &mut First,
 ) -> Result<(), DropReason> {
-    let (mut seen, mut target) = (parse_any(packet)?, Target::NONE);
+    let (mut seen, mut target) = (Inner::NONE, Target::NONE);
+    read_any(packet, &mut seen)?;
     look(packet, tables, &mut seen, &mut target)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     // What was judged is what is made.

@@ -88,8 +88,17 @@ impl Inner {
     #[inline(always)]
     pub fn parse_any<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
         let mut inner = Self::NONE;
-        inner.parse_as::<P, true, false>(packet, direction)?;
+        inner.read_any(packet, direction)?;
         Ok(inner)
+    }
+
+    /// The same, to where it stays.
+    ///
+    /// # Errors
+    /// The reason to drop it.
+    #[inline(always)]
+    pub fn read_any<P: Packet>(&mut self, packet: &P, direction: Direction) -> Result<(), DropReason> {
+        self.parse_as::<P, true, false>(packet, direction)
     }
 
     /// The same for what a site sends to another, which may be the reply to a query as well. Its identifier stands at the

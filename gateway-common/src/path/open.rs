@@ -15,8 +15,9 @@ use crate::tables::words::Words;
 use crate::tables::{Refused, Tables};
 
 use super::answer::{Refusal, no_room, refuse};
-use super::clear::{Next, parse_any, site_of, tell};
+use super::clear::{Next, read_any, site_of, tell};
 use super::filter::{self, Direction, First};
+use super::inner::Inner;
 use super::rules::{Judgement, Tuple};
 use super::{enter, limits, nat, tcp};
 
@@ -142,7 +143,8 @@ pub(super) fn mapped<T: Tables>(tables: &T) -> Option<([u8; 4], [u8; 2])> {
 #[inline(always)]
 pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse_any(packet)?;
+    let mut inner = Inner::NONE;
+    read_any(packet, &mut inner)?;
     let key = inner.flow_from_site(site);
     let direction = tables.direction_to(key.destination);
     if direction == direction::SITE_TO_SITE {
@@ -277,7 +279,8 @@ pub(super) fn look<P: Packet, T: Tables>(
     first: &mut First,
 ) -> Result<u32, DropReason> {
     let site = site_of(packet)?;
-    let inner = parse_any(packet)?;
+    let mut inner = Inner::NONE;
+    read_any(packet, &mut inner)?;
     *key = inner.flow_from_site(site);
     *first = filter::open(&inner, Direction::Out, tables.now_s());
     hide::<P>(key, first);

@@ -51,8 +51,9 @@ pub mod state {
     pub const RETIRED: u64 = 5;
 }
 
-const STATE_MASK: u64 = 7;
-const PAYLOAD_SHIFT: u32 = 3;
+const STATE_BITS: u32 = 3;
+const STATE_MASK: u64 = (1 << STATE_BITS) - 1;
+const PAYLOAD_SHIFT: u32 = STATE_BITS;
 /// Largest payload.
 pub const PAYLOAD_MAX: u32 = (1 << 29) - 1;
 const FINGERPRINT_SHIFT: u32 = 32;
@@ -208,12 +209,13 @@ impl<S: Store, const W: usize> Index<S, W> {
         let mut tries = 0;
         while tries < CLAIM_TRIES {
             tries += 1;
-            let (one, other) = (Survey::of::<_, W>(first), Survey::of::<_, W>(second));
-            let (bucket, number, free) = if one.used <= other.used {
-                (first, hash.first, one.free)
+            let (one, other) = (used::<_, W>(first), used::<_, W>(second));
+            let (bucket, number, used) = if count(one) <= count(other) {
+                (first, hash.first, one)
             } else {
-                (second, hash.second, other.free)
+                (second, hash.second, other)
             };
+            let free = first_free::<S::Value, W>(used);
             if free >= W {
                 return UNCLAIMED;
             }
@@ -452,35 +454,64 @@ fn nonzero<V: Words>(value: u64) -> u64 {
     V::opaque(value | value.wrapping_neg()) >> 63
 }
 
-/// What a bucket holds: places in use, and a free one or the width. Packed, because a function of BPF returns one word.
-struct Survey {
-    used: u64,
-    free: usize,
+/// Which places of a bucket are in use, a bit each, without a branch.
+#[inline(never)]
+fn used<V: Words, const W: usize>(bucket: V) -> u64 {
+    const { assert!(state::FREE == 0 && W <= 8) };
+    let mut used = 0u64;
+    let mut at = W;
+    while at > 0 {
+        at -= 1;
+        // One if the state is not FREE, which alone gives no carry.
+        let is_used = V::opaque(state_of(bucket.load(at)).wrapping_add(STATE_MASK)) >> STATE_BITS;
+        used = (used << 1) | is_used;
+    }
+    used
 }
 
-impl Survey {
-    const SHIFT: u32 = 8;
+/// How many of eight bits are set.
+#[inline(always)]
+const fn count(bits: u64) -> u64 {
+    let pairs = bits - ((bits >> 1) & 0x55);
+    let nibbles = (pairs & 0x33) + ((pairs >> 2) & 0x33);
+    (nibbles + (nibbles >> 4)) & 0xf
+}
 
-    #[inline(always)]
-    fn of<V: Words, const W: usize>(bucket: V) -> Self {
-        let packed = survey::<V, W>(bucket);
-        Self {
-            used: packed >> Self::SHIFT,
-            free: (packed & 0xff) as usize,
+/// The lowest of the first `W` bits that is not set, or `W`, without a branch.
+#[inline(always)]
+fn first_free<V: Words, const W: usize>(used: u64) -> usize {
+    // The bits below it.
+    let below = V::opaque(!used & used.wrapping_add(1)).wrapping_sub(1) & ((1 << W) - 1);
+    count(below) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicU64;
+
+    use super::*;
+
+    /// What the branch-free survey says of a bucket, beside what it holds: in all ways to fill it, with every state.
+    #[test]
+    fn a_survey_says_what_a_bucket_holds() {
+        for mask in 0..1u64 << WIDTH {
+            for state in 1..=STATE_MASK {
+                let bucket: [AtomicU64; WIDTH] = core::array::from_fn(|at| {
+                    let state = if mask >> at & 1 == 1 { state } else { state::FREE };
+                    AtomicU64::new(note(u32::MAX, PAYLOAD_MAX, state))
+                });
+                let used = used::<_, WIDTH>(&bucket);
+                assert_eq!(used, mask);
+                assert_eq!(count(used), u64::from(mask.count_ones()));
+                let free = first_free::<&[AtomicU64; WIDTH], WIDTH>(used);
+                assert_eq!(free, mask.trailing_ones() as usize);
+            }
         }
     }
-}
 
-#[inline(never)]
-fn survey<V: Words, const W: usize>(bucket: V) -> u64 {
-    const { assert!(state::FREE == 0) };
-    let (mut used, mut free) = (0u64, W as u64);
-    let mut at = 0;
-    while at < W {
-        let is_used = nonzero::<V>(state_of(bucket.load(at)));
-        used = used.wrapping_add(is_used);
-        free ^= (free ^ at as u64).wrapping_mul(V::opaque(is_used ^ 1));
-        at += 1;
+    #[test]
+    fn a_narrow_bucket_has_no_place_beyond_its_width() {
+        let places = [0b00, 0b01, 0b10, 0b11].map(first_free::<&[AtomicU64; 2], 2>);
+        assert_eq!(places, [0, 1, 0, 2]);
     }
-    (used << Survey::SHIFT) | (free & 0xff)
 }

@@ -11,6 +11,7 @@ use gateway::dataplane::object::{EBPF, program};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::sa::LinkHeader;
 use gateway_common::tables::host::HostTables;
+use gateway_tests::fresh;
 use gateway_tests::kernel::{Kernel, Links, monotonic};
 use gateway_tests::vectors::world;
 use zerocopy::IntoBytes as _;
@@ -34,6 +35,11 @@ const SIZES: TableSizes = TableSizes {
     flows: 1 << 16,
     mappings: 1 << 16,
 };
+/// Room for twice the flows of a round of new ones.
+const SIZES_NEW: TableSizes = TableSizes {
+    flows: 1 << 18,
+    mappings: 1 << 18,
+};
 /// Rules of the active generation; the last one allows what is generated.
 const RULES: u32 = 16;
 /// UDP port that is sent to.
@@ -48,6 +54,9 @@ pub(crate) struct Programs {
     path: Kernel,
     bare: Kernel,
     world: HostTables,
+    /// The path again, with tables and sites for new flows.
+    fresh: Kernel,
+    fresh_world: HostTables,
 }
 
 /// Lanes of XDP.
@@ -56,13 +65,24 @@ pub(crate) struct Lanes {
     pub(crate) forward: Lane,
     /// Through the gateway's `clear`.
     pub(crate) clear: Lane,
+    /// The same for new flows.
+    pub(crate) fresh: Lane,
+}
+
+/// What packets have left in the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Made {
+    pub(crate) flows: u64,
+    pub(crate) mappings: u64,
 }
 
 impl Programs {
     /// Loads them.
     pub(crate) fn load() -> Result<Self> {
-        let path =
-            Kernel::load_some(EBPF, SIZES, |name| PATH.contains(&name)).context("the gateway's object")?;
+        let path = |sizes| {
+            Kernel::load_some(EBPF, sizes, |name| PATH.contains(&name)).context("the gateway's object")
+        };
+        let (path, fresh) = (path(SIZES)?, path(SIZES_NEW)?);
         step("the gateway's programs are loaded");
         let bare = Kernel::load_some(COMPARE, SIZES, |name| HARNESS.contains(&name))
             .context("the object to compare with")?;
@@ -71,6 +91,8 @@ impl Programs {
             path,
             bare,
             world: the_world()?,
+            fresh,
+            fresh_world: fresh::world(the_world()?),
         })
     }
 
@@ -82,8 +104,7 @@ impl Programs {
 
     /// Lays a lane through the forwarder and one through the gateway.
     pub(crate) fn lay(&mut self, ends: &Ends, first_number: usize) -> Result<Lanes> {
-        let world = &self.world;
-        let lay = |number, name, kernel: &mut Kernel, program| {
+        let lay = |number, name, (kernel, world): (&mut Kernel, &HostTables), program| {
             ends.lay(number, name, |lane| {
                 let index = lane.namespace.index(IN)?;
                 kernel.set_links(Links {
@@ -98,12 +119,19 @@ impl Programs {
                 Ok(())
             })
         };
-        let forward = lay(first_number, "xdp", &mut self.bare, FORWARD)?;
-        let clear = lay(first_number + 1, "gateway", &mut self.path, program::CLEAR)?;
-        for lane in [&forward, &clear] {
+        let forward = lay(first_number, "xdp", (&mut self.bare, &self.world), FORWARD)?;
+        let path = (&mut self.path, &self.world);
+        let clear = lay(first_number + 1, "gateway", path, program::CLEAR)?;
+        let path = (&mut self.fresh, &self.fresh_world);
+        let fresh = lay(first_number + 2, "gateway-new", path, program::CLEAR)?;
+        for lane in [&forward, &clear, &fresh] {
             self.end_sink(&ends.sink, &lane.to)?;
         }
-        Ok(Lanes { forward, clear })
+        Ok(Lanes {
+            forward,
+            clear,
+            fresh,
+        })
     }
 
     /// Makes frames in memory of what a generator sends. All are in one namespace: the program knows them by their indices.
@@ -132,7 +160,7 @@ impl Programs {
     /// Sets the programs' clock, as the daemon does.
     pub(crate) fn tick(&self) -> Result<()> {
         let now_s = u32::try_from(monotonic().as_secs())?;
-        for kernel in [&self.path, &self.bare] {
+        for kernel in [&self.path, &self.bare, &self.fresh] {
             kernel.tables().set_now_s(now_s);
         }
         Ok(())
@@ -157,9 +185,26 @@ impl Programs {
 
     /// Nothing was dropped for any reason.
     pub(crate) fn expect_no_drops(&mut self) -> Result<()> {
-        let drops = self.path.drops()?;
-        ensure!(drops.is_empty(), "the gateway dropped packets: {drops:?}");
+        for kernel in [&mut self.path, &mut self.fresh] {
+            let drops = kernel.drops()?;
+            ensure!(drops.is_empty(), "the gateway dropped packets: {drops:?}");
+        }
         Ok(())
+    }
+
+    /// Forgets the flows and mappings of new flows.
+    pub(crate) fn forget_new(&mut self) -> Result<()> {
+        self.fresh.refill(&self.fresh_world)?;
+        self.tick()
+    }
+
+    /// New flows in the table, and mappings.
+    pub(crate) fn made(&self) -> Made {
+        let state = self.fresh.state();
+        Made {
+            flows: state.flows.len() as u64,
+            mappings: state.mappings.len() as u64,
+        }
     }
 }
 
@@ -184,7 +229,7 @@ fn the_world() -> Result<HostTables> {
     Ok(tables)
 }
 
-/// The link header of the site, as pktgen is told it: as destination and source address.
+/// The link header of the first site, as pktgen is told it: as destination and source address.
 pub(crate) fn link_header() -> Result<[[u8; 6]; 2]> {
     let header = LinkHeader::new(world::SITE, 0);
     let bytes = header.as_bytes();

@@ -141,6 +141,7 @@ impl Ends {
         receive_by_thread(&lane.namespace, OUT)?;
         receive_by_thread(&self.sink, &lane.to)?;
         pin("napi/", CPU_MEASURED)?;
+        let_others_finish("napi/")?;
         pin(RELAYING, CPU_GENERATOR)?;
         Ok(lane)
     }
@@ -180,6 +181,16 @@ pub(crate) fn receive_by_thread(namespace: &Namespace, interface: &str) -> Resul
 pub(crate) fn pin(prefix: &str, cpu: usize) -> Result<()> {
     for thread in threads(|name| name.starts_with(prefix))? {
         pin_thread(thread, cpu)?;
+    }
+    Ok(())
+}
+
+/// Has kernel threads whose names begin so never interrupt each other when they wake: the scheduler stops one's clock at the other's
+/// waking, but the one goes on to the end of its batch, which would count as the other's time.
+fn let_others_finish(prefix: &str) -> Result<()> {
+    for thread in threads(|name| name.starts_with(prefix))? {
+        let arguments = ["--batch", "--pid", "0", &thread.to_string()];
+        cmd::output(&mut cmd::cmd("chrt", arguments))?;
     }
     Ok(())
 }

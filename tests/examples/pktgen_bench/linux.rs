@@ -1,9 +1,17 @@
 //! What the kernel has: plain forwarding, and nftables with connection tracking and masquerading.
 
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context as _, Result, ensure};
+use socket2::{Domain, Protocol, Socket, Type};
 use xtask::cmd;
 
 use crate::lane::{Ends, Lane};
+
+/// For how long connections may be there that were told to go.
+const FORGETTING_MAX: Duration = Duration::from_secs(5);
 
 /// The rules an operator would write: established first, then what may begin, the rest dropped.
 const RULES: &str = "\
@@ -13,7 +21,7 @@ table ip filter {
         type filter hook forward priority filter; policy drop;
         ct state established counter name established accept
         ct state invalid drop
-        ip saddr 192.168.1.0/24 ip daddr 203.0.113.10 udp dport 9 ct state new accept
+        ip saddr 192.168.1.0/24 ip daddr DESTINATIONS udp dport 9 ct state new accept
     }
 }
 table ip nat {
@@ -30,12 +38,57 @@ pub(crate) fn forward(ends: &Ends, number: usize) -> Result<Lane> {
     ends.lay(number, "forward", |_| Ok(()))
 }
 
-/// A lane with [`RULES`].
-pub(crate) fn nftables(ends: &Ends, number: usize, name: &str) -> Result<Lane> {
+/// A lane with [`RULES`], for these destinations.
+pub(crate) fn nftables(ends: &Ends, number: usize, name: &str, destinations: &str) -> Result<Lane> {
     ends.lay(number, name, |lane| {
-        cmd::feed(lane.namespace.command("nft").args(["-f", "-"]), RULES)?;
+        let rules = RULES.replace("DESTINATIONS", destinations);
+        cmd::feed(lane.namespace.command("nft").args(["-f", "-"]), &rules)?;
         Ok(())
     })
+}
+
+/// Connections that there is room for, and buckets that they lie in: the same for all namespaces.
+pub(crate) fn room() -> Result<[u64; 2]> {
+    let read = |name: &str| {
+        let path = format!("/proc/sys/net/netfilter/nf_conntrack_{name}");
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        text.trim().parse().with_context(|| format!("{path}: {text}"))
+    };
+    Ok([read("max")?, read("buckets")?])
+}
+
+/// Forgets all connections, as `conntrack -F` does: ctnetlink's "delete" without a tuple.
+pub(crate) fn forget(lane: &Lane) -> Result<()> {
+    const AF_NETLINK: i32 = 16;
+    const NETLINK_NETFILTER: i32 = 12;
+    const NFNL_SUBSYS_CTNETLINK: u16 = 1;
+    const IPCTNL_MSG_CT_DELETE: u16 = 2;
+    const NLM_F_REQUEST: u16 = 1;
+    const LENGTH: u32 = 20;
+    lane.namespace.inside(|| {
+        let socket = Socket::new(
+            Domain::from(AF_NETLINK),
+            Type::RAW,
+            Some(Protocol::from(NETLINK_NETFILTER)),
+        )
+        .context("a netlink socket")?;
+        // struct nlmsghdr, and struct nfgenmsg of zeros: any family.
+        let mut message = [0; LENGTH as usize];
+        message[..4].copy_from_slice(&LENGTH.to_ne_bytes());
+        message[4..6].copy_from_slice(&(NFNL_SUBSYS_CTNETLINK << 8 | IPCTNL_MSG_CT_DELETE).to_ne_bytes());
+        message[6..8].copy_from_slice(&NLM_F_REQUEST.to_ne_bytes());
+        socket.send(&message).context("flushing connections")?;
+        Ok(())
+    })?;
+    let deadline = Instant::now() + FORGETTING_MAX;
+    loop {
+        let left = tracked(lane)?;
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(Instant::now() < deadline, "{left} connections were not forgotten");
+        sleep(Duration::from_millis(20));
+    }
 }
 
 /// Connections that the kernel tracks.

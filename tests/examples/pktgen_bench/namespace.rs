@@ -106,12 +106,22 @@ impl Namespace {
 
     /// Packets that an interface in it has received.
     pub(crate) fn received(&self, interface: &str) -> Result<u64> {
+        self.count(interface, 1)
+    }
+
+    /// Packets that found no room where an interface in it sends them.
+    pub(crate) fn not_sent(&self, interface: &str) -> Result<u64> {
+        self.count(interface, 11)
+    }
+
+    /// A column of what the kernel counts at an interface in it.
+    fn count(&self, interface: &str, column: usize) -> Result<u64> {
         self.inside(|| {
             let table = fs::read_to_string("/proc/thread-self/net/dev")?;
             let line = table
                 .lines()
                 .find_map(|line| line.trim().strip_prefix(interface)?.strip_prefix(':'));
-            let packets = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+            let packets = line.and_then(|line| line.split_whitespace().nth(column)?.parse().ok());
             packets.with_context(|| format!("no {interface} in {}", self.name))
         })
     }

@@ -6,7 +6,7 @@ use super::results::Curve;
 use super::{Core, Report, built_example, figures, named};
 
 /// Case, its figure, and that of the bare `XDP_PASS` which was repeated as often.
-const CASES: [(&str, &str, &str); 6] = [
+const CASES: [(&str, &str, &str); 8] = [
     ("wan, ESP of a known SA", "wan esp", "pass"),
     (
         "clear, established flow",
@@ -18,6 +18,16 @@ const CASES: [(&str, &str, &str); 6] = [
         "clear, new flow that is allowed, single runs",
         "clear new flow, single runs",
         "pass, single runs",
+    ),
+    (
+        "clear, new flows one after another, each of a new endpoint",
+        "new flow of a new endpoint",
+        "pass",
+    ),
+    (
+        "clear, new flows one after another, of 997 endpoints",
+        "new flow of 997 endpoints",
+        "pass",
     ),
     (
         "clear, new flow that none of 16 rules allows",

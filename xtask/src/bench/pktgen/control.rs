@@ -17,21 +17,29 @@ const ALL: &str = "pgctrl";
 /// What ends a run that nobody stops. No run that is measured lasts as long.
 const PACKETS_MAX: u64 = 200_000_000;
 
-/// What is generated: UDP in IPv4, as fast as it goes, until it is stopped.
+/// What is generated: UDP in IPv4, until it is stopped.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stream {
     /// The interface it goes out of.
     pub interface: String,
     /// Destination and source address of the Ethernet header. The link header of the clear link has its shape.
     pub macs: [[u8; 6]; 2],
+    /// How many such headers there are from it on, counted in the destination's last octets, where the link header has the
+    /// site: 1, or 3 and more. They take turns, as all that follows does; together they are as many as the numbers' least
+    /// common multiple.
+    pub sites: u16,
     /// Source and destination.
     pub addresses: [Ipv4Addr; 2],
+    /// How many destinations there are from it on.
+    pub destinations: u16,
     /// Lowest source port, and how many there are from it on; they take turns.
     pub source_ports: (u16, u16),
     /// The same of destination ports.
     pub destination_ports: (u16, u16),
     /// Octets of a frame, without the four of its check sequence.
     pub frame_octets: u16,
+    /// How fast; as fast as it goes, if nothing is said.
+    pub packets_per_s: Option<u32>,
 }
 
 impl Stream {
@@ -47,16 +55,22 @@ impl Stream {
         };
         let [source_low, source_high] = ports("udp_src", self.source_ports);
         let [destination_low, destination_high] = ports("udp_dst", self.destination_ports);
+        // The generator counts from zero to this, inclusive, and takes 1 for one.
+        let last_site = self.sites.saturating_sub(1);
+        let last_destination = Ipv4Addr::from(u32::from(destination) + u32::from(self.destinations) - 1);
         vec![
             format!("count {PACKETS_MAX}"),
-            "delay 0".to_owned(),
+            self.packets_per_s
+                .map_or_else(|| "delay 0".to_owned(), |rate| format!("ratep {rate}")),
             "clone_skb 0".to_owned(),
             format!("pkt_size {}", self.frame_octets),
             format!("dst_mac {destination_mac}"),
             format!("src_mac {source_mac}"),
+            format!("dst_mac_count {last_site}"),
             format!("src_min {source}"),
             format!("src_max {source}"),
-            format!("dst {destination}"),
+            format!("dst_min {destination}"),
+            format!("dst_max {last_destination}"),
             source_low,
             source_high,
             destination_low,
@@ -242,15 +256,45 @@ Result: OK: 4107(c4098+d8) usec, 1000 (60byte,0frags)
         let mut stream = Stream {
             interface: "g0".to_owned(),
             macs: [[2, 0, 0, 0, 0, 1], [2, 1, 0, 0, 0, 0]],
+            sites: 1,
             addresses: [Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(203, 0, 113, 10)],
+            destinations: 1,
             source_ports: (2000, 1),
             destination_ports: (9, 1),
             frame_octets: 60,
+            packets_per_s: None,
         };
         let said = |stream: &Stream, line: &str| stream.commands().contains(&line.to_owned());
         assert!(said(&stream, "udp_src_max 2000"));
         assert!(said(&stream, "dst_mac 02:00:00:00:00:01"));
         stream.source_ports = (2000, 10_000);
         assert!(said(&stream, "udp_src_min 2000") && said(&stream, "udp_src_max 12000"));
+    }
+
+    #[test]
+    fn sites_and_destinations_are_told_by_their_last_ones() {
+        let stream = Stream {
+            interface: "g0".to_owned(),
+            macs: [[2, 0, 0, 0, 0, 1], [2, 1, 0, 0, 0, 0]],
+            sites: 1009,
+            addresses: [Ipv4Addr::new(192, 168, 1, 10), Ipv4Addr::new(198, 19, 0, 1)],
+            destinations: 4093,
+            source_ports: (2000, 1),
+            destination_ports: (9, 1),
+            frame_octets: 60,
+            packets_per_s: None,
+        };
+        let commands = stream.commands();
+        assert!(commands.contains(&"delay 0".to_owned()));
+        for line in [
+            "dst_mac_count 1008",
+            "dst_min 198.19.0.1",
+            "dst_max 198.19.15.253",
+        ] {
+            assert!(
+                commands.contains(&line.to_owned()),
+                "{line} is not in {commands:?}"
+            );
+        }
     }
 }

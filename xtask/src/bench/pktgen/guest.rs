@@ -18,10 +18,11 @@ use super::protocol::{Line, Sample};
 use crate::cmd;
 
 /// All that the measured paths and their peers need; nothing loads modules by itself in the guest.
-const MODULES: [&str; 14] = [
+const MODULES: [&str; 15] = [
     "veth",
     "pktgen",
     "nf_conntrack",
+    "nf_conntrack_netlink",
     "nf_tables",
     "nft_ct",
     "nft_chain_nat",
@@ -35,7 +36,7 @@ const MODULES: [&str; 14] = [
     "aesni_intel",
 ];
 /// Programs of this machine that run in the guest too, with their libraries.
-const TOOLS: [&str; 3] = ["ip", "nft", "ethtool"];
+const TOOLS: [&str; 4] = ["ip", "nft", "ethtool", "chrt"];
 /// Where files lie in the guest that the measuring program is told of.
 pub(super) const FILES: &str = "/files";
 /// Memory, MiB.

@@ -43,7 +43,11 @@ const BUILD: [&str; 8] = [
 const AUTHORITY: &str = "ecdsa";
 const HOLDERS: [&str; 2] = ["gateway", "site1"];
 /// What cases' names begin with, and how many times as good as the other our side is to be.
-const GOALS: [(&str, f64); 2] = [("filter and NAPT", 4.0), ("whole gateway", 2.0)];
+const GOALS: [(&str, f64); 3] = [
+    ("filter and NAPT", 4.0),
+    ("new flows", 5.0),
+    ("whole gateway", 2.0),
+];
 
 /// Measures, prints ratios and leaves `target/bench/pktgen.json`.
 ///
@@ -118,7 +122,7 @@ pub fn run(short: bool) -> Result<()> {
 }
 
 /// What is wanted on this machine, of frames that are generated live.
-const FORWARD_GOALS: [(&str, f64); 1] = [("filter and NAPT", 8.0)];
+const FORWARD_GOALS: [(&str, f64); 2] = [("filter and NAPT", 8.0), ("new flows", 5.0)];
 
 /// `cargo xtask bench forward`: the same without pktgen and without whole gateways, on this machine's own kernel.
 ///
