@@ -1,15 +1,16 @@
-//! How long packets take at 10, 50 and 90 % of the load that goes through without loss: from the moment the generator
+//! How long packets take at 10, 50 and 90 % of the load that goes through each without loss, and at one rate that all carry: from the moment the generator
 //! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock.
 
 use std::collections::BTreeMap;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
 use xtask::traffic;
 
 use crate::Samples;
+use crate::ends::Generator;
 use crate::load::{self, Outcome, Way};
 use crate::packet::{self, SMALL};
 use crate::side::{Kind, Side, Tunnel};
@@ -39,39 +40,52 @@ const SHORT: Effort = Effort {
     loss_free: (5_000, 4),
 };
 
-pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
+pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> Result<Samples> {
     let effort = if short { SHORT } else { FULL };
     let mut samples = BTreeMap::new();
     for _ in 0..rounds.unwrap_or(effort.rounds) {
-        for kind in Kind::ALL {
+        // The slowest is first: half of what goes through it is offered to the others too.
+        let mut common = BTreeMap::new();
+        for kind in Kind::ALL.into_iter().rev() {
             let side = Side::start(kind, Place::One)?;
-            let mut tunnel = side.connect(Suite::AesGcm16_256)?;
+            let mut tunnel = side.connect(Suite::AesGcm16_256, generator)?;
             flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
             for way in [Way::ToCenter, Way::ToSite] {
-                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)? * 1.2;
+                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)?.kpps * 1.2;
                 let most = Core::Generator
                     .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
-                for (percent, times) in at_loads(&side, &mut tunnel, way, most, effort.packets)? {
-                    for part in PERCENTILES {
-                        let case = format!("{}, {percent} % load, p{part}", way.name());
-                        crate::add(&mut samples, &case, "us", kind.name(), percentile(&times, part));
-                    }
+                let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.packets)?;
+                for (percent, times) in all {
+                    let case = format!("{}, {percent} % load", way.name());
+                    add(&mut samples, &case, kind, &times);
                 }
+                let common = *common.entry(way.name()).or_insert(most / 2.0);
+                let times = times(&side, &mut tunnel, way, common, effort.packets)?;
+                ensure!(!times.is_empty(), "nothing of {common:.0} kpps arrived");
+                let case = format!("{}, half of what {} carries", way.name(), Kind::StrongSwan.name());
+                add(&mut samples, &case, kind, &times);
             }
         }
     }
     Ok(samples)
 }
 
+fn add(samples: &mut Samples, case: &str, kind: Kind, times: &[f64]) {
+    for part in PERCENTILES {
+        let case = format!("{case}, p{part}");
+        crate::add(samples, &case, "us", kind.name(), percentile(times, part));
+    }
+}
+
 /// Times at each part of the maximum. Where much is lost at one, the maximum was found while the machine was quicker: it is taken
-/// lower, and all of them are measured anew.
+/// lower, and all of them are measured anew. Answers the maximum too.
 fn at_loads(
     side: &Side,
     tunnel: &mut Tunnel,
     way: Way,
     mut most: f64,
     packets: usize,
-) -> Result<Vec<(u32, Vec<f64>)>> {
+) -> Result<(f64, Vec<(u32, Vec<f64>)>)> {
     for _ in 0..TRIES {
         let mut all = Vec::new();
         for percent in LOADS {
@@ -79,7 +93,7 @@ fn at_loads(
             all.push((percent, times(side, tunnel, way, kpps.max(1.0), packets)?));
         }
         if all.iter().all(|(_, times)| times.len() * 100 >= packets * 99) {
-            return Ok(all);
+            return Ok((most, all));
         }
         most *= 0.8;
     }
@@ -95,7 +109,7 @@ fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, packets: usize) 
     traffic::drain(&side.server, |_, _, _| {})?;
     let outcome = Core::Generator.run(|| {
         let ready = load::ready(tunnel, way, SMALL, packets)?;
-        load::offer(tunnel, &ready, Some(kpps))
+        load::offer(&mut tunnel.ends, &ready, Some(kpps))
     })?;
     let mut times = Vec::with_capacity(packets);
     match way {

@@ -2,13 +2,21 @@
 
 use std::hint::spin_loop;
 use std::thread::sleep;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use rustix::time::ClockId;
+use xtask::bench::machine::Core;
 use xtask::lab::line::BURST;
 
+use crate::busy::Measured;
+use crate::ends::{Ends, Generator};
+use crate::live::{Sent, now_ns};
 use crate::packet::{self, Mix};
 use crate::side::Tunnel;
+
+/// Floods of which one figure is made.
+const FLOODS: usize = 2;
 
 /// Whither packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,12 +37,37 @@ impl Way {
             Self::Both => "both directions",
         }
     }
+
+    /// How many of `count` packets go to the center, and to the site.
+    pub(crate) const fn shares(self, count: usize) -> [usize; 2] {
+        match self {
+            Self::ToCenter => [count, 0],
+            Self::ToSite => [0, count],
+            Self::Both => [count / 2, count / 2],
+        }
+    }
 }
 
-/// Packets that are ready to go, by whither.
+/// Frames that are ready to go, by whither.
 pub(crate) struct Ready {
-    to_center: Vec<Vec<u8>>,
-    to_site: Vec<Vec<u8>>,
+    pub(crate) to_center: Vec<Vec<u8>>,
+    pub(crate) to_site: Vec<Vec<u8>>,
+}
+
+impl Ready {
+    /// In the order in which they go, in bursts with the number of the end that they leave by.
+    fn bursts(&self, burst: usize) -> Vec<(u32, &[Vec<u8>])> {
+        let (mut center, mut site) = (self.to_center.chunks(burst), self.to_site.chunks(burst));
+        let mut bursts = Vec::new();
+        loop {
+            let pair = [(0, center.next()), (1, site.next())];
+            let before = bursts.len();
+            bursts.extend(pair.into_iter().filter_map(|(end, frames)| Some((end, frames?))));
+            if bursts.len() == before {
+                return bursts;
+            }
+        }
+    }
 }
 
 /// What came of it.
@@ -55,13 +88,44 @@ impl Outcome {
     }
 }
 
+/// What came of more than goes through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flood {
+    /// Of what arrived.
+    pub(crate) kpps: f64,
+    /// CPU time of what is measured for each that arrived.
+    pub(crate) cpu_ns: f64,
+    /// The part of the time in which it was at work.
+    pub(crate) busy: f64,
+}
+
+/// Offers as much as the generator can.
+pub(crate) fn flood<T>(
+    load: &mut T,
+    measured: Measured,
+    ends: impl Fn(&mut T) -> &mut Ends,
+    mut ready: impl FnMut(&mut T) -> Result<Ready>,
+) -> Result<Flood> {
+    let (mut arrived, mut elapsed, mut cpu_ns) = (0, Duration::ZERO, 0);
+    for _ in 0..FLOODS {
+        let ready = ready(load)?;
+        let before = measured.cpu_ns()?;
+        let outcome = Core::Generator.run(|| offer(ends(load), &ready, None))?;
+        cpu_ns += measured.cpu_ns()? - before;
+        arrived += outcome.arrived;
+        elapsed += outcome.elapsed;
+    }
+    ensure!(arrived > 0, "nothing of a flood arrived");
+    Ok(Flood {
+        kpps: arrived as f64 / elapsed.as_secs_f64() / 1_000.0,
+        cpu_ns: cpu_ns as f64 / arrived as f64,
+        busy: cpu_ns as f64 / elapsed.as_nanos() as f64,
+    })
+}
+
 /// Makes `count` packets.
 pub(crate) fn ready(tunnel: &mut Tunnel, way: Way, mix: Mix, count: usize) -> Result<Ready> {
-    let each = match way {
-        Way::ToCenter => [count, 0],
-        Way::ToSite => [0, count],
-        Way::Both => [count / 2, count / 2],
-    };
+    let each = way.shares(count);
     let sizes = || mix.sizes.iter().copied().cycle();
     let to_center = (0..each[0])
         .zip(sizes())
@@ -75,51 +139,58 @@ pub(crate) fn ready(tunnel: &mut Tunnel, way: Way, mix: Mix, count: usize) -> Re
 }
 
 /// Sends them at `kpps`, or as fast as they go, and waits until no more arrive.
-pub(crate) fn offer(tunnel: &mut Tunnel, ready: &Ready, kpps: Option<f64>) -> Result<Outcome> {
-    let before = tunnel.arrived()?;
-    let offered = ready.to_center.len() + ready.to_site.len();
+pub(crate) fn offer(ends: &mut Ends, ready: &Ready, kpps: Option<f64>) -> Result<Outcome> {
     // What comes in 20 us comes together, so that a rate is steady and a high one can be reached.
     let burst = kpps.map_or(BURST, |kpps| ((kpps * 0.02) as usize).clamp(1, BURST));
-    let mut sent_at = Vec::with_capacity(offered);
-    let mut lanes = [ready.to_center.chunks(burst), ready.to_site.chunks(burst)];
-    let started = Instant::now();
-    let mut sent = 0;
-    loop {
-        let mut idle = true;
-        for (lane, line) in lanes
-            .iter_mut()
-            .zip([&mut tunnel.lines.to_center, &mut tunnel.lines.to_site])
-        {
-            let Some(frames) = lane.next() else { continue };
-            idle = false;
-            if let Some(kpps) = kpps {
-                let due = Duration::from_secs_f64(sent as f64 / kpps / 1_000.0);
-                while started.elapsed() < due {
-                    spin_loop();
-                }
-            }
-            let now = now_ns();
-            sent_at.extend(frames.iter().map(|_| now));
-            line.send(frames)?;
-            sent += frames.len();
+    let bursts = ready.bursts(burst);
+    let before = ends.arrived()?;
+    let sent = match ends.generator {
+        Generator::Live => {
+            let frames = bursts.iter().flat_map(|(end, frames)| {
+                let frames = frames.iter().map(Vec::as_slice);
+                frames.map(|frame| (*end, frame))
+            });
+            ends.live.send(&frames.collect::<Vec<_>>(), burst, kpps)?
         }
-        if idle {
-            break;
-        }
-    }
-    let (arrived, last) = settled(tunnel, before)?;
+        Generator::Line => by_line(ends, &bursts, kpps)?,
+    };
+    let (arrived, last_ns) = settled(ends, before)?;
     Ok(Outcome {
-        offered: offered as u64,
+        offered: (ready.to_center.len() + ready.to_site.len()) as u64,
         arrived,
-        elapsed: last.duration_since(started),
-        sent_at,
+        elapsed: Duration::from_nanos(last_ns.saturating_sub(sent.begun_ns)),
+        sent_at: sent.at,
     })
 }
 
+fn by_line(ends: &mut Ends, bursts: &[(u32, &[Vec<u8>])], kpps: Option<f64>) -> Result<Sent> {
+    let mut at = Vec::new();
+    let begun_ns = now_ns(ClockId::Monotonic);
+    let started = Instant::now();
+    let mut sent = 0;
+    for (end, frames) in bursts {
+        if let Some(kpps) = kpps {
+            let due = Duration::from_secs_f64(sent as f64 / kpps / 1_000.0);
+            while started.elapsed() < due {
+                spin_loop();
+            }
+        }
+        let now = now_ns(ClockId::Realtime);
+        at.extend(frames.iter().map(|_| now));
+        let line = match end {
+            0 => &mut ends.to_center,
+            _ => &mut ends.to_site,
+        };
+        line.send(frames)?;
+        sent += frames.len();
+    }
+    Ok(Sent { begun_ns, at })
+}
+
 /// Follows the counters until they stand still; what arrived, and when the last did.
-fn settled(tunnel: &Tunnel, before: [u64; 2]) -> Result<(u64, Instant)> {
+fn settled(ends: &Ends, before: [u64; 2]) -> Result<(u64, u64)> {
     let sum = || {
-        let now = tunnel.arrived()?;
+        let now = ends.arrived()?;
         anyhow::Ok(
             now.iter()
                 .zip(before)
@@ -127,12 +198,14 @@ fn settled(tunnel: &Tunnel, before: [u64; 2]) -> Result<(u64, Instant)> {
                 .sum::<u64>(),
         )
     };
-    let mut last = (sum()?, Instant::now());
-    while last.1.elapsed() < Duration::from_millis(60) {
+    let mut last = (sum()?, now_ns(ClockId::Monotonic));
+    let mut changed = Instant::now();
+    while changed.elapsed() < Duration::from_millis(60) {
         sleep(Duration::from_micros(500));
         let now = sum()?;
         if now != last.0 {
-            last = (now, Instant::now());
+            last = (now, now_ns(ClockId::Monotonic));
+            changed = Instant::now();
         }
     }
     Ok(last)
@@ -153,7 +226,7 @@ pub(crate) fn loss_free(
         let mut lossless = false;
         for _ in 0..2 {
             let ready = ready(tunnel, way, mix, count)?;
-            let outcome = offer(tunnel, &ready, Some(rate))?;
+            let outcome = offer(&mut tunnel.ends, &ready, Some(rate))?;
             tunnel.site.settle()?;
             lossless = outcome.arrived >= outcome.offered;
             if lossless {
@@ -169,7 +242,19 @@ pub(crate) fn loss_free(
     Ok(low)
 }
 
-pub(crate) fn now_ns() -> u64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(now.as_nanos()).unwrap_or(u64::MAX)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bursts_of_both_ways_take_turns_and_none_is_left_out() {
+        let frames = |count: u8| (0..count).map(|number| vec![number]).collect::<Vec<_>>();
+        let ready = Ready {
+            to_center: frames(5),
+            to_site: frames(3),
+        };
+        let bursts = ready.bursts(2);
+        let ends: Vec<_> = bursts.iter().map(|(end, frames)| (*end, frames.len())).collect();
+        assert_eq!(ends, [(0, 2), (1, 2), (0, 2), (1, 1), (0, 1)]);
+    }
 }

@@ -50,7 +50,7 @@ use super::trace::Tracing;
 
 /// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
 /// worker starves it.
-const IDLE_ROUNDS: u32 = 16;
+pub(crate) const IDLE_ROUNDS: u32 = 16;
 
 /// Frames that the record of a flow is on its way for.
 const AHEAD: usize = 8;
