@@ -24,12 +24,14 @@ pub(crate) const FRAMES_MAX: usize = 1 << 16;
 /// Places of its words in what it is told, and their number.
 const NEXT: usize = 0;
 const BEGUN_NS: usize = 5;
+const NOW_NS: usize = 6;
 const WORDS: usize = 8;
 
 /// When frames left.
 pub(crate) struct Sent {
-    /// The first, by the monotonic clock.
+    /// The first and the last, by the monotonic clock.
     pub(crate) begun_ns: u64,
+    pub(crate) ended_ns: u64,
     /// Each, since 1970; empty if nobody asked.
     pub(crate) at: Vec<u64>,
 }
@@ -97,8 +99,12 @@ impl Live {
         } else {
             Vec::new()
         };
-        let begun_ns = told[BEGUN_NS];
-        Ok(Sent { begun_ns, at })
+        let (begun_ns, ended_ns) = (told[BEGUN_NS], told[NOW_NS]);
+        Ok(Sent {
+            begun_ns,
+            ended_ns,
+            at,
+        })
     }
 
     fn lay<const ROOM: usize>(&mut self, places: &str, frames: &[(u32, &[u8])]) -> Result<()>

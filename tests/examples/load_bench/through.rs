@@ -77,7 +77,9 @@ fn one_side(
         let mut tunnel = side.connect(*suite, generator)?;
         let _sinks = Sinks::open(place, Surplus::Load)?;
         // Memory is touched for the first time, and strongSwan's threads wake up.
-        flood(&mut tunnel, Way::Both, SMALL, effort.packets)?;
+        for mix in effort.mixes {
+            flood(&mut tunnel, Way::Both, *mix, effort.packets)?;
+        }
         let algorithms = if is_gcm { "GCM" } else { "CBC" };
         for way in Way::ALL {
             for mix in effort.mixes {
@@ -100,11 +102,18 @@ fn one_side(
 fn bare(effort: &Effort, generator: Generator, samples: &mut Samples) -> Result<()> {
     let mut bare = Bare::start(generator)?;
     let measured = bare.measured;
+    let flood = |bare: &mut Bare, way: Way, mix: Mix| {
+        let ready = |bare: &mut Bare| Ok(bare.ready(way, mix, effort.packets));
+        load::flood(bare, measured, |bare| &mut bare.ends, ready)
+    };
+    // As with gateways, memory is touched.
+    for mix in effort.mixes {
+        flood(&mut bare, Way::Both, *mix)?;
+    }
     for way in Way::ALL {
         for mix in effort.mixes {
             let case = format!("IPv4, GCM, {}, {}", way.name(), mix.name);
-            let ready = |bare: &mut Bare| Ok(bare.ready(way, *mix, effort.packets));
-            let flood = load::flood(&mut bare, measured, |bare| &mut bare.ends, ready)?;
+            let flood = flood(&mut bare, way, *mix)?;
             add(samples, &case, bare::NAME, &flood, true);
         }
     }
@@ -116,8 +125,8 @@ fn add(samples: &mut Samples, case: &str, side: &'static str, flood: &Flood, wit
     if with_time {
         let case_time = format!("{case}, CPU time of a packet");
         crate::add(samples, &case_time, "ns", side, flood.cpu_ns);
-        let case_busy = format!("{case}, core busy");
-        crate::add(samples, &case_busy, "percent", side, flood.busy * 100.0);
+        let case_offered = format!("{case}, offered");
+        crate::add(samples, &case_offered, "kpps offered", side, flood.offered_kpps);
     }
 }
 

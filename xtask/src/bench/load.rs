@@ -30,8 +30,8 @@ pub(super) fn run(part: &'static str, short: bool) -> Result<Report> {
         let (limits, sides): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| side.name == LIMIT);
         let (peers, ours): (Vec<_>, Vec<_>) = sides.into_iter().partition(|side| side.name == PEER);
         match peers.first() {
-            // Nothing is lost, most of the time, and a core is busy or not: there is no ratio to that.
-            Some(peer) if !["ms", "percent"].contains(&unit) => {
+            // Nothing is lost, most of the time, and what is offered is no merit: there is no ratio to that.
+            Some(peer) if !["ms", "kpps offered"].contains(&unit) => {
                 for side in ours {
                     for limit in &limits {
                         let case = format!("{case}, beside the limit");
@@ -51,7 +51,7 @@ pub(super) fn run(part: &'static str, short: bool) -> Result<Report> {
 }
 
 fn unit(figure: &Figure) -> Result<&'static str> {
-    let known = ["kpps", "ns", "us", "ms", "percent"]
+    let known = ["kpps", "kpps offered", "ns", "us", "ms"]
         .into_iter()
         .find(|unit| *unit == figure.unit);
     known.with_context(|| {

@@ -54,6 +54,8 @@ pub(crate) const IDLE_ROUNDS: u32 = 16;
 
 /// Frames that the record of a flow is on its way for.
 const AHEAD: usize = 8;
+/// Received frames that are on their way to this core: another has written them.
+const FRAMES_AHEAD: usize = 4;
 
 /// What is to be done with a frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -212,9 +214,18 @@ impl<R: RingPort> Worker<R> {
         self.counters.received(received as u64);
         if Burst::WIDTH == 1 {
             // To come back to a frame later costs more than it saves.
-            for frame in batch.drain(..) {
+            batch
+                .iter()
+                .take(FRAMES_AHEAD)
+                .for_each(|frame| self.rings.fetch(frame));
+            let mut frames = batch.drain(..);
+            while let Some(frame) = frames.next() {
+                if let Some(later) = frames.as_slice().get(FRAMES_AHEAD - 1) {
+                    self.rings.fetch(later);
+                }
                 self.process_one(frame, side);
             }
+            drop(frames);
         } else {
             self.process_bursts(&mut batch, side);
         }
