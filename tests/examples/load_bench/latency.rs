@@ -2,6 +2,7 @@
 //! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 use gateway_esp::Suite;
@@ -11,6 +12,7 @@ use xtask::traffic;
 
 use crate::Samples;
 use crate::ends::Generator;
+use crate::live::FRAMES_MAX;
 use crate::load::{self, Outcome, Way};
 use crate::packet::{self, SMALL};
 use crate::side::{Kind, Side, Tunnel};
@@ -20,23 +22,26 @@ use crate::through::flood;
 const LOADS: [u32; 3] = [10, 50, 90];
 const PERCENTILES: [u32; 3] = [50, 90, 99];
 const TRIES: usize = 6;
+/// Of a load, so that there is a worst hundredth.
+const PACKETS_MIN: usize = 1_000;
 
 /// How much is measured.
 struct Effort {
     rounds: usize,
-    packets: usize,
+    /// Of each load, as far as frames can lie ready. Long, so that one stop of a virtual machine is not in the worst hundredth.
+    time: Duration,
     /// Packets of a trial of the loss-free rate, and halvings.
     loss_free: (usize, u32),
 }
 
 const FULL: Effort = Effort {
     rounds: 5,
-    packets: 20_000,
+    time: Duration::from_secs(1),
     loss_free: (20_000, 5),
 };
 const SHORT: Effort = Effort {
     rounds: 1,
-    packets: 3_000,
+    time: Duration::from_millis(200),
     loss_free: (5_000, 4),
 };
 
@@ -54,13 +59,13 @@ pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> R
                 let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)?.kpps * 1.2;
                 let most = Core::Generator
                     .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
-                let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.packets)?;
+                let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.time)?;
                 for (percent, times) in all {
                     let case = format!("{}, {percent} % load", way.name());
                     add(&mut samples, &case, kind, &times);
                 }
                 let common = *common.entry(way.name()).or_insert(most / 2.0);
-                let times = times(&side, &mut tunnel, way, common, effort.packets)?;
+                let times = times(&side, &mut tunnel, way, common, effort.time)?;
                 ensure!(!times.is_empty(), "nothing of {common:.0} kpps arrived");
                 let case = format!("{}, half of what {} carries", way.name(), Kind::StrongSwan.name());
                 add(&mut samples, &case, kind, &times);
@@ -84,15 +89,17 @@ fn at_loads(
     tunnel: &mut Tunnel,
     way: Way,
     mut most: f64,
-    packets: usize,
+    time: Duration,
 ) -> Result<(f64, Vec<(u32, Vec<f64>)>)> {
     for _ in 0..TRIES {
-        let mut all = Vec::new();
+        let (mut all, mut lost) = (Vec::new(), false);
         for percent in LOADS {
-            let kpps = most * f64::from(percent) / 100.0;
-            all.push((percent, times(side, tunnel, way, kpps.max(1.0), packets)?));
+            let kpps = (most * f64::from(percent) / 100.0).max(1.0);
+            let times = times(side, tunnel, way, kpps, time)?;
+            lost |= times.len() * 100 < count(kpps, time) * 99;
+            all.push((percent, times));
         }
-        if all.iter().all(|(_, times)| times.len() * 100 >= packets * 99) {
+        if !lost {
             return Ok((most, all));
         }
         most *= 0.8;
@@ -103,8 +110,14 @@ fn at_loads(
     )
 }
 
+/// Packets of a rate in a time.
+fn count(kpps: f64, time: Duration) -> usize {
+    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, FRAMES_MAX)
+}
+
 /// Microseconds that packets took, in order of length.
-fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, packets: usize) -> Result<Vec<f64>> {
+fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) -> Result<Vec<f64>> {
+    let packets = count(kpps, time);
     tunnel.site.settle()?;
     traffic::drain(&side.server, |_, _, _| {})?;
     let outcome = Core::Generator.run(|| {
