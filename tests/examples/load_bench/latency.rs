@@ -25,6 +25,9 @@ const TRIES: usize = 6;
 /// Of a load, so that there is a worst hundredth.
 const PACKETS_MIN: usize = 1_000;
 
+/// Percent of the maximum, and the times of its packets.
+type AtLoad = (u32, Vec<f64>);
+
 /// How much is measured.
 struct Effort {
     rounds: usize,
@@ -90,7 +93,7 @@ fn at_loads(
     way: Way,
     mut most: f64,
     time: Duration,
-) -> Result<(f64, Vec<(u32, Vec<f64>)>)> {
+) -> Result<(f64, Vec<AtLoad>)> {
     for _ in 0..TRIES {
         let (mut all, mut lost) = (Vec::new(), false);
         for percent in LOADS {

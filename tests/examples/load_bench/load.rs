@@ -252,20 +252,3 @@ pub(crate) fn loss_free(
     }
     Ok(low)
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bursts_of_both_ways_take_turns_and_none_is_left_out() {
-        let frames = |count: u8| (0..count).map(|number| vec![number]).collect::<Vec<_>>();
-        let ready = Ready {
-            to_center: frames(5),
-            to_site: frames(3),
-        };
-        let bursts = ready.bursts(2);
-        let ends: Vec<_> = bursts.iter().map(|(end, frames)| (*end, frames.len())).collect();
-        assert_eq!(ends, [(0, 2), (1, 2), (0, 2), (1, 1), (0, 1)]);
-    }
-}
