@@ -70,7 +70,9 @@ fn load_generate(context: XdpContext) -> u32 {
 fn load_receive(context: XdpContext) -> u32 {
     // SAFETY: the context of this run.
     let came_by = unsafe { (*context.ctx).ingress_ifindex };
-    LOAD_SOCKETS.redirect(came_by, XDP_PASS.into()).unwrap_or(XDP_PASS)
+    LOAD_SOCKETS
+        .redirect(came_by, XDP_PASS.into())
+        .unwrap_or(XDP_PASS)
 }
 
 /// Writes the next frame in the place of the one that came back, and answers where it leaves.
@@ -96,9 +98,7 @@ unsafe fn generate(context: *mut xdp_md) -> Option<u32> {
             }
         }
         told.add(NEXT).write(next + 1);
-        LOAD_SENT
-            .get_ptr_mut(next as u32)?
-            .write(told.add(NOW_NS).read());
+        LOAD_SENT.get_ptr_mut(next as u32)?.write(told.add(NOW_NS).read());
         if told.add(IS_LARGE).read() == 0 {
             write(context, LOAD_SMALL.get_ptr_mut(next as u32)?)
         } else {
