@@ -1,5 +1,5 @@
-//! With feature `compare`: builds the programs that the bench compares with (`gateway-ebpf/src/compare.rs`), by the
-//! toolchain that `gateway/build.rs` uses.
+//! With feature `compare`: builds the programs that the bench compares with (`gateway-ebpf/src/compare.rs`) and those that load a whole
+//! gateway (`gateway-ebpf/src/load.rs`), by the toolchain that `gateway/build.rs` uses.
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
@@ -17,7 +17,7 @@ mod compare {
     const TOOLCHAIN: &str = "GATEWAY_BPF_TOOLCHAIN";
     const TOOLCHAIN_DEFAULT: &str = "bpf-deb";
     /// As in `gateway/build.rs`, and the crate of the programs.
-    const BOOTSTRAP: &str = "aya_ebpf,gateway_ebpf,compare";
+    const BOOTSTRAP: &str = "aya_ebpf,gateway_ebpf,compare,load";
 
     pub(crate) fn build() {
         // SAFETY: a build script has one thread, and nothing has read the environment yet.

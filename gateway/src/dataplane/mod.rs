@@ -16,12 +16,13 @@
 //! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
-//! | `soft` | a worker over rings in memory, for measurements |
+//! | `soft`, `bare` | a worker over rings in memory, a forwarder over sockets: for measurements |
 //! | `system` | what else the daemon asks of the system |
 //!
 //! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
 //! stays off after the last is gone; an SA receives only when its worker knows it.
 
+pub mod bare;
 mod clear_link;
 mod config;
 mod error;

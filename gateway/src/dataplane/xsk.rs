@@ -19,6 +19,7 @@ use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, So
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::error::DataplaneError;
+use super::shared::fetch;
 use super::worker::rings::{BATCH, RingPort};
 
 /// Octets of one frame, with 256 of headroom in front that XDP keeps.
@@ -28,6 +29,10 @@ const RING_SIZE: u32 = 2048;
 /// How long a queue that was just closed may stay busy.
 const BUSY_MAX: Duration = Duration::from_secs(3);
 const BUSY_STEP: Duration = Duration::from_millis(20);
+/// Octets of a cache line.
+const CACHE_LINE: usize = 64;
+/// Lines of a frame that are fetched ahead: the headers and a small packet. What follows the processor sees coming.
+const FETCHED_LINES: usize = 3;
 /// The kernel's copy mode sends at most this many frames a wake-up.
 const TX_PER_WAKEUP: usize = 32;
 
@@ -218,6 +223,13 @@ impl RingPort for XskRings {
         into.extend(self.scratch.iter().take(received).map(|desc| Frame(*desc)));
     }
 
+    fn fetch(&self, frame: &Frame) {
+        // SAFETY: the frame is of this memory, and nobody writes there while it is borrowed.
+        let data = unsafe { self.umem.data(&frame.0) };
+        let lines = data.contents().chunks(CACHE_LINE).take(FETCHED_LINES);
+        lines.filter_map(<[u8]>::first).for_each(fetch);
+    }
+
     fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> (&'a mut [u8], usize) {
         let len = frame.0.lengths().data();
         (memory(&self.umem, frame), len)
@@ -296,11 +308,12 @@ impl Port {
     /// Makes the kernel send what is in the ring.
     fn push(&mut self) {
         for _ in 0..self.in_flight.div_ceil(TX_PER_WAKEUP) {
-            // An error (the interface is down) leaves the frames in the ring for a later round.
-            if !self.send.needs_wakeup() || self.send.wakeup().is_err() {
+            // What the kernel has taken, and not completed yet, it sends by itself.
+            if self.send.nb_free(RING_SIZE) == RING_SIZE {
                 break;
             }
-            if self.send.nb_free(RING_SIZE) == RING_SIZE {
+            // An error (the interface is down) leaves the frames in the ring for a later round.
+            if !self.send.needs_wakeup() || self.send.wakeup().is_err() {
                 break;
             }
         }

@@ -16,6 +16,7 @@ use xtask::lab::{gateway, state};
 use xtask::traffic;
 
 use crate::Samples;
+use crate::ends::Generator;
 use crate::packet;
 use crate::side::{Kind, Peer, Side, Tunnel, program, swan};
 
@@ -69,7 +70,7 @@ pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
     for _ in 0..rounds {
         for kind in Kind::ALL {
             let mut side = Side::start(kind, Place::One)?;
-            let mut tunnel = side.connect(Suite::AesGcm16_256)?;
+            let mut tunnel = side.connect(Suite::AesGcm16_256, Generator::Line)?;
             for happening in Happening::ALL.into_iter().filter(|one| one.is_for(kind)) {
                 let lost = lost(&mut side, &mut tunnel, happening)?;
                 for (way, lost) in ["to the center", "to the site"].into_iter().zip(lost) {
@@ -118,12 +119,12 @@ fn steady(server: &std::net::UdpSocket, tunnel: &mut Tunnel, over: &AtomicBool) 
             let inner = packet::to_center(64, offered);
             if tunnel.site.is_up() {
                 let frame = tunnel.site.seal(&inner)?;
-                tunnel.lines.to_center.send(&[frame])?;
+                tunnel.ends.to_center.send(&[frame])?;
             } else {
                 unsealed += 1;
             }
             let frame = tunnel.to_site(64, offered);
-            tunnel.lines.to_site.send(&[frame])?;
+            tunnel.ends.to_site.send(&[frame])?;
             offered += 1;
         }
         collect(server, tunnel, &mut arrived)?;

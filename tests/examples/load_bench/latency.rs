@@ -1,15 +1,18 @@
-//! How long packets take at 10, 50 and 90 % of the load that goes through without loss: from the moment the generator
+//! How long packets take at 10, 50 and 90 % of the load that goes through each without loss, and at one rate that all carry: from the moment the generator
 //! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
 use xtask::traffic;
 
 use crate::Samples;
+use crate::ends::Generator;
+use crate::live::FRAMES_MAX;
 use crate::load::{self, Outcome, Way};
 use crate::packet::{self, SMALL};
 use crate::side::{Kind, Side, Tunnel};
@@ -19,67 +22,88 @@ use crate::through::flood;
 const LOADS: [u32; 3] = [10, 50, 90];
 const PERCENTILES: [u32; 3] = [50, 90, 99];
 const TRIES: usize = 6;
+/// Of a load, so that there is a worst hundredth.
+const PACKETS_MIN: usize = 1_000;
+
+/// Percent of the maximum, and the times of its packets.
+type AtLoad = (u32, Vec<f64>);
 
 /// How much is measured.
 struct Effort {
     rounds: usize,
-    packets: usize,
+    /// Of each load, as far as frames can lie ready. Long, so that one stop of a virtual machine is not in the worst hundredth.
+    time: Duration,
     /// Packets of a trial of the loss-free rate, and halvings.
     loss_free: (usize, u32),
 }
 
 const FULL: Effort = Effort {
     rounds: 5,
-    packets: 20_000,
+    time: Duration::from_secs(1),
     loss_free: (20_000, 5),
 };
 const SHORT: Effort = Effort {
     rounds: 1,
-    packets: 3_000,
+    time: Duration::from_millis(200),
     loss_free: (5_000, 4),
 };
 
-pub(crate) fn run(short: bool, rounds: Option<usize>) -> Result<Samples> {
+pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> Result<Samples> {
     let effort = if short { SHORT } else { FULL };
     let mut samples = BTreeMap::new();
     for _ in 0..rounds.unwrap_or(effort.rounds) {
-        for kind in Kind::ALL {
+        // The slowest is first: half of what goes through it is offered to the others too.
+        let mut common = BTreeMap::new();
+        for kind in Kind::ALL.into_iter().rev() {
             let side = Side::start(kind, Place::One)?;
-            let mut tunnel = side.connect(Suite::AesGcm16_256)?;
+            let mut tunnel = side.connect(Suite::AesGcm16_256, generator)?;
             flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
             for way in [Way::ToCenter, Way::ToSite] {
-                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)? * 1.2;
+                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)?.kpps * 1.2;
                 let most = Core::Generator
                     .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
-                for (percent, times) in at_loads(&side, &mut tunnel, way, most, effort.packets)? {
-                    for part in PERCENTILES {
-                        let case = format!("{}, {percent} % load, p{part}", way.name());
-                        crate::add(&mut samples, &case, "us", kind.name(), percentile(&times, part));
-                    }
+                let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.time)?;
+                for (percent, times) in all {
+                    let case = format!("{}, {percent} % load", way.name());
+                    add(&mut samples, &case, kind, &times);
                 }
+                let common = *common.entry(way.name()).or_insert(most / 2.0);
+                let times = times(&side, &mut tunnel, way, common, effort.time)?;
+                ensure!(!times.is_empty(), "nothing of {common:.0} kpps arrived");
+                let case = format!("{}, half of what {} carries", way.name(), Kind::StrongSwan.name());
+                add(&mut samples, &case, kind, &times);
             }
         }
     }
     Ok(samples)
 }
 
+fn add(samples: &mut Samples, case: &str, kind: Kind, times: &[f64]) {
+    for part in PERCENTILES {
+        let case = format!("{case}, p{part}");
+        crate::add(samples, &case, "us", kind.name(), percentile(times, part));
+    }
+}
+
 /// Times at each part of the maximum. Where much is lost at one, the maximum was found while the machine was quicker: it is taken
-/// lower, and all of them are measured anew.
+/// lower, and all of them are measured anew. Answers the maximum too.
 fn at_loads(
     side: &Side,
     tunnel: &mut Tunnel,
     way: Way,
     mut most: f64,
-    packets: usize,
-) -> Result<Vec<(u32, Vec<f64>)>> {
+    time: Duration,
+) -> Result<(f64, Vec<AtLoad>)> {
     for _ in 0..TRIES {
-        let mut all = Vec::new();
+        let (mut all, mut lost) = (Vec::new(), false);
         for percent in LOADS {
-            let kpps = most * f64::from(percent) / 100.0;
-            all.push((percent, times(side, tunnel, way, kpps.max(1.0), packets)?));
+            let kpps = (most * f64::from(percent) / 100.0).max(1.0);
+            let times = times(side, tunnel, way, kpps, time)?;
+            lost |= times.len() * 100 < count(kpps, time) * 99;
+            all.push((percent, times));
         }
-        if all.iter().all(|(_, times)| times.len() * 100 >= packets * 99) {
-            return Ok(all);
+        if !lost {
+            return Ok((most, all));
         }
         most *= 0.8;
     }
@@ -89,13 +113,19 @@ fn at_loads(
     )
 }
 
+/// Packets of a rate in a time.
+fn count(kpps: f64, time: Duration) -> usize {
+    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, FRAMES_MAX)
+}
+
 /// Microseconds that packets took, in order of length.
-fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, packets: usize) -> Result<Vec<f64>> {
+fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) -> Result<Vec<f64>> {
+    let packets = count(kpps, time);
     tunnel.site.settle()?;
     traffic::drain(&side.server, |_, _, _| {})?;
     let outcome = Core::Generator.run(|| {
         let ready = load::ready(tunnel, way, SMALL, packets)?;
-        load::offer(tunnel, &ready, Some(kpps))
+        load::offer(&mut tunnel.ends, &ready, Some(kpps))
     })?;
     let mut times = Vec::with_capacity(packets);
     match way {

@@ -1,18 +1,24 @@
 //! Load for a whole gateway, ours with either engine and strongSwan in its place, in the lab: how many packets go through,
 //! how long they take, and how many are lost when something changes.
 //!
-//! `cargo run -p gateway-tests --release --example load_bench -- through|latency|blocked [--json] [--short] [--rounds N]`;
-//! needs root and the release build of the gateway. `cargo xtask bench` runs it.
+//! `cargo run -p gateway-tests --release --features compare --example load_bench -- through|latency|blocked [--json] [--short] [--rounds N]`;
+//! needs root and the release build of the gateway. `cargo xtask bench` runs it. With `--line` packet sockets send, not a
+//! program (`live`), which costs about as much as what is measured.
 //!
 //! The site of this program makes its tunnel by IKE and seals by itself ahead of time, so that only what is measured is slow.
 //! Who sends is on the first core, what is measured on the last, with all of its threads; what the kernel does when a packet
 //! arrives on a virtual cable it does on the sender's core. What the receiver's interface counts is what counts.
 
+mod bare;
 mod blocked;
+mod busy;
+mod ends;
 mod latency;
+mod live;
 mod load;
 mod packet;
 mod side;
+mod sink;
 mod site;
 mod through;
 
@@ -20,6 +26,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
 use xtask::bench::report::{Figure, emit};
+
+use crate::ends::Generator;
 
 /// Samples by case, unit and side.
 type Samples = BTreeMap<(String, &'static str, &'static str), Vec<f64>>;
@@ -35,9 +43,14 @@ fn main() -> Result<()> {
     let rounds = words.iter().skip_while(|word| *word != "--rounds").nth(1);
     let rounds = rounds.map(|word| word.parse().context("--rounds")).transpose()?;
     let short = has("--short");
+    let generator = if has("--line") {
+        Generator::Line
+    } else {
+        Generator::Live
+    };
     let samples = match words.first().map(String::as_str) {
-        Some("through") => through::run(short, rounds)?,
-        Some("latency") => latency::run(short, rounds)?,
+        Some("through") => through::run(short, rounds, generator)?,
+        Some("latency") => latency::run(short, rounds, generator)?,
         Some("blocked") => blocked::run(short, rounds)?,
         _ => bail!("what is to be measured: through, latency or blocked"),
     };

@@ -8,12 +8,12 @@ use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::Lab;
 use xtask::lab::gateway::{BENCH_PORT, Config, Engine, Gateway};
-use xtask::lab::line::Line;
 use xtask::lab::pki::Auth;
 use xtask::lab::strongswan::{Connection, StrongSwan};
 use xtask::lab::topology::{Node, Options, SERVER, Site as Place};
 use xtask::{paths, traffic};
 
+use crate::ends::{Ends, Generator};
 use crate::packet;
 use crate::site::Site;
 
@@ -105,18 +105,18 @@ impl Side {
     }
 
     /// Connects the site, and opens the flow that all packets are of.
-    pub(crate) fn connect(&self, suite: Suite) -> Result<Tunnel> {
+    pub(crate) fn connect(&self, suite: Suite, generator: Generator) -> Result<Tunnel> {
         let mut site = Site::connect(&self.lab, self.place, suite)?;
-        let mut lines = Lines::open(self.place)?;
+        let mut ends = Ends::open(self.place, generator)?;
         let started = Instant::now();
         loop {
             let opening = site.seal(&packet::to_center(64, 0))?;
-            lines.to_center.send(&[opening])?;
+            ends.to_center.send(&[opening])?;
             std::thread::sleep(Duration::from_millis(20));
             let mut source = None;
             traffic::drain(&self.server, |_, from, _| source = from)?;
             if let Some(SocketAddr::V4(seen)) = source {
-                return Ok(Tunnel { site, lines, seen });
+                return Ok(Tunnel { site, ends, seen });
             }
             site.settle()?;
             if started.elapsed() > Duration::from_secs(5) {
@@ -126,10 +126,10 @@ impl Side {
     }
 }
 
-/// A site's tunnel, with lines to load it from both ends.
+/// A site's tunnel, with both ends to load it from.
 pub(crate) struct Tunnel {
     pub(crate) site: Site,
-    pub(crate) lines: Lines,
+    pub(crate) ends: Ends,
     /// The terminal as the server sees it.
     pub(crate) seen: std::net::SocketAddrV4,
 }
@@ -137,41 +137,7 @@ pub(crate) struct Tunnel {
 impl Tunnel {
     /// The frame that the center sends to the terminal.
     pub(crate) fn to_site(&self, size: usize, sequence: u64) -> Vec<u8> {
-        packet::framed(
-            self.lines.center_link,
-            &packet::to_site(self.seen, size, sequence),
-        )
-    }
-
-    /// Packets that have arrived at the ends so far: in the center, and at the site's router.
-    pub(crate) fn arrived(&self) -> Result<[u64; 2]> {
-        Ok([
-            traffic::received(Node::Center, "eth0")?,
-            traffic::received(self.site.site().router(), "wan")?,
-        ])
-    }
-}
-
-/// Where load comes from: the site's router and the center.
-pub(crate) struct Lines {
-    pub(crate) to_center: Line,
-    pub(crate) to_site: Line,
-    /// Ethernet addresses from the center to the gateway.
-    pub(crate) center_link: [u8; 12],
-}
-
-impl Lines {
-    fn open(place: Place) -> Result<Self> {
-        let to_site = Line::open(Node::Center, "eth0")?;
-        let gateway = Line::open(Node::Gateway, "core")?.address();
-        let mut center_link = [0; 12];
-        center_link[..6].copy_from_slice(&gateway);
-        center_link[6..].copy_from_slice(&to_site.address());
-        Ok(Self {
-            to_center: Line::open(place.router(), "wan")?,
-            to_site,
-            center_link,
-        })
+        packet::framed(self.ends.center_link, &packet::to_site(self.seen, size, sequence))
     }
 }
 

@@ -83,10 +83,6 @@ impl Site {
         Ok(connected)
     }
 
-    pub(crate) fn site(&self) -> topology::Site {
-        self.site
-    }
-
     pub(crate) fn is_up(&self) -> bool {
         self.outbound.is_some()
     }

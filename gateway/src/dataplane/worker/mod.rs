@@ -53,10 +53,12 @@ use super::trace::Tracing;
 
 /// Rounds without work before the worker sleeps. Few: where the kernel's receive path shares the core, a spinning
 /// worker starves it.
-const IDLE_ROUNDS: u32 = 16;
+pub(crate) const IDLE_ROUNDS: u32 = 16;
 
 /// Frames that the record of a flow is on its way for.
 const AHEAD: usize = 8;
+/// Received frames that are on their way to this core: another has written them.
+const FRAMES_AHEAD: usize = 4;
 
 /// What is to be done with a frame.
 #[derive(Debug, PartialEq, Eq)]
@@ -218,10 +220,21 @@ impl<R: RingPort> Worker<R> {
         if Burst::WIDTH == 1 {
             // To come back to a frame later costs more than it saves.
             self.look_ahead(&mut batch, side);
-            for (place, frame) in batch.drain(..).enumerate() {
+            batch
+                .iter()
+                .take(FRAMES_AHEAD)
+                .for_each(|frame| self.rings.fetch(frame));
+            let mut frames = batch.drain(..);
+            let mut place = 0;
+            while let Some(frame) = frames.next() {
+                if let Some(later) = frames.as_slice().get(FRAMES_AHEAD - 1) {
+                    self.rings.fetch(later);
+                }
                 self.ahead.step(&self.engine.table, side, place);
+                place += 1;
                 self.process_one(frame, side);
             }
+            drop(frames);
         } else {
             self.process_bursts(&mut batch, side);
         }

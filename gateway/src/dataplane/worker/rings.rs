@@ -11,6 +11,9 @@ pub(crate) trait RingPort {
     /// Appends up to [`BATCH`] frames received on `port`.
     fn receive(&mut self, port: usize, into: &mut Vec<Self::Frame>);
 
+    /// Has a frame's first octets on their way to this core, of which they are needed soon.
+    fn fetch(&self, _: &Self::Frame) {}
+
     /// The whole memory behind a frame's first octet, and how much of it the frame fills.
     fn bytes<'a>(&'a mut self, frame: &'a mut Self::Frame) -> (&'a mut [u8], usize);
 

@@ -1,0 +1,68 @@
+//! How much of its core what is measured uses.
+
+use std::fs;
+
+use anyhow::{Context as _, Result};
+use xtask::lab::state;
+
+/// Who is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Measured {
+    /// The processes in the gateway's place, with all of their threads.
+    Processes,
+    /// A thread of this process.
+    Thread(i32),
+}
+
+/// What the lab calls the processes in the gateway's place: `gateway`, `gateway-charon`.
+const PREFIX: &str = "gateway";
+/// The kernel's thread that work of a core is put off to; the measured core is the last.
+const PUT_OFF: &str = "ksoftirqd/";
+
+impl Measured {
+    /// CPU time so far. What the kernel does on the same core meanwhile is in it: sending, and receiving at the other
+    /// end of the cable. Threads that run at the moment are behind by up to a tick.
+    pub(crate) fn cpu_ns(self) -> Result<u64> {
+        let own = match self {
+            Self::Processes => {
+                let processes = state::processes();
+                let ours = processes
+                    .iter()
+                    .filter(|process| process.name.starts_with(PREFIX));
+                ours.map(|process| threads_ns(process.pid)).sum::<Result<u64>>()?
+            }
+            Self::Thread(thread) => time_ns(&format!("/proc/self/task/{thread}"))?,
+        };
+        Ok(own + put_off_ns()?)
+    }
+}
+
+fn threads_ns(pid: i32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        // One that has ended meanwhile did so without work.
+        sum += time_ns(&thread?.path().display().to_string()).unwrap_or(0);
+    }
+    Ok(sum)
+}
+
+fn put_off_ns() -> Result<u64> {
+    let last = std::thread::available_parallelism()?.get() - 1;
+    let wanted = format!("{PUT_OFF}{last}");
+    for process in fs::read_dir("/proc")? {
+        let folder = process?.path();
+        let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
+        if name.trim_end() == wanted {
+            return time_ns(&folder.display().to_string());
+        }
+    }
+    Ok(0)
+}
+
+/// CPU time of the thread with this folder.
+fn time_ns(folder: &str) -> Result<u64> {
+    let path = format!("{folder}/schedstat");
+    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+    let time = text.split_whitespace().next().and_then(|time| time.parse().ok());
+    time.with_context(|| format!("{path}: {text}"))
+}
