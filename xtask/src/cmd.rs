@@ -10,6 +10,11 @@ use anyhow::{Context, Result, bail};
 pub fn cmd<S: AsRef<OsStr>>(program: &str, args: impl IntoIterator<Item = S>) -> Command {
     let mut command = Command::new(program);
     command.args(args);
+    if program == "cargo" {
+        // `cargo run` has set it for this program. ring's build script asks for it and runs again when it differs, so that
+        // what was built outside would be built anew here, with all that depends on it, and again the next time outside.
+        command.env_remove("CARGO_MANIFEST_DIR");
+    }
     command
 }
 
