@@ -5,11 +5,15 @@
 //! `gateway/ike/examples/initiators.rs` leaves them; PID is the gateway's process. Needs root.
 //!
 //! Who sends, and what the kernel does on receiving, is on the first core; the gateway is on the last. CPU time is that of all
-//! of its threads, from /proc/PID/task. What the center's interface counts is what counts.
+//! of its threads, from /proc/PID/task. What the center's interface counts is what counts; then it is thrown away: the center
+//! would answer that nobody listens, and the site's kernel that it knows no ESP, and what they send comes to the gateway's core.
 
 #[path = "load_bench/packet.rs"]
 #[expect(dead_code, reason = "load_bench uses the rest")]
 mod packet;
+#[path = "load_bench/sink.rs"]
+#[expect(dead_code, reason = "load_bench uses the rest")]
+mod sink;
 
 use std::fs;
 use std::path::Path;
@@ -27,16 +31,20 @@ use xtask::lab::line::{BURST, Line};
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::traffic;
 
+use sink::{Sinks, Surplus};
+
 /// Octets of an inner packet.
 const SIZE: usize = 64;
 const ROUNDS: usize = 7;
-const ROUNDS_SHORT: usize = 1;
+const ROUNDS_SHORT: usize = 3;
 /// Packets of a flood, at least.
 const PACKETS: usize = 60_000;
 const PACKETS_SHORT: usize = 20_000;
 /// A site's first packet makes its flow: at a rate at which none is lost.
 const OPENED_PER_S: f64 = 20_000.0;
 const OPENING_TRIES: usize = 5;
+/// What the daemon takes at most to hear of so many new flows.
+const SETTLED: Duration = Duration::from_secs(2);
 /// After so long without a packet no more are under way.
 const STILL: Duration = Duration::from_millis(60);
 
@@ -72,6 +80,11 @@ fn main() -> Result<()> {
     let mut crowd = Crowd::new(Path::new(keys), pid.parse().context("PID")?)?;
     let figures = Core::Generator.run(|| {
         crowd.open_flows()?;
+        // The daemon has been told of as many flows, and caches are cold.
+        sleep(SETTLED);
+        for who in Who::BOTH {
+            crowd.flood(who, packets)?;
+        }
         let mut samples = [const { (Vec::new(), Vec::new()) }; 2];
         for _ in 0..rounds {
             for (who, (kpps, ns)) in Who::BOTH.into_iter().zip(&mut samples) {
@@ -94,6 +107,7 @@ fn main() -> Result<()> {
 
 /// All sites' ends of their tunnels.
 struct Crowd {
+    _sinks: Sinks,
     sas: Vec<OutboundSa>,
     line: Line,
     gateway: i32,
@@ -121,6 +135,7 @@ impl Crowd {
             .with_context(|| keys.display().to_string())?;
         ensure!(!sas.is_empty(), "{} names no Child SA", keys.display());
         Ok(Self {
+            _sinks: Sinks::open(Site::One, Surplus::Load)?,
             sas,
             line,
             gateway,
@@ -213,7 +228,12 @@ fn sa(line: &str, link: LinkHeader) -> Result<OutboundSa> {
         anyhow::bail!("{line:?} is no Child SA");
     };
     let octets = (0..key.len() / 2)
-        .map(|octet| Ok(u8::from_str_radix(key.get(2 * octet..2 * octet + 2).context("a digit")?, 16)?))
+        .map(|octet| {
+            Ok(u8::from_str_radix(
+                key.get(2 * octet..2 * octet + 2).context("a digit")?,
+                16,
+            )?)
+        })
         .collect::<Result<Vec<_>>>()?;
     Ok(OutboundSa::new(OutboundConfig {
         spi: u32::from_str_radix(spi, 16)?,

@@ -44,7 +44,9 @@ impl Ahead {
     pub(crate) fn begin(&self, table: &SaTable, side: Side) {
         let slots = || self.slots.iter().flatten();
         slots().take(FAR).for_each(|slot| table.fetch_entry(*slot, side));
-        slots().take(NEAR).for_each(|slot| table.fetch_behind(*slot, side));
+        slots()
+            .take(NEAR)
+            .for_each(|slot| table.fetch_behind(*slot, side));
     }
 
     /// Fetches for later ones when the turn has come to the frame at this place.

@@ -106,7 +106,11 @@ impl SaTable {
             Side::Wan => Span::of(&entry.inbound),
             Side::Core => Span::of(&entry.outbound),
         };
-        let both = [Span::of(&entry.site), Span::of(&entry.counters), Span::of(&entry.peer)];
+        let both = [
+            Span::of(&entry.site),
+            Span::of(&entry.counters),
+            Span::of(&entry.peer),
+        ];
         fetch_span(half);
         both.into_iter().for_each(fetch_span);
     }

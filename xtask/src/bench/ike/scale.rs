@@ -22,8 +22,7 @@ use crate::{cmd, paths};
 
 const IKE: &str = "aes256-sha256-ecp256";
 /// What sites may do: no more than send what is measured.
-const RULES: &str =
-    "name = \"bench\"\n[[rule]]\nname = \"measure\"\naction = \"allow\"\nprotocol = \"udp\"\ndestination_ports = 5201\n";
+const RULES: &str = "name = \"bench\"\n[[rule]]\nname = \"measure\"\naction = \"allow\"\nprotocol = \"udp\"\ndestination_ports = 5201\n";
 
 /// The name of a site; as long for every number.
 fn name(number: usize) -> String {
@@ -99,7 +98,10 @@ impl Sites {
         let lab_ca = pki.authority(Auth::Ecdsa.authority());
         let head = configuration(pki, Auth::Ecdsa, IKE)
             .replace(&format!("ca = {lab_ca:?}"), &format!("ca = {:?}", series.ca))
-            .replace("[gateway]\n", &format!("[gateway]\nengine = {:?}\n", engine.name()));
+            .replace(
+                "[gateway]\n",
+                &format!("[gateway]\nengine = {:?}\n", engine.name()),
+            );
         let text = (0..count).fold(head, |text, number| {
             text + &site(&name(number), &identity(number))
         });

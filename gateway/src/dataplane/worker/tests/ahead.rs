@@ -52,8 +52,22 @@ fn mixture(bench: &mut Bench) -> [Vec<Vec<u8>>; 2] {
         wan.push(frame);
     }
     let inner = packet([203, 0, 113, 10], [192, 168, 1, 10], 100, false);
-    let stale = ClearHeader::new(SITE, SaHandle { slot: 600, ..bench.handle }.index());
-    let beyond = ClearHeader::new(SITE, SaHandle { slot: 90_000, ..bench.handle }.index());
+    let stale = ClearHeader::new(
+        SITE,
+        SaHandle {
+            slot: 600,
+            ..bench.handle
+        }
+        .index(),
+    );
+    let beyond = ClearHeader::new(
+        SITE,
+        SaHandle {
+            slot: 90_000,
+            ..bench.handle
+        }
+        .index(),
+    );
     let core = (0..100).map(|number| match number % 10 {
         3 => bench.core_frame(SITE + 5, &inner),
         4 => vec![0xff; 9],
@@ -74,12 +88,16 @@ fn outcome(mut bench: Bench, worker: usize) -> (Vec<Vec<Vec<u8>>>, Vec<u64>) {
         bench.round(1 - worker);
     }
     bench.assert_no_leak();
-    let left = [0, 1].into_iter().flat_map(|worker| [WAN, CORE, CLEAR].map(|port| (worker, port)));
+    let left = [0, 1]
+        .into_iter()
+        .flat_map(|worker| [WAN, CORE, CLEAR].map(|port| (worker, port)));
     let left = left.map(|(worker, port)| bench.left(worker, port)).collect();
     let drops = [0, 1]
         .into_iter()
         .flat_map(|worker| DropReason::ALL.iter().map(move |reason| (worker, *reason)));
-    let drops = drops.map(|(worker, reason)| bench.drops(worker, reason)).collect();
+    let drops = drops
+        .map(|(worker, reason)| bench.drops(worker, reason))
+        .collect();
     (left, drops)
 }
 
@@ -92,7 +110,11 @@ fn frames_fare_alike_whether_sas_are_few_or_many() {
             let many = outcome(with_many(suite), worker);
             assert!(few == many, "{suite}, worker {worker}");
             let (left, drops) = few;
-            assert_eq!(left.iter().map(Vec::len).sum::<usize>(), 60 + 60, "{suite}, worker {worker}");
+            assert_eq!(
+                left.iter().map(Vec::len).sum::<usize>(),
+                60 + 60,
+                "{suite}, worker {worker}"
+            );
             assert!(drops.iter().filter(|count| **count > 0).count() >= 4, "{drops:?}");
         }
     }
