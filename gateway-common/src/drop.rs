@@ -60,7 +60,7 @@ drop_reasons! {
     31 EspTooBig "esp_too_big" "packet does not fit the tunnel and may not be fragmented",
     32 EspNoRoute "esp_no_route" "no resolved next hop to the peer",
     33 EspOutboundSelector "esp_outbound_selector" "packet is outside the outbound SA's traffic selectors",
-    34 WorkerQueueFull "worker_queue_full" "hand-over ring or transmit ring is full",
+    34 WorkerQueueFull "worker_queue_full" "a worker's ring is full: to receive, to hand over or to send",
     35 WorkerFrameMalformed "worker_frame_malformed" "frame reached a worker without a valid link header",
     // Clear side.
     40 LinkHeaderInvalid "link_header_invalid" "clear link carried a frame that no worker made",

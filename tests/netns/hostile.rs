@@ -2,11 +2,13 @@
 //! they imitate goes on.
 
 use std::net::UdpSocket;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use gateway_tests::scene::Scene;
 use xtask::lab::center::fetch;
+use xtask::lab::line::Line;
 use xtask::lab::tap::{Outer, Tap, mend_udp_checksum};
 use xtask::lab::topology::{GATEWAY_WAN4, GATEWAY_WAN6, Site};
 
@@ -67,6 +69,42 @@ fn forged_packets_are_counted_and_do_not_move_the_window() -> Result<()> {
         scene.expect_dropped("esp_authentication", before, 3)?;
         fetch(site.terminal(), "/whoami")?;
     }
+    Ok(())
+}
+
+/// More than a worker's receive queue takes, while nobody empties it: the kernel loses the rest, which no program sees.
+#[test]
+fn packets_that_find_the_worker_s_queue_full_are_counted() -> Result<()> {
+    const SENT: u64 = 4_000;
+    /// What else may be lost, or may come, on the way there.
+    const MARGIN: u64 = 100;
+    let scene = Scene::with_tunnels()?;
+    let (tap, frame) = genuine(Site::One)?;
+    let frames = vec![frame.clone(); SENT as usize];
+    let mut line = Line::open(Site::One.router(), "wan")?;
+    let reasons = ["worker_queue_full", "esp_replay"];
+    let counted = || Ok([scene.dropped(reasons[0])?, scene.dropped(reasons[1])?]);
+    let before: [u64; 2] = counted()?;
+    scene.gateway.while_stopped(|| line.send(&frames))?;
+    let deadline = Instant::now() + Duration::from_secs(5);
+    loop {
+        let now: [u64; 2] = counted()?;
+        let [full, replayed] = [now[0] - before[0], now[1] - before[1]];
+        let all = full + replayed;
+        if (SENT - MARGIN..=SENT + MARGIN).contains(&all) && full > SENT / 4 && replayed > 0 {
+            break;
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "of {SENT} packets {full} were counted as {}, {replayed} as {}",
+            reasons[0],
+            reasons[1]
+        );
+        // A worker asks the kernel once a second, if it is awake.
+        tap.send(&frame)?;
+        sleep(Duration::from_millis(200));
+    }
+    fetch(Site::One.terminal(), "/whoami")?;
     Ok(())
 }
 

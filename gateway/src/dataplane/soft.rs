@@ -86,6 +86,10 @@ impl RingPort for SoftRings {
         0
     }
 
+    fn missed(&mut self) -> u64 {
+        0
+    }
+
     fn allocate(&mut self) -> Option<Frame> {
         self.free.pop()
     }
@@ -163,6 +167,7 @@ impl SoftWorker {
             outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),
+            missed_s: 0,
             to_wake: 0,
         };
         Ok(Self { worker, inboxes })

@@ -335,6 +335,7 @@ fn worker(
         outcomes: Vec::new(),
         opened: Vec::new(),
         looked: Vec::new(),
+        missed_s: 0,
         to_wake: 0,
     })
 }

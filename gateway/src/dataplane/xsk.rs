@@ -59,6 +59,8 @@ struct Port {
     filled: usize,
     /// Frames that the kernel has and has not completed.
     in_flight: usize,
+    /// Received frames that the kernel had no room for, as far as they were told.
+    missed: u64,
 }
 
 /// The sockets of one worker.
@@ -122,6 +124,7 @@ impl XskRings {
             queued: Vec::with_capacity(BATCH),
             filled: 0,
             in_flight: 0,
+            missed: 0,
         }));
         let bound = self.ports.iter().flatten();
         let receiving = bound.filter(|port| port.usage == Use::ReceiveAndSend);
@@ -264,6 +267,10 @@ impl RingPort for XskRings {
         lost
     }
 
+    fn missed(&mut self) -> u64 {
+        self.ports.iter_mut().flatten().map(Port::missed).sum()
+    }
+
     fn allocate(&mut self) -> Option<Frame> {
         self.free.pop().map(Frame)
     }
@@ -274,6 +281,18 @@ impl RingPort for XskRings {
 }
 
 impl Port {
+    /// Frames that found the receive ring full, or no free frame to lie in, since the last call.
+    fn missed(&mut self) -> u64 {
+        // Without an answer now, the next one has all of them.
+        let Ok(statistics) = self.receive.fd().xdp_statistics() else {
+            return 0;
+        };
+        let all = statistics.rx_dropped().saturating_add(statistics.rx_ring_full());
+        let since = all.saturating_sub(self.missed);
+        self.missed = all;
+        since
+    }
+
     fn complete(&mut self, free: &mut Vec<FrameDesc>, scratch: &mut [FrameDesc]) {
         while self.in_flight > 0 {
             // SAFETY: the frames of this ring are of the shared memory, and the kernel gave them back.

@@ -293,6 +293,17 @@ impl Gateway {
         self.process.is_running()
     }
 
+    /// Does `work` while the daemon stands still.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn while_stopped<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
+        self.process.signal(Signal::SIGSTOP);
+        let done = work();
+        self.process.signal(Signal::SIGCONT);
+        done
+    }
+
     /// Ends the daemon in order.
     pub fn stop(self) {
         self.process.end();

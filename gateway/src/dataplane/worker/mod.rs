@@ -155,6 +155,8 @@ pub(crate) struct Worker<R: RingPort> {
     pub(crate) opened: Vec<R::Frame>,
     /// What was seen of each of them.
     pub(crate) looked: Vec<Option<Looked>>,
+    /// When the rings were last asked what they missed.
+    pub(crate) missed_s: u64,
     /// Other workers that were given frames in this round.
     pub(crate) to_wake: u64,
 }
@@ -208,8 +210,19 @@ impl<R: RingPort> Worker<R> {
             .tend_fragments(|reason, count| counters.dropped(reason, count));
         let lost = self.rings.flush();
         self.counters.dropped(DropReason::WorkerQueueFull, lost as u64);
+        self.count_missed();
         self.wake_others();
         work
+    }
+
+    /// Counts what the kernel found no room for, once a second: it takes a system call for each port.
+    fn count_missed(&mut self) {
+        let now_s = self.engine.now_s;
+        if self.missed_s != now_s {
+            self.missed_s = now_s;
+            let missed = self.rings.missed();
+            self.counters.dropped(DropReason::WorkerQueueFull, missed);
+        }
     }
 
     fn receive(&mut self, port: usize, side: Side) -> usize {

@@ -30,6 +30,9 @@ pub(crate) trait RingPort {
     /// Answers how many frames found no room and were dropped.
     fn flush(&mut self) -> usize;
 
+    /// Frames that were lost before they came, as no room was left for them, since this was last asked.
+    fn missed(&mut self) -> u64;
+
     /// An empty frame, if there is one.
     fn allocate(&mut self) -> Option<Self::Frame>;
 

@@ -44,6 +44,7 @@ struct MemoryRings {
     arrived: [VecDeque<Vec<u8>>; 2],
     left: [Vec<Vec<u8>>; 3],
     free: usize,
+    missed: u64,
 }
 
 impl RingPort for MemoryRings {
@@ -78,6 +79,10 @@ impl RingPort for MemoryRings {
 
     fn flush(&mut self) -> usize {
         0
+    }
+
+    fn missed(&mut self) -> u64 {
+        std::mem::take(&mut self.missed)
     }
 
     fn allocate(&mut self) -> Option<Self::Frame> {
@@ -199,6 +204,7 @@ impl Bench {
                 arrived: Default::default(),
                 left: Default::default(),
                 free: 256,
+                missed: 0,
             },
             receive: vec![(WAN, Side::Wan), (CORE, Side::Core)],
             inboxes: Arc::clone(&inboxes),
@@ -208,6 +214,7 @@ impl Bench {
             outcomes: Vec::new(),
             opened: Vec::new(),
             looked: Vec::new(),
+            missed_s: 0,
             to_wake: 0,
         };
         let site = TrafficSelector::addresses(Ipv4Addr::new(192, 168, 1, 0), Ipv4Addr::new(192, 168, 1, 255));
@@ -392,6 +399,21 @@ fn frames_at_the_wrong_worker_are_handed_over() {
     let sealed = bench.left(1, WAN);
     assert_eq!(bench.at_router(&sealed[0]), down);
     bench.assert_no_leak();
+}
+
+#[test]
+fn what_the_kernel_had_no_room_for_is_counted() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    for (now_s, missed, counted) in [(101, 3, 3), (101, 4, 3), (102, 0, 7), (103, 1, 8)] {
+        bench.workers[0].engine.now_s = now_s;
+        bench.workers[0].rings.missed += missed;
+        bench.round(0);
+        assert_eq!(
+            bench.drops(0, DropReason::WorkerQueueFull),
+            counted,
+            "at {now_s} s"
+        );
+    }
 }
 
 #[test]
