@@ -83,12 +83,12 @@ fn packets_that_find_the_worker_s_queue_full_are_counted() -> Result<()> {
     let frames = vec![frame.clone(); SENT as usize];
     let mut line = Line::open(Site::One.router(), "wan")?;
     let reasons = ["worker_queue_full", "esp_replay"];
-    let counted = || Ok([scene.dropped(reasons[0])?, scene.dropped(reasons[1])?]);
-    let before: [u64; 2] = counted()?;
+    let counted = || anyhow::Ok([scene.dropped(reasons[0])?, scene.dropped(reasons[1])?]);
+    let before = counted()?;
     scene.gateway.while_stopped(|| line.send(&frames))?;
     let deadline = Instant::now() + Duration::from_secs(5);
     loop {
-        let now: [u64; 2] = counted()?;
+        let now = counted()?;
         let [full, replayed] = [now[0] - before[0], now[1] - before[1]];
         let all = full + replayed;
         if (SENT - MARGIN..=SENT + MARGIN).contains(&all) && full > SENT / 4 && replayed > 0 {
