@@ -37,7 +37,7 @@ use sink::{Sinks, Surplus};
 const SIZE: usize = 64;
 const ROUNDS: usize = 7;
 const ROUNDS_SHORT: usize = 3;
-/// Packets of a flood, at least.
+/// Packets of a flood.
 const PACKETS: usize = 60_000;
 const PACKETS_SHORT: usize = 20_000;
 /// A site's first packet makes its flow: at a rate at which none is lost.

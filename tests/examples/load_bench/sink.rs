@@ -2,12 +2,13 @@
 //! which is the measured one, and a whole way through its stack took half of a worker's time.
 //!
 //! What is left of it there (an interrupt's work for each packet) is a third of what is measured. It was tried elsewhere: by threads on the
-//! generator's core it makes that the limit, and put off by a timer it costs 15 us each time that the timer is due, in a virtual machine.
+//! generator's core it makes that the limit, and put off by a timer it makes both sides 20 to 50 % slower.
 
 use anyhow::Result;
 use xtask::cmd;
 use xtask::lab::gateway::BENCH_PORT;
 use xtask::lab::topology::{Node, Site};
+
 const TABLE: &str = "bench";
 
 /// What is thrown away.
