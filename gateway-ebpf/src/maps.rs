@@ -8,7 +8,7 @@ use gateway_common::abi::{
     clock,
     event::Event,
     flow,
-    interface::{Interface, RateBucket, Settings},
+    interface::{Interfaces, RateBucket, Settings},
     limit,
     names::OpenAddress,
     nat,
@@ -58,7 +58,7 @@ pub(crate) type RuleSet = Array<Chunk, 1, INNER_MAP>;
 #[btf_map]
 pub(crate) static ABI: Array<u32, 1> = Array::new();
 #[btf_map]
-pub(crate) static INTERFACES: HashMap<u32, Interface, { limit::INTERFACES_MAX as usize }> = HashMap::new();
+pub(crate) static INTERFACES: Array<Interfaces, 1> = Array::new();
 #[btf_map]
 pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();

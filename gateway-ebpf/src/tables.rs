@@ -31,7 +31,7 @@ use gateway_common::tables::siphash::{SipKey, siphash};
 use gateway_common::tables::words::{Store as _, Words as _};
 use gateway_common::tables::{Epochs, Step, Tables};
 
-use crate::arrays::{Array, Secret, Value};
+use crate::arrays::{Array, Secret, Value, hide};
 use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
     INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
@@ -65,6 +65,17 @@ fn lend<'a, V>(pointer: Option<*const V>) -> Option<&'a V> {
     // SAFETY: a look-up returned it, and it stays valid for the run. Should the controller replace the entry meanwhile,
     // each field read is one of the old or of the new: none is torn, none is out of bounds.
     pointer.map(|value| unsafe { &*value })
+}
+
+/// The interface of an index. An address that the controller changes meanwhile may be read half old, half new: it is
+/// compared, and not equal to what a packet has.
+#[inline(always)]
+fn interface<'a>(ifindex: u32) -> Option<&'a Interface> {
+    let all = INTERFACES.get(0)?;
+    let place = all.indexes.iter().position(|index| *index == ifindex)?;
+    // The verifier goes on once, and not once for each place.
+    let place = hide(place as u64) as usize % all.interfaces.len();
+    all.interfaces.get(place)
 }
 
 impl Tables for Maps {
@@ -111,7 +122,7 @@ impl Tables for Maps {
     fn interface(&self) -> Option<&Interface> {
         // SAFETY: the context is valid for the whole run (`new`).
         let ifindex = unsafe { (*self.context).ingress_ifindex };
-        lend(INTERFACES.get_ptr(ifindex))
+        interface(ifindex)
     }
 
     #[inline(always)]
@@ -159,7 +170,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn role(&self, ifindex: u32) -> u32 {
-        lend(INTERFACES.get_ptr(ifindex)).map_or(0, |interface: &Interface| interface.role)
+        interface(ifindex).map_or(0, |interface| interface.role)
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::os::fd::{AsRawFd as _, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{
     Array, ArrayOfMaps, DevMapHash, HashMap, Map, MapData, PerCpuArray, ProgramArray, RingBuf, XskMap,
@@ -19,7 +19,7 @@ use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
-use gateway_common::abi::interface::Interface;
+use gateway_common::abi::interface::{Interface, Interfaces};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
 use gateway_common::abi::rule::{Chunk, Rule};
@@ -31,12 +31,14 @@ use gateway_common::drop::DropReason;
 use gateway_common::path::filter::is_half_open;
 use gateway_common::tables::host::HostTables;
 use socket2::{Domain, Socket, Type};
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, FromZeros as _};
 
 use crate::vectors::world;
 
 /// The loopback interface: `BPF_PROG_TEST_RUN` says that frames came in by its queue 0.
 pub const LOOPBACK: u32 = 1;
+/// First index of interfaces that no frame comes by.
+const NEIGHBOURS: u32 = 1000;
 /// Room for the largest frame that a program may give back.
 const FRAME_MAX: usize = 4096;
 
@@ -50,6 +52,8 @@ pub struct Kernel {
     /// An unbound AF_XDP socket: enough for a redirect to find its target.
     _worker: Socket,
     links: Links,
+    /// Interfaces that no frame comes by.
+    neighbours: Vec<(u32, Interface)>,
     /// Groups of the sites of the last [`Kernel::fill`].
     group_bitmaps: Vec<u64>,
 }
@@ -138,6 +142,7 @@ impl Kernel {
             tables: Arc::new(tables),
             _worker: worker,
             links,
+            neighbours: Vec::new(),
             group_bitmaps: Vec::new(),
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
@@ -162,6 +167,13 @@ impl Kernel {
     /// No such program.
     pub fn program(&mut self, name: &str) -> Result<aya::programs::ProgramFd> {
         Ok(self.xdp(name)?.fd()?.try_clone()?)
+    }
+
+    /// Has [`Kernel::fill`] put so many other interfaces before those of the world.
+    pub fn set_neighbours(&mut self, count: u32) {
+        let interface = Interface::new_zeroed();
+        let neighbours = (NEIGHBOURS..).map(|index| (index, interface));
+        self.neighbours = neighbours.take(count as usize).collect();
     }
 
     /// Has [`Kernel::fill`] name real links in place of those of `BPF_PROG_TEST_RUN`.
@@ -279,7 +291,14 @@ impl Kernel {
             (world::EGRESS, interface)
         });
         // By BPF_PROG_TEST_RUN the two are one; no program asks for the role of the interface that a frame came by.
-        self.replace(map::INTERFACES, ingress.into_iter().chain(egress))?;
+        let mut interfaces = Interfaces::new_zeroed();
+        for (index, interface) in self.neighbours.iter().copied() {
+            ensure!(interfaces.put(index, interface), "too many neighbours");
+        }
+        for (index, interface) in ingress.into_iter().chain(egress) {
+            ensure!(interfaces.put(index, interface), "too many interfaces");
+        }
+        self.array(map::INTERFACES)?.set(0, interfaces, 0)?;
         self.replace_trie(
             map::DIRECTIONS,
             tables

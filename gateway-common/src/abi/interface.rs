@@ -3,6 +3,7 @@
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use super::flow::state;
+use super::limit;
 use crate::abi_assert;
 
 /// Roles of an interface, the value of [`Interface::role`].
@@ -37,6 +38,31 @@ pub struct Interface {
     pub pad: [u8; 2],
 }
 abi_assert!(Interface, size = 40, align = 4);
+
+/// All interfaces, in one value: the few indexes of a gateway are compared in less time than a hash is drawn.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Interfaces {
+    /// The kernel's index of each interface; zero in places that are free, after all others.
+    pub indexes: [u32; INTERFACES],
+    /// The interface in the same place.
+    pub interfaces: [Interface; INTERFACES],
+}
+abi_assert!(Interfaces, size = 704, align = 4);
+
+const INTERFACES: usize = limit::INTERFACES_MAX as usize;
+
+impl Interfaces {
+    /// Puts an interface in a place of its own, or in that of the same index; `false` if there is no room.
+    pub fn put(&mut self, index: u32, interface: Interface) -> bool {
+        let mut places = self.indexes.iter_mut().zip(&mut self.interfaces);
+        let place = places.find(|(have, _)| **have == index || **have == 0);
+        let Some((have, place)) = place else { return false };
+        *have = index;
+        *place = interface;
+        true
+    }
+}
 
 /// States of a flow, with room for more: entries of [`Settings::idle_s`].
 pub const STATES: usize = 16;
@@ -164,3 +190,29 @@ pub struct RateBucket {
     pub count: u32,
 }
 abi_assert!(RateBucket, size = 8, align = 4);
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromZeros as _;
+
+    use super::{INTERFACES, Interface, Interfaces};
+
+    fn with_role(role: u32) -> Interface {
+        Interface {
+            role,
+            ..Interface::new_zeroed()
+        }
+    }
+
+    #[test]
+    fn an_interface_keeps_its_place_and_none_is_put_out() {
+        let mut all = Interfaces::new_zeroed();
+        let indexes = (1..).map(|number| number * 64).take(INTERFACES);
+        assert!(indexes.clone().all(|index| all.put(index, with_role(index))));
+        assert!(all.put(128, with_role(7)));
+        assert!(!all.put(3, with_role(8)), "no place is left");
+        assert!(all.indexes.iter().copied().eq(indexes.clone()));
+        let roles = indexes.map(|index| if index == 128 { 7 } else { index });
+        assert!(all.interfaces.iter().map(|interface| interface.role).eq(roles));
+    }
+}

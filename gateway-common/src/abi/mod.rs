@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -49,7 +49,7 @@ macro_rules! abi_assert {
 pub mod map {
     /// `Array<u32>[1]`: [`super::ABI_VERSION`] of the object that made the map set.
     pub const ABI: &str = "ABI";
-    /// `HashMap<u32 ifindex, Interface>`: role and addresses of each attached interface.
+    /// `Array<Interfaces>[1]`: role and addresses of each attached interface.
     pub const INTERFACES: &str = "INTERFACES";
     /// `HashMap<[u8; 4] spi, SaInbound>`.
     pub const SA_INBOUND: &str = "SA_INBOUND";

@@ -10,7 +10,7 @@ use aya::maps::xdp::DevMapHash;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, PerCpuValues, RingBuf, XskMap};
 use aya::{Ebpf, Pod};
 use gateway_common::abi::event::Event;
-use gateway_common::abi::interface::{Interface, Settings};
+use gateway_common::abi::interface::{Interface, Interfaces, Settings};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
@@ -21,7 +21,7 @@ use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::abi::trace::TraceEvent;
 use gateway_common::abi::{ABI_VERSION, limit, map};
 use gateway_common::drop::DropReason;
-use zerocopy::FromBytes as _;
+use zerocopy::{FromBytes as _, FromZeros as _};
 
 use super::error::DataplaneError;
 use super::tables::SharedTables;
@@ -35,7 +35,8 @@ const SITE_BITS: u32 = 32;
 pub(crate) struct Maps {
     abi: Array<MapData, u32>,
     settings: Array<MapData, Settings>,
-    pub(crate) interfaces: HashMap<MapData, u32, Interface>,
+    interface_table: Array<MapData, Interfaces>,
+    interfaces: Interfaces,
     pub(crate) sa_inbound: HashMap<MapData, [u8; 4], SaInbound>,
     sa_paths: HashMap<MapData, SaPathKey, SaPath>,
     sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
@@ -71,7 +72,8 @@ impl Maps {
         let mut maps = Self {
             abi: take(ebpf, map::ABI)?,
             settings: take(ebpf, map::SETTINGS)?,
-            interfaces: take(ebpf, map::INTERFACES)?,
+            interface_table: take(ebpf, map::INTERFACES)?,
+            interfaces: Interfaces::new_zeroed(),
             sa_inbound: take(ebpf, map::SA_INBOUND)?,
             sa_paths: take(ebpf, map::SA_PATHS)?,
             sa_routes: take(ebpf, map::SA_ROUTES)?,
@@ -110,6 +112,19 @@ impl Maps {
         self.settings
             .get(&0, 0)
             .map_err(DataplaneError::map(map::SETTINGS))
+    }
+
+    /// Adds an interface, or changes it.
+    pub(crate) fn set_interface(&mut self, index: u32, interface: Interface) -> Result<(), DataplaneError> {
+        if !self.interfaces.put(index, interface) {
+            return Err(DataplaneError::TooMany {
+                what: "interfaces",
+                have: self.interfaces.indexes.len() + 1,
+                max: self.interfaces.indexes.len(),
+            });
+        }
+        let set = self.interface_table.set(0, self.interfaces, 0);
+        set.map_err(DataplaneError::map(map::INTERFACES))
     }
 
     /// Lets XDP redirect out of an interface.

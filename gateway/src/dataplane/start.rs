@@ -198,8 +198,7 @@ fn insert(
         mac: addresses.mac,
         pad: [0; 2],
     };
-    let inserted = maps.interfaces.insert(index, interface, 0);
-    inserted.map_err(DataplaneError::map(map::INTERFACES))
+    maps.set_interface(index, interface)
 }
 
 /// WAN interfaces by name, with the port that every worker has for them.
