@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use gateway_ike::{Command, Event};
+use gateway_ike::{Command, Event, TimeoutReason};
 
 fn sim(seed: u64, link: Link) -> Sim {
     let (mut site, mut center) = (site_config(), center_config());
@@ -213,4 +213,27 @@ fn traffic_spares_liveness_requests() {
     sim.run_ms(70_000);
     assert!(sim.sent.len() > sent);
     assert_eq!(sim.endpoints[SITE].ike_sas().count(), 1);
+}
+
+/// Signs of life leave the timer where it was: when it comes nothing is due, and silence is counted from the last sign.
+#[test]
+fn a_timer_that_signs_of_life_have_outdated_asks_nothing() {
+    let (mut site, mut center) = (site_config(), center_config());
+    site.dpd_after_s = 3_600;
+    center.dpd_after_s = 60;
+    let mut sim = connected(site, center, 2);
+    let set = sim.endpoints[CENTER].poll_timeout();
+    sim.run_ms(40_000);
+    sim.traffic(SITE);
+    assert_eq!(sim.endpoints[CENTER].poll_timeout(), set);
+    let (heard_ms, sent) = (sim.now_ms, sim.sent.len());
+    sim.run_ms(59_000);
+    assert_eq!(sim.sent.len(), sent, "{}", sim.words(CENTER));
+    let (due_ms, reason) = sim.endpoints[CENTER].poll_timeout().unwrap();
+    assert_eq!((due_ms, reason), (heard_ms + 60_000, TimeoutReason::Liveness));
+    sim.run_ms(2_000);
+    assert!(
+        sim.sent.len() > sent,
+        "the peer is asked after a minute of silence"
+    );
 }

@@ -10,6 +10,7 @@ use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::site::Site;
+use gateway_common::abi::usage;
 use gateway_esp::{
     KeyMaterial, LinkHeader, OuterDf, PortRange, REPLAY_WINDOW_DEFAULT, Suite, Tunnel, UdpEncap,
 };
@@ -267,9 +268,11 @@ impl Engine for Xdp {
             packets: counter.packets,
             bytes: counter.bytes,
         };
+        // As the programs count them: the tables are not gone through for it.
+        let [flows, _, mappings] = dataplane.used(usage::TOTAL);
         Ok(Tables {
-            flows: dataplane.flows().len() as u64,
-            mappings: dataplane.mappings().len() as u64,
+            flows,
+            mappings,
             drops: dataplane
                 .drops()
                 .into_iter()

@@ -234,6 +234,12 @@ impl Established {
         }
     }
 
+    /// Whether a Child SA is not sent on until the peer has sent on it.
+    pub(crate) fn awaits_traffic(&self, id: ChildId) -> bool {
+        let child = self.children.iter().find(|child| child.id == id);
+        child.is_some_and(|child| !child.outbound_active)
+    }
+
     /// Something unprotected says that the peer does not know this IKE SA: it may be true, so we ask.
     pub(crate) fn suspect(&mut self, now_ms: u64) {
         let lately = self
