@@ -325,10 +325,10 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Tells every worker whose SPI it is. The owner knows the SA already.
+    /// Tells every other worker whose SPI it is. The owner knows the SA already.
     fn route(&self, handle: SaHandle, spi: u32) -> Result<(), DataplaneError> {
         let sa_index = handle.index();
-        self.order_all(|| Order::Route { spi, sa_index })
+        self.order_others(handle.worker, || Order::Route { spi, sa_index })
     }
 
     /// Lets the `wan` program pass the SPI.
@@ -362,7 +362,7 @@ impl Dataplane {
             let (spi, sa_index) = (record.spi_in, handle.index());
             absent_is_fine(self.maps().sa_inbound.remove(&spi.to_be_bytes()))
                 .map_err(DataplaneError::map(map::SA_INBOUND))?;
-            self.order_all(|| Order::Unroute { spi, sa_index })?;
+            self.order_others(handle.worker, || Order::Unroute { spi, sa_index })?;
         }
         let order = Order::Remove {
             slot: handle.slot,
@@ -383,8 +383,8 @@ impl Dataplane {
         Ok(())
     }
 
-    fn order_all(&self, order: impl Fn() -> Order) -> Result<(), DataplaneError> {
-        let workers = 0..self.inboxes.len() as u32;
+    fn order_others(&self, owner: u32, order: impl Fn() -> Order) -> Result<(), DataplaneError> {
+        let workers = (0..self.inboxes.len() as u32).filter(|worker| *worker != owner);
         let sent = workers.map(|worker| Ok((worker, self.send(worker, order())?)));
         sent.collect::<Result<Vec<_>, DataplaneError>>()?
             .into_iter()

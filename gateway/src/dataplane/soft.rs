@@ -119,7 +119,6 @@ impl SoftWorker {
                 slot,
                 generation: 1,
             };
-            let spi = sa.inbound.spi();
             let install = Order::Install(Box::new(Install {
                 handle,
                 site: sa.site,
@@ -129,13 +128,7 @@ impl SoftWorker {
                 tunnel: sa.tunnel,
                 counters: Arc::<SaCounters>::default(),
             }));
-            let route = Order::Route {
-                spi,
-                sa_index: handle.index(),
-            };
-            for order in [install, route] {
-                table.apply(order).map_err(io::Error::other)?;
-            }
+            table.apply(install).map_err(io::Error::other)?;
         }
         let empty = || Frame {
             octets: vec![0; FRAME_SIZE as usize].into(),

@@ -18,15 +18,16 @@ pub(crate) struct Command {
 
 /// What to do.
 pub(crate) enum Order {
-    /// Takes an SA pair in. The keys travel inside and are zeroed where they are dropped.
+    /// Takes an SA pair in; packets with its SPI are the SA's from then on. The keys travel inside and are zeroed where
+    /// they are dropped.
     Install(Box<Install>),
-    /// From now on packets with this SPI belong to this SA, here or at another worker.
+    /// From now on packets with this SPI belong to this SA of another worker.
     Route { spi: u32, sa_index: u32 },
     /// The SPI is no longer known, if it still belongs to this SA.
     Unroute { spi: u32, sa_index: u32 },
     /// Sends through another path.
     UpdatePath { slot: u32, tunnel: Tunnel, port: usize },
-    /// Forgets one direction; forgets the SA when none is left.
+    /// Forgets one direction, with the SPI if it is the inbound one; forgets the SA when none is left.
     Remove {
         slot: u32,
         inbound: bool,

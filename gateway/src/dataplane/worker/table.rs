@@ -135,9 +135,7 @@ impl SaTable {
                 self.by_spi.insert(spi, sa_index);
             }
             Order::Unroute { spi, sa_index } => {
-                if self.route(spi) == Some(sa_index) {
-                    self.by_spi.remove(&spi);
-                }
+                self.unroute(spi, sa_index);
             }
             Order::UpdatePath { slot, tunnel, port } => return self.update_path(slot, &tunnel, port),
             Order::Remove {
@@ -149,8 +147,15 @@ impl SaTable {
         Ok(())
     }
 
+    fn unroute(&mut self, spi: u32, sa_index: u32) {
+        if self.route(spi) == Some(sa_index) {
+            self.by_spi.remove(&spi);
+        }
+    }
+
     fn install(&mut self, install: Install) {
         let slot = install.handle.slot as usize;
+        let (spi, sa_index) = (install.inbound.spi(), install.handle.index());
         if self.slots.len() <= slot {
             self.slots.resize_with(slot + 1, || None);
         }
@@ -172,6 +177,7 @@ impl SaTable {
         };
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(Box::new(entry));
+            self.by_spi.insert(spi, sa_index);
         }
     }
 
@@ -193,14 +199,16 @@ impl SaTable {
             return;
         };
         let Some(entry) = place else { return };
-        if inbound {
-            entry.inbound = None;
-        }
+        let gone = entry.inbound.take_if(|_| inbound);
+        let gone = gone.map(|sa| (sa.spi(), entry.handle.index()));
         if outbound {
             entry.outbound = None;
         }
         if entry.inbound.is_none() && entry.outbound.is_none() {
             *place = None;
+        }
+        if let Some((spi, sa_index)) = gone {
+            self.unroute(spi, sa_index);
         }
     }
 }
