@@ -25,6 +25,8 @@ use gateway_esp::{
     HEADROOM_MAX, IvKey, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa, OuterDf, Selectors, Suite,
     TAILROOM_MAX, Tunnel,
 };
+use gateway_tests::cpu_time;
+use gateway_tests::random::Random;
 use xtask::bench::machine::Core;
 use xtask::bench::report::{Figure, emit};
 use xtask::lab::line::{BURST, Line};
@@ -111,7 +113,7 @@ struct Crowd {
     sas: Vec<OutboundSa>,
     line: Line,
     gateway: i32,
-    random: u64,
+    random: Random,
 }
 
 /// What came of a flood.
@@ -139,7 +141,7 @@ impl Crowd {
             sas,
             line,
             gateway,
-            random: 7,
+            random: Random(7),
         })
     }
 
@@ -170,11 +172,11 @@ impl Crowd {
             Who::All => self.shuffled(packets),
         };
         let frames = self.frames(&order)?;
-        let (before, cpu_before_ns) = (arrived()?, cpu_ns(self.gateway)?);
+        let (before, cpu_before_ns) = (arrived()?, cpu_time::of_process(self.gateway)?);
         let started = Instant::now();
         self.line.send(&frames)?;
         let (arrived, last) = settled(before)?;
-        let cpu_ns = cpu_ns(self.gateway)? - cpu_before_ns;
+        let cpu_ns = cpu_time::of_process(self.gateway)? - cpu_before_ns;
         ensure!(arrived > 0, "nothing came through");
         Ok(Flood {
             kpps: arrived as f64 / last.duration_since(started).as_secs_f64() / 1_000.0,
@@ -186,19 +188,10 @@ impl Crowd {
     fn shuffled(&mut self, packets: usize) -> Vec<usize> {
         let mut order: Vec<_> = (0..self.sas.len()).cycle().take(packets).collect();
         for place in (1..order.len()).rev() {
-            let other = self.below(place + 1);
+            let other = self.random.below(place as u32 + 1) as usize;
             order.swap(place, other);
         }
         order
-    }
-
-    /// SplitMix64.
-    fn below(&mut self, limit: usize) -> usize {
-        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.random;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((value ^ (value >> 31)) % limit as u64) as usize
     }
 
     /// The next packet of each of these sites, sealed.
@@ -269,16 +262,4 @@ fn settled(before: u64) -> Result<(u64, Instant)> {
         }
     }
     Ok(last)
-}
-
-/// CPU time so far of a process's threads.
-fn cpu_ns(pid: i32) -> Result<u64> {
-    let folder = format!("/proc/{pid}/task");
-    let mut sum = 0;
-    for thread in fs::read_dir(&folder).with_context(|| folder.clone())? {
-        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        let ns: Option<u64> = text.split_whitespace().next().and_then(|ns| ns.parse().ok());
-        sum += ns.with_context(|| format!("{folder}: {text}"))?;
-    }
-    Ok(sum)
 }

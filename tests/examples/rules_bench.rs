@@ -18,6 +18,7 @@ use gateway_common::drop::DropReason;
 use gateway_common::packet::tcp::flag::SYN;
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, increase, monotonic};
+use gateway_tests::random;
 use gateway_tests::vectors::world;
 use xtask::bench::report::{Figure, emit};
 
@@ -134,13 +135,7 @@ fn servers(number: u32) -> Rule {
 }
 
 fn mixed(number: u32) -> Rule {
-    // A fixed sequence of random numbers.
-    let random = |salt: u32| {
-        let mut value = u64::from(number) << 8 | u64::from(salt);
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value ^ (value >> 31)) as u32
-    };
+    let random = |salt: u32| random::mixed(u64::from(number) << 8 | u64::from(salt)) as u32;
     let prefix = |salt: u32, first: u8| {
         let mask = (u32::MAX << (random(salt) % 17)).to_be_bytes();
         let address = random(salt + 1).to_be_bytes();

@@ -31,6 +31,7 @@ use gateway_esp::{
     HEADROOM_MAX, InboundConfig, InboundSa, IvKey, KeyMaterial, LinkHeader, OutboundConfig, OutboundSa,
     OuterDf, REPLAY_WINDOW_DEFAULT, Selectors, Suite, TAILROOM_MAX, Tunnel, UdpEncap,
 };
+use gateway_tests::random::Random;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use xtask::bench::report::{Figure, emit};
@@ -88,19 +89,6 @@ impl Way {
             Self::Outbound => "outbound",
             Self::Both => "both",
         }
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value ^ (value >> 31)) % limit
     }
 }
 
@@ -277,7 +265,7 @@ impl Case {
     fn measure(&mut self) -> Result<f64> {
         let (way, sizes, (sites, flows)) = (self.way, self.mix.1, self.load);
         for (number, size) in (0..FRAMES).zip(sizes.iter().cycle()) {
-            let site = 1 + self.random.below(sites.into()) as u32;
+            let site = 1 + self.random.below(sites);
             let flow = self.random.below(flows.into()) as u16;
             let outbound = match way {
                 Way::Outbound => true,

@@ -2,11 +2,13 @@
 //! them, and a lab with the gateway and both sites up, with transfers and datagrams through it.
 
 pub mod covering;
+pub mod cpu_time;
 pub mod echo;
 pub mod frames;
 pub mod fresh;
 pub mod fuzz;
 pub mod kernel;
+pub mod random;
 pub mod scene;
 pub mod transfer;
 pub mod vectors;

@@ -12,31 +12,11 @@ use gateway_common::packet::tcp::flag::SYN;
 use gateway_common::path::rules::{Tuple, matches_by_name};
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::random::Random;
 use gateway_tests::vectors::world::{self, GROUP_CLINIC, SA_INDEX, SITE, SITE_OTHER};
 
 const XDP_DROP: u32 = 1;
 const XDP_REDIRECT: u32 = 4;
-
-/// A fixed sequence of random numbers (SplitMix64), so that a failure comes again.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value ^ (value >> 31)) as u32
-    }
-
-    fn below(&mut self, limit: u32) -> u32 {
-        self.next() % limit
-    }
-
-    fn pick<T: Copy>(&mut self, list: &[T]) -> T {
-        list[self.below(u32::try_from(list.len()).expect("short")) as usize]
-    }
-}
 
 fn prefix(random: &mut Random, networks: &[[u8; 4]]) -> ([u8; 4], [u8; 4]) {
     let length = random.pick(&[0u32, 8, 15, 16, 17, 24, 25, 31, 32]);

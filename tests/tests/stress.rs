@@ -22,6 +22,7 @@ use gateway_common::tables::index::{state, state_of};
 use gateway_common::tables::words::Words as _;
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
+use gateway_tests::random::Random;
 use gateway_tests::vectors::world::{self, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
 
 const XDP_DROP: u32 = 1;
@@ -44,19 +45,6 @@ const HOLD_DOWN: HoldDown = HoldDown {
     hold_s: IDLE_S,
     site_ports_max: PORTS / 4,
 };
-
-/// SplitMix64: each thread has its own sequence.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: u32) -> u32 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut value = self.0;
-        value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (value >> 33) as u32 % limit
-    }
-}
 
 /// A packet of the same few flows.
 fn draw(random: &mut Random, second: &AtomicU32) -> Vec<u8> {
@@ -236,7 +224,7 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             // The operator ends a flow.
             let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();
             if !flows.is_empty() {
-                let key = flows[random.below(flows.len() as u32) as usize];
+                let key = random.pick(&flows);
                 ended += usize::from(tables.end_flow(&key));
             }
         }

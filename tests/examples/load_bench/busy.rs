@@ -2,7 +2,8 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
+use gateway_tests::cpu_time;
 use xtask::lab::state;
 
 /// Who is measured.
@@ -29,21 +30,13 @@ impl Measured {
                 let ours = processes
                     .iter()
                     .filter(|process| process.name.starts_with(PREFIX));
-                ours.map(|process| threads_ns(process.pid)).sum::<Result<u64>>()?
+                ours.map(|process| cpu_time::of_process(process.pid))
+                    .sum::<Result<u64>>()?
             }
-            Self::Thread(thread) => time_ns(&format!("/proc/self/task/{thread}"))?,
+            Self::Thread(thread) => cpu_time::of_thread(&format!("/proc/self/task/{thread}"))?,
         };
         Ok(own + put_off_ns()?)
     }
-}
-
-fn threads_ns(pid: i32) -> Result<u64> {
-    let mut sum = 0;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        // One that has ended meanwhile did so without work.
-        sum += time_ns(&thread?.path().display().to_string()).unwrap_or(0);
-    }
-    Ok(sum)
 }
 
 fn put_off_ns() -> Result<u64> {
@@ -53,16 +46,8 @@ fn put_off_ns() -> Result<u64> {
         let folder = process?.path();
         let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
         if name.trim_end() == wanted {
-            return time_ns(&folder.display().to_string());
+            return cpu_time::of_thread(&folder.display().to_string());
         }
     }
     Ok(0)
-}
-
-/// CPU time of the thread with this folder.
-fn time_ns(folder: &str) -> Result<u64> {
-    let path = format!("{folder}/schedstat");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let time = text.split_whitespace().next().and_then(|time| time.parse().ok());
-    time.with_context(|| format!("{path}: {text}"))
 }
