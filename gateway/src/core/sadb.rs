@@ -1,6 +1,7 @@
 //! Installed Child SAs: what IKE calls them, what the data plane calls them, whose they are.
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::hash::Hash;
+use std::ops::Bound;
 
 use gateway_ike::{ChildId, Direction};
 
@@ -23,6 +24,8 @@ pub struct Installed<H> {
 #[derive(Clone, Debug)]
 pub struct Sadb<H> {
     children: BTreeMap<ChildId, Installed<H>>,
+    /// The last that [`Sadb::turn`] came to; `None` if the next is the first.
+    seen_to: Option<ChildId>,
     by_handle: HashMap<H, ChildId>,
 }
 
@@ -30,6 +33,7 @@ impl<H> Default for Sadb<H> {
     fn default() -> Self {
         Self {
             children: BTreeMap::new(),
+            seen_to: None,
             by_handle: HashMap::new(),
         }
     }
@@ -76,11 +80,16 @@ impl<H: Copy + Eq + Hash> Sadb<H> {
         Some(handle)
     }
 
-    /// All that are installed, for updates of what was seen.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = (ChildId, &mut Installed<H>)> {
-        self.children
-            .iter_mut()
-            .map(|(child, installed)| (*child, installed))
+    /// The next of those that are installed, for updates of what was seen: in `turns` turns one after another each is
+    /// among them.
+    pub fn turn(&mut self, turns: usize) -> impl Iterator<Item = (ChildId, &mut Installed<H>)> {
+        let after = self.seen_to.map_or(Bound::Unbounded, Bound::Excluded);
+        let count = self.children.len() / turns.max(1);
+        let mut next = self.children.range((after, Bound::Unbounded));
+        self.seen_to = next.nth(count).map(|(child, _)| *child);
+        let to = self.seen_to.map_or(Bound::Unbounded, Bound::Included);
+        let these = self.children.range_mut((after, to));
+        these.map(|(child, installed)| (*child, installed))
     }
 
     /// Number of Child SAs that packets to a site can take.
@@ -109,6 +118,35 @@ impl<H: Copy + Eq + Hash> Sadb<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_has_its_turn() {
+        for count in [0, 1, 9, 10, 11, 95, 1_000] {
+            let mut sadb = Sadb::default();
+            (0..count).for_each(|number| sadb.insert(ChildId(number), 7, number));
+            for _ in 0..3 {
+                let mut seen: Vec<_> = (0..10)
+                    .flat_map(|_| sadb.turn(10).map(|(child, _)| child.0).collect::<Vec<_>>())
+                    .collect();
+                seen.sort_unstable();
+                seen.dedup();
+                assert_eq!(seen.len() as u64, count);
+            }
+            assert!(sadb.turn(10).count() as u64 <= 1 + count / 10);
+        }
+    }
+
+    #[test]
+    fn the_one_that_was_seen_last_may_go() {
+        let mut sadb = Sadb::default();
+        (0..40).for_each(|number| sadb.insert(ChildId(number), 7, number));
+        let last = sadb.turn(10).last().map(|(child, _)| child);
+        let last = last.expect("some");
+        sadb.remove(last, Direction::Inbound);
+        sadb.remove(last, Direction::Outbound);
+        let next = sadb.turn(10).next().map(|(child, _)| child);
+        assert_eq!(next, Some(ChildId(last.0 + 1)));
+    }
 
     #[test]
     fn an_sa_is_forgotten_with_its_last_direction() {

@@ -34,7 +34,7 @@ const CLOSE_MS: u64 = 2_000;
 /// What the data plane has to tell is asked for so often: a rekeyed SA waits for its first packet, a new
 /// destination for its next hop.
 const POLL_MS: u64 = 100;
-/// Polls between two looks at traffic and timeouts: a second.
+/// Polls between two looks at timeouts, and at the traffic of an SA: a second.
 const POLLS_PER_LOOK: u32 = 10;
 
 /// Sockets, IKE, sites, SAs, rules and data plane.
@@ -239,6 +239,7 @@ impl<E: Engine> Controller<E> {
             self.handle_happening(happening);
         }
         self.tell_traces();
+        self.tell_traffic();
         self.give_blocks();
         self.polls += 1;
         if self.polls == POLLS_PER_LOOK {
@@ -247,7 +248,6 @@ impl<E: Engine> Controller<E> {
             self.tend_rules();
             self.tend_names();
             self.next_second_of_journal();
-            self.tell_traffic();
             self.next_second_of_files();
             self.next_second_of_blocks();
             log_failure("flows and mappings not swept", self.engine.tend().await);
@@ -290,10 +290,11 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Packets on a Child SA prove that the peer lives: IKE need not ask (RFC 7296 section 2.4). Those that we send
-    /// show that the Child SA is in use.
+    /// show that the Child SA is in use. Some of all at a time: those of thousands of sites would take tens of
+    /// milliseconds, for which nobody else is served.
     fn tell_traffic(&mut self) {
         let now = self.clock.now();
-        for (child, installed) in self.sadb.iter_mut() {
+        for (child, installed) in self.sadb.turn(POLLS_PER_LOOK as usize) {
             let traffic = self.engine.traffic(installed.handle).unwrap_or_default();
             if traffic.packets_in != installed.packets_in_seen {
                 installed.packets_in_seen = traffic.packets_in;
