@@ -83,6 +83,7 @@ impl Tables for Maps {
     type FlowRecords<'a> = Array;
     type MappingRecords<'a> = Array;
     type Usage<'a> = Value;
+    type Scratch<'a> = Value;
     type Secret<'a> = &'static Secret;
 
     #[inline(always)]

@@ -277,10 +277,20 @@ pub const fn later(one_s: u32, other_s: u32) -> u32 {
 /// Reads the key of a record.
 #[inline(always)]
 pub fn read_key<V: Words>(record: V) -> FlowKey {
-    let (site, source) = halves(record.load(word::SITE_SOURCE));
-    let (destination, ports) = halves(record.load(word::DESTINATION_PORTS));
-    let [s0, s1, d0, d1] = ports.to_ne_bytes();
     let [_, _, protocol, _] = halves(record.load(word::NAT)).1.to_ne_bytes();
+    key_of(
+        record.load(word::SITE_SOURCE),
+        record.load(word::DESTINATION_PORTS),
+        protocol,
+    )
+}
+
+/// A key of [`word::SITE_SOURCE`], [`word::DESTINATION_PORTS`] and the protocol.
+#[inline(always)]
+pub(crate) const fn key_of(site_source: u64, destination_ports: u64, protocol: u8) -> FlowKey {
+    let (site, source) = halves(site_source);
+    let (destination, ports) = halves(destination_ports);
+    let [s0, s1, d0, d1] = ports.to_ne_bytes();
     FlowKey {
         site,
         source: source.to_ne_bytes(),
@@ -290,6 +300,18 @@ pub fn read_key<V: Words>(record: V) -> FlowKey {
         protocol,
         pad: [0; 3],
     }
+}
+
+/// A key as [`word::SITE_SOURCE`] and [`word::DESTINATION_PORTS`].
+#[inline(always)]
+pub(crate) const fn key_words(key: &FlowKey) -> (u64, u64) {
+    (
+        pair(key.site, u32::from_ne_bytes(key.source)),
+        pair(
+            u32::from_ne_bytes(key.destination),
+            ports(key.source_port, key.destination_port),
+        ),
+    )
 }
 
 /// Reads a whole record.
@@ -317,14 +339,9 @@ pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {
 /// Writes key and translation of a record that no reader sees yet.
 #[inline(always)]
 pub fn write_key<V: Words>(record: V, key: &FlowKey, (nat_address, nat_port): ([u8; 4], [u8; 2])) {
-    record.store(word::SITE_SOURCE, pair(key.site, u32::from_ne_bytes(key.source)));
-    record.store(
-        word::DESTINATION_PORTS,
-        pair(
-            u32::from_ne_bytes(key.destination),
-            ports(key.source_port, key.destination_port),
-        ),
-    );
+    let (site_source, destination_ports) = key_words(key);
+    record.store(word::SITE_SOURCE, site_source);
+    record.store(word::DESTINATION_PORTS, destination_ports);
     record.store(
         word::NAT,
         pair(

@@ -278,9 +278,9 @@ const fn reversed(key: &FlowKey) -> FlowKey {
 /// # Errors
 /// The reason to drop the packet.
 #[inline(always)]
-pub fn permit<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+pub fn permit<P: Packet, T: Tables>(_packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
-    super::open::look(packet, tables, &mut key, &mut first)?;
+    super::open::look(tables, &mut key, &mut first)?;
     key.destination_port = [0; 2];
     first.progress.state = state::PERMISSION;
     super::open::permit(tables, &key, &first);

@@ -48,7 +48,7 @@ pub fn may_open(inner: &Inner) -> Result<(), DropReason> {
 }
 
 /// What a flow begins with: its state and the numbers of its first packet.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct First {
     /// State.
     pub progress: Progress,
@@ -83,6 +83,26 @@ impl First {
         self.progress = Progress::from_bits(P::hide(self.progress.bits()));
         (self.begin, self.end) = (P::hide(self.begin), P::hide(self.end));
         self.window = P::hide(u32::from(self.window)) as u16;
+    }
+
+    /// Leaves what a segment says in two words for [`First::left`].
+    #[inline(always)]
+    pub(super) fn leave<V: Words>(&self, scratch: V, at: usize) {
+        scratch.store(at, pair(self.begin, self.end));
+        scratch.store(at + 1, u64::from(self.window));
+    }
+
+    /// What [`First::leave`] has left.
+    #[inline(always)]
+    pub(super) fn left<V: Words>(scratch: V, at: usize, progress: Progress, now_s: u32) -> Self {
+        let (begin, end) = halves(scratch.load(at));
+        Self {
+            progress,
+            now_s,
+            begin,
+            end,
+            window: scratch.load(at + 1) as u16,
+        }
     }
 
     /// What an end has written, from whose first packet the flow is made or not. The opener's SYN is known, its packet

@@ -38,7 +38,7 @@ use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
 use super::filter::{self, Direction, First};
 use super::inner::{IP, Inner, TRANSPORT};
-use super::open::{Stage, denied, hide, left, make};
+use super::open::{Stage, denied, hide, leave_packet, left, make};
 use super::rules::Tuple;
 use super::{Outcome, fragment, limits, mss, tcp, worker};
 
@@ -73,6 +73,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
+    leave_packet(scratch, &key, &inner);
     Ok(Next::Stage(Stage::Map))
 }
 

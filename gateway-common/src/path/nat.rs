@@ -47,6 +47,7 @@ pub(super) fn map<T: Tables>(
     mapping: &mut Mapping,
 ) -> Result<bool, DropReason> {
     if find(tables, opening, mapping) {
+        prefetch(tables, opening, mapping);
         return Ok(true);
     }
     if !has_ports(opening.key.protocol) && !first_block(opening.site).is_whole() {
@@ -57,6 +58,7 @@ pub(super) fn map<T: Tables>(
     let refused = if !find_port(tables, opening, mapping) {
         Err(DropReason::NatExhausted)
     } else {
+        prefetch(tables, opening, mapping);
         match insert(tables, opening, mapping) {
             Ok(()) => {
                 tables.count(Path::MappingsCreated, 0);
@@ -68,6 +70,14 @@ pub(super) fn map<T: Tables>(
     };
     limits::give_mapping(tables, site);
     refused
+}
+
+/// Has what the next stage writes come into the cache, all of it at once: the flow is going to be made, and each of these lines is
+/// far away.
+#[inline(never)]
+fn prefetch<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &Mapping) {
+    let key = opening.key;
+    tables.flows().prefetch(key, &mapping.outside(key.protocol));
 }
 
 /// The inside endpoint of a flow.
@@ -390,6 +400,9 @@ const fn smaller(one: u16, other: u16) -> u16 {
 /// Claims the port.
 #[inline(never)]
 fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> Result<(), Unmapped> {
+    tables
+        .mappings()
+        .prefetch_record(&mapping.outside(opening.key.protocol));
     (mapping.created_s, mapping.last_used_s) = (opening.now_s, opening.now_s);
     mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())

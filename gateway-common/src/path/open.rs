@@ -1,5 +1,5 @@
-//! What makes a flow: stages for a packet that belongs to none, each a program of its own in BPF. A stage parses the
-//! packet again, which costs less than what a flow costs, and finds what the stage before has left for it.
+//! What makes a flow: stages for a packet that belongs to none, each a program of its own in BPF. The stage of judgement parses
+//! the packet and leaves for those behind it what they need of it; none of them changes the packet.
 
 use crate::abi::event::{RULE_DEFAULT, kind};
 use crate::abi::flow::{self, FlowKey, Progress, halves, pair, word};
@@ -68,7 +68,7 @@ pub enum Stage {
 /// Number of [`Stage`]s.
 pub const STAGES: u32 = 19;
 /// Words of what a stage leaves for the next one.
-pub const SCRATCH_WORDS: usize = 8;
+pub const SCRATCH_WORDS: usize = 10;
 
 /// Words of what stages leave for later ones; `low | high << 32`.
 pub(super) mod left {
@@ -82,6 +82,14 @@ pub(super) mod left {
     pub(in crate::path) const MAPPING: usize = 3;
     /// Number of a [`Refusal`](crate::path::answer::Refusal); its argument.
     pub(in crate::path) const REFUSAL: usize = 4;
+    /// As the word of a flow's record.
+    pub(in crate::path) const SITE_SOURCE: usize = 5;
+    /// As the word of a flow's record.
+    pub(in crate::path) const DESTINATION_PORTS: usize = 6;
+    /// [`Progress`](crate::abi::flow::Progress) to begin with; protocol, length of the packet.
+    pub(in crate::path) const PROGRESS: usize = 7;
+    /// First words of what [`First`](crate::path::filter::First) says of a TCP segment.
+    pub(in crate::path) const SEGMENT: usize = 8;
 }
 
 /// A packet that may open a flow.
@@ -106,19 +114,18 @@ struct Admitted {
 
 impl Admitted {
     #[inline(always)]
-    fn load<T: Tables>(tables: &T) -> Option<Self> {
-        let scratch = tables.scratch()?;
+    fn load<V: Words>(scratch: V) -> Self {
         let (nat_address, nat) = halves(scratch.load(left::NAT));
         let (rule, generation) = halves(scratch.load(left::RULE));
         let [p0, p1, _, _] = nat.to_ne_bytes();
-        Some(Self {
+        Self {
             nat_address: nat_address.to_ne_bytes(),
             nat_port: [p0, p1],
             mapping: scratch.load(left::MAPPING) as u32,
             flags: scratch.load(left::FLAGS) as u32,
             rule,
             generation,
-        })
+        }
     }
 }
 
@@ -166,7 +173,20 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return no_room(tables, reason);
     }
     scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
+    leave_packet(scratch, &key, &inner);
     Ok(Next::Stage(Stage::Map))
+}
+
+/// Leaves what the stages that make a flow need of its packet. Apart from its caller, whose stack is needed below it.
+#[inline(never)]
+pub(super) fn leave_packet<V: Words>(scratch: V, key: &FlowKey, inner: &Inner) {
+    let first = filter::open(inner, Direction::Out, 0);
+    let (site_source, destination_ports) = flow::key_words(key);
+    scratch.store(left::SITE_SOURCE, site_source);
+    scratch.store(left::DESTINATION_PORTS, destination_ports);
+    let about = u32::from(key.protocol) | inner.length() << 16;
+    scratch.store(left::PROGRESS, pair(first.progress.bits(), about));
+    first.leave(scratch, left::SEGMENT);
 }
 
 /// The third stage: maps the flow's source.
@@ -174,9 +194,9 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
 /// # Errors
 /// The reason to drop the packet.
 #[inline(always)]
-pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+pub fn map<P: Packet, T: Tables>(_packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
-    look(packet, tables, &mut key, &mut first)?;
+    look(tables, &mut key, &mut first)?;
     let opening = Opening {
         key: &key,
         site: tables.site(key.site).ok_or(DropReason::UnknownSite)?,
@@ -202,9 +222,9 @@ pub fn map<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
 /// # Errors
 /// The reason to drop the packet.
 #[inline(always)]
-pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+pub fn add<P: Packet, T: Tables>(_packet: &mut P, tables: &T) -> Result<Next, DropReason> {
     let (mut key, mut first) = (FlowKey::NONE, First::NONE);
-    let length = look(packet, tables, &mut key, &mut first)?;
+    let length = look(tables, &mut key, &mut first)?;
     if needs_permission(tables, &key) {
         first.progress.flags |= tcp::flag::HAS_PERMISSION;
         first.hide::<P>();
@@ -239,7 +259,7 @@ pub(super) fn make<T: Tables>(
     // Otherwise another CPU made it at the same moment, from the same mapping.
     if is_new {
         tables.count(Path::FlowsCreated, length);
-        let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
+        let admitted = Admitted::load(tables.scratch().ok_or(DropReason::Internal)?);
         if admitted.flags & u32::from(flag::LOG) != 0 {
             let (rule, generation) = (admitted.rule, admitted.generation);
             tell(tables, kind::FLOW_CREATED, key, rule, generation);
@@ -270,21 +290,23 @@ fn put_or_renew<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<b
     }
 }
 
-/// The packet as far as making a flow of it goes, and its length. Apart from its caller, whose stack is needed below it.
-#[inline(never)]
-pub(super) fn look<P: Packet, T: Tables>(
-    packet: &P,
-    tables: &T,
-    key: &mut FlowKey,
-    first: &mut First,
-) -> Result<u32, DropReason> {
-    let site = site_of(packet)?;
-    let mut inner = Inner::NONE;
-    read_any(packet, &mut inner)?;
-    *key = inner.flow_from_site(site);
-    *first = filter::open(&inner, Direction::Out, tables.now_s());
-    hide::<P>(key, first);
-    Ok(inner.length())
+/// What [`leave_packet`] has left: how the flow begins, and the length of its packet.
+#[inline(always)]
+pub(super) fn look<T: Tables>(tables: &T, key: &mut FlowKey, first: &mut First) -> Result<u32, DropReason> {
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    let (progress, about) = halves(scratch.load(left::PROGRESS));
+    let (site_source, destination_ports) = (
+        scratch.load(left::SITE_SOURCE),
+        scratch.load(left::DESTINATION_PORTS),
+    );
+    *key = flow::key_of(site_source, destination_ports, about as u8);
+    *first = First::left(
+        scratch,
+        left::SEGMENT,
+        Progress::from_bits(progress),
+        tables.now_s(),
+    );
+    Ok(about >> 16)
 }
 
 /// Hides what a packet says of its flow: what follows is verified once, not once for each protocol. Apart from its caller, whose
@@ -350,18 +372,18 @@ fn give<T: Tables>(tables: &T, site: u32, half_open: bool) {
 
 #[inline(never)]
 fn insert<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<(), Refused> {
-    let Some(admitted) = Admitted::load(tables) else {
+    let (Some(scratch), Some(nat)) = (tables.scratch(), mapped(tables)) else {
         return Err(Refused::Full);
     };
-    let nat = (admitted.nat_address, admitted.nat_port);
     tables.flows().insert_with(key, nat, |record, other| {
-        fill(record, key, first, &admitted, other);
+        fill(record, key, first, scratch, other);
     })
 }
 
 /// Writes the record of a new flow. Apart from its caller, whose stack is not large enough for both.
 #[inline(never)]
-fn fill<V: Words>(record: V, key: &FlowKey, first: &First, admitted: &Admitted, other: u32) {
+fn fill<V: Words, S: Words>(record: V, key: &FlowKey, first: &First, scratch: S, other: u32) {
+    let admitted = Admitted::load(scratch);
     flow::write_key(record, key, (admitted.nat_address, admitted.nat_port));
     record.store(word::PROGRESS, pair(first.progress.bits(), admitted.mapping));
     record.store(word::RULE, pair(admitted.rule, other));
@@ -387,7 +409,7 @@ fn renew<V: Words, T: Tables>(
     first: &First,
 ) -> Result<Renewal, DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let admitted = Admitted::load(tables).ok_or(DropReason::Internal)?;
+    let admitted = Admitted::load(tables.scratch().ok_or(DropReason::Internal)?);
     let found = dead.record.load(word::PROGRESS);
     let state = Progress::from_bits(halves(found).0).state;
     let was_half_open = filter::is_half_open(state);
@@ -436,5 +458,41 @@ pub(super) fn denied<T: Tables>(
         Err(DropReason::RuleDefault)
     } else {
         Err(DropReason::RuleDenied)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::packet::ipv4::protocol::{ICMP, TCP, UDP};
+    use crate::path::tcp::Segment;
+    use crate::tables::host::HostTables;
+
+    proptest! {
+        /// Property: the stages that make a flow take its packet for what the stage of judgement has seen, whatever it is.
+        #[test]
+        fn what_judgement_leaves_is_what_the_packet_says(
+            (site, source, destination, ports) in any::<(u32, [u8; 4], [u8; 4], ([u8; 2], [u8; 2]))>(),
+            protocol in prop_oneof![Just(TCP), Just(UDP), Just(ICMP), any::<u8>()],
+            (total_length, sequence, window, scale, now_s) in any::<(u16, u32, u16, u8, u32)>(),
+        ) {
+            let mut inner = Inner::NONE;
+            (inner.ip.source, inner.ip.destination) = (source, destination);
+            inner.ip.protocol = protocol;
+            inner.ip.total_length = total_length.to_be_bytes();
+            (inner.source_port, inner.destination_port) = ports;
+            if protocol == TCP {
+                inner.segment = Segment { sequence, window, scale: scale % 15, flags: 2, ..Segment::NONE };
+            }
+            let tables = HostTables { now_s: now_s.into(), ..HostTables::default() };
+            let key = inner.flow_from_site(site);
+            leave_packet(tables.scratch().unwrap(), &key, &inner);
+            let (mut found, mut first) = (FlowKey::NONE, First::NONE);
+            prop_assert_eq!(look(&tables, &mut found, &mut first), Ok(u32::from(total_length)));
+            prop_assert_eq!(found, key);
+            prop_assert_eq!(first, filter::open(&inner, Direction::Out, now_s));
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! A record lies at the place that its key has in the index of the site's side; the index of answers has its number.
 
 use super::Refused;
-use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol, ports};
+use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol};
 use super::index::{Claim, Index, Retired, WIDTH, payload_of, state, state_of};
 use super::words::{Store, Words};
 use crate::abi::flow::{self, Flow, FlowKey, halves, pair, word};
@@ -96,6 +96,18 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
                 word,
             })
         })
+    }
+
+    /// Has what a new flow is likely to be written to come into the cache: a compare-and-swap waits for all that was written before.
+    #[inline(always)]
+    pub fn prefetch(&self, key: &FlowKey, outside: &OutsideKey) {
+        self.answers.prefetch(&self.hash_answer(key, outside));
+        if let Some(position) = self.index.likely_claim(&self.hash(key))
+            && let Some(record) = self.records.get(position)
+        {
+            record.load(word::SITE_SOURCE);
+            record.load(word::OUT);
+        }
     }
 
     /// Puts a new flow in.
@@ -234,12 +246,10 @@ struct KeyWords {
 impl KeyWords {
     #[inline(always)]
     const fn new(key: &FlowKey) -> Self {
+        let (site_source, destination_ports) = flow::key_words(key);
         Self {
-            site_source: pair(key.site, u32::from_ne_bytes(key.source)),
-            destination_ports: pair(
-                u32::from_ne_bytes(key.destination),
-                ports(key.source_port, key.destination_port),
-            ),
+            site_source,
+            destination_ports,
             protocol: key.protocol,
         }
     }

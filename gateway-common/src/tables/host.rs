@@ -28,6 +28,7 @@ use crate::abi::{
     usage,
 };
 use crate::drop::DropReason;
+use crate::path::open::SCRATCH_WORDS;
 use crate::path::rules::{self, Judgement, Tuple};
 
 /// Secret of the tables' hash: any will do where nobody attacks.
@@ -77,7 +78,7 @@ pub struct Arrays {
     insides: Memory<WIDTH>,
     mappings: Memory<{ nat::RECORD_WORDS }>,
     usage: Memory<{ usage::WORDS }>,
-    scratch: Memory<{ usage::WORDS }>,
+    scratch: Memory<SCRATCH_WORDS>,
 }
 
 impl Arrays {
@@ -234,6 +235,7 @@ impl Tables for HostTables {
     type FlowRecords<'a> = &'a [[AtomicU64; flow::RECORD_WORDS]];
     type MappingRecords<'a> = &'a [[AtomicU64; nat::RECORD_WORDS]];
     type Usage<'a> = &'a [AtomicU64; usage::WORDS];
+    type Scratch<'a> = &'a [AtomicU64; SCRATCH_WORDS];
     type Secret<'a> = &'a [u64; FACTORS];
 
     fn now_s(&self) -> u32 {
@@ -353,7 +355,7 @@ impl Tables for HostTables {
         self.arrays.usage.0.get(site as usize)
     }
 
-    fn scratch(&self) -> Option<Self::Usage<'_>> {
+    fn scratch(&self) -> Option<Self::Scratch<'_>> {
         self.arrays.scratch.0.first()
     }
 

@@ -186,10 +186,37 @@ impl<S: Store, const W: usize> Index<S, W> {
         false
     }
 
+    /// The place that a claim would get now; another one or none by the time of the claim.
+    #[inline(always)]
+    pub fn likely_claim(&self, hash: &Hash) -> Option<u32> {
+        let (first, second) = (self.buckets.get(hash.first)?, self.buckets.get(hash.second)?);
+        let vacancy = hide::<S>(likely_vacancy::<_, W>(first, second));
+        match vacancy {
+            vacancy if vacancy >= 2 * W => None,
+            vacancy if vacancy >= W => Some(place::<W>(hash.second, vacancy - W)),
+            vacancy => Some(place::<W>(hash.first, vacancy)),
+        }
+    }
+
+    /// Has both buckets of a key come into the cache.
+    #[inline(always)]
+    pub fn prefetch(&self, hash: &Hash) {
+        if let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second)) {
+            first.load(0);
+            second.load(0);
+        }
+    }
+
     /// Claims a place in the emptier bucket. The payload is `payload`, or one more than the place's version.
     #[inline(always)]
     pub fn claim(&self, hash: &Hash, payload: Option<u32>) -> Option<Claim> {
-        let claimed = self.claim_packed(hash, payload.unwrap_or(VERSION));
+        let (first, second) = (self.buckets.get(hash.first)?, self.buckets.get(hash.second)?);
+        let claimed = S::Value::hide(claim_packed::<_, W>(
+            first,
+            second,
+            hash,
+            payload.unwrap_or(VERSION),
+        ));
         if claimed == UNCLAIMED {
             return None;
         }
@@ -199,49 +226,14 @@ impl<S: Store, const W: usize> Index<S, W> {
         })
     }
 
-    /// Position and payload, or [`UNCLAIMED`], as one word: a function of BPF returns no more.
-    #[inline(never)]
-    fn claim_packed(&self, hash: &Hash, payload: u32) -> u64 {
-        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second))
-        else {
-            return UNCLAIMED;
-        };
-        let mut tries = 0;
-        while tries < CLAIM_TRIES {
-            tries += 1;
-            let (one, other) = (used::<_, W>(first), used::<_, W>(second));
-            let (bucket, number, used) = if count(one) <= count(other) {
-                (first, hash.first, one)
-            } else {
-                (second, hash.second, other)
-            };
-            let free = first_free::<S::Value, W>(used);
-            if free >= W {
-                return UNCLAIMED;
-            }
-            let old = bucket.load(free);
-            if state_of(old) != state::FREE {
-                continue;
-            }
-            let payload = if payload == VERSION {
-                payload_of(old).wrapping_add(1) & PAYLOAD_MAX
-            } else {
-                payload
-            };
-            let word = note(hash.fingerprint, payload, state::CLAIMED);
-            if bucket.compare_exchange(free, old, word).is_ok() {
-                let position = place::<W>(number, free);
-                return S::Value::hide(((position as u64) << 32) | payload as u64);
-            }
-        }
-        UNCLAIMED
-    }
-
     /// Lets readers see an entry whose key no other can have.
     #[inline(always)]
     pub fn publish(&self, claim: &mut Claim) {
-        // Nobody else changes a CLAIMED word.
-        let _ = self.advance(claim, state::LIVE);
+        if let Some((bucket, word)) = self.place(claim.position) {
+            claim.word = in_state(claim.word, state::LIVE);
+            // Nobody else changes a CLAIMED word: a compare-and-swap would wait for all that was written before.
+            bucket.store(word, claim.word);
+        }
     }
 
     /// Lets readers see an entry, unless another has its key: `same` says whether the one at a place does. Whether a
@@ -258,7 +250,9 @@ impl<S: Store, const W: usize> Index<S, W> {
         same: impl Fn(u32, u64) -> bool,
     ) -> Result<(), Taken> {
         let won = self.advance(claim, state::TENTATIVE).is_ok()
-            && self.prevails(hash, claim, retired, same)
+            && hide::<S>(usize::from(
+                self.is_alone(hash) || self.prevails(hash, claim, retired, same),
+            )) != 0
             && self.advance(claim, state::LIVE).is_ok();
         if won {
             return Ok(());
@@ -267,7 +261,20 @@ impl<S: Store, const W: usize> Index<S, W> {
         Err(Taken)
     }
 
-    /// Whether no other entry of the key stands in the way of the TENTATIVE one.
+    /// Whether none but the TENTATIVE entry has its fingerprint, so that no other can have its key.
+    #[inline(always)]
+    fn is_alone(&self, hash: &Hash) -> bool {
+        let (Some(first), Some(second)) = (self.buckets.get(hash.first), self.buckets.get(hash.second))
+        else {
+            return false;
+        };
+        // The own word is written before any other is looked at.
+        first.fence();
+        S::Value::hide(alike::<_, W>(first, second, hash.fingerprint)) < 2
+    }
+
+    /// Whether no other entry of the key stands in the way of the TENTATIVE one, which was written before, as [`Index::is_alone`]
+    /// sees to.
     #[inline(never)]
     fn prevails(
         &self,
@@ -287,10 +294,6 @@ impl<S: Store, const W: usize> Index<S, W> {
             let Some(bucket) = self.buckets.get(number) else {
                 return false;
             };
-            if at == 1 {
-                // The own word is written before any other is looked at.
-                bucket.fence();
-            }
             let position = place::<W>(number, word);
             let found = bucket.load(word);
             // Hidden: or the verifier would follow each outcome of a comparison with it to the end.
@@ -355,7 +358,8 @@ impl<S: Store, const W: usize> Index<S, W> {
         if self.advance(&mut claim, state::TENTATIVE).is_err() {
             return false;
         }
-        if self.prevails(hash, &claim, retired, same) && self.advance(&mut claim, state::LIVE).is_ok() {
+        let prevails = self.is_alone(hash) || self.prevails(hash, &claim, retired, same);
+        if prevails && self.advance(&mut claim, state::LIVE).is_ok() {
             return true;
         }
         // Who had found it before may still use it: unlike a claim that fails, it is not free at once.
@@ -448,10 +452,77 @@ fn scan_from<V: Words, const W: usize>(first: V, second: V, expected: u64, from:
     found as usize
 }
 
+/// How many words of both buckets have this fingerprint, without a branch. Of a bucket that is both, each counts twice.
+#[inline(never)]
+fn alike<V: Words, const W: usize>(first: V, second: V, fingerprint: u32) -> u64 {
+    let fingerprint = u64::from(fingerprint);
+    let mut others = 0;
+    let mut at = 0;
+    while at < W {
+        // A difference is below 2^32, and less than zero when one is taken from nothing.
+        let one = (first.load(at) >> FINGERPRINT_SHIFT) ^ fingerprint;
+        let other = (second.load(at) >> FINGERPRINT_SHIFT) ^ fingerprint;
+        others += (V::opaque(one.wrapping_sub(1)) >> 63) + (V::opaque(other.wrapping_sub(1)) >> 63);
+        at += 1;
+    }
+    others
+}
+
 /// 1 if a value is not zero, without a branch.
 #[inline(always)]
 fn nonzero<V: Words>(value: u64) -> u64 {
     V::opaque(value | value.wrapping_neg()) >> 63
+}
+
+/// Claims a place in the emptier one of a key's buckets: position and payload, or [`UNCLAIMED`], as one word, as a function of
+/// BPF returns no more. It gets the buckets themselves: looked up here, for more than one index, they would cost a call each.
+#[inline(never)]
+fn claim_packed<V: Words, const W: usize>(first: V, second: V, hash: &Hash, payload: u32) -> u64 {
+    let mut tries = 0;
+    while tries < CLAIM_TRIES {
+        tries += 1;
+        let vacancy = vacancy::<_, W>(first, second);
+        let (bucket, number, free) = if vacancy < W {
+            (first, hash.first, vacancy)
+        } else {
+            (second, hash.second, vacancy - W)
+        };
+        if free >= W {
+            return UNCLAIMED;
+        }
+        let old = bucket.load(free);
+        if state_of(old) != state::FREE {
+            continue;
+        }
+        let payload = if payload == VERSION {
+            payload_of(old).wrapping_add(1) & PAYLOAD_MAX
+        } else {
+            payload
+        };
+        let word = note(hash.fingerprint, payload, state::CLAIMED);
+        if bucket.compare_exchange(free, old, word).is_ok() {
+            let position = place::<W>(number, free);
+            return V::hide(((position as u64) << 32) | payload as u64);
+        }
+    }
+    UNCLAIMED
+}
+
+/// The first free place of the emptier bucket: of the second one from `W` on, or twice the width if both are full.
+#[inline(always)]
+fn vacancy<V: Words, const W: usize>(first: V, second: V) -> usize {
+    let (one, other) = (used::<_, W>(first), used::<_, W>(second));
+    if count(one) > count(other) {
+        return W + first_free::<V, W>(other);
+    }
+    let free = first_free::<V, W>(one);
+    if free < W { free } else { 2 * W }
+}
+
+/// The same, apart from its callers.
+#[inline(never)]
+fn likely_vacancy<V: Words, const W: usize>(first: V, second: V) -> usize {
+    vacancy::<V, W>(first, second)
 }
 
 /// Which places of a bucket are in use, a bit each, without a branch.
@@ -487,7 +558,7 @@ fn first_free<V: Words, const W: usize>(used: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicU64;
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
 
@@ -505,6 +576,66 @@ mod tests {
                 assert_eq!(count(used), u64::from(mask.count_ones()));
                 let free = first_free::<&[AtomicU64; WIDTH], WIDTH>(used);
                 assert_eq!(free, mask.trailing_ones() as usize);
+            }
+        }
+    }
+
+    /// A bucket whose places are in use that these bits say.
+    fn bucket(used: u64) -> [AtomicU64; WIDTH] {
+        core::array::from_fn(|at| {
+            let state = if used >> at & 1 == 1 {
+                state::LIVE
+            } else {
+                state::FREE
+            };
+            AtomicU64::new(note(u32::MAX, 0, state))
+        })
+    }
+
+    /// The vacancy is the first free place of the emptier bucket, of the first one if they are alike, and what a claim then gets.
+    #[test]
+    fn a_claim_gets_the_vacancy_of_the_emptier_bucket() {
+        let hash = Hash {
+            first: 0,
+            second: 1,
+            fingerprint: 7,
+        };
+        for one in 0..1u64 << WIDTH {
+            for other in 0..1u64 << WIDTH {
+                let buckets = [bucket(one), bucket(other)];
+                let expected = if one.count_ones() <= other.count_ones() {
+                    one.trailing_ones()
+                } else {
+                    WIDTH as u32 + other.trailing_ones()
+                };
+                let index = Index::<_>::new(&buckets[..]);
+                let likely = index.likely_claim(&hash);
+                let claimed = index.claim(&hash, None).map(|claim| claim.position);
+                let expected = (one & other != 0xff).then_some(expected);
+                assert_eq!((likely, claimed), (expected, expected));
+            }
+        }
+    }
+
+    /// Beside what each word says by itself: whatever else it holds, its fingerprint alone is counted.
+    #[test]
+    fn words_of_a_fingerprint_are_counted() {
+        for fingerprint in [0, 1, 7, 1 << 31, u32::MAX - 1, u32::MAX] {
+            for (other, both) in [(0, false), (1, false), (7, true), (u32::MAX, false)] {
+                for mask in 0..1u64 << WIDTH {
+                    let bucket: [AtomicU64; WIDTH] = core::array::from_fn(|at| {
+                        let own = if mask >> at & 1 == 1 { fingerprint } else { other };
+                        AtomicU64::new(note(own, PAYLOAD_MAX * u32::from(both), state::TENTATIVE))
+                    });
+                    let naive = bucket
+                        .iter()
+                        .filter(|word| {
+                            (word.load(Ordering::Relaxed) >> FINGERPRINT_SHIFT) as u32 == fingerprint
+                        })
+                        .count();
+                    let counted = alike::<_, WIDTH>(&bucket, &bucket, fingerprint);
+                    assert_eq!(counted, 2 * naive as u64, "{fingerprint} {other} {mask:b}");
+                }
             }
         }
     }

@@ -75,6 +75,17 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         })
     }
 
+    /// Has the record come into the cache that a new mapping to this outside is likely to get.
+    #[inline(always)]
+    pub fn prefetch_record(&self, key: &OutsideKey) {
+        let hash = of_outside(self.factors, key, self.buckets());
+        if let Some(position) = self.outsides.likely_claim(&hash)
+            && let Some(record) = self.records.get(position)
+        {
+            record.load(word::INSIDE);
+        }
+    }
+
     /// Puts a new mapping in and says where it is; [`Mapping::position`] is not looked at.
     ///
     /// # Errors

@@ -67,8 +67,12 @@ pub trait Tables {
     type MappingRecords<'a>: Store
     where
         Self: 'a;
-    /// What sites use, and what stages leave for each other.
+    /// What sites use.
     type Usage<'a>: Words
+    where
+        Self: 'a;
+    /// What one stage of a packet's way leaves for the next.
+    type Scratch<'a>: Words
     where
         Self: 'a;
     /// Secret of the tables' hash.
@@ -130,7 +134,7 @@ pub trait Tables {
     fn usage(&self, site: u32) -> Option<Self::Usage<'_>>;
 
     /// What one stage of a packet's way leaves for the next.
-    fn scratch(&self) -> Option<Self::Usage<'_>>;
+    fn scratch(&self) -> Option<Self::Scratch<'_>>;
     /// Does steps until one says that it was the last, `times` at most.
     fn repeat<S: Step>(&self, times: u32, steps: &mut S);
 

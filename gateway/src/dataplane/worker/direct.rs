@@ -30,6 +30,7 @@ use gateway_common::packet::ipv4::protocol;
 use gateway_common::packet::{Slice, ethernet, ipv4};
 use gateway_common::path::Verdict;
 use gateway_common::path::direct::{self, Parsed};
+use gateway_common::path::open::SCRATCH_WORDS;
 use gateway_common::path::rules::{Judgement, Tuple};
 use gateway_common::tables::hash::{FACTORS, Hash};
 use gateway_common::tables::index::WIDTH;
@@ -275,6 +276,7 @@ impl Tables for View {
     type FlowRecords<'a> = &'a [[AtomicU64; flow::RECORD_WORDS]];
     type MappingRecords<'a> = &'a [[AtomicU64; nat::RECORD_WORDS]];
     type Usage<'a> = &'a [AtomicU64; usage::WORDS];
+    type Scratch<'a> = &'a [AtomicU64; SCRATCH_WORDS];
     type Secret<'a> = &'a [u64; FACTORS];
 
     fn now_s(&self) -> u32 {
@@ -363,7 +365,7 @@ impl Tables for View {
         false
     }
 
-    fn scratch(&self) -> Option<Self::Usage<'_>> {
+    fn scratch(&self) -> Option<Self::Scratch<'_>> {
         None
     }
 
