@@ -39,7 +39,7 @@ enum Chore {
         #[arg(long)]
         short: bool,
         /// Fail if a ratio of xtask/bench/floor.toml is missed
-        #[arg(long, conflicts_with = "pktgen")]
+        #[arg(long)]
         check: bool,
         /// By the kernel's pktgen, alone: filter, NAPT and whole gateways beside nftables and XFRM; in a guest where this kernel
         /// has none
@@ -150,8 +150,11 @@ fn run(cli: &Cli) -> Result<()> {
         Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
         Chore::Bench {
-            short, pktgen: true, ..
-        } => bench::pktgen::run(*short),
+            short,
+            check,
+            pktgen: true,
+            ..
+        } => bench::run_pktgen(*short, *check),
         Chore::Bench {
             part,
             short,

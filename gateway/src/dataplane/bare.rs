@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use nix::poll::{PollFd, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::config::DataplaneConfig;
 use super::error::DataplaneError;
@@ -58,7 +58,10 @@ impl Forwarder {
             }
             idle_rounds += 1;
             if idle_rounds > IDLE_ROUNDS {
-                let mut descriptors: Vec<PollFd<'_>> = self.rings.poll_fds().collect();
+                let sockets = self.rings.receiving();
+                let mut descriptors: Vec<PollFd<'_>> = sockets
+                    .map(|socket| PollFd::new(socket, PollFlags::POLLIN))
+                    .collect();
                 // A signal ends the wait early, which is harmless.
                 let _ = poll(&mut descriptors, PollTimeout::from(SLEEP_MS));
             }

@@ -37,6 +37,7 @@ mod sa;
 mod sas;
 mod service_link;
 mod shared;
+mod sleeper;
 pub mod soft;
 mod start;
 mod stats;

@@ -3,14 +3,12 @@
 
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 use gateway_common::abi::interface::{Interface, role};
 use gateway_common::abi::{limit, map};
 use gateway_esp::engine::Burst;
 use gateway_esp::tunnel::LINK_HEADER_LEN;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::clear_link::{ClearLink, queues};
 use super::config::Engine::{Direct, Xdp};
@@ -20,6 +18,7 @@ use super::load::{AttachMode, Loaded};
 use super::maps::Maps;
 use super::object::program;
 use super::sas::Sas;
+use super::sleeper::Sleeper;
 use super::stats::WorkerCounters;
 use super::tables::SharedTables;
 use super::worker::ahead::Ahead;
@@ -33,14 +32,6 @@ use super::{Attached, Dataplane, system};
 
 /// Reports that wait for the controller at most.
 const REPORTS_MAX: usize = 16_384;
-/// Milliseconds that a worker sleeps at most: stale sockets and clocks are looked at that often.
-const SLEEP_MS: u16 = 100;
-/// Milliseconds that it sleeps while frames wait in its transmit rings.
-const SLEEP_PENDING_MS: u16 = 1;
-
-/// Pause of a worker one of whose sockets has failed.
-const BROKEN_PAUSE: Duration = Duration::from_millis(10);
-
 /// An interface on its way to being attached. Its place in the list numbers its slots in `XSKS`.
 struct Planned {
     config: InterfaceConfig,
@@ -241,8 +232,14 @@ fn start_workers(
     } else {
         &config.pin_cores
     };
-    for number in 0..dataplane.inboxes.len() as u32 {
+    let inboxes = Arc::clone(&dataplane.inboxes);
+    for (number, inbox) in (0..).zip(inboxes.iter()) {
         let mut worker = worker(dataplane, config, planned, number)?;
+        let sleeper =
+            Sleeper::new(worker.rings.receiving(), inbox).map_err(|source| DataplaneError::Call {
+                what: "wait for a worker's sockets",
+                source,
+            })?;
         let tables = Arc::clone(&dataplane.tables);
         let cpu = cpus.get(number as usize % cpus.len().max(1)).copied();
         let thread = thread::Builder::new()
@@ -254,11 +251,14 @@ fn start_workers(
                     tracing::warn!(worker = number, cpu, %error, "worker is not pinned");
                 }
                 // The programs' clock is the workers': without one of them no packet passes anyway.
-                worker.run(sleep, || {
-                    let now_ms = system::monotonic_ms();
-                    tables.set_now_s((now_ms / 1000) as u32);
-                    now_ms
-                });
+                worker.run(
+                    |rings| sleeper.sleep(rings.pending()),
+                    || {
+                        let now_ms = system::monotonic_ms();
+                        tables.set_now_s((now_ms / 1000) as u32);
+                        now_ms
+                    },
+                );
             })
             .map_err(|source| DataplaneError::Call {
                 what: "start a worker thread",
@@ -350,25 +350,6 @@ fn way_out(interface: &Planned, port: usize) -> Result<Egress, DataplaneError> {
         port,
         frame_max: LINK_HEADER_LEN + mtu as usize,
     })
-}
-
-/// Waits for a frame, a command or a handed frame.
-fn sleep(rings: &mut XskRings, inbox: &Inbox) {
-    let timeout = if rings.pending() {
-        SLEEP_PENDING_MS
-    } else {
-        SLEEP_MS
-    };
-    let wake = PollFd::new(std::os::fd::AsFd::as_fd(inbox.wake_fd()), PollFlags::POLLIN);
-    let mut descriptors: Vec<PollFd<'_>> = rings.poll_fds().chain([wake]).collect();
-    // A signal ends the wait early, which is harmless.
-    let _ = poll(&mut descriptors, PollTimeout::from(timeout));
-    let broken = PollFlags::POLLERR | PollFlags::POLLHUP | PollFlags::POLLNVAL;
-    let is_broken = |found: &PollFd<'_>| found.revents().is_some_and(|events| events.intersects(broken));
-    if descriptors.iter().any(is_broken) {
-        // The interface is gone or down, and `poll` says so at once each time.
-        thread::sleep(BROKEN_PAUSE);
-    }
 }
 
 fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), DataplaneError> {

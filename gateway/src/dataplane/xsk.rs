@@ -14,7 +14,6 @@ use std::os::fd::{AsRawFd as _, BorrowedFd, RawFd};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use nix::poll::PollFd;
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
@@ -181,21 +180,22 @@ impl XskRings {
     }
 
     /// The receiving sockets, to wait for.
-    pub(crate) fn poll_fds(&self) -> impl Iterator<Item = PollFd<'_>> {
-        self.ports
-            .iter()
-            .flatten()
-            .filter(|port| port.usage == Use::ReceiveAndSend)
-            .map(|port| {
-                // SAFETY: the socket is open for as long as `self`, which the result borrows.
-                let descriptor = unsafe { BorrowedFd::borrow_raw(port.receive.fd().as_raw_fd()) };
-                PollFd::new(descriptor, nix::poll::PollFlags::POLLIN)
-            })
+    pub(crate) fn receiving(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        let ports = self.ports.iter().flatten();
+        let receiving = ports.filter(|port| port.usage == Use::ReceiveAndSend);
+        // SAFETY: the socket is open for as long as `self`, which the result borrows.
+        receiving.map(|port| unsafe { BorrowedFd::borrow_raw(port.receive.fd().as_raw_fd()) })
     }
 
-    /// Whether frames lie with the kernel to be sent: it may wait for the next wake-up.
-    pub(crate) fn pending(&self) -> bool {
-        self.ports.iter().flatten().any(|port| port.in_flight > 0)
+    /// Whether a worker with nothing to do should look again soon: frames lie in a ring and are not sent yet, or those that the kernel
+    /// has not given back are needed to receive more.
+    pub(crate) fn pending(&mut self) -> bool {
+        let target = self.fill_target;
+        let under_way = |port: &mut Port| {
+            let needed = port.usage == Use::ReceiveAndSend && port.filled < target / 2;
+            needed || port.in_flight > 0 && port.unsent()
+        };
+        self.ports.iter_mut().flatten().any(under_way)
     }
 }
 
@@ -327,8 +327,7 @@ impl Port {
     /// Makes the kernel send what is in the ring.
     fn push(&mut self) {
         for _ in 0..self.in_flight.div_ceil(TX_PER_WAKEUP) {
-            // What the kernel has taken, and not completed yet, it sends by itself.
-            if self.send.nb_free(RING_SIZE) == RING_SIZE {
+            if !self.unsent() {
                 break;
             }
             // An error (the interface is down) leaves the frames in the ring for a later round.
@@ -336,6 +335,11 @@ impl Port {
                 break;
             }
         }
+    }
+
+    /// Whether frames lie in the ring. What the kernel has taken, and not completed yet, it sends by itself.
+    fn unsent(&mut self) -> bool {
+        self.send.nb_free(RING_SIZE) != RING_SIZE
     }
 
     fn refill(&mut self, free: &mut Vec<FrameDesc>, target: usize) {

@@ -53,6 +53,8 @@ pub(crate) const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 pub(crate) struct Programs {
     path: Kernel,
     bare: Kernel,
+    /// The relay again: a map has no room for all interfaces that frames are relayed to.
+    lines: Kernel,
     world: HostTables,
     /// The path again, with tables and sites for new flows.
     fresh: Kernel,
@@ -90,6 +92,7 @@ impl Programs {
         Ok(Self {
             path,
             bare,
+            lines: Kernel::load_some(COMPARE, SIZES, |name| name == RELAY).context("the relay of lines")?,
             world: the_world()?,
             fresh,
             fresh_world: fresh::world(the_world()?),
@@ -136,12 +139,13 @@ impl Programs {
 
     /// Makes frames in memory of what a generator sends. All are in one namespace: the program knows them by their indices.
     pub(crate) fn relay(&mut self, generator: &Namespace, relay: &Relay) -> Result<()> {
-        let (from, to) = (generator.index(&relay.from)?, generator.index(&relay.to)?);
-        generator.inside(|| {
-            self.bare.add_egress(from, to)?;
-            self.bare.attach(RELAY, from)
-        })?;
-        Ok(())
+        attach_relay(&mut self.bare, generator, &relay.from, &relay.to)
+    }
+
+    /// Makes frames in memory of what either end of a line sends to the other; `ends` are in the generator's namespace.
+    pub(crate) fn relay_line(&mut self, generator: &Namespace, [one, other]: [&str; 2]) -> Result<()> {
+        attach_relay(&mut self.lines, generator, one, other)?;
+        attach_relay(&mut self.lines, generator, other, one)
     }
 
     /// Puts the program that drops on a sink's interface.
@@ -206,6 +210,15 @@ impl Programs {
             mappings: state.mappings.len() as u64,
         }
     }
+}
+
+fn attach_relay(kernel: &mut Kernel, namespace: &Namespace, from: &str, to: &str) -> Result<()> {
+    let (from, to) = (namespace.index(from)?, namespace.index(to)?);
+    namespace.inside(|| {
+        kernel.add_egress(from, to)?;
+        kernel.attach(RELAY, from)
+    })?;
+    Ok(())
 }
 
 /// One site, whose terminals may send to the server by the last rule.

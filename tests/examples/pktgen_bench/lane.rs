@@ -12,7 +12,7 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use xtask::bench::pktgen::control;
@@ -207,20 +207,27 @@ pub(crate) fn cpu_time_ns(prefixes: &[&str]) -> Result<u64> {
     let is_one = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     threads(is_one)?
         .into_iter()
-        .map(|thread| thread_time_ns(&format!("/proc/{thread}")))
+        .map(|thread| Ok(thread_spent(&format!("/proc/{thread}"))?[0]))
         .sum()
 }
 
-/// CPU time so far of the thread with this folder.
-pub(crate) fn thread_time_ns(folder: &str) -> Result<u64> {
+/// CPU time so far, ns, of the thread with this folder, and how often it ran.
+pub(crate) fn thread_spent(folder: &str) -> Result<[u64; 2]> {
     let path = format!("{folder}/schedstat");
     let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    let time = text.split_whitespace().next().and_then(|time| time.parse().ok());
-    time.with_context(|| format!("{path}: {text}"))
+    // Time on a CPU, time waiting for one, times on one (Documentation/scheduler/sched-stats.rst).
+    let numbers: Option<Vec<u64>> = text
+        .split_whitespace()
+        .map(|number| number.parse().ok())
+        .collect();
+    match numbers.as_deref() {
+        Some([time_ns, _, runs]) => Ok([*time_ns, *runs]),
+        _ => bail!("{path}: {text}"),
+    }
 }
 
 /// Processes, kernel threads among them, by name.
-fn threads(wanted: impl Fn(&str) -> bool) -> Result<Vec<i32>> {
+pub(crate) fn threads(wanted: impl Fn(&str) -> bool) -> Result<Vec<i32>> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;

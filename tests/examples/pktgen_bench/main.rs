@@ -10,7 +10,7 @@
 //! - *filter and NAPT*: the gateway's `clear` with a real rule generation, flow table and NAT mappings, beside nftables with
 //!   connection tracking, a stateful rule set and masquerading; with one flow and with many.
 //! - *new flows*: the same where each packet is the first of a flow ([`new_flows`]).
-//! - *whole gateway* (with `--gateway`): daemons at both ends of a tunnel, beside XFRM with nftables ([`whole`]).
+//! - *whole gateway* (with `--gateway`): daemons at both ends of a tunnel, beside XFRM with nftables ([`whole`], [`tunnels`]).
 //!
 //! pktgen has CPU 0. What is measured receives by threaded NAPI on CPU 1, with its sink ([`lane`]). What counts is what the
 //! sink's interface received. Each side has the cheapest sink it can have: an XDP program that drops, and a stack that drops a
@@ -25,6 +25,7 @@ mod linux;
 mod live;
 mod namespace;
 mod new_flows;
+mod tunnels;
 mod whole;
 
 use std::net::Ipv4Addr;
@@ -40,7 +41,6 @@ use gateway::{PORT, Programs, SERVER, TERMINAL};
 use lane::{CPU_GENERATOR, Ends, IN, Lane, MAC_IN, MAC_OUT, OUT};
 use live::Live;
 use namespace::Namespace;
-use whole::Chain;
 
 /// Flows of the cases, each with a source port of its own.
 const FLOWS: [u16; 2] = [1, 10_000];
@@ -92,15 +92,9 @@ fn measure() -> Result<()> {
     let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
         return Ok(());
     };
-    let theirs = whole::linux(&bench.ends.generator, &mut bench.programs)?;
-    let ours = whole::gateway(
-        program.as_ref(),
-        pki.as_ref(),
-        &bench.ends.generator,
-        &mut bench.programs,
-    )?;
+    let chains = bench.tunnels(program.as_ref(), pki.as_ref())?;
     step("the tunnels are up");
-    bench.rounds_of_chains(&[(true, ours), (false, theirs)], rounds, time)
+    bench.rounds_of_tunnels(&chains, rounds, time)
 }
 
 fn argument(name: &str) -> Result<Option<f64>> {
@@ -183,70 +177,6 @@ impl Bench {
             self.new_flows()?;
         }
         Ok(())
-    }
-
-    /// Whole gateways; with each, whether it is ours.
-    fn rounds_of_chains(&self, chains: &[(bool, Chain)], rounds: u32, time: Duration) -> Result<()> {
-        for _ in 0..rounds {
-            for (ours, chain) in chains {
-                let side = if *ours { "gateway" } else { "XFRM, nftables" };
-                let [outbound, inbound] = self.through(chain, time)?;
-                say("whole gateway, outbound, AES-256-GCM", *ours, side, outbound);
-                say("whole gateway, inbound, AES-256-GCM", *ours, side, inbound);
-            }
-        }
-        Ok(())
-    }
-
-    /// The figures of a tunnel's both ends.
-    fn through(&self, chain: &Chain, time: Duration) -> Result<[Figures; 2]> {
-        let stream = Stream {
-            interface: chain.from.clone(),
-            macs: [MAC_IN, MAC_STRANGER],
-            sites: 1,
-            addresses: [TERMINAL, whole::PUBLISHED],
-            destinations: 1,
-            source_ports: (FIRST_PORT, 1),
-            destination_ports: (PORT, 1),
-            frame_octets: FRAME_OCTETS,
-            packets_per_s: None,
-        };
-        self.while_sending(&self.ends.generator, &stream, || {
-            // The ends ask for each other's addresses first.
-            let deadline = Instant::now() + WARM_UP_MAX;
-            let at_first = chain.look()?.sink;
-            while chain.look()?.sink == at_first {
-                ensure!(
-                    Instant::now() < deadline,
-                    "nothing came to the sink:\n{}",
-                    chain.counters()?
-                );
-                sleep(SETTLE);
-            }
-            sleep(SETTLE);
-            let (started, before) = (Instant::now(), chain.look()?);
-            sleep(time);
-            let after = chain.look()?;
-            let elapsed = started.elapsed();
-            let figures = |packets: u64, cpu_ns: u64, place: &str| {
-                ensure!(packets > 0, "nothing came to {place}:\n{}", chain.counters()?);
-                Ok(Figures {
-                    packets,
-                    cpu: Duration::from_nanos(cpu_ns),
-                    beside: Duration::ZERO,
-                    elapsed,
-                })
-            };
-            let line = after.line - before.line;
-            Ok([
-                figures(line, after.site_ns - before.site_ns, "the line")?,
-                figures(
-                    after.sink - before.sink,
-                    after.center_ns - before.center_ns,
-                    "the sink",
-                )?,
-            ])
-        })
     }
 
     /// The gateway's figures, with this many flows.
@@ -349,6 +279,8 @@ impl Bench {
                 packets: packets + lost,
                 cpu: Duration::from_nanos(cpu_after - cpu),
                 beside: Duration::from_nanos(sink_after - sink),
+                had: packets + lost,
+                lost,
                 elapsed,
             })
         })
@@ -460,6 +392,9 @@ struct Figures {
     cpu: Duration,
     /// What else its CPU had to do: the sink's work.
     beside: Duration,
+    /// Packets that the measured side had, and those of them that did not come to where packets are counted.
+    had: u64,
+    lost: u64,
     elapsed: Duration,
 }
 
@@ -473,6 +408,7 @@ fn say(case: &str, ours: bool, side: &str, figures: Figures) {
         kpps: packets / seconds / 1000.0,
         cpu_ns: figures.cpu.as_nanos() as f64 / packets,
         busy: (figures.cpu + figures.beside).as_secs_f64() / seconds,
+        lost: figures.lost as f64 / figures.had as f64,
     };
     println!("{}", Line::Sample(sample).text());
 }

@@ -114,6 +114,11 @@ impl Namespace {
         self.count(interface, 11)
     }
 
+    /// Packets that found no room where an interface in it receives, and where it sends.
+    pub(crate) fn dropped(&self, interface: &str) -> Result<[u64; 2]> {
+        Ok([self.count(interface, 3)?, self.not_sent(interface)?])
+    }
+
     /// A column of what the kernel counts at an interface in it.
     fn count(&self, interface: &str, column: usize) -> Result<u64> {
         self.inside(|| {

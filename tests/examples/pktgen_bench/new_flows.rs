@@ -176,6 +176,8 @@ impl Bench {
             packets: packets + lost,
             cpu: Duration::from_nanos(cpu_after - cpu),
             beside: Duration::from_nanos(sink_after - sink),
+            had: packets + lost,
+            lost,
             elapsed,
         })
     }

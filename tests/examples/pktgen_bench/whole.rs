@@ -1,17 +1,19 @@
 //! A site's end and a center's end of a tunnel, one behind the other: what seals beside what seals, what opens beside what opens.
 //!
 //! ```text
-//! generator             site's end                  center's end              sink
-//! 192.168.1.10   192.168.1.1  192.0.2.1      192.0.2.2  203.0.113.1    203.0.113.10
-//! Xg - rX -> fX ---- Xa          Xb ------------ Xc          Xd ---------------- Xs
-//! pktgen, CPU 0          CPU 0                         CPU 1                   CPU 1
+//! generator             site's end                     center's end              sink
+//! 192.168.1.10   192.168.1.1  192.0.2.1         192.0.2.2  203.0.113.1    203.0.113.10
+//! Xg - rX -> fX ---- Xa          Xb --- pX = qX --- Xc          Xd ---------------- Xs
+//! pktgen, CPU 0          CPU 0           CPU 0              CPU 1                   CPU 1
 //! ```
+//!
+//! A relay stands before each end, so that what comes to it comes as a network card delivers it ([`lane`](crate::lane)).
 //!
 //! The terminal sends to 10.201.255.1, which the site's end translates to the server: *outbound* (filter, NAT, seal). The center's end
 //! opens, filters and translates the terminal: *inbound*. Where the gateway is measured both ends are daemons, with a
 //! tunnel that they have made by IKE with certificates; where Linux is, both are XFRM with nftables and keys by hand. The
-//! site's end shares its CPU with the generator, and the center's end has the other to itself and seldom has enough to do: only
-//! CPU time counts.
+//! site's end shares its CPU with the generator, and the center's end has the other to itself and time left: only CPU time
+//! counts.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -26,7 +28,7 @@ use xtask::cmd;
 
 use crate::gateway::Programs;
 use crate::lane::{
-    self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread, thread_time_ns,
+    self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread, thread_spent,
 };
 use crate::namespace::Namespace;
 use crate::step;
@@ -88,14 +90,67 @@ pub(crate) struct Chain {
 
 /// Packets and CPU time so far.
 pub(crate) struct Seen {
+    /// At the site's end.
+    pub(crate) site: u64,
     /// On the line between the ends.
     pub(crate) line: u64,
     /// At the sink.
     pub(crate) sink: u64,
-    /// CPU time of the site's end, ns.
-    pub(crate) site_ns: u64,
-    /// Of the center's end.
-    pub(crate) center_ns: u64,
+    /// The site's, the center's.
+    pub(crate) ends: [End; 2],
+}
+
+/// What an end's threads took.
+pub(crate) struct End(Vec<Spent>);
+
+struct Spent {
+    name: String,
+    time_ns: u64,
+    /// How often it came on.
+    runs: u64,
+}
+
+impl Seen {
+    /// What came after `before`.
+    pub(crate) fn since(self, before: &Self) -> Self {
+        let [site, center] = self.ends;
+        Self {
+            site: self.site - before.site,
+            line: self.line - before.line,
+            sink: self.sink - before.sink,
+            ends: [site.since(&before.ends[0]), center.since(&before.ends[1])],
+        }
+    }
+}
+
+impl End {
+    pub(crate) fn time_ns(&self) -> u64 {
+        self.0.iter().map(|spent| spent.time_ns).sum()
+    }
+
+    fn since(mut self, before: &Self) -> Self {
+        for spent in &mut self.0 {
+            if let Some(before) = before.0.iter().find(|one| one.name == spent.name) {
+                spent.time_ns -= before.time_ns;
+                spent.runs -= before.runs;
+            }
+        }
+        self
+    }
+
+    /// Of what a packet's CPU time was, thread by thread, and how many packets there were each time that a thread came on.
+    pub(crate) fn shown(&self, packets: u64) -> String {
+        let mut spent: Vec<&Spent> = self.0.iter().filter(|spent| spent.time_ns > 0).collect();
+        spent.sort_by_key(|spent| std::cmp::Reverse(spent.time_ns));
+        let one = |Spent { name, time_ns, runs }: &Spent| {
+            format!(
+                "{name} {} ns, {:.1} a run",
+                time_ns / packets,
+                packets as f64 / *runs as f64
+            )
+        };
+        spent.into_iter().map(one).collect::<Vec<_>>().join("; ")
+    }
 }
 
 impl Chain {
@@ -113,7 +168,14 @@ impl Chain {
         let [a, b, c, d] = chain.interfaces();
         let relay = Relay::lay(generator, (&chain.from, &letter.to_string()), &chain.site, &a)?;
         programs.relay(generator, &relay)?;
-        cable((&chain.center, &c, Some(MAC_LINE)), (&chain.site, &b))?;
+        let line = ['p', 'q'].map(|end| format!("{end}{letter}"));
+        cable((&chain.site, &b, None), (generator, &line[0]))?;
+        cable((&chain.center, &c, Some(MAC_LINE)), (generator, &line[1]))?;
+        programs.relay_line(generator, [&line[0], &line[1]])?;
+        for end in &line {
+            generator.ip(&format!("link set {end} up\n"))?;
+            receive_by_thread(generator, end)?;
+        }
         cable((&chain.center, &d, None), (&chain.sink, &chain.to))?;
         chain.sink.ip(&format!("link set {} up\n", chain.to))?;
         chain.site.ip(&format!(
@@ -151,7 +213,9 @@ impl Chain {
         ] {
             pin(&format!("napi/{interface}-"), cpu)?;
         }
-        pin(&format!("napi/r{}", self.letter), CPU_GENERATOR)?;
+        for relay in ['r', 'p', 'q'] {
+            pin(&format!("napi/{relay}{}", self.letter), CPU_GENERATOR)?;
+        }
         for (daemon, cpu) in self.daemons.iter().zip([CPU_GENERATOR, CPU_MEASURED]) {
             for thread in daemon.threads()? {
                 pin_thread(thread, cpu)?;
@@ -177,15 +241,98 @@ impl Chain {
 
     /// What has been seen until now.
     pub(crate) fn look(&self) -> Result<Seen> {
-        let [a, b, c, d] = self.interfaces().map(|name| format!("napi/{name}-"));
-        let daemon = |at: usize| self.daemons.get(at).map_or(Ok(0), Daemon::time_ns);
-        let [_, _, line, _] = self.interfaces();
+        let [a, b, c, d] = self.interfaces();
+        let end = |interfaces: [&str; 2], daemon: usize, beside: &str| {
+            let napi = interfaces.map(|name| format!("napi/{name}-"));
+            let is_one = |name: &str| name == beside || napi.iter().any(|napi| name.starts_with(napi));
+            let mut spent = Vec::new();
+            for thread in lane::threads(is_one)? {
+                spent.push(Spent::of(&format!("/proc/{thread}"))?);
+            }
+            if let Some(daemon) = self.daemons.get(daemon) {
+                for thread in daemon.threads()? {
+                    spent.push(Spent::of(&format!("/proc/{}/task/{thread}", daemon.child.id()))?);
+                }
+            }
+            anyhow::Ok(End(spent))
+        };
         Ok(Seen {
-            line: self.center.received(&line)?,
+            site: self.site.received(&a)?,
+            line: self.center.received(&c)?,
             sink: self.sink.received(&self.to)?,
-            site_ns: lane::cpu_time_ns(&[&a, &b])? + daemon(0)?,
-            center_ns: lane::cpu_time_ns(&[&c, &d, "ksoftirqd/1"])? + daemon(1)?,
+            ends: [end([&a, &b], 0, "")?, end([&c, &d], 1, "ksoftirqd/1")?],
         })
+    }
+
+    /// Waits for the daemons, and has the site's make the tunnel.
+    pub(crate) fn connect(&mut self) -> Result<()> {
+        for daemon in &mut self.daemons {
+            daemon.wait_until_ready()?;
+            step(&format!("the daemon {} is ready", daemon.name));
+        }
+        let site = self.daemons.first().context("the site's daemon")?;
+        site.verb(&["connection", "up", "center", "--wait", "40"])?;
+        self.pin()
+    }
+}
+
+impl Spent {
+    /// Of the thread with this folder.
+    fn of(folder: &str) -> Result<Self> {
+        let name = fs::read_to_string(format!("{folder}/comm"))?;
+        let [time_ns, runs] = thread_spent(folder)?;
+        Ok(Self {
+            name: name.trim_end().to_owned(),
+            time_ns,
+            runs,
+        })
+    }
+}
+
+/// Packets that were lost, with the place.
+pub(crate) struct Lost(Vec<(String, u64)>);
+
+impl Lost {
+    /// So far. Daemons are asked, which takes CPU time.
+    pub(crate) fn until_now(chain: &Chain) -> Result<Self> {
+        let mut lost = Vec::new();
+        let [a, b, c, d] = chain.interfaces();
+        for (namespace, interface) in [
+            (&chain.site, &a),
+            (&chain.site, &b),
+            (&chain.center, &c),
+            (&chain.center, &d),
+            (&chain.sink, &chain.to),
+        ] {
+            let [received, sent] = namespace.dropped(interface)?;
+            lost.push((format!("for which {interface} had no room"), received));
+            lost.push((format!("that {interface} could not send"), sent));
+        }
+        for daemon in &chain.daemons {
+            // Number, reason, packets and what that means.
+            for row in daemon.verb(&["drops"])?.lines() {
+                let mut words = row.split_whitespace().skip(1);
+                if let Some((reason, packets)) = words.next().zip(words.next())
+                    && let Ok(packets) = packets.parse()
+                {
+                    lost.push((format!("dropped by {}: {reason}", daemon.name), packets));
+                }
+            }
+        }
+        Ok(Self(lost))
+    }
+
+    /// Those after `before`.
+    pub(crate) fn since(self, before: &Self) -> Vec<(String, u64)> {
+        let until = |place: &str| {
+            let found = before.0.iter().find(|(one, _)| one == place);
+            found.map_or(0, |(_, packets)| *packets)
+        };
+        let since = |(place, packets): (String, u64)| {
+            let packets = packets - until(&place);
+            (packets > 0).then_some((place, packets))
+        };
+        self.0.into_iter().filter_map(since).collect()
     }
 }
 
@@ -229,15 +376,15 @@ pub(crate) fn linux(generator: &Namespace, programs: &mut Programs) -> Result<Ch
     Ok(chain)
 }
 
-/// Both ends by the gateway's daemon, `program`, with certificates from `pki`. A program has to be on the sink's
-/// interface, without which nothing can be redirected to it.
+/// Both ends by the gateway's daemon, `program`, with certificates from `pki`; their tunnel is to be made yet. A program has to be on
+/// the sink's interface, without which nothing can be redirected to it.
 pub(crate) fn gateway(
-    program: &Path,
-    pki: &Path,
+    (letter, engine): (char, &str),
+    (program, pki): (&Path, &Path),
     generator: &Namespace,
     programs: &mut Programs,
 ) -> Result<Chain> {
-    let mut chain = Chain::lay('o', generator, programs)?;
+    let mut chain = Chain::lay(letter, generator, programs)?;
     programs.end_sink(&chain.sink, &chain.to)?;
     // The daemon asks for its next hops.
     chain
@@ -245,7 +392,8 @@ pub(crate) fn gateway(
         .ip(&format!("addr add 203.0.113.10/24 dev {}\n", chain.to))?;
     let [a, b, c, d] = chain.interfaces();
     let center = Config {
-        name: "center",
+        name: &format!("{letter}-center"),
+        engine,
         wan: &c,
         core: &d,
         networks: "203.0.113.0/24",
@@ -256,7 +404,8 @@ pub(crate) fn gateway(
         direction: "site-to-center",
     };
     let site = Config {
-        name: "site1",
+        name: &format!("{letter}-site"),
+        engine,
         wan: &b,
         core: &a,
         networks: "192.168.1.0/24",
@@ -274,19 +423,13 @@ pub(crate) fn gateway(
     chain
         .daemons
         .push(Daemon::start(&chain.center, program, pki, &center, "gateway")?);
-    for daemon in &mut chain.daemons {
-        daemon.wait_until_ready()?;
-        step(&format!("the daemon {} is ready", daemon.name));
-    }
-    let site = chain.daemons.first().context("the site's daemon")?;
-    site.verb(&["connection", "up", "center", "--wait", "40"])?;
-    chain.pin()?;
     Ok(chain)
 }
 
 /// What the two daemons' configurations differ in.
 struct Config<'a> {
     name: &'a str,
+    engine: &'a str,
     wan: &'a str,
     core: &'a str,
     networks: &'a str,
@@ -301,7 +444,8 @@ impl Config<'_> {
     fn gateway(&self, pki: &Path, holder: &str) -> String {
         let pki = pki.display();
         format!(
-            "[gateway]\nname = \"pktgen-{0}\"\nstate_dir = \"{STATE}/{0}\"\nsocket = \"{STATE}/{0}.sock\"\n\n\
+            "[gateway]\nname = \"pktgen-{0}\"\nstate_dir = \"{STATE}/{0}\"\nsocket = \"{STATE}/{0}.sock\"\n\
+             engine = \"{8}\"\n\n\
              [[interface]]\nname = \"{1}\"\nrole = \"wan\"\n\n[[interface]]\nname = \"{2}\"\nrole = \"core\"\n\n\
              [ike]\ncertificate = \"{pki}/ecdsa-{holder}.chain\"\nprivate_key = \"{pki}/ecdsa-{holder}.key\"\n\
              ca = \"{pki}/ecdsa-ca.crt\"\nidentity = \"{holder}.lab.test\"\n\
@@ -319,6 +463,7 @@ impl Config<'_> {
             self.peer_identity,
             self.peer_networks,
             self.more,
+            self.engine,
         )
     }
 
@@ -399,14 +544,6 @@ impl Daemon {
         }
         ensure!(!threads.is_empty(), "{} has no threads", self.name);
         Ok(threads)
-    }
-
-    fn time_ns(&self) -> Result<u64> {
-        let process = self.child.id();
-        self.threads()?
-            .into_iter()
-            .map(|thread| thread_time_ns(&format!("/proc/{process}/task/{thread}")))
-            .sum()
     }
 }
 

@@ -94,18 +94,34 @@ impl Part {
 /// # Errors
 /// When something does not build or the lab does not come up; with `check`, when a floor is missed.
 pub fn run(part: Option<Part>, short: bool, check: bool) -> Result<()> {
+    let parts = Part::value_variants().iter().copied();
+    let parts = parts.filter(|this| part.is_none_or(|part| part == *this));
+    let measure = |this: Part| {
+        println!("== {}", this.title());
+        this.measure(short)
+    };
+    publish(parts.map(measure), short, check)
+}
+
+/// The same by the kernel's pktgen ([`pktgen`]).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_pktgen(short: bool, check: bool) -> Result<()> {
+    publish(std::iter::once_with(|| pktgen::run(short)), short, check)
+}
+
+/// Has parts measured, one after another, and says what came of them.
+fn publish(parts: impl Iterator<Item = Result<Report>>, short: bool, check: bool) -> Result<()> {
     let floors = Floors::of_repository()?;
     setup::ensure()?;
     cargo(&["build", "--release", "--package", "gateway"])?;
     let about = results::about();
     let mut missed = Vec::new();
-    for this in Part::value_variants() {
-        if part.is_none_or(|part| part == *this) {
-            println!("== {}", this.title());
-            let report = this.measure(short)?;
-            report.publish(&floors, &about, short)?;
-            missed.extend(floors.missed(&report, short));
-        }
+    for report in parts {
+        let report = report?;
+        report.publish(&floors, &about, short)?;
+        missed.extend(floors.missed(&report, short));
     }
     if check && !missed.is_empty() {
         bail!("{} floors are missed:\n  {}", missed.len(), missed.join("\n  "));

@@ -1,8 +1,5 @@
 //! Two sides measured in turn, and what came of it: medians, spread, ratio; as text and as JSON.
 
-use std::fs;
-use std::path::Path;
-
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -69,8 +66,6 @@ pub struct Comparison {
     pub theirs: Side,
     /// Whether less is better, as with time; else more is, as with a rate.
     pub less_is_better: bool,
-    /// How many times as good as the other we want to be.
-    pub goal: Option<f64>,
 }
 
 impl Comparison {
@@ -79,21 +74,6 @@ impl Comparison {
     pub fn ratio(&self) -> f64 {
         let ratio = self.ours.median() / self.theirs.median();
         if self.less_is_better { 1.0 / ratio } else { ratio }
-    }
-
-    /// One line for a terminal.
-    #[must_use]
-    pub fn line(&self) -> String {
-        let side = |side: &Side| {
-            let (median, spread) = (side.median(), side.spread() * 100.0);
-            format!("{} {median:.1} {} (spread {spread:.0} %)", side.name, self.unit)
-        };
-        let goal = self.goal.map_or_else(String::new, |goal| {
-            let reached = if self.ratio() >= goal { "reached" } else { "missed" };
-            format!("; goal {goal:.0}: {reached}")
-        });
-        let [ours, theirs] = [side(&self.ours), side(&self.theirs)];
-        format!("{}: {:.2} times{goal}; {ours}, {theirs}", self.name, self.ratio())
     }
 
     /// All of it, with what follows from the samples.
@@ -105,7 +85,6 @@ impl Comparison {
             "ours": self.ours.json(),
             "theirs": self.theirs.json(),
             "ratio": self.ratio(),
-            "goal": self.goal,
         })
     }
 }
@@ -194,19 +173,6 @@ pub fn number(value: f64) -> String {
     }
 }
 
-/// Writes comparisons, with what else is to be known of the run, to `file`.
-///
-/// # Errors
-/// The file cannot be written.
-pub fn save(file: &Path, about: &Value, comparisons: &[Comparison]) -> Result<()> {
-    let figures: Vec<Value> = comparisons.iter().map(Comparison::json).collect();
-    let text = serde_json::to_string_pretty(&json!({ "about": about, "comparisons": figures }))?;
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
-    }
-    fs::write(file, text + "\n").with_context(|| file.display().to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +188,6 @@ mod tests {
             ours: side("gateway", ours),
             theirs: side("nftables", theirs),
             less_is_better,
-            goal: Some(4.0),
         }
     }
 
@@ -230,13 +195,8 @@ mod tests {
     fn a_rate_is_better_when_it_is_more_and_a_time_when_it_is_less() {
         let rate = comparison(&[400.0, 420.0, 380.0], &[90.0, 100.0, 110.0], false);
         assert_eq!(rate.ratio(), 4.0);
-        assert_eq!(
-            rate.line(),
-            "case: 4.00 times; goal 4: reached; gateway 400.0 kpps (spread 10 %), nftables 100.0 kpps (spread 20 %)"
-        );
         let time = comparison(&[50.0], &[150.0], true);
         assert_eq!(time.ratio(), 3.0);
-        assert!(time.line().contains("goal 4: missed"), "{}", time.line());
     }
 
     #[test]

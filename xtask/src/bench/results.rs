@@ -71,7 +71,6 @@ impl Report {
             ours,
             theirs,
             less_is_better: less_is_better(unit),
-            goal: None,
         });
     }
 

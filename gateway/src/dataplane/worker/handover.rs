@@ -73,11 +73,14 @@ impl Inbox {
         idle
     }
 
-    /// The worker is awake again.
-    pub(crate) fn awake(&self) {
+    /// The worker is awake again; `woken` if the descriptor was readable. Who wakes the worker after it has looked leaves it readable: the
+    /// next sleep ends at once then.
+    pub(crate) fn awake(&self, woken: bool) {
         self.sleeping.store(false, SeqCst);
-        // Nothing to read is the usual case.
-        let _ = self.wake.read();
+        if woken {
+            // Fails only when there is nothing to read.
+            let _ = self.wake.read();
+        }
     }
 
     /// Asks the worker to end.

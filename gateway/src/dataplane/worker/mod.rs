@@ -162,8 +162,9 @@ pub(crate) struct Worker<R: RingPort> {
 }
 
 impl<R: RingPort> Worker<R> {
-    /// Serves until asked to stop. `sleep` waits until a socket or the inbox has something; `now_ms` is the clock.
-    pub(crate) fn run(&mut self, mut sleep: impl FnMut(&mut R, &Inbox), now_ms: impl Fn() -> u64) {
+    /// Serves until asked to stop. `sleep` waits until a socket or the inbox has something, and answers whether it was the inbox;
+    /// `now_ms` is the clock.
+    pub(crate) fn run(&mut self, mut sleep: impl FnMut(&mut R) -> bool, now_ms: impl Fn() -> u64) {
         let inboxes = Arc::clone(&self.inboxes);
         let Some(inbox) = inboxes.get(self.engine.worker as usize) else {
             return;
@@ -179,8 +180,8 @@ impl<R: RingPort> Worker<R> {
             idle_rounds += 1;
             if idle_rounds > IDLE_ROUNDS && inbox.try_sleep() {
                 self.counters.slept();
-                sleep(&mut self.rings, inbox);
-                inbox.awake();
+                let woken = sleep(&mut self.rings);
+                inbox.awake(woken);
             }
         }
     }

@@ -35,6 +35,8 @@ pub struct Sample {
     pub cpu_ns: f64,
     /// How much of one CPU that is.
     pub busy: f64,
+    /// Of the packets that the measured side had, the part that did not come to the sink, for want of room on the way.
+    pub lost: f64,
 }
 
 impl Line {
@@ -82,6 +84,7 @@ mod tests {
             kpps: 181.5,
             cpu_ns: 3210.0,
             busy: 0.75,
+            lost: 0.25,
         }
     }
 
