@@ -30,17 +30,18 @@ impl Side {
         median(self.samples.clone())
     }
 
-    /// From the least to the largest sample, as a part of the median; of one sample, zero.
+    /// From the least to the largest sample, as a part of the median, or of the largest where the median is zero; of one
+    /// sample, zero.
     #[must_use]
     pub fn spread(&self) -> f64 {
         let least = self.samples.iter().copied().fold(f64::INFINITY, f64::min);
         let largest = self.samples.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         // All of them may be zero: nothing was lost.
-        if largest > least {
-            (largest - least) / self.median()
-        } else {
-            0.0
+        if largest <= least {
+            return 0.0;
         }
+        let median = self.median();
+        (largest - least) / if median > 0.0 { median } else { largest }
     }
 
     fn json(&self) -> Value {
@@ -197,6 +198,14 @@ mod tests {
         assert_eq!(rate.ratio(), 4.0);
         let time = comparison(&[50.0], &[150.0], true);
         assert_eq!(time.ratio(), 3.0);
+    }
+
+    #[test]
+    fn a_spread_about_zero_is_finite() {
+        let spread = |samples: &[f64]| Side::new("lost", samples.to_vec()).spread();
+        assert_eq!(spread(&[0.0, 0.0, 0.5]), 1.0);
+        assert_eq!(spread(&[0.0, 0.0]), 0.0);
+        assert_eq!(spread(&[2.0, 4.0, 5.0]), 0.75);
     }
 
     #[test]
