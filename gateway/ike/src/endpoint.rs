@@ -170,6 +170,21 @@ pub struct Endpoint {
     tickets: Tickets,
 }
 
+/// The IKE SA of a Child SA, to be told of what makes its deadlines later, where it stands. Its place in the index
+/// stays as it is: it may say too early a time, at which nothing is found to be due. With signs of life of
+/// thousands of peers each second that is cheaper than to move each.
+fn sa_of<'a>(
+    by_child: &HashMap<ChildId, u64>,
+    entries: &'a mut HashMap<u64, Entry>,
+    child: ChildId,
+) -> Option<(u64, &'a mut IkeSa)> {
+    let spi = *by_child.get(&child)?;
+    match entries.get_mut(&spi)? {
+        Entry::Sa(ike_sa) => Some((spi, ike_sa)),
+        Entry::Initiating(_) => None,
+    }
+}
+
 /// The parts of an endpoint that the handling of one IKE SA may touch.
 macro_rules! context {
     ($self:ident, $deferred:ident) => {
@@ -501,7 +516,7 @@ impl Endpoint {
     /// installed the Child SA.
     pub fn handle_child_traffic(&mut self, now: Time, child: ChildId) {
         self.now = now;
-        let Some((spi, ike_sa)) = self.sa_of(child) else {
+        let Some((spi, ike_sa)) = sa_of(&self.by_child, &mut self.entries, child) else {
             return;
         };
         let Some(established) = ike_sa.established_mut() else {
@@ -515,17 +530,6 @@ impl Endpoint {
                     create_child_sa::activate(established, ctx, child);
                 }
             });
-        }
-    }
-
-    /// The IKE SA of a Child SA, to be told of what makes its deadlines later, where it stands. Its place in the index
-    /// stays as it is: it may say too early a time, at which nothing is found to be due. With signs of life of
-    /// thousands of peers each second that is cheaper than to move each.
-    fn sa_of(&mut self, child: ChildId) -> Option<(u64, &mut IkeSa)> {
-        let spi = *self.by_child.get(&child)?;
-        match self.entries.get_mut(&spi)? {
-            Entry::Sa(ike_sa) => Some((spi, ike_sa)),
-            Entry::Initiating(_) => None,
         }
     }
 
@@ -566,11 +570,9 @@ impl Endpoint {
     /// The data plane sent packets on the outbound SA of `child`: it is in use.
     pub fn handle_child_sent(&mut self, now: Time, child: ChildId) {
         self.now = now;
-        let (spi, sa) = match self.by_child.get(&child) {
-            Some(spi) => (*spi, self.entries.get_mut(spi)),
-            None => return,
+        let Some((spi, ike_sa)) = sa_of(&self.by_child, &mut self.entries, child) else {
+            return;
         };
-        let Some(Entry::Sa(ike_sa)) = sa else { return };
         if let Some(established) = ike_sa.established_mut() {
             established.used(now.mono_ms, child);
         }

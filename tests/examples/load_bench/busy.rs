@@ -33,7 +33,7 @@ impl Measured {
                 ours.map(|process| cpu_time::of_process(process.pid))
                     .sum::<Result<u64>>()?
             }
-            Self::Thread(thread) => cpu_time::of_thread(&format!("/proc/self/task/{thread}"))?,
+            Self::Thread(thread) => cpu_time::of_thread(&format!("/proc/self/task/{thread}"))?[0],
         };
         Ok(own + put_off_ns()?)
     }
@@ -46,7 +46,7 @@ fn put_off_ns() -> Result<u64> {
         let folder = process?.path();
         let name = fs::read_to_string(folder.join("comm")).unwrap_or_default();
         if name.trim_end() == wanted {
-            return cpu_time::of_thread(&folder.display().to_string());
+            return Ok(cpu_time::of_thread(&folder.display().to_string())?[0]);
         }
     }
     Ok(0)

@@ -12,7 +12,8 @@
 
 use std::fs;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result};
+use gateway_tests::cpu_time;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 use xtask::bench::pktgen::control;
@@ -207,23 +208,8 @@ pub(crate) fn cpu_time_ns(prefixes: &[&str]) -> Result<u64> {
     let is_one = |name: &str| prefixes.iter().any(|prefix| name.starts_with(prefix));
     threads(is_one)?
         .into_iter()
-        .map(|thread| Ok(thread_spent(&format!("/proc/{thread}"))?[0]))
+        .map(|thread| Ok(cpu_time::of_thread(&format!("/proc/{thread}"))?[0]))
         .sum()
-}
-
-/// CPU time so far, ns, of the thread with this folder, and how often it ran.
-pub(crate) fn thread_spent(folder: &str) -> Result<[u64; 2]> {
-    let path = format!("{folder}/schedstat");
-    let text = fs::read_to_string(&path).with_context(|| path.clone())?;
-    // Time on a CPU, time waiting for one, times on one (Documentation/scheduler/sched-stats.rst).
-    let numbers: Option<Vec<u64>> = text
-        .split_whitespace()
-        .map(|number| number.parse().ok())
-        .collect();
-    match numbers.as_deref() {
-        Some([time_ns, _, runs]) => Ok([*time_ns, *runs]),
-        _ => bail!("{path}: {text}"),
-    }
 }
 
 /// Processes, kernel threads among them, by name.

@@ -23,13 +23,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
+use gateway_tests::cpu_time;
 use xtask::bench::pktgen::control;
 use xtask::cmd;
 
 use crate::gateway::Programs;
-use crate::lane::{
-    self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread, thread_spent,
-};
+use crate::lane::{self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread};
 use crate::namespace::Namespace;
 use crate::step;
 
@@ -185,16 +184,22 @@ impl Chain {
         chain.center.ip(&format!(
             "addr add 192.0.2.2/24 dev {c}\naddr add 203.0.113.1/24 dev {d}\nlink set {c} up\nlink set {d} up\n"
         ))?;
-        for (namespace, interface) in [
-            (&chain.site, &a),
-            (&chain.site, &b),
-            (&chain.center, &c),
-            (&chain.center, &d),
-            (&chain.sink, &chain.to),
-        ] {
-            receive_by_thread(namespace, interface)?;
+        for (namespace, interface) in chain.receiving() {
+            receive_by_thread(namespace, &interface)?;
         }
         Ok(chain)
+    }
+
+    /// Every interface that frames come in by, with its namespace.
+    fn receiving(&self) -> [(&Namespace, String); 5] {
+        let [a, b, c, d] = self.interfaces();
+        [
+            (&self.site, a),
+            (&self.site, b),
+            (&self.center, c),
+            (&self.center, d),
+            (&self.sink, self.to.clone()),
+        ]
     }
 
     fn interfaces(&self) -> [String; 4] {
@@ -280,7 +285,7 @@ impl Spent {
     /// Of the thread with this folder.
     fn of(folder: &str) -> Result<Self> {
         let name = fs::read_to_string(format!("{folder}/comm"))?;
-        let [time_ns, runs] = thread_spent(folder)?;
+        let [time_ns, runs] = cpu_time::of_thread(folder)?;
         Ok(Self {
             name: name.trim_end().to_owned(),
             time_ns,
@@ -296,15 +301,8 @@ impl Lost {
     /// So far. Daemons are asked, which takes CPU time.
     pub(crate) fn until_now(chain: &Chain) -> Result<Self> {
         let mut lost = Vec::new();
-        let [a, b, c, d] = chain.interfaces();
-        for (namespace, interface) in [
-            (&chain.site, &a),
-            (&chain.site, &b),
-            (&chain.center, &c),
-            (&chain.center, &d),
-            (&chain.sink, &chain.to),
-        ] {
-            let [received, sent] = namespace.dropped(interface)?;
+        for (namespace, interface) in chain.receiving() {
+            let [received, sent] = namespace.dropped(&interface)?;
             lost.push((format!("for which {interface} had no room"), received));
             lost.push((format!("that {interface} could not send"), sent));
         }
