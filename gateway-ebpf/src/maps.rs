@@ -14,7 +14,7 @@ use gateway_common::abi::{
     nat,
     next_hop::NextHop,
     rule::Chunk,
-    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares},
     site::Site,
     stats::{self, Counter},
     trace::TraceEvent,
@@ -66,6 +66,8 @@ pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as us
 pub(crate) static SA_ROUTES: LpmTrie<SaOutboundKey, u32, { limit::SAS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SAS_MAX as usize }> = Array::new();
+#[btf_map]
+pub(crate) static SA_SHARES: Array<SaShares, { limit::SAS_MAX as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SA_PATHS: HashMap<SaPathKey, SaPath, { limit::SAS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();

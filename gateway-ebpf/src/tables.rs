@@ -15,7 +15,7 @@ use gateway_common::abi::{
     nat::{OutsideKey, PublicationSource},
     next_hop::NextHop,
     rule::{direction, layout},
-    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares},
     site::Site,
     stats::{Counter, Path},
     trace::TraceEvent,
@@ -36,7 +36,8 @@ use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
     INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
     PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
-    SA_PATHS, SA_ROUTES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES, TRACES_LOST,
+    SA_PATHS, SA_ROUTES, SA_SHARES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES,
+    TRACES_LOST,
 };
 
 /// Events of one kind that one CPU tells in a second; counters have the rest.
@@ -145,6 +146,11 @@ impl Tables for Maps {
     #[inline(always)]
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
         SA_OUTBOUND.get(number)
+    }
+
+    #[inline(always)]
+    fn sa_shares(&self, number: u32) -> Option<&SaShares> {
+        SA_SHARES.get(number)
     }
 
     #[inline(always)]

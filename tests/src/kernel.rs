@@ -326,6 +326,9 @@ impl Kernel {
         for (number, (_, _, sa)) in (0..).zip(&tables.sa_outbound) {
             self.array(map::SA_OUTBOUND)?.set(number, *sa, 0)?;
         }
+        for (number, shares) in (0..).zip(&tables.sa_shares) {
+            self.array(map::SA_SHARES)?.set(number, *shares, 0)?;
+        }
         self.replace_trie(
             map::ROUTES,
             (0u32..)

@@ -49,7 +49,7 @@ fn many_sites(now_s: u32, sites: u32) -> HostTables {
         };
         let sa = SaOutbound {
             sa_index: 10_000 + site,
-            worker: 0,
+            shares: 0,
             mtu: world::MTU,
         };
         tables.sa_outbound.push((24, key, sa));

@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -57,6 +57,8 @@ pub mod map {
     pub const SA_ROUTES: &str = "SA_ROUTES";
     /// `Array<SaOutbound>`: outbound SAs by number. One that flows may know changes only with the epoch.
     pub const SA_OUTBOUND: &str = "SA_OUTBOUND";
+    /// `Array<SaShares>`: SAs that share the traffic of one in [`SA_OUTBOUND`], at the same number.
+    pub const SA_SHARES: &str = "SA_SHARES";
     /// `HashMap<SaPathKey, SaPath>`: the outbound SA whose packet an ICMP error quotes.
     pub const SA_PATHS: &str = "SA_PATHS";
     /// `XskMap`: slot = `Interface::xsk_base + rx_queue_index`.

@@ -47,16 +47,37 @@ abi_assert!(SaOutboundKey, size = 8, align = 1);
 
 /// Outbound SA, found by (site, inner destination).
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SaOutbound {
     /// Index in the owning worker's SA table.
     pub sa_index: u32,
-    /// The worker that owns the SA.
-    pub worker: u32,
+    /// Place in the map of [`SaShares`], from 1, where several SAs have the same traffic; else zero.
+    pub shares: u32,
     /// Largest inner packet that fits the tunnel, in bytes.
     pub mtu: u32,
 }
 abi_assert!(SaOutbound, size = 12, align = 4);
+
+/// SAs that have the same traffic, each for one worker (RFC 9611): a worker sends on its own, so that no packet changes hands.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SaShares {
+    /// By receive queue, modulo their number: index in the owning worker's SA table.
+    pub sa_index: [u32; SHARES],
+}
+abi_assert!(SaShares, size = 32, align = 4);
+
+/// SAs at most that share traffic. A power of two.
+pub const SHARES: usize = 8;
+
+impl SaShares {
+    /// The share of a receive queue.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_queue(&self, queue: u32) -> u32 {
+        self.sa_index[queue as usize % SHARES]
+    }
+}
 
 /// Key of the look-up of an outbound SA by a packet of it that an ICMP error quotes.
 #[repr(C)]

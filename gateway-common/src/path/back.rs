@@ -40,6 +40,18 @@ pub fn sa_to_site<T: Tables>(tables: &T, site: u32, address: [u8; 4]) -> Result<
     Err(DropReason::NoSa)
 }
 
+/// Index of the SA that a packet to the site goes on: where several share the traffic, that of this queue's worker
+/// (RFC 9611).
+#[inline(always)]
+pub fn share<T: Tables>(tables: &T, sa: &SaOutbound) -> u32 {
+    if sa.shares != 0
+        && let Some(shares) = tables.sa_shares(sa.shares - 1)
+    {
+        return shares.of_queue(tables.queue());
+    }
+    sa.sa_index
+}
+
 /// Hands a frame, whose packet is what the site is to receive, to the worker of this queue.
 ///
 /// # Errors
@@ -55,7 +67,7 @@ pub fn to_site<P: Packet, T: Tables>(
     let interface: &Interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let verdict = worker(tables, interface, path)?;
     packet
-        .store(0, &LinkHeader::new(site, sa.sa_index))
+        .store(0, &LinkHeader::new(site, share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(verdict)
 }

@@ -21,7 +21,7 @@ use super::clear::{self, Next};
 use super::filter::{self, Direction};
 use super::inner::{IP, Inner, TRANSPORT};
 use super::open::Stage;
-use super::{Outcome, Verdict, fragment, icmp, limits, mss, worker};
+use super::{Outcome, Verdict, back, fragment, icmp, limits, mss, worker};
 
 /// Hands a frame of the core side to a worker, translated back, or answers that it is too big: all stages, one after
 /// another.
@@ -94,7 +94,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
         mss::clamp(packet, mss::limit(settings, sa.mtu))?;
     }
     packet
-        .store(0, &LinkHeader::new(site, sa.sa_index))
+        .store(0, &LinkHeader::new(site, back::share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(Next::Decided(verdict))
 }

@@ -19,6 +19,7 @@ use crate::tables::Tables;
 use crate::tables::words::Words;
 use zerocopy::IntoBytes;
 
+use super::back::share;
 use super::clear::{Next, SITES, fitting, known_next_hop, leave, site_of};
 use super::core::{of_its_side, outbound};
 use super::filter::{self, Direction};
@@ -180,7 +181,7 @@ fn inward<P: Packet, T: Tables, const BETWEEN: bool>(packet: &mut P, tables: &T)
     };
     report.translate(packet, &ends)?;
     packet
-        .store(0, &LinkHeader::new(site, sa.sa_index))
+        .store(0, &LinkHeader::new(site, share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(Next::Decided(verdict))
 }

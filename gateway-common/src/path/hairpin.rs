@@ -32,7 +32,7 @@ use crate::tables::flows::Entry;
 use crate::tables::words::Words;
 
 use super::answer::{Refusal, refuse};
-use super::back::sa_to_site;
+use super::back::{sa_to_site, share};
 use super::clear::{Next, parse_any, parse_between, read_any, site_of};
 use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
@@ -125,7 +125,7 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next,
         mss::clamp(packet, mss::limit(settings, sa.mtu))?;
     }
     packet
-        .store(0, &LinkHeader::new(called, sa.sa_index))
+        .store(0, &LinkHeader::new(called, share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(Next::Decided(verdict))
 }
@@ -211,7 +211,7 @@ pub(super) fn later<P: Packet, V: Words, T: Tables>(
     let (called, address) = halves(other.load(word::SITE_SOURCE));
     translate_addresses(packet, ip, source.0, address.to_ne_bytes())?;
     packet
-        .store(0, &LinkHeader::new(called, sa.sa_index))
+        .store(0, &LinkHeader::new(called, share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(verdict)
 }

@@ -21,7 +21,7 @@ use crate::abi::{
     nat::{self, InsideKey, Mapping, OutsideKey},
     next_hop::NextHop,
     rule::{Rule, direction},
-    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares},
     site::Site,
     stats::Path,
     trace::TraceEvent,
@@ -131,6 +131,8 @@ pub struct HostTables {
     pub sa_inbound: BTreeMap<[u8; 4], SaInbound>,
     /// Outbound SAs: prefix length of the destination, key, SA.
     pub sa_outbound: Vec<(u32, SaOutboundKey, SaOutbound)>,
+    /// SAs that share traffic, by number.
+    pub sa_shares: Vec<SaShares>,
     /// Paths of outbound SAs.
     pub sa_paths: BTreeMap<SaPathKey, SaPath>,
     /// Sites.
@@ -285,6 +287,10 @@ impl Tables for HostTables {
 
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound> {
         self.sa_outbound.get(number as usize).map(|(_, _, sa)| sa)
+    }
+
+    fn sa_shares(&self, number: u32) -> Option<&SaShares> {
+        self.sa_shares.get(number as usize)
     }
 
     fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath> {

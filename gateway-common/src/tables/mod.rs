@@ -5,7 +5,7 @@ use crate::abi::{
     interface::{Interface, Settings},
     nat::OutsideKey,
     next_hop::NextHop,
-    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey},
+    sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares},
     site::Site,
     stats::Path,
     trace::TraceEvent,
@@ -103,6 +103,8 @@ pub trait Tables {
     fn sa_route(&self, key: &SaOutboundKey) -> Option<u32>;
     /// An outbound SA by its number.
     fn sa_outbound(&self, number: u32) -> Option<&SaOutbound>;
+    /// SAs that share the traffic of the one with this number.
+    fn sa_shares(&self, number: u32) -> Option<&SaShares>;
     /// The path of the outbound SA whose packet an ICMP error quotes.
     fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath>;
     /// A site.

@@ -173,7 +173,7 @@ fn main() -> Result<(), Error> {
                 }
                 Output::Event(event) => println!("{event}"),
                 Output::InstallChildSa(sa) => println!("install {sa:?}"),
-                Output::ActivateOutbound(child) => println!("send on {child}"),
+                Output::ActivateOutbound { child, .. } => println!("send on {child}"),
                 Output::UpdateChildSa { child, remote, .. } => println!("{child} goes to {remote}"),
                 Output::RemoveChildSa { child, direction } => println!("remove {child} {direction:?}"),
             }

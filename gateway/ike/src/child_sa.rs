@@ -66,6 +66,8 @@ pub struct ChildSaInstall {
     pub outbound_active: bool,
     /// The Child SA that this one rekeys.
     pub replaces: Option<ChildId>,
+    /// Those that have the same traffic, each for a resource (RFC 9611): they go on being sent on when this one is.
+    pub beside: Vec<ChildId>,
 }
 
 /// What IKE itself remembers of a Child SA.
@@ -153,6 +155,11 @@ pub(crate) fn install(
         (responder, initiator)
     };
     let child = ctx.allocator.child();
+    let selectors = (&new.ts_local[..], &new.ts_remote[..]);
+    let beside = match new.resource {
+        Some(_) => established.sending_for_resources(selectors, new.replaces),
+        None => Vec::new(),
+    };
     let path = established.child_path(core);
     ctx.outputs
         .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {
@@ -172,6 +179,7 @@ pub(crate) fn install(
             ts_remote: new.ts_remote.clone(),
             outbound_active: new.outbound_active,
             replaces: new.replaces,
+            beside,
         })));
     let before = established
         .children

@@ -28,8 +28,13 @@ pub enum Output {
     },
     /// Install both directions of a Child SA.
     InstallChildSa(Box<ChildSaInstall>),
-    /// From now on send on this Child SA instead of the one it replaces.
-    ActivateOutbound(ChildId),
+    /// From now on send on this Child SA, in place of all others that carry its traffic.
+    ActivateOutbound {
+        /// Which.
+        child: ChildId,
+        /// Those that have the same traffic, each for a resource (RFC 9611): they are sent on as well.
+        beside: Vec<ChildId>,
+    },
     /// The Child SA goes between other outer addresses from now on: the peer's NAT has another mapping, or one
     /// side moved (RFC 7296 section 2.23, RFC 4555). SPIs, keys and sequence numbers stay.
     UpdateChildSa {

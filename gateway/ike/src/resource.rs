@@ -2,9 +2,11 @@
 //! can each have one. What the identifier means is the affair of its sender; it is kept and shown.
 
 use crate::{
-    child_sa::Phase,
+    child_sa::{ChildSa, Phase},
     config::EndpointConfig,
+    ids::ChildId,
     ike_sa::Established,
+    output::Output,
     traffic_selector::TrafficSelector,
     wire::{
         Message, Payload,
@@ -65,6 +67,41 @@ impl Established {
                 && child.ts_remote == ts_remote
         });
         same.count() >= config.resource_sas_max
+    }
+
+    /// Child SAs for resources that have this traffic and are sent on, but for the one that another takes over from.
+    pub(crate) fn sending_for_resources(
+        &self,
+        (ts_local, ts_remote): (&[TrafficSelector], &[TrafficSelector]),
+        replaced: Option<ChildId>,
+    ) -> Vec<ChildId> {
+        let has_successor = |child: &ChildSa| {
+            let mut others = self.carriers();
+            others.any(|other| other.outbound_active && other.replaces == Some(child.id))
+        };
+        let sending = self.carriers().filter(|child| {
+            child.resource.is_some()
+                && child.outbound_active
+                && child.ts_local == ts_local
+                && child.ts_remote == ts_remote
+                && Some(child.id) != replaced
+                && !has_successor(child)
+        });
+        sending.map(|child| child.id).collect()
+    }
+
+    /// From now on packets are sent on this Child SA, and on those beside it.
+    pub(crate) fn activation(&self, child: &ChildSa) -> Output {
+        let selectors = (&child.ts_local[..], &child.ts_remote[..]);
+        let mut beside = match child.resource {
+            Some(_) => self.sending_for_resources(selectors, child.replaces),
+            None => Vec::new(),
+        };
+        beside.retain(|other| *other != child.id);
+        Output::ActivateOutbound {
+            child: child.id,
+            beside,
+        }
     }
 }
 

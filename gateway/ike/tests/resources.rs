@@ -142,6 +142,92 @@ fn rekeying_keeps_the_resource() {
     }
 }
 
+/// Who asked for several sends on all of them; who was asked, on those that the other has sent on. A successor takes its
+/// predecessor's place alone, whichever side rekeys.
+#[test]
+fn all_that_are_in_use_are_sent_on() {
+    let (there, back) = (flow(), (flow().1, flow().0));
+    for rekeys in [SITE, CENTER] {
+        let mut sim = up(site(3), center_config());
+        let ways = |sim: &Sim, side: usize, flow| {
+            let mut ways = sim.planes[side].ways(flow);
+            ways.sort();
+            ways
+        };
+        let all = |sim: &Sim, side: usize| sim.planes[side].children.keys().copied().collect::<Vec<_>>();
+        assert_eq!(ways(&sim, SITE, &there), all(&sim, SITE));
+        assert_eq!(
+            ways(&sim, CENTER, &back).len(),
+            2,
+            "the last has not been heard of"
+        );
+        // Each of the three is sent on by turns.
+        for _ in 0..30 {
+            assert!(sim.send_packet(SITE, &there));
+            sim.run_ms(2);
+        }
+        assert_eq!(ways(&sim, CENTER, &back), all(&sim, CENTER));
+        for old in all(&sim, rekeys) {
+            sim.command(rekeys, Command::RekeyChild(old));
+            for _ in 0..10_000 {
+                assert!(sim.send_packet(SITE, &there), "{}", sim.history.join("\n"));
+                assert!(sim.send_packet(CENTER, &back), "{}", sim.history.join("\n"));
+                sim.run_ms(1);
+            }
+            assert!(!sim.planes[rekeys].children.contains_key(&old));
+            for (side, flow) in [(SITE, &there), (CENTER, &back)] {
+                assert_eq!(
+                    ways(&sim, side, flow),
+                    all(&sim, side),
+                    "{}",
+                    sim.history.join("\n")
+                );
+                assert_eq!(all(&sim, side).len(), 3);
+            }
+        }
+        let gone = all(&sim, rekeys)[1];
+        sim.command(rekeys, Command::CloseChild(gone));
+        sim.run_ms(10_000);
+        for (side, flow) in [(SITE, &there), (CENTER, &back)] {
+            assert_eq!(
+                ways(&sim, side, flow),
+                all(&sim, side),
+                "{}",
+                sim.history.join("\n")
+            );
+            assert_eq!(all(&sim, side).len(), 2);
+        }
+        assert_eq!(sim.lost, 0);
+        sim.assert_agreement();
+    }
+}
+
+/// One for nothing in particular takes over all traffic.
+#[test]
+fn one_without_a_resource_shares_with_nobody() {
+    let mut sim = up(site(2), center_config());
+    let ike_sa = sim.only_ike_sa(SITE);
+    let (ts_local, ts_remote) = {
+        let sa = &sim.planes[SITE].children.values().next().unwrap().sa;
+        (sa.ts_local.clone(), sa.ts_remote.clone())
+    };
+    let before = sim.planes[SITE].ways(&flow());
+    let resource = None;
+    sim.command(
+        SITE,
+        Command::CreateChild {
+            ike_sa,
+            ts_local,
+            ts_remote,
+            resource,
+        },
+    );
+    sim.run_ms(5_000);
+    let ways = sim.planes[SITE].ways(&flow());
+    assert_eq!((before.len(), ways.len()), (2, 1), "{}", sim.history.join("\n"));
+    assert!(!before.contains(&ways[0]));
+}
+
 /// Packets pass all the time, whichever of the Child SAs is deleted, by either side, and in whatever order.
 #[test]
 fn any_of_them_takes_traffic() {

@@ -15,7 +15,7 @@ use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::PublicationSource;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
-use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey};
+use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::abi::trace::TraceEvent;
@@ -24,6 +24,7 @@ use gateway_common::drop::DropReason;
 use zerocopy::{FromBytes as _, FromZeros as _};
 
 use super::error::DataplaneError;
+use super::routes::Network;
 use super::tables::SharedTables;
 
 /// `BPF_F_INNER_MAP` of the kernel: generations differ in size.
@@ -41,7 +42,8 @@ pub(crate) struct Maps {
     sa_paths: HashMap<MapData, SaPathKey, SaPath>,
     sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
     sa_outbound: Array<MapData, SaOutbound>,
-    sas: Numbered<(u32, ([u8; 4], u8)), SaOutbound>,
+    sa_shares: Array<MapData, SaShares>,
+    sas: Numbered<Network, ()>,
     pub(crate) xsks: XskMap<MapData>,
     pub(crate) sites: HashMap<MapData, u32, Site>,
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
@@ -78,6 +80,7 @@ impl Maps {
             sa_paths: take(ebpf, map::SA_PATHS)?,
             sa_routes: take(ebpf, map::SA_ROUTES)?,
             sa_outbound: take(ebpf, map::SA_OUTBOUND)?,
+            sa_shares: take(ebpf, map::SA_SHARES)?,
             sas: Numbered::new(limit::SAS_MAX),
             xsks: take(ebpf, map::XSKS)?,
             sites: take(ebpf, map::SITES)?,
@@ -161,38 +164,34 @@ impl Maps {
         written.map_err(DataplaneError::map(map::OPEN_NAMES))
     }
 
-    /// Sends what is for `destination` at `site` through an SA.
+    /// Sends what is for a network through an SA, or through those that share its traffic.
     pub(crate) fn set_outbound(
         &mut self,
-        site: u32,
-        prefix: ([u8; 4], u8),
+        network: Network,
         sa: SaOutbound,
+        shares: Option<SaShares>,
     ) -> Result<(), DataplaneError> {
         let fault = DataplaneError::map;
-        let number = self.sas.number((site, prefix), sa);
-        self.sa_outbound
-            .set(number, sa, 0)
-            .map_err(fault(map::SA_OUTBOUND))?;
-        let inserted = self.sa_routes.insert(&outbound_key(site, prefix), number, 0);
+        let number = self.sas.number(network, ());
+        let mut value = SaOutbound { shares: 0, ..sa };
+        if let Some(shares) = shares {
+            let set = self.sa_shares.set(number, shares, 0);
+            set.map_err(fault(map::SA_SHARES))?;
+            value.shares = number + 1;
+        }
+        let set = self.sa_outbound.set(number, value, 0);
+        set.map_err(fault(map::SA_OUTBOUND))?;
+        let inserted = self.sa_routes.insert(&outbound_key(network), number, 0);
         inserted.map_err(fault(map::SA_ROUTES))?;
         self.tables.sas_changed();
         Ok(())
     }
 
-    /// Removes a way out, if it still leads through this SA: its successor may have taken it.
-    pub(crate) fn remove_outbound(
-        &mut self,
-        site: u32,
-        prefix: ([u8; 4], u8),
-        sa_index: u32,
-    ) -> Result<(), DataplaneError> {
-        let key = (site, prefix);
-        if self.sas.get(&key).is_none_or(|sa| sa.sa_index != sa_index) {
-            return Ok(());
-        }
-        let removed = absent_is_fine(self.sa_routes.remove(&outbound_key(site, prefix)));
+    /// Removes the way to a network.
+    pub(crate) fn remove_outbound(&mut self, network: Network) -> Result<(), DataplaneError> {
+        let removed = absent_is_fine(self.sa_routes.remove(&outbound_key(network)));
         removed.map_err(DataplaneError::map(map::SA_ROUTES))?;
-        self.sas.forget(&key);
+        self.sas.forget(&network);
         self.tables.sas_changed();
         Ok(())
     }
@@ -370,7 +369,7 @@ where
     T::try_from(map).map_err(DataplaneError::map(name))
 }
 
-fn outbound_key(site: u32, (destination, length): ([u8; 4], u8)) -> Key<SaOutboundKey> {
+fn outbound_key((site, (destination, length)): Network) -> Key<SaOutboundKey> {
     let data = SaOutboundKey {
         site: site.to_be_bytes(),
         destination,

@@ -33,6 +33,7 @@ pub mod object;
 mod prefixes;
 mod publish;
 pub mod receiver;
+mod routes;
 mod sa;
 mod sas;
 mod service_link;

@@ -82,6 +82,8 @@ pub struct SaInstall {
     pub ts_remote: Vec<TrafficSelector>,
     /// Whether packets to the site take this SA at once; else [`super::Dataplane::activate_outbound`] says when.
     pub outbound_active: bool,
+    /// SAs with the same traffic, each for one worker (RFC 9611), that are sent on as well then.
+    pub beside: Vec<SaHandle>,
     /// Path MTU in octets, outer IP header included.
     pub path_mtu: u16,
 }

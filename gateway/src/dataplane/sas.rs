@@ -18,6 +18,7 @@ use super::Dataplane;
 use super::error::DataplaneError;
 use super::maps::absent_is_fine;
 use super::prefixes::prefixes;
+use super::routes::{Network, Routes, shares};
 use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
 use super::worker::commands::{Command, Install, Order};
 
@@ -36,6 +37,7 @@ pub(crate) struct Sas {
     free: Vec<Vec<u32>>,
     /// Inbound SPIs in use.
     spis: HashSet<u32>,
+    routes: Routes,
 }
 
 #[derive(Default)]
@@ -55,7 +57,6 @@ struct Record {
     suite: gateway_esp::Suite,
     inbound: bool,
     outbound: bool,
-    outbound_active: bool,
     counters: Arc<SaCounters>,
 }
 
@@ -66,6 +67,7 @@ impl Sas {
             workers: (0..owners).map(|_| Vec::new()).collect(),
             free: (0..owners).map(|_| Vec::new()).collect(),
             spis: HashSet::new(),
+            routes: Routes::default(),
         }
     }
 
@@ -76,14 +78,17 @@ impl Sas {
             .ok_or_else(|| DataplaneError::NotWan(interface.to_owned()))
     }
 
-    /// A free slot at the worker with fewest SAs.
-    fn allocate(&mut self) -> Result<SaHandle, DataplaneError> {
+    /// A free slot at the worker with fewest SAs; at one that has none of those `beside` it, if there is any.
+    fn allocate(&mut self, beside: &[SaHandle]) -> Result<SaHandle, DataplaneError> {
         let used = |(slots, free): (&Vec<Slot>, &Vec<u32>)| slots.len() - free.len();
         let installed: usize = self.workers.iter().zip(&self.free).map(used).sum();
         let full = DataplaneError::SasFull(installed);
         let (worker, (slots, free)) = (0..)
             .zip(self.workers.iter_mut().zip(&mut self.free))
-            .min_by_key(|(_, (slots, free))| used((slots, free)))
+            .min_by_key(|(worker, (slots, free))| {
+                let of_worker = beside.iter().filter(|other| other.worker == *worker);
+                (of_worker.count(), used((slots, free)))
+            })
             .ok_or(full)?;
         let slot = match free.pop() {
             Some(slot) => slot,
@@ -137,6 +142,12 @@ impl Sas {
             .ok_or(DataplaneError::StaleHandle)
     }
 
+    fn networks(&mut self, handle: SaHandle) -> Result<Vec<Network>, DataplaneError> {
+        let record = self.record(handle)?;
+        let networks = record.networks.iter();
+        Ok(networks.map(|network| (record.site, *network)).collect())
+    }
+
     fn has_spi(&self, spi: u32) -> bool {
         self.spis.contains(&spi)
     }
@@ -144,7 +155,7 @@ impl Sas {
 
 impl Dataplane {
     /// Puts an SA pair to work. On return the inbound half receives; the outbound half sends if `outbound_active`,
-    /// in place of the SA that served the site's networks before.
+    /// in place of the SAs that served the site's networks before, except those `beside` it.
     ///
     /// # Errors
     /// Nothing is installed then.
@@ -159,6 +170,7 @@ impl Dataplane {
         let (site, spi_in, suite, active) = (sa.site, sa.spi_in, sa.suite, sa.outbound_active);
         let path = path_key(sa.spi_out, &tunnel);
         let kernel = inbound_value(&sa);
+        let beside = sa.beside.clone();
         let (inbound, outbound) = halves(sa, tunnel)?;
         let counters: Arc<SaCounters> = Arc::default();
         counters
@@ -173,10 +185,9 @@ impl Dataplane {
             suite,
             inbound: true,
             outbound: true,
-            outbound_active: false,
             counters: Arc::clone(&counters),
         };
-        let handle = sas.allocate()?;
+        let handle = sas.allocate(&beside)?;
         sas.occupy(handle, record);
         let install = Install {
             handle,
@@ -194,7 +205,7 @@ impl Dataplane {
             .and_then(|()| self.maps().set_path(&path, &path_of(handle, site, &tunnel)))
             .and_then(|()| {
                 if active {
-                    self.activate(&mut sas, handle)
+                    self.activate(&mut sas, handle, &beside)
                 } else {
                     Ok(())
                 }
@@ -207,12 +218,13 @@ impl Dataplane {
         Ok(handle)
     }
 
-    /// From now on packets to the site's networks take this SA.
+    /// From now on packets to the site's networks take this SA, or one of those `beside` it that have been taken until
+    /// now: a worker takes its own.
     ///
     /// # Errors
     /// [`DataplaneError::StaleHandle`], or the map is full.
-    pub fn activate_outbound(&self, handle: SaHandle) -> Result<(), DataplaneError> {
-        self.activate(&mut self.sas(), handle)
+    pub fn activate_outbound(&self, handle: SaHandle, beside: &[SaHandle]) -> Result<(), DataplaneError> {
+        self.activate(&mut self.sas(), handle, beside)
     }
 
     /// Removes one direction; the keys of it are zeroed on return. The slot is free when both are gone.
@@ -263,8 +275,11 @@ impl Dataplane {
             let (spi, value) = (record.spi_in, path_value(handle, record.site, &tunnel));
             self.admit(handle, spi, value)?;
         }
-        if sas.record(handle)?.outbound_active {
-            self.activate(&mut sas, handle)?;
+        // The largest packet that goes may be another now.
+        for network in sas.networks(handle)? {
+            if sas.routes.to(network).contains(&handle) {
+                self.write_route(&mut sas, network)?;
+            }
         }
         Ok(())
     }
@@ -310,19 +325,30 @@ impl Dataplane {
         counters
     }
 
-    fn activate(&self, sas: &mut Sas, handle: SaHandle) -> Result<(), DataplaneError> {
-        let record = sas.record(handle)?;
-        let value = SaOutbound {
-            sa_index: handle.index(),
-            worker: handle.worker,
-            mtu: record.inner_mtu.into(),
-        };
-        let mut maps = self.maps();
-        for network in &record.networks {
-            maps.set_outbound(record.site, *network, value)?;
+    fn activate(&self, sas: &mut Sas, handle: SaHandle, beside: &[SaHandle]) -> Result<(), DataplaneError> {
+        for network in sas.networks(handle)? {
+            sas.routes.activate(network, handle, beside);
+            self.write_route(sas, network)?;
         }
-        record.outbound_active = true;
         Ok(())
+    }
+
+    /// Tells the programs which SAs are the way to a network.
+    fn write_route(&self, sas: &mut Sas, network: Network) -> Result<(), DataplaneError> {
+        let way = sas.routes.to(network).to_vec();
+        let Some(first) = way.first() else {
+            return self.maps().remove_outbound(network);
+        };
+        let mut mtu = u32::MAX;
+        for sa in &way {
+            mtu = mtu.min(sas.record(*sa)?.inner_mtu.into());
+        }
+        let sa = SaOutbound {
+            sa_index: first.index(),
+            shares: 0,
+            mtu,
+        };
+        self.maps().set_outbound(network, sa, shares(&way))
     }
 
     /// Tells every other worker whose SPI it is. The owner knows the SA already.
@@ -353,11 +379,13 @@ impl Dataplane {
         let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
         if outbound {
             self.maps().remove_path(&record.path, handle.index())?;
-            for network in &record.networks {
-                self.maps()
-                    .remove_outbound(record.site, *network, handle.index())?;
+            for network in sas.networks(handle)? {
+                if sas.routes.leave(network, handle) {
+                    self.write_route(sas, network)?;
+                }
             }
         }
+        let record = sas.record(handle)?;
         if inbound {
             let (spi, sa_index) = (record.spi_in, handle.index());
             absent_is_fine(self.maps().sa_inbound.remove(&spi.to_be_bytes()))
@@ -372,7 +400,6 @@ impl Dataplane {
         self.order(handle.worker, order)?;
         record.inbound &= !inbound;
         record.outbound &= !outbound;
-        record.outbound_active &= record.outbound;
         let (spi, gone) = (record.spi_in, !record.inbound && !record.outbound);
         if inbound {
             sas.spis.remove(&spi);
@@ -546,7 +573,6 @@ mod tests {
             suite: gateway_esp::Suite::AesGcm16_256,
             inbound: true,
             outbound: true,
-            outbound_active: false,
             counters: Arc::default(),
         }
     }
@@ -555,7 +581,7 @@ mod tests {
     fn slots_are_shared_out_evenly_and_a_reused_one_has_a_new_handle() {
         let mut sas = Sas::new(Vec::new(), 2);
         let install = |sas: &mut Sas, spi| {
-            let handle = sas.allocate().expect("room");
+            let handle = sas.allocate(&[]).expect("room");
             sas.occupy(handle, record(spi));
             handle
         };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gateway_common::abi::event::kind;
 use gateway_ike::crypto::random::SystemRandom;
-use gateway_ike::{ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
+use gateway_ike::{ChildId, ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
 use tokio::sync::{broadcast, mpsc};
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
@@ -318,9 +318,10 @@ impl<E: Engine> Controller<E> {
                     payload,
                 } => self.sockets.send(local, remote, &payload).await,
                 Output::InstallChildSa(install) => self.install(&install).await,
-                Output::ActivateOutbound(child) => {
+                Output::ActivateOutbound { child, beside } => {
                     if let Some(handle) = self.sadb.handle(child) {
-                        log_failure("outbound SA not activated", self.engine.activate_outbound(handle));
+                        let outcome = self.engine.activate_outbound(handle, &self.handles(&beside));
+                        log_failure("outbound SA not activated", outcome);
                     }
                 }
                 Output::UpdateChildSa {
@@ -351,7 +352,10 @@ impl<E: Engine> Controller<E> {
 
     async fn install(&mut self, install: &ChildSaInstall) {
         let outcome = match self.add_sites() {
-            Ok(()) => self.engine.install(install).await,
+            Ok(()) => {
+                let beside = self.handles(&install.beside);
+                self.engine.install(install, beside).await
+            }
             Err(error) => Err(error),
         };
         match outcome {
@@ -367,6 +371,12 @@ impl<E: Engine> Controller<E> {
                     .handle_command(self.clock.now(), Command::CloseChild(install.child));
             }
         }
+    }
+
+    /// The data plane's names of those that are installed.
+    fn handles(&self, children: &[ChildId]) -> Vec<E::Handle> {
+        let handles = children.iter().map(|child| self.sadb.handle(*child));
+        handles.flatten().collect()
     }
 
     /// Tells the data plane of all sites.

@@ -99,17 +99,22 @@ pub trait Engine {
     /// If the table cannot be written.
     fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()>;
 
-    /// Installs both directions of a Child SA; when it returns, packets on it are accepted.
+    /// Installs both directions of a Child SA, with the names of those beside it; when it returns, packets on it are
+    /// accepted.
     ///
     /// # Errors
     /// If there is no way to the peer or no room.
-    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<Self::Handle>;
+    async fn install(
+        &mut self,
+        install: &ChildSaInstall,
+        beside: Vec<Self::Handle>,
+    ) -> anyhow::Result<Self::Handle>;
 
-    /// Sends on this Child SA from now on.
+    /// Sends on this Child SA from now on, and on those beside it which it has sent on until now.
     ///
     /// # Errors
     /// If the kernel refuses it.
-    fn activate_outbound(&mut self, handle: Self::Handle) -> anyhow::Result<()>;
+    fn activate_outbound(&mut self, handle: Self::Handle, beside: &[Self::Handle]) -> anyhow::Result<()>;
 
     /// Sends a Child SA between other outer addresses from now on, and receives it there. Where the way to the peer
     /// has yet to be found, it follows as soon as it is.

@@ -156,7 +156,7 @@ impl Engine for Xdp {
         Ok(())
     }
 
-    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<SaHandle> {
+    async fn install(&mut self, install: &ChildSaInstall, beside: Vec<SaHandle>) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
         let hop = self.ways.resolve(remote).await?;
         let udp = install.udp_encap.then(|| UdpEncap {
@@ -178,14 +178,14 @@ impl Engine for Xdp {
             },
             stale: false,
         };
-        let sa = sa_install(install, &way)?;
+        let sa = sa_install(install, beside, &way)?;
         let handle = self.dataplane()?.install_sa(sa)?;
         self.ways.add(handle, way);
         Ok(handle)
     }
 
-    fn activate_outbound(&mut self, handle: SaHandle) -> anyhow::Result<()> {
-        Ok(self.dataplane()?.activate_outbound(handle)?)
+    fn activate_outbound(&mut self, handle: SaHandle, beside: &[SaHandle]) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.activate_outbound(handle, beside)?)
     }
 
     fn update(
@@ -427,7 +427,7 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
     }
 }
 
-fn sa_install(install: &ChildSaInstall, way: &Way) -> anyhow::Result<SaInstall> {
+fn sa_install(install: &ChildSaInstall, beside: Vec<SaHandle>, way: &Way) -> anyhow::Result<SaInstall> {
     let keys = |keys: &gateway_ike::KeyMaterial| KeyMaterial::new(&keys.encryption, &keys.integrity);
     let selectors =
         |selectors: &[TrafficSelector]| selectors.iter().map(selector).collect::<anyhow::Result<_>>();
@@ -448,6 +448,7 @@ fn sa_install(install: &ChildSaInstall, way: &Way) -> anyhow::Result<SaInstall> 
         ts_local: selectors(&install.ts_local)?,
         ts_remote: selectors(&install.ts_remote)?,
         outbound_active: install.outbound_active,
+        beside,
         path_mtu: way.tunnel.mtu,
     })
 }

@@ -97,7 +97,7 @@ impl Engine for InMemory {
         client.ip().is_loopback().then_some(1)
     }
 
-    async fn install(&mut self, install: &ChildSaInstall) -> anyhow::Result<u32> {
+    async fn install(&mut self, install: &ChildSaInstall, _: Vec<u32>) -> anyhow::Result<u32> {
         let mut table = self.table();
         table.next += 1;
         let handle = table.next;
@@ -105,7 +105,7 @@ impl Engine for InMemory {
         Ok(handle)
     }
 
-    fn activate_outbound(&mut self, handle: u32) -> anyhow::Result<()> {
+    fn activate_outbound(&mut self, handle: u32, _: &[u32]) -> anyhow::Result<()> {
         anyhow::ensure!(self.table().installed.contains_key(&handle), "no SA {handle}");
         Ok(())
     }

@@ -21,8 +21,8 @@ use std::time::{Duration, Instant};
 
 use gateway::core::classifier::{self, Condition};
 use gateway::dataplane::{
-    Dataplane, DataplaneConfig, DataplaneEvent, Engine, HoldDown, InterfaceConfig, Published, Role,
-    SaInstall, TableSizes, monotonic_s,
+    Dataplane, DataplaneConfig, DataplaneEvent, Direction, Engine, HoldDown, InterfaceConfig, Published,
+    Role, SaHandle, SaInstall, TableSizes, monotonic_s,
 };
 use gateway_common::abi::event::kind;
 use gateway_common::abi::interface::{STATES, Settings};
@@ -52,6 +52,8 @@ const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 const ECHO_PORT: u16 = 7777;
 const REJECTED_PORT: u16 = 7778;
 const SITES: u32 = 2;
+/// In place of a site, for SPIs and keys of a further SA of the first one.
+const FURTHER: u32 = SITES + 1;
 /// Port of each terminal that the server may reach.
 const PUBLISHED_PORT: u16 = 161;
 const SUITE: Suite = Suite::AesGcm16_256;
@@ -98,11 +100,34 @@ fn gateway_process() {
     };
     let directory = PathBuf::from(directory);
     let dataplane = Dataplane::start(&config(&directory)).unwrap_or_else(|error| panic!("{error}"));
-    configure(&dataplane, &directory);
+    let sas = configure(&dataplane, &directory);
+    let mut further = Vec::new();
     println!("\nREADY {:?}", dataplane.attached());
     for line in std::io::stdin().lock().lines() {
         match line.unwrap().as_str() {
             "stats" => println!("\nSTATS {}", stats(&dataplane)),
+            "share" => {
+                further.push(
+                    dataplane
+                        .install_sa(further_sa(&directory, vec![sas[0]]))
+                        .unwrap(),
+                );
+                println!("\nSHARED");
+            }
+            "unshare" => {
+                let handle = further.pop().unwrap();
+                for half in [Direction::Outbound, Direction::Inbound] {
+                    dataplane.remove_sa(handle, half).unwrap();
+                }
+                println!("\nUNSHARED");
+            }
+            "succeed" => {
+                dataplane.install_sa(further_sa(&directory, Vec::new())).unwrap();
+                // Its way changes while what is under way still comes by it.
+                let (name, tunnel) = ("wan0", tunnel(&sa(1, &directory), 1400));
+                dataplane.update_path(sas[0], name, tunnel).unwrap();
+                println!("\nSUCCEEDED");
+            }
             "follow" => println!("\nFOLLOWED {}", follow_path(&dataplane, &directory)),
             other => {
                 let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
@@ -177,6 +202,65 @@ fn sites_that_share_an_address_get_their_own_answers() {
     }
     let stats = gateway.stats();
     assert!(stats.contains("flows=40"), "{stats}");
+    gateway.stop();
+}
+
+/// RFC 9611: of two SAs with the same traffic each worker sends on its own, so that no answer changes hands.
+#[test]
+fn a_worker_sends_on_its_own_of_several_sas() {
+    const FLOWS: u16 = 60;
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    gateway.ask("share", "SHARED");
+    let (mut peer, mut further) = (Peer::new(&lab, 1), Peer::new(&lab, FURTHER));
+    let mut answers = |first_port: u16| {
+        for source_port in first_port..first_port + FLOWS {
+            let esp = peer.seal(source_port, b"hello");
+            peer.send(&esp);
+            thread::sleep(Duration::from_millis(1));
+        }
+        [&mut peer, &mut further].map(|peer| {
+            let answers = std::iter::from_fn(|| peer.receive(Duration::from_millis(300)));
+            answers.take(usize::from(2 * FLOWS)).count()
+        })
+    };
+    let [one, other] = answers(5000);
+    let stats = gateway.stats();
+    assert!(one > 0 && other > 0, "{one} and {other}: {stats}");
+    assert_eq!(one + other, usize::from(FLOWS), "{stats}");
+    // ESP comes by one queue, whose worker has the SA or does not; answers come by both.
+    assert!(
+        stats.contains("handed=0 ") || stats.contains(&format!("handed={FLOWS} ")),
+        "{stats}"
+    );
+    gateway.ask("unshare", "UNSHARED");
+    assert_eq!(answers(6000), [usize::from(FLOWS), 0], "{}", gateway.stats());
+    gateway.stop();
+}
+
+/// The way of an SA whose successor is sent on already changes: packets stay with the successor.
+#[test]
+fn a_new_way_of_an_sa_does_not_take_traffic_back_from_its_successor() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    let (mut peer, mut successor) = (Peer::new(&lab, 1), Peer::new(&lab, FURTHER));
+    assert!(peer.echo(5000, "hello").is_some(), "{}", gateway.stats());
+    gateway.ask("succeed", "SUCCEEDED");
+    for source_port in 5000..5010 {
+        let esp = peer.seal(source_port, b"hello");
+        peer.send(&esp);
+        let answer = successor.receive(Duration::from_secs(2));
+        assert!(answer.is_some(), "port {source_port}: {}", gateway.stats());
+    }
+    assert_eq!(peer.receive(Duration::from_millis(300)), None);
     gateway.stop();
 }
 

@@ -29,7 +29,8 @@ pub(crate) fn config(directory: &std::path::Path) -> DataplaneConfig {
     }
 }
 
-pub(crate) fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
+/// Answers the SAs, in the order of sites.
+pub(crate) fn configure(dataplane: &Dataplane, directory: &std::path::Path) -> Vec<SaHandle> {
     let site = |id: u32| {
         let site = match std::env::var(SHARED) {
             Ok(_) => Site::with_blocks(1, &[port_block(id)], 0),
@@ -81,9 +82,9 @@ pub(crate) fn configure(dataplane: &Dataplane, directory: &std::path::Path) {
     dataplane
         .publish(&(1..=SITES).map(published).collect::<Vec<_>>())
         .unwrap();
-    for site in 1..=SITES {
-        dataplane.install_sa(sa(site, directory)).unwrap();
-    }
+    (1..=SITES)
+        .map(|site| dataplane.install_sa(sa(site, directory)).unwrap())
+        .collect()
 }
 
 /// The same port of the same address of each site, beside each other, for the server alone.
@@ -160,7 +161,29 @@ pub(crate) fn sa(site: u32, directory: &std::path::Path) -> SaInstall {
             Ipv4Addr::new(192, 168, 1, 255),
         )],
         outbound_active: true,
+        beside: Vec::new(),
         path_mtu: 1500,
+    }
+}
+
+/// A further SA of the first site.
+pub(crate) fn further_sa(directory: &std::path::Path, beside: Vec<SaHandle>) -> SaInstall {
+    SaInstall {
+        site: 1,
+        beside,
+        ..sa(FURTHER, directory)
+    }
+}
+
+/// The tunnel of an SA over a path of this MTU.
+pub(crate) fn tunnel(sa: &SaInstall, mtu: u16) -> Tunnel {
+    Tunnel {
+        local: sa.local,
+        remote: sa.remote,
+        udp: None,
+        link: sa.link,
+        mtu,
+        df: OuterDf::Set,
     }
 }
 
@@ -174,14 +197,7 @@ pub(crate) fn follow_path(dataplane: &Dataplane, directory: &std::path::Path) ->
         assert_eq!(event.kind, kind::PATH_MTU);
         let handle = dataplane.sa_of_path(event.rule, event.source).unwrap();
         let sa = sa(event.site, directory);
-        let tunnel = Tunnel {
-            local: sa.local,
-            remote: sa.remote,
-            udp: None,
-            link: sa.link,
-            mtu: event.generation as u16,
-            df: OuterDf::Set,
-        };
+        let tunnel = tunnel(&sa, event.generation as u16);
         dataplane.update_path(handle, "wan0", tunnel).unwrap();
         followed = event.generation;
     }

@@ -185,7 +185,7 @@ impl Site {
                     let _refused = socket.send_to(&payload, remote);
                 }
                 Output::InstallChildSa(install) => self.install(&install)?,
-                Output::ActivateOutbound(child) => {
+                Output::ActivateOutbound { child, .. } => {
                     if let Some(at) = self.waiting.iter().position(|(id, _)| *id == child) {
                         self.outbound = Some(self.waiting.swap_remove(at).1);
                     }

@@ -87,7 +87,7 @@ fn shared(now_s: u32) -> Vec<Vector> {
     };
     let sa = SaOutbound {
         sa_index: SA_OTHER,
-        worker: 0,
+        shares: 0,
         mtu: MTU,
     };
     tables.sa_outbound.push((24, key, sa));

@@ -1,6 +1,7 @@
 //! Vectors of `core`, and of connections through `clear` and `core`.
 
 use gateway_common::abi::flow::state;
+use gateway_common::abi::sa::{SHARES, SaShares};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN};
@@ -374,6 +375,25 @@ fn worlds(now_s: u32) -> Vec<Vector> {
     for (length, key, _) in &mut narrow_sa.sa_outbound {
         (*length, key.destination) = (32, [192, 168, 1, 11]);
     }
+    let mut sharing = world(1, state::TCP_ESTABLISHED);
+    for (_, _, sa) in &mut sharing.sa_outbound {
+        sa.shares = 2;
+    }
+    // Packets come by queue 0 here.
+    let of_queue_0 = 0x0100_0009;
+    let mut sa_index = [SA_INDEX; SHARES];
+    sa_index[0] = of_queue_0;
+    sharing.sa_shares = vec![SaShares::default(), SaShares { sa_index }];
+    let on_its_own = Step {
+        expect: Expect::Worker(
+            Path::CoreForwarded,
+            reply(ACK)
+                .to((TERMINAL, PORT))
+                .forwarded()
+                .linked(SITE, of_queue_0),
+        ),
+        ..back(ACK)
+    };
     let mut of_other_site = world(1, state::TCP_ESTABLISHED);
     for (_, key, _) in &mut of_other_site.sa_outbound {
         key.site = world::SITE_OTHER.to_be_bytes();
@@ -410,6 +430,11 @@ fn worlds(now_s: u32) -> Vec<Vector> {
             "without an SA nothing leaves in the clear",
             no_sa,
             refused(&reply(ACK), NoSa),
+        ),
+        vector(
+            "of SAs that share the traffic, the one of this queue's worker",
+            sharing,
+            on_its_own,
         ),
         vector(
             "an SA for another host is none",

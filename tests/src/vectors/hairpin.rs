@@ -46,7 +46,7 @@ pub(super) fn world(now_s: u32, rules: Vec<Rule>) -> HostTables {
     }
     let outbound = SaOutbound {
         sa_index: SA_OTHER,
-        worker: 0,
+        shares: 0,
         mtu: MTU,
     };
     let destination = SaOutboundKey {

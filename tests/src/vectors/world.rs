@@ -215,7 +215,7 @@ pub fn world(now_s: u32) -> HostTables {
         .insert(SPI_UDP, sa(4, encapsulation::UDP, gateway4));
     let outbound = SaOutbound {
         sa_index: SA_INDEX,
-        worker: 0,
+        shares: 0,
         mtu: MTU,
     };
     let destination = SaOutboundKey {

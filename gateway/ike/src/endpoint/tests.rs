@@ -158,7 +158,7 @@ impl Pair {
                 Output::Transmit { payload, .. } => self.sent.push(payload),
                 Output::Event(event) => self.events.push(event),
                 other @ (Output::InstallChildSa(_)
-                | Output::ActivateOutbound(_)
+                | Output::ActivateOutbound { .. }
                 | Output::UpdateChildSa { .. }
                 | Output::RemoveChildSa { .. }) => self.outputs.push(other),
             }

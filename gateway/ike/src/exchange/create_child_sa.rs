@@ -14,7 +14,7 @@ use crate::{
     ids::ChildId,
     ike_sa::{Core, Established, IkeSa, Pending, State, Task},
     keys::{Secret, Seeds, derive_ike, skeyseed_rekey},
-    output::{Event, Output},
+    output::Event,
     proposal::{
         EspChoice, EspProposal, IkeProposal, KeyExchangeOffer, accept_esp, accept_ike, answer_esp, offer_esp,
         offer_ike, refused_esp, refused_ike, select_esp, select_ike,
@@ -649,7 +649,8 @@ pub(crate) fn activate(established: &mut Established, ctx: &mut Context<'_>, id:
     };
     if !child.outbound_active && child.phase == Phase::Live && !ending {
         child.outbound_active = true;
-        ctx.outputs.push_back(Output::ActivateOutbound(id));
+        let child = child.clone();
+        ctx.outputs.push_back(established.activation(&child));
     }
 }
 
@@ -673,7 +674,7 @@ pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gon
     let others = established
         .carriers()
         .filter(|child| child.outbound_active && child.overlaps(&gone.ts_local, &gone.ts_remote));
-    let again = others.map(|child| Output::ActivateOutbound(child.id));
+    let again = others.map(|child| established.activation(child));
     ctx.outputs.extend(again);
     // What waited for a sign of the peer waits no longer when nothing else carries its traffic.
     let waiting = established.live_children().filter(|child| {

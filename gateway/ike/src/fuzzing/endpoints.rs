@@ -277,9 +277,11 @@ impl Plane {
                 let distinct: BTreeSet<_> = spis.iter().collect();
                 assert_eq!(distinct.len(), spis.len(), "an inbound SPI is taken twice");
             }
-            Output::ActivateOutbound(child) => {
-                let known = self.children.get(child).expect("activated what was not there");
-                assert!(known.2, "{child} activated after its removal");
+            Output::ActivateOutbound { child, beside } => {
+                for child in beside.iter().chain([child]) {
+                    let known = self.children.get(child).expect("activated what was not there");
+                    assert!(known.2, "{child} activated after its removal");
+                }
             }
             Output::UpdateChildSa { child, .. } => {
                 assert!(

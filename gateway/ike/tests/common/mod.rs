@@ -192,8 +192,8 @@ pub struct DataPlane {
     pub began: bool,
     /// How often a Child SA was sent to other addresses.
     pub moves: u32,
-    /// As the real one: for each pair of selectors the Child SA activated last. What is removed leaves nothing
-    /// behind.
+    /// As the real one: for each pair of selectors the Child SA activated last, and those beside it. What is removed
+    /// leaves nothing behind.
     routes: Vec<((TrafficSelector, TrafficSelector), ChildId)>,
     /// SPIs that were received on at some time, with the keys of each.
     pub ever: HashMap<u32, KeyMaterial>,
@@ -208,7 +208,7 @@ impl DataPlane {
                 self.began = true;
                 if sa.outbound_active {
                     self.sending_on = Some(sa.child);
-                    self.route(sa);
+                    self.route(sa, &sa.beside);
                 }
                 self.ever.insert(sa.spi_in, sa.keys_in.clone());
                 let installed = Installed {
@@ -220,7 +220,7 @@ impl DataPlane {
                 let before = self.children.insert(sa.child, installed);
                 assert!(before.is_none(), "{} installed twice", sa.child);
             }
-            Output::ActivateOutbound(child) => {
+            Output::ActivateOutbound { child, beside } => {
                 assert!(
                     self.children[child].outbound,
                     "{child} activated after its removal"
@@ -229,7 +229,7 @@ impl DataPlane {
                 let installed = self.children.get_mut(child).unwrap();
                 installed.active = true;
                 let sa = installed.sa.clone();
-                self.route(&sa);
+                self.route(&sa, beside);
             }
             Output::RemoveChildSa { child, direction } => {
                 let installed = self.children.get_mut(child).expect("removed what was not there");
@@ -275,21 +275,34 @@ impl DataPlane {
         }
     }
 
-    fn route(&mut self, sa: &ChildSaInstall) {
+    fn route(&mut self, sa: &ChildSaInstall, beside: &[ChildId]) {
+        for child in beside {
+            assert!(self.children[child].active, "{child} beside {}", sa.child);
+        }
         for local in &sa.ts_local {
             for remote in &sa.ts_remote {
                 let pair = (*local, *remote);
-                self.routes.retain(|(other, _)| *other != pair);
+                self.routes.retain(|(other, child)| {
+                    *other != pair || (*child != sa.child && beside.contains(child))
+                });
                 self.routes.push((pair, sa.child));
             }
         }
     }
 
-    /// The Child SA that a packet of ours goes on.
-    pub fn outbound(&self, (local, remote): &(TrafficSelector, TrafficSelector)) -> Option<&ChildSaInstall> {
+    /// The Child SAs that a packet of ours may go on.
+    pub fn ways(&self, (local, remote): &(TrafficSelector, TrafficSelector)) -> Vec<ChildId> {
         let mut routes = self.routes.iter().rev();
         let found = routes.find(|(pair, _)| pair.0.contains(local) && pair.1.contains(remote));
-        found.map(|(_, child)| &self.children[child].sa)
+        let same = |(pair, _): &&(_, _)| found.is_some_and(|(found, _)| found == pair);
+        self.routes.iter().filter(same).map(|(_, child)| *child).collect()
+    }
+
+    /// The Child SA that a packet of ours goes on: of several, whichever `turn` says.
+    pub fn outbound(&self, flow: &(TrafficSelector, TrafficSelector), turn: u64) -> Option<&ChildSaInstall> {
+        let ways = self.ways(flow);
+        let way = ways.get((turn % ways.len().max(1) as u64) as usize)?;
+        Some(&self.children[way].sa)
     }
 
     pub fn inbound(&self, spi: u32) -> Option<&ChildSaInstall> {
@@ -404,7 +417,7 @@ impl Sim {
     /// the first for its traffic, and the peer is about to get it.
     pub fn send_packet(&mut self, from: usize, flow: &(TrafficSelector, TrafficSelector)) -> bool {
         let to = 1 - from;
-        let Some(sa) = self.planes[from].outbound(flow) else {
+        let Some(sa) = self.planes[from].outbound(flow, self.sequence) else {
             return false;
         };
         let (child, spi, keys) = (sa.child, sa.spi_out, sa.keys_out.clone());
@@ -507,7 +520,7 @@ impl Sim {
                     self.events[side].push(event);
                 }
                 Output::InstallChildSa(_)
-                | Output::ActivateOutbound(_)
+                | Output::ActivateOutbound { .. }
                 | Output::UpdateChildSa { .. }
                 | Output::RemoveChildSa { .. } => {}
             }

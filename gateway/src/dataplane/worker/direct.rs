@@ -20,7 +20,7 @@ use gateway_common::abi::flow;
 use gateway_common::abi::interface::{Interface, Settings};
 use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::direction;
-use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey};
+use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares};
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::Path;
 use gateway_common::abi::trace::TraceEvent;
@@ -338,6 +338,10 @@ impl Tables for View {
     }
 
     fn sa_outbound(&self, _: u32) -> Option<&SaOutbound> {
+        None
+    }
+
+    fn sa_shares(&self, _: u32) -> Option<&SaShares> {
         None
     }
 
