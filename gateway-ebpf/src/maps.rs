@@ -65,9 +65,9 @@ pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as us
 #[btf_map]
 pub(crate) static SA_ROUTES: LpmTrie<SaOutboundKey, u32, { limit::SAS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
-pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SAS_MAX as usize }> = Array::new();
+pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SA_NUMBERS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static SA_SHARES: Array<SaShares, { limit::SAS_MAX as usize }> = Array::new();
+pub(crate) static SA_SHARES: Array<SaShares, { limit::SA_NUMBERS as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SA_PATHS: HashMap<SaPathKey, SaPath, { limit::SAS_MAX as usize }, NO_PREALLOC> =
     HashMap::new();

@@ -134,6 +134,8 @@ pub mod limit {
     pub const PER_BUCKET: u32 = 5;
     /// Inbound SAs.
     pub const SAS_MAX: u32 = 131_072;
+    /// Numbers of outbound SAs: one that changes takes another number before its own is free, also when all are in use.
+    pub const SA_NUMBERS: u32 = SAS_MAX + 1024;
     /// Sites.
     pub const SITES_MAX: u32 = 65_536;
     /// Receive queues of one interface.

@@ -394,12 +394,9 @@ fn first_address(assignment: &Assignment) -> Ipv4Addr {
     first.map_or(Ipv4Addr::UNSPECIFIED, |block| block.address)
 }
 
-/// One spelling for each identity: host names are equal without regard to case.
+/// One spelling for each identity, which is no other's: a host name may look like an address.
 fn dynamic_name(identity: &Identity) -> String {
-    match identity {
-        Identity::Fqdn(name) => name.to_ascii_lowercase(),
-        other => other.to_string(),
-    }
+    identity.clone().folded().to_string()
 }
 
 #[cfg(test)]
@@ -487,6 +484,24 @@ mod tests {
         let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
         let refusal = sites.admit(&identity("a.clinic.example")).expect_err("taken");
         assert_eq!(refusal, Refusal::NameTaken("a.clinic.example".into()));
+    }
+
+    /// A certificate's host name may look like the address that another site has for its identity.
+    #[test]
+    fn a_host_name_that_looks_like_an_address_is_another_site() {
+        let mut config = config();
+        config.any_sites[0].pattern = "*".parse().expect("pattern");
+        let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
+        let address = Identity::Ipv4(Ipv4Addr::new(192, 0, 2, 7));
+        let host = Identity::Fqdn("192.0.2.7".into());
+        let site = sites.admit(&address).expect("admitted").site;
+        assert_eq!(sites.by_identity(&host), None);
+        let other = sites.admit(&host).expect("admitted").site;
+        assert_ne!(other, site);
+        let stored = serde_json::to_string(sites.assignments()).expect("JSON");
+        let again = Sites::new(&config, serde_json::from_str(&stored).expect("JSON")).expect("pools suffice");
+        let of = |identity| again.by_identity(identity).map(|entry| entry.site);
+        assert_eq!((of(&address), of(&host)), (Some(site), Some(other)));
     }
 
     /// As many with port blocks, of which each gets another one: found without searching as well, and the same after a

@@ -146,6 +146,18 @@ pub enum DataplaneError {
     /// Every slot is taken.
     #[error("no room for another SA: {0} are installed")]
     SasFull(usize),
+    /// A site names more networks than one may.
+    #[error(
+        "site {site} would have {have} networks, as prefixes, of {max}: its traffic selectors are to name fewer, or whole prefixes"
+    )]
+    Networks {
+        /// Which site.
+        site: u32,
+        /// How many it would have.
+        have: usize,
+        /// How many it may have.
+        max: usize,
+    },
     /// The SPI belongs to another SA.
     #[error("SPI {0:#010x} is taken")]
     SpiTaken(u32),

@@ -81,7 +81,7 @@ impl Maps {
             sa_routes: take(ebpf, map::SA_ROUTES)?,
             sa_outbound: take(ebpf, map::SA_OUTBOUND)?,
             sa_shares: take(ebpf, map::SA_SHARES)?,
-            sas: Numbered::new(limit::SAS_MAX),
+            sas: Numbered::new(limit::SA_NUMBERS),
             xsks: take(ebpf, map::XSKS)?,
             sites: take(ebpf, map::SITES)?,
             rule_sets: take(ebpf, map::RULE_SETS)?,
@@ -171,8 +171,28 @@ impl Maps {
         sa: SaOutbound,
         shares: Option<SaShares>,
     ) -> Result<(), DataplaneError> {
+        let number = self.sas.take().ok_or(DataplaneError::TooMany {
+            what: "networks of sites",
+            have: self.sas.values.len() + 1,
+            max: limit::SAS_MAX as usize,
+        })?;
+        if let Err(error) = self.write_outbound(network, number, sa, shares) {
+            self.sas.give_up(number);
+            return Err(error);
+        }
+        self.sas.assign(network, number, ());
+        self.tables.sas_changed();
+        Ok(())
+    }
+
+    fn write_outbound(
+        &mut self,
+        network: Network,
+        number: u32,
+        sa: SaOutbound,
+        shares: Option<SaShares>,
+    ) -> Result<(), DataplaneError> {
         let fault = DataplaneError::map;
-        let number = self.sas.number(network, ());
         let mut value = SaOutbound { shares: 0, ..sa };
         if let Some(shares) = shares {
             let set = self.sa_shares.set(number, shares, 0);
@@ -182,9 +202,7 @@ impl Maps {
         let set = self.sa_outbound.set(number, value, 0);
         set.map_err(fault(map::SA_OUTBOUND))?;
         let inserted = self.sa_routes.insert(&outbound_key(network), number, 0);
-        inserted.map_err(fault(map::SA_ROUTES))?;
-        self.tables.sas_changed();
-        Ok(())
+        inserted.map_err(fault(map::SA_ROUTES))
     }
 
     /// Removes the way to a network.
@@ -224,12 +242,21 @@ impl Maps {
             if self.hops.get(&prefix) == Some(hop) {
                 continue;
             }
-            let number = self.hops.number(prefix, *hop);
-            self.next_hops
-                .set(number, hop, 0)
-                .map_err(fault(map::NEXT_HOPS))?;
-            let inserted = self.routes.insert(&key(prefix), number, 0);
-            inserted.map_err(fault(map::ROUTES))?;
+            let number = self.hops.take().ok_or(DataplaneError::TooMany {
+                what: "next hops",
+                have: self.hops.values.len() + 1,
+                max: limit::NEXT_HOPS_MAX as usize,
+            })?;
+            let set = self.next_hops.set(number, hop, 0);
+            let set = set.map_err(fault(map::NEXT_HOPS)).and_then(|()| {
+                let inserted = self.routes.insert(&key(prefix), number, 0);
+                inserted.map_err(fault(map::ROUTES))
+            });
+            if let Err(error) = set {
+                self.hops.give_up(number);
+                return Err(error);
+            }
+            self.hops.assign(prefix, number, *hop);
             changed = true;
         }
         let wanted: HashSet<_> = hops
@@ -414,23 +441,29 @@ impl<K: Ord, V: Copy> Numbered<K, V> {
         self.values.keys()
     }
 
-    /// A number for the new value of a key. When all are taken, the map refuses what is beyond its end.
-    fn number(&mut self, key: K, value: V) -> u32 {
-        let number = if self.next < self.max {
+    /// A number for a new value, which is to be [assigned](Self::assign) once the maps have it, or given up.
+    fn take(&mut self) -> Option<u32> {
+        if self.next < self.max {
             self.next += 1;
-            self.next - 1
-        } else {
-            self.given_up.pop_front().unwrap_or(self.max)
-        };
-        if let Some((old, _)) = self.values.insert(key, (number, value)) {
-            self.given_up.push_back(old);
+            return Some(self.next - 1);
         }
-        number
+        self.given_up.pop_front()
+    }
+
+    fn give_up(&mut self, number: u32) {
+        self.given_up.push_back(number);
+    }
+
+    /// From now on this is the key's value.
+    fn assign(&mut self, key: K, number: u32, value: V) {
+        if let Some((old, _)) = self.values.insert(key, (number, value)) {
+            self.give_up(old);
+        }
     }
 
     fn forget(&mut self, key: &K) {
         if let Some((number, _)) = self.values.remove(key) {
-            self.given_up.push_back(number);
+            self.give_up(number);
         }
     }
 }
@@ -439,14 +472,37 @@ impl<K: Ord, V: Copy> Numbered<K, V> {
 mod tests {
     use super::*;
 
+    fn number(numbered: &mut Numbered<char, u32>, key: char, value: u32) -> Option<u32> {
+        let number = numbered.take()?;
+        numbered.assign(key, number, value);
+        Some(number)
+    }
+
     #[test]
     fn a_changed_value_takes_another_number_and_old_ones_come_back_late() {
         let mut numbered = Numbered::new(3);
-        assert_eq!((numbered.number('a', 1), numbered.number('b', 1)), (0, 1));
-        assert_eq!(numbered.number('a', 2), 2);
+        assert_eq!(number(&mut numbered, 'a', 1), Some(0));
+        assert_eq!(number(&mut numbered, 'b', 1), Some(1));
+        assert_eq!(number(&mut numbered, 'a', 2), Some(2));
         numbered.forget(&'b');
-        assert_eq!((numbered.number('c', 1), numbered.number('d', 1)), (0, 1));
-        assert_eq!(numbered.number('e', 1), 3, "beyond the end of the map");
+        assert_eq!(number(&mut numbered, 'c', 1), Some(0));
+        assert_eq!(number(&mut numbered, 'd', 1), Some(1));
         assert_eq!(numbered.get(&'a'), Some(&2));
+    }
+
+    /// Beyond its end there are no numbers: none was handed out again after room had come back, for which each SA failed that took it.
+    #[test]
+    fn when_all_numbers_were_taken_those_that_come_back_are_good() {
+        let mut numbered = Numbered::new(2);
+        assert!(number(&mut numbered, 'a', 1).is_some() && number(&mut numbered, 'b', 1).is_some());
+        assert_eq!(number(&mut numbered, 'c', 1), None);
+        assert_eq!(number(&mut numbered, 'a', 2), None, "what stands stays");
+        assert_eq!(numbered.get(&'a'), Some(&1));
+        numbered.forget(&'a');
+        numbered.forget(&'b');
+        numbered.forget(&'c');
+        let mut again = [numbered.take(), numbered.take()];
+        again.sort_unstable();
+        assert_eq!((again, numbered.take()), ([Some(0), Some(1)], None));
     }
 }

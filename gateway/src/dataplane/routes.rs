@@ -10,6 +10,10 @@ use super::sa::SaHandle;
 /// A network of a site: site, address, prefix length.
 pub(crate) type Network = (u32, ([u8; 4], u8));
 
+/// Networks of one site at most, as prefixes, so that no site takes the room of others: a range of addresses may be
+/// dozens of them, and a peer may name many.
+pub(crate) const NETWORKS_MAX: usize = 256;
+
 /// The way to each network.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
@@ -38,6 +42,22 @@ impl Routes {
             self.ways.remove(&network);
         }
         was
+    }
+
+    /// How many networks the site would have with these.
+    pub(crate) fn networks_with(&self, site: u32, more: &[Network]) -> usize {
+        let (first, last) = ((site, ([0; 4], 0)), (site, ([u8::MAX; 4], u8::MAX)));
+        let new = more.iter().filter(|network| !self.ways.contains_key(network));
+        self.ways.range(first..=last).count() + new.count()
+    }
+
+    /// Puts back what was the way.
+    pub(crate) fn restore(&mut self, network: Network, way: Vec<SaHandle>) {
+        if way.is_empty() {
+            self.ways.remove(&network);
+        } else {
+            self.ways.insert(network, way);
+        }
     }
 
     /// The SAs to a network; empty if there is none.
@@ -105,6 +125,25 @@ mod tests {
         assert_eq!(routes.to(NETWORK), [one]);
         assert!(routes.leave(NETWORK, one));
         assert!(routes.to(NETWORK).is_empty() && routes.ways.is_empty());
+    }
+
+    #[test]
+    fn networks_of_a_site_are_counted_once() {
+        let mut routes = Routes::default();
+        let network = |site, last| (site, ([10, 0, 0, last], 32));
+        for last in 0..9 {
+            routes.activate(network(7, last), sa(0, 1), &[]);
+            routes.activate(network(8, last), sa(0, 2), &[]);
+        }
+        let (known, new) = (network(7, 3), network(7, 77));
+        assert_eq!(routes.networks_with(7, &[known, new]), 10);
+        assert_eq!(routes.networks_with(6, &[network(6, 1)]), 1);
+        let before = routes.to(known).to_vec();
+        routes.activate(known, sa(1, 1), &[]);
+        routes.restore(known, before);
+        assert_eq!(routes.to(known), [sa(0, 1)]);
+        routes.restore(known, Vec::new());
+        assert!(routes.to(known).is_empty());
     }
 
     #[test]

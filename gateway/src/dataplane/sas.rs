@@ -18,7 +18,7 @@ use super::Dataplane;
 use super::error::DataplaneError;
 use super::maps::absent_is_fine;
 use super::prefixes::prefixes;
-use super::routes::{Network, Routes, shares};
+use super::routes::{NETWORKS_MAX, Network, Routes, shares};
 use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
 use super::worker::commands::{Command, Install, Order};
 
@@ -144,8 +144,16 @@ impl Sas {
 
     fn networks(&mut self, handle: SaHandle) -> Result<Vec<Network>, DataplaneError> {
         let record = self.record(handle)?;
-        let networks = record.networks.iter();
-        Ok(networks.map(|network| (record.site, *network)).collect())
+        Ok(of_site(record.site, &record.networks))
+    }
+
+    /// No site has more networks than it may.
+    fn check_networks(&self, site: u32, networks: &[Network]) -> Result<(), DataplaneError> {
+        let (have, max) = (self.routes.networks_with(site, networks), NETWORKS_MAX);
+        if have > max {
+            return Err(DataplaneError::Networks { site, have, max });
+        }
+        Ok(())
     }
 
     fn has_spi(&self, spi: u32) -> bool {
@@ -167,6 +175,7 @@ impl Dataplane {
         }
         let tunnel = tunnel(&sa);
         let networks = networks(&sa.ts_remote);
+        sas.check_networks(sa.site, &of_site(sa.site, &networks))?;
         let (site, spi_in, suite, active) = (sa.site, sa.spi_in, sa.suite, sa.outbound_active);
         let path = path_key(sa.spi_out, &tunnel);
         let kernel = inbound_value(&sa);
@@ -256,12 +265,13 @@ impl Dataplane {
         };
         self.order(handle.worker, order)?;
         let record = sas.record(handle)?;
-        record.inner_mtu = gateway_esp::mtu::inner_mtu(
+        let inner_mtu = gateway_esp::mtu::inner_mtu(
             tunnel.mtu,
             record.suite,
             tunnel.remote.is_ipv6(),
             tunnel.udp.is_some(),
         );
+        let fits_other = std::mem::replace(&mut record.inner_mtu, inner_mtu) != inner_mtu;
         if record.outbound {
             let key = path_key(u32::from_be_bytes(record.path.spi), &tunnel);
             let before = std::mem::replace(&mut record.path, key);
@@ -275,8 +285,13 @@ impl Dataplane {
             let (spi, value) = (record.spi_in, path_value(handle, record.site, &tunnel));
             self.admit(handle, spi, value)?;
         }
-        // The largest packet that goes may be another now.
-        for network in sas.networks(handle)? {
+        // A peer that moves each second does not have all of its routes written anew for that.
+        let networks = if fits_other {
+            sas.networks(handle)?
+        } else {
+            Vec::new()
+        };
+        for network in networks {
             if sas.routes.to(network).contains(&handle) {
                 self.write_route(&mut sas, network)?;
             }
@@ -326,11 +341,29 @@ impl Dataplane {
     }
 
     fn activate(&self, sas: &mut Sas, handle: SaHandle, beside: &[SaHandle]) -> Result<(), DataplaneError> {
-        for network in sas.networks(handle)? {
+        let (site, networks) = (sas.record(handle)?.site, sas.networks(handle)?);
+        sas.check_networks(site, &networks)?;
+        let mut before = Vec::new();
+        for network in networks {
+            before.push((network, sas.routes.to(network).to_vec()));
             sas.routes.activate(network, handle, beside);
-            self.write_route(sas, network)?;
+            if let Err(error) = self.write_route(sas, network) {
+                self.restore(sas, before);
+                return Err(error);
+            }
         }
         Ok(())
+    }
+
+    /// Has ways lead where they did. One that cannot be written any more leads nowhere.
+    fn restore(&self, sas: &mut Sas, before: Vec<(Network, Vec<SaHandle>)>) {
+        for (network, way) in before {
+            sas.routes.restore(network, way);
+            if self.write_route(sas, network).is_err() {
+                // The first error is the one to tell.
+                let _ = self.maps().remove_outbound(network);
+            }
+        }
     }
 
     /// Tells the programs which SAs are the way to a network.
@@ -467,6 +500,10 @@ fn networks(selectors: &[TrafficSelector]) -> Vec<([u8; 4], u8)> {
     networks.sort_unstable();
     networks.dedup();
     networks
+}
+
+fn of_site(site: u32, networks: &[([u8; 4], u8)]) -> Vec<Network> {
+    networks.iter().map(|network| (site, *network)).collect()
 }
 
 /// Both halves, with the keys moved into them.

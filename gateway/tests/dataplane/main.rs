@@ -128,6 +128,10 @@ fn gateway_process() {
                 dataplane.update_path(sas[0], name, tunnel).unwrap();
                 println!("\nSUCCEEDED");
             }
+            "widen" => {
+                let refused = dataplane.install_sa(wide_sa(&directory));
+                println!("\nWIDENED {}", refused.unwrap_err());
+            }
             "follow" => println!("\nFOLLOWED {}", follow_path(&dataplane, &directory)),
             other => {
                 let later_s: u32 = other.strip_prefix("expire ").unwrap().parse().unwrap();
@@ -261,6 +265,24 @@ fn a_new_way_of_an_sa_does_not_take_traffic_back_from_its_successor() {
         assert!(answer.is_some(), "port {source_port}: {}", gateway.stats());
     }
     assert_eq!(peer.receive(Duration::from_millis(300)), None);
+    gateway.stop();
+}
+
+/// Ranges of addresses are many prefixes: a site may not fill the maps of all, and its own traffic goes on.
+#[test]
+fn a_site_that_names_too_many_networks_is_refused_and_keeps_what_it_has() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let mut gateway = lab.start_gateway();
+    let refused = gateway.ask("widen", "WIDENED");
+    assert!(refused.contains("site 1 would have"), "{refused}");
+    for site in 1..=SITES {
+        let mut peer = Peer::new(&lab, site);
+        assert!(peer.echo(5000, "hello").is_some(), "{}", gateway.stats());
+    }
     gateway.stop();
 }
 

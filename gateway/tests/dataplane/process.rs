@@ -175,6 +175,22 @@ pub(crate) fn further_sa(directory: &std::path::Path, beside: Vec<SaHandle>) -> 
     }
 }
 
+/// An SA of the first site with ten ranges of some thirty prefixes each, one of which holds its terminal.
+pub(crate) fn wide_sa(directory: &std::path::Path) -> SaInstall {
+    let range = |number: u8| {
+        let (first, last) = (Ipv4Addr::new(192, 168, 0, 1), Ipv4Addr::new(192, 171, 255, 254));
+        let shifted = |address: Ipv4Addr| {
+            let [a, b, c, d] = address.octets();
+            Ipv4Addr::new(a, b - 8 * number, c, d)
+        };
+        TrafficSelector::addresses(shifted(first), shifted(last))
+    };
+    SaInstall {
+        ts_remote: (0..10).map(range).collect(),
+        ..further_sa(directory, Vec::new())
+    }
+}
+
 /// The tunnel of an SA over a path of this MTU.
 pub(crate) fn tunnel(sa: &SaInstall, mtu: u16) -> Tunnel {
     Tunnel {
