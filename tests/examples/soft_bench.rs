@@ -39,6 +39,8 @@ use zerocopy::IntoBytes as _;
 
 /// Sites, and flows of each.
 const LOADS: [(u32, u16); 2] = [(1, 1), (64, 16)];
+/// One site whose router has as many processors as there are workers: 1,024 flows on each SA.
+const ONE_SITE: (u32, u16) = (1, 1024);
 /// Frames of one measurement.
 const FRAMES: usize = 256;
 /// Measurements of a case's turn, behind some that are not counted: the case before it has left its own data in the caches.
@@ -128,8 +130,10 @@ fn suites(rounds: usize) -> Result<Vec<Figure>> {
 }
 
 fn curves(rounds: usize) -> Result<Vec<Figure>> {
-    let mut figures: Vec<_> = (1..=cores())
-        .map(|count| workers(count, rounds))
+    let loads = [(LOADS[1], ""), (ONE_SITE, ", one site")];
+    let mut figures: Vec<_> = loads
+        .iter()
+        .flat_map(|load| (1..=cores()).map(move |count| workers(count, *load, rounds)))
         .collect::<Result<_>>()?;
     stay_on(cores() - 1);
     let loads = SITES
@@ -152,17 +156,18 @@ fn curves(rounds: usize) -> Result<Vec<Figure>> {
     Ok(figures)
 }
 
-/// What so many workers carry at the same time, over the same tables.
-fn workers(count: usize, rounds: usize) -> Result<Figure> {
-    let load = LOADS[1];
-    let tables = tables(load)?;
+/// What so many workers carry at the same time, over the same tables: each has SAs of its own of all sites (RFC 9611) and the
+/// flows that a site sends on them.
+fn workers(count: usize, ((sites, flows), of): ((u32, u16), &str), rounds: usize) -> Result<Figure> {
+    let tables = tables((sites, flows * count as u16))?;
     let start = Barrier::new(count);
     let worker = |core| {
         stay_on(core);
         let direct = Direct::new(Arc::clone(&tables), vec![EGRESS]);
-        let case = Case::over(SUITES[0], MIXES[0], load, Way::Inbound, Some(direct));
+        let case = Case::over(SUITES[0], MIXES[0], (sites, flows), Way::Inbound, Some(direct));
         start.wait();
         let mut case = case?;
+        case.first_flow = flows * core as u16;
         for _ in 0..rounds {
             case.take_turn()?;
         }
@@ -177,7 +182,7 @@ fn workers(count: usize, rounds: usize) -> Result<Figure> {
     })?;
     let together = (0..rounds).map(|round| each.iter().filter_map(|ns| Some(1_000.0 / ns.get(round)?)).sum());
     Ok(Figure::new(
-        format!("{count} workers"),
+        format!("{count} workers{of}"),
         "Mpps",
         together.collect(),
     ))
@@ -202,6 +207,7 @@ struct Case {
     suite: Suite,
     mix: (&'static str, &'static [usize]),
     load: (u32, u16),
+    first_flow: u16,
     way: Way,
     worker: SoftWorker,
     routers: Vec<OutboundSa>,
@@ -238,6 +244,7 @@ impl Case {
             suite,
             mix,
             load,
+            first_flow: 0,
             way,
             worker: SoftWorker::new(sas, direct, 2 * FRAMES)?,
             routers,
@@ -266,7 +273,7 @@ impl Case {
         let (way, sizes, (sites, flows)) = (self.way, self.mix.1, self.load);
         for (number, size) in (0..FRAMES).zip(sizes.iter().cycle()) {
             let site = 1 + self.random.below(sites);
-            let flow = self.random.below(flows.into()) as u16;
+            let flow = self.first_flow + self.random.below(flows.into()) as u16;
             let outbound = match way {
                 Way::Outbound => true,
                 Way::OpenedOnly | Way::Inbound => false,

@@ -39,19 +39,21 @@ pub(super) fn run(short: bool) -> Result<Report> {
         }
         report.curve(Curve::new(of, of, unit, points));
     }
-    let [alone, all] = [1, workers.len()].map(|count| named(&figures, &format!("{count} workers")));
-    let (alone, all) = (alone?, all?);
-    let of_each = all
-        .samples
-        .iter()
-        .map(|mpps| mpps / workers.len() as f64)
-        .collect();
-    report.compare(
-        "packets of each worker, all at work, beside one alone",
-        "Mpps",
-        Side::new(format!("of {}", workers.len()), of_each),
-        alone.side("alone"),
-    );
+    for of in ["", ", one site"] {
+        let [alone, all] = [1, workers.len()].map(|count| named(&figures, &format!("{count} workers{of}")));
+        let (alone, all) = (alone?, all?);
+        let of_each = all
+            .samples
+            .iter()
+            .map(|mpps| mpps / workers.len() as f64)
+            .collect();
+        report.compare(
+            format!("packets of each worker, all at work{of}, beside one alone"),
+            "Mpps",
+            Side::new(format!("of {}", workers.len()), of_each),
+            alone.side("alone"),
+        );
+    }
     figures.into_iter().for_each(|figure| report.figure(figure));
     Ok(report)
 }
