@@ -89,6 +89,8 @@ pub(crate) enum Deferred {
     },
     /// A peer has come to us: it may have too many IKE SAs now.
     Limit { peer: Arc<str> },
+    /// A peer has rekeyed an IKE SA: it may have left too many of those before undeleted.
+    LimitSuperseded { peer: Arc<str> },
     /// A Child SA is gone; others with the peer may carry its traffic.
     ChildGone { child: Box<ChildSa>, peer: Arc<str> },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.

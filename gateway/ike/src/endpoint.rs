@@ -664,6 +664,7 @@ impl Endpoint {
                 } => self.adopt(to, children, tasks, *before),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
                 Deferred::Limit { peer } => self.limit_peer(&peer),
+                Deferred::LimitSuperseded { peer } => self.limit_superseded(&peer),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
@@ -766,6 +767,30 @@ impl Endpoint {
         for (_, spi) in by_age.into_iter().take(surplus) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
                 ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
+            });
+        }
+    }
+
+    /// Forgets the oldest IKE SAs that a peer rekeyed and did not delete, when there are more than it may have: it has
+    /// used those after them, so nothing is repeated on these any more.
+    fn limit_superseded(&mut self, peer: &str) {
+        let superseded = |spi: &&u64| {
+            matches!(self.entries.get(spi), Some(Entry::Sa(ike_sa))
+                if ike_sa.established().is_some_and(|established| established.superseded.is_some()))
+        };
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter(superseded)
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
+                ike_sa.state = State::Closed { until_ms: 0 };
             });
         }
     }

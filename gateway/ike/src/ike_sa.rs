@@ -607,6 +607,7 @@ impl Deferred {
             other @ (Self::Adopt { .. }
             | Self::CloseOthers { .. }
             | Self::Limit { .. }
+            | Self::LimitSuperseded { .. }
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }
