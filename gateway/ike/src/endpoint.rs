@@ -629,7 +629,7 @@ impl Endpoint {
             })
     }
 
-    /// How many handshakes are in progress as responder, and the memory they take.
+    /// How many handshakes are in progress as responder or were refused a moment ago, and the memory they take.
     pub fn half_open(&self) -> HalfOpenUse {
         self.half_open.usage()
     }

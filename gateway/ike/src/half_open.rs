@@ -8,6 +8,9 @@
 //! | `puzzle_from` | a cookie and a puzzle; a few a second without, for peers that know no puzzles |
 //! | `half_open_max`, or `half_open_per_source` of a source that returned a cookie | room |
 //!
+//! A handshake whose IKE_AUTH is refused stays in the books for as long as the refusal is repeated: it has cost a key
+//! exchange, and may be followed by the next at once.
+//!
 //! A source is an IPv4 address or an IPv6 /64, whose owner has all of it. What an attacker sends in the name
 //! of another source counts against that source only up to `cookie_from_per_source`; from there on the true
 //! owner is told apart by its cookie.

@@ -269,6 +269,54 @@ fn one_source_has_its_share() {
     assert!(Request::new(1, "203.0.113.1:500").send_with_cookie(&mut sim));
 }
 
+/// A router comes once and is refused in IKE_AUTH.
+fn comes_and_is_refused(sim: &mut Sim) {
+    sim.crash(SITE, site_config());
+    sim.in_flight.clear();
+    sim.initiate();
+    sim.run_ms(50);
+}
+
+/// A handshake that ends in a refused IKE_AUTH has cost a key exchange like one that is left open. One host that makes
+/// them has its share and no more, and is asked for cookies.
+#[test]
+fn a_refused_ike_auth_does_not_take_the_handshake_out_of_the_books() {
+    let mut config = center_config();
+    config.authorizer = Box::new(Nobody);
+    config.defence.half_open_per_source = 10;
+    let mut sim = center(config);
+    for _ in 0..200 {
+        comes_and_is_refused(&mut sim);
+    }
+    let refused = |event: &&Event| matches!(event, Event::AuthenticationFailed { .. });
+    let share = 4 + 10;
+    assert_eq!(sim.events[CENTER].iter().filter(refused).count(), share);
+    assert_eq!(counters(&sim).key_exchanges, share as u64);
+    assert!(counters(&sim).cookies_sent > 0);
+    assert_eq!(sim.endpoints[CENTER].half_open().count, share);
+    // Not for ever.
+    sim.crash(SITE, site_config());
+    sim.run_ms(31_000);
+    assert_eq!(sim.endpoints[CENTER].half_open(), Default::default());
+    comes_and_is_refused(&mut sim);
+    assert_eq!(counters(&sim).key_exchanges, share as u64 + 1);
+}
+
+/// Behind one address: routers whose certificates are refused, forty attempts in 20 s. The one that is good gets in.
+#[test]
+fn refused_routers_do_not_lock_out_one_behind_the_same_address() {
+    let mut config = center_config();
+    config.authorizer = Box::new(Nobody);
+    let mut sim = center(config);
+    for _ in 0..40 {
+        comes_and_is_refused(&mut sim);
+        sim.now_ms += 450;
+    }
+    sim.endpoints[CENTER].set_config(center_config());
+    sim.crash(SITE, site_config());
+    establishes(&mut sim);
+}
+
 /// Hosts with many addresses that return cookies: the fuller the table, the harder the puzzle. An initiator
 /// of ours solves it; who does not is let in at a bounded rate.
 #[test]
