@@ -553,6 +553,8 @@ impl Established {
         let mut deadlines = vec![(self.expire_at_ms, TimeoutReason::Expire)];
         match &self.outstanding {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
+            // Nothing of ours begins before the peer's next exchange, whose time ends by itself.
+            None if self.is_answering_rekey() => {}
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
         deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));
