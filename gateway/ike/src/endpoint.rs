@@ -14,7 +14,9 @@ use stray::Strays;
 use crate::{
     child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor},
+    context::{
+        Allocator, ByPeer, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor,
+    },
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
@@ -30,6 +32,7 @@ use crate::{
     keepalive::NAT_KEEPALIVE,
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    pki::identity::Identity,
     redirect::OtherGateway,
     resource::ResourceId,
     ticket::Tickets,
@@ -130,7 +133,7 @@ struct Indexed {
     id: IkeSaId,
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
-    peer: Option<Arc<str>>,
+    peer: Option<Arc<Identity>>,
     connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
@@ -147,7 +150,7 @@ pub struct Endpoint {
     by_id: BTreeMap<IkeSaId, u64>,
     by_child: HashMap<ChildId, u64>,
     /// Established IKE SAs by the identity of the peer.
-    by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
+    by_peer: ByPeer,
     /// IKE SAs of a connection of ours, and attempts at them.
     by_connection: HashMap<Arc<str>, BTreeSet<u64>>,
     links: BTreeMap<Arc<str>, Link>,
@@ -737,7 +740,7 @@ impl Endpoint {
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
-    fn child_is_gone(&mut self, gone: &ChildSa, peer: &str) {
+    fn child_is_gone(&mut self, gone: &ChildSa, peer: &Identity) {
         let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in spis {
             self.with_sa(Some(spi), |ike_sa, ctx| {
@@ -755,7 +758,7 @@ impl Endpoint {
 
     /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
     /// the memory.
-    fn limit_peer(&mut self, peer: &str) {
+    fn limit_peer(&mut self, peer: &Identity) {
         let spis = self.by_peer.get(peer).into_iter().flatten();
         let mut by_age: Vec<_> = spis
             .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
@@ -773,7 +776,7 @@ impl Endpoint {
 
     /// Forgets the oldest IKE SAs that a peer rekeyed and did not delete, when there are more than it may have: it has
     /// used those after them, so nothing is repeated on these any more.
-    fn limit_superseded(&mut self, peer: &str) {
+    fn limit_superseded(&mut self, peer: &Identity) {
         let superseded = |spi: &&u64| {
             matches!(self.entries.get(spi), Some(Entry::Sa(ike_sa))
                 if ike_sa.established().is_some_and(|established| established.superseded.is_some()))
@@ -795,7 +798,7 @@ impl Endpoint {
         }
     }
 
-    fn close_others(&mut self, peer: &str, except: IkeSaId) {
+    fn close_others(&mut self, peer: &Identity, except: IkeSaId) {
         let kept = self.by_id.get(&except).copied();
         let others = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {

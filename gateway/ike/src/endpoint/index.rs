@@ -76,7 +76,7 @@ impl Endpoint {
             .map(|established| established.children.as_slice())
             .unwrap_or_default();
         let children: Vec<_> = children.iter().map(|child| child.id).collect();
-        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        let peer = established.map(|established| Arc::clone(&established.peer_identity));
         if let Some(peer) = &peer {
             self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
         }

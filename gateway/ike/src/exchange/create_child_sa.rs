@@ -712,7 +712,7 @@ pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gon
     // What waited for a sign of the peer waits no longer when nothing else carries its traffic.
     let waiting = established.live_children().filter(|child| {
         let waits = !child.outbound_active && child.replaces.is_none();
-        let neighbours = ctx.neighbours.with(&established.peer_name);
+        let neighbours = ctx.neighbours.with(&established.peer_identity);
         let all = neighbours.flat_map(Established::carriers);
         let mut all = all.chain(established.carriers());
         let carries =
@@ -737,7 +737,7 @@ pub(super) fn carrier(
     ts_local: &[TrafficSelector],
     ts_remote: &[TrafficSelector],
 ) -> Option<ChildId> {
-    let neighbours = ctx.neighbours.with(&established.peer_name);
+    let neighbours = ctx.neighbours.with(&established.peer_identity);
     let all = neighbours.flat_map(Established::carriers);
     let mut all = all.chain(established.carriers());
     let carrier = all.find(|child| child.overlaps(ts_local, ts_remote));

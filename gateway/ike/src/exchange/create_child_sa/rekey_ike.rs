@@ -121,7 +121,7 @@ impl AnsweredRekey {
             established.superseded = Some(id);
             established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
             ctx.deferred.push(Deferred::LimitSuperseded {
-                peer: Arc::clone(&established.peer_name),
+                peer: Arc::clone(&established.peer_identity),
             });
         }
         ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
@@ -414,7 +414,7 @@ pub(crate) fn yield_to(
         tasks,
         before: Box::new(Predecessor {
             id: core.id,
-            peer: Arc::clone(&established.peer_name),
+            peer: Arc::clone(&established.peer_identity),
             connection: established.connection.clone(),
             closing: established.closing_reason(),
         }),
