@@ -342,12 +342,7 @@ impl<E: Engine> Controller<E> {
     }
 
     pub(super) fn connection_down(&mut self, name: &str) -> anyhow::Result<view::Commanded> {
-        let peer = self
-            .connections
-            .must_be_there(name)?
-            .ike
-            .remote_identity
-            .clone();
+        let peer = self.connections.must_be_there(name)?.ike.remote_identity.clone();
         let now = self.clock.now();
         let terminate = Command::Terminate {
             connection: name.to_owned(),
