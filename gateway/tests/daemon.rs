@@ -91,6 +91,24 @@ fn a_connection_is_brought_up_by_a_verb_and_taken_down() {
     assert_eq!(error, "no connection is named \"x\"; there are to-center");
 }
 
+/// The certificate says gw.lab.test. The SA is found all the same, to say that it is up and to take it down.
+#[test]
+fn a_connection_is_recognised_however_the_identity_is_spelt() {
+    let (center, site) = pair(Options {
+        site_knows: "GW.Lab.TEST",
+        ..Options::default()
+    });
+    up(&site);
+    let done = site.ask(Request::ConnectionDown {
+        name: "to-center".into(),
+    });
+    assert_eq!(done["sas"].as_array().map(Vec::len), Some(1));
+    until(
+        || (center.engine().installed.is_empty() && state(&site) == "down").then_some(()),
+        || log(&center, "hospital"),
+    );
+}
+
 #[test]
 fn a_connection_comes_up_at_the_start() {
     let (_center, site) = pair(Options {

@@ -15,6 +15,7 @@ use crate::{
     ids::{ChildId, IkeSaId},
     ike_sa::{Established, IkeSa, Task},
     output::{CloseReason, Direction, Event, Output},
+    pki::identity::Identity,
     redirect::OtherGateway,
     ticket::{ClientTicket, Tickets},
 };
@@ -70,7 +71,7 @@ impl Allocator {
 /// An IKE SA whose Child SAs another one takes over.
 pub(crate) struct Predecessor {
     pub(crate) id: IkeSaId,
-    pub(crate) peer: Arc<str>,
+    pub(crate) peer: Arc<Identity>,
     pub(crate) connection: Option<Arc<str>>,
     /// It was being closed: so is the one that takes over.
     pub(crate) closing: Option<CloseReason>,
@@ -88,9 +89,14 @@ pub(crate) enum Deferred {
         before: Box<Predecessor>,
     },
     /// A peer has come to us: it may have too many IKE SAs now.
-    Limit { peer: Arc<str> },
+    Limit { peer: Arc<Identity> },
+    /// A peer has rekeyed an IKE SA: it may have left too many of those before undeleted.
+    LimitSuperseded { peer: Arc<Identity> },
     /// A Child SA is gone; others with the peer may carry its traffic.
-    ChildGone { child: Box<ChildSa>, peer: Arc<str> },
+    ChildGone {
+        child: Box<ChildSa>,
+        peer: Arc<Identity>,
+    },
     /// The peer of a connection of ours is authenticated, on the IKE SA with this SPI of ours.
     Authenticated { connection: Arc<str>, spi: u64 },
     /// The peer of a connection is to be authenticated anew.
@@ -115,7 +121,7 @@ pub(crate) enum Deferred {
         ticket: Box<ClientTicket>,
     },
     /// Close all IKE SAs of this peer but one (INITIAL_CONTACT).
-    CloseOthers { peer: Arc<str>, except: IkeSaId },
+    CloseOthers { peer: Arc<Identity>, except: IkeSaId },
 }
 
 /// The other IKE SAs of the endpoint, to look at.
@@ -123,7 +129,7 @@ pub(crate) enum Deferred {
 pub(crate) struct Neighbours<'a>(Option<(&'a Entries, &'a ByPeer)>);
 
 type Entries = HashMap<u64, Entry>;
-type ByPeer = HashMap<Arc<str>, BTreeSet<u64>>;
+pub(crate) type ByPeer = HashMap<Arc<Identity>, BTreeSet<u64>>;
 
 impl<'a> Neighbours<'a> {
     pub(crate) fn new(entries: &'a Entries, by_peer: &'a ByPeer) -> Self {
@@ -131,7 +137,7 @@ impl<'a> Neighbours<'a> {
     }
 
     /// Those with this peer.
-    pub(crate) fn with(self, peer: &str) -> impl Iterator<Item = &'a Established> {
+    pub(crate) fn with(self, peer: &Identity) -> impl Iterator<Item = &'a Established> {
         let found = self.0.and_then(|(entries, by_peer)| {
             let spis = by_peer.get(peer)?;
             Some(spis.iter().filter_map(|spi| match entries.get(spi) {
@@ -224,7 +230,7 @@ impl Context<'_> {
 
     /// Removes a Child SA with its IKE SA. When another with the peer carries its traffic, packets may be on their
     /// way on this one.
-    pub(crate) fn remove_closed(&mut self, child: &ChildSa, peer: &Arc<str>) {
+    pub(crate) fn remove_closed(&mut self, child: &ChildSa, peer: &Arc<Identity>) {
         let neighbours = &mut self.neighbours.with(peer).flat_map(Established::live_children);
         if neighbours.any(|heir| heir.overlaps(&child.ts_local, &child.ts_remote)) {
             self.remove_replaced(child);

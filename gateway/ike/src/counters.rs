@@ -29,6 +29,8 @@ pub struct Counters {
     pub puzzles_failed: u64,
     /// Key exchanges computed to answer IKE_SA_INIT.
     pub key_exchanges: u64,
+    /// Offers without anything acceptable of which there was no event, because this second had enough.
+    pub refusals_untold: u64,
     /// IKE_SA_INIT responses not sent because they would be longer than a request that proves nothing.
     pub not_amplified: u64,
     /// Answers outside any IKE SA: INVALID_IKE_SPI, INVALID_MAJOR_VERSION.

@@ -14,7 +14,9 @@ use stray::Strays;
 use crate::{
     child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
-    context::{Allocator, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor},
+    context::{
+        Allocator, ByPeer, Context, Deferred, NAT_PORT, NON_ESP_MARKER, Neighbours, Path, Predecessor,
+    },
     cookie::CookieJar,
     counters::Counters,
     crypto::random::Random,
@@ -30,6 +32,7 @@ use crate::{
     keepalive::NAT_KEEPALIVE,
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    pki::identity::Identity,
     redirect::OtherGateway,
     resource::ResourceId,
     ticket::Tickets,
@@ -130,7 +133,7 @@ struct Indexed {
     id: IkeSaId,
     deadline: (u64, TimeoutReason),
     children: Vec<ChildId>,
-    peer: Option<Arc<str>>,
+    peer: Option<Arc<Identity>>,
     connection: Option<Arc<str>>,
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
@@ -147,7 +150,7 @@ pub struct Endpoint {
     by_id: BTreeMap<IkeSaId, u64>,
     by_child: HashMap<ChildId, u64>,
     /// Established IKE SAs by the identity of the peer.
-    by_peer: HashMap<Arc<str>, BTreeSet<u64>>,
+    by_peer: ByPeer,
     /// IKE SAs of a connection of ours, and attempts at them.
     by_connection: HashMap<Arc<str>, BTreeSet<u64>>,
     links: BTreeMap<Arc<str>, Link>,
@@ -629,7 +632,7 @@ impl Endpoint {
             })
     }
 
-    /// How many handshakes are in progress as responder, and the memory they take.
+    /// How many handshakes are in progress as responder or were refused a moment ago, and the memory they take.
     pub fn half_open(&self) -> HalfOpenUse {
         self.half_open.usage()
     }
@@ -664,6 +667,7 @@ impl Endpoint {
                 } => self.adopt(to, children, tasks, *before),
                 Deferred::CloseOthers { peer, except } => self.close_others(&peer, except),
                 Deferred::Limit { peer } => self.limit_peer(&peer),
+                Deferred::LimitSuperseded { peer } => self.limit_superseded(&peer),
                 Deferred::ChildGone { child, peer } => self.child_is_gone(&child, &peer),
                 Deferred::Authenticated { connection, spi } => self.connection_is_up(&connection, spi),
                 Deferred::Reauthenticate { connection } => self.reauthenticate(&connection),
@@ -736,7 +740,7 @@ impl Endpoint {
     }
 
     /// A Child SA is gone: what another IKE SA of the peer made in its place is sent on from now on.
-    fn child_is_gone(&mut self, gone: &ChildSa, peer: &str) {
+    fn child_is_gone(&mut self, gone: &ChildSa, peer: &Identity) {
         let spis = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in spis {
             self.with_sa(Some(spi), |ike_sa, ctx| {
@@ -754,7 +758,7 @@ impl Endpoint {
 
     /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
     /// the memory.
-    fn limit_peer(&mut self, peer: &str) {
+    fn limit_peer(&mut self, peer: &Identity) {
         let spis = self.by_peer.get(peer).into_iter().flatten();
         let mut by_age: Vec<_> = spis
             .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
@@ -770,7 +774,31 @@ impl Endpoint {
         }
     }
 
-    fn close_others(&mut self, peer: &str, except: IkeSaId) {
+    /// Forgets the oldest IKE SAs that a peer rekeyed and did not delete, when there are more than it may have: it has
+    /// used those after them, so nothing is repeated on these any more.
+    fn limit_superseded(&mut self, peer: &Identity) {
+        let superseded = |spi: &&u64| {
+            matches!(self.entries.get(spi), Some(Entry::Sa(ike_sa))
+                if ike_sa.established().is_some_and(|established| established.superseded.is_some()))
+        };
+        let spis = self.by_peer.get(peer).into_iter().flatten();
+        let mut by_age: Vec<_> = spis
+            .filter(superseded)
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let surplus = by_age
+            .len()
+            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
+        for (_, spi) in by_age.into_iter().take(surplus) {
+            self.with_sa(Some(spi), |ike_sa, ctx| {
+                ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
+                ike_sa.state = State::Closed { until_ms: 0 };
+            });
+        }
+    }
+
+    fn close_others(&mut self, peer: &Identity, except: IkeSaId) {
         let kept = self.by_id.get(&except).copied();
         let others = self.by_peer.get(peer).cloned().unwrap_or_default();
         for spi in others.into_iter().filter(|spi| Some(*spi) != kept) {

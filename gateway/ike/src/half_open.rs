@@ -8,6 +8,9 @@
 //! | `puzzle_from` | a cookie and a puzzle; a few a second without, for peers that know no puzzles |
 //! | `half_open_max`, or `half_open_per_source` of a source that returned a cookie | room |
 //!
+//! A handshake whose IKE_AUTH is refused stays in the books for as long as the refusal is repeated: it has cost a key
+//! exchange, and may be followed by the next at once.
+//!
 //! A source is an IPv4 address or an IPv6 /64, whose owner has all of it. What an attacker sends in the name
 //! of another source counts against that source only up to `cookie_from_per_source`; from there on the true
 //! owner is told apart by its cookie.
@@ -28,6 +31,9 @@ pub const REASSEMBLY_MAX: usize = 32_768;
 /// What a half-open IKE SA may take at most, in octets, apart from the fragments of its IKE_AUTH: request,
 /// response, keys and places in tables.
 pub const STATE_MAX: usize = INIT_REQUEST_MAX + 8_192;
+/// Offers of IKE_SA_INIT without anything acceptable of which there is an event, a second: whoever sends them has proved
+/// nothing, and each event is a page of words.
+pub const REFUSALS_TOLD_PER_S: u32 = 10;
 /// The same IKE_SA_INIT request is answered so often; a peer that still has no answer begins anew.
 pub(crate) const ANSWERS_MAX: u8 = 8;
 
@@ -129,6 +135,8 @@ pub(crate) struct HalfOpen {
     sources: HashMap<Source, Counts>,
     /// The second, and how many were let in during it without the puzzle's solution.
     unsolved: (u64, u32),
+    /// The second, and how many refused offers were told during it.
+    told: (u64, u32),
 }
 
 impl HalfOpen {
@@ -177,13 +185,12 @@ impl HalfOpen {
 
     /// Whether this second has room for a handshake without the solution (RFC 8019 section 7.1.4).
     pub(crate) fn admits_unsolved(&mut self, config: &EndpointConfig, now_ms: u64) -> bool {
-        let second = now_ms / 1_000;
-        if self.unsolved.0 != second {
-            self.unsolved = (second, 0);
-        }
-        let room = self.unsolved.1 < config.defence.unsolved_per_s;
-        self.unsolved.1 += u32::from(room);
-        room
+        has_room(&mut self.unsolved, config.defence.unsolved_per_s, now_ms)
+    }
+
+    /// Whether this second has room for another event of a refused offer.
+    pub(crate) fn tells_of_refusal(&mut self, now_ms: u64) -> bool {
+        has_room(&mut self.told, REFUSALS_TOLD_PER_S, now_ms)
     }
 
     pub(crate) fn enter(&mut self, booked: Booked) {
@@ -204,6 +211,17 @@ impl HalfOpen {
             }
         }
     }
+}
+
+/// Takes one of those that a second has.
+fn has_room(taken: &mut (u64, u32), per_s: u32, now_ms: u64) -> bool {
+    let second = now_ms / 1_000;
+    if taken.0 != second {
+        *taken = (second, 0);
+    }
+    let room = taken.1 < per_s;
+    taken.1 += u32::from(room);
+    room
 }
 
 impl Counts {

@@ -24,6 +24,7 @@ use crate::{
     mobike::{ExpectPathCheck, ExpectUpdate, Mobike},
     nat::NatStatus,
     output::{ChildSaInfo, CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
+    pki::identity::Identity,
     pmtu,
     proof::proof_ends_ms,
     proposal::{EspProposal, IkeProposal},
@@ -117,8 +118,8 @@ pub(crate) fn closed(ctx: &Context<'_>) -> State {
 /// An authenticated IKE SA.
 pub(crate) struct Established {
     pub(crate) peer: AuthenticatedPeer,
-    /// The peer's identity in words.
-    pub(crate) peer_name: Arc<str>,
+    /// Its identity, which its IKE SAs are found by however it is spelt.
+    pub(crate) peer_identity: Arc<Identity>,
     pub(crate) policy: SitePolicy,
     pub(crate) prf: PrfAlgorithm,
     pub(crate) sk_d: Secret,
@@ -569,7 +570,7 @@ impl IkeSa {
                 (_, Some(_)) => "established",
             },
             peer: established
-                .map(|established| established.peer_name.to_string())
+                .map(|established| established.peer_identity.to_string())
                 .unwrap_or_default(),
             local: core.path.local,
             remote: core.path.remote,
@@ -607,6 +608,7 @@ impl Deferred {
             other @ (Self::Adopt { .. }
             | Self::CloseOthers { .. }
             | Self::Limit { .. }
+            | Self::LimitSuperseded { .. }
             | Self::ChildGone { .. }
             | Self::Authenticated { .. }
             | Self::Reauthenticate { .. }

@@ -223,7 +223,7 @@ pub(crate) fn move_children(established: &Established, core: &Core, ctx: &mut Co
     if before != core.path {
         ctx.event(Event::PeerMoved {
             ike_sa: core.id,
-            peer: established.peer_name.to_string(),
+            peer: established.peer_identity.to_string(),
             from: before.remote,
             to: core.path.remote,
         });

@@ -12,7 +12,7 @@ use gateway_ike::{
         dh::{DhGroup, DhPrivate},
         prf::PrfAlgorithm,
     },
-    half_open::{INIT_REQUEST_MAX, REASSEMBLY_MAX, STATE_MAX},
+    half_open::{INIT_REQUEST_MAX, REASSEMBLY_MAX, REFUSALS_TOLD_PER_S, STATE_MAX},
     wire::{
         Exchange, Header, Message, Payload,
         delete::Delete,
@@ -31,6 +31,7 @@ use proptest::prelude::*;
 struct Request {
     spi_i: u64,
     from: SocketAddr,
+    cipher: u16,
     public: Vec<u8>,
     front: Vec<Payload>,
     back: Vec<Payload>,
@@ -42,6 +43,7 @@ impl Request {
         Self {
             spi_i,
             from: from.parse().unwrap(),
+            cipher: 12,
             public: dh.public(),
             front: Vec::new(),
             back: Vec::new(),
@@ -59,7 +61,7 @@ impl Request {
 
     fn datagram(&self) -> Datagram {
         let transforms = vec![
-            Transform::with_key_bits(transform_type::ENCR, 12, 256),
+            Transform::with_key_bits(transform_type::ENCR, self.cipher, 256),
             Transform::new(transform_type::PRF, 5),
             Transform::new(transform_type::INTEG, 12),
             Transform::new(transform_type::DH, 31),
@@ -269,6 +271,54 @@ fn one_source_has_its_share() {
     assert!(Request::new(1, "203.0.113.1:500").send_with_cookie(&mut sim));
 }
 
+/// A router comes once and is refused in IKE_AUTH.
+fn comes_and_is_refused(sim: &mut Sim) {
+    sim.crash(SITE, site_config());
+    sim.in_flight.clear();
+    sim.initiate();
+    sim.run_ms(50);
+}
+
+/// A handshake that ends in a refused IKE_AUTH has cost a key exchange like one that is left open. One host that makes
+/// them has its share and no more, and is asked for cookies.
+#[test]
+fn a_refused_ike_auth_does_not_take_the_handshake_out_of_the_books() {
+    let mut config = center_config();
+    config.authorizer = Box::new(Nobody);
+    config.defence.half_open_per_source = 10;
+    let mut sim = center(config);
+    for _ in 0..200 {
+        comes_and_is_refused(&mut sim);
+    }
+    let refused = |event: &&Event| matches!(event, Event::AuthenticationFailed { .. });
+    let share = 4 + 10;
+    assert_eq!(sim.events[CENTER].iter().filter(refused).count(), share);
+    assert_eq!(counters(&sim).key_exchanges, share as u64);
+    assert!(counters(&sim).cookies_sent > 0);
+    assert_eq!(sim.endpoints[CENTER].half_open().count, share);
+    // Not for ever.
+    sim.crash(SITE, site_config());
+    sim.run_ms(31_000);
+    assert_eq!(sim.endpoints[CENTER].half_open(), Default::default());
+    comes_and_is_refused(&mut sim);
+    assert_eq!(counters(&sim).key_exchanges, share as u64 + 1);
+}
+
+/// Behind one address: routers whose certificates are refused, forty attempts in 20 s. The one that is good gets in.
+#[test]
+fn refused_routers_do_not_lock_out_one_behind_the_same_address() {
+    let mut config = center_config();
+    config.authorizer = Box::new(Nobody);
+    let mut sim = center(config);
+    for _ in 0..40 {
+        comes_and_is_refused(&mut sim);
+        sim.now_ms += 450;
+    }
+    sim.endpoints[CENTER].set_config(center_config());
+    sim.crash(SITE, site_config());
+    establishes(&mut sim);
+}
+
 /// Hosts with many addresses that return cookies: the fuller the table, the harder the puzzle. An initiator
 /// of ours solves it; who does not is let in at a bounded rate.
 #[test]
@@ -395,6 +445,35 @@ fn a_repeated_request_costs_nothing_and_ends() {
     other.back.push(Payload::Vendor(VendorId(vec![1])));
     assert!(other.send(&mut sim).is_none());
     assert_eq!(counters(&sim).key_exchanges, 1);
+}
+
+/// An offer that cannot be accepted makes no half-open IKE SA, so whoever sends it is never asked for a cookie: the
+/// words that say what is wrong with it are made for a few a second. All are answered.
+#[test]
+fn a_flood_of_unacceptable_offers_is_answered_and_counted_not_told() {
+    const MANY: u64 = 10_000;
+    let mut sim = center(center_config());
+    // Camellia.
+    let unacceptable = |number: u64| {
+        let [_, _, _, _, _, _, a, b] = number.to_be_bytes();
+        let mut request = Request::long(number + 1, &format!("198.18.{a}.{b}:500"));
+        request.cipher = 23;
+        request
+    };
+    for number in 0..MANY {
+        let answer = unacceptable(number).send(&mut sim).unwrap();
+        assert!(answer.notify(kind::NO_PROPOSAL_CHOSEN).is_some());
+    }
+    let told = |sim: &Sim| {
+        let refused = |event: &&Event| matches!(event, Event::ProposalRefused { .. });
+        sim.events[CENTER].iter().filter(refused).count()
+    };
+    assert_eq!(told(&sim), REFUSALS_TOLD_PER_S as usize);
+    let untold = MANY - u64::from(REFUSALS_TOLD_PER_S);
+    assert_eq!(counters(&sim).refusals_untold, untold);
+    sim.now_ms += 1_000;
+    unacceptable(MANY).send(&mut sim).unwrap();
+    assert_eq!(told(&sim), REFUSALS_TOLD_PER_S as usize + 1);
 }
 
 /// Public values of the wrong length, groups that were not offered: refused before a key is made.

@@ -370,9 +370,24 @@ fn a_crash_of_the_peer_is_noticed_at_the_next_request() {
 /// too, and the center keeps the old one until it is deleted although the same peer comes anew.
 #[test]
 fn authenticates_anew_without_a_gap() {
+    reauthenticates("gw.lab.test", center_config());
+}
+
+/// A peer is the same however the configuration spells its name, and however the peer does: found by another spelling,
+/// it would be told to drop the IKE SA before the new one carries anything (INITIAL_CONTACT).
+#[test]
+fn authenticates_anew_without_a_gap_however_the_identity_is_spelt() {
+    reauthenticates("GW.lab.TEST", center_config());
+    let mut center = center_config();
+    center.local_identity = "C=JP, O=Lab, CN=gw.lab.test".parse().unwrap();
+    reauthenticates("c=jp, o=LAB, cn=GW.lab.test", center);
+}
+
+fn reauthenticates(remote_identity: &str, center: EndpointConfig) {
     let mut config = site(Start::Now);
     config.connections[0].reauth_after_s = Some(600);
-    let mut sim = Sim::new(config, center_config(), 14);
+    config.connections[0].remote_identity = remote_identity.parse().unwrap();
+    let mut sim = Sim::new(config, center, 14);
     sim.run_ms(500);
     let first = sim.only_ike_sa(SITE);
     let further = Command::CreateChild {
@@ -401,6 +416,8 @@ fn authenticates_anew_without_a_gap() {
     assert!(sim.planes.iter().all(|plane| plane.abrupt.is_empty()));
     sim.assert_agreement();
     assert_ne!(sim.only_ike_sa(SITE), first);
+    let peer = remote_identity.parse().unwrap();
+    assert_eq!(sim.endpoints[SITE].ike_sas_with(&peer).count(), 1);
     assert!(sim.words(SITE).contains("authenticated anew on another IKE SA"));
     assert!(
         !sim.words(CENTER).contains("INITIAL_CONTACT"),

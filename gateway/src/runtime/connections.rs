@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{anyhow, bail};
 use gateway_common::abi::event;
+use gateway_ike::pki::identity::Identity;
 use gateway_ike::{
     Command, Connection, ConnectionInfo, ConnectionState, Event, IkeSaInfo, Remote, TrafficSelector,
 };
@@ -204,7 +205,9 @@ enum Concerns<'a> {
 impl Concerns<'_> {
     fn matches(&self, entry: &Entry) -> bool {
         match self {
-            Self::Peer(peer) => entry.ike.remote_identity.to_string() == *peer,
+            Self::Peer(peer) => peer
+                .parse()
+                .is_ok_and(|peer: Identity| peer == entry.ike.remote_identity),
             Self::Address(address) => entry.config.remote.contains(address),
             Self::Claimed(peer, address) => {
                 Self::Peer(peer).matches(entry) && Self::Address(*address).matches(entry)
@@ -280,8 +283,7 @@ impl<E: Engine> Controller<E> {
 
     /// IKE SAs of a site, whoever began them.
     fn ike_sas_of_entry(&self, entry: &Entry) -> Vec<IkeSaInfo> {
-        let peer = entry.ike.remote_identity.to_string();
-        self.endpoint.ike_sas_with(&peer).collect()
+        self.endpoint.ike_sas_with(&entry.ike.remote_identity).collect()
     }
 
     pub(super) fn connection_list(&self) -> Vec<view::Connection> {
@@ -340,12 +342,7 @@ impl<E: Engine> Controller<E> {
     }
 
     pub(super) fn connection_down(&mut self, name: &str) -> anyhow::Result<view::Commanded> {
-        let peer = self
-            .connections
-            .must_be_there(name)?
-            .ike
-            .remote_identity
-            .to_string();
+        let peer = self.connections.must_be_there(name)?.ike.remote_identity.clone();
         let now = self.clock.now();
         let terminate = Command::Terminate {
             connection: name.to_owned(),

@@ -191,6 +191,8 @@ pub(crate) struct Options {
     pub(crate) site_proposals: &'static str,
     /// The identity that the center knows.
     pub(crate) center_knows: &'static str,
+    /// The identity that the site knows.
+    pub(crate) site_knows: &'static str,
     /// The site's certificate, for the key of `ec-leaf`, and its identity.
     pub(crate) site_certificate: (PathBuf, &'static str),
     /// What the center trusts.
@@ -205,6 +207,7 @@ impl Default for Options {
             start: "manual",
             site_proposals: "aes256-sha256-x25519",
             center_knows: "site1.lab.test",
+            site_knows: "gw.lab.test",
             site_certificate: ("ec-leaf.crt".into(), "site1.lab.test"),
             center_ca: "ec-ca.crt".into(),
             more: Default::default(),
@@ -408,9 +411,9 @@ pub(crate) fn pair(options: Options) -> (Node, Node) {
         "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
          mobike = false\nidentity = \"{identity}\"\nproposals = [\"{}\"]\n\
          [center]\nnetworks = [\"192.168.1.0/24\"]\n\
-         [[site]]\nname = \"center\"\nidentity = \"gw.lab.test\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\
+         [[site]]\nname = \"center\"\nidentity = \"{}\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\
          [[connection]]\nname = \"to-center\"\nsite = \"center\"\nremote = \"{center}\"\nlocal = \"{site}\"\nstart = \"{}\"\n",
-        options.site_proposals, options.start
+        options.site_proposals, options.site_knows, options.start
     );
     let mut center = Node::start(&center_config, center);
     center.files = Some(folder);

@@ -187,8 +187,8 @@ impl Endpoint {
         };
         let own = self.by_connection.get(name).into_iter().flatten();
         let own = own.filter(usable).max_by_key(|spi| self.authenticated_as(**spi));
-        let peer = self.connection(name)?.remote_identity.to_string();
-        let theirs = || self.by_peer.get(peer.as_str()).into_iter().flatten();
+        let peer = &self.connection(name)?.remote_identity;
+        let theirs = || self.by_peer.get(peer).into_iter().flatten();
         own.or_else(|| theirs().find(usable)).copied()
     }
 

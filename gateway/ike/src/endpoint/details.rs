@@ -27,8 +27,8 @@ impl Endpoint {
         self.sa(id)?.details(&self.config, self.now.mono_ms)
     }
 
-    /// All IKE SAs with this peer in words.
-    pub fn ike_sas_with(&self, peer: &str) -> impl Iterator<Item = IkeSaInfo> {
+    /// All IKE SAs with this peer in words, however its identity is spelt.
+    pub fn ike_sas_with(&self, peer: &Identity) -> impl Iterator<Item = IkeSaInfo> {
         let spis = self.by_peer.get(peer).into_iter().flatten();
         spis.filter_map(|spi| match self.entries.get(spi) {
             Some(Entry::Sa(ike_sa)) => Some(ike_sa.info(self.now.mono_ms)),

@@ -76,7 +76,7 @@ impl Endpoint {
             .map(|established| established.children.as_slice())
             .unwrap_or_default();
         let children: Vec<_> = children.iter().map(|child| child.id).collect();
-        let peer = established.map(|established| Arc::clone(&established.peer_name));
+        let peer = established.map(|established| Arc::clone(&established.peer_identity));
         if let Some(peer) = &peer {
             self.by_peer.entry(Arc::clone(peer)).or_default().insert(spi);
         }
@@ -87,8 +87,17 @@ impl Endpoint {
                 .or_default()
                 .insert(spi);
         }
+        let booked = before.as_ref().and_then(|before| before.half_open);
         let half_open = match entry {
-            Entry::Sa(ike_sa) => ike_sa.half_open(),
+            Entry::Sa(ike_sa) => match ike_sa.state {
+                // It came to nothing, and has cost as much as one that is left open: it keeps its place as long.
+                State::Closed { .. } => booked,
+                State::ExpectIntermediateRequest(_)
+                | State::ExpectIntermediateResponse(_)
+                | State::ExpectAuthRequest(_)
+                | State::ExpectAuthResponse(_)
+                | State::Established(_) => ike_sa.half_open(),
+            },
             Entry::Initiating(_) => None,
         };
         if let Some(booked) = half_open {

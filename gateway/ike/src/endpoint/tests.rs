@@ -15,6 +15,7 @@ use crate::{
 
 mod additional;
 mod collisions;
+mod hoarding;
 mod messages;
 mod selectors;
 

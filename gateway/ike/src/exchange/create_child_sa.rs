@@ -115,6 +115,10 @@ fn answer_child(
     if old.is_none() && established.children.len() >= ctx.config.children_max {
         return Err(Refusal::of(kind::NO_ADDITIONAL_SAS));
     }
+    // What is replaced stays until it is deleted: it counts, too. Our DELETE of the oldest makes room again.
+    if old.is_some() && established.outgoing_children() > outgoing_max(ctx) {
+        return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+    }
     let (Some(offer), Some(nonce_i)) = (message.sa(), message.nonce()) else {
         return Err(Refusal::syntax());
     };
@@ -173,6 +177,12 @@ fn answer_child(
     Ok(payloads)
 }
 
+/// Child SAs of one IKE SA that may wait for their deletion: a peer may rekey each of those it has before it deletes
+/// the first.
+fn outgoing_max(ctx: &Context<'_>) -> usize {
+    ctx.config.children_max.max(1)
+}
+
 /// A Child SA that the peer asked for and we agreed to.
 pub(crate) struct AnsweredChild {
     choice: EspChoice,
@@ -209,6 +219,10 @@ impl AnsweredChild {
             self.withdraw(ctx);
             return Err(Refusal::of(kind::TEMPORARY_FAILURE));
         }
+        // The peer names it, so it has it. It may be the only one that is sent on before long.
+        if let Some(old) = self.replaces {
+            activate(established, ctx, old);
+        }
         let spi_in = self.spi_in;
         // Also by one that was replaced, when its successor is gone before the peer deleted it.
         let sends =
@@ -241,6 +255,7 @@ impl AnsweredChild {
         if let Some(old) = self.replaces {
             let lowest_nonce = self.nonce_i.min(self.nonce_r);
             established.replaced_by_peer(old, Collision { child, lowest_nonce });
+            established.delete_surplus(outgoing_max(ctx));
         }
         Ok(())
     }
@@ -275,6 +290,24 @@ impl Established {
             && own.replaces == Some(old)
         {
             own.collision = Some(collision);
+        }
+    }
+
+    /// Child SAs that are replaced or being deleted, and still there.
+    fn outgoing_children(&self) -> usize {
+        let outgoing = |child: &&ChildSa| child.phase != Phase::Live;
+        self.children.iter().filter(outgoing).count()
+    }
+
+    /// What the peer replaced it is to delete. Should it leave too many, the oldest is deleted by us.
+    fn delete_surplus(&mut self, outgoing_max: usize) {
+        let mut replaced = self
+            .children
+            .iter()
+            .filter(|child| child.phase == Phase::Replaced);
+        let oldest = replaced.next().map(|child| child.id);
+        if let Some(oldest) = oldest.filter(|_| self.outgoing_children() > outgoing_max) {
+            self.delete_later(oldest);
         }
     }
 
@@ -679,7 +712,7 @@ pub(crate) fn carry_on(established: &mut Established, ctx: &mut Context<'_>, gon
     // What waited for a sign of the peer waits no longer when nothing else carries its traffic.
     let waiting = established.live_children().filter(|child| {
         let waits = !child.outbound_active && child.replaces.is_none();
-        let neighbours = ctx.neighbours.with(&established.peer_name);
+        let neighbours = ctx.neighbours.with(&established.peer_identity);
         let all = neighbours.flat_map(Established::carriers);
         let mut all = all.chain(established.carriers());
         let carries =
@@ -704,7 +737,7 @@ pub(super) fn carrier(
     ts_local: &[TrafficSelector],
     ts_remote: &[TrafficSelector],
 ) -> Option<ChildId> {
-    let neighbours = ctx.neighbours.with(&established.peer_name);
+    let neighbours = ctx.neighbours.with(&established.peer_identity);
     let all = neighbours.flat_map(Established::carriers);
     let mut all = all.chain(established.carriers());
     let carrier = all.find(|child| child.overlaps(ts_local, ts_remote));

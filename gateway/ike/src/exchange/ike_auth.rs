@@ -1,5 +1,7 @@
 //! IKE_AUTH (RFC 7296 section 1.2): both sides prove who they are, and the first Child SA is made.
 
+use std::sync::Arc;
+
 use super::{
     announced::Announced,
     create_child_sa::carrier,
@@ -98,8 +100,7 @@ impl Handshake {
         };
         payloads.push(certificate_request(ctx));
         // RFC 7296 section 2.4: only when this is the only IKE SA with the peer; not while it is authenticated anew.
-        let peer = connection.remote_identity.to_string();
-        if ctx.neighbours.with(&peer).next().is_none() {
+        if ctx.neighbours.with(&connection.remote_identity).next().is_none() {
             payloads.push(Payload::Notify(Notify::new(kind::INITIAL_CONTACT, [])));
         }
         payloads.extend(mobike::announcement(ctx.config, core.path));
@@ -246,7 +247,7 @@ impl ExpectAuthRequest {
     ) -> Established {
         if message.notify(kind::INITIAL_CONTACT).is_some() {
             let close = Deferred::CloseOthers {
-                peer: peer.identity.to_string().into(),
+                peer: Arc::new(peer.identity.clone()),
                 except: core.id,
             };
             ctx.deferred.push(close);

@@ -133,8 +133,12 @@ fn accept(
     let also = select_ike(offer, &ctx.config.ike_proposals_accepted, ke.group, intermediate);
     let choice = also.or_else(|| select_ike(offer, &ctx.config.ike_proposals, ke.group, intermediate));
     let Some(choice) = choice else {
-        let refused = refused_ike(path.remote, offer, &ctx.config.ike_proposals, intermediate);
-        ctx.event(refused);
+        if gate.half_open.tells_of_refusal(ctx.now.mono_ms) {
+            let refused = refused_ike(path.remote, offer, &ctx.config.ike_proposals, intermediate);
+            ctx.event(refused);
+        } else {
+            ctx.counters.refusals_untold += 1;
+        }
         return Err(vec![Refusal::of(kind::NO_PROPOSAL_CHOSEN).0]);
     };
     let suite = choice.proposal;

@@ -80,7 +80,7 @@ pub(crate) fn forget_child(established: &mut Established, core: &Core, ctx: &mut
     }
     ctx.deferred.push(Deferred::ChildGone {
         child: Box::new(child.clone()),
-        peer: Arc::clone(&established.peer_name),
+        peer: Arc::clone(&established.peer_identity),
     });
     match child.phase {
         Phase::Live => {

@@ -25,7 +25,7 @@ impl Established {
     ) -> Self {
         let lifetime_s = ctx.config.ike_lifetime_s;
         Self {
-            peer_name: peer.identity.to_string().into(),
+            peer_identity: Arc::new(peer.identity.clone()),
             proof_ends_ms: proof_ends_ms(&peer, ctx.now),
             peer,
             policy,
@@ -81,7 +81,7 @@ impl Established {
         self.authenticated_as = ike_sa;
         let Some(connection) = connection else {
             ctx.deferred.push(Deferred::Limit {
-                peer: Arc::clone(&self.peer_name),
+                peer: Arc::clone(&self.peer_identity),
             });
             return;
         };
@@ -115,7 +115,7 @@ impl Established {
     pub(crate) fn announce(&self, core: &Core, ctx: &mut Context<'_>) {
         ctx.event(Event::IkeSaEstablished {
             ike_sa: core.id,
-            peer: self.peer_name.to_string(),
+            peer: self.peer_identity.to_string(),
             site: self.policy.site,
             remote: core.path.remote,
             algorithms: core.suite.to_string(),
@@ -492,7 +492,7 @@ impl Established {
         self.forget_answer(ctx);
         let reason = self.closing.take().unwrap_or(reason);
         for child in &self.children {
-            ctx.remove_closed(child, &self.peer_name);
+            ctx.remove_closed(child, &self.peer_identity);
         }
         if self.superseded.is_none() && !self.redundant {
             ctx.deferred
@@ -503,7 +503,7 @@ impl Established {
                 }));
             ctx.event(Event::Closed {
                 ike_sa: core.id,
-                peer: self.peer_name.to_string(),
+                peer: self.peer_identity.to_string(),
                 reason,
             });
         }
@@ -520,7 +520,7 @@ impl Established {
             self.stop_sending(ctx);
         } else {
             for child in std::mem::take(&mut self.children) {
-                ctx.remove_closed(&child, &self.peer_name);
+                ctx.remove_closed(&child, &self.peer_identity);
             }
         }
         self.forget_answer(ctx);
@@ -543,7 +543,7 @@ impl Established {
             });
             ctx.deferred.push(Deferred::ChildGone {
                 child: Box::new(child.clone()),
-                peer: Arc::clone(&self.peer_name),
+                peer: Arc::clone(&self.peer_identity),
             });
         }
     }
@@ -553,6 +553,8 @@ impl Established {
         let mut deadlines = vec![(self.expire_at_ms, TimeoutReason::Expire)];
         match &self.outstanding {
             Some(outstanding) => deadlines.push((outstanding.clock.due_ms, TimeoutReason::Retransmit)),
+            // Nothing of ours begins before the peer's next exchange, whose time ends by itself.
+            None if self.is_answering_rekey() => {}
             None => deadlines.push((self.liveness_at(dpd_after_s), TimeoutReason::Liveness)),
         }
         deadlines.push((self.keepalive_at_ms, TimeoutReason::Keepalive));

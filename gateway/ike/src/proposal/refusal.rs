@@ -23,6 +23,8 @@ use crate::{
 const TOLD_MAX: usize = 8;
 /// Likewise for the algorithms of one proposal.
 const TRANSFORMS_TOLD_MAX: usize = 40;
+/// The nearest to ours is looked for among so many: each is compared with each of ours, in words.
+const COMPARED_MAX: usize = 16;
 
 /// The event of an IKE offer that holds nothing acceptable. `additional` is false when the peer cannot make additional
 /// key exchanges.
@@ -70,6 +72,7 @@ pub(crate) fn refused_esp(
 }
 
 fn reason(of: u8, offered: &[Proposal], own: &[Proposal]) -> String {
+    let offered = offered.get(..COMPARED_MAX).unwrap_or(offered);
     let mut parts = Vec::new();
     let weak = weak(of, offered);
     if !weak.is_empty() {
@@ -329,6 +332,26 @@ mod tests {
             reason,
             "nearest is its proposal 2, where the key exchange is modp3072, but we want modp2048"
         );
+    }
+
+    /// An offer made long on purpose costs little more than a real one.
+    #[test]
+    fn only_so_many_proposals_are_compared() {
+        let far = offer_ike(&[ike("aes128-sha512-modp4096")], None)
+            .proposals
+            .remove(0);
+        let near = offer_ike(&[ike("aes256-sha256-modp3072")], None)
+            .proposals
+            .remove(0);
+        let configured = [ike("aes256-sha256-modp2048")];
+        for (before, found) in [(COMPARED_MAX - 1, true), (COMPARED_MAX, false)] {
+            let mut proposals = vec![far.clone(); before];
+            proposals.push(near.clone());
+            let offered = SecurityAssociation { proposals };
+            let reason = reason_of(refused_ike(remote(), &offered, &configured, false));
+            let nearest = "where the key exchange is modp3072, but we want modp2048";
+            assert_eq!(reason.contains(nearest), found, "{reason}");
+        }
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub mod transform_type {
 
 /// Algorithms in all proposals of an offer: real ones have a few dozen, and the choice compares each with ours.
 const TRANSFORMS_MAX: usize = 1000;
+/// Proposals in an offer: real ones have up to about twenty. Without algorithms one takes eight octets.
+const PROPOSALS_MAX: usize = 64;
 
 /// The only attribute in use: key length in bits, in the short (TV) format.
 const ATTRIBUTE_KEY_LENGTH: u16 = 14;
@@ -89,18 +91,19 @@ impl SecurityAssociation {
     /// What is malformed, including SPI sizes that the protocol does not have.
     pub fn parse(body: &[u8]) -> Result<Self, WireError> {
         let mut reader = Reader::new(body, "proposal");
-        let mut proposals = Vec::new();
+        let mut proposals: Vec<Proposal> = Vec::new();
+        let mut transforms = 0;
         loop {
             let more = reader.u8()?;
             reader.u8()?;
             let length = reader.u16()?;
-            proposals.push(Proposal::parse(reader.take_body(length, 4)?)?);
-            if proposals
-                .iter()
-                .map(|one: &Proposal| one.transforms.len())
-                .sum::<usize>()
-                > TRANSFORMS_MAX
-            {
+            if proposals.len() == PROPOSALS_MAX {
+                return Err(WireError::BadValue("number of proposals"));
+            }
+            let proposal = Proposal::parse(reader.take_body(length, 4)?)?;
+            transforms += proposal.transforms.len();
+            proposals.push(proposal);
+            if transforms > TRANSFORMS_MAX {
                 return Err(WireError::BadValue("number of transforms"));
             }
             match (more, reader.is_empty()) {
@@ -299,6 +302,27 @@ mod tests {
             let mut out = Vec::new();
             offer(count).emit(&mut out);
             assert_eq!(SecurityAssociation::parse(&out).is_ok(), fits);
+        }
+    }
+
+    /// Proposals without algorithms are short: hundreds fit a datagram.
+    #[test]
+    fn the_number_of_proposals_is_bounded() {
+        let offer = |count| SecurityAssociation {
+            proposals: vec![
+                Proposal {
+                    number: 1,
+                    protocol: protocol::IKE,
+                    spi: Vec::new(),
+                    transforms: Vec::new(),
+                };
+                count
+            ],
+        };
+        for (count, fits) in [(64, true), (65, false), (170, false)] {
+            let mut out = Vec::new();
+            offer(count).emit(&mut out);
+            assert_eq!(SecurityAssociation::parse(&out).is_ok(), fits, "{count}");
         }
     }
 

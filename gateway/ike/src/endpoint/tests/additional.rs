@@ -6,7 +6,7 @@ use crate::{
         dh::{DhGroup, DhPrivate},
         kem::{Kem, KemPrivate},
     },
-    proposal::offer_esp,
+    proposal::{offer_esp, offer_ike},
     wire::ke::KeyExchange,
 };
 
@@ -116,4 +116,45 @@ fn what_was_agreed_is_not_kept_for_ever() {
     let late = follow_up(&mut pair, Kem::MlKem768.id(), &link);
     assert!(notification(&late, kind::STATE_NOT_FOUND).is_some());
     assert_eq!(installs(&pair), 0);
+}
+
+/// The peer offers ML-KEM when it rekeys the IKE SA, and says nothing more. Nothing can be asked of it until that is
+/// given up, so nothing may be due before either: a deadline in the past would have the caller come back for ever.
+#[test]
+fn a_peer_that_falls_silent_amid_its_rekeying_keeps_nobody_busy() {
+    let hybrid = || "aes256gcm16-prfsha256-x25519-ke1_mlkem768".parse().unwrap();
+    let mut pair = Pair::new(false, |config| {
+        config.dpd_after_s = 5;
+        config.ike_proposals_accepted = vec![hybrid()];
+    });
+    let dh = DhPrivate::generate(DhGroup::X25519, &mut SystemRandom::new()).unwrap();
+    let rekey = [
+        Payload::Sa(offer_ike(&[hybrid()], Some(77))),
+        Payload::Nonce(Nonce(vec![7; 32])),
+        Payload::Ke(KeyExchange {
+            group: DhGroup::X25519.id(),
+            data: dh.public(),
+        }),
+    ];
+    let answer = pair.ask(Exchange::CreateChildSa, &rekey).unwrap();
+    assert!(notification(&answer, kind::ADDITIONAL_KEY_EXCHANGE).is_some());
+    let until = pair.now_ms + 40_000;
+    let mut asked_ms = None;
+    while let Some((due_ms, reason)) = pair.ours.poll_timeout().filter(|(due_ms, _)| *due_ms <= until) {
+        assert!(
+            due_ms > pair.now_ms,
+            "{reason:?} is due at once, at {}",
+            pair.now_ms
+        );
+        pair.now_ms = due_ms;
+        let now = pair.now();
+        pair.ours.handle_timeout(now);
+        pair.drain();
+        asked_ms = asked_ms.or_else(|| (!pair.sent.is_empty()).then_some(pair.now_ms));
+    }
+    assert_eq!(
+        asked_ms,
+        Some(until - 10_000),
+        "then it is asked whether it is there"
+    );
 }

@@ -15,11 +15,20 @@ pub(super) fn answer(
     ctx: &mut Context<'_>,
     message: &Message,
 ) -> Result<Vec<Payload>, Refusal> {
-    // RFC 7296 section 2.25.2.
-    if matches!(
-        established.pending(),
-        Some(Pending::Child(_) | Pending::DeleteChild(_))
-    ) {
+    // RFC 7296 section 2.25.2. One of the peer's may cross ours; each makes an IKE SA.
+    let busy = match established.pending() {
+        Some(Pending::Child(_) | Pending::DeleteChild(_)) => true,
+        Some(Pending::RekeyIke(own)) => own.collision.is_some(),
+        Some(
+            Pending::DeleteIke
+            | Pending::Liveness
+            | Pending::Redirect
+            | Pending::UpdateAddresses(_)
+            | Pending::CheckPath(_),
+        )
+        | None => false,
+    };
+    if busy {
         return Err(Refusal::of(kind::TEMPORARY_FAILURE));
     }
     let (Some(offer), Some(nonce_i), Some(ke)) = (message.sa(), message.nonce(), message.ke()) else {
@@ -111,6 +120,9 @@ impl AnsweredRekey {
             hand_over(established, core, ctx, &mut ike_sa);
             established.superseded = Some(id);
             established.expire_at_ms = ctx.now.mono_ms.saturating_add(SUPERSEDED_FOR_MS);
+            ctx.deferred.push(Deferred::LimitSuperseded {
+                peer: Arc::clone(&established.peer_identity),
+            });
         }
         ctx.deferred.push(Deferred::Spawn(Box::new(ike_sa)));
         Ok(())
@@ -402,7 +414,7 @@ pub(crate) fn yield_to(
         tasks,
         before: Box::new(Predecessor {
             id: core.id,
-            peer: Arc::clone(&established.peer_name),
+            peer: Arc::clone(&established.peer_identity),
             connection: established.connection.clone(),
             closing: established.closing_reason(),
         }),
