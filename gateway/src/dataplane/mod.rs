@@ -421,10 +421,13 @@ impl Dataplane {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
         let (sweep, quiet) = &mut *sweep;
-        if !quiet.all_came_on(self.counters.iter().map(|counters| counters.rounds())) {
+        let rounds = || self.counters.iter().map(|counters| counters.rounds());
+        if !quiet.all_came_on(rounds()) {
             return Ok((0, 0));
         }
-        Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
+        let gone = sweep.run(&self.tables, &settings, self.hold_down, now_s);
+        quiet.note(rounds());
+        Ok(gone)
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays
