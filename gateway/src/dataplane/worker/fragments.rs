@@ -37,10 +37,10 @@ pub(crate) const CLEAR: Bounds = Bounds {
     octets: 8 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
-/// IKE messages in IP fragments that a source may send in a second.
+/// IKE messages in IP fragments that a source may send in a second: an IPv4 address, or an IPv6 /64.
 const IKE_PER_SOURCE_PER_S: u32 = 20;
-/// And all sources.
-const IKE_PER_S: usize = 1000;
+/// And all sources together.
+const IKE_PER_S: u32 = 1000;
 
 /// Scope of what is no site's.
 const NO_SITE: u32 = 0;
@@ -71,7 +71,10 @@ pub(crate) struct Fragments {
     identification: u16,
     ike: Arc<OnceLock<IkeSink>>,
     ike_second: u64,
-    ike_sources: HashMap<IpAddr, u32>,
+    /// Messages of this second.
+    ike_messages: u32,
+    /// Those of each source.
+    ike_sources: HashMap<(u32, IpAddr), u32>,
 }
 
 impl Fragments {
@@ -89,6 +92,7 @@ impl Fragments {
             identification: 0,
             ike,
             ike_second: 0,
+            ike_messages: 0,
             ike_sources: HashMap::new(),
         }
     }
@@ -98,18 +102,23 @@ impl Fragments {
         [self.outer.held(), self.sites.held(), self.center.held()]
     }
 
-    /// Whether a source may send another IKE message in fragments in this second.
-    fn may_send_ike(&mut self, source: IpAddr, now_s: u64) -> bool {
+    /// Whether the source of a packet may send another IKE message in fragments in this second.
+    fn may_send_ike(&mut self, key: &Key, now_s: u64) -> bool {
         if self.ike_second != now_s {
             self.ike_second = now_s;
+            self.ike_messages = 0;
             self.ike_sources.clear();
         }
-        if self.ike_sources.len() >= IKE_PER_S && !self.ike_sources.contains_key(&source) {
+        if self.ike_messages >= IKE_PER_S {
             return false;
         }
-        let sent = self.ike_sources.entry(source).or_default();
-        *sent += 1;
-        *sent <= IKE_PER_SOURCE_PER_S
+        let of_source = self.ike_sources.entry(key.owner()).or_default();
+        if *of_source >= IKE_PER_SOURCE_PER_S {
+            return false;
+        }
+        *of_source += 1;
+        self.ike_messages += 1;
+        true
     }
 }
 
@@ -158,7 +167,7 @@ impl Engine {
                 frame,
             }),
             Assembled::Ike { ports, payload } => {
-                if !self.fragments.may_send_ike(remote, self.now_s) {
+                if !self.fragments.may_send_ike(&key, self.now_s) {
                     return Err(DropReason::IkeRateLimit);
                 }
                 if let Some(ike) = self.fragments.ike.get() {

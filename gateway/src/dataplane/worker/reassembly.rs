@@ -53,7 +53,7 @@ impl Key {
     }
 
     /// Who is counted: a site, an IPv4 address, or an IPv6 /64, whose owner has all of it.
-    fn owner(&self) -> (u32, IpAddr) {
+    pub(crate) fn owner(&self) -> (u32, IpAddr) {
         let source = match self.source {
             _ if self.scope != 0 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V4(address) => IpAddr::V4(address),
