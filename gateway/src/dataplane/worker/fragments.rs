@@ -67,8 +67,8 @@ pub(crate) struct Fragments {
     outer: Reassembly,
     sites: Reassembly,
     center: Reassembly,
-    /// Of the next packet of a site: hosts behind one address must not use the same (RFC 6864 section 5.3).
-    identification: u16,
+    /// Sites' packets that were given an identification, as far as it tells theirs.
+    identified: u32,
     ike: Arc<OnceLock<IkeSink>>,
     ike_second: u64,
     /// Messages of this second.
@@ -89,7 +89,7 @@ impl Fragments {
             outer: Reassembly::new(outer),
             sites: Reassembly::new(clear),
             center: Reassembly::new(clear),
-            identification: 0,
+            identified: 0,
             ike,
             ike_second: 0,
             ike_messages: 0,
@@ -100,6 +100,15 @@ impl Fragments {
     /// Packets and octets that wait: outer ones, of sites, of the center.
     pub(crate) fn held(&self) -> [(usize, usize); 3] {
         [self.outer.held(), self.sites.held(), self.center.held()]
+    }
+
+    /// Identification of the next packet of a site. Hosts behind one address must not use the same (RFC 6864 section 5.3),
+    /// and sites behind it may be at other workers: each worker has numbers of its own.
+    fn next_identification(&mut self, worker: u32) -> u16 {
+        const IDENTIFICATIONS: u32 = 1 << 16;
+        let workers = self.workers.clamp(1, IDENTIFICATIONS);
+        self.identified = (self.identified + 1) % (IDENTIFICATIONS / workers);
+        (self.identified * workers + worker % workers) as u16
     }
 
     /// Whether the source of a packet may send another IKE message in fragments in this second.
@@ -219,9 +228,9 @@ impl Engine {
 
     /// Gives the fragments of a site's packet an identification that no other packet of its address has.
     fn identify(&mut self, pieces: &mut [Piece]) {
-        self.fragments.identification = self.fragments.identification.wrapping_add(1);
+        let identification = self.fragments.next_identification(self.worker);
         for piece in pieces {
-            set_identification(&mut piece.header, self.fragments.identification);
+            set_identification(&mut piece.header, identification);
         }
     }
 

@@ -390,6 +390,24 @@ fn packets_of_hosts_with_the_same_identification_leave_with_different_ones() {
     assert_ne!(identifications[0], identifications[1]);
 }
 
+/// Sites may share an address and have their SAs at different workers.
+#[test]
+fn workers_give_packets_different_identifications() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let link = ClearHeader::of_fragment(mark::SITE_TOO_BIG, SITE, 600u32.to_be_bytes());
+    let too_big = [link.as_bytes(), &query(TERMINAL, SERVER, 1400)].concat();
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let worker = number % 2;
+        bench.arrive(worker, CORE, too_big.clone());
+        let clear = bench.left(worker, CLEAR);
+        assert!(
+            seen.insert([clear[0][18], clear[0][19]]),
+            "packet {number}: one of before"
+        );
+    }
+}
+
 #[test]
 fn fragments_of_the_center_go_into_the_clear_link_in_order() {
     let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
