@@ -91,6 +91,53 @@ fn who_is_not_to_ask_does_not() {
     assert_eq!(told(&tables.events.borrow()), []);
 }
 
+/// The kernel may give a site's element to another site at once when the controller changes both: a packet that is being
+/// looked at then is neither judged as the other site's nor mapped to a port of its.
+#[test]
+fn a_site_whose_element_turns_into_another_sites_gets_nothing_of_it() {
+    let (own, others) = (pair_of_ports(NAT, 5000), pair_of_ports(NAT, 6000));
+    let turning = |lookups: u32| {
+        let mut tables = world_of(NOW_S, &[own], 0);
+        tables
+            .sites
+            .insert(SITE_OTHER, Site::with_blocks(0, &[others], 0));
+        tables.reused.set(Some((lookups, SITE_OTHER)));
+        tables
+    };
+    let mut turned = 0;
+    for lookups in 0..6 {
+        let tables = turning(lookups);
+        let (outcome, sent) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
+        assert!(
+            matches!(outcome, Ok(Verdict::Egress { .. })),
+            "{lookups}: {outcome:?}"
+        );
+        assert_eq!(sent[34..36], own.first.to_be_bytes(), "{lookups}");
+        let mapped: Vec<_> = tables
+            .mapping_list()
+            .into_values()
+            .map(|mapping| mapping.port)
+            .collect();
+        assert_eq!(mapped, [own.first.to_be_bytes()], "{lookups}");
+        assert_eq!(tables.used(SITE), [1, 0, 1], "{lookups}");
+        turned += u32::from(tables.reused.get().is_none());
+    }
+    assert_eq!(
+        turned, 3,
+        "judgement, the search for a port, and once more behind it"
+    );
+
+    // What the other site's groups may do, this one's may not.
+    let mut tables = turning(0);
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.iter_mut().for_each(|rule| rule.groups = 1 << 40);
+    }
+    let of_group = Site::with_blocks(1 << 40, &[others], 0);
+    tables.sites.insert(SITE_OTHER, of_group);
+    let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
+    assert_eq!(outcome, Err(DropReason::RuleDefault));
+}
+
 /// The controller hears before the last port is taken: of 64 ports, well before 64 are.
 #[test]
 fn a_block_is_asked_for_before_the_last_port_is_taken() {

@@ -184,7 +184,7 @@ impl Dataplane {
     pub fn add_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
         let mut maps = self.maps();
         for (id, site) in sites {
-            let inserted = maps.sites.insert(id, site, 0);
+            let inserted = maps.sites.insert(id, site.numbered(*id), 0);
             inserted.map_err(DataplaneError::map(map::SITES))?;
         }
         Ok(())
