@@ -1,5 +1,5 @@
-//! What a worker does with fragments: of outer packets, of sites' packets, of the center's packets. Each packet's wait
-//! at one worker until all are there.
+//! What a worker does with fragments: of outer packets, of sites' packets, of the center's packets, of the Internet's.
+//! Each packet's wait at one worker until all are there.
 //!
 //! An outer packet is put together: ESP is opened then, IKE goes to the daemon. Of a clear packet the fragments go on as
 //! they came, in order and each with the ports in its link header (`gateway_common::path::fragment`), so that what the
@@ -30,7 +30,7 @@ pub(crate) const OUTER: Bounds = Bounds {
     octets: 4 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
-/// Clear packets of sites, and of the center, that wait at one worker; a site is one source.
+/// Clear packets of sites, of the center, and of the Internet, that wait at one worker; a site is one source.
 pub(crate) const CLEAR: Bounds = Bounds {
     per_source: 256,
     packets: 2048,
@@ -67,6 +67,8 @@ pub(crate) struct Fragments {
     outer: Reassembly,
     sites: Reassembly,
     center: Reassembly,
+    /// Apart from the center's, whose room nobody in the Internet takes.
+    internet: Reassembly,
     /// Sites' packets that were given an identification, as far as it tells theirs.
     identified: u32,
     ike: Arc<OnceLock<IkeSink>>,
@@ -89,6 +91,7 @@ impl Fragments {
             outer: Reassembly::new(outer),
             sites: Reassembly::new(clear),
             center: Reassembly::new(clear),
+            internet: Reassembly::new(clear),
             identified: 0,
             ike,
             ike_second: 0,
@@ -97,9 +100,16 @@ impl Fragments {
         }
     }
 
-    /// Packets and octets that wait: outer ones, of sites, of the center.
-    pub(crate) fn held(&self) -> [(usize, usize); 3] {
-        [self.outer.held(), self.sites.held(), self.center.held()]
+    /// Packets and octets that wait: outer ones, of sites, of the center, of the Internet.
+    pub(crate) fn held(&self) -> [(usize, usize); 4] {
+        let Self {
+            outer,
+            sites,
+            center,
+            internet,
+            ..
+        } = self;
+        [outer.held(), sites.held(), center.held(), internet.held()]
     }
 
     /// Identification of the next packet of a site. Hosts behind one address must not use the same (RFC 6864 section 5.3),
@@ -138,6 +148,7 @@ impl Engine {
             &mut self.fragments.outer,
             &mut self.fragments.sites,
             &mut self.fragments.center,
+            &mut self.fragments.internet,
         ] {
             if waiting.is_idle() {
                 continue;
@@ -234,14 +245,23 @@ impl Engine {
         }
     }
 
-    /// A fragment from the center's side, as `core` handed it on.
-    pub(crate) fn center_fragment(&mut self, packet: &[u8]) -> Result<Outcome, DropReason> {
+    /// A fragment from the center's side, as `core` handed it on: from the center, or from the Internet.
+    pub(crate) fn center_fragment(
+        &mut self,
+        packet: &[u8],
+        is_internet: bool,
+    ) -> Result<Outcome, DropReason> {
         let (key, piece) = clear_fragment(NO_SITE, packet).ok_or(DropReason::InnerMalformed)?;
         if let Some(elsewhere) = self.elsewhere(&key) {
             return Ok(elsewhere);
         }
         let header_min = |payload: &[u8]| header_min(key.protocol, payload);
-        let added = self.fragments.center.add(key, piece, header_min, self.now_s)?;
+        let waiting = if is_internet {
+            &mut self.fragments.internet
+        } else {
+            &mut self.fragments.center
+        };
+        let added = waiting.add(key, piece, header_min, self.now_s)?;
         let Some(pieces) = added else {
             return Ok(Outcome::Wait);
         };

@@ -27,7 +27,9 @@ impl Engine {
             LinkHeader::read_from_prefix(frame).map_err(|_| DropReason::WorkerFrameMalformed)?;
         let Some((site, index)) = link.read() else {
             let outcome = match link.read_fragment() {
-                Some((fragment::CENTER_WAITS, _, _)) => self.center_fragment(packet),
+                Some((fragment::CENTER_WAITS, _, side)) => {
+                    self.center_fragment(packet, side == fragment::OF_INTERNET)
+                }
                 Some((fragment::SITE_TOO_BIG, site, mtu)) => {
                     self.cut_for_center(site, packet, u32::from_be_bytes(mtu))
                 }

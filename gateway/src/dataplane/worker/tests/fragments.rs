@@ -56,7 +56,11 @@ impl Bench {
 }
 
 fn center_frames(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let link = ClearHeader::of_fragment(mark::CENTER_WAITS, 0, [0; 4]);
+    waiting_frames(pieces, mark::OF_CENTER)
+}
+
+fn waiting_frames(pieces: &[Vec<u8>], side: [u8; 4]) -> Vec<Vec<u8>> {
+    let link = ClearHeader::of_fragment(mark::CENTER_WAITS, 0, side);
     let framed = pieces.iter().map(|piece| [link.as_bytes(), piece].concat());
     framed.collect()
 }
@@ -435,6 +439,37 @@ fn fragments_of_the_center_go_into_the_clear_link_in_order() {
         .collect();
     assert_eq!(payload, whole[20..]);
     bench.assert_no_leak();
+}
+
+/// Sources in the Internet may be forged: as many as there is room for, and more.
+#[test]
+fn fragments_of_the_internet_take_no_room_of_the_centers() {
+    let mut worker = FragmentWorker::default();
+    let halves = |source: u32, side| {
+        let pieces = cut(&query(source.to_be_bytes(), [198, 51, 100, 1], 2000), 1500).unwrap();
+        waiting_frames(&pieces, side)
+    };
+    let of_center = halves(0x0a64_000a, mark::OF_CENTER);
+    assert_eq!(worker.core(&of_center[0]), Ok(vec![]));
+    for source in 0..4096 {
+        let forged = halves(0xcb00_0000 + source, mark::OF_INTERNET);
+        assert_eq!(worker.core(&forged[0]), Ok(vec![]));
+    }
+    let [_, _, center, internet] = worker.held();
+    assert_eq!((center.0, internet.0), (1, FragmentWorker::BOUNDS[1].packets));
+    assert_eq!(
+        worker.core(&of_center[1]).unwrap().len(),
+        2,
+        "it waited all the same"
+    );
+    let newest = halves(0xcb00_0000 + 4095, mark::OF_INTERNET);
+    assert_eq!(worker.core(&newest[1]).unwrap().len(), 2);
+    let dropped = worker.round(11);
+    let expected = [
+        (DropReason::FragmentTimeout, 2047),
+        (DropReason::FragmentLimit, 2048),
+    ];
+    assert_eq!(dropped, expected);
 }
 
 #[test]
