@@ -190,7 +190,8 @@ impl Dataplane {
         Ok(())
     }
 
-    /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
+    /// Makes these the sites. One that is no longer among them opens no flow any more. Flows that it has stay as long as its
+    /// SAs do, unless they are ended ([`Dataplane::end_flows`]): their packets do not ask for the site.
     ///
     /// # Errors
     /// The map is full.
