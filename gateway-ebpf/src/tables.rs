@@ -60,11 +60,13 @@ impl Maps {
     }
 }
 
-/// Lends a value that only the controller writes.
+/// Lends a value that only the controller writes. Should it replace the entry meanwhile, the kernel may give the element to
+/// another entry of the map at once: each field read is one of an entry's, but not necessarily of this one's. Of a site,
+/// [`Tables::is_site`] tells; what is read of an inbound SA decides only whether a worker sees the packet, which knows its
+/// SAs itself; and what is told of a path, only to the controller, which knows them as well.
 #[inline(always)]
 fn lend<'a, V>(pointer: Option<*const V>) -> Option<&'a V> {
-    // SAFETY: a look-up returned it, and it stays valid for the run. Should the controller replace the entry meanwhile,
-    // each field read is one of the old or of the new: none is torn, none is out of bounds.
+    // SAFETY: a look-up returned it, and it stays valid for the run: none of its fields is torn, none is out of bounds.
     pointer.map(|value| unsafe { &*value })
 }
 
@@ -161,6 +163,12 @@ impl Tables for Maps {
     #[inline(always)]
     fn site(&self, site: u32) -> Option<&Site> {
         lend(SITES.get_ptr(site))
+    }
+
+    #[inline(always)]
+    fn is_site(&self, lent: &Site, site: u32) -> bool {
+        // SAFETY: a reference. Volatile, so that it is read after what was read before, whatever the compiler knows of it.
+        unsafe { (&raw const lent.id).read_volatile() == site }
     }
 
     #[inline(always)]

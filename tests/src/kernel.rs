@@ -314,7 +314,10 @@ impl Kernel {
             map::SA_PATHS,
             tables.sa_paths.iter().map(|(key, path)| (*key, *path)),
         )?;
-        self.replace(map::SITES, tables.sites.iter().map(|(id, site)| (*id, *site)))?;
+        self.replace(
+            map::SITES,
+            tables.sites.iter().map(|(id, site)| (*id, site.numbered(*id))),
+        )?;
         self.refill(tables)?;
         self.open_names(&tables.open_names)?;
         self.replace_trie(
@@ -384,7 +387,7 @@ impl Kernel {
     /// The map is missing or the kernel refused the entry.
     pub fn set_site(&mut self, number: u32, site: &Site) -> Result<()> {
         let mut sites: HashMap<_, u32, Site> = HashMap::try_from(self.map(map::SITES)?)?;
-        Ok(sites.insert(number, site, 0)?)
+        Ok(sites.insert(number, site.numbered(number), 0)?)
     }
 
     /// What the packet path has told the controller since the last time.

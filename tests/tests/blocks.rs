@@ -3,14 +3,19 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use gateway_common::abi::event::{Event, kind};
+use gateway_common::abi::rule::{Rule, direction};
 use gateway_common::abi::site::{BLOCKS_MAX, Block, Site, flag};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason;
 use gateway_common::path::Verdict;
+use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, monotonic};
 use gateway_tests::vectors::Program;
 use gateway_tests::vectors::blocks::{pair_of_ports, query, take, world_of};
-use gateway_tests::vectors::world::{GROUP_CLINIC, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
+use gateway_tests::vectors::world::{
+    GENERATION, GROUP_CLINIC, MAC, MAC_HOP, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER,
+    TERMINAL, allow,
+};
 use proptest::prelude::*;
 
 const NOW_S: u32 = 100_000;
@@ -89,6 +94,101 @@ fn who_is_not_to_ask_does_not() {
         BTreeMap::from([(DropReason::NatExhausted, 1)])
     );
     assert_eq!(told(&tables.events.borrow()), []);
+}
+
+/// The kernel may give a site's element to another site at once when the controller changes both: a packet that is being
+/// looked at then is neither judged as the other site's nor mapped to a port of its.
+#[test]
+fn a_site_whose_element_turns_into_another_sites_gets_nothing_of_it() {
+    let (own, others) = (pair_of_ports(NAT, 5000), pair_of_ports(NAT, 6000));
+    let turning = |lookups: u32| {
+        let mut tables = world_of(NOW_S, &[own], 0);
+        tables
+            .sites
+            .insert(SITE_OTHER, Site::with_blocks(0, &[others], 0));
+        tables.reused.set(Some((lookups, SITE_OTHER)));
+        tables
+    };
+    let mut turned = 0;
+    for lookups in 0..6 {
+        let tables = turning(lookups);
+        let (outcome, sent) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
+        assert!(
+            matches!(outcome, Ok(Verdict::Egress { .. })),
+            "{lookups}: {outcome:?}"
+        );
+        assert_eq!(sent[34..36], own.first.to_be_bytes(), "{lookups}");
+        let mapped: Vec<_> = tables
+            .mapping_list()
+            .into_values()
+            .map(|mapping| mapping.port)
+            .collect();
+        assert_eq!(mapped, [own.first.to_be_bytes()], "{lookups}");
+        assert_eq!(tables.used(SITE), [1, 0, 1], "{lookups}");
+        turned += u32::from(tables.reused.get().is_none());
+    }
+    assert_eq!(
+        turned, 3,
+        "judgement, the search for a port, and once more behind it"
+    );
+
+    // What the other site's groups may do, this one's may not.
+    let mut tables = turning(0);
+    if let Some((_, rules)) = &mut tables.rules {
+        rules.iter_mut().for_each(|rule| rule.groups = 1 << 40);
+    }
+    let of_group = Site::with_blocks(1 << 40, &[others], 0);
+    tables.sites.insert(SITE_OTHER, of_group);
+    let (outcome, _) = Program::Clear.run(&query(1026).linked(SITE, SA_INDEX), &tables);
+    assert_eq!(outcome, Err(DropReason::RuleDefault));
+}
+
+/// The same between sites, of the site that calls and of the one that is called.
+#[test]
+fn a_flow_between_sites_is_judged_by_their_own_groups() {
+    const GROUP: u64 = 1 << 40;
+    const SITE_THIRD: u32 = SITE_OTHER + 1;
+    let call = Clear::udp((TERMINAL, 1026), (NAT, 5000)).linked(SITE_OTHER, SA_INDEX);
+    let between = Rule {
+        destination_mask: [0; 4],
+        directions: 1 << direction::SITE_TO_SITE,
+        ..allow(1, [0; 4], 17, 0)
+    };
+    let of_caller = Rule {
+        groups: GROUP,
+        ..between
+    };
+    let of_called = Rule {
+        to_groups: GROUP,
+        ..between
+    };
+    for (lookups, rule) in [(0, of_caller), (1, of_called)] {
+        let mut tables = world_of(NOW_S, &[pair_of_ports(NAT, 5000)], 0);
+        tables.directions.push((32, NAT, direction::SITE_TO_SITE));
+        tables.rules = Some((GENERATION, vec![rule]));
+        tables.sites.insert(SITE_THIRD, Site::whole(GROUP, NAT_OTHER));
+        take(&tables, (NAT, 5000), NOW_S);
+        tables.reused.set(Some((lookups, SITE_THIRD)));
+        let (outcome, _) = Program::Clear.run(&call, &tables);
+        assert_eq!(outcome, Err(DropReason::RuleDefault), "{lookups}");
+        assert_eq!(tables.reused.get(), None, "it was another's once");
+    }
+}
+
+/// The same of filtering: what another site lets in is not let in to this one.
+#[test]
+fn a_packet_of_the_center_meets_the_filtering_of_its_own_site() {
+    let mut tables = world_of(NOW_S, &[pair_of_ports(NAT, 5000)], 0);
+    tables.rules = Some((GENERATION, vec![allow(1, NAME_SERVER, 17, 0)]));
+    let open = Site::with_blocks(0, &[pair_of_ports(NAT, 6000)], flag::FILTER_NOTHING);
+    tables.sites.insert(SITE_OTHER, open);
+    take(&tables, (NAT, 5000), NOW_S);
+    tables.reused.set(Some((0, SITE_OTHER)));
+    let call = Clear::udp((NAME_SERVER, 54), (NAT, 5000)).ethernet(MAC, MAC_HOP);
+    let (outcome, _) = Program::Core.run(&call, &tables);
+    assert_eq!(outcome, Err(DropReason::NoFlow));
+    assert_eq!(tables.reused.get(), None, "it was another's once");
+    assert!(tables.flow_list().is_empty());
 }
 
 /// The controller hears before the last port is taken: of 64 ports, well before 64 are.

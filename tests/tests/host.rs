@@ -1,7 +1,12 @@
 //! The packet vectors on the host.
 
-use gateway_tests::frames::checksums_are_valid;
+use gateway_common::abi::interface::role;
+use gateway_common::abi::rule::direction;
+use gateway_common::drop::DropReason;
+use gateway_tests::frames::{Clear, checksums_are_valid, ethernet, fragments};
 use gateway_tests::vectors;
+use gateway_tests::vectors::Program;
+use gateway_tests::vectors::world::{MAC, MAC_HOP, NAT};
 
 /// A clock that has run long enough for flows of the past.
 const NOW_S: u32 = 100_000;
@@ -113,4 +118,29 @@ fn events_name_the_flow_and_the_rule() {
     );
     assert_eq!(events[0].generation, world::GENERATION);
     assert_eq!(events[1].destination_port, 22u16.to_be_bytes());
+}
+
+/// Sources in the Internet may be forged, and each new one is below its own limit.
+#[test]
+fn fragments_of_the_internet_are_limited_for_all_sources_together() {
+    let mut world = vectors::world::world(NOW_S);
+    world.directions = vec![(32, NAT, direction::SITE_TO_SITE)];
+    let interface = world.interface.as_mut().unwrap();
+    interface.role = role::INTERNET;
+    let piece = fragments(
+        &Clear::udp(([8, 0, 0, 0], 53), (NAT, 1024)).data(64).packet(),
+        &[32],
+    )
+    .remove(0);
+    let mut frame = ethernet(MAC, MAC_HOP, 0x0800, &piece);
+    for number in 0..100_000u32 {
+        frame[26..30].copy_from_slice(&(0x0800_0000 + number).to_be_bytes());
+        let (outcome, _) = Program::Core.run(&frame, &world);
+        assert!(outcome.is_ok(), "{number}: {outcome:?}");
+    }
+    frame[26..30].copy_from_slice(&0x0900_0000u32.to_be_bytes());
+    let refused = Err(DropReason::FragmentLimit);
+    assert_eq!(Program::Core.run(&frame, &world).0, refused);
+    world.now_s.set(NOW_S + 1);
+    assert!(Program::Core.run(&frame, &world).0.is_ok(), "another second");
 }

@@ -218,8 +218,10 @@ fn programs_and_sweep_share_the_tables() -> Result<()> {
             tables.set_now_s(begin_s + second);
             now.store(second, Ordering::Relaxed);
             // As the daemon does.
-            if quiet.all_came_on(rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst))) {
+            let seen = || rounds.iter().map(|rounds| rounds.load(Ordering::SeqCst));
+            if quiet.all_came_on(seen()) {
                 expired += sweep.run(tables, &settings, HOLD_DOWN, begin_s + second).0;
+                quiet.note(seen());
             }
             // The operator ends a flow.
             let flows: Vec<_> = tables.flows().live().map(|(key, _)| key).collect();

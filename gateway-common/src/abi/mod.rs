@@ -63,7 +63,7 @@ pub mod map {
     pub const SA_PATHS: &str = "SA_PATHS";
     /// `XskMap`: slot = `Interface::xsk_base + rx_queue_index`.
     pub const XSKS: &str = "XSKS";
-    /// `HashMap<u32 site, Site>`.
+    /// `HashMap<u32 site, Site>`, each with its number in it.
     pub const SITES: &str = "SITES";
     /// `Array<[u64; 8]>`, memory-mapped: buckets of the flow table, by the site's packet
     /// ([`crate::tables::index`]). As many as the loader says, like all arrays of the two tables.

@@ -165,8 +165,12 @@ pub mod fragment {
     pub const CENTER_FIRST: [u8; 2] = [0x02, 0x04];
     /// A later one.
     pub const CENTER_LATER: [u8; 2] = [0x02, 0x05];
-    /// Fragment of a packet of the center on its way to the worker that it waits at.
+    /// Fragment of a packet of the center's side on its way to the worker that it waits at; [`OF_CENTER`] or [`OF_INTERNET`].
     pub const CENTER_WAITS: [u8; 2] = [0x02, 0x06];
+    /// It came from the center.
+    pub const OF_CENTER: [u8; 4] = [0; 4];
+    /// It came from the Internet.
+    pub const OF_INTERNET: [u8; 4] = [0, 0, 0, 1];
     /// No fragment yet: a whole packet of a site on its way to a worker, which cuts it to what the next hop carries; that many
     /// octets, big-endian.
     pub const SITE_TOO_BIG: [u8; 2] = [0x02, 0x07];

@@ -56,6 +56,11 @@ impl Block {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Site {
+    /// Its number. A program that has found an element while it is replaced may read another site's: it looks here
+    /// afterwards.
+    pub id: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
     /// Bitmap of site groups; bit n is the n-th group of the configuration.
     pub groups: u64,
     /// Its port blocks, those of one address together; the first [`Site::blocks_count`] count.
@@ -65,33 +70,38 @@ pub struct Site {
     /// Blocks, from the first on, that are of the first one's address. Paired pooling (RFC 6888 REQ-2): as long as
     /// they have room, the site is seen by this one address.
     pub blocks_paired: u16,
-    /// Bits of [`flag`].
-    pub flags: u32,
     /// Blocks behind those in use that are closed: what is mapped to them stays, and nothing new is.
     pub blocks_closed: u16,
     /// Zero.
-    pub pad: [u8; 6],
+    pub pad: [u8; 2],
 }
 abi_assert!(Site, size = 88, align = 8);
 
 impl Site {
-    /// A site with an address of its own.
+    /// A site with an address of its own, without a number.
     #[must_use]
     pub const fn whole(groups: u64, address: [u8; 4]) -> Self {
         let mut blocks = [Block::whole([0; 4]); BLOCKS_MAX];
         blocks[0] = Block::whole(address);
         Self {
+            id: 0,
+            flags: 0,
             groups,
             blocks,
             blocks_count: 1,
             blocks_paired: 1,
-            flags: 0,
             blocks_closed: 0,
-            pad: [0; 6],
+            pad: [0; 2],
         }
     }
 
-    /// A site with these blocks, those of one address together; what is beyond [`BLOCKS_MAX`] is left out.
+    /// The same with this number, as it stands in the map.
+    #[must_use]
+    pub const fn numbered(self, id: u32) -> Self {
+        Self { id, ..self }
+    }
+
+    /// A site with these blocks, those of one address together, without a number; what is beyond [`BLOCKS_MAX`] is left out.
     #[must_use]
     pub fn with_blocks(groups: u64, given: &[Block], flags: u32) -> Self {
         let mut blocks = [Block::whole([0; 4]); BLOCKS_MAX];
@@ -102,13 +112,14 @@ impl Site {
         let of_first = |block: &&Block| Some(block.address) == given.first().map(|first| first.address);
         let paired = given.iter().take(count).take_while(of_first).count();
         Self {
+            id: 0,
+            flags,
             groups,
             blocks,
             blocks_count: count as u16,
             blocks_paired: paired as u16,
-            flags,
             blocks_closed: 0,
-            pad: [0; 6],
+            pad: [0; 2],
         }
     }
 

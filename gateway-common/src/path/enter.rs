@@ -89,6 +89,9 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         let direction = tables.direction_to(target.key.destination);
         Tuple::new(&target.key, site).towards(direction)
     };
+    if !tables.is_site(site, target.key.site) {
+        return Ok(Next::Stage(Stage::Enter));
+    }
     let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     if judgement.action != action::ALLOW {

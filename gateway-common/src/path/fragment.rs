@@ -5,8 +5,9 @@
 //! Stages of their own behind `clear`, each a program of its own in BPF.
 
 use crate::abi::flow::{FlowKey, halves, word};
-use crate::abi::interface::Interface;
+use crate::abi::interface::{Interface, role};
 use crate::abi::nat::OutsideKey;
+use crate::abi::rule::direction;
 use crate::abi::sa::{LinkHeader, fragment};
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
@@ -26,8 +27,13 @@ use super::{Outcome, hairpin, limits, mss, worker};
 
 /// Fragments that one source on the center's side may send in a second.
 const PER_SOURCE_PER_S: u32 = 20_000;
+/// And all sources in the Internet together: there, a source may be forged.
+const INTERNET_PER_S: u32 = 100_000;
+/// Where those are counted. No IKE source: a multicast address sends nothing.
+const INTERNET: [u8; 16] = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 0];
 
-/// Hands a fragment of the center's side to a worker, where it waits for the others.
+/// Hands a fragment of the center's side to a worker, where it waits for the others. One of the Internet is for what sites are
+/// translated to, and nothing else there.
 ///
 /// # Errors
 /// The reason to drop it.
@@ -38,14 +44,26 @@ pub fn wait<P: Packet, T: Tables>(packet: &mut P, tables: &T, interface: &Interf
         return Err(DropReason::InnerFragment);
     }
     of_its_side(tables, interface, ip.source)?;
+    let is_internet = interface.role == role::INTERNET;
+    if is_internet && tables.direction_to(ip.destination) != direction::SITE_TO_SITE {
+        return Err(DropReason::NoMapping);
+    }
     let [a, b, c, d] = ip.source;
-    // No IKE source: a multicast address sends nothing.
+    // As above.
     let source = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, a, b, c, d];
-    if tables.count_ike(&source, tables.now_s()) > PER_SOURCE_PER_S {
+    let now_s = tables.now_s();
+    if tables.count_ike(&source, now_s) > PER_SOURCE_PER_S
+        || is_internet && tables.count_ike(&INTERNET, now_s) > INTERNET_PER_S
+    {
         return Err(DropReason::FragmentLimit);
     }
     let verdict = worker(tables, interface, Path::CoreFragment)?;
-    let link = LinkHeader::of_fragment(fragment::CENTER_WAITS, 0, [0; 4]);
+    let side = if is_internet {
+        fragment::OF_INTERNET
+    } else {
+        fragment::OF_CENTER
+    };
+    let link = LinkHeader::of_fragment(fragment::CENTER_WAITS, 0, side);
     packet.store(0, &link).ok_or(DropReason::Internal)?;
     Ok(verdict)
 }

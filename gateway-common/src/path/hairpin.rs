@@ -61,9 +61,11 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Err(DropReason::NoMapping);
     }
     let called = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
-    let judgement = tables
-        .judge(&Tuple::site_to_site(&key, site, &target.key, called))
-        .ok_or(DropReason::NoRuleSet)?;
+    let (tuple, site_flags) = (Tuple::site_to_site(&key, site, &target.key, called), site.flags);
+    if !tables.is_site(site, key.site) || !tables.is_site(called, target.key.site) {
+        return Ok(Next::Stage(Stage::HairpinJudge));
+    }
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
@@ -72,7 +74,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     limits::rate(tables, key.site, settings, tables.now_s())?;
-    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
+    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site_flags));
     leave_packet(scratch, &key, &inner);
     Ok(Next::Stage(Stage::Map))
 }
@@ -257,6 +259,9 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         // Both must hold: the rule that let the caller's flow be made, and who may reach what is published.
         tables.may_enter(target.publication, seen.ip.source)
     };
+    if !tables.is_site(site, target.key.site) {
+        return Ok(Next::Stage(Stage::HairpinEnter));
+    }
     let has_ports = matches!(seen.ip.protocol, protocol::TCP | protocol::UDP);
     if !(has_ports || is_query && target.publication != 0) || !is_open {
         return Err(DropReason::NoFlow);

@@ -34,7 +34,8 @@ pub(super) const UNMAPPED: Mapping = Mapping {
 };
 
 /// Fills in the mapping of a flow's inside endpoint to a port block of its site: the one it has, or a new one. `false` if
-/// another CPU has claimed the port or mapped the endpoint at the same moment: it is to be asked for again.
+/// another CPU has claimed the port or mapped the endpoint at the same moment, or the site has changed meanwhile: it is to
+/// be asked for again.
 ///
 /// # Errors
 /// [`DropReason::NatExhausted`] if no try found a free port; [`DropReason::SiteMappings`] if the site has as many as it
@@ -57,6 +58,8 @@ pub(super) fn map<T: Tables>(
     limits::take_mapping(tables, site, opening.settings)?;
     let refused = if !find_port(tables, opening, mapping) {
         Err(DropReason::NatExhausted)
+    } else if !is_own(tables, opening, mapping) {
+        Ok(false)
     } else {
         prefetch(tables, opening, mapping);
         match insert(tables, opening, mapping) {
@@ -112,6 +115,9 @@ fn find<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> 
         *mapping = found;
         return true;
     }
+    if !tables.is_site(opening.site, inside.site) {
+        return false;
+    }
     // The site was given another address or block: the old mapping serves its flows until they end.
     if mappings.retire(found.position) {
         limits::give_mapping(tables, opening.key.site);
@@ -135,6 +141,16 @@ fn find_whole<T: Tables>(tables: &T, inside: &InsideKey, mapping: &mut Mapping) 
         ..found
     };
     true
+}
+
+/// Whether what was found is the site's: it is looked up again, since what `opening` lends may have become another site's
+/// while a port was looked for.
+#[inline(never)]
+fn is_own<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &Mapping) -> bool {
+    let key = opening.key;
+    tables
+        .site(key.site)
+        .is_some_and(|site| is_of(site, mapping, key.protocol) && tables.is_site(site, key.site))
 }
 
 /// Whether a mapping lies in a block of the site, be it a closed one.

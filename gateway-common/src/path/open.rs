@@ -159,9 +159,11 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     let site = tables.site(site).ok_or(DropReason::UnknownSite)?;
     filter::may_open(&inner)?;
-    let judgement = tables
-        .judge(&Tuple::new(&key, site).towards(direction))
-        .ok_or(DropReason::NoRuleSet)?;
+    let (tuple, site_flags) = (Tuple::new(&key, site).towards(direction), site.flags);
+    if !tables.is_site(site, key.site) {
+        return Ok(Next::Stage(Stage::Judge));
+    }
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
     tables.count_rule(judgement.counter, inner.length());
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
@@ -172,7 +174,7 @@ pub fn judge<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     if let Err(reason) = limits::rate(tables, key.site, settings, tables.now_s()) {
         return no_room(tables, reason);
     }
-    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site.flags));
+    scratch.store(left::FLAGS, pair(u32::from(judgement.flags), site_flags));
     leave_packet(scratch, &key, &inner);
     Ok(Next::Stage(Stage::Map))
 }
@@ -207,6 +209,7 @@ pub fn map<P: Packet, T: Tables>(_packet: &mut P, tables: &T) -> Result<Next, Dr
     match nat::map(tables, &opening, &mut mapping) {
         Ok(true) => {}
         Ok(false) => return Ok(Next::Stage(Stage::Map)),
+        Err(_) if !tables.is_site(opening.site, key.site) => return Ok(Next::Stage(Stage::Map)),
         Err(reason) => return no_room(tables, reason),
     }
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;

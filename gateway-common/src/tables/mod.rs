@@ -107,8 +107,11 @@ pub trait Tables {
     fn sa_shares(&self, number: u32) -> Option<&SaShares>;
     /// The path of the outbound SA whose packet an ICMP error quotes.
     fn sa_path(&self, key: &SaPathKey) -> Option<&SaPath>;
-    /// A site.
+    /// A site. What is lent may turn into another site's while it is read: [`Tables::is_site`] tells.
     fn site(&self, site: u32) -> Option<&Site>;
+    /// Whether what was lent of a site is still this one's, and so what was read of it: to be asked before anything comes
+    /// of that.
+    fn is_site(&self, lent: &Site, site: u32) -> bool;
     /// Number of the next hop to a destination, longest prefix first.
     fn route(&self, destination: [u8; 4]) -> Option<u32>;
     /// Direction ([`crate::abi::rule::direction`]) of a flow that a site opens to a destination.

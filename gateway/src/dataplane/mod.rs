@@ -184,13 +184,14 @@ impl Dataplane {
     pub fn add_sites(&self, sites: &[(u32, Site)]) -> Result<(), DataplaneError> {
         let mut maps = self.maps();
         for (id, site) in sites {
-            let inserted = maps.sites.insert(id, site, 0);
+            let inserted = maps.sites.insert(id, site.numbered(*id), 0);
             inserted.map_err(DataplaneError::map(map::SITES))?;
         }
         Ok(())
     }
 
-    /// Makes these the sites. One that is no longer among them loses its flows at their next packet.
+    /// Makes these the sites. One that is no longer among them opens no flow any more. Flows that it has stay as long as its
+    /// SAs do, unless they are ended ([`Dataplane::end_flows`]): their packets do not ask for the site.
     ///
     /// # Errors
     /// The map is full.
@@ -421,10 +422,13 @@ impl Dataplane {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
         let (sweep, quiet) = &mut *sweep;
-        if !quiet.all_came_on(self.counters.iter().map(|counters| counters.rounds())) {
+        let rounds = || self.counters.iter().map(|counters| counters.rounds());
+        if !quiet.all_came_on(rounds()) {
             return Ok((0, 0));
         }
-        Ok(sweep.run(&self.tables, &settings, self.hold_down, now_s))
+        let gone = sweep.run(&self.tables, &settings, self.hold_down, now_s);
+        quiet.note(rounds());
+        Ok(gone)
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays

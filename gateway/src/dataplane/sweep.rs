@@ -15,6 +15,8 @@
 //! long. One that was retired because its site was given another address is held as long, without being found.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::fence;
 
 use gateway_common::abi::flow::{Flow, FlowKey, pair, read, state as state_of_flow, word};
 use gateway_common::abi::interface::Settings;
@@ -53,16 +55,21 @@ pub struct Sweep {
 pub struct Quiet(Vec<u64>);
 
 impl Quiet {
-    /// Whether no worker is in the round that it was in when this was last true: `rounds` changes with each, and is odd
+    /// Whether no worker is in the round that it was in when a sweep had ended: `rounds` changes with each, and is odd
     /// within one.
-    pub fn all_came_on(&mut self, rounds: impl Iterator<Item = u64>) -> bool {
-        let now: Vec<u64> = rounds.collect();
-        let stuck = |(now, before): (&u64, &u64)| now == before && now % 2 == 1;
-        if now.iter().zip(&self.0).any(stuck) {
-            return false;
-        }
-        self.0 = now;
-        true
+    #[must_use]
+    pub fn all_came_on(&self, rounds: impl Iterator<Item = u64>) -> bool {
+        let stuck = |(now, before): (u64, &u64)| now == *before && now % 2 == 1;
+        !rounds.zip(&self.0).any(stuck)
+    }
+
+    /// Notes the rounds of workers when a sweep has ended. A round that began while it ran may hold what it has retired;
+    /// one that begins from now on finds none of it.
+    pub fn note(&mut self, rounds: impl Iterator<Item = u64>) {
+        // Rounds are read when what the sweep retired is seen to be so.
+        fence(SeqCst);
+        self.0.clear();
+        self.0.extend(rounds);
     }
 }
 
@@ -277,16 +284,36 @@ fn since(before: Option<&(u64, u32)>, word: u64, now_s: u32) -> (u64, u32) {
 mod tests {
     use super::Quiet;
 
+    /// What a sweep at these rounds notes when it has ended, if it may begin.
+    fn sweep<const N: usize>(quiet: &mut Quiet, begin: [u64; N], end: [u64; N]) -> bool {
+        let may = quiet.all_came_on(begin.into_iter());
+        if may {
+            quiet.note(end.into_iter());
+        }
+        may
+    }
+
     /// A worker that is held up within a round keeps what it may have found from being freed.
     #[test]
     fn nothing_is_swept_while_a_worker_is_in_an_old_round() {
         let mut quiet = Quiet::default();
-        let mut asked = |rounds: [u64; 2]| quiet.all_came_on(rounds.into_iter());
+        let mut asked = |rounds: [u64; 2]| sweep(&mut quiet, rounds, rounds);
         assert!(asked([4, 7]), "nothing was retired before");
         assert!(!asked([4, 7]), "the second is still in that round");
         assert!(!asked([9, 7]));
         assert!(asked([9, 8]), "it sleeps: it holds nothing");
         assert!(asked([10, 8]));
         assert!(asked([10, 9]) && !asked([11, 9]) && asked([11, 11]));
+    }
+
+    /// A worker that slept when the sweep began and woke up meanwhile may have found a flow before the sweep retired it.
+    #[test]
+    fn a_round_that_begins_during_a_sweep_keeps_the_next_one_from_freeing() {
+        let mut quiet = Quiet::default();
+        assert!(sweep(&mut quiet, [10], [11]));
+        assert!(!sweep(&mut quiet, [11], [11]), "it may hold what was retired");
+        assert!(sweep(&mut quiet, [12], [13]), "that round has ended");
+        assert!(!sweep(&mut quiet, [13], [13]));
+        assert!(sweep(&mut quiet, [15], [15]), "another round");
     }
 }

@@ -292,7 +292,7 @@ impl Run {
     /// In the end nothing is left, and every fragment is accounted for.
     fn end(mut self) {
         self.pass_time(WAIT_S + 1);
-        assert_eq!(self.worker.held(), [(0, 0); 3]);
+        assert_eq!(self.worker.held(), [(0, 0); 4]);
         if !self.is_tight {
             assert_eq!(
                 self.taken,
@@ -304,7 +304,7 @@ impl Run {
 }
 
 fn is_within(worker: &FragmentWorker, [outer, clear]: &[FragmentBounds; 2]) -> bool {
-    let bounds = [outer, clear, clear];
+    let bounds = [outer, clear, clear, clear];
     let mut sides = worker.held().into_iter().zip(bounds);
     sides.all(|((packets, octets), bounds)| packets <= bounds.packets && octets <= bounds.octets)
 }

@@ -1,6 +1,8 @@
 //! Vectors of fragments: of sites and of the center, through `clear`, and from the center's side through `core`.
 
 use gateway_common::abi::flow::state;
+use gateway_common::abi::interface::role;
+use gateway_common::abi::rule::direction;
 use gateway_common::abi::sa::{LinkHeader, fragment};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
@@ -239,6 +241,24 @@ fn from_core(now_s: u32) -> Vec<Vector> {
         frame: ethernet(MAC, MAC_HOP, 0x0800, piece),
         expect: Expect::Worker(Path::CoreFragment, [link.as_bytes(), piece].concat()),
     };
+    let internet = || {
+        let mut tables = world::world(now_s);
+        if let Some(interface) = &mut tables.interface {
+            interface.role = role::INTERNET;
+        }
+        tables.directions = vec![(32, NAT, direction::SITE_TO_SITE)];
+        tables
+    };
+    let of_internet = LinkHeader::of_fragment(fragment::CENTER_WAITS, 0, fragment::OF_INTERNET);
+    let waits_apart = |piece: &Vec<u8>| Step {
+        expect: Expect::Worker(Path::CoreFragment, [of_internet.as_bytes(), piece].concat()),
+        ..waits(piece)
+    };
+    let unmapped = |piece: &Vec<u8>| Step {
+        expect: Expect::Drop(NoMapping),
+        ..waits(piece)
+    };
+    let to_nobody = fragments(&answer().to((SERVER, 53)).packet(), &[1480]);
     let to_gateway = fragments(&answer().to((GATEWAY, 53)).packet(), &[1480]);
     let refused = |piece: &Vec<u8>| Step {
         program: Program::Core,
@@ -259,5 +279,19 @@ fn from_core(now_s: u32) -> Vec<Vector> {
             "fragments to the gateway itself are dropped",
             to_gateway.iter().map(refused).collect(),
         ),
+        Vector {
+            world: internet(),
+            ..vector(
+                "fragments of the Internet to what a site is translated to wait apart from the center's",
+                pieces.iter().map(waits_apart).collect(),
+            )
+        },
+        Vector {
+            world: internet(),
+            ..vector(
+                "fragments of the Internet to what no site is translated to are dropped",
+                to_nobody.iter().map(unmapped).collect(),
+            )
+        },
     ]
 }

@@ -124,9 +124,9 @@ impl FragmentWorker {
         }
     }
 
-    /// Packets that wait and octets that they take: outer ones, of sites, of the center.
+    /// Packets that wait and octets that they take: outer ones, of sites, of the center, of the Internet.
     #[must_use]
-    pub fn held(&self) -> [(usize, usize); 3] {
+    pub fn held(&self) -> [(usize, usize); 4] {
         self.engine.fragments.held()
     }
 }

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 
+use crossbeam_queue::ArrayQueue;
 use gateway_esp::{ConfigError, InboundSa, OutboundSa, Tunnel};
 
 use crate::dataplane::sa::{SaCounters, SaHandle};
@@ -47,6 +48,9 @@ pub(crate) struct Install {
     pub(crate) tunnel: Tunnel,
     pub(crate) counters: Arc<SaCounters>,
 }
+
+/// What the controller has not heard yet. When it is full a report finds no room; the next packet repeats it.
+pub(crate) type Reports = ArrayQueue<WorkerReport>;
 
 /// What a worker found out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -353,6 +353,10 @@ impl Tables for View {
         None
     }
 
+    fn is_site(&self, _: &Site, _: u32) -> bool {
+        false
+    }
+
     fn route(&self, _: [u8; 4]) -> Option<u32> {
         None
     }

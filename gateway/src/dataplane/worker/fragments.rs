@@ -1,5 +1,5 @@
-//! What a worker does with fragments: of outer packets, of sites' packets, of the center's packets. Each packet's wait
-//! at one worker until all are there.
+//! What a worker does with fragments: of outer packets, of sites' packets, of the center's packets, of the Internet's.
+//! Each packet's wait at one worker until all are there.
 //!
 //! An outer packet is put together: ESP is opened then, IKE goes to the daemon. Of a clear packet the fragments go on as
 //! they came, in order and each with the ports in its link header (`gateway_common::path::fragment`), so that what the
@@ -30,17 +30,17 @@ pub(crate) const OUTER: Bounds = Bounds {
     octets: 4 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
-/// Clear packets of sites, and of the center, that wait at one worker; a site is one source.
+/// Clear packets of sites, of the center, and of the Internet, that wait at one worker; a site is one source.
 pub(crate) const CLEAR: Bounds = Bounds {
     per_source: 256,
     packets: 2048,
     octets: 8 << 20,
     length: IPV4_PAYLOAD_MAX,
 };
-/// IKE messages in IP fragments that a source may send in a second.
+/// IKE messages in IP fragments that a source may send in a second: an IPv4 address, or an IPv6 /64.
 const IKE_PER_SOURCE_PER_S: u32 = 20;
-/// And all sources.
-const IKE_PER_S: usize = 1000;
+/// And all sources together.
+const IKE_PER_S: u32 = 1000;
 
 /// Scope of what is no site's.
 const NO_SITE: u32 = 0;
@@ -67,11 +67,16 @@ pub(crate) struct Fragments {
     outer: Reassembly,
     sites: Reassembly,
     center: Reassembly,
-    /// Of the next packet of a site: hosts behind one address must not use the same (RFC 6864 section 5.3).
-    identification: u16,
+    /// Apart from the center's, whose room nobody in the Internet takes.
+    internet: Reassembly,
+    /// Sites' packets that were given an identification, as far as it tells theirs.
+    identified: u32,
     ike: Arc<OnceLock<IkeSink>>,
     ike_second: u64,
-    ike_sources: HashMap<IpAddr, u32>,
+    /// Messages of this second.
+    ike_messages: u32,
+    /// Those of each source.
+    ike_sources: HashMap<(u32, IpAddr), u32>,
 }
 
 impl Fragments {
@@ -86,30 +91,53 @@ impl Fragments {
             outer: Reassembly::new(outer),
             sites: Reassembly::new(clear),
             center: Reassembly::new(clear),
-            identification: 0,
+            internet: Reassembly::new(clear),
+            identified: 0,
             ike,
             ike_second: 0,
+            ike_messages: 0,
             ike_sources: HashMap::new(),
         }
     }
 
-    /// Packets and octets that wait: outer ones, of sites, of the center.
-    pub(crate) fn held(&self) -> [(usize, usize); 3] {
-        [self.outer.held(), self.sites.held(), self.center.held()]
+    /// Packets and octets that wait: outer ones, of sites, of the center, of the Internet.
+    pub(crate) fn held(&self) -> [(usize, usize); 4] {
+        let Self {
+            outer,
+            sites,
+            center,
+            internet,
+            ..
+        } = self;
+        [outer.held(), sites.held(), center.held(), internet.held()]
     }
 
-    /// Whether a source may send another IKE message in fragments in this second.
-    fn may_send_ike(&mut self, source: IpAddr, now_s: u64) -> bool {
+    /// Identification of the next packet of a site. Hosts behind one address must not use the same (RFC 6864 section 5.3),
+    /// and sites behind it may be at other workers: each worker has numbers of its own.
+    fn next_identification(&mut self, worker: u32) -> u16 {
+        const IDENTIFICATIONS: u32 = 1 << 16;
+        let workers = self.workers.clamp(1, IDENTIFICATIONS);
+        self.identified = (self.identified + 1) % (IDENTIFICATIONS / workers);
+        (self.identified * workers + worker % workers) as u16
+    }
+
+    /// Whether the source of a packet may send another IKE message in fragments in this second.
+    fn may_send_ike(&mut self, key: &Key, now_s: u64) -> bool {
         if self.ike_second != now_s {
             self.ike_second = now_s;
+            self.ike_messages = 0;
             self.ike_sources.clear();
         }
-        if self.ike_sources.len() >= IKE_PER_S && !self.ike_sources.contains_key(&source) {
+        if self.ike_messages >= IKE_PER_S {
             return false;
         }
-        let sent = self.ike_sources.entry(source).or_default();
-        *sent += 1;
-        *sent <= IKE_PER_SOURCE_PER_S
+        let of_source = self.ike_sources.entry(key.owner()).or_default();
+        if *of_source >= IKE_PER_SOURCE_PER_S {
+            return false;
+        }
+        *of_source += 1;
+        self.ike_messages += 1;
+        true
     }
 }
 
@@ -120,6 +148,7 @@ impl Engine {
             &mut self.fragments.outer,
             &mut self.fragments.sites,
             &mut self.fragments.center,
+            &mut self.fragments.internet,
         ] {
             if waiting.is_idle() {
                 continue;
@@ -158,7 +187,7 @@ impl Engine {
                 frame,
             }),
             Assembled::Ike { ports, payload } => {
-                if !self.fragments.may_send_ike(remote, self.now_s) {
+                if !self.fragments.may_send_ike(&key, self.now_s) {
                     return Err(DropReason::IkeRateLimit);
                 }
                 if let Some(ike) = self.fragments.ike.get() {
@@ -210,20 +239,29 @@ impl Engine {
 
     /// Gives the fragments of a site's packet an identification that no other packet of its address has.
     fn identify(&mut self, pieces: &mut [Piece]) {
-        self.fragments.identification = self.fragments.identification.wrapping_add(1);
+        let identification = self.fragments.next_identification(self.worker);
         for piece in pieces {
-            set_identification(&mut piece.header, self.fragments.identification);
+            set_identification(&mut piece.header, identification);
         }
     }
 
-    /// A fragment from the center's side, as `core` handed it on.
-    pub(crate) fn center_fragment(&mut self, packet: &[u8]) -> Result<Outcome, DropReason> {
+    /// A fragment from the center's side, as `core` handed it on: from the center, or from the Internet.
+    pub(crate) fn center_fragment(
+        &mut self,
+        packet: &[u8],
+        is_internet: bool,
+    ) -> Result<Outcome, DropReason> {
         let (key, piece) = clear_fragment(NO_SITE, packet).ok_or(DropReason::InnerMalformed)?;
         if let Some(elsewhere) = self.elsewhere(&key) {
             return Ok(elsewhere);
         }
         let header_min = |payload: &[u8]| header_min(key.protocol, payload);
-        let added = self.fragments.center.add(key, piece, header_min, self.now_s)?;
+        let waiting = if is_internet {
+            &mut self.fragments.internet
+        } else {
+            &mut self.fragments.center
+        };
+        let added = waiting.add(key, piece, header_min, self.now_s)?;
         let Some(pieces) = added else {
             return Ok(Outcome::Wait);
         };

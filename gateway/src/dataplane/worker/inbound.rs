@@ -84,7 +84,6 @@ impl Engine {
         };
         if authentic {
             entry.publish_inbound(now_s);
-            let first = first_heard(entry);
             let newest = entry.highest_sequence() > highest;
             if let Some(received) = elsewhere
                 && let Some(report) = moved(entry, &received, newest, now_s)
@@ -92,7 +91,12 @@ impl Engine {
             {
                 (entry.peer, entry.moved_s) = (outer_source(&received), Some(now_s));
             }
-            first.into_iter().for_each(|report| self.report(report));
+            if !entry.heard {
+                entry.heard = self
+                    .reports
+                    .push(WorkerReport::FirstInbound(entry.handle))
+                    .is_ok();
+            }
         }
         let inner = opened?;
         let start = esp.start + inner.start;
@@ -142,11 +146,6 @@ fn finish(
     };
     entry.count_refusal(reason);
     Err(reason)
-}
-
-fn first_heard(entry: &mut Entry) -> Option<WorkerReport> {
-    let first = !core::mem::replace(&mut entry.heard, true);
-    first.then_some(WorkerReport::FirstInbound(entry.handle))
 }
 
 /// What the controller is to hear if an authentic packet came from elsewhere. Only the newest packet tells where the

@@ -37,12 +37,11 @@ mod tests;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crossbeam_queue::ArrayQueue;
 use gateway_common::drop::DropReason;
 use gateway_esp::engine::Burst;
 
 use self::ahead::Ahead;
-use self::commands::WorkerReport;
+use self::commands::Reports;
 use self::direct::{Direct, Looked, Way};
 use self::fragments::Fragments;
 use self::handover::{Handed, Inbox, Side};
@@ -89,7 +88,7 @@ pub(crate) struct Engine {
     pub(crate) now_s: u64,
     /// The same clock's milliseconds.
     pub(crate) now_ms: u64,
-    pub(crate) reports: Arc<ArrayQueue<WorkerReport>>,
+    pub(crate) reports: Arc<Reports>,
     pub(crate) fragments: Fragments,
     pub(crate) tracing: Arc<Tracing>,
     /// The direct engine, if it is configured.
@@ -129,12 +128,6 @@ impl Engine {
             Way::Link => Ok(self.clear_port),
             Way::Drop(reason) => Err(reason),
         }
-    }
-
-    /// Tells the controller. When its queue is full the report is lost, and the next packet does not repeat it: the
-    /// controller reads the counters as well.
-    fn report(&self, report: WorkerReport) {
-        let _ = self.reports.push(report);
     }
 }
 

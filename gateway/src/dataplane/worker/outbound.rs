@@ -9,7 +9,7 @@ use gateway_esp::tunnel::LINK_HEADER_LEN;
 use gateway_esp::{InnerIpv4, SealError, TAILROOM_MAX};
 use zerocopy::FromBytes as _;
 
-use super::commands::WorkerReport;
+use super::commands::{Reports, WorkerReport};
 use super::fragment::fragment as cut;
 use super::prepared::Prepared;
 use super::table::{Entry, Outbound, owner};
@@ -27,7 +27,9 @@ impl Engine {
             LinkHeader::read_from_prefix(frame).map_err(|_| DropReason::WorkerFrameMalformed)?;
         let Some((site, index)) = link.read() else {
             let outcome = match link.read_fragment() {
-                Some((fragment::CENTER_WAITS, _, _)) => self.center_fragment(packet),
+                Some((fragment::CENTER_WAITS, _, side)) => {
+                    self.center_fragment(packet, side == fragment::OF_INTERNET)
+                }
                 Some((fragment::SITE_TOO_BIG, site, mtu)) => {
                     self.cut_for_center(site, packet, u32::from_be_bytes(mtu))
                 }
@@ -51,9 +53,7 @@ impl Engine {
             Ok(Place::Pieces(outcome)) => Ok(outcome),
             Err(reason) => Err(reason),
         };
-        if let Some(report) = sealed(entry, &outcome, now_s) {
-            self.report(report);
-        }
+        sealed(entry, &outcome, now_s, &self.reports);
         outcome.map(|outcome| self.done(outcome))
     }
 
@@ -75,20 +75,18 @@ impl Engine {
             }),
             Err(error) => Err(refusal(error)),
         };
-        if let Some(report) = sealed(entry, &outcome, now_s) {
-            self.report(report);
-        }
+        sealed(entry, &outcome, now_s, &self.reports);
         outcome
     }
 }
 
-/// Counts what was sealed; what the controller is to hear when sequence numbers run out.
-fn sealed(entry: &mut Entry, outcome: &Result<Outcome, DropReason>, now_s: u64) -> Option<WorkerReport> {
+/// Counts what was sealed; tells the controller when sequence numbers run out.
+fn sealed(entry: &mut Entry, outcome: &Result<Outcome, DropReason>, now_s: u64, reports: &Reports) {
     match outcome {
         Ok(_) => entry.publish_outbound(now_s),
         Err(reason) => entry.count_refusal(*reason),
     }
-    sequence_near(entry)
+    tell_sequence_near(entry, reports);
 }
 
 /// A packet before its encryption.
@@ -156,11 +154,13 @@ fn seal_fragments(
     })
 }
 
-fn sequence_near(entry: &mut Entry) -> Option<WorkerReport> {
-    let outbound = entry.outbound.as_mut()?;
-    let near = !outbound.near_reported && outbound.sa.sequence_remaining() < SEQUENCE_NEAR;
-    outbound.near_reported |= near;
-    near.then_some(WorkerReport::SequenceNear(entry.handle))
+fn tell_sequence_near(entry: &mut Entry, reports: &Reports) {
+    let Some(outbound) = &mut entry.outbound else {
+        return;
+    };
+    if !outbound.near_reported && outbound.sa.sequence_remaining() < SEQUENCE_NEAR {
+        outbound.near_reported = reports.push(WorkerReport::SequenceNear(entry.handle)).is_ok();
+    }
 }
 
 fn refusal(error: SealError) -> DropReason {

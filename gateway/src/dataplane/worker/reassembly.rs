@@ -53,7 +53,7 @@ impl Key {
     }
 
     /// Who is counted: a site, an IPv4 address, or an IPv6 /64, whose owner has all of it.
-    fn owner(&self) -> (u32, IpAddr) {
+    pub(crate) fn owner(&self) -> (u32, IpAddr) {
         let source = match self.source {
             _ if self.scope != 0 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
             IpAddr::V4(address) => IpAddr::V4(address),
@@ -123,7 +123,7 @@ struct Waiting {
 pub(crate) struct Reassembly {
     bounds: Bounds,
     waiting: HashMap<Key, Waiting>,
-    /// All that wait or did, the oldest first.
+    /// All that wait, the oldest first, and some that did; at most twice as many as may wait.
     order: VecDeque<(Key, u64)>,
     sources: HashMap<(u32, IpAddr), u32>,
     octets: usize,
@@ -245,7 +245,20 @@ impl Reassembly {
         };
         self.waiting.insert(key, waiting);
         self.order.push_back((key, self.number));
+        self.forget_complete();
         Ok(())
+    }
+
+    /// What was completed leaves the order when it comes to its front, which one that still waits holds up: no more than
+    /// the bounds' worth of them is kept until then.
+    fn forget_complete(&mut self) {
+        if self.order.len() <= 2 * self.bounds.packets {
+            return;
+        }
+        let waiting = &self.waiting;
+        let waits =
+            |(key, number): &(Key, u64)| waiting.get(key).is_some_and(|packet| packet.number == *number);
+        self.order.retain(waits);
     }
 
     /// The oldest goes for the newest: it is the least likely to be completed, and a flood that fills the room must not
@@ -482,7 +495,7 @@ mod tests {
                 }
                 let held: usize = waiting.waiting.values().flat_map(|packet| &packet.pieces).map(Piece::cost).sum();
                 prop_assert_eq!(held, waiting.octets);
-                prop_assert!(waiting.octets <= 3000 && waiting.waiting.len() <= 8);
+                prop_assert!(waiting.octets <= 3000 && waiting.waiting.len() <= 8 && waiting.order.len() <= 16);
                 prop_assert!(waiting.sources.values().all(|count| *count <= 4));
                 let now = waiting.take_lost();
                 lost = Lost {
@@ -589,6 +602,30 @@ mod tests {
         assert!(add(&mut waiting, key(6, 0), last()).unwrap().is_some());
         // Its other half went for the newest one.
         assert_eq!(add(&mut waiting, key(1, 0), last()), Ok(None));
+    }
+
+    /// A packet that is never completed must not keep the memory of all that are completed behind it.
+    #[test]
+    fn completed_packets_take_no_memory_while_an_older_one_waits() {
+        let mut waiting = Reassembly::new(BOUNDS);
+        let (first, last) = (piece(&[0; 64], 0, 32), piece(&[0; 64], 32, 64));
+        assert_eq!(add(&mut waiting, key(1, 0), first.clone()), Ok(None));
+        for identification in 1..=100_000 {
+            assert_eq!(add(&mut waiting, key(2, identification), first.clone()), Ok(None));
+            assert!(matches!(
+                add(&mut waiting, key(2, identification), last.clone()),
+                Ok(Some(_))
+            ));
+            assert!(
+                waiting.order.len() <= 2 * BOUNDS.packets,
+                "{} remembered",
+                waiting.order.len()
+            );
+        }
+        assert_eq!(waiting.held().0, 1);
+        waiting.expire(11);
+        assert_eq!(waiting.take_lost().late, 1, "it is still the first that goes");
+        assert!(waiting.is_idle());
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) struct Entry {
     pub(crate) inbound: Option<InboundSa>,
     pub(crate) outbound: Option<Outbound>,
     pub(crate) counters: Arc<SaCounters>,
-    /// An authentic packet has arrived.
+    /// The controller was told that an authentic packet has arrived.
     pub(crate) heard: bool,
     /// Where packets to the peer go, or where the controller was told that it is by now; the port if encapsulated.
     pub(crate) peer: (IpAddr, u16),

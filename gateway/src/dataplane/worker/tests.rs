@@ -605,6 +605,33 @@ fn sequence_numbers_end_with_a_warning_and_then_a_refusal() {
     assert_eq!(bench.reports.pop(), None, "said once");
 }
 
+/// The queue is the workers' own, and a burst of other reports may fill it.
+#[test]
+fn a_report_that_found_no_room_is_repeated_with_the_next_packet() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, u64::from(u32::MAX) - 10);
+    let handle = bench.handle;
+    let other = SaHandle { slot: 99, ..handle };
+    let clear = bench.core_frame(SITE, &packet(SERVER, TERMINAL, 100, true));
+    let send = |bench: &mut Bench| {
+        let sealed = bench.sealed_by_router(&packet(TERMINAL, SERVER, 100, true));
+        bench.arrive(1, WAN, sealed);
+        bench.arrive(1, CORE, clear.clone());
+    };
+    while bench.reports.push(WorkerReport::FirstInbound(other)).is_ok() {}
+    send(&mut bench);
+    while bench
+        .reports
+        .pop()
+        .is_some_and(|report| report == WorkerReport::FirstInbound(other))
+    {}
+    assert!(bench.reports.is_empty(), "there was no room");
+    send(&mut bench);
+    assert_eq!(bench.reports.pop(), Some(WorkerReport::FirstInbound(handle)));
+    assert_eq!(bench.reports.pop(), Some(WorkerReport::SequenceNear(handle)));
+    send(&mut bench);
+    assert_eq!(bench.reports.pop(), None, "said once");
+}
+
 #[test]
 fn garbage_never_panics() {
     let mut bench = Bench::new(Suite::AesGcm16_256, NAT_T, 1);

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use gateway_common::abi::sa::fragment as mark;
 
+use super::super::alone::{FragmentWorker, Whole};
 use super::super::fragment::fragment as cut;
 use super::*;
 
@@ -55,7 +56,11 @@ impl Bench {
 }
 
 fn center_frames(pieces: &[Vec<u8>]) -> Vec<Vec<u8>> {
-    let link = ClearHeader::of_fragment(mark::CENTER_WAITS, 0, [0; 4]);
+    waiting_frames(pieces, mark::OF_CENTER)
+}
+
+fn waiting_frames(pieces: &[Vec<u8>], side: [u8; 4]) -> Vec<Vec<u8>> {
+    let link = ClearHeader::of_fragment(mark::CENTER_WAITS, 0, side);
     let framed = pieces.iter().map(|piece| [link.as_bytes(), piece].concat());
     framed.collect()
 }
@@ -155,6 +160,32 @@ fn congestion_that_a_fragment_met_reaches_the_inner_packet() {
     assert_eq!(bench.drops_anywhere(DropReason::EspEcn), 1, "one cannot tell");
 }
 
+fn checksum(octets: &[u8]) -> [u8; 2] {
+    let sum: u32 = octets
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
+        .sum();
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    (!(sum as u16)).to_be_bytes()
+}
+
+/// An IKE datagram in an Ethernet frame over IPv6.
+fn ike_over_ipv6(source: Ipv6Addr, message: &[u8]) -> Vec<u8> {
+    let IpAddr::V6(local) = OVER_IPV6.0 else {
+        panic!("IPv6")
+    };
+    let length = (8 + message.len() as u16).to_be_bytes();
+    let mut udp = [&[0x10, 0xe1, 0x01, 0xf4], &length[..], &[0, 0], message].concat();
+    let pseudo = [&source.octets()[..], &local.octets(), &[0, 17], &length, &udp].concat();
+    udp[6..8].copy_from_slice(&checksum(&pseudo));
+    let mut frame = [&[2; 12][..], &[0x86, 0xdd, 0x60, 0, 0, 0], &length, &[17, 64]].concat();
+    frame.extend(source.octets());
+    frame.extend(local.octets());
+    frame.extend(udp);
+    frame
+}
+
 /// An IKE datagram of the router in an Ethernet frame.
 fn ike(destination_port: u16, message: &[u8], has_checksum: bool) -> Vec<u8> {
     let (IpAddr::V4(local), IpAddr::V4(remote)) = OVER_IPV4 else {
@@ -166,13 +197,7 @@ fn ike(destination_port: u16, message: &[u8], has_checksum: bool) -> Vec<u8> {
     udp.extend(message);
     if has_checksum {
         let pseudo = [&remote.octets()[..], &local.octets(), &[0, 17], &udp[4..6], &udp].concat();
-        let sum: u32 = pseudo
-            .chunks(2)
-            .map(|pair| u32::from(pair[0]) << 8 | u32::from(*pair.get(1).unwrap_or(&0)))
-            .sum();
-        let sum = (sum & 0xffff) + (sum >> 16);
-        let sum = (sum & 0xffff) + (sum >> 16);
-        udp[6..8].copy_from_slice(&(!(sum as u16)).to_be_bytes());
+        udp[6..8].copy_from_slice(&checksum(&pseudo));
     }
     let mut frame = [&[2; 12][..], &[8, 0, 0x45, 0]].concat();
     frame.extend((20 + udp.len() as u16).to_be_bytes());
@@ -229,6 +254,46 @@ fn ike_in_fragments_is_limited_for_each_source() {
         bench.drops_anywhere(DropReason::IkeRateLimit),
         60 - received as u64
     );
+}
+
+/// Messages among these, each in two fragments, that an only worker lets through to the daemon.
+fn ike_let_through(frames: impl IntoIterator<Item = Vec<u8>>) -> usize {
+    let mut worker = FragmentWorker::default();
+    let mut through = 0;
+    for frame in frames {
+        for piece in outer_fragments(&frame, &[1448]) {
+            match worker.outer(&piece) {
+                Ok(None) | Err(DropReason::IkeRateLimit) => {}
+                Ok(Some(Whole::Ike(_))) => through += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+    through
+}
+
+/// Whoever has an IPv6 /64 has all of its addresses.
+#[test]
+fn ike_in_fragments_of_all_addresses_of_a_prefix_is_that_of_one_source() {
+    let of = |network: u16, host: u16| {
+        let source = Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, host);
+        ike_over_ipv6(source, &[7; 2000])
+    };
+    assert_eq!(ike_let_through((1..=1000).map(|host| of(1, host))), 20);
+    assert_eq!(ike_let_through((1..=40).map(|host| of(host % 2, host))), 40);
+}
+
+#[test]
+fn ike_in_fragments_is_limited_for_all_sources_together() {
+    let of = |number: usize| {
+        let mut frame = ike(500, &[7; 2000], false);
+        // Another source, and another packet of the same.
+        frame[28..30].copy_from_slice(&(number as u16 % 100).to_be_bytes());
+        frame[18..20].copy_from_slice(&(number as u16).to_be_bytes());
+        frame
+    };
+    assert_eq!(ike_let_through((0..900).map(of)), 900);
+    assert_eq!(ike_let_through((0..2000).map(of)), 1000);
 }
 
 #[test]
@@ -329,6 +394,24 @@ fn packets_of_hosts_with_the_same_identification_leave_with_different_ones() {
     assert_ne!(identifications[0], identifications[1]);
 }
 
+/// Sites may share an address and have their SAs at different workers.
+#[test]
+fn workers_give_packets_different_identifications() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let link = ClearHeader::of_fragment(mark::SITE_TOO_BIG, SITE, 600u32.to_be_bytes());
+    let too_big = [link.as_bytes(), &query(TERMINAL, SERVER, 1400)].concat();
+    let mut seen = std::collections::BTreeSet::new();
+    for number in 0..200 {
+        let worker = number % 2;
+        bench.arrive(worker, CORE, too_big.clone());
+        let clear = bench.left(worker, CLEAR);
+        assert!(
+            seen.insert([clear[0][18], clear[0][19]]),
+            "packet {number}: one of before"
+        );
+    }
+}
+
 #[test]
 fn fragments_of_the_center_go_into_the_clear_link_in_order() {
     let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
@@ -356,6 +439,37 @@ fn fragments_of_the_center_go_into_the_clear_link_in_order() {
         .collect();
     assert_eq!(payload, whole[20..]);
     bench.assert_no_leak();
+}
+
+/// Sources in the Internet may be forged: as many as there is room for, and more.
+#[test]
+fn fragments_of_the_internet_take_no_room_of_the_centers() {
+    let mut worker = FragmentWorker::default();
+    let halves = |source: u32, side| {
+        let pieces = cut(&query(source.to_be_bytes(), [198, 51, 100, 1], 2000), 1500).unwrap();
+        waiting_frames(&pieces, side)
+    };
+    let of_center = halves(0x0a64_000a, mark::OF_CENTER);
+    assert_eq!(worker.core(&of_center[0]), Ok(vec![]));
+    for source in 0..4096 {
+        let forged = halves(0xcb00_0000 + source, mark::OF_INTERNET);
+        assert_eq!(worker.core(&forged[0]), Ok(vec![]));
+    }
+    let [_, _, center, internet] = worker.held();
+    assert_eq!((center.0, internet.0), (1, FragmentWorker::BOUNDS[1].packets));
+    assert_eq!(
+        worker.core(&of_center[1]).unwrap().len(),
+        2,
+        "it waited all the same"
+    );
+    let newest = halves(0xcb00_0000 + 4095, mark::OF_INTERNET);
+    assert_eq!(worker.core(&newest[1]).unwrap().len(), 2);
+    let dropped = worker.round(11);
+    let expected = [
+        (DropReason::FragmentTimeout, 2047),
+        (DropReason::FragmentLimit, 2048),
+    ];
+    assert_eq!(dropped, expected);
 }
 
 #[test]
