@@ -316,7 +316,7 @@ impl<E: Engine> Controller<E> {
                     local,
                     remote,
                     payload,
-                } => self.sockets.send(local, remote, &payload).await,
+                } => self.sockets.send(local, remote, &payload),
                 Output::InstallChildSa(install) => self.install(&install).await,
                 Output::ActivateOutbound { child, beside } => {
                     if let Some(handle) = self.sadb.handle(child) {

@@ -9,7 +9,7 @@ use anyhow::{Context as _, bail};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 
@@ -100,12 +100,14 @@ impl Sockets {
     }
 
     /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
-    pub async fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+    pub fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         let Some(socket) = self.by_local.get(&local) else {
             tracing::warn!(%local, %remote, "no IKE socket has this local address");
             return;
         };
-        if let Err(error) = socket.send_to(payload, remote).await {
+        // Of the socket itself, which never blocks: tokio would wait for room, or know nothing of a socket yet that was
+        // bound a moment ago.
+        if let Err(error) = SockRef::from(&**socket).send_to(payload, &remote.into()) {
             tracing::debug!(%local, %remote, %error, "IKE datagram not sent");
         }
     }
@@ -177,5 +179,29 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: mpsc::Sen
             remote,
             payload,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The runtime has not looked at the socket yet: nothing here awaits.
+    #[tokio::test]
+    async fn the_first_datagram_is_sent_at_once() {
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let (sender, _datagrams) = mpsc::channel(1);
+        let mut sockets = Sockets::default();
+        let local = sockets
+            .open("127.0.0.1:0".parse().expect("address"), &sender)
+            .expect("bound");
+        sockets.send(local, peer.local_addr().expect("bound"), b"IKE_SA_INIT");
+        peer.set_nonblocking(true).expect("a socket");
+        let mut buffer = [0; 32];
+        let (length, source) = peer.recv_from(&mut buffer).expect("it was sent");
+        assert_eq!(
+            (buffer.get(..length), source),
+            (Some(b"IKE_SA_INIT".as_slice()), local)
+        );
     }
 }
