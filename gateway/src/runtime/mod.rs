@@ -22,6 +22,7 @@ mod requests;
 mod rules;
 mod secrets;
 mod sockets;
+mod sweeper;
 mod trace;
 mod ways;
 mod xdp;

@@ -20,6 +20,7 @@ use tokio::sync::mpsc;
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
 use super::sockets::Datagram;
+use super::sweeper::Sweeper;
 use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{self, Config, Role};
@@ -43,6 +44,7 @@ pub(super) struct Xdp {
     dataplane: Option<Arc<Dataplane>>,
     ways: Ways,
     ticks: u32,
+    sweeper: Sweeper,
     service: Option<Service>,
 }
 
@@ -112,6 +114,7 @@ impl Xdp {
             dataplane: Some(dataplane),
             ways,
             ticks: 0,
+            sweeper: Sweeper::default(),
             service,
         })
     }
@@ -232,7 +235,11 @@ impl Engine for Xdp {
     }
 
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
-        Ok(self.dataplane()?.flows())
+        let dataplane = self.dataplane()?;
+        // A sweep takes a flow back that it had retired when a packet came at the same moment. Who ends what the rules
+        // refuse must see that one too.
+        self.sweeper.finish();
+        Ok(dataplane.flows())
     }
 
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
@@ -294,8 +301,11 @@ impl Engine for Xdp {
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             let now_s = self.now_s();
             let dataplane = Arc::clone(self.dataplane()?);
-            // A large table takes its time; IKE must not wait for it.
-            tokio::task::spawn_blocking(move || dataplane.expire(now_s)).await??;
+            self.sweeper.begin(move || {
+                if let Err(error) = dataplane.expire(now_s) {
+                    tracing::error!(%error, "flows and mappings not swept");
+                }
+            })?;
         }
         Ok(())
     }
@@ -347,6 +357,7 @@ impl Engine for Xdp {
 
     async fn stop(&mut self) {
         self.ways.stop().await;
+        self.sweeper.finish();
         let Some(dataplane) = self.dataplane.take() else {
             return;
         };
