@@ -2,6 +2,7 @@
 //!
 //! One task, the [`controller`], owns all state and takes what comes in turn: datagrams, deadlines, API calls, the tick
 //! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
+mod asked;
 mod authorizer;
 mod clock;
 mod connections;

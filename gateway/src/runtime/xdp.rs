@@ -161,7 +161,7 @@ impl Engine for Xdp {
 
     async fn install(&mut self, install: &ChildSaInstall, beside: Vec<SaHandle>) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
-        let hop = self.ways.resolve(remote).await?;
+        let hop = self.ways.to(remote).await?;
         let udp = install.udp_encap.then(|| UdpEncap {
             local_port: install.local.port(),
             remote_port: install.remote.port(),
@@ -173,13 +173,15 @@ impl Engine for Xdp {
                 remote,
                 udp,
                 link: LinkHeader {
-                    destination: hop.destination_mac,
+                    // Until the neighbour answers, frames go to our own address: no switch forwards them back to the
+                    // port that they came from.
+                    destination: hop.destination_mac.unwrap_or(hop.source_mac),
                     source: hop.source_mac,
                 },
                 mtu: self.ways.mtu(install.local.ip(), remote, udp, hop.mtu),
                 df: OuterDf::Set,
             },
-            stale: false,
+            stale: hop.destination_mac.is_none(),
         };
         let sa = sa_install(install, beside, &way)?;
         let handle = self.dataplane()?.install_sa(sa)?;
@@ -250,7 +252,7 @@ impl Engine for Xdp {
         self.dataplane()?.write_names(writes)?;
         // The first packet follows at once: its next hop is looked for now.
         for (address, _) in writes.iter().filter(|(_, open)| open.is_some()) {
-            self.ways.ask(*address);
+            self.ways.ask(*address, 0);
         }
         Ok(())
     }
@@ -319,7 +321,7 @@ impl Engine for Xdp {
             match event {
                 DataplaneEvent::Packet(event) => {
                     if event.kind == kind::NEXT_HOP_MISSING {
-                        self.ways.ask(Ipv4Addr::from(event.destination));
+                        self.ways.ask(Ipv4Addr::from(event.destination), event.site);
                     }
                     if event.kind == kind::PATH_MTU
                         && let Some(handle) = dataplane.sa_of_path(event.rule, event.source)
