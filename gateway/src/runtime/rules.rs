@@ -342,8 +342,14 @@ impl<E: Engine> Controller<E> {
 
     fn loaded(&self, ended_flows: usize, confirm_within_s: Option<u32>) -> anyhow::Result<view::RulesLoaded> {
         let rules = self.active_rules().context("no rule set is in force")?;
+        let entry = self.rule_state.history.in_force();
+        let brought_back = entry.and_then(|entry| match entry.origin {
+            Origin::RolledBack(to) => Some(to),
+            Origin::Configured | Origin::Loaded | Origin::FellBack(_) => None,
+        });
         Ok(view::RulesLoaded {
             rules,
+            brought_back,
             ended_flows,
             confirm_within_s,
         })
