@@ -11,7 +11,7 @@ use super::engine::Engine;
 use crate::api::view;
 use crate::config::{DnsConfig, Protocol};
 use crate::core::journal::Notice;
-use crate::core::names::{Bounds, Openings};
+use crate::core::names::{Bounds, Numbering, Openings};
 use crate::core::policy::Compiled;
 use crate::dns::private::Private;
 use crate::dns::proxy::{Admission, Report, Settings, Transport};
@@ -242,15 +242,16 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Gives the sets of a rule set their numbers.
-    pub(super) fn number_names(&mut self, compiled: &mut Compiled) -> anyhow::Result<()> {
-        compiled.name_numbers = self.names.openings.number(&compiled.name_sets)?;
+    /// Gives the sets of a rule set the numbers that they have once it is in force.
+    pub(super) fn number_names(&self, compiled: &mut Compiled) -> anyhow::Result<Numbering> {
+        let numbering = self.names.openings.number(&compiled.name_sets)?;
+        compiled.name_numbers = numbering.all().to_vec();
         if !compiled.name_sets.is_empty() && self.config.dns.is_none() {
             tracing::warn!(
                 "rules speak of names, but gateway.toml has no [dns]: no address is opened by name"
             );
         }
-        Ok(())
+        Ok(numbering)
     }
 
     /// What is open by name.

@@ -229,13 +229,14 @@ impl<E: Engine> Controller<E> {
 
     /// Puts a compiled rule set in force under its number.
     fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
-        self.number_names(&mut compiled)?;
+        let numbering = self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
         let tables = compiled.generation(generation, base, &schedules)?;
         let count = u32::try_from(compiled.source.rules.len())?;
         self.engine.reset_rule_hits(base, count)?;
         self.engine.load_rules(&tables, compiled.named_hosts())?;
+        self.names.openings.renumber(numbering);
         self.rules = Some((generation, compiled));
         self.rule_state.schedules = schedules;
         Ok(())
