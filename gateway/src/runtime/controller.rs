@@ -125,7 +125,7 @@ impl<E: Engine> Controller<E> {
         connections.expect_at(&mut journal);
         let sadb = Sadb::default();
         let names = Names::new(config.dns.as_ref());
-        let watch = Watch::new(&config);
+        let watch = Watch::new(&config, credentials.stamps);
         let mut controller = Self {
             config,
             engine,
