@@ -50,7 +50,7 @@ pub struct Controller<E: Engine> {
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     /// Sites that the data plane does not know yet, or not as they are now.
     pub(super) new_sites: Vec<u32>,
     pub(super) ledger: SharedLedger,

@@ -16,10 +16,9 @@ use gateway_esp::{
 };
 use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
-use tokio::sync::mpsc;
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
-use super::sockets::Datagram;
+use super::sockets::{Datagram, DatagramQueue};
 use super::sweeper::Sweeper;
 use super::ways::{Way, Ways};
 use crate::api::view;
@@ -61,7 +60,7 @@ impl Xdp {
     ///
     /// # Errors
     /// What is missing and where.
-    pub(super) async fn start(config: &Config, datagrams: mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: &Config, datagrams: DatagramQueue) -> anyhow::Result<Self> {
         let service = match &config.dns {
             Some(dns) => {
                 let (link, sockets) = ServiceLink::create(DataplaneConfig::SERVICE_LINK, dns.listen)?;
@@ -87,8 +86,7 @@ impl Xdp {
                 remote,
                 payload,
             } = datagram;
-            // A full queue drops, as for what comes through a socket.
-            let _ = datagrams.try_send(Datagram {
+            datagrams.push(Datagram {
                 local,
                 remote,
                 payload,

@@ -13,7 +13,7 @@ use gateway::config::Config;
 use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
-use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
+use gateway::runtime::{Controller, DatagramQueue, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -265,13 +265,11 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let serve = async move {
-            let (sender, datagrams) = mpsc::channel(64);
-            let mut sockets = Sockets::default();
+            let (queue, datagrams) = DatagramQueue::new(64);
+            let mut sockets = Sockets::new(queue);
             for port in [500, 4500] {
                 let local = SocketAddr::new(address, port);
-                sockets
-                    .open(local, &sender)
-                    .expect("a loopback address of our own");
+                sockets.open(local).expect("a loopback address of our own");
             }
             let prepared = prepare(config).expect("certificates and key");
             let events = broadcast::channel(64).0;
