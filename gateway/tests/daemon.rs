@@ -5,6 +5,8 @@
 //!  center  gw.lab.test, RSA        127.x.y.1:500  ====  127.x.y.2:500    site  site1.lab.test, P-256
 //!  10.100.0.0/16                                                         192.168.1.0/24
 //! ```
+#[path = "daemon/names.rs"]
+mod dns_names;
 #[path = "../ike/tests/issue/mod.rs"]
 mod issue;
 #[path = "daemon/nat.rs"]

@@ -13,6 +13,7 @@ use gateway::config::Config;
 use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
+use gateway::dns::server as dns;
 use gateway::runtime::{Controller, DatagramQueue, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
@@ -232,12 +233,7 @@ impl Node {
     /// A gateway to which nobody connects, with these tables in its configuration and this state folder.
     pub(crate) fn alone(state: tempfile::TempDir, tables: &str) -> Self {
         let [address, _] = addresses();
-        let config = format!(
-            "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
-             [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
-             identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
-        );
-        Self::start_in(state, &config, address)
+        Self::start_in(state, &alone(tables), address)
     }
 
     /// Stops it and gives its state folder back.
@@ -252,7 +248,23 @@ impl Node {
         self.state.as_ref().expect("it has one until it stops").path()
     }
 
+    /// The same with the DNS proxy at these sockets.
+    pub(crate) fn with_dns(tables: &str, sockets: dns::Sockets) -> Self {
+        let [address, _] = addresses();
+        let state = tempfile::tempdir().expect("folder");
+        Self::start_with(state, &alone(tables), address, Some(sockets))
+    }
+
     fn start_in(state: tempfile::TempDir, config: &str, address: IpAddr) -> Self {
+        Self::start_with(state, config, address, None)
+    }
+
+    fn start_with(
+        state: tempfile::TempDir,
+        config: &str,
+        address: IpAddr,
+        dns: Option<dns::Sockets>,
+    ) -> Self {
         let text = format!(
             "[gateway]\nname = \"test\"\nstate_dir = {:?}\n{config}",
             state.path()
@@ -276,6 +288,9 @@ impl Node {
             let mut controller = Controller::new(prepared, engine, sockets, events)
                 .await
                 .expect("started");
+            if let Some(sockets) = dns {
+                controller.start_dns(sockets).expect("the proxy starts");
+            }
             ready.send(()).expect("awaited");
             let stop = async move {
                 let _ = stopped.await;
@@ -366,6 +381,15 @@ impl Drop for Node {
             let _ = thread.join();
         }
     }
+}
+
+/// The configuration of a gateway to which nobody connects.
+fn alone(tables: &str) -> String {
+    format!(
+        "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
+         [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
+         identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
+    )
 }
 
 /// Addresses of loopback that no other test has.
