@@ -97,6 +97,7 @@ drop_reasons! {
     74 IkeUnexpected "ike_unexpected" "IKE message outside the message window, or an answer that nobody waits for",
     75 IkeHalfOpenFull "ike_half_open_full" "handshake refused, too many are in progress",
     76 IkePuzzle "ike_puzzle" "the solution of an IKE puzzle is wrong (RFC 8019)",
+    77 IkeQueueFull "ike_queue_full" "IKE messages came faster than they could be worked on: a socket's buffer or the queue behind it was full",
     // Flows and their limits, clear and core side.
     80 TcpWindow "tcp_window" "TCP segment is outside of what its sender may send or acknowledge",
     81 SiteFlows "site_flows" "site has as many flows as it may",

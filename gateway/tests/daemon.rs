@@ -5,6 +5,8 @@
 //!  center  gw.lab.test, RSA        127.x.y.1:500  ====  127.x.y.2:500    site  site1.lab.test, P-256
 //!  10.100.0.0/16                                                         192.168.1.0/24
 //! ```
+#[path = "daemon/names.rs"]
+mod dns_names;
 #[path = "../ike/tests/issue/mod.rs"]
 mod issue;
 #[path = "daemon/nat.rs"]
@@ -846,9 +848,16 @@ fn each_generation_keeps_its_text_and_can_be_gone_back_to() {
         generation,
         how: HowToLoad::default(),
     };
-    center.ask(back(None));
+    let done = center.ask(back(None));
+    assert_eq!(
+        (&done["brought_back"], &done["rules"]["file"]),
+        (&first.into(), &"rules.toml".into())
+    );
     assert_eq!(rules(&center), "web");
     assert_eq!(text(None)["text"], WEB);
+    // A second time does not bring the withdrawn one back.
+    let nothing = center.refused(back(None));
+    assert!(nothing.contains("withdrawn"), "{nothing}");
     assert!(center.refused(back(Some(99))).contains("99"));
     assert_eq!(rules(&center), "web");
     let history = center.ask(Request::RulesHistory);

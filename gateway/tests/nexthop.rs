@@ -1,24 +1,26 @@
 //! Next hops from a real kernel's routes and neighbours, in network namespaces. Needs root.
 //!
 //! ```text
-//!  dph-nexthop-far-PID                                dph-nexthop-near-PID
+//!  dph-nexthop-far-TEST-PID                           dph-nexthop-near-TEST-PID
 //!  far0 198.51.100.2/24, 2001:db8:1::2/64 ------ near0 198.51.100.1/24, 2001:db8:1::1/64
 //!                                                routes 203.0.113.0/24 and 2001:db8:2::/64 via far0's addresses
 //! ```
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
+use std::time::Duration;
 
-use gateway::nexthop::{ResolveError, Resolver};
+use gateway::nexthop::{Counts, PeerHop, ResolveError, Resolver, Watcher};
 use nix::sched::{CloneFlags, setns};
 
-struct Lab(u32);
+/// One a test.
+struct Lab(String);
 
 impl Lab {
-    fn new() -> Self {
-        let lab = Self(std::process::id());
+    fn new(test: &str) -> Self {
+        let lab = Self(format!("{test}-{}", std::process::id()));
         let (near, far) = (lab.namespace("near"), lab.namespace("far"));
         for command in [
             format!("netns add {near}"),
@@ -79,9 +81,19 @@ fn ip(arguments: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-#[test]
-fn peers_and_core_next_hops_are_resolved_from_nothing() {
-    let lab = Lab::new();
+/// Asks until the kernel has found the neighbour or given up, as news have the daemon do.
+async fn resolve(resolver: &Resolver, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+    loop {
+        let hop = resolver.peer_hop(remote).await?;
+        if hop.destination_mac.is_some() {
+            return Ok(hop);
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Runs in the namespace `near`.
+fn run_near(lab: &Lab, test: impl Future<Output = ()>) {
     let file = File::open(format!("/run/netns/{}", lab.namespace("near"))).unwrap();
     // This thread alone changes namespace; the runtime stays on it.
     setns(file, CloneFlags::CLONE_NEWNET).unwrap();
@@ -89,7 +101,13 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
         .enable_all()
         .build()
         .unwrap();
-    runtime.block_on(async {
+    runtime.block_on(test);
+}
+
+#[test]
+fn peers_and_core_next_hops_are_resolved_from_nothing() {
+    let lab = Lab::new("all");
+    run_near(&lab, async {
         let resolver = Resolver::new().unwrap();
         let (near, far) = (lab.mac("near", "near0"), lab.mac("far", "far0"));
         let peers: [IpAddr; 4] = [
@@ -99,12 +117,11 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             "2001:db8:2::7".parse().unwrap(),
         ];
         for peer in peers {
-            let hop = resolver
-                .resolve(peer)
+            let hop = resolve(&resolver, peer)
                 .await
                 .unwrap_or_else(|error| panic!("{peer}: {error}"));
             assert_eq!((hop.interface.as_str(), hop.mtu), ("near0", 1500), "{peer}");
-            assert_eq!((hop.source_mac, hop.destination_mac), (near, far), "{peer}");
+            assert_eq!((hop.source_mac, hop.destination_mac), (near, Some(far)), "{peer}");
             let own = if peer.is_ipv4() {
                 "198.51.100.1"
             } else {
@@ -112,27 +129,30 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             };
             assert_eq!(hop.source, own.parse().ok(), "{peer}");
         }
-        let silent = resolver.resolve("198.51.100.99".parse().unwrap()).await;
+        let silent = resolve(&resolver, "198.51.100.99".parse().unwrap()).await;
         assert!(
             matches!(silent, Err(ResolveError::Unreachable { .. })),
             "{silent:?}"
         );
-        let nowhere = resolver.resolve("192.0.2.1".parse().unwrap()).await;
+        let nowhere = resolve(&resolver, "192.0.2.1".parse().unwrap()).await;
         assert!(matches!(nowhere, Err(ResolveError::NoRoute(_))), "{nowhere:?}");
 
-        let ifindex = resolver.resolve(peers[0]).await.unwrap().ifindex;
+        let ifindex = resolve(&resolver, peers[0]).await.unwrap().ifindex;
         let wanted = BTreeSet::from([Ipv4Addr::new(198, 51, 100, 2)]);
         let hops = resolver.core_next_hops(&[ifindex], &wanted).await.unwrap();
         let prefixes: Vec<_> = hops
+            .hops
             .iter()
             .map(|(prefix, length, _)| (*prefix, *length))
             .collect();
         assert_eq!(prefixes, [([203, 0, 113, 0], 24), ([198, 51, 100, 2], 32)]);
+        assert_eq!(hops.on_link, wanted);
         assert!(
-            hops.iter()
+            hops.hops
+                .iter()
                 .all(|(_, _, hop)| hop.destination_mac == far && hop.source_mac == near)
         );
-        assert_eq!(resolver.core_next_hops(&[], &wanted).await.unwrap(), []);
+        assert_eq!(resolver.core_next_hops(&[], &wanted).await.unwrap().hops, []);
 
         // What was learnt is answered until it is forgotten; the data plane's task does that at each change.
         let moved = "02:00:00:00:00:99";
@@ -141,11 +161,14 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             lab.namespace("far")
         ));
         ip(&format!("-n {} neigh flush dev near0", lab.namespace("near")));
-        assert_eq!(resolver.resolve(peers[0]).await.unwrap().destination_mac, far);
+        assert_eq!(
+            resolve(&resolver, peers[0]).await.unwrap().destination_mac,
+            Some(far)
+        );
         resolver.forget();
         assert_eq!(
-            resolver.resolve(peers[0]).await.unwrap().destination_mac,
-            [2, 0, 0, 0, 0, 0x99]
+            resolve(&resolver, peers[0]).await.unwrap().destination_mac,
+            Some([2, 0, 0, 0, 0, 0x99])
         );
 
         // Entries that somebody has set for good are used as they are, and stay so: silent neighbours of both families.
@@ -156,12 +179,164 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
                 "-n {near} neigh replace {neighbour} lladdr {pinned} dev near0 nud permanent"
             ));
             for _ in 0..2 {
-                let hop = resolver.resolve(neighbour.parse().unwrap()).await.unwrap();
-                assert_eq!(hop.destination_mac, [2, 0, 0, 0, 0, 0x77], "{neighbour}");
+                let hop = resolve(&resolver, neighbour.parse().unwrap()).await.unwrap();
+                assert_eq!(hop.destination_mac, Some([2, 0, 0, 0, 0, 0x77]), "{neighbour}");
                 resolver.forget();
             }
             let entry = ip(&format!("-n {near} neigh show {neighbour} dev near0"));
             assert!(entry.contains(pinned) && entry.contains("PERMANENT"), "{entry}");
+        }
+    });
+}
+
+#[test]
+fn a_silent_router_holds_up_nobody_else() {
+    let lab = Lab::new("silent");
+    let near = lab.namespace("near");
+    ip(&format!("-n {near} route add 192.0.2.0/24 via 198.51.100.99"));
+    run_near(&lab, async {
+        let resolver = Resolver::new().unwrap();
+        let live: IpAddr = "198.51.100.2".parse().unwrap();
+        let lost: HashSet<IpAddr> = (1..=50)
+            .map(|last| Ipv4Addr::new(192, 0, 2, last).into())
+            .collect();
+        let all: HashSet<IpAddr> = lost.iter().copied().chain([live]).collect();
+        let pass = async || {
+            let before = resolver.counts();
+            let hops = resolver.peer_hops(all.clone()).await.unwrap();
+            let Counts { probes, dumps } = resolver.counts();
+            (hops, probes - before.probes, dumps - before.dumps)
+        };
+        let (hops, probes, dumps) = pass().await;
+        assert_eq!(probes, 2, "the router of 50 peers, and the peer on the link");
+        assert!(dumps <= 3, "{dumps}");
+        let is_awaited = |remote| {
+            matches!(
+                hops.get(remote),
+                Some(Ok(PeerHop {
+                    destination_mac: None,
+                    ..
+                }))
+            )
+        };
+        assert!(
+            lost.iter().all(is_awaited),
+            "nobody waited for the router: {hops:?}"
+        );
+        assert_eq!(
+            resolve(&resolver, live).await.unwrap().destination_mac,
+            Some(lab.mac("far", "far0"))
+        );
+
+        // The kernel gives up. The peer on the link has another MAC address meanwhile.
+        let silent = resolve(&resolver, Ipv4Addr::new(192, 0, 2, 1).into()).await;
+        assert!(
+            matches!(silent, Err(ResolveError::Unreachable { .. })),
+            "{silent:?}"
+        );
+        ip(&format!(
+            "-n {} link set far0 address 02:00:00:00:00:99",
+            lab.namespace("far")
+        ));
+        ip(&format!("-n {near} neigh flush dev near0"));
+        let mut live_mac = None;
+        let mut asked_in_all = 0;
+        for _ in 0..100 {
+            resolver.forget();
+            let (hops, probes, _) = pass().await;
+            asked_in_all += probes;
+            for remote in &lost {
+                let hop = hops.get(remote).unwrap();
+                assert!(
+                    matches!(hop, Err(ResolveError::Unreachable { .. })),
+                    "{remote} {hop:?}"
+                );
+            }
+            live_mac = hops.get(&live).unwrap().as_ref().unwrap().destination_mac;
+            if live_mac.is_some() {
+                break;
+            }
+        }
+        assert_eq!(live_mac, Some([2, 0, 0, 0, 0, 0x99]));
+        assert_eq!(asked_in_all, 1, "the silent one is left alone");
+    });
+}
+
+#[test]
+fn many_silent_destinations_cost_as_much_as_one() {
+    let lab = Lab::new("scan");
+    run_near(&lab, async {
+        let resolver = Resolver::new().unwrap();
+        let ifindex = resolver
+            .peer_hop("198.51.100.2".parse().unwrap())
+            .await
+            .unwrap()
+            .ifindex;
+        let scanned: BTreeSet<Ipv4Addr> = (3..=202).map(|last| Ipv4Addr::new(198, 51, 100, last)).collect();
+        for pass in 0..5 {
+            let before = resolver.counts();
+            let hops = resolver.core_next_hops(&[ifindex], &scanned).await.unwrap();
+            let Counts { probes, dumps } = resolver.counts();
+            assert_eq!(hops.on_link, scanned);
+            assert!(
+                dumps - before.dumps <= 4,
+                "pass {pass}: {} dumps",
+                dumps - before.dumps
+            );
+            // The router of the route that is there is asked again after news; each of them once.
+            let probes = probes - before.probes;
+            let expected = if pass == 0 { 200..=201 } else { 0..=1 };
+            assert!(expected.contains(&probes), "pass {pass}: {probes} probes");
+            resolver.forget();
+        }
+        // Nobody waited for them: a neighbour that answers is there all the same.
+        let live = BTreeSet::from([Ipv4Addr::new(198, 51, 100, 2)]);
+        let wanted: BTreeSet<_> = scanned.union(&live).copied().collect();
+        let mut found = false;
+        for _ in 0..100 {
+            let hops = resolver.core_next_hops(&[ifindex], &wanted).await.unwrap();
+            found = hops
+                .hops
+                .iter()
+                .any(|(address, length, _)| (*address, *length) == ([198, 51, 100, 2], 32));
+            if found {
+                break;
+            }
+        }
+        assert!(found);
+    });
+}
+
+#[test]
+fn news_are_not_lost_to_who_does_something_else_meanwhile() {
+    let lab = Lab::new("news");
+    let near = lab.namespace("near");
+    run_near(&lab, async {
+        let mut watcher = Watcher::new().unwrap();
+        let hour = Duration::from_secs(3600);
+        ip(&format!("-n {near} route add 192.0.2.0/24 via 198.51.100.2"));
+        // It has heard, and is interrupted before the news have settled.
+        let heard = tokio::time::timeout(Duration::from_millis(25), watcher.changed(hour)).await;
+        if heard.is_err() {
+            let told = tokio::time::timeout(Duration::from_secs(10), watcher.changed(hour)).await;
+            told.expect("the news that it had heard");
+        }
+
+        // News that never end are told of.
+        let mut metric = 0;
+        let no_end = async {
+            loop {
+                metric += 1;
+                ip(&format!(
+                    "-n {near} route add 192.0.2.0/24 via 198.51.100.2 metric {metric}"
+                ));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let told = async { watcher.changed(hour).await };
+        tokio::select! {
+            () = no_end => {}
+            told = tokio::time::timeout(Duration::from_secs(30), told) => told.expect("told of"),
         }
     });
 }

@@ -142,7 +142,9 @@ fn naive(file: &RuleSetFile, packet: &Packet, answers: &[Answer]) -> Option<(u32
 /// The answers as the daemon opens addresses by them: for the sets that the name is in and that some site may reach.
 fn opened(rules: &mut Compiled, answers: &[Answer]) -> Openings {
     let mut openings = Openings::default();
-    rules.name_numbers = openings.number(&rules.name_sets).expect("there are numbers");
+    let numbering = openings.number(&rules.name_sets).expect("there are numbers");
+    rules.name_numbers = numbering.all().to_vec();
+    openings.renumber(numbering);
     for answer in answers {
         for (_, site, groups) in SITES {
             let sets = rules.sets_for(answer.name, site, groups, &[]);

@@ -426,6 +426,9 @@ pub struct RulesLoaded {
     pub rules: ActiveRules,
     /// Running flows that were ended because the new rules do not allow them.
     pub ended_flows: usize,
+    /// The generation that it brought back, if that is what it did.
+    #[serde(default)]
+    pub brought_back: Option<u32>,
     /// Seconds until it falls back unless it is confirmed.
     pub confirm_within_s: Option<u32>,
 }

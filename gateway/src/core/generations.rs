@@ -2,6 +2,8 @@
 //!
 //! Nothing here reads a clock or a file; `crate::runtime::rules` stores what changes. Every activation gets a number of its own,
 //! also when it brings an older text back, so that a flow's generation always names one entry.
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 /// Entries that are kept.
@@ -67,13 +69,19 @@ pub struct History {
     entries: Vec<Entry>,
     /// If the last one waits to be confirmed.
     unconfirmed: Option<Unconfirmed>,
+    /// Those that waited and that nobody confirmed while they were in force.
+    #[serde(default)]
+    never_confirmed: BTreeSet<u32>,
 }
 
 /// Why there is nothing to roll back to or to confirm.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum HistoryError {
-    /// No earlier generation.
-    #[error("no rule set was in force before this one")]
+    /// No earlier generation that is not withdrawn.
+    #[error(
+        "no rule set was in force before this one that was not withdrawn; `gateway rules history` shows all, and \
+         `gateway rules rollback N` takes any of them"
+    )]
     NothingBefore,
     /// A number that was never given, or is too long ago.
     #[error("generation {0} is not in the history; `gateway rules history` shows what is")]
@@ -109,23 +117,50 @@ impl History {
             .map_or(1, |entry| entry.generation.wrapping_add(1).max(1))
     }
 
-    /// The generation that a rollback brings back: the one of that number, or the one in force before.
+    /// The generation that a rollback brings back: the one of that number, or the one in force before; not one that was
+    /// withdrawn since, by a rollback or because nobody confirmed it.
     ///
     /// # Errors
     /// There is none.
     pub fn rollback_target(&self, generation: Option<u32>) -> Result<&Entry, HistoryError> {
-        match generation {
-            Some(number) => {
-                let found = self.entries.iter().find(|entry| entry.generation == number);
-                found.ok_or(HistoryError::Unknown(number))
-            }
-            None => self
-                .entries
-                .iter()
+        let numbered = |number| self.entries.iter().find(|entry| entry.generation == number);
+        match (generation, self.unconfirmed) {
+            (Some(number), _) => numbered(number).ok_or(HistoryError::Unknown(number)),
+            (None, Some(waiting)) => waiting
+                .fall_back_to
+                .and_then(numbered)
+                .ok_or(HistoryError::NothingBefore),
+            (None, None) => self
+                .line()
+                .into_iter()
                 .rev()
                 .nth(1)
                 .ok_or(HistoryError::NothingBefore),
         }
+    }
+
+    /// The generation in force and what stood before it, oldest first: each as it came last, without what was withdrawn.
+    fn line(&self) -> Vec<&Entry> {
+        let mut line: Vec<&Entry> = Vec::new();
+        let confirmed = |entry: &&Entry| !self.never_confirmed.contains(&entry.generation);
+        for entry in self.entries.iter().filter(confirmed) {
+            match entry.origin {
+                Origin::Configured | Origin::Loaded => {}
+                // In the place of what it brings back, without what came after that.
+                Origin::RolledBack(to) => {
+                    if let Some(place) = line.iter().position(|before| before.generation == to) {
+                        line.truncate(place);
+                    }
+                }
+                // In the place of what was in force before the one that was not confirmed.
+                Origin::FellBack(from) => {
+                    line.retain(|before| before.generation != from);
+                    line.pop();
+                }
+            }
+            line.push(entry);
+        }
+        line
     }
 
     /// The history once `entry` is in force. With `confirm_until_unix_s` it falls back then to what is in force now; if
@@ -137,6 +172,9 @@ impl History {
             None => self.in_force().map(|entry| entry.generation),
         };
         let mut next = self.clone();
+        let withdrawn = self.in_force().filter(|_| self.unconfirmed.is_some());
+        next.never_confirmed
+            .extend(withdrawn.map(|entry| entry.generation));
         next.unconfirmed = confirm_until_unix_s.map(|until_unix_s| Unconfirmed {
             fall_back_to,
             until_unix_s,
@@ -151,6 +189,12 @@ impl History {
             number += 1;
             number > surplus || kept(entry)
         });
+        let History {
+            entries,
+            never_confirmed,
+            ..
+        } = &mut next;
+        never_confirmed.retain(|number| entries.iter().any(|entry| entry.generation == *number));
         next
     }
 
@@ -161,8 +205,8 @@ impl History {
     pub fn confirmed(&self) -> Result<Self, HistoryError> {
         match self.unconfirmed {
             Some(_) => Ok(Self {
-                entries: self.entries.clone(),
                 unconfirmed: None,
+                ..self.clone()
             }),
             None => Err(HistoryError::NothingToConfirm),
         }
@@ -226,5 +270,76 @@ mod tests {
         let history = history.with(entry(2), None);
         assert_eq!(history.rollback_target(None).map(|entry| entry.generation), Ok(1));
         assert_eq!(history.next(), 3);
+    }
+
+    /// What `gateway rules rollback` without a number brings back.
+    fn target(history: &History) -> Result<u32, HistoryError> {
+        history.rollback_target(None).map(|entry| entry.generation)
+    }
+
+    fn with_origin(history: &History, origin: Origin) -> History {
+        let entry = Entry {
+            origin,
+            ..entry(history.next())
+        };
+        history.with(entry, None)
+    }
+
+    #[test]
+    fn a_rollback_never_brings_a_withdrawn_set_back() {
+        let one = History::default().with(entry(1), None);
+        let locked_out = one.with(entry(2), Some(60));
+        assert_eq!(target(&locked_out), Ok(1), "before it falls back");
+        let fell_back = with_origin(&locked_out, Origin::FellBack(2));
+        assert_eq!(target(&fell_back), Err(HistoryError::NothingBefore));
+        // 3 is 1 again; a set that comes after it goes back to that.
+        let history = fell_back.with(entry(4), None);
+        assert_eq!(target(&history), Ok(3));
+
+        // Two that nobody confirmed, one after the other.
+        let history = one.with(entry(2), Some(60)).with(entry(3), Some(60));
+        assert_eq!(target(&history), Ok(1));
+        let history = with_origin(&history, Origin::FellBack(3)).with(entry(5), None);
+        assert_eq!(target(&history), Ok(4));
+        // One that was confirmed counts.
+        let history = one.with(entry(2), Some(60)).confirmed().expect("it waits");
+        assert_eq!(target(&history.with(entry(3), None)), Ok(2));
+    }
+
+    #[test]
+    fn a_second_rollback_goes_further_back() {
+        let history = History::default()
+            .with(entry(1), None)
+            .with(entry(2), None)
+            .with(entry(3), None);
+        let history = with_origin(&history, Origin::RolledBack(target(&history).expect("2")));
+        assert_eq!(target(&history), Ok(1), "not 3, which was withdrawn");
+        let history = with_origin(&history, Origin::RolledBack(1));
+        assert_eq!(target(&history), Err(HistoryError::NothingBefore));
+        // By its number any comes back, and what was in force before that is what it goes back to.
+        let history = with_origin(&history, Origin::RolledBack(3));
+        assert_eq!(target(&history), Ok(5));
+    }
+
+    #[test]
+    fn a_rollback_that_nobody_confirmed_changes_nothing() {
+        let history = History::default().with(entry(1), None).with(entry(2), None);
+        let rolled_back = Entry {
+            origin: Origin::RolledBack(1),
+            ..entry(3)
+        };
+        let history = history.with(rolled_back, Some(60));
+        assert_eq!(target(&history), Ok(2), "what it falls back to");
+        let history = with_origin(&history, Origin::FellBack(3));
+        assert_eq!(target(&history), Ok(1), "2 is in force again");
+    }
+
+    #[test]
+    fn a_history_of_an_earlier_release_is_read() {
+        let history = with_origin(&History::default().with(entry(1), None), Origin::FellBack(9));
+        let mut stored = serde_json::to_value(&history).expect("written");
+        let map = stored.as_object_mut().expect("a map");
+        assert!(map.remove("never_confirmed").is_some());
+        assert_eq!(serde_json::from_value::<History>(stored).expect("read"), history);
     }
 }

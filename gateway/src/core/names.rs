@@ -82,6 +82,22 @@ pub struct Opening {
 /// What the packet path is to be told.
 pub type Write = (Ipv4Addr, Option<OpenAddress>);
 
+/// Numbers of the sets of a rule set that is not in force yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Numbering {
+    all: Vec<u32>,
+    numbers: BTreeMap<Vec<NamePattern>, u32>,
+}
+
+impl Numbering {
+    /// In the order of the sets.
+    #[must_use]
+    pub fn all(&self) -> &[u32] {
+        &self.all
+    }
+}
+
 /// All addresses that are open by name.
 #[derive(Clone, Debug, Default)]
 pub struct Openings {
@@ -107,11 +123,12 @@ impl Openings {
         }
     }
 
-    /// Numbers for the sets of a rule set that is to be in force, in their order.
+    /// Numbers for the sets of a rule set that is to be in force. Nothing is changed until it is, and
+    /// [`Openings::renumber`] says so: the rule set may be refused, and the one in force goes by the numbers that it has.
     ///
     /// # Errors
-    /// [`TooManySets`]; nothing is changed.
-    pub fn number(&mut self, sets: &[NameSet]) -> Result<Vec<u32>, TooManySets> {
+    /// [`TooManySets`].
+    pub fn number(&self, sets: &[NameSet]) -> Result<Numbering, TooManySets> {
         let keys: Vec<Vec<NamePattern>> = sets.iter().map(key).collect();
         let mut numbers = self.numbers.clone();
         let is_open = |number: u32| self.addresses.values().flatten().any(|open| open.set == number);
@@ -125,8 +142,12 @@ impl Openings {
         }
         let of = |patterns: &Vec<NamePattern>| numbers.get(patterns).copied().unwrap_or_default();
         let all = keys.iter().map(of).collect();
-        self.numbers = numbers;
-        Ok(all)
+        Ok(Numbering { all, numbers })
+    }
+
+    /// The rule set of these numbers is in force.
+    pub fn renumber(&mut self, numbering: Numbering) {
+        self.numbers = numbering.numbers;
     }
 
     /// Opens addresses for sets until `until_s`: all of them or, if one cannot be opened, none. Answers what to write.
@@ -285,22 +306,53 @@ mod tests {
         Ipv4Addr::new(198, 51, 100, last)
     }
 
+    /// Puts a rule set with these sets in force.
+    fn in_force(openings: &mut Openings, sets: &[NameSet]) -> Result<Vec<u32>, TooManySets> {
+        let numbering = openings.number(sets)?;
+        let all = numbering.all().to_vec();
+        openings.renumber(numbering);
+        Ok(all)
+    }
+
+    /// A rule set that is refused after its sets were numbered must not change what numbers mean: what is opened meanwhile
+    /// for a set in force is opened for that set.
+    #[test]
+    fn a_refused_rule_set_leaves_the_numbers_as_they_are() {
+        let mut openings = Openings::default();
+        let (a, c) = (set("a", &["a.example"]), set("c", &["c.example"]));
+        assert_eq!(in_force(&mut openings, std::slice::from_ref(&a)), Ok(vec![1]));
+        let refused = openings
+            .number(std::slice::from_ref(&c))
+            .expect("there are numbers");
+        assert_eq!(refused.all(), [1], "nothing is open");
+        // A site asks for a name of `a`, by the rules in force.
+        openings
+            .open(&[1], "a.example", &[address(1)], 100)
+            .expect("room");
+        assert_eq!(in_force(&mut openings, &[c, a]), Ok(vec![2, 1]));
+        assert!(openings.at(address(1)).is_open_for(1, 99));
+        assert!(!openings.at(address(1)).is_open_for(2, 99), "not for `c`");
+    }
+
     #[test]
     fn a_set_keeps_its_number_while_rule_sets_come_and_go() {
         let mut openings = Openings::default();
         let (a, b) = (set("a", &["a.example", "b.example"]), set("b", &["c.example"]));
-        assert_eq!(openings.number(&[a.clone(), b.clone()]), Ok(vec![1, 2]));
+        assert_eq!(in_force(&mut openings, &[a.clone(), b.clone()]), Ok(vec![1, 2]));
         // Another label and another order: the same names.
         let again = set("other", &["b.example", "a.example"]);
-        assert_eq!(openings.number(&[b.clone(), again]), Ok(vec![2, 1]));
+        assert_eq!(in_force(&mut openings, &[b.clone(), again]), Ok(vec![2, 1]));
         // What is open for a set that no rule speaks of keeps its number taken.
         openings
             .open(&[2], "c.example", &[address(1)], 100)
             .expect("room");
-        assert_eq!(openings.number(&[set("d", &["d.example"])]), Ok(vec![1]));
-        assert_eq!(openings.number(&[set("d", &["d.example"]), a]), Ok(vec![1, 3]));
+        assert_eq!(in_force(&mut openings, &[set("d", &["d.example"])]), Ok(vec![1]));
+        assert_eq!(
+            in_force(&mut openings, &[set("d", &["d.example"]), a]),
+            Ok(vec![1, 3])
+        );
         openings.expire(100);
-        assert_eq!(openings.number(&[set("e", &["e.example"])]), Ok(vec![1]));
+        assert_eq!(in_force(&mut openings, &[set("e", &["e.example"])]), Ok(vec![1]));
     }
 
     #[test]
@@ -309,8 +361,8 @@ mod tests {
         let sets: Vec<_> = (0..NAME_SETS_MAX)
             .map(|number| set("s", &[&format!("s{number}.example")]))
             .collect();
-        assert_eq!(openings.number(&sets), Err(TooManySets));
-        assert!(openings.number(&sets[1..]).is_ok());
+        assert_eq!(in_force(&mut openings, &sets), Err(TooManySets));
+        assert!(in_force(&mut openings, &sets[1..]).is_ok());
     }
 
     #[test]

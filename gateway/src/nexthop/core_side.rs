@@ -7,7 +7,7 @@ use gateway_common::abi::next_hop::NextHop;
 use rtnetlink::IpVersion;
 use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
 
-use super::netlink::{ResolveError, Resolver, ip};
+use super::netlink::{Neighbour, ResolveError, Resolver, ip};
 
 /// A route over a router of the core side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +27,19 @@ struct Side {
     mtu: u32,
 }
 
+/// The next hops of the core side.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CoreHops {
+    /// Prefix, its length, where to.
+    pub hops: Vec<([u8; 4], u8, NextHop)>,
+    /// The destinations that are neighbours themselves, resolved or not.
+    pub on_link: BTreeSet<Ipv4Addr>,
+}
+
 impl Resolver {
     /// The next hops of the core side: a prefix for each route over a router, an address for each neighbour on the
-    /// link. `interfaces` are the core side's indexes. `destinations` are resolved now, so that the first packet to
-    /// one finds its way; those that do not answer are left out, and asked again by the next call.
+    /// link. `interfaces` are the core side's indexes. `destinations` are asked for, so that the first packet to
+    /// one finds its way; those that have not answered are left out, and are there in a call after the news of them.
     ///
     /// # Errors
     /// Netlink fails. A router or destination that does not answer is no error.
@@ -38,7 +47,7 @@ impl Resolver {
         &self,
         interfaces: &[u32],
         destinations: &BTreeSet<Ipv4Addr>,
-    ) -> Result<Vec<([u8; 4], u8, NextHop)>, ResolveError> {
+    ) -> Result<CoreHops, ResolveError> {
         let sides = self.core_links(interfaces).await?;
         let routes: Vec<Via> = self
             .routes_v4()
@@ -47,19 +56,27 @@ impl Resolver {
             .filter_map(read_via)
             .filter(|via| interfaces.contains(&via.ifindex))
             .collect();
-        let mut wanted: BTreeSet<(u32, Ipv4Addr)> =
-            routes.iter().map(|via| (via.ifindex, via.router)).collect();
+        let mut wanted: BTreeSet<Neighbour> = routes
+            .iter()
+            .map(|via| (via.ifindex, via.router.into()))
+            .collect();
+        let mut on_link = BTreeSet::new();
         for destination in destinations {
             if let Ok(route) = self.route((*destination).into()).await
-                && let IpAddr::V4(neighbour) = route.neighbour
                 && interfaces.contains(&route.ifindex)
             {
-                wanted.insert((route.ifindex, neighbour));
+                wanted.insert((route.ifindex, route.neighbour));
+                if route.neighbour == IpAddr::V4(*destination) {
+                    on_link.insert(*destination);
+                }
             }
         }
-        self.ask_for(&wanted).await?;
+        self.find(&wanted).await?;
         let neighbours = self.neighbours(IpVersion::V4).await?;
-        Ok(table(&routes, &neighbours, &sides))
+        Ok(CoreHops {
+            hops: table(&routes, &neighbours, &sides),
+            on_link,
+        })
     }
 
     async fn core_links(&self, interfaces: &[u32]) -> Result<BTreeMap<u32, Side>, ResolveError> {
@@ -71,20 +88,6 @@ impl Resolver {
             }
         }
         Ok(sides)
-    }
-
-    /// Resolves all of them at once; one that is silent holds the others up no longer than itself.
-    async fn ask_for(&self, wanted: &BTreeSet<(u32, Ipv4Addr)>) -> Result<(), ResolveError> {
-        let questions = wanted
-            .iter()
-            .map(|(ifindex, address)| self.mac(*ifindex, (*address).into()));
-        for answer in futures_util::future::join_all(questions).await {
-            match answer {
-                Ok(_) | Err(ResolveError::Unreachable { .. }) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
     }
 }
 

@@ -13,5 +13,6 @@ mod core_side;
 mod netlink;
 mod peer;
 
-pub use self::netlink::{ResolveError, Resolver, Watcher};
+pub use self::core_side::CoreHops;
+pub use self::netlink::{Counts, ResolveError, Resolver, Watcher};
 pub use self::peer::PeerHop;

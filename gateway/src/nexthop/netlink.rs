@@ -1,6 +1,6 @@
 //! Questions to the kernel over rtnetlink, and the news it sends.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,14 +14,31 @@ use rtnetlink::packet_route::neighbour::{
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use rtnetlink::{Handle, IpVersion, MulticastGroup, RouteMessageBuilder};
 use tokio::task::JoinHandle;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
 /// How long a neighbour may take to answer: the kernel asks three times, a second apart.
 const RESOLVE_MAX: Duration = Duration::from_millis(3500);
-/// How often to look whether it has.
+/// How long one on a quick link takes.
 const RESOLVE_STEP: Duration = Duration::from_millis(20);
+/// How long a neighbour that was asked for is not asked for again: one that is silent costs the kernel three questions in
+/// this time, however many ways lead over it.
+const SILENT: Duration = Duration::from_secs(10);
 /// News within this time are one change.
 const SETTLE: Duration = Duration::from_millis(50);
+/// News that do not end are told of so often.
+const SETTLE_MAX: Duration = Duration::from_millis(500);
+
+/// A neighbour: on which interface, and its address.
+pub(super) type Neighbour = (u32, IpAddr);
+
+/// How often the kernel was asked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// To look for a neighbour.
+    pub probes: u64,
+    /// For all neighbours of a family.
+    pub dumps: u64,
+}
 
 /// Why there is no next hop.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +99,11 @@ pub struct Resolver {
 #[derive(Default)]
 struct Known {
     links: HashMap<u32, Link>,
-    macs: HashMap<(u32, IpAddr), [u8; 6]>,
+    macs: HashMap<Neighbour, [u8; 6]>,
+    /// Neighbours that were asked for and have not answered: since when. News do not end this; one that answers after all is
+    /// found in the kernel's table.
+    asked: HashMap<Neighbour, Instant>,
+    counts: Counts,
     /// Counts how often it was forgotten: an answer asked for before is not kept.
     forgotten: u64,
 }
@@ -107,6 +128,12 @@ impl Resolver {
         known.links.clear();
         known.macs.clear();
         known.forgotten += 1;
+    }
+
+    /// How often the kernel was asked so far.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.known().counts
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -171,53 +198,117 @@ impl Resolver {
     }
 
     async fn neighbour_messages(&self, version: IpVersion) -> Result<Vec<NeighbourMessage>, ResolveError> {
+        self.known().counts.dumps += 1;
         collect(self.handle.neighbours().get().set_family(version).execute()).await
     }
 
-    /// The MAC address of a neighbour that somebody has set for good.
-    async fn permanent(&self, ifindex: u32, neighbour: IpAddr) -> Result<Option<[u8; 6]>, ResolveError> {
-        let messages = self.neighbour_messages(version_of(neighbour)).await?;
-        let permanent = messages
-            .iter()
-            .filter(|message| message.header.state == NeighbourState::Permanent);
-        let mut found = permanent.filter_map(read_neighbour);
-        Ok(found
-            .find(|(index, address, _)| *index == ifindex && *address == neighbour)
-            .map(|(_, _, mac)| mac))
+    /// MAC addresses of those of `wanted` that are resolved. Those that are unknown are asked for, and waited for so long as
+    /// one on a quick link takes to answer: of the others the kernel sends news once they have.
+    pub(super) async fn find(
+        &self,
+        wanted: &BTreeSet<Neighbour>,
+    ) -> Result<HashMap<Neighbour, [u8; 6]>, ResolveError> {
+        self.ask_for(wanted).await?;
+        let found = self.look(wanted).await?;
+        let is_awaited =
+            |neighbour: &Neighbour| !found.contains_key(neighbour) && !self.is_silent(*neighbour);
+        if !wanted.iter().any(is_awaited) {
+            return Ok(found);
+        }
+        sleep(RESOLVE_STEP).await;
+        self.look(wanted).await
     }
 
-    /// The MAC address of a neighbour. One that is unknown is asked for; one that is old is asked again, in the
-    /// background, and used meanwhile.
-    pub(super) async fn mac(&self, ifindex: u32, neighbour: IpAddr) -> Result<[u8; 6], ResolveError> {
-        let forgotten = {
-            let known = self.known();
-            if let Some(mac) = known.macs.get(&(ifindex, neighbour)) {
-                return Ok(*mac);
-            }
-            known.forgotten
+    /// Has the kernel look for those of `wanted` that are unknown and were not asked for lately: all of them at once, and
+    /// waits for none. One that is old is asked again, in the background, and used meanwhile.
+    pub(super) async fn ask_for(&self, wanted: &BTreeSet<Neighbour>) -> Result<(), ResolveError> {
+        let unknown: BTreeSet<Neighbour> = {
+            let mut known = self.known();
+            known.asked.retain(|_, at| at.elapsed() < SILENT);
+            let is_unknown = |neighbour: &&Neighbour| {
+                !known.macs.contains_key(*neighbour) && !known.asked.contains_key(*neighbour)
+            };
+            wanted.iter().filter(is_unknown).copied().collect()
         };
-        if let Some(mac) = self.permanent(ifindex, neighbour).await? {
-            return Ok(mac);
-        }
-        self.probe(ifindex, neighbour).await?;
-        let until = Instant::now() + RESOLVE_MAX;
-        loop {
-            let all = self.neighbours(version_of(neighbour)).await?;
-            let found = all
-                .iter()
-                .find(|(index, address, _)| *index == ifindex && *address == neighbour);
-            if let Some((_, _, mac)) = found {
+        let pinned = self
+            .take(&unknown, |message| {
+                message.header.state == NeighbourState::Permanent
+            })
+            .await?;
+        for neighbour in unknown {
+            if pinned.contains_key(&neighbour) {
+                continue;
+            }
+            {
                 let mut known = self.known();
-                if known.forgotten == forgotten {
-                    known.macs.insert((ifindex, neighbour), *mac);
+                known.asked.insert(neighbour, Instant::now());
+                known.counts.probes += 1;
+            }
+            match self.probe(neighbour.0, neighbour.1).await {
+                Ok(()) => {}
+                // Its table of neighbours is full, or the interface has just gone: as good as silent.
+                Err(ResolveError::Netlink(rtnetlink::Error::NetlinkError(error))) => {
+                    tracing::debug!(%error, address = %neighbour.1, "neighbour not asked for");
                 }
-                return Ok(*mac);
+                Err(error) => return Err(error),
             }
-            if Instant::now() >= until {
-                return Err(ResolveError::Unreachable { neighbour, ifindex });
-            }
-            sleep(RESOLVE_STEP).await;
         }
+        Ok(())
+    }
+
+    /// MAC addresses of those of `wanted` that are resolved now.
+    pub(super) async fn look(
+        &self,
+        wanted: &BTreeSet<Neighbour>,
+    ) -> Result<HashMap<Neighbour, [u8; 6]>, ResolveError> {
+        let (mut found, mut missing) = (HashMap::new(), BTreeSet::new());
+        {
+            let known = self.known();
+            for neighbour in wanted {
+                match known.macs.get(neighbour) {
+                    Some(mac) => found.insert(*neighbour, *mac).is_some(),
+                    None => missing.insert(*neighbour),
+                };
+            }
+        }
+        found.extend(self.take(&missing, |_| true).await?);
+        Ok(found)
+    }
+
+    /// Whether the kernel has asked for a neighbour lately, and given up.
+    pub(super) fn is_silent(&self, neighbour: Neighbour) -> bool {
+        let asked = self.known().asked.get(&neighbour).copied();
+        asked.is_some_and(|at| at.elapsed() >= RESOLVE_MAX)
+    }
+
+    /// Those of `wanted` that the kernel has resolved, and `counts` says so; they are known from now on. The table is read
+    /// once a family, for all of them.
+    async fn take(
+        &self,
+        wanted: &BTreeSet<Neighbour>,
+        counts: impl Fn(&NeighbourMessage) -> bool,
+    ) -> Result<HashMap<Neighbour, [u8; 6]>, ResolveError> {
+        let forgotten = self.known().forgotten;
+        let mut found = HashMap::new();
+        for is_v4 in [true, false] {
+            let Some(one) = wanted.iter().find(|(_, address)| address.is_ipv4() == is_v4) else {
+                continue;
+            };
+            let messages = self.neighbour_messages(version_of(one.1)).await?;
+            let resolved = messages.iter().filter(|message| counts(message));
+            let resolved = resolved
+                .filter_map(read_neighbour)
+                .map(|(ifindex, address, mac)| ((ifindex, address), mac));
+            found.extend(resolved.filter(|(neighbour, _)| wanted.contains(neighbour)));
+        }
+        let mut known = self.known();
+        for (neighbour, mac) in &found {
+            known.asked.remove(neighbour);
+            if known.forgotten == forgotten {
+                known.macs.insert(*neighbour, *mac);
+            }
+        }
+        Ok(found)
     }
 
     /// Has the kernel use the neighbour, as a packet to it would: it resolves what is unknown and confirms what is
@@ -245,6 +336,10 @@ impl Drop for Resolver {
 pub struct Watcher {
     messages: futures_util::stream::BoxStream<'static, ()>,
     driver: JoinHandle<()>,
+    /// When the first and the last of the news came that nobody was told of yet.
+    news: Option<(Instant, Instant)>,
+    /// When somebody was told last.
+    told: Instant,
 }
 
 impl Watcher {
@@ -264,16 +359,35 @@ impl Watcher {
         Ok(Self {
             messages: messages.map(|_| ()).boxed(),
             driver: tokio::spawn(connection),
+            news: None,
+            told: Instant::now(),
         })
     }
 
-    /// Waits for a change, or for `refresh` to pass: lost news are made good then. Changes that come together count
-    /// as one.
+    /// Waits for a change, or for `refresh` to pass since the last: lost news are made good then. Changes that come
+    /// together count as one. Who stops waiting and waits again misses nothing.
     pub async fn changed(&mut self, refresh: Duration) {
-        if timeout(refresh, self.messages.next()).await.is_err() {
-            return;
+        loop {
+            let due = match self.news {
+                Some((first, last)) => (last + SETTLE).min(first + SETTLE_MAX),
+                None => self.told + refresh,
+            };
+            if Instant::now() >= due {
+                break;
+            }
+            match timeout_at(due, self.messages.next()).await {
+                Ok(Some(())) => {
+                    let now = Instant::now();
+                    let first = self.news.map_or(now, |(first, _)| first);
+                    self.news = Some((first, now));
+                }
+                // There are no more news: what is left is to look now and then.
+                Ok(None) => sleep_until(due).await,
+                Err(_) => break,
+            }
         }
-        while let Ok(Some(())) = timeout(SETTLE, self.messages.next()).await {}
+        self.news = None;
+        self.told = Instant::now();
     }
 }
 

@@ -1,8 +1,9 @@
 //! The way to the peer of a tunnel.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
-use super::netlink::{ResolveError, Resolver};
+use super::netlink::{Neighbour, ResolveError, Resolver};
 
 /// Where the packets of a tunnel leave to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,30 +16,78 @@ pub struct PeerHop {
     pub mtu: u16,
     /// Its MAC address.
     pub source_mac: [u8; 6],
-    /// MAC address of the peer, or of the router to it.
-    pub destination_mac: [u8; 6],
+    /// MAC address of the peer, or of the router to it; `None` while the kernel looks for it.
+    pub destination_mac: Option<[u8; 6]>,
     /// The address that the kernel would send from.
     pub source: Option<IpAddr>,
 }
 
 impl Resolver {
-    /// Finds the way to `remote`. A neighbour that is not known yet is asked for, which may take seconds.
+    /// The way to `remote` as the kernel knows it now. A neighbour that is unknown is asked for and not waited for.
     ///
     /// # Errors
-    /// [`ResolveError`] says what is missing.
-    pub async fn resolve(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+    /// [`ResolveError`] says what is missing; of a neighbour, that it was asked lately and did not answer.
+    pub async fn peer_hop(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+        let (neighbour, hop) = self.way_out(remote).await?;
+        let wanted = BTreeSet::from([neighbour]);
+        self.ask_for(&wanted).await?;
+        let found = self.look(&wanted).await?;
+        self.with_mac(hop, neighbour, &found)
+    }
+
+    /// The ways to many peers. All neighbours are asked for at once; one that is silent holds nobody up.
+    ///
+    /// # Errors
+    /// Netlink fails. What is wrong with the way to a peer is said in its place.
+    pub async fn peer_hops(
+        &self,
+        remotes: HashSet<IpAddr>,
+    ) -> Result<HashMap<IpAddr, Result<PeerHop, ResolveError>>, ResolveError> {
+        let mut ways = Vec::with_capacity(remotes.len());
+        for remote in remotes {
+            ways.push((remote, self.way_out(remote).await));
+        }
+        let wanted = ways
+            .iter()
+            .filter_map(|(_, way)| Some(way.as_ref().ok()?.0))
+            .collect();
+        let found = self.find(&wanted).await?;
+        let hop = |(remote, way): (IpAddr, Result<(Neighbour, PeerHop), ResolveError>)| {
+            let hop = way.and_then(|(neighbour, hop)| self.with_mac(hop, neighbour, &found));
+            (remote, hop)
+        };
+        Ok(ways.into_iter().map(hop).collect())
+    }
+
+    /// The neighbour that leads to `remote`, and the way without its MAC address.
+    async fn way_out(&self, remote: IpAddr) -> Result<(Neighbour, PeerHop), ResolveError> {
         let route = self.route(remote).await?;
         let link = self.link(route.ifindex).await?;
         let ifindex = route.ifindex;
-        let source_mac = link.mac.ok_or(ResolveError::NotEthernet { remote, ifindex })?;
-        let destination_mac = self.mac(ifindex, route.neighbour).await?;
-        Ok(PeerHop {
+        let hop = PeerHop {
             ifindex,
             interface: link.name,
             mtu: u16::try_from(link.mtu).unwrap_or(u16::MAX),
-            source_mac,
-            destination_mac,
+            source_mac: link.mac.ok_or(ResolveError::NotEthernet { remote, ifindex })?,
+            destination_mac: None,
             source: route.source,
+        };
+        Ok(((ifindex, route.neighbour), hop))
+    }
+
+    fn with_mac(
+        &self,
+        hop: PeerHop,
+        (ifindex, neighbour): Neighbour,
+        found: &HashMap<Neighbour, [u8; 6]>,
+    ) -> Result<PeerHop, ResolveError> {
+        let destination_mac = found.get(&(ifindex, neighbour)).copied();
+        if destination_mac.is_none() && self.is_silent((ifindex, neighbour)) {
+            return Err(ResolveError::Unreachable { neighbour, ifindex });
+        }
+        Ok(PeerHop {
+            destination_mac,
+            ..hop
         })
     }
 }

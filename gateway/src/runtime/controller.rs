@@ -50,7 +50,7 @@ pub struct Controller<E: Engine> {
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
-    sockets: Sockets,
+    pub(super) sockets: Sockets,
     /// Sites that the data plane does not know yet, or not as they are now.
     pub(super) new_sites: Vec<u32>,
     pub(super) ledger: SharedLedger,
@@ -125,7 +125,7 @@ impl<E: Engine> Controller<E> {
         connections.expect_at(&mut journal);
         let sadb = Sadb::default();
         let names = Names::new(config.dns.as_ref());
-        let watch = Watch::new(&config);
+        let watch = Watch::new(&config, credentials.stamps);
         let mut controller = Self {
             config,
             engine,
@@ -316,7 +316,7 @@ impl<E: Engine> Controller<E> {
                     local,
                     remote,
                     payload,
-                } => self.sockets.send(local, remote, &payload).await,
+                } => self.sockets.send(local, remote, &payload),
                 Output::InstallChildSa(install) => self.install(&install).await,
                 Output::ActivateOutbound { child, beside } => {
                     if let Some(handle) = self.sadb.handle(child) {

@@ -12,6 +12,7 @@ use gateway_ike::{PeerSharedKey, Ppk, Ppks, SharedKey, SharedKeys};
 use nix::unistd::geteuid;
 use zeroize::Zeroizing;
 
+use super::reload::{Stamp, stamps, watched};
 use crate::config::Config;
 
 /// A file with a shared key holds one line.
@@ -27,6 +28,9 @@ pub struct Credentials {
     pub shared_keys: SharedKeys,
     /// Post-quantum preshared keys of sites.
     pub ppks: Ppks,
+    /// What the files of authorities and revocation lists were before they were read: one that is replaced at that moment
+    /// counts as changed.
+    pub(super) stamps: Vec<Stamp>,
 }
 
 impl Credentials {
@@ -35,7 +39,9 @@ impl Credentials {
     /// # Errors
     /// What is wrong, with the file's name. No secret is in it.
     pub fn read(config: &Config) -> anyhow::Result<Self> {
+        let stamps = stamps(&watched(config));
         Ok(Self {
+            stamps,
             credential: credential(config)?,
             trust: trust(config)?,
             shared_keys: shared_keys(config)?,

@@ -181,7 +181,7 @@ pub trait Engine {
     /// The clock of flows and mappings, in seconds.
     fn now_s(&self) -> u32;
 
-    /// Forgets flows and mappings that timed out; called once a second.
+    /// Forgets flows and mappings that timed out, without waiting for it; called once a second.
     ///
     /// # Errors
     /// If the kernel refuses it.

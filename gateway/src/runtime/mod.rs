@@ -2,6 +2,7 @@
 //!
 //! One task, the [`controller`], owns all state and takes what comes in turn: datagrams, deadlines, API calls, the tick
 //! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
+mod asked;
 mod authorizer;
 mod clock;
 mod connections;
@@ -22,6 +23,7 @@ mod requests;
 mod rules;
 mod secrets;
 mod sockets;
+mod sweeper;
 mod trace;
 mod ways;
 mod xdp;
@@ -31,7 +33,7 @@ pub use credentials::Credentials;
 pub use engine::{Engine, Happening, SaTraffic, Tables};
 pub(crate) use nat::pool_view;
 pub use prepare::{Prepared, assignments_path, prepare, read_assignments, stored_assignments};
-pub use sockets::{Datagram, Sockets};
+pub use sockets::{Datagram, DatagramQueue, Sockets};
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -44,7 +46,7 @@ use crate::dataplane::ServiceSockets;
 
 /// Only root may use the API.
 const API_UID: u32 = 0;
-/// Datagrams that wait for the controller; more are dropped, as a socket buffer would.
+/// Datagrams that wait for the controller; more are dropped, as a socket buffer would, and counted.
 const DATAGRAMS_MAX: usize = 1024;
 /// Events that a subscriber may be behind; further ones are lost to it, and it is told how many.
 const EVENTS_MAX: usize = 4096;
@@ -69,16 +71,16 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     prepare::make_state_dir(&prepared.config)?;
     let server = Server::bind(&prepared.config.socket, API_UID)
         .with_context(|| prepared.config.socket.display().to_string())?;
-    let (datagram_sender, datagrams) = mpsc::channel(DATAGRAMS_MAX);
+    let (queue, datagrams) = DatagramQueue::new(DATAGRAMS_MAX);
     let (call_sender, calls) = mpsc::channel(CALLS_MAX);
     let (events, _) = broadcast::channel(EVENTS_MAX);
     if let Some(path) = &prepared.config.events_file {
         event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
     }
-    let mut engine = Xdp::start(&prepared.config, datagram_sender.clone()).await?;
+    let mut engine = Xdp::start(&prepared.config, queue.clone()).await?;
     let service = engine.take_service();
     // From here the programs are attached: IKE that arrives early waits in the sockets.
-    let sockets = Sockets::bind(&prepared.config, &datagram_sender)?;
+    let sockets = Sockets::bind(&prepared.config, queue)?;
     let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;
     if let Some(ServiceSockets { udp, tcp }) = service {
         controller.start_dns(crate::dns::server::Sockets { udp, tcp })?;

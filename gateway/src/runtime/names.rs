@@ -3,7 +3,7 @@ use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use tokio::sync::mpsc;
 
 use super::controller::Controller;
@@ -11,7 +11,7 @@ use super::engine::Engine;
 use crate::api::view;
 use crate::config::{DnsConfig, Protocol};
 use crate::core::journal::Notice;
-use crate::core::names::{Bounds, Openings};
+use crate::core::names::{Bounds, Numbering, Openings};
 use crate::core::policy::Compiled;
 use crate::dns::private::Private;
 use crate::dns::proxy::{Admission, Report, Settings, Transport};
@@ -155,7 +155,7 @@ impl<E: Engine> Controller<E> {
                 ttl_s,
                 reply,
             } => {
-                let opened = self.open_names(&sets, &name, &addresses, ttl_s);
+                let opened = self.open_names(site, &sets, &name, &addresses, ttl_s);
                 let _ = reply.send(opened.is_ok());
                 if let Err(error) = opened {
                     let reason = format!("{error:#}");
@@ -205,16 +205,23 @@ impl<E: Engine> Controller<E> {
         };
         let server = SocketAddrV4::new(dns.listen, DNS_PORT);
         let site = self.engine.site_of(protocol.0, client, server)?;
-        let groups = self.sites.get().get(site)?.groups;
-        let sets = self.rules.as_ref().map_or_else(Vec::new, |(_, compiled)| {
-            compiled.sets_for(name, site, groups, self.rule_state.schedules())
-        });
+        let sets = self.sets_of(site, name)?;
         Some(Admission { site, sets })
     }
 
-    /// Opens addresses in the packet path.
+    /// The sets that the rules in force let a site reach and that a name is in; `None`: there is no such site.
+    fn sets_of(&self, site: u32, name: &str) -> Option<Vec<u32>> {
+        let groups = self.sites.get().get(site)?.groups;
+        Some(self.rules.as_ref().map_or_else(Vec::new, |(_, compiled)| {
+            compiled.sets_for(name, site, groups, self.rule_state.schedules())
+        }))
+    }
+
+    /// Opens addresses in the packet path, for those of `sets` that the rules in force give the site still: they may have
+    /// changed since it asked, and with them what a number stands for.
     fn open_names(
         &mut self,
+        site: u32,
         sets: &[u32],
         name: &str,
         addresses: &[Ipv4Addr],
@@ -223,7 +230,13 @@ impl<E: Engine> Controller<E> {
         let dns = self.config.dns.as_ref().context("there is no [dns]")?;
         let open_s = ttl_s.clamp(dns.ttl_min_s, dns.ttl_max_s).saturating_add(SLACK_S);
         let until_s = self.engine.now_s().saturating_add(open_s);
-        let writes = self.names.openings.open(sets, name, addresses, until_s)?;
+        let mut in_force = self.sets_of(site, name).unwrap_or_default();
+        in_force.retain(|set| sets.contains(set));
+        ensure!(
+            !in_force.is_empty(),
+            "the rules changed while the name was looked up, and no longer allow it"
+        );
+        let writes = self.names.openings.open(&in_force, name, addresses, until_s)?;
         self.engine.write_names(&writes)
     }
 
@@ -242,15 +255,16 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Gives the sets of a rule set their numbers.
-    pub(super) fn number_names(&mut self, compiled: &mut Compiled) -> anyhow::Result<()> {
-        compiled.name_numbers = self.names.openings.number(&compiled.name_sets)?;
+    /// Gives the sets of a rule set the numbers that they have once it is in force.
+    pub(super) fn number_names(&self, compiled: &mut Compiled) -> anyhow::Result<Numbering> {
+        let numbering = self.names.openings.number(&compiled.name_sets)?;
+        compiled.name_numbers = numbering.all().to_vec();
         if !compiled.name_sets.is_empty() && self.config.dns.is_none() {
             tracing::warn!(
                 "rules speak of names, but gateway.toml has no [dns]: no address is opened by name"
             );
         }
-        Ok(())
+        Ok(numbering)
     }
 
     /// What is open by name.

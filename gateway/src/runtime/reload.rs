@@ -39,15 +39,19 @@ enum What {
 }
 
 /// What tells one content of a file from the next; `None` while it is not there.
-type Stamp = Option<(u64, u64, i64, i64)>;
+pub(super) type Stamp = Option<(u64, u64, i64, i64)>;
+
+/// The files that are watched: authorities and revocation lists.
+pub(super) fn watched(config: &Config) -> Vec<PathBuf> {
+    config.ike.ca.iter().chain(&config.ike.crl).cloned().collect()
+}
 
 impl Watch {
-    pub(super) fn new(config: &Config) -> Self {
-        let files: Vec<_> = config.ike.ca.iter().chain(&config.ike.crl).cloned().collect();
-        let loaded = stamps(&files);
+    /// `loaded`: what the files were before they were read.
+    pub(super) fn new(config: &Config, loaded: Vec<Stamp>) -> Self {
         Self {
             last_look: loaded.clone(),
-            files,
+            files: watched(config),
             loaded,
             seconds: 0,
             told: BTreeSet::new(),
@@ -68,7 +72,7 @@ impl Watch {
     }
 }
 
-fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
+pub(super) fn stamps(files: &[PathBuf]) -> Vec<Stamp> {
     let stamp = |file: &PathBuf| {
         let metadata = std::fs::metadata(file).ok()?;
         let (size, inode) = (metadata.size(), metadata.ino());
@@ -115,8 +119,9 @@ impl<E: Engine> Controller<E> {
             trust,
             shared_keys,
             ppks,
+            stamps,
         } = read;
-        self.watch.loaded = stamps(&self.watch.files);
+        self.watch.loaded = stamps;
         self.endpoint.set_credential(credential);
         self.endpoint.set_ppks(ppks);
         self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
@@ -254,6 +259,31 @@ mod tests {
                 .send(crate::api::message::Reply::Error(String::new()))
                 .expect("awaited");
         }
+    }
+
+    /// Attaching the programs takes a second: a list that is replaced meanwhile must be read.
+    #[test]
+    fn a_list_that_is_replaced_between_reading_and_watching_counts_as_changed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+        let (ca, new) = (folder.path().join("ca.crt"), folder.path().join("new"));
+        for copy in [&ca, &new] {
+            std::fs::copy(data.join("ec-ca.crt"), copy).expect("copied");
+        }
+        let text = format!(
+            "[gateway]\nname = \"test\"\n[[interface]]\nname = \"w\"\nrole = \"wan\"\n\
+             [[interface]]\nname = \"c\"\nrole = \"core\"\n[ike]\ncertificate = \"rsa-leaf.crt\"\n\
+             private_key = \"rsa-leaf.pkcs8.key\"\nca = {ca:?}\nidentity = \"gw.lab.test\"\n\
+             [center]\nnetworks = [\"10.100.0.0/16\"]\n[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\n\
+             networks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n"
+        );
+        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        let credentials = Credentials::read(&config).expect("certificates and key");
+        std::fs::rename(&new, &ca).expect("replaced");
+        let mut watch = Watch::new(&config, credentials.stamps);
+        assert!(!watch.has_changed(), "it may still be written");
+        assert!(watch.has_changed());
+        assert!(!watch.has_changed(), "once");
     }
 
     #[test]

@@ -231,7 +231,7 @@ impl<E: Engine> Controller<E> {
             }
         };
         let mut drops = self.engine.tables()?.drops;
-        drops.extend(ike_drops(&self.endpoint.counters()));
+        drops.extend(ike_drops(&self.endpoint.counters(), self.sockets.lost()));
         Ok(drops.into_iter().map(drop).collect())
     }
 }
@@ -264,8 +264,8 @@ pub(super) fn state_word(number: u8) -> &'static str {
     }
 }
 
-/// IKE's counts under the numbers that all drops share.
-fn ike_drops(counters: &Counters) -> impl Iterator<Item = (u32, u64)> {
+/// IKE's counts, and datagrams that it never saw, under the numbers that all drops share.
+fn ike_drops(counters: &Counters, lost: u64) -> impl Iterator<Item = (u32, u64)> {
     [
         (DropReason::IkeMalformed, counters.malformed),
         (DropReason::IkeVersion, counters.unsupported_version),
@@ -274,6 +274,7 @@ fn ike_drops(counters: &Counters) -> impl Iterator<Item = (u32, u64)> {
         (DropReason::IkeUnexpected, counters.unexpected),
         (DropReason::IkeHalfOpenFull, counters.half_open_full),
         (DropReason::IkePuzzle, counters.puzzles_failed),
+        (DropReason::IkeQueueFull, lost),
     ]
     .into_iter()
     .filter(|(_, messages)| *messages > 0)

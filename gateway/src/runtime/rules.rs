@@ -229,13 +229,14 @@ impl<E: Engine> Controller<E> {
 
     /// Puts a compiled rule set in force under its number.
     fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
-        self.number_names(&mut compiled)?;
+        let numbering = self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
         let tables = compiled.generation(generation, base, &schedules)?;
         let count = u32::try_from(compiled.source.rules.len())?;
         self.engine.reset_rule_hits(base, count)?;
         self.engine.load_rules(&tables, compiled.named_hosts())?;
+        self.names.openings.renumber(numbering);
         self.rules = Some((generation, compiled));
         self.rule_state.schedules = schedules;
         Ok(())
@@ -342,8 +343,14 @@ impl<E: Engine> Controller<E> {
 
     fn loaded(&self, ended_flows: usize, confirm_within_s: Option<u32>) -> anyhow::Result<view::RulesLoaded> {
         let rules = self.active_rules().context("no rule set is in force")?;
+        let entry = self.rule_state.history.in_force();
+        let brought_back = entry.and_then(|entry| match entry.origin {
+            Origin::RolledBack(to) => Some(to),
+            Origin::Configured | Origin::Loaded | Origin::FellBack(_) => None,
+        });
         Ok(view::RulesLoaded {
             rules,
+            brought_back,
             ended_flows,
             confirm_within_s,
         })

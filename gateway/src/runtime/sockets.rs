@@ -1,17 +1,22 @@
 //! IKE sockets: ports 500 and 4500 of every address of the WAN interfaces, so that an answer leaves from the address
 //! that was asked.
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 
 use anyhow::{Context as _, bail};
 use nix::ifaddrs::getifaddrs;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 
 use crate::config::{Config, Role};
 
@@ -33,19 +38,54 @@ pub struct Datagram {
     pub payload: Vec<u8>,
 }
 
+/// What leads to the controller. When it is full it loses what comes, as a full socket buffer does: a flood must not take
+/// memory.
+#[derive(Clone, Debug)]
+pub struct DatagramQueue {
+    sender: mpsc::Sender<Datagram>,
+    lost: Arc<AtomicU64>,
+}
+
+impl DatagramQueue {
+    /// One with room for so many, and its other end.
+    #[must_use]
+    pub fn new(places: usize) -> (Self, mpsc::Receiver<Datagram>) {
+        let (sender, datagrams) = mpsc::channel(places);
+        let lost = Arc::default();
+        (Self { sender, lost }, datagrams)
+    }
+
+    /// Adds one, or counts it as lost.
+    pub(super) fn push(&self, datagram: Datagram) {
+        if let Err(TrySendError::Full(_)) = self.sender.try_send(datagram) {
+            self.lost.fetch_add(1, Relaxed);
+        }
+    }
+}
+
 /// The open sockets by their local address.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Sockets {
     by_local: HashMap<SocketAddr, Arc<UdpSocket>>,
+    datagrams: DatagramQueue,
 }
 
 impl Sockets {
+    /// None is open; what comes to those that will be goes to `datagrams`.
+    #[must_use]
+    pub fn new(datagrams: DatagramQueue) -> Self {
+        Self {
+            by_local: HashMap::new(),
+            datagrams,
+        }
+    }
+
     /// Binds all and forwards what comes to `datagrams`.
     ///
     /// # Errors
     /// If a WAN interface has no address, or a port is taken.
-    pub fn bind(config: &Config, datagrams: &mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
-        let mut sockets = Self::default();
+    pub fn bind(config: &Config, datagrams: DatagramQueue) -> anyhow::Result<Self> {
+        let mut sockets = Self::new(datagrams);
         for interface in config
             .interfaces
             .iter()
@@ -62,7 +102,7 @@ impl Sockets {
                 for port in [IKE_PORT, IKE_NAT_PORT] {
                     let local = SocketAddr::new(address, port);
                     sockets
-                        .open(local, datagrams)
+                        .open(local)
                         .with_context(|| format!("UDP {local} on {}", interface.name))?;
                 }
             }
@@ -74,11 +114,11 @@ impl Sockets {
     ///
     /// # Errors
     /// As the kernel says.
-    pub fn open(&mut self, local: SocketAddr, datagrams: &mpsc::Sender<Datagram>) -> io::Result<SocketAddr> {
+    pub fn open(&mut self, local: SocketAddr) -> io::Result<SocketAddr> {
         let socket = Arc::new(bound(local)?);
         let local = socket.local_addr()?;
         self.by_local.insert(local, socket.clone());
-        tokio::spawn(receive(socket, local, datagrams.clone()));
+        tokio::spawn(receive(socket, local, self.datagrams.clone()));
         tracing::info!(%local, "IKE listens");
         Ok(local)
     }
@@ -99,13 +139,34 @@ impl Sockets {
         self.by_local.contains_key(&local)
     }
 
+    /// Datagrams that were lost before the controller saw them: the queue or a socket's buffer was full.
+    #[must_use]
+    pub fn lost(&self) -> u64 {
+        let of_kernel = || -> io::Result<u64> {
+            let mut inodes = HashSet::new();
+            for socket in self.by_local.values() {
+                let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+                inodes.insert(std::fs::metadata(path)?.ino());
+            }
+            let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
+            // A kernel without IPv6 has but the first.
+            let tables = tables
+                .iter()
+                .filter_map(|path| std::fs::read_to_string(path).ok());
+            Ok(tables.map(|table| lost_in_kernel(&table, &inodes)).sum())
+        };
+        self.datagrams.lost.load(Relaxed) + of_kernel().unwrap_or_default()
+    }
+
     /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
-    pub async fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
+    pub fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
         let Some(socket) = self.by_local.get(&local) else {
             tracing::warn!(%local, %remote, "no IKE socket has this local address");
             return;
         };
-        if let Err(error) = socket.send_to(payload, remote).await {
+        // Of the socket itself, which never blocks: tokio would wait for room, or know nothing of a socket yet that was
+        // bound a moment ago.
+        if let Err(error) = SockRef::from(&**socket).send_to(payload, &remote.into()) {
             tracing::debug!(%local, %remote, %error, "IKE datagram not sent");
         }
     }
@@ -156,11 +217,23 @@ fn bound(local: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: mpsc::Sender<Datagram>) {
+/// Datagrams that found the receive buffers of these sockets full, by the kernel's list of UDP sockets: the tenth column is
+/// the inode, the thirteenth the count.
+fn lost_in_kernel(table: &str, inodes: &HashSet<u64>) -> u64 {
+    let of_line = |line: &str| {
+        let mut columns = line.split_whitespace().skip(9);
+        let inode = columns.next()?.parse().ok()?;
+        let lost: u64 = columns.nth(2)?.parse().ok()?;
+        inodes.contains(&inode).then_some(lost)
+    };
+    table.lines().skip(1).filter_map(of_line).sum()
+}
+
+async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: DatagramQueue) {
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let (length, remote) = tokio::select! {
-            () = datagrams.closed() => return,
+            () = datagrams.sender.closed() => return,
             received = socket.recv_from(&mut buffer) => match received {
                 Ok(received) => received,
                 // ICMP errors of earlier datagrams surface here; they end nothing.
@@ -171,11 +244,75 @@ async fn receive(socket: Arc<UdpSocket>, local: SocketAddr, datagrams: mpsc::Sen
             },
         };
         let payload = buffer.get(..length).unwrap_or_default().to_vec();
-        // A full queue drops, as a full socket buffer does: a flood must not take memory.
-        let _ = datagrams.try_send(Datagram {
+        datagrams.push(Datagram {
             local,
             remote,
             payload,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The runtime has not looked at the socket yet: nothing here awaits.
+    #[tokio::test]
+    async fn the_first_datagram_is_sent_at_once() {
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+        let (queue, _datagrams) = DatagramQueue::new(1);
+        let mut sockets = Sockets::new(queue);
+        let local = sockets
+            .open("127.0.0.1:0".parse().expect("address"))
+            .expect("bound");
+        sockets.send(local, peer.local_addr().expect("bound"), b"IKE_SA_INIT");
+        peer.set_nonblocking(true).expect("a socket");
+        let mut buffer = [0; 32];
+        let (length, source) = peer.recv_from(&mut buffer).expect("it was sent");
+        assert_eq!(
+            (buffer.get(..length), source),
+            (Some(b"IKE_SA_INIT".as_slice()), local)
+        );
+    }
+
+    #[tokio::test]
+    async fn what_the_queue_loses_is_counted() {
+        let (queue, mut datagrams) = DatagramQueue::new(1);
+        let mut sockets = Sockets::new(queue);
+        let local = sockets
+            .open("127.0.0.1:0".parse().expect("address"))
+            .expect("bound");
+        let peer = std::net::UdpSocket::bind("127.0.0.1:0").expect("bound");
+        for _ in 0..5 {
+            peer.send_to(b"IKE", local).expect("sent");
+        }
+        let all_came = async {
+            while sockets.lost() < 4 {
+                tokio::task::yield_now().await;
+            }
+        };
+        let outcome = tokio::time::timeout(std::time::Duration::from_secs(10), all_came).await;
+        assert!(outcome.is_ok(), "{} are counted", sockets.lost());
+        assert_eq!(datagrams.recv().await.expect("the first").payload, b"IKE");
+        assert!(datagrams.try_recv().is_err() && sockets.lost() == 4);
+    }
+
+    /// Nothing here awaits: nobody reads the socket.
+    #[tokio::test]
+    async fn what_the_kernel_loses_is_counted() {
+        let (queue, _datagrams) = DatagramQueue::new(1);
+        let mut sockets = Sockets::new(queue);
+        let address = |text: &str| text.parse().expect("address");
+        let all = ["127.0.0.1:0", "[::1]:0"].map(|local| sockets.open(address(local)).expect("bound"));
+        assert_eq!(sockets.lost(), 0);
+        for local in all {
+            let before = sockets.lost();
+            let peer = std::net::UdpSocket::bind((local.ip(), 0)).expect("bound");
+            // Twice the buffer, of which the kernel gives twice what was asked for.
+            for _ in 0..RECEIVE_BUFFER_BYTES * 4 / 1024 {
+                peer.send_to(&[0; 1024], local).expect("sent");
+            }
+            assert!(sockets.lost() > before, "{local}");
+        }
     }
 }

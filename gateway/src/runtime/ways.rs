@@ -1,7 +1,7 @@
 //! The ways out: next hops of the core side and of peers, kept as routes and neighbours change.
 //!
-//! One task follows the kernel and writes what it finds into the data plane, so that a silent neighbour never holds
-//! up IKE.
+//! One task follows the kernel and writes what it finds into the data plane. It waits for no neighbour: one that is silent
+//! holds up neither IKE nor the ways to others, and the kernel sends news once it has answered.
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,14 +12,13 @@ use gateway_esp::{LinkHeader, Tunnel, UdpEncap};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use super::asked::Asked;
 use crate::core::path_mtu::PathMtus;
 use crate::dataplane::{Dataplane, SaHandle, monotonic_s};
-use crate::nexthop::{PeerHop, ResolveError, Resolver, Watcher};
+use crate::nexthop::{CoreHops, PeerHop, ResolveError, Resolver, Watcher};
 
 /// Everything is looked at anew so often, should news from the kernel be lost.
 const REFRESH: Duration = Duration::from_secs(10);
-/// Destinations that packets asked for and no rule names; more are not resolved ahead.
-const ASKED_MAX: usize = 4096;
 
 /// How packets reach a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,7 +57,7 @@ struct Wanted {
     /// Named by rules.
     named: BTreeSet<Ipv4Addr>,
     /// Asked for by packets.
-    asked: BTreeSet<Ipv4Addr>,
+    asked: Asked,
 }
 
 impl Ways {
@@ -80,6 +79,7 @@ impl Ways {
             dataplane,
             core,
             fixed,
+            lost: HashSet::new(),
         };
         Ok(Self {
             resolver,
@@ -88,12 +88,12 @@ impl Ways {
         })
     }
 
-    /// The way to a peer.
+    /// The way to a peer as it is known now: who installs an SA does not wait for a neighbour.
     ///
     /// # Errors
     /// There is none.
-    pub(super) async fn resolve(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
-        self.resolver.resolve(remote).await
+    pub(super) async fn to(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+        self.resolver.peer_hop(remote).await
     }
 
     /// What a path carries whose first link carries `link` octets.
@@ -102,7 +102,7 @@ impl Ways {
     }
 
     /// A router on the path of an SA says that it carries no more than `mtu` octets (RFC 4301 section 8.2). All SAs of the
-    /// path follow at once: the task may be waiting for a neighbour that is silent.
+    /// path follow at once.
     pub(super) fn lower(&self, dataplane: &Dataplane, handle: SaHandle, mtu: u16) {
         let Some(path) = lock(&self.shared.peers).get(&handle).map(path_of) else {
             return;
@@ -127,9 +127,13 @@ impl Ways {
         }
     }
 
-    /// Keeps the way of an SA.
+    /// Keeps the way of an SA. One that is stale follows as soon as it is found.
     pub(super) fn add(&self, handle: SaHandle, way: Way) {
+        let is_stale = way.stale;
         lock(&self.shared.peers).insert(handle, way);
+        if is_stale {
+            self.shared.more.notify_one();
+        }
     }
 
     /// Forgets the way of an SA.
@@ -165,10 +169,12 @@ impl Ways {
         self.shared.more.notify_one();
     }
 
-    /// A packet to this destination found no next hop.
-    pub(super) fn ask(&self, destination: Ipv4Addr) {
-        let mut wanted = lock(&self.shared.wanted);
-        if wanted.asked.len() < ASKED_MAX && wanted.asked.insert(destination) {
+    /// A packet of a site to this destination found no next hop, or will come; 0: of whichever site.
+    pub(super) fn ask(&self, destination: Ipv4Addr, site: u32) {
+        if lock(&self.shared.wanted)
+            .asked
+            .ask(destination, site, monotonic_s())
+        {
             self.shared.more.notify_one();
         }
     }
@@ -188,35 +194,55 @@ struct Follower {
     dataplane: Arc<Dataplane>,
     core: Vec<u32>,
     fixed: Vec<([u8; 4], u8, NextHop)>,
+    /// Peers without a way, that was told already.
+    lost: HashSet<IpAddr>,
+}
+
+/// What a pass looks at.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scope {
+    /// Everything: the kernel has news.
+    All,
+    /// What is wanted that was not before.
+    More,
 }
 
 impl Follower {
-    async fn run(self, mut watcher: Watcher) {
+    async fn run(mut self, mut watcher: Watcher) {
+        let mut scope = Scope::All;
         loop {
-            if let Err(error) = self.dataplane.refresh_addresses() {
+            if scope == Scope::All
+                && let Err(error) = self.dataplane.refresh_addresses()
+            {
                 tracing::error!(%error, "addresses of the interfaces");
             }
             self.core_side().await;
-            self.peers().await;
-            tokio::select! {
-                () = watcher.changed(REFRESH) => self.resolver.forget(),
-                () = self.shared.more.notified() => {}
-            }
+            self.peers(scope).await;
+            scope = tokio::select! {
+                () = watcher.changed(REFRESH) => {
+                    self.resolver.forget();
+                    Scope::All
+                }
+                () = self.shared.more.notified() => Scope::More,
+            };
         }
     }
 
     async fn core_side(&self) {
-        let destinations: BTreeSet<Ipv4Addr> = {
+        let (asked, destinations) = {
             let wanted = lock(&self.shared.wanted);
-            wanted.named.union(&wanted.asked).copied().collect()
+            let asked = wanted.asked.destinations();
+            let destinations: BTreeSet<Ipv4Addr> = wanted.named.union(&asked).copied().collect();
+            (asked, destinations)
         };
-        let mut hops = match self.resolver.core_next_hops(&self.core, &destinations).await {
-            Ok(hops) => hops,
-            Err(error) => {
-                tracing::error!(%error, "next hops of the core side");
-                return;
-            }
-        };
+        let CoreHops { mut hops, on_link } =
+            match self.resolver.core_next_hops(&self.core, &destinations).await {
+                Ok(hops) => hops,
+                Err(error) => {
+                    tracing::error!(%error, "next hops of the core side");
+                    return;
+                }
+            };
         hops.retain(|(prefix, length, _)| {
             !self
                 .fixed
@@ -227,7 +253,6 @@ impl Follower {
         if let Err(error) = self.dataplane.set_next_hops(&hops) {
             tracing::error!(%error, "next hops of the core side");
         }
-        // What did not answer is forgotten, so that the next packet to it asks again.
         let resolved: BTreeSet<Ipv4Addr> = hops
             .iter()
             .filter(|(_, length, _)| *length == 32)
@@ -235,40 +260,66 @@ impl Follower {
             .collect();
         lock(&self.shared.wanted)
             .asked
-            .retain(|asked| resolved.contains(asked) || !destinations.contains(asked));
+            .found(&asked, &resolved, &on_link, monotonic_s());
     }
 
-    async fn peers(&self) {
+    async fn peers(&mut self, scope: Scope) {
         lock(&self.shared.mtus).forget(monotonic_s());
         let peers: Vec<(SaHandle, Way)> = lock(&self.shared.peers)
             .iter()
+            .filter(|(_, way)| scope == Scope::All || way.stale)
             .map(|(handle, way)| (*handle, way.clone()))
             .collect();
         let remotes: HashSet<IpAddr> = peers.iter().map(|(_, way)| way.tunnel.remote).collect();
-        let mut found: HashMap<IpAddr, PeerHop> = HashMap::new();
-        for remote in remotes {
-            match self.resolver.resolve(remote).await {
-                Ok(hop) => {
-                    found.insert(remote, hop);
+        if scope == Scope::All {
+            self.lost.retain(|remote| remotes.contains(remote));
+        }
+        let found = match self.resolver.peer_hops(remotes).await {
+            Ok(found) => found,
+            Err(error) => {
+                tracing::error!(%error, "ways to the peers");
+                return;
+            }
+        };
+        for (handle, way) in peers {
+            if let Some(Ok(hop)) = found.get(&way.tunnel.remote)
+                && let Some(destination) = hop.destination_mac
+            {
+                self.move_peer(handle, &way, hop, destination);
+            }
+        }
+        self.tell_lost(&found);
+    }
+
+    /// Tells once of ways that are lost: thousands may be, behind one router.
+    fn tell_lost(&mut self, found: &HashMap<IpAddr, Result<PeerHop, ResolveError>>) {
+        let (mut peers, mut one) = (0, None);
+        for (remote, hop) in found {
+            match hop {
+                Ok(hop) if hop.destination_mac.is_some() => {
+                    self.lost.remove(remote);
                 }
+                // The kernel is looking for it.
+                Ok(_) => {}
                 Err(error) => {
-                    tracing::warn!(%remote, %error, "the way to a peer is lost; the last one known is kept");
+                    if self.lost.insert(*remote) {
+                        peers += 1;
+                        one = Some((remote, error));
+                    }
                 }
             }
         }
-        for (handle, way) in peers {
-            if let Some(hop) = found.get(&way.tunnel.remote) {
-                self.move_peer(handle, &way, hop);
-            }
+        if let Some((remote, error)) = one {
+            tracing::warn!(peers, %remote, %error, "ways to peers are lost; the last ones known are kept");
         }
     }
 
-    fn move_peer(&self, handle: SaHandle, way: &Way, hop: &PeerHop) {
+    fn move_peer(&self, handle: SaHandle, way: &Way, hop: &PeerHop, destination: [u8; 6]) {
         let mut now = way.clone();
         now.interface.clone_from(&hop.interface);
         now.tunnel.mtu = lock(&self.shared.mtus).of(&path_of(way), hop.mtu, monotonic_s());
         now.tunnel.link = LinkHeader {
-            destination: hop.destination_mac,
+            destination,
             source: hop.source_mac,
         };
         if now == *way && !way.stale {

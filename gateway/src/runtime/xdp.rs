@@ -16,10 +16,10 @@ use gateway_esp::{
 };
 use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
-use tokio::sync::mpsc;
 
 use super::engine::{Engine, Happening, SaTraffic, Tables};
-use super::sockets::Datagram;
+use super::sockets::{Datagram, DatagramQueue};
+use super::sweeper::Sweeper;
 use super::ways::{Way, Ways};
 use crate::api::view;
 use crate::config::{self, Config, Role};
@@ -43,6 +43,7 @@ pub(super) struct Xdp {
     dataplane: Option<Arc<Dataplane>>,
     ways: Ways,
     ticks: u32,
+    sweeper: Sweeper,
     service: Option<Service>,
 }
 
@@ -59,7 +60,7 @@ impl Xdp {
     ///
     /// # Errors
     /// What is missing and where.
-    pub(super) async fn start(config: &Config, datagrams: mpsc::Sender<Datagram>) -> anyhow::Result<Self> {
+    pub(super) async fn start(config: &Config, datagrams: DatagramQueue) -> anyhow::Result<Self> {
         let service = match &config.dns {
             Some(dns) => {
                 let (link, sockets) = ServiceLink::create(DataplaneConfig::SERVICE_LINK, dns.listen)?;
@@ -85,8 +86,7 @@ impl Xdp {
                 remote,
                 payload,
             } = datagram;
-            // A full queue drops, as for what comes through a socket.
-            let _ = datagrams.try_send(Datagram {
+            datagrams.push(Datagram {
                 local,
                 remote,
                 payload,
@@ -112,6 +112,7 @@ impl Xdp {
             dataplane: Some(dataplane),
             ways,
             ticks: 0,
+            sweeper: Sweeper::default(),
             service,
         })
     }
@@ -158,7 +159,7 @@ impl Engine for Xdp {
 
     async fn install(&mut self, install: &ChildSaInstall, beside: Vec<SaHandle>) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
-        let hop = self.ways.resolve(remote).await?;
+        let hop = self.ways.to(remote).await?;
         let udp = install.udp_encap.then(|| UdpEncap {
             local_port: install.local.port(),
             remote_port: install.remote.port(),
@@ -170,13 +171,15 @@ impl Engine for Xdp {
                 remote,
                 udp,
                 link: LinkHeader {
-                    destination: hop.destination_mac,
+                    // Until the neighbour answers, frames go to our own address: no switch forwards them back to the
+                    // port that they came from.
+                    destination: hop.destination_mac.unwrap_or(hop.source_mac),
                     source: hop.source_mac,
                 },
                 mtu: self.ways.mtu(install.local.ip(), remote, udp, hop.mtu),
                 df: OuterDf::Set,
             },
-            stale: false,
+            stale: hop.destination_mac.is_none(),
         };
         let sa = sa_install(install, beside, &way)?;
         let handle = self.dataplane()?.install_sa(sa)?;
@@ -232,7 +235,11 @@ impl Engine for Xdp {
     }
 
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
-        Ok(self.dataplane()?.flows())
+        let dataplane = self.dataplane()?;
+        // A sweep takes a flow back that it had retired when a packet came at the same moment. Who ends what the rules
+        // refuse must see that one too.
+        self.sweeper.finish();
+        Ok(dataplane.flows())
     }
 
     fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
@@ -243,7 +250,7 @@ impl Engine for Xdp {
         self.dataplane()?.write_names(writes)?;
         // The first packet follows at once: its next hop is looked for now.
         for (address, _) in writes.iter().filter(|(_, open)| open.is_some()) {
-            self.ways.ask(*address);
+            self.ways.ask(*address, 0);
         }
         Ok(())
     }
@@ -294,8 +301,11 @@ impl Engine for Xdp {
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             let now_s = self.now_s();
             let dataplane = Arc::clone(self.dataplane()?);
-            // A large table takes its time; IKE must not wait for it.
-            tokio::task::spawn_blocking(move || dataplane.expire(now_s)).await??;
+            self.sweeper.begin(move || {
+                if let Err(error) = dataplane.expire(now_s) {
+                    tracing::error!(%error, "flows and mappings not swept");
+                }
+            })?;
         }
         Ok(())
     }
@@ -309,7 +319,7 @@ impl Engine for Xdp {
             match event {
                 DataplaneEvent::Packet(event) => {
                     if event.kind == kind::NEXT_HOP_MISSING {
-                        self.ways.ask(Ipv4Addr::from(event.destination));
+                        self.ways.ask(Ipv4Addr::from(event.destination), event.site);
                     }
                     if event.kind == kind::PATH_MTU
                         && let Some(handle) = dataplane.sa_of_path(event.rule, event.source)
@@ -347,6 +357,7 @@ impl Engine for Xdp {
 
     async fn stop(&mut self) {
         self.ways.stop().await;
+        self.sweeper.finish();
         let Some(dataplane) = self.dataplane.take() else {
             return;
         };

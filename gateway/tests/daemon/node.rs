@@ -13,7 +13,8 @@ use gateway::config::Config;
 use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
-use gateway::runtime::{Controller, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
+use gateway::dns::server as dns;
+use gateway::runtime::{Controller, DatagramQueue, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -235,12 +236,7 @@ impl Node {
     /// A gateway to which nobody connects, with these tables in its configuration and this state folder.
     pub(crate) fn alone(state: tempfile::TempDir, tables: &str) -> Self {
         let [address, _] = addresses();
-        let config = format!(
-            "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
-             [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
-             identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
-        );
-        Self::start_in(state, &config, address)
+        Self::start_in(state, &alone(tables), address)
     }
 
     /// Stops it and gives its state folder back.
@@ -255,7 +251,23 @@ impl Node {
         self.state.as_ref().expect("it has one until it stops").path()
     }
 
+    /// The same with the DNS proxy at these sockets.
+    pub(crate) fn with_dns(tables: &str, sockets: dns::Sockets) -> Self {
+        let [address, _] = addresses();
+        let state = tempfile::tempdir().expect("folder");
+        Self::start_with(state, &alone(tables), address, Some(sockets))
+    }
+
     fn start_in(state: tempfile::TempDir, config: &str, address: IpAddr) -> Self {
+        Self::start_with(state, config, address, None)
+    }
+
+    fn start_with(
+        state: tempfile::TempDir,
+        config: &str,
+        address: IpAddr,
+        dns: Option<dns::Sockets>,
+    ) -> Self {
         let text = format!(
             "[gateway]\nname = \"test\"\nstate_dir = {:?}\n{config}",
             state.path()
@@ -268,19 +280,20 @@ impl Node {
         let (stop, stopped) = oneshot::channel::<()>();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let serve = async move {
-            let (sender, datagrams) = mpsc::channel(64);
-            let mut sockets = Sockets::default();
+            let (queue, datagrams) = DatagramQueue::new(64);
+            let mut sockets = Sockets::new(queue);
             for port in [500, 4500] {
                 let local = SocketAddr::new(address, port);
-                sockets
-                    .open(local, &sender)
-                    .expect("a loopback address of our own");
+                sockets.open(local).expect("a loopback address of our own");
             }
             let prepared = prepare(config).expect("certificates and key");
             let events = broadcast::channel(64).0;
             let mut controller = Controller::new(prepared, engine, sockets, events)
                 .await
                 .expect("started");
+            if let Some(sockets) = dns {
+                controller.start_dns(sockets).expect("the proxy starts");
+            }
             ready.send(()).expect("awaited");
             let stop = async move {
                 let _ = stopped.await;
@@ -371,6 +384,15 @@ impl Drop for Node {
             let _ = thread.join();
         }
     }
+}
+
+/// The configuration of a gateway to which nobody connects.
+fn alone(tables: &str) -> String {
+    format!(
+        "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
+         [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
+         identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
+    )
 }
 
 /// Addresses of loopback that no other test has.

@@ -62,6 +62,9 @@ fn loaded(loaded: RulesLoaded) {
     let rules = loaded.rules;
     let (generation, count, compiled) = (rules.generation, rules.rules, rules.compiled);
     println!("generation {generation} is in force: {count} rules, {compiled} compiled");
+    if let Some(before) = loaded.brought_back {
+        println!("it is generation {before} again, from {}", rules.file);
+    }
     if loaded.ended_flows > 0 {
         println!(
             "{} running flows ended that it does not allow",

@@ -56,7 +56,7 @@ pub(super) enum Verb {
     Confirm,
     /// Put an earlier rule set in force again.
     Rollback {
-        /// Its generation; left out, the one that was in force before.
+        /// Its generation; left out, the one that was in force before and was not withdrawn since.
         generation: Option<u32>,
         #[command(flatten)]
         how: load::How,
