@@ -46,6 +46,8 @@ const BURST: u64 = 600;
 const BURSTS: u64 = 12;
 /// Octets of the packets, which take turns.
 const SIZES: [usize; 5] = [60, 61, 128, 777, 1514];
+/// Until cards have frames.
+const FILLED_AFTER: Duration = Duration::from_secs(2);
 const ARRIVE_MAX: Duration = Duration::from_secs(10);
 /// A namespace that is gone gives its cards back a little later.
 const BACK_MAX: Duration = Duration::from_secs(10);
@@ -256,6 +258,8 @@ impl Bare {
             taps[from].send_all(&frames)
         };
         self.while_forwarding(|_| {
+            // The driver looks for frames twice a second while it has none, and the emulator puts packets that wait for that in another order.
+            sleep(FILLED_AFTER);
             let mut next = [0, 0];
             for burst in 0..BURSTS {
                 for from in [0, 1] {
