@@ -73,7 +73,7 @@ pub fn install() -> Result<()> {
 }
 
 /// The mirror of Debian's main archive that this machine's apt uses.
-fn mirror() -> Result<String> {
+pub(crate) fn mirror() -> Result<String> {
     if let Ok(mirror) = std::env::var(MIRROR_VARIABLE) {
         return Ok(mirror);
     }

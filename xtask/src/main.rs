@@ -45,6 +45,9 @@ enum Chore {
         /// has none
         #[arg(long, conflicts_with = "part")]
         pktgen: bool,
+        /// AF_XDP zero copy, alone: packets and whole gateways over network cards that have it, in a guest, beside copy mode
+        #[arg(long, conflicts_with_all = ["part", "pktgen"])]
+        zero_copy: bool,
     },
     /// Run every test, or one part; the last line is the sum
     Test {
@@ -156,10 +159,17 @@ fn run(cli: &Cli) -> Result<()> {
             ..
         } => bench::run_pktgen(*short, *check),
         Chore::Bench {
+            short,
+            check,
+            zero_copy: true,
+            ..
+        } => bench::run_zero_copy(*short, *check),
+        Chore::Bench {
             part,
             short,
             check,
             pktgen: false,
+            zero_copy: false,
         } => bench::run(*part, *short, *check),
         Chore::Test { part } => test::run(*part),
         Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),

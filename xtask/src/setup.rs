@@ -10,7 +10,8 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 use nix::unistd::geteuid;
 
-use crate::bench::pktgen::{control, packages};
+use crate::bench::pktgen::control;
+use crate::bench::pktgen::packages::Guest;
 use crate::{cmd, debian13, paths};
 
 /// The toolchain that `setup` links, unless the environment names another.
@@ -65,7 +66,7 @@ const LAB: &[&str] = &[
     "debootstrap",
     "debian-archive-keyring",
 ];
-/// What the guest of the pktgen bench is made with.
+/// What the guests of the bench are made with.
 const GUEST: &[&str] = &["binutils", "util-linux", "xz-utils", "zstd"];
 
 /// Something that is missing, and how it comes.
@@ -77,7 +78,7 @@ enum Missing {
     BpfLinker,
     Scapy,
     Debian13,
-    Guest,
+    Guest(Guest),
 }
 
 impl Missing {
@@ -94,10 +95,16 @@ impl Missing {
                 "Debian 13 with strongSwan 6.0 (about 100 MB to fetch), in {}",
                 debian13::root().display()
             ),
-            Missing::Guest => format!(
-                "QEMU and a kernel with pktgen (about 50 MB to fetch), in {}",
-                packages::root().display()
-            ),
+            Missing::Guest(guest) => {
+                let kernel = match guest {
+                    Guest::Pktgen => "pktgen",
+                    Guest::ZeroCopy => "AF_XDP zero copy",
+                };
+                format!(
+                    "QEMU and a kernel with {kernel} (about 70 MB to fetch), in {}",
+                    guest.root().display()
+                )
+            }
         }
     }
 
@@ -112,7 +119,7 @@ impl Missing {
             Missing::BpfLinker => install_bpf_linker(),
             Missing::Scapy => install_scapy(),
             Missing::Debian13 => debian13::install(),
-            Missing::Guest => packages::install(),
+            Missing::Guest(guest) => guest.install(),
         }
     }
 }
@@ -214,8 +221,11 @@ fn missing() -> Result<Vec<Missing>> {
         missing.push(Missing::Debian13);
     }
     // Where this kernel has pktgen, no other is needed.
-    if !packages::is_there() && !control::is_there() {
-        missing.push(Missing::Guest);
+    if !Guest::Pktgen.is_there() && !control::is_there() {
+        missing.push(Missing::Guest(Guest::Pktgen));
+    }
+    if !Guest::ZeroCopy.is_there() {
+        missing.push(Missing::Guest(Guest::ZeroCopy));
     }
     Ok(missing)
 }

@@ -74,6 +74,8 @@ pub struct Interface {
     pub xdp: String,
     /// Receive queues.
     pub queues: u32,
+    /// Those of them that have AF_XDP zero copy; the others are in copy mode.
+    pub zero_copy: u32,
 }
 
 /// The rule set in force, in short.

@@ -64,10 +64,11 @@ fn show(status: Status) {
                 interface.role,
                 interface.xdp,
                 interface.queues.to_string(),
+                interface.zero_copy.to_string(),
             ]
         })
         .collect();
-    table::print(&["INTERFACE", "ROLE", "XDP", ">QUEUES"], &rows);
+    table::print(&["INTERFACE", "ROLE", "XDP", ">QUEUES", ">ZERO COPY"], &rows);
     println!();
     let rows: Vec<_> = status
         .paths

@@ -9,6 +9,7 @@ use super::config::DataplaneConfig;
 use super::error::DataplaneError;
 use super::worker::IDLE_ROUNDS;
 use super::worker::rings::RingPort as _;
+pub use super::xsk::Census;
 use super::xsk::{Frame, Use, XskRings};
 
 /// As many as a worker has by default.
@@ -34,6 +35,7 @@ impl Forwarder {
         let mut rings = XskRings::new(FRAMES)?;
         let (one, of_one) = rings.bind(one, 0, Use::ReceiveAndSend)?;
         let (other, of_other) = rings.bind(other, 0, Use::ReceiveAndSend)?;
+        rings.cards_are_bound();
         Ok(Self {
             rings,
             ways: [(one, other), (other, one)],
@@ -48,7 +50,19 @@ impl Forwarder {
         self.sockets
     }
 
-    /// Forwards until asked to stop.
+    /// Which of the two has zero copy.
+    #[must_use]
+    pub fn zero_copy(&self) -> [bool; 2] {
+        self.ways.map(|(port, _)| self.rings.has_zero_copy(port))
+    }
+
+    /// Where its frames are.
+    #[must_use]
+    pub fn census(&self) -> Census {
+        self.rings.census()
+    }
+
+    /// Forwards until asked to stop, and until all has left.
     pub fn run(&mut self, stop: &AtomicBool) {
         let mut idle_rounds = 0;
         while !stop.load(Ordering::Relaxed) {
@@ -66,6 +80,7 @@ impl Forwarder {
                 let _ = poll(&mut descriptors, PollTimeout::from(SLEEP_MS));
             }
         }
+        self.rings.drain();
     }
 
     fn round(&mut self) -> usize {

@@ -111,6 +111,8 @@ pub struct Attached {
     pub role: Role,
     /// Receive queues, each with a worker.
     pub queues: u32,
+    /// Those of them whose frames the card reads and writes itself.
+    pub zero_copy: u32,
     /// Where its program runs.
     pub mode: AttachMode,
 }

@@ -24,6 +24,7 @@ impl Receiver {
     pub fn bind(interface: &str, queue: u32) -> Result<Self, DataplaneError> {
         let mut rings = XskRings::new(FRAMES)?;
         let (port, descriptor) = rings.bind(interface, queue, Use::ReceiveAndSend)?;
+        rings.cards_are_bound();
         // Gives the kernel frames to receive into.
         rings.flush();
         Ok(Self {

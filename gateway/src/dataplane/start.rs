@@ -1,6 +1,7 @@
 //! The order in which the data plane comes up: forwarding off, programs loaded, clear link, sockets, workers, and the
 //! programs attached last, when everything they redirect to is there.
 
+use std::cell::Cell;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -37,6 +38,8 @@ struct Planned {
     config: InterfaceConfig,
     index: u32,
     queues: u32,
+    /// Those of them that got zero copy.
+    zero_copy: Cell<u32>,
 }
 
 pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneError> {
@@ -116,6 +119,7 @@ fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
         config: config.clone(),
         index,
         queues,
+        zero_copy: Cell::new(0),
     })
 }
 
@@ -259,6 +263,8 @@ fn start_workers(
                         now_ms
                     },
                 );
+                // What was received has been counted as sent.
+                worker.rings.drain();
             })
             .map_err(|source| DataplaneError::Call {
                 what: "start a worker thread",
@@ -296,7 +302,14 @@ fn worker(
         if side == Side::Core && config.engine == Direct {
             egress.push(way_out(interface, port)?);
         }
+        let zero_copy = rings.has_zero_copy(port);
+        let mode = if zero_copy { "zero copy" } else { "copy" };
+        tracing::info!(interface = %interface.config.name, queue = number, mode, "AF_XDP socket");
+        interface
+            .zero_copy
+            .set(interface.zero_copy.get() + u32::from(zero_copy));
     }
+    rings.cards_are_bound();
     let link = &dataplane.clear_link;
     let (clear_port, _) = rings.bind(&link.worker_end, number, Use::SendOnly)?;
     // What `clear` sends back to a site comes by the queue that its cause went by.
@@ -364,6 +377,7 @@ fn attach(dataplane: &mut Dataplane, planned: Vec<Planned>) -> Result<(), Datapl
             index: interface.index,
             role: interface.config.role,
             queues: interface.queues,
+            zero_copy: interface.zero_copy.get(),
             mode: AttachMode::Native,
         };
         // The program finds its interface in the map from its first packet on.

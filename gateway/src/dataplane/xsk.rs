@@ -1,4 +1,9 @@
-//! AF_XDP sockets of one worker over one shared frame memory (UMEM). With `shared`, the only unsafe code of the daemon.
+//! AF_XDP sockets of one worker over shared frame memory (UMEM). With `shared`, the only unsafe code of the daemon.
+//!
+//! The kernel gives all sockets of a memory the mode of the first: zero copy, where the card writes into the frames itself, or
+//! copy mode. It refuses a socket without zero copy in a memory with it (`xp_assign_dev_shared`). So there is a second memory
+//! for interfaces in copy mode where others have zero copy: virtual links never have it. A frame that is to leave by an interface of
+//! the other memory is copied there.
 //!
 //! **Architecture invariant:** a [`Frame`] is the one owner of its memory while user space has it. It comes from the
 //! pool or from a receive ring, is neither cloned nor made from numbers, and is consumed when it is given to the
@@ -32,11 +37,40 @@ const BUSY_STEP: Duration = Duration::from_millis(20);
 const CACHE_LINE: usize = 64;
 /// Lines of a frame that are fetched ahead: the headers and a small packet. What follows the processor sees coming.
 const FETCHED_LINES: usize = 3;
-/// The kernel's copy mode sends at most this many frames a wake-up.
+/// The kernel's copy mode sends at most this many frames a wake-up. A driver with zero copy goes on by itself.
 const TX_PER_WAKEUP: usize = 32;
 
+/// How long frames that are being sent are waited for when no more come.
+const DRAIN_MAX: Duration = Duration::from_millis(100);
+const DRAIN_STEP: Duration = Duration::from_millis(1);
+
 /// One frame of a worker's memory.
-pub(crate) struct Frame(FrameDesc);
+pub(crate) struct Frame {
+    desc: FrameDesc,
+    /// Whether it is of the second memory.
+    second: bool,
+}
+
+/// Frame memory, and those of its frames that user space has and does not use.
+struct Memory {
+    umem: Umem,
+    free: Vec<FrameDesc>,
+    /// Frames that each receiving port is given.
+    fill_target: usize,
+}
+
+/// Where the frames of a worker are, both memories together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// All of them.
+    pub all: usize,
+    /// Unused ones.
+    pub free: usize,
+    /// In fill rings, cards and receive rings.
+    pub filled: usize,
+    /// On their way out.
+    pub in_flight: usize,
+}
 
 /// What a socket is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,6 +87,10 @@ struct Port {
     fill: FillQueue,
     completed: CompQueue,
     usage: Use,
+    /// Whether its frames are of the second memory.
+    second: bool,
+    /// Whether the card reads and writes frames itself.
+    zero_copy: bool,
     queued: Vec<FrameDesc>,
     /// Frames that lie in the fill ring or a receive ring.
     filled: usize,
@@ -64,22 +102,23 @@ struct Port {
 
 /// The sockets of one worker.
 pub(crate) struct XskRings {
-    umem: Umem,
+    /// With zero copy, if any interface has it.
+    first: Memory,
+    /// In copy mode, beside one with zero copy.
+    second: Option<Memory>,
+    /// Frames of a memory.
+    frames: u32,
     /// By number; `None` where this worker has no queue.
     ports: Vec<Option<Port>>,
-    free: Vec<FrameDesc>,
     scratch: Vec<FrameDesc>,
-    /// Frames that each receiving port is given.
-    fill_target: usize,
+    /// Queued frames that found no free frame in the memory that they were to be copied to, since the last flush.
+    lost: usize,
 }
 
-impl XskRings {
-    /// Frame memory of `frames` frames (rounded up to a power of two) and no socket yet.
-    ///
-    /// # Errors
-    /// What the kernel says: too little locked memory, as a rule.
-    pub(crate) fn new(frames: u32) -> Result<Self, DataplaneError> {
-        let frames = frames.max(1024).next_power_of_two();
+type Rings = (TxQueue, RxQueue, FillQueue, CompQueue);
+
+impl Memory {
+    fn new(frames: u32) -> Result<Self, DataplaneError> {
         let fault = |error: &dyn std::fmt::Display| DataplaneError::FrameMemory {
             frames,
             reason: error.to_string(),
@@ -95,54 +134,13 @@ impl XskRings {
         let (umem, free) = Umem::new(config, count, false).map_err(|error| fault(&error))?;
         Ok(Self {
             umem,
-            ports: Vec::new(),
             free,
-            scratch: vec![FrameDesc::default(); BATCH],
             fill_target: 0,
         })
     }
 
-    /// Binds a socket to a queue; answers its port and descriptor. Waits while a predecessor's socket goes away.
-    ///
-    /// # Errors
-    /// [`DataplaneError::Bind`] names interface and queue.
-    pub(crate) fn bind(
-        &mut self,
-        interface: &str,
-        queue: u32,
-        usage: Use,
-    ) -> Result<(usize, RawFd), DataplaneError> {
-        let (send, receive, fill, completed) = self.socket(interface, queue)?;
-        let descriptor = send.fd().as_raw_fd();
-        self.ports.push(Some(Port {
-            send,
-            receive,
-            fill,
-            completed,
-            usage,
-            queued: Vec::with_capacity(BATCH),
-            filled: 0,
-            in_flight: 0,
-            missed: 0,
-        }));
-        let bound = self.ports.iter().flatten();
-        let receiving = bound.filter(|port| port.usage == Use::ReceiveAndSend);
-        // Half of the memory waits for frames, the other half is for those under way.
-        let share = self.free.len() / (2 * receiving.count().max(1));
-        self.fill_target = share.min(RING_SIZE as usize / 2);
-        Ok((self.ports.len() - 1, descriptor))
-    }
-
-    /// Leaves a port number without socket: the interface has fewer queues than there are workers.
-    pub(crate) fn skip(&mut self) {
-        self.ports.push(None);
-    }
-
-    fn socket(
-        &self,
-        interface: &str,
-        queue: u32,
-    ) -> Result<(TxQueue, RxQueue, FillQueue, CompQueue), DataplaneError> {
+    /// Binds a socket of this memory to a queue. Waits while a predecessor's socket goes away.
+    fn socket(&self, interface: &str, queue: u32, mode: BindFlags) -> Result<Rings, DataplaneError> {
         let fault = |reason: String| DataplaneError::Bind {
             interface: interface.to_owned(),
             queue,
@@ -156,7 +154,8 @@ impl XskRings {
             .rx_queue_size(ring)
             .tx_queue_size(ring)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
-            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
+            // The kernel looks at these for the first socket of a memory alone.
+            .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP | mode)
             .build();
         let begin = Instant::now();
         loop {
@@ -178,6 +177,162 @@ impl XskRings {
             }
         }
     }
+}
+
+impl XskRings {
+    /// Frame memory of `frames` frames (rounded up to a power of two) and no socket yet; as much again if only some of the
+    /// interfaces have zero copy.
+    ///
+    /// # Errors
+    /// What the kernel says: too little locked memory, as a rule.
+    pub(crate) fn new(frames: u32) -> Result<Self, DataplaneError> {
+        let frames = frames.max(1024).next_power_of_two();
+        Ok(Self {
+            first: Memory::new(frames)?,
+            second: None,
+            frames,
+            ports: Vec::new(),
+            scratch: vec![FrameDesc::default(); BATCH],
+            lost: 0,
+        })
+    }
+
+    /// Binds a socket to a queue, with zero copy if that can be; answers its port and descriptor. Waits while a predecessor's
+    /// socket goes away.
+    ///
+    /// # Errors
+    /// [`DataplaneError::Bind`] names interface and queue.
+    pub(crate) fn bind(
+        &mut self,
+        interface: &str,
+        queue: u32,
+        usage: Use,
+    ) -> Result<(usize, RawFd), DataplaneError> {
+        let (second, (send, receive, fill, completed)) =
+            match self.first.socket(interface, queue, BindFlags::XDP_ZEROCOPY) {
+                Ok(rings) => (false, rings),
+                Err(error) => {
+                    tracing::debug!(interface, queue, %error, "no zero copy");
+                    let second = match self.second.take() {
+                        Some(memory) => memory,
+                        None => Memory::new(self.frames)?,
+                    };
+                    let second = self.second.insert(second);
+                    (true, second.socket(interface, queue, BindFlags::XDP_COPY)?)
+                }
+            };
+        let descriptor = send.fd().as_raw_fd();
+        self.ports.push(Some(Port {
+            zero_copy: has_zero_copy(descriptor),
+            send,
+            receive,
+            fill,
+            completed,
+            usage,
+            second,
+            queued: Vec::with_capacity(BATCH),
+            filled: 0,
+            in_flight: 0,
+            missed: 0,
+        }));
+        self.share();
+        Ok((self.ports.len() - 1, descriptor))
+    }
+
+    /// No interface that may have zero copy is bound any more: if none has it, one memory is enough.
+    pub(crate) fn cards_are_bound(&mut self) {
+        if self.ports.iter().flatten().any(|port| !port.second) {
+            return;
+        }
+        if let Some(memory) = self.second.take() {
+            self.first = memory;
+            for port in self.ports.iter_mut().flatten() {
+                port.second = false;
+            }
+        }
+    }
+
+    /// Half of a memory waits for frames, the other half is for those under way.
+    fn share(&mut self) {
+        for (second, memory) in [(false, Some(&mut self.first)), (true, self.second.as_mut())] {
+            let bound = self.ports.iter().flatten().filter(|port| port.second == second);
+            let receiving = bound.filter(|port| port.usage == Use::ReceiveAndSend).count();
+            if let Some(memory) = memory {
+                let share = memory.free.len() / (2 * receiving.max(1));
+                memory.fill_target = share.min(RING_SIZE as usize / 2);
+            }
+        }
+    }
+
+    /// Leaves a port number without socket: the interface has fewer queues than there are workers.
+    pub(crate) fn skip(&mut self) {
+        self.ports.push(None);
+    }
+
+    /// Whether the card behind a port reads and writes frames itself.
+    pub(crate) fn has_zero_copy(&self, port: usize) -> bool {
+        let port = self.ports.get(port).and_then(Option::as_ref);
+        port.is_some_and(|port| port.zero_copy)
+    }
+
+    /// Waits until what is under way has left, for a while: a socket that is closed takes with it what its card has not sent.
+    pub(crate) fn drain(&mut self) {
+        let begin = Instant::now();
+        loop {
+            self.flush();
+            let in_flight = self.ports.iter().flatten().any(|port| port.in_flight > 0);
+            if !in_flight || begin.elapsed() > DRAIN_MAX {
+                return;
+            }
+            sleep(DRAIN_STEP);
+        }
+    }
+
+    /// Where all frames are, apart from those that are held as [`Frame`].
+    pub(crate) fn census(&self) -> Census {
+        let memories = [Some(&self.first), self.second.as_ref()];
+        let ports = || self.ports.iter().flatten();
+        Census {
+            all: memories.iter().flatten().count() * self.frames as usize,
+            free: memories.iter().flatten().map(|memory| memory.free.len()).sum(),
+            filled: ports().map(|port| port.filled).sum(),
+            in_flight: ports().map(|port| port.in_flight).sum(),
+        }
+    }
+
+    fn memory(&mut self, second: bool) -> &mut Memory {
+        match &mut self.second {
+            Some(memory) if second => memory,
+            Some(_) | None => &mut self.first,
+        }
+    }
+
+    fn umem(&self, second: bool) -> &Umem {
+        match &self.second {
+            Some(memory) if second => &memory.umem,
+            Some(_) | None => &self.first.umem,
+        }
+    }
+
+    /// The same octets in a frame of the other memory; none if it has none.
+    fn copied(&mut self, mut from: Frame) -> Option<Frame> {
+        let second = !from.second;
+        let desc = self.memory(second).free.pop();
+        let copy = desc.map(|desc| {
+            let mut to = Frame { desc, second };
+            let len = from.desc.lengths().data();
+            let source = memory(self.umem(from.second), &mut from);
+            let place = memory(self.umem(second), &mut to);
+            let len = len.min(source.len()).min(place.len());
+            if let (Some(place), Some(source)) = (place.get_mut(..len), source.get(..len)) {
+                place.copy_from_slice(source);
+            }
+            self.set_len(&mut to, len);
+            to
+        });
+        self.recycle(from);
+        copy
+    }
 
     /// The receiving sockets, to wait for.
     pub(crate) fn receiving(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
@@ -190,20 +345,45 @@ impl XskRings {
     /// Whether a worker with nothing to do should look again soon: frames lie in a ring and are not sent yet, or those that the kernel
     /// has not given back are needed to receive more.
     pub(crate) fn pending(&mut self) -> bool {
-        let target = self.fill_target;
+        let targets =
+            [&self.first, self.second.as_ref().unwrap_or(&self.first)].map(|memory| memory.fill_target);
         let under_way = |port: &mut Port| {
+            // Its driver may have asked just after it was last told.
+            port.wake_receiver();
+            let target = targets[usize::from(port.second)];
             let needed = port.usage == Use::ReceiveAndSend && port.filled < target / 2;
             needed || port.in_flight > 0 && port.unsent()
         };
-        self.ports.iter_mut().flatten().any(under_way)
+        let mut pending = false;
+        for port in self.ports.iter_mut().flatten() {
+            pending |= under_way(port);
+        }
+        pending
     }
+}
+
+/// What the kernel says of a bound socket's mode.
+fn has_zero_copy(socket: RawFd) -> bool {
+    let mut options = nix::libc::xdp_options { flags: 0 };
+    let mut len = size_of_val(&options) as nix::libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` octets to `options`, which is as long.
+    let answer = unsafe {
+        nix::libc::getsockopt(
+            socket,
+            nix::libc::SOL_XDP,
+            nix::libc::XDP_OPTIONS,
+            (&raw mut options).cast(),
+            &raw mut len,
+        )
+    };
+    answer == 0 && options.flags & nix::libc::XDP_OPTIONS_ZEROCOPY != 0
 }
 
 /// The memory behind a frame's first octet.
 fn memory<'a>(umem: &'a Umem, frame: &'a mut Frame) -> &'a mut [u8] {
-    let len = frame.0.lengths().data();
+    let len = frame.desc.lengths().data();
     // SAFETY: a `Frame` is the one owner of its memory (see the module), which is of this `umem`.
-    let mut data = unsafe { umem.data_mut(&mut frame.0) };
+    let mut data = unsafe { umem.data_mut(&mut frame.desc) };
     // The view shows as much as the frame's length says: all of the memory, while the pointer is taken.
     data.cursor().set_pos(usize::MAX);
     let (start, capacity) = (data.contents_mut().as_mut_ptr(), data.len());
@@ -220,49 +400,62 @@ impl RingPort for XskRings {
         let Some(Some(port)) = self.ports.get_mut(port) else {
             return;
         };
-        // SAFETY: the frames of this ring are of `self.umem`, and from here on user space alone has them.
+        // SAFETY: the frames of this ring are of the port's memory, and from here on user space alone has them.
         let received = unsafe { port.receive.consume(&mut self.scratch) };
         port.filled = port.filled.saturating_sub(received);
-        into.extend(self.scratch.iter().take(received).map(|desc| Frame(*desc)));
+        let second = port.second;
+        let frame = |desc: &FrameDesc| Frame { desc: *desc, second };
+        into.extend(self.scratch.iter().take(received).map(frame));
     }
 
     fn fetch(&self, frame: &Frame) {
         // SAFETY: the frame is of this memory, and nobody writes there while it is borrowed.
-        let data = unsafe { self.umem.data(&frame.0) };
+        let data = unsafe { self.umem(frame.second).data(&frame.desc) };
         let lines = data.contents().chunks(CACHE_LINE).take(FETCHED_LINES);
         lines.filter_map(<[u8]>::first).for_each(fetch);
     }
 
     fn bytes<'a>(&'a mut self, frame: &'a mut Frame) -> (&'a mut [u8], usize) {
-        let len = frame.0.lengths().data();
-        (memory(&self.umem, frame), len)
+        let len = frame.desc.lengths().data();
+        (memory(self.umem(frame.second), frame), len)
     }
 
     fn each_bytes<'a>(&'a mut self, frames: &'a mut [Frame]) -> impl Iterator<Item = &'a mut [u8]> {
-        let umem = &self.umem;
-        frames.iter_mut().map(move |frame| memory(umem, frame))
+        let rings = &*self;
+        frames
+            .iter_mut()
+            .map(move |frame| memory(rings.umem(frame.second), frame))
     }
 
     fn set_len(&mut self, frame: &mut Frame, len: usize) {
         // SAFETY: as in `bytes`.
-        let mut data = unsafe { self.umem.data_mut(&mut frame.0) };
+        let mut data = unsafe { self.umem(frame.second).data_mut(&mut frame.desc) };
         data.cursor().set_pos(len);
     }
 
     fn transmit(&mut self, port: usize, frame: Frame) {
-        match self.ports.get_mut(port) {
-            Some(Some(port)) => port.queued.push(frame.0),
-            Some(None) | None => self.free.push(frame.0),
+        let frame = match self.ports.get(port) {
+            Some(Some(port)) if port.second == frame.second => Some(frame),
+            Some(Some(_)) => self.copied(frame),
+            Some(None) | None => return self.recycle(frame),
+        };
+        match (self.ports.get_mut(port), frame) {
+            (Some(Some(port)), Some(frame)) => port.queued.push(frame.desc),
+            _ => self.lost += 1,
         }
     }
 
     fn flush(&mut self) -> usize {
-        let mut lost = 0;
+        let mut lost = core::mem::take(&mut self.lost);
         for port in self.ports.iter_mut().flatten() {
-            port.complete(&mut self.free, &mut self.scratch);
-            lost += port.send_queued(&mut self.free);
-            port.complete(&mut self.free, &mut self.scratch);
-            port.refill(&mut self.free, self.fill_target);
+            let memory = match &mut self.second {
+                Some(memory) if port.second => memory,
+                Some(_) | None => &mut self.first,
+            };
+            port.complete(&mut memory.free, &mut self.scratch);
+            lost += port.send_queued(&mut memory.free);
+            port.complete(&mut memory.free, &mut self.scratch);
+            port.refill(&mut memory.free, memory.fill_target);
         }
         lost
     }
@@ -272,11 +465,14 @@ impl RingPort for XskRings {
     }
 
     fn allocate(&mut self) -> Option<Frame> {
-        self.free.pop().map(Frame)
+        // Of the cards' memory first: most of what is made here leaves by one.
+        let of = |second| move |desc| Frame { desc, second };
+        let first = self.first.free.pop().map(of(false));
+        first.or_else(|| self.second.as_mut()?.free.pop().map(of(true)))
     }
 
     fn recycle(&mut self, frame: Frame) {
-        self.free.push(frame.0);
+        self.memory(frame.second).free.push(frame.desc);
     }
 }
 
@@ -326,7 +522,12 @@ impl Port {
 
     /// Makes the kernel send what is in the ring.
     fn push(&mut self) {
-        for _ in 0..self.in_flight.div_ceil(TX_PER_WAKEUP) {
+        let most = if self.zero_copy {
+            1
+        } else {
+            self.in_flight.div_ceil(TX_PER_WAKEUP)
+        };
+        for _ in 0..most {
             if !self.unsent() {
                 break;
             }
@@ -358,5 +559,15 @@ impl Port {
         // `produce` takes all or nothing.
         free.truncate(free.len() - given);
         self.filled += given;
+        self.wake_receiver();
+    }
+
+    /// Tells a driver that waits for frames to receive into that there are some. With zero copy it takes them by itself only while
+    /// it receives: one that has run out of them, or had none when the socket was bound, would never receive again.
+    fn wake_receiver(&mut self) {
+        if self.usage == Use::ReceiveAndSend && self.filled > 0 && self.fill.needs_wakeup() {
+            // An error (the interface is down) leaves the flag for a later round.
+            let _ = self.fill.wakeup(self.receive.fd_mut(), 0);
+        }
     }
 }

@@ -435,6 +435,7 @@ fn interface_view(attached: &dataplane::Attached) -> view::Interface {
         role: role.to_owned(),
         xdp: xdp.to_owned(),
         queues: attached.queues,
+        zero_copy: attached.zero_copy,
     }
 }
 

@@ -52,13 +52,49 @@ pub(crate) const TERMINAL: Ipv4Addr = Ipv4Addr::new(192, 168, 1, 10);
 /// The programs, loaded and attached.
 pub(crate) struct Programs {
     path: Kernel,
-    bare: Kernel,
-    /// The relay again: a map has no room for all interfaces that frames are relayed to.
-    lines: Kernel,
+    /// What stands around what is measured.
+    pub(crate) harness: Harness,
     world: HostTables,
     /// The path again, with tables and sites for new flows.
     fresh: Kernel,
     fresh_world: HostTables,
+}
+
+/// The forwarder to compare with, the relay and the sink.
+pub(crate) struct Harness {
+    bare: Kernel,
+    /// The relay again: a map has no room for all interfaces that frames are relayed to.
+    lines: Kernel,
+}
+
+impl Harness {
+    pub(crate) fn load() -> Result<Self> {
+        let load = |wanted: &[&str]| Kernel::load_some(COMPARE, SIZES, |name| wanted.contains(&name));
+        let harness = Self {
+            bare: load(&HARNESS).context("the object to compare with")?,
+            lines: load(&[RELAY]).context("the relay of lines")?,
+        };
+        step("the programs to compare with are loaded");
+        Ok(harness)
+    }
+
+    /// Makes frames in memory of what a generator sends. All are in one namespace: the program knows them by their indices.
+    pub(crate) fn relay(&mut self, generator: &Namespace, relay: &Relay) -> Result<()> {
+        attach_relay(&mut self.bare, generator, &relay.from, &relay.to)
+    }
+
+    /// Makes frames in memory of what either end of a line sends to the other; `ends` are in the generator's namespace.
+    pub(crate) fn relay_line(&mut self, generator: &Namespace, [one, other]: [&str; 2]) -> Result<()> {
+        attach_relay(&mut self.lines, generator, one, other)?;
+        attach_relay(&mut self.lines, generator, other, one)
+    }
+
+    /// Puts the program that drops on a sink's interface.
+    pub(crate) fn end_sink(&mut self, sink: &Namespace, interface: &str) -> Result<()> {
+        let index = sink.index(interface)?;
+        sink.inside(|| self.bare.attach(SINK, index))?;
+        Ok(())
+    }
 }
 
 /// Lanes of XDP.
@@ -86,13 +122,9 @@ impl Programs {
         };
         let (path, fresh) = (path(SIZES)?, path(SIZES_NEW)?);
         step("the gateway's programs are loaded");
-        let bare = Kernel::load_some(COMPARE, SIZES, |name| HARNESS.contains(&name))
-            .context("the object to compare with")?;
-        step("the programs to compare with are loaded");
         Ok(Self {
             path,
-            bare,
-            lines: Kernel::load_some(COMPARE, SIZES, |name| name == RELAY).context("the relay of lines")?,
+            harness: Harness::load()?,
             world: the_world()?,
             fresh,
             fresh_world: fresh::world(the_world()?),
@@ -122,37 +154,24 @@ impl Programs {
                 Ok(())
             })
         };
-        let forward = lay(first_number, "xdp", (&mut self.bare, &self.world), FORWARD)?;
+        let forward = lay(
+            first_number,
+            "xdp",
+            (&mut self.harness.bare, &self.world),
+            FORWARD,
+        )?;
         let path = (&mut self.path, &self.world);
         let clear = lay(first_number + 1, "gateway", path, program::CLEAR)?;
         let path = (&mut self.fresh, &self.fresh_world);
         let fresh = lay(first_number + 2, "gateway-new", path, program::CLEAR)?;
         for lane in [&forward, &clear, &fresh] {
-            self.end_sink(&ends.sink, &lane.to)?;
+            self.harness.end_sink(&ends.sink, &lane.to)?;
         }
         Ok(Lanes {
             forward,
             clear,
             fresh,
         })
-    }
-
-    /// Makes frames in memory of what a generator sends. All are in one namespace: the program knows them by their indices.
-    pub(crate) fn relay(&mut self, generator: &Namespace, relay: &Relay) -> Result<()> {
-        attach_relay(&mut self.bare, generator, &relay.from, &relay.to)
-    }
-
-    /// Makes frames in memory of what either end of a line sends to the other; `ends` are in the generator's namespace.
-    pub(crate) fn relay_line(&mut self, generator: &Namespace, [one, other]: [&str; 2]) -> Result<()> {
-        attach_relay(&mut self.lines, generator, one, other)?;
-        attach_relay(&mut self.lines, generator, other, one)
-    }
-
-    /// Puts the program that drops on a sink's interface.
-    pub(crate) fn end_sink(&mut self, sink: &Namespace, interface: &str) -> Result<()> {
-        let index = sink.index(interface)?;
-        sink.inside(|| self.bare.attach(SINK, index))?;
-        Ok(())
     }
 
     /// Forgets flows and mappings.
@@ -164,7 +183,7 @@ impl Programs {
     /// Sets the programs' clock, as the daemon does.
     pub(crate) fn tick(&self) -> Result<()> {
         let now_s = u32::try_from(monotonic().as_secs())?;
-        for kernel in [&self.path, &self.bare, &self.fresh] {
+        for kernel in [&self.path, &self.harness.bare, &self.fresh] {
             kernel.tables().set_now_s(now_s);
         }
         Ok(())

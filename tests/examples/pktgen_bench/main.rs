@@ -2,7 +2,7 @@
 //! `cargo xtask bench --pktgen`, which runs it on the machine or in a guest and reads what it says.
 //!
 //! `pktgen_bench --rounds N --seconds S [--live] [--gateway PROGRAM --pki FOLDER]`; needs root and two CPUs; and pktgen, or
-//! with `--live` what generates in its place ([`live`]).
+//! with `--live` what generates in its place ([`live`]). With `--zero-copy` something else is measured ([`zero_copy`]).
 //!
 //! Comparisons, with 64-octet frames:
 //!
@@ -27,6 +27,7 @@ mod namespace;
 mod new_flows;
 mod tunnels;
 mod whole;
+mod zero_copy;
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -87,6 +88,11 @@ fn step(what: &str) {
 fn measure() -> Result<()> {
     let rounds = argument("--rounds")?.unwrap_or(1.0) as u32;
     let time = Duration::from_secs_f64(argument("--seconds")?.unwrap_or(1.0));
+    if std::env::args().any(|argument| argument == "--zero-copy") {
+        let program = word("--gateway").context("--gateway")?;
+        let pki = word("--pki").context("--pki")?;
+        return zero_copy::measure(rounds, time, (program.as_ref(), pki.as_ref()));
+    }
     let mut bench = Bench::new(std::env::args().any(|argument| argument == "--live"))?;
     bench.rounds(rounds, time)?;
     let Some((program, pki)) = word("--gateway").zip(word("--pki")) else {
@@ -140,7 +146,7 @@ impl Bench {
         {
             // Frames that are generated live need none.
             if !live {
-                programs.relay(&ends.generator, &lane.relay)?;
+                programs.harness.relay(&ends.generator, &lane.relay)?;
             }
         }
         let live = live
@@ -325,36 +331,41 @@ impl Bench {
         Ok(text)
     }
 
-    /// Does `work` while pktgen sends from a namespace.
+    /// Does `work` while the generator sends from a namespace.
     fn while_sending<T>(
         &self,
         from: &Namespace,
         stream: &Stream,
         work: impl FnOnce() -> Result<T>,
     ) -> Result<T> {
-        if let Some(live) = &self.live {
-            return while_live(live, from, stream, work);
+        match &self.live {
+            Some(live) => while_live(live, from, stream, work),
+            None => while_generating(from, stream, work),
         }
-        from.inside(|| control::configure(CPU_GENERATOR, stream))?;
-        let done = thread::scope(|scope| {
-            let generator = scope.spawn(|| {
-                from.enter()?;
-                control::run()
-            });
-            // So that it is not told to stop before it has started.
-            sleep(Duration::from_millis(200));
-            let done = work();
-            let stopped = from.inside(control::stop);
-            let ended = generator
-                .join()
-                .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
-            stopped.and(ended).map(|()| done)
-        })?;
-        let sent = from.inside(|| control::result(&stream.interface, Duration::from_secs(5)))?;
-        let done = done.with_context(|| format!("while pktgen sent by {}: {sent:?}", stream.interface))?;
-        ensure!(sent.packets > 0, "pktgen sent nothing: {sent:?}");
-        Ok(done)
     }
+}
+
+/// Does `work` while pktgen sends from a namespace.
+fn while_generating<T>(from: &Namespace, stream: &Stream, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    from.inside(|| control::configure(CPU_GENERATOR, stream))?;
+    let done = thread::scope(|scope| {
+        let generator = scope.spawn(|| {
+            from.enter()?;
+            control::run()
+        });
+        // So that it is not told to stop before it has started.
+        sleep(Duration::from_millis(200));
+        let done = work();
+        let stopped = from.inside(control::stop);
+        let ended = generator
+            .join()
+            .unwrap_or_else(|_| Err(anyhow!("the generator's thread panicked")));
+        stopped.and(ended).map(|()| done)
+    })?;
+    let sent = from.inside(|| control::result(&stream.interface, Duration::from_secs(5)))?;
+    let done = done.with_context(|| format!("while pktgen sent by {}: {sent:?}", stream.interface))?;
+    ensure!(sent.packets > 0, "pktgen sent nothing: {sent:?}");
+    Ok(done)
 }
 
 /// Does `work` while frames are generated live.

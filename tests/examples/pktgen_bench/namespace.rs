@@ -63,6 +63,15 @@ impl Namespace {
         setns(file, CloneFlags::CLONE_NEWNET).with_context(|| format!("entering {}", self.name))
     }
 
+    /// Takes a network card of the first namespace, which gets another name.
+    pub(crate) fn take_card(&self, card: &str, name: &str) -> Result<()> {
+        cmd::output(&mut cmd::cmd(
+            "ip",
+            ["link", "set", card, "netns", &self.name, "name", name],
+        ))?;
+        Ok(())
+    }
+
     /// Sets values below /proc/sys/net.
     pub(crate) fn settings(&self, values: &[(&str, &str)]) -> Result<()> {
         self.inside(|| {

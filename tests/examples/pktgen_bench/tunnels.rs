@@ -13,9 +13,11 @@ use xtask::bench::pktgen::control::Stream;
 
 use crate::gateway::{PORT, TERMINAL};
 use crate::lane::MAC_IN;
+use crate::namespace::Namespace;
 use crate::whole::{self, Chain, End, Lost};
 use crate::{
     Bench, FIRST_PORT, FRAME_OCTETS, Figures, MAC_STRANGER, SETTLE, WARM_UP_MAX, expect_few_lost, say, step,
+    while_generating,
 };
 
 /// Packets a second in a guest: about what XFRM's end carries beside the generator on its CPU.
@@ -27,9 +29,9 @@ const CASES: [&str; 2] = [
 
 /// A chain, and who it is.
 pub(crate) struct Tunnel {
-    chain: Chain,
-    ours: bool,
-    name: &'static str,
+    pub(crate) chain: Chain,
+    pub(crate) ours: bool,
+    pub(crate) name: &'static str,
 }
 
 impl Bench {
@@ -39,7 +41,13 @@ impl Bench {
         let mut tunnels = Vec::new();
         for (letter, engine) in [('o', "xdp"), ('d', "direct")] {
             tunnels.push(Tunnel {
-                chain: whole::gateway((letter, engine), (program, pki), generator, &mut self.programs)?,
+                chain: whole::gateway(
+                    (letter, engine),
+                    (program, pki),
+                    generator,
+                    &mut self.programs.harness,
+                    None,
+                )?,
                 ours: true,
                 name: engine,
             });
@@ -49,7 +57,7 @@ impl Bench {
             tunnel.chain.connect()?;
         }
         tunnels.push(Tunnel {
-            chain: whole::linux(generator, &mut self.programs)?,
+            chain: whole::linux(generator, &mut self.programs.harness)?,
             ours: false,
             name: "XFRM, nftables",
         });
@@ -60,58 +68,64 @@ impl Bench {
     pub(crate) fn rounds_of_tunnels(&self, tunnels: &[Tunnel], rounds: u32, time: Duration) -> Result<()> {
         for _ in 0..rounds {
             for Tunnel { chain, ours, name } in tunnels {
-                for (case, figures) in CASES.into_iter().zip(self.through(chain, name, time)?) {
+                let figures = through(&self.ends.generator, chain, (name, RATE_EMULATED), time)?;
+                for (case, figures) in CASES.into_iter().zip(figures) {
                     say(case, *ours, name, figures);
                 }
             }
         }
         Ok(())
     }
+}
 
-    /// The figures of a tunnel's both ends.
-    fn through(&self, chain: &Chain, name: &str, time: Duration) -> Result<[Figures; 2]> {
-        let stream = Stream {
-            interface: chain.from.clone(),
-            macs: [MAC_IN, MAC_STRANGER],
-            sites: 1,
-            addresses: [TERMINAL, whole::PUBLISHED],
-            destinations: 1,
-            source_ports: (FIRST_PORT, 1),
-            destination_ports: (PORT, 1),
-            frame_octets: FRAME_OCTETS,
-            packets_per_s: Some(RATE_EMULATED),
+/// The figures of a tunnel's both ends, at so many packets a second.
+pub(crate) fn through(
+    generator: &Namespace,
+    chain: &Chain,
+    (name, rate): (&str, u32),
+    time: Duration,
+) -> Result<[Figures; 2]> {
+    let stream = Stream {
+        interface: chain.from.clone(),
+        macs: [MAC_IN, MAC_STRANGER],
+        sites: 1,
+        addresses: [TERMINAL, whole::PUBLISHED],
+        destinations: 1,
+        source_ports: (FIRST_PORT, 1),
+        destination_ports: (PORT, 1),
+        frame_octets: FRAME_OCTETS,
+        packets_per_s: Some(rate),
+    };
+    while_generating(generator, &stream, || {
+        until_it_goes_through(chain)?;
+        let lost = Lost::until_now(chain)?;
+        let (started, before) = (Instant::now(), chain.look()?);
+        sleep(time);
+        let seen = chain.look()?.since(&before);
+        let elapsed = started.elapsed();
+        for (place, packets) in Lost::until_now(chain)?.since(&lost) {
+            step(&format!("{name}: {packets} packets {place}"));
+        }
+        let figures = |had: u64, packets: u64, end: &End, place: &str| {
+            ensure!(packets > 0, "nothing came to {place}:\n{}", chain.counters()?);
+            step(&format!("{name}, to {place}: {}", end.shown(packets)));
+            let lost = had.saturating_sub(packets);
+            expect_few_lost(packets, lost)?;
+            Ok(Figures {
+                packets,
+                cpu: Duration::from_nanos(end.time_ns()),
+                beside: Duration::ZERO,
+                had,
+                lost,
+                elapsed,
+            })
         };
-        self.while_sending(&self.ends.generator, &stream, || {
-            until_it_goes_through(chain)?;
-            let lost = Lost::until_now(chain)?;
-            let (started, before) = (Instant::now(), chain.look()?);
-            sleep(time);
-            let seen = chain.look()?.since(&before);
-            let elapsed = started.elapsed();
-            for (place, packets) in Lost::until_now(chain)?.since(&lost) {
-                step(&format!("{name}: {packets} packets {place}"));
-            }
-            let figures = |had: u64, packets: u64, end: &End, place: &str| {
-                ensure!(packets > 0, "nothing came to {place}:\n{}", chain.counters()?);
-                step(&format!("{name}, to {place}: {}", end.shown(packets)));
-                let lost = had.saturating_sub(packets);
-                expect_few_lost(packets, lost)?;
-                Ok(Figures {
-                    packets,
-                    cpu: Duration::from_nanos(end.time_ns()),
-                    beside: Duration::ZERO,
-                    had,
-                    lost,
-                    elapsed,
-                })
-            };
-            let [site, center] = &seen.ends;
-            Ok([
-                figures(seen.site, seen.line, site, "the line")?,
-                figures(seen.line, seen.sink, center, "the sink")?,
-            ])
-        })
-    }
+        let [site, center] = &seen.ends;
+        Ok([
+            figures(seen.site, seen.line, site, "the line")?,
+            figures(seen.line, seen.sink, center, "the sink")?,
+        ])
+    })
 }
 
 /// Waits until packets come to the sink: the ends ask for each other's addresses first.

@@ -27,7 +27,7 @@ use gateway_tests::cpu_time;
 use xtask::bench::pktgen::control;
 use xtask::cmd;
 
-use crate::gateway::Programs;
+use crate::gateway::Harness;
 use crate::lane::{self, CPU_GENERATOR, CPU_MEASURED, Relay, cable, pin, pin_thread, receive_by_thread};
 use crate::namespace::Namespace;
 use crate::step;
@@ -153,7 +153,13 @@ impl End {
 }
 
 impl Chain {
-    fn lay(letter: char, generator: &Namespace, programs: &mut Programs) -> Result<Self> {
+    /// With virtual cables, or between the ends and between the center's and the sink with these pairs of network cards.
+    fn lay(
+        letter: char,
+        generator: &Namespace,
+        harness: &mut Harness,
+        cards: Option<[[&str; 2]; 2]>,
+    ) -> Result<Self> {
         let name = |end: &str| format!("{letter}-{end}");
         let chain = Self {
             from: format!("{letter}g"),
@@ -166,16 +172,19 @@ impl Chain {
         };
         let [a, b, c, d] = chain.interfaces();
         let relay = Relay::lay(generator, (&chain.from, &letter.to_string()), &chain.site, &a)?;
-        programs.relay(generator, &relay)?;
-        let line = ['p', 'q'].map(|end| format!("{end}{letter}"));
-        cable((&chain.site, &b, None), (generator, &line[0]))?;
-        cable((&chain.center, &c, Some(MAC_LINE)), (generator, &line[1]))?;
-        programs.relay_line(generator, [&line[0], &line[1]])?;
-        for end in &line {
-            generator.ip(&format!("link set {end} up\n"))?;
-            receive_by_thread(generator, end)?;
+        harness.relay(generator, &relay)?;
+        if let Some([line, core]) = cards {
+            for (card, namespace, name) in [
+                (line[0], &chain.site, &b),
+                (line[1], &chain.center, &c),
+                (core[0], &chain.center, &d),
+                (core[1], &chain.sink, &chain.to),
+            ] {
+                namespace.take_card(card, name)?;
+            }
+        } else {
+            chain.lay_cables(generator, harness)?;
         }
-        cable((&chain.center, &d, None), (&chain.sink, &chain.to))?;
         chain.sink.ip(&format!("link set {} up\n", chain.to))?;
         chain.site.ip(&format!(
             "addr add 192.168.1.1/24 dev {a}\naddr add 192.0.2.1/24 dev {b}\nlink set {a} up\nlink set {b} up\n\
@@ -188,6 +197,33 @@ impl Chain {
             receive_by_thread(namespace, &interface)?;
         }
         Ok(chain)
+    }
+
+    fn lay_cables(&self, generator: &Namespace, harness: &mut Harness) -> Result<()> {
+        let [_, b, c, d] = self.interfaces();
+        let line = ['p', 'q'].map(|end| format!("{end}{}", self.letter));
+        cable((&self.site, &b, None), (generator, &line[0]))?;
+        cable((&self.center, &c, Some(MAC_LINE)), (generator, &line[1]))?;
+        harness.relay_line(generator, [&line[0], &line[1]])?;
+        for end in &line {
+            generator.ip(&format!("link set {end} up\n"))?;
+            receive_by_thread(generator, end)?;
+        }
+        cable((&self.center, &d, None), (&self.sink, &self.to))
+    }
+
+    /// What the daemons say of their interfaces: name and how many of its queues have zero copy.
+    pub(crate) fn zero_copy(&self) -> Result<Vec<(String, u64)>> {
+        let mut found = Vec::new();
+        for daemon in &self.daemons {
+            let status: serde_json::Value = serde_json::from_str(&daemon.verb(&["status", "--json"])?)?;
+            let interfaces = status["interfaces"].as_array().context("no interfaces")?;
+            found.extend(interfaces.iter().map(|interface| {
+                let name = interface["name"].as_str().unwrap_or_default().to_owned();
+                (name, interface["zero_copy"].as_u64().unwrap_or_default())
+            }));
+        }
+        Ok(found)
     }
 
     /// Every interface that frames come in by, with its namespace.
@@ -335,8 +371,8 @@ impl Lost {
 }
 
 /// Both ends by XFRM and nftables.
-pub(crate) fn linux(generator: &Namespace, programs: &mut Programs) -> Result<Chain> {
-    let chain = Chain::lay('l', generator, programs)?;
+pub(crate) fn linux(generator: &Namespace, harness: &mut Harness) -> Result<Chain> {
+    let chain = Chain::lay('l', generator, harness, None)?;
     for namespace in [&chain.site, &chain.center] {
         namespace.settings(&[
             ("ipv4/ip_forward", "1"),
@@ -380,10 +416,11 @@ pub(crate) fn gateway(
     (letter, engine): (char, &str),
     (program, pki): (&Path, &Path),
     generator: &Namespace,
-    programs: &mut Programs,
+    harness: &mut Harness,
+    cards: Option<[[&str; 2]; 2]>,
 ) -> Result<Chain> {
-    let mut chain = Chain::lay(letter, generator, programs)?;
-    programs.end_sink(&chain.sink, &chain.to)?;
+    let mut chain = Chain::lay(letter, generator, harness, cards)?;
+    harness.end_sink(&chain.sink, &chain.to)?;
     // The daemon asks for its next hops.
     chain
         .sink

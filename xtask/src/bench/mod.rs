@@ -111,6 +111,14 @@ pub fn run_pktgen(short: bool, check: bool) -> Result<()> {
     publish(std::iter::once_with(|| pktgen::run(short)), short, check)
 }
 
+/// AF_XDP zero copy beside copy mode, in a guest ([`pktgen::zero_copy`]).
+///
+/// # Errors
+/// As [`run`].
+pub fn run_zero_copy(short: bool, check: bool) -> Result<()> {
+    publish(std::iter::once_with(|| pktgen::zero_copy(short)), short, check)
+}
+
 /// Has parts measured, one after another, and says what came of them.
 fn publish(parts: impl Iterator<Item = Result<Report>>, short: bool, check: bool) -> Result<()> {
     let floors = Floors::of_repository()?;

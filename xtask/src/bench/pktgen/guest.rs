@@ -13,12 +13,12 @@ use anyhow::{Context, Result, bail};
 
 use super::cpio::Archive;
 use super::kernel;
-use super::packages::Parts;
+use super::packages::{Guest, Parts};
 use super::protocol::{Line, Sample};
 use crate::cmd;
 
 /// All that the measured paths and their peers need; nothing loads modules by itself in the guest.
-const MODULES: [&str; 15] = [
+const MODULES: &[&str] = &[
     "veth",
     "pktgen",
     "nf_conntrack",
@@ -35,6 +35,14 @@ const MODULES: [&str; 15] = [
     "seqiv",
     "aesni_intel",
 ];
+/// The same for zero copy.
+const MODULES_ZERO_COPY: &[&str] = &["veth", "pktgen", "virtio_net"];
+/// Virtual cables between two network cards each, `eth0` and `eth1` and so on. Cards of the first half have zero copy.
+const CABLES: usize = 8;
+/// What a card needs to run XDP, and for zero copy, with `queue_reset`: its driver takes frames of AF_XDP sockets into a queue
+/// that it can empty, and maps them by the kernel's DMA interface.
+const CARD: &str = "csum=off,guest_csum=off,gso=off,guest_tso4=off,guest_tso6=off,guest_ecn=off,guest_ufo=off,\
+                    iommu_platform=on,disable-legacy=on,rx_queue_size=1024,tx_queue_size=256,romfile=";
 /// Programs of this machine that run in the guest too, with their libraries.
 const TOOLS: [&str; 4] = ["ip", "nft", "ethtool", "chrt"];
 /// Where files lie in the guest that the measuring program is told of.
@@ -82,7 +90,11 @@ pub(super) fn pack(
     for library in libraries {
         archive.file(&library.display().to_string(), &read(&library)?)?;
     }
-    let modules = kernel::modules(&parts.modules()?, &MODULES)?;
+    let wanted = match parts.guest {
+        Guest::Pktgen => MODULES,
+        Guest::ZeroCopy => MODULES_ZERO_COPY,
+    };
+    let modules = kernel::modules(&parts.modules()?, wanted)?;
     for module in &modules {
         archive.file(&format!("modules/{}", module.name), &module.bytes)?;
     }
@@ -160,12 +172,31 @@ fn start(parts: &Parts, initramfs: &Path) -> Result<Running> {
             "-append",
             "console=ttyS0 quiet panic=-1 mitigations=off tsc=reliable",
         ]);
+    if parts.guest == Guest::ZeroCopy {
+        emulator.args(cables());
+    }
     let child = emulator
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .spawn()
         .with_context(|| format!("cannot start {}", cmd::line(&emulator)))?;
     Ok(Running(child))
+}
+
+/// Network cards, joined two by two. Without a reset of single queues the driver has no zero copy.
+fn cables() -> Vec<String> {
+    let mut words = Vec::new();
+    for card in 0..2 * CABLES {
+        let cable = card / 2;
+        let reset = if cable < CABLES / 2 { "on" } else { "off" };
+        words.extend([
+            "-netdev".to_owned(),
+            format!("hubport,id=n{card},hubid={cable}"),
+            "-device".to_owned(),
+            format!("virtio-net-pci,netdev=n{card},mac=02:00:00:00:01:{card:02x},queue_reset={reset},{CARD}"),
+        ]);
+    }
+    words
 }
 
 /// A child that is killed with us, however we end.

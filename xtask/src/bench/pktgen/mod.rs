@@ -23,7 +23,7 @@ use super::report::{Comparison, Figure, Side};
 use super::{Report, cargo};
 use crate::lab::pki::Pki;
 use crate::{cmd, paths};
-use packages::Parts;
+use packages::{Guest, Parts};
 use protocol::Sample;
 
 /// The measuring program.
@@ -83,25 +83,84 @@ pub(super) fn run(short: bool) -> Result<Report> {
         on_this_machine(&program, &arguments, limit, on_sample)?;
     } else {
         println!("== pktgen in an emulated guest (figures mean nothing by themselves)");
-        let folder = paths::target().join("bench");
-        std::fs::create_dir_all(&folder)?;
-        let initramfs = folder.join("pktgen.cpio");
-        let parts = Parts::open();
-        let mut files = vec![pki.authority(AUTHORITY)];
-        for holder in HOLDERS {
-            files.extend([pki.chain(AUTHORITY, holder), pki.key(AUTHORITY, holder)]);
-        }
-        guest::pack(
-            &parts,
-            &[&program, &gateway],
-            &files,
-            &arguments("/bin/gateway", guest::FILES),
-            &initramfs,
+        let arguments = arguments("/bin/gateway", guest::FILES);
+        in_guest(
+            Guest::Pktgen,
+            PART,
+            [&program, &gateway],
+            &arguments,
+            limit,
+            on_sample,
         )?;
-        guest::run(&parts, &initramfs, &folder.join("pktgen.log"), limit, on_sample)?;
     }
     println!("== {rounds} rounds of {seconds} s, {}", about(here));
     report_of(PART, &samples)
+}
+
+/// `cargo xtask bench --zero-copy`: the gateway's sockets with and without zero copy, on network cards whose driver has it, in a
+/// guest: what goes in comes out, whole gateways work over it, and what a packet costs with it beside copy mode.
+///
+/// # Errors
+/// Something does not build; a packet is lost or damaged, a socket has another mode, a frame does not come back.
+pub(super) fn zero_copy(short: bool) -> Result<Report> {
+    cargo(&BUILD)?;
+    let program = paths::target().join("release/examples").join(PROGRAM);
+    let gateway = paths::target().join("release/gateway");
+    let (rounds, seconds, limit) = if short { ("1", "1", 240) } else { ("5", "2", 600) };
+    let files = guest::FILES;
+    let arguments = [
+        "--zero-copy",
+        "--rounds",
+        rounds,
+        "--seconds",
+        seconds,
+        "--gateway",
+        "/bin/gateway",
+        "--pki",
+        files,
+    ];
+    let mut samples = Vec::new();
+    let limit = Duration::from_secs(limit);
+    in_guest(
+        Guest::ZeroCopy,
+        "zero-copy",
+        [&program, &gateway],
+        &arguments.map(str::to_owned),
+        limit,
+        |sample| {
+            println!("  {}", shown(&sample));
+            samples.push(sample);
+        },
+    )?;
+    report_of("zero-copy", &samples)
+}
+
+/// Runs the measuring program in a guest; `name` is that of the files.
+fn in_guest(
+    guest: Guest,
+    name: &str,
+    [program, gateway]: [&Path; 2],
+    arguments: &[String],
+    limit: Duration,
+    on_sample: impl FnMut(Sample),
+) -> Result<()> {
+    let pki = Pki::ready()?;
+    let folder = paths::target().join("bench");
+    std::fs::create_dir_all(&folder)?;
+    let initramfs = folder.join(format!("{name}.cpio"));
+    let parts = Parts::open(guest);
+    let mut files = vec![pki.authority(AUTHORITY)];
+    for holder in HOLDERS {
+        files.extend([pki.chain(AUTHORITY, holder), pki.key(AUTHORITY, holder)]);
+    }
+    guest::pack(&parts, &[program, gateway], &files, arguments, &initramfs)?;
+    guest::run(
+        &parts,
+        &initramfs,
+        &folder.join(format!("{name}.log")),
+        limit,
+        on_sample,
+    )
 }
 
 /// What is to be known of figures.

@@ -1,4 +1,4 @@
-//! What the guest is made of: Debian packages, unpacked side by side into the user's cache folder. Nothing of them is
+//! What the guests are made of: Debian packages, unpacked side by side into the user's cache folder. Nothing of them is
 //! installed, so that nothing of the machine gives way to them.
 
 use std::collections::BTreeSet;
@@ -9,11 +9,25 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 
 use super::kernel;
-use crate::{cmd, paths};
+use crate::{cmd, debian13, paths};
+
+/// A guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Guest {
+    /// With a kernel that has pktgen, of what apt knows anyway.
+    Pktgen,
+    /// With a kernel whose virtio-net has AF_XDP zero copy in both directions (Linux 6.13 and later).
+    ZeroCopy,
+}
 
 const EMULATOR: &str = "qemu-system-x86";
 /// Depends on the newest build of this version.
 const KERNEL: &str = "linux-image-6.12-cloud-amd64";
+/// The newest of its series is taken, `linux-image-6.18.N+deb13-cloud-amd64`, and the suite that has it.
+const ZERO_COPY_SERIES: &str = "linux-image-6.18.";
+const ZERO_COPY_FLAVOUR: &str = "-cloud-amd64";
+const ZERO_COPY_SUITE: &str = "trixie-backports";
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SHELL: &str = "busybox-static";
 /// Written last, with the packages' names in it: a folder that was interrupted is none.
 const MARKER: &str = "complete";
@@ -21,12 +35,16 @@ const MARKER: &str = "complete";
 /// The guest's parts.
 pub(super) struct Parts {
     root: PathBuf,
+    pub(super) guest: Guest,
 }
 
 impl Parts {
-    /// Those that [`install`] has made.
-    pub(super) fn open() -> Self {
-        Self { root: root() }
+    /// Those that [`Guest::install`] has made.
+    pub(super) fn open(guest: Guest) -> Self {
+        Self {
+            root: guest.root(),
+            guest,
+        }
     }
 
     /// The kernel, ready to start.
@@ -73,72 +91,158 @@ impl Parts {
     }
 }
 
-/// The folder with everything.
-#[must_use]
-pub fn root() -> PathBuf {
-    paths::cache().join("pktgen-guest")
-}
-
-/// Whether everything is there and whole.
-#[must_use]
-pub fn is_there() -> bool {
-    fs::read_to_string(root().join(MARKER)).is_ok_and(|made_of| made_of == made_of_now())
-}
-
-/// Fetches the packages, from where apt has them, and unpacks them, in the place of whatever was there.
-///
-/// # Errors
-/// apt does not know one of them or cannot fetch it.
-pub fn install() -> Result<()> {
-    if let Err(error) = make() {
-        // What apt knows may be older than what the archive has.
-        println!("{error:#}; asking the archive anew");
-        cmd::output(&mut cmd::cmd("apt-get", ["-q", "update"]))?;
-        make()?;
+impl Guest {
+    /// The folder with everything.
+    #[must_use]
+    pub fn root(self) -> PathBuf {
+        paths::cache().join(self.folder())
     }
+
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Pktgen => "pktgen-guest",
+            Self::ZeroCopy => "zero-copy-guest",
+        }
+    }
+
+    /// Whether everything is there and whole.
+    #[must_use]
+    pub fn is_there(self) -> bool {
+        fs::read_to_string(self.root().join(MARKER)).is_ok_and(|made_of| made_of == self.made_of())
+    }
+
+    fn made_of(self) -> String {
+        match self {
+            Self::Pktgen => [EMULATOR, KERNEL, SHELL].join(" "),
+            Self::ZeroCopy => [EMULATOR, ZERO_COPY_SERIES, ZERO_COPY_SUITE, SHELL].join(" "),
+        }
+    }
+
+    /// Fetches the packages, from where apt has them, and unpacks them, in the place of whatever was there.
+    ///
+    /// # Errors
+    /// apt does not know one of them or cannot fetch it.
+    pub fn install(self) -> Result<()> {
+        if let Err(error) = self.make() {
+            // What apt knows may be older than what the archive has.
+            println!("{error:#}; asking the archive anew");
+            cmd::output(&mut cmd::cmd("apt-get", ["-q", "update"]))?;
+            self.make()?;
+        }
+        Ok(())
+    }
+
+    fn make(self) -> Result<()> {
+        let (root, making) = (self.root(), paths::cache().join(format!("{}.new", self.folder())));
+        if making.exists() {
+            fs::remove_dir_all(&making).with_context(|| making.display().to_string())?;
+        }
+        let packages = making.join("packages");
+        fs::create_dir_all(&packages).with_context(|| packages.display().to_string())?;
+        let mut names = BTreeSet::from([SHELL.to_owned()]);
+        match self {
+            Self::Pktgen => {
+                names.insert(newest_kernel()?);
+            }
+            Self::ZeroCopy => {
+                let apt = making.join("apt");
+                Apart::ask(&apt)?.download_kernel(&packages)?;
+                fs::remove_dir_all(&apt)?;
+            }
+        }
+        if installed_emulator().is_none() {
+            names.extend(with_what_it_needs(EMULATOR)?);
+        }
+        download(&names, &[], &packages)?;
+        let tree = making.join("tree");
+        for package in fs::read_dir(&packages)? {
+            cmd::output(
+                cmd::cmd("dpkg-deb", ["--extract"])
+                    .arg(package?.path())
+                    .arg(&tree),
+            )?;
+        }
+        fs::remove_dir_all(&packages)?;
+        let image = fs::read_dir(tree.join("boot"))?
+            .filter_map(|entry| Some(entry.ok()?.path()))
+            .find(|path| {
+                path.file_name()
+                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+            });
+        let image = image.context("no kernel in its package")?;
+        kernel::unpack(&image, &making.join("vmlinux"))?;
+        fs::write(making.join(MARKER), self.made_of())?;
+        if root.exists() {
+            fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
+        }
+        fs::rename(&making, &root).with_context(|| root.display().to_string())
+    }
+}
+
+fn download(names: &BTreeSet<String>, options: &[String], to: &Path) -> Result<()> {
+    // Who fetches as root would be told that the user `_apt` may not write here.
+    let mut apt = cmd::cmd("apt-get", ["-q", "-o", "APT::Sandbox::User=root"]);
+    cmd::output(apt.args(options).arg("download").args(names).current_dir(to))?;
     Ok(())
 }
 
-fn make() -> Result<()> {
-    let (root, making) = (root(), paths::cache().join("pktgen-guest.new"));
-    if making.exists() {
-        fs::remove_dir_all(&making).with_context(|| making.display().to_string())?;
-    }
-    let packages = making.join("packages");
-    fs::create_dir_all(&packages).with_context(|| packages.display().to_string())?;
-    let mut names = BTreeSet::from([SHELL.to_owned(), newest_kernel()?]);
-    if installed_emulator().is_none() {
-        names.extend(with_what_it_needs(EMULATOR)?);
-    }
-    // Who fetches as root would be told that the user `_apt` may not write here.
-    let mut apt = cmd::cmd("apt-get", ["-q", "-o", "APT::Sandbox::User=root", "download"]);
-    cmd::output(apt.args(&names).current_dir(&packages))?;
-    let tree = making.join("tree");
-    for package in fs::read_dir(&packages)? {
-        cmd::output(
-            cmd::cmd("dpkg-deb", ["--extract"])
-                .arg(package?.path())
-                .arg(&tree),
-        )?;
-    }
-    fs::remove_dir_all(&packages)?;
-    let image = fs::read_dir(tree.join("boot"))?
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .find(|path| {
-            path.file_name()
-                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-        });
-    let image = image.with_context(|| format!("{KERNEL}: no kernel in it"))?;
-    kernel::unpack(&image, &making.join("vmlinux"))?;
-    fs::write(making.join(MARKER), made_of_now())?;
-    if root.exists() {
-        fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
-    }
-    fs::rename(&making, &root).with_context(|| root.display().to_string())
+/// What apt knows of another suite, apart from what it knows for the machine.
+struct Apart {
+    options: Vec<String>,
 }
 
-fn made_of_now() -> String {
-    [EMULATOR, KERNEL, SHELL].join(" ")
+impl Apart {
+    /// Asks the mirror that apt is configured with; keeps the answer in `folder`.
+    fn ask(folder: &Path) -> Result<Self> {
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let part = folder.join(part);
+            fs::create_dir_all(&part).with_context(|| part.display().to_string())?;
+        }
+        let sources = folder.join("sources.list");
+        let line = format!(
+            "deb [signed-by={KEYRING}] {} {ZERO_COPY_SUITE} main\n",
+            debian13::mirror()?
+        );
+        fs::write(&sources, line).with_context(|| sources.display().to_string())?;
+        let folder = folder.display();
+        let settings = [
+            format!("Dir::Etc::sourcelist={folder}/sources.list"),
+            "Dir::Etc::sourceparts=-".to_owned(),
+            format!("Dir::State::lists={folder}/lists"),
+            format!("Dir::Cache={folder}/cache"),
+            "APT::Sandbox::User=root".to_owned(),
+        ];
+        let options = settings
+            .into_iter()
+            .flat_map(|setting| ["-o".to_owned(), setting])
+            .collect();
+        let apart = Self { options };
+        cmd::output(cmd::cmd("apt-get", ["-q"]).args(&apart.options).arg("update"))?;
+        Ok(apart)
+    }
+
+    fn download_kernel(&self, to: &Path) -> Result<()> {
+        let mut apt = cmd::cmd("apt-cache", [""; 0]);
+        let names = cmd::read(apt.args(&self.options).args(["pkgnames", ZERO_COPY_SERIES]))?;
+        let newest = newest_of_series(&names).with_context(|| {
+            format!(
+                "{ZERO_COPY_SUITE} has no {ZERO_COPY_SERIES}N any more: name another series in `packages.rs`"
+            )
+        })?;
+        download(&BTreeSet::from([newest.to_owned()]), &self.options, to)
+    }
+}
+
+/// The package of the series with the highest number.
+fn newest_of_series(names: &str) -> Option<&str> {
+    let number = |name: &&str| {
+        let rest = name
+            .strip_prefix(ZERO_COPY_SERIES)?
+            .strip_suffix(ZERO_COPY_FLAVOUR)?;
+        rest.split_once('+')?.0.parse::<u32>().ok()
+    };
+    let of_series = names.lines().filter(|name| number(name).is_some());
+    of_series.max_by_key(number)
 }
 
 fn installed_emulator() -> Option<PathBuf> {
@@ -205,6 +309,16 @@ mod tests {
                     Inst qemu-system-x86 (1:7.2 Debian:12.15/oldstable [amd64]) []\nConf libfdt1 (1.6.1)\n";
         let names: Vec<String> = installs(text).into_iter().collect();
         assert_eq!(names, ["libfdt1", "qemu-system-x86"]);
+    }
+
+    #[test]
+    fn the_newest_kernel_of_a_series_has_the_highest_number_and_no_debugger() {
+        let names = "linux-image-6.18.9+deb13-cloud-amd64\nlinux-image-6.18.15+deb13-cloud-amd64\n\
+                     linux-image-6.18.99+deb13-rt-amd64\nlinux-image-6.18.15+deb13-cloud-amd64-dbg\n\
+                     linux-image-6.18.16+deb13-amd64\n";
+        let newest = newest_of_series(names);
+        assert_eq!(newest, Some("linux-image-6.18.15+deb13-cloud-amd64"));
+        assert_eq!(newest_of_series("linux-image-6.12.9+deb13-cloud-amd64\n"), None);
     }
 
     #[test]
