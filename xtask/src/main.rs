@@ -137,11 +137,17 @@ enum Router {
     Debian13,
 }
 
+/// Nothing was measured, for reasons that have nothing to do with the gateway (`EX_TEMPFAIL` of sysexits.h).
+const NOT_BEGUN: u8 = 75;
+
 fn main() -> ExitCode {
     match run(&Cli::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("xtask: {error:#}");
+            if error.is::<bench::pktgen::DidNotBegin>() {
+                return ExitCode::from(NOT_BEGUN);
+            }
             ExitCode::FAILURE
         }
     }
@@ -150,7 +156,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
         Chore::Setup { check: true } => setup::check(),
-        Chore::Setup { check: false } => setup::ensure(),
+        Chore::Setup { check: false } => setup::ensure_zero_copy(),
         Chore::Demo => demo::run(),
         Chore::Bench {
             short,

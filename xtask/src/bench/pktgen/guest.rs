@@ -219,13 +219,25 @@ pub(super) enum Ended {
     BeforeItsBegin(String),
 }
 
+/// Nothing was measured, as the guest did not come up: that says nothing about what is to be measured.
+#[derive(Debug)]
+pub struct DidNotBegin(String);
+
+impl std::fmt::Display for DidNotBegin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "measuring did not begin: {}", self.0)
+    }
+}
+
+impl std::error::Error for DidNotBegin {}
+
 impl Ended {
     /// # Errors
-    /// It has not.
+    /// [`DidNotBegin`].
     pub(super) fn measured(self) -> Result<()> {
         match self {
             Self::Measured => Ok(()),
-            Self::BeforeItsBegin(why) => bail!("measuring did not begin: {why}"),
+            Self::BeforeItsBegin(why) => Err(DidNotBegin(why).into()),
         }
     }
 }
@@ -392,7 +404,7 @@ mod tests {
     fn a_child_that_goes_before_its_begin_can_be_started_anew() {
         let ended = follow(say("echo 'Kernel panic'"), [LIMIT; 2], None, |_| {}).unwrap();
         assert!(matches!(&ended, Ended::BeforeItsBegin(why) if why.contains("Kernel panic")));
-        assert!(ended.measured().is_err());
+        assert!(ended.measured().is_err_and(|error| error.is::<DidNotBegin>()));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use super::report::{Comparison, Figure, Side};
 use super::{Report, cargo};
 use crate::lab::pki::Pki;
 use crate::{cmd, paths};
+pub use guest::DidNotBegin;
 use packages::{Guest, Parts};
 use protocol::Sample;
 
