@@ -156,7 +156,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
         Chore::Setup { check: true } => setup::check(),
-        Chore::Setup { check: false } => setup::ensure_zero_copy(),
+        Chore::Setup { check: false } => setup::ensure(),
         Chore::Demo => demo::run(),
         Chore::Bench {
             short,

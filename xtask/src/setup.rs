@@ -150,21 +150,6 @@ pub fn ensure() -> Result<()> {
     Ok(())
 }
 
-/// Fetches the guest of `cargo xtask bench --zero-copy` too, which no other chore needs.
-///
-/// # Errors
-/// As [`ensure`].
-pub fn ensure_zero_copy() -> Result<()> {
-    ensure()?;
-    let guest = Guest::ZeroCopy;
-    if guest.is_there() {
-        return Ok(());
-    }
-    let what = Missing::Guest(guest).describe();
-    println!("installing {what}");
-    guest.install().context(what)
-}
-
 /// Says what is missing and installs nothing.
 ///
 /// # Errors
@@ -238,6 +223,9 @@ fn missing() -> Result<Vec<Missing>> {
     // Where this kernel has pktgen, no other is needed.
     if !Guest::Pktgen.is_there() && !control::is_there() {
         missing.push(Missing::Guest(Guest::Pktgen));
+    }
+    if !Guest::ZeroCopy.is_there() {
+        missing.push(Missing::Guest(Guest::ZeroCopy));
     }
     Ok(missing)
 }

@@ -116,7 +116,6 @@ pub fn run_pktgen(short: bool, check: bool) -> Result<()> {
 /// # Errors
 /// As [`run`].
 pub fn run_zero_copy(short: bool, check: bool) -> Result<()> {
-    setup::ensure_zero_copy()?;
     publish(std::iter::once_with(|| pktgen::zero_copy(short)), short, check)
 }
 

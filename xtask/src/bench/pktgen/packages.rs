@@ -23,11 +23,9 @@ pub enum Guest {
 const EMULATOR: &str = "qemu-system-x86";
 /// Depends on the newest build of this version.
 const KERNEL: &str = "linux-image-6.12-cloud-amd64";
-/// The newest of this suite is taken, `linux-image-6.18.N+deb13-cloud-amd64` and later.
-const ZERO_COPY_IMAGE: &str = "linux-image-";
+/// The newest of its series is taken, `linux-image-6.18.N+deb13-cloud-amd64`, and the suite that has it.
+const ZERO_COPY_SERIES: &str = "linux-image-6.18.";
 const ZERO_COPY_FLAVOUR: &str = "-cloud-amd64";
-/// virtio-net has zero copy in both directions since then.
-const ZERO_COPY_SINCE: [u32; 2] = [6, 13];
 const ZERO_COPY_SUITE: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SHELL: &str = "busybox-static";
@@ -116,7 +114,7 @@ impl Guest {
     fn made_of(self) -> String {
         match self {
             Self::Pktgen => [EMULATOR, KERNEL, SHELL].join(" "),
-            Self::ZeroCopy => [EMULATOR, ZERO_COPY_IMAGE, ZERO_COPY_SUITE, SHELL].join(" "),
+            Self::ZeroCopy => [EMULATOR, ZERO_COPY_SERIES, ZERO_COPY_SUITE, SHELL].join(" "),
         }
     }
 
@@ -225,24 +223,26 @@ impl Apart {
 
     fn download_kernel(&self, to: &Path) -> Result<()> {
         let mut apt = cmd::cmd("apt-cache", [""; 0]);
-        let names = cmd::read(apt.args(&self.options).args(["pkgnames", ZERO_COPY_IMAGE]))?;
-        let newest = newest(&names)
-            .with_context(|| format!("{ZERO_COPY_SUITE} has no kernel with zero copy: name another suite"))?;
+        let names = cmd::read(apt.args(&self.options).args(["pkgnames", ZERO_COPY_SERIES]))?;
+        let newest = newest_of_series(&names).with_context(|| {
+            format!(
+                "{ZERO_COPY_SUITE} has no {ZERO_COPY_SERIES}N any more: name another series in `packages.rs`"
+            )
+        })?;
         download(&BTreeSet::from([newest.to_owned()]), &self.options, to)
     }
 }
 
-/// The package of the newest kernel that has zero copy.
-fn newest(names: &str) -> Option<&str> {
-    let version = |name: &&str| -> Option<Vec<u32>> {
+/// The package of the series with the highest number.
+fn newest_of_series(names: &str) -> Option<&str> {
+    let number = |name: &&str| {
         let rest = name
-            .strip_prefix(ZERO_COPY_IMAGE)?
+            .strip_prefix(ZERO_COPY_SERIES)?
             .strip_suffix(ZERO_COPY_FLAVOUR)?;
-        let numbers = rest.split_once('+')?.0.split('.');
-        numbers.map(|number| number.parse().ok()).collect()
+        rest.split_once('+')?.0.parse::<u32>().ok()
     };
-    let has_it = |name: &&str| version(name).is_some_and(|version| *version >= ZERO_COPY_SINCE[..]);
-    names.lines().filter(has_it).max_by_key(version)
+    let of_series = names.lines().filter(|name| number(name).is_some());
+    of_series.max_by_key(number)
 }
 
 fn installed_emulator() -> Option<PathBuf> {
@@ -312,14 +312,13 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_kernel_has_the_highest_number_and_no_debugger() {
+    fn the_newest_kernel_of_a_series_has_the_highest_number_and_no_debugger() {
         let names = "linux-image-6.18.9+deb13-cloud-amd64\nlinux-image-6.18.15+deb13-cloud-amd64\n\
                      linux-image-6.18.99+deb13-rt-amd64\nlinux-image-6.18.15+deb13-cloud-amd64-dbg\n\
-                     linux-image-6.9.16+deb13-cloud-amd64\nlinux-image-cloud-amd64\n";
-        assert_eq!(newest(names), Some("linux-image-6.18.15+deb13-cloud-amd64"));
-        let later = "linux-image-7.1+deb13-cloud-amd64";
-        assert_eq!(newest(&format!("{names}{later}\n")), Some(later));
-        assert_eq!(newest("linux-image-6.12.9+deb13-cloud-amd64\n"), None);
+                     linux-image-6.18.16+deb13-amd64\n";
+        let newest = newest_of_series(names);
+        assert_eq!(newest, Some("linux-image-6.18.15+deb13-cloud-amd64"));
+        assert_eq!(newest_of_series("linux-image-6.12.9+deb13-cloud-amd64\n"), None);
     }
 
     #[test]
