@@ -156,7 +156,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
         Chore::Setup { check: true } => setup::check(),
-        Chore::Setup { check: false } => setup::ensure(),
+        Chore::Setup { check: false } => setup::ensure().and_then(|()| setup::zero_copy_guest()),
         Chore::Demo => demo::run(),
         Chore::Bench {
             short,

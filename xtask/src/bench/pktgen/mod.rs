@@ -22,7 +22,7 @@ use anyhow::{Context, Result, ensure};
 use super::report::{Comparison, Figure, Side};
 use super::{Report, cargo};
 use crate::lab::pki::Pki;
-use crate::{cmd, paths};
+use crate::{cmd, paths, setup};
 pub use guest::DidNotBegin;
 use packages::{Guest, Parts};
 use protocol::Sample;
@@ -104,6 +104,7 @@ pub(super) fn run(short: bool) -> Result<Report> {
 /// # Errors
 /// Something does not build; a packet is lost or damaged, a socket has another mode, a frame does not come back.
 pub(super) fn zero_copy(short: bool) -> Result<Report> {
+    setup::zero_copy_guest()?;
     cargo(&BUILD)?;
     let program = paths::target().join("release/examples").join(PROGRAM);
     let gateway = paths::target().join("release/gateway");
