@@ -34,12 +34,12 @@ use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
 use gateway_common::path::filter::Direction;
 use gateway_common::path::open::{self, Stage};
-use gateway_common::path::{Outcome, Verdict, inner};
+use gateway_common::path::{self, Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
 
 use arrays::Value;
 use context::Frame;
-use maps::{EGRESS, STAGES};
+use maps::{EGRESS, STAGES, XSKS};
 use tables::Maps;
 
 /// Flows that the hash map has room for.
@@ -70,6 +70,27 @@ fn compare_buckets(context: XdpContext) -> u32 {
         Next::Decided(verdict) => Ok(verdict),
         Next::Stage(_) => Err(DropReason::NoFlow),
     })
+}
+
+/// The center's answers through the flow table.
+#[xdp]
+fn compare_answers(context: XdpContext) -> u32 {
+    // SAFETY: the context of this run.
+    let (mut frame, maps) = unsafe { (Frame::new(context.ctx), Maps::new(context.ctx)) };
+    if draw_answer(&mut frame, &maps).is_none() {
+        return XDP_DROP;
+    }
+    match path::core::core(&mut frame, &maps) {
+        Ok(Next::Decided(Verdict::Worker { slot, path })) => {
+            maps.count(path, frame.len());
+            XSKS.redirect(slot, XDP_DROP.into()).unwrap_or(XDP_DROP)
+        }
+        Ok(_) => XDP_PASS,
+        Err(reason) => {
+            maps.count_drop(reason);
+            XDP_DROP
+        }
+    }
 }
 
 /// Through the hash map.
@@ -298,13 +319,30 @@ fn redirect(maps: &Maps, length: u32, outcome: Outcome) -> u32 {
 /// Makes the frame a packet of one of the flows.
 #[inline(always)]
 fn draw(frame: &mut Frame, maps: &Maps) -> Option<()> {
-    let [_, bits]: [u8; 2] = frame.load(IDENTIFICATION)?;
-    let flow = maps.random() & (1u32 << (bits & 31)).wrapping_sub(1);
+    let flow = drawn(frame, maps)?;
     frame.store(0, &LinkHeader::new(SITE, 0))?;
     frame.store(IP + ipv4::TTL, &[64u8, 6])?;
     let port = ((flow & 0xfff) as u16 + 2048).to_be_bytes();
     frame.store(IP + ipv4::SOURCE, &[10u8, 1, (flow >> 12) as u8, 10])?;
     frame.store(IP + ipv4::LENGTH, &port)
+}
+
+/// Makes the frame the center's answer in one of the flows.
+#[inline(always)]
+fn draw_answer(frame: &mut Frame, maps: &Maps) -> Option<()> {
+    let flow = drawn(frame, maps)?;
+    frame.store(ethernet::ETHER_TYPE, &ether_type::IPV4)?;
+    frame.store(IP + ipv4::TTL, &[64u8, 6])?;
+    let [p0, p1] = ((flow & 0x3fff) as u16 + 1024).to_be_bytes();
+    frame.store(IP + ipv4::DESTINATION, &[198u8, 51, 100, (flow >> 14) as u8])?;
+    frame.store(IP + ipv4::LENGTH + 2, &[p0, p1])
+}
+
+/// Number of a flow, one of as many as the packet says.
+#[inline(always)]
+fn drawn(frame: &Frame, maps: &Maps) -> Option<u32> {
+    let [_, bits]: [u8; 2] = frame.load(IDENTIFICATION)?;
+    Some(maps.random() & (1u32 << (bits & 31)).wrapping_sub(1))
 }
 
 /// The licence that the kernel asks for GPL-only helpers.

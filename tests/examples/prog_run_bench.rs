@@ -138,12 +138,11 @@ fn new_flows(kernel: &mut Kernel, rounds: usize) -> Result<[Figure; 2]> {
 #[cfg(feature = "compare")]
 mod compare {
     use std::collections::BTreeMap;
-    use std::sync::atomic::AtomicU64;
 
-    use anyhow::{Result, ensure};
+    use anyhow::{Context as _, Result, ensure};
     use aya::maps::HashMap;
     use gateway::dataplane::TableSizes;
-    use gateway_common::abi::flow::{self, Flow, FlowKey, Half, Progress, RECORD_WORDS, state};
+    use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, RECORD_WORDS, state, word};
     use gateway_common::packet::tcp::flag::ACK;
     use gateway_common::tables::words::Words as _;
     use gateway_tests::frames::{Clear, ISN, WINDOW, fix_ipv4};
@@ -152,7 +151,12 @@ mod compare {
     use xtask::bench::report::Figure;
 
     pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/compare"));
-    const PROGRAMS: [&str; 3] = ["compare_floor", "compare_buckets", "compare_hash"];
+    const PROGRAMS: [&str; 4] = [
+        "compare_floor",
+        "compare_buckets",
+        "compare_hash",
+        "compare_answers",
+    ];
     /// How many flows are drawn from, as powers of two; both tables hold all of them always.
     const BITS: [u8; 5] = [0, 10, 14, 17, 20];
     const FLOWS: u32 = 1 << 20;
@@ -199,17 +203,31 @@ mod compare {
         }
     }
 
-    fn fill(kernel: &mut Kernel, now_s: u32) -> Result<()> {
+    fn fill(kernel: &Kernel, now_s: u32) -> Result<()> {
         for number in 0..FLOWS {
             let put = kernel.tables().flows().insert(&key(number), &flow(number, now_s));
             ensure!(put.is_ok(), "flow {number}: {put:?}");
         }
-        let mut hash: HashMap<_, FlowKey, [u64; RECORD_WORDS]> = HashMap::try_from(kernel.map("FLOW_HASH")?)?;
-        let record: [AtomicU64; RECORD_WORDS] = std::array::from_fn(|_| AtomicU64::new(0));
+        Ok(())
+    }
+
+    /// Has all flows know what the first one has looked up, as established ones do, and puts their records into the hash map.
+    fn know(kernel: &mut Kernel) -> Result<()> {
+        let mut records = Vec::new();
+        let flows = kernel.tables().flows();
+        let entry = |number| flows.find(&key(number)).context("a flow");
+        let first = entry(0)?.record;
         for number in 0..FLOWS {
-            flow::write(&record, &key(number), &flow(number, now_s), 0);
-            let words = std::array::from_fn(|word| (&record).load(word));
-            hash.insert(key(number), words, 0)?;
+            let record = entry(number)?.record;
+            for word in [word::HOP, word::SA] {
+                record.store(word, first.load(word));
+            }
+            let words: [u64; RECORD_WORDS] = std::array::from_fn(|word| record.load(word));
+            records.push(words);
+        }
+        let mut hash: HashMap<_, FlowKey, [u64; RECORD_WORDS]> = HashMap::try_from(kernel.map("FLOW_HASH")?)?;
+        for (number, record) in (0..).zip(records) {
+            hash.insert(key(number), record, 0)?;
         }
         Ok(())
     }
@@ -221,28 +239,41 @@ mod compare {
         };
         let mut kernel = Kernel::load_some(object, sizes, |name| PROGRAMS.contains(&name))?;
         let now_s = u32::try_from(monotonic().as_secs())?;
-        kernel.fill(&world::world(now_s))?;
-        fill(&mut kernel, now_s)?;
-        let [floor, buckets, hash] = PROGRAMS;
+        let mut tables = world::world(now_s);
+        for (length, key, _) in &mut tables.sa_outbound {
+            (*length, key.destination) = (16, [10, 1, 0, 0]);
+        }
+        kernel.fill(&tables)?;
+        fill(&kernel, now_s)?;
+        let [floor, buckets, hash, answers] = PROGRAMS;
+        let out = Clear::tcp((world::TERMINAL, 2048), (world::SERVER, 443), ACK)
+            .data(46)
+            .linked(world::SITE, 0);
+        let back = Clear::tcp((world::SERVER, 443), (world::TERMINAL, 2048), ACK)
+            .data(46)
+            .ethernet(world::MAC, world::MAC_HOP);
         let programs = [
-            (floor, "drawn", PASS),
-            (buckets, "buckets", REDIRECT),
-            (hash, "hash map", REDIRECT),
+            (floor, "drawn", &out, PASS),
+            (buckets, "buckets", &out, REDIRECT),
+            (hash, "hash map", &out, REDIRECT),
+            (answers, "answers", &back, REDIRECT),
         ];
+        // One packet of either direction looks up next hop and SA, which all flows know then.
+        kernel.repeat(buckets, &out, 1)?;
+        kernel.repeat(answers, &back, 1)?;
+        know(&mut kernel)?;
         // In the order of programs and sizes.
         let mut samples: BTreeMap<usize, (String, Vec<f64>)> = BTreeMap::new();
         for round in 0..=rounds {
-            for (at, (program, name, code)) in programs.into_iter().enumerate() {
+            for (at, (program, name, packet, code)) in programs.into_iter().enumerate() {
                 for bits in BITS {
                     let name = format!("{name}, {} flows", 1 << bits);
                     let at = at * 100 + usize::from(bits);
-                    let mut packet = Clear::tcp((world::TERMINAL, 2048), (world::SERVER, 443), ACK)
-                        .data(46)
-                        .linked(world::SITE, 0);
+                    let mut packet = packet.clone();
                     packet[18..20].copy_from_slice(&[0, bits]);
                     fix_ipv4(&mut packet[14..]);
                     let run = kernel.repeat(program, &packet, REPEAT)?;
-                    ensure!(run.code == code, "{name}: code {}", run.code);
+                    ensure!(run.code == code, "{name}: code {}, {:?}", run.code, kernel.drops()?);
                     if round > 0 {
                         let (_, samples) = samples.entry(at).or_insert((name, Vec::new()));
                         samples.push(run.duration_ns as f64);
