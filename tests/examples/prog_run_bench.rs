@@ -273,7 +273,12 @@ mod compare {
                     packet[18..20].copy_from_slice(&[0, bits]);
                     fix_ipv4(&mut packet[14..]);
                     let run = kernel.repeat(program, &packet, REPEAT)?;
-                    ensure!(run.code == code, "{name}: code {}, {:?}", run.code, kernel.drops()?);
+                    ensure!(
+                        run.code == code,
+                        "{name}: code {}, {:?}",
+                        run.code,
+                        kernel.drops()?
+                    );
                     if round > 0 {
                         let (_, samples) = samples.entry(at).or_insert((name, Vec::new()));
                         samples.push(run.duration_ns as f64);
