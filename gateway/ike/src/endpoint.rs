@@ -28,7 +28,7 @@ use crate::{
     },
     half_open::{Booked, HalfOpen, HalfOpenUse},
     ids::{ChildId, IkeSaId},
-    ike_sa::{IkeSa, State, Task},
+    ike_sa::{Established, IkeSa, State, Task},
     keepalive::NAT_KEEPALIVE,
     mobike,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
@@ -759,15 +759,7 @@ impl Endpoint {
     /// Ends the oldest IKE SAs of a peer that has too many: one that comes anew again and again does not fill
     /// the memory.
     fn limit_peer(&mut self, peer: &Identity) {
-        let spis = self.by_peer.get(peer).into_iter().flatten();
-        let mut by_age: Vec<_> = spis
-            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
-            .collect();
-        by_age.sort_unstable();
-        let surplus = by_age
-            .len()
-            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
-        for (_, spi) in by_age.into_iter().take(surplus) {
+        for spi in self.surplus(peer, |_| true) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
                 ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
             });
@@ -777,25 +769,28 @@ impl Endpoint {
     /// Forgets the oldest IKE SAs that a peer rekeyed and did not delete, when there are more than it may have: it has
     /// used those after them, so nothing is repeated on these any more.
     fn limit_superseded(&mut self, peer: &Identity) {
-        let superseded = |spi: &&u64| {
-            matches!(self.entries.get(spi), Some(Entry::Sa(ike_sa))
-                if ike_sa.established().is_some_and(|established| established.superseded.is_some()))
-        };
-        let spis = self.by_peer.get(peer).into_iter().flatten();
-        let mut by_age: Vec<_> = spis
-            .filter(superseded)
-            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
-            .collect();
-        by_age.sort_unstable();
-        let surplus = by_age
-            .len()
-            .saturating_sub(self.config.ike_sas_per_peer_max.max(1));
-        for (_, spi) in by_age.into_iter().take(surplus) {
+        for spi in self.surplus(peer, |established| established.superseded.is_some()) {
             self.with_sa(Some(spi), |ike_sa, ctx| {
                 ike_sa.drop_superfluous(ctx, CloseReason::TooMany);
                 ike_sa.state = State::Closed { until_ms: 0 };
             });
         }
+    }
+
+    /// Of a peer's IKE SAs that count, the oldest beyond as many as it may have.
+    fn surplus(&self, peer: &Identity, counts: impl Fn(&Established) -> bool) -> Vec<u64> {
+        let counts = |spi: &&u64| {
+            matches!(self.entries.get(spi), Some(Entry::Sa(ike_sa))
+                if ike_sa.established().is_some_and(&counts))
+        };
+        let spis = self.by_peer.get(peer).into_iter().flatten().filter(counts);
+        let mut by_age: Vec<_> = spis
+            .filter_map(|spi| Some((self.indexed.get(spi)?.id, *spi)))
+            .collect();
+        by_age.sort_unstable();
+        let max = self.config.ike_sas_per_peer_max.max(1);
+        by_age.truncate(by_age.len().saturating_sub(max));
+        by_age.into_iter().map(|(_, spi)| spi).collect()
     }
 
     fn close_others(&mut self, peer: &Identity, except: IkeSaId) {
