@@ -155,6 +155,13 @@ fn all_that_are_in_use_are_sent_on() {
             ways
         };
         let all = |sim: &Sim, side: usize| sim.planes[side].children.keys().copied().collect::<Vec<_>>();
+        let all_are_ways = |sim: &Sim, count: usize| {
+            for (side, flow) in [(SITE, &there), (CENTER, &back)] {
+                let all = all(sim, side);
+                assert_eq!(ways(sim, side, flow), all, "{}", sim.history.join("\n"));
+                assert_eq!(all.len(), count);
+            }
+        };
         assert_eq!(ways(&sim, SITE, &there), all(&sim, SITE));
         assert_eq!(
             ways(&sim, CENTER, &back).len(),
@@ -175,28 +182,12 @@ fn all_that_are_in_use_are_sent_on() {
                 sim.run_ms(1);
             }
             assert!(!sim.planes[rekeys].children.contains_key(&old));
-            for (side, flow) in [(SITE, &there), (CENTER, &back)] {
-                assert_eq!(
-                    ways(&sim, side, flow),
-                    all(&sim, side),
-                    "{}",
-                    sim.history.join("\n")
-                );
-                assert_eq!(all(&sim, side).len(), 3);
-            }
+            all_are_ways(&sim, 3);
         }
         let gone = all(&sim, rekeys)[1];
         sim.command(rekeys, Command::CloseChild(gone));
         sim.run_ms(10_000);
-        for (side, flow) in [(SITE, &there), (CENTER, &back)] {
-            assert_eq!(
-                ways(&sim, side, flow),
-                all(&sim, side),
-                "{}",
-                sim.history.join("\n")
-            );
-            assert_eq!(all(&sim, side).len(), 2);
-        }
+        all_are_ways(&sim, 2);
         assert_eq!(sim.lost, 0);
         sim.assert_agreement();
     }

@@ -193,7 +193,7 @@ impl Maps {
         shares: Option<SaShares>,
     ) -> Result<(), DataplaneError> {
         let fault = DataplaneError::map;
-        let mut value = SaOutbound { shares: 0, ..sa };
+        let mut value = sa;
         if let Some(shares) = shares {
             let set = self.sa_shares.set(number, shares, 0);
             set.map_err(fault(map::SA_SHARES))?;
