@@ -15,6 +15,7 @@ mod narrow_path;
 mod path_mtu;
 mod restart;
 mod rules;
+mod service;
 mod trace;
 mod transfers;
 mod vectors;

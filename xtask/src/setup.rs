@@ -63,6 +63,7 @@ const LAB: &[&str] = &[
     "tcpdump",
     "python3",
     "python3-venv",
+    "systemd",
     "debootstrap",
     "debian-archive-keyring",
 ];

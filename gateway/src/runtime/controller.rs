@@ -20,6 +20,7 @@ use super::prepare::Prepared;
 use super::reload::Watch;
 use super::rules::RuleState;
 use super::secrets;
+use super::service_manager::ServiceManager;
 use super::sockets::{Datagram, Sockets};
 use super::trace::Tracers;
 use crate::api::message::Request;
@@ -61,6 +62,7 @@ pub struct Controller<E: Engine> {
     pub(super) admissions: Admissions,
     pub(super) watch: Watch,
     pub(super) tracers: Tracers,
+    service_manager: ServiceManager,
     pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
@@ -147,6 +149,7 @@ impl<E: Engine> Controller<E> {
             admissions,
             watch,
             tracers: Tracers::default(),
+            service_manager: ServiceManager::of_environment(),
             subscribers,
         };
         controller.set_sites()?;
@@ -170,10 +173,12 @@ impl<E: Engine> Controller<E> {
             version: env!("CARGO_PKG_VERSION"),
         });
         self.start_connections().await;
+        self.service_manager.ready();
         loop {
             let deadline = self.deadline();
             tokio::select! {
                 reason = &mut stop => {
+                    self.service_manager.stopping(reason);
                     self.record(Notice::Stopping { reason });
                     break;
                 }
@@ -244,6 +249,7 @@ impl<E: Engine> Controller<E> {
         self.polls += 1;
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
+            self.service_manager.alive();
             self.lines.next_second();
             self.tend_rules();
             self.tend_names();

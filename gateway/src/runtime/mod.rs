@@ -22,6 +22,7 @@ mod reload;
 mod requests;
 mod rules;
 mod secrets;
+mod service_manager;
 mod sockets;
 mod sweeper;
 mod trace;

@@ -12,10 +12,11 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use super::pki::{self, Auth, Pki};
+use super::service;
 use super::state::{self, Process};
 use super::strongswan::IdKind;
 use super::topology::{
-    CENTER_NETS, DNS_PROXY, DNS_UPSTREAM, FORBIDDEN_PORT, INTERNET_NET, NAT_POOL, Node, Options, SERVER,
+    CENTER_NETS, DNS_PROXY, DNS_UPSTREAM, FORBIDDEN_PORT, INTERNET_NET, NAT_POOL, Options, SERVER,
     SERVER_PORT, SERVER_SECOND, SITE_LAN, Site,
 };
 use crate::cmd;
@@ -103,6 +104,8 @@ pub struct Config {
     pub tables: String,
     /// The rule-set file.
     pub rules: String,
+    /// Environment variables beside those of the unit.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Config {
@@ -128,6 +131,7 @@ impl Config {
             networks: CENTER_NETS.map(str::to_owned).to_vec(),
             tables: String::new(),
             rules: rules(),
+            environment: Vec::new(),
         }
     }
 
@@ -240,7 +244,8 @@ impl Gateway {
         let file = state::path("gateway.toml");
         fs::write(&file, config.to_toml(pki))?;
         fs::write(state::path("rules.toml"), &config.rules)?;
-        let mut command = Node::Gateway.command(&program.display().to_string());
+        let mut command = service::command(&program);
+        command.envs(config.environment.iter().map(|(name, value)| (name, value)));
         let process = state::spawn("gateway", command.args(["run", "--config"]).arg(&file))?;
         let gateway = Self { process, program };
         gateway.wait_until_ready()?;

@@ -7,6 +7,7 @@ pub mod gateway;
 pub mod internet;
 pub mod line;
 pub mod pki;
+pub mod service;
 pub mod state;
 pub mod strongswan;
 pub mod tap;

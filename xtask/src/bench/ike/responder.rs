@@ -12,9 +12,10 @@ use super::{CENTER_NETS, ESP, SITE_LAN, gateway, initiators, last_line};
 use crate::cmd;
 use crate::lab::Lab;
 use crate::lab::pki::{self, Auth, Pki};
+use crate::lab::service;
 use crate::lab::state::{self, Process};
 use crate::lab::strongswan::{Connection, StrongSwan};
-use crate::lab::topology::{Node, Options, Site};
+use crate::lab::topology::{Options, Site};
 
 /// Clock ticks a second of /proc/PID/stat on Linux (USER_HZ).
 const TICKS_PER_S: f64 = 100.0;
@@ -80,7 +81,7 @@ impl Responder {
     pub(super) fn gateway(lab: Lab, text: &str) -> Result<Self> {
         let file = state::path("bench.toml");
         fs::write(&file, text)?;
-        let mut command = Node::Gateway.command(&gateway().display().to_string());
+        let mut command = service::command(&gateway());
         let process = state::spawn("bench-gateway", command.args(["run", "--config"]).arg(&file))?;
         let deadline = Instant::now() + Duration::from_secs(START_S);
         while !status(&["status"])?.status.success() {

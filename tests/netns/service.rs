@@ -1,0 +1,109 @@
+//! The gateway and systemd: what a service manager hears of it, and the unit that operators install. Every gateway of the
+//! lab runs with the unit's capabilities and environment.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use xtask::cmd;
+use xtask::lab::Lab;
+use xtask::lab::gateway::Config;
+use xtask::lab::pki::Auth;
+use xtask::lab::service::UNIT;
+use xtask::lab::state;
+use xtask::lab::topology::Options;
+use xtask::paths;
+
+/// As a unit with `WatchdogSec=5` has it.
+const WATCHDOG_US: &str = "5000000";
+/// The daemon gives a sign of life each second.
+const SIGNS_S: u64 = 4;
+
+/// A service manager's end of sd_notify(3).
+struct Notices(UnixDatagram);
+
+impl Notices {
+    /// What has been said until now.
+    fn so_far(&self) -> Result<Vec<String>> {
+        let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
+        while let Ok(len) = self.0.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(buffer.get(..len).context("a longer notice")?).into_owned();
+            said.extend(text.lines().map(str::to_owned));
+        }
+        Ok(said)
+    }
+
+    fn signs_of_life(&self) -> Result<usize> {
+        Ok(self.so_far()?.iter().filter(|line| *line == "WATCHDOG=1").count())
+    }
+}
+
+#[test]
+fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let path = state::path("notify");
+    let notices = Notices(UnixDatagram::bind(&path).context("the service manager's socket")?);
+    notices.0.set_nonblocking(true)?;
+    let mut config = Config::usual(Auth::Rsa);
+    config.environment = vec![
+        ("NOTIFY_SOCKET".into(), path.display().to_string()),
+        ("WATCHDOG_USEC".into(), WATCHDOG_US.into()),
+    ];
+    // It answers verbs now, which its control task does only once it serves.
+    let gateway = lab.start_gateway(&config)?;
+    let said = notices.so_far()?;
+    ensure!(said.first().is_some_and(|line| line == "READY=1"), "{said:?}");
+
+    sleep(Duration::from_secs(SIGNS_S));
+    ensure!(
+        notices.signs_of_life()? >= 2,
+        "a gateway that serves gives no sign of life"
+    );
+    gateway.while_stopped(|| {
+        notices.so_far()?;
+        sleep(Duration::from_secs(SIGNS_S));
+        ensure!(
+            notices.signs_of_life()? == 0,
+            "a gateway that stands still gives signs of life"
+        );
+        Ok(())
+    })?;
+    let deadline = Instant::now() + Duration::from_secs(SIGNS_S);
+    while notices.signs_of_life()? == 0 {
+        ensure!(Instant::now() < deadline, "no sign of life after it went on");
+        sleep(Duration::from_millis(50));
+    }
+
+    gateway.stop();
+    let said = notices.so_far()?;
+    ensure!(said.contains(&"STOPPING=1".to_owned()), "{said:?}");
+    ensure!(said.contains(&"STATUS=SIGTERM".to_owned()), "{said:?}");
+    Ok(())
+}
+
+#[test]
+fn systemd_understands_the_unit() -> Result<()> {
+    let folder = paths::target().join("unit");
+    fs::create_dir_all(&folder)?;
+    let (file, program) = (folder.join("gateway.service"), paths::built_program("gateway")?);
+    let text = UNIT.replace("/usr/local/bin/gateway", &program.display().to_string());
+    ensure!(text != UNIT, "the unit names no program");
+    fs::write(&file, text)?;
+    let verify = cmd::output(
+        Command::new("systemd-analyze")
+            .args(["verify", "--man=no"])
+            .arg(&file),
+    )?;
+    let complaints = String::from_utf8_lossy(&verify.stderr).into_owned();
+    ensure!(!complaints.contains("gateway.service"), "{complaints}");
+    // At most 5.0 of 10, as systemd counts what a unit leaves a process.
+    cmd::output(
+        Command::new("systemd-analyze")
+            .args(["security", "--offline=true", "--threshold=50", "--no-pager"])
+            .arg(&file),
+    )?;
+    Ok(())
+}
