@@ -7,6 +7,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::Config;
 use crate::runtime;
 
+/// A library warns of each attribute of an interface that is longer than it knows, as with every newer kernel.
+const LOGGED: &str = "info,netlink_packet_route=error";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Configuration.
@@ -19,7 +22,7 @@ pub(super) struct Arguments {
     #[arg(long, value_enum, default_value_t = LogFormat::Text)]
     log_format: LogFormat,
     /// What is logged, in the words of tracing-subscriber's EnvFilter.
-    #[arg(long, default_value = "info", env = "GATEWAY_LOG", value_name = "FILTER")]
+    #[arg(long, default_value = LOGGED, env = "GATEWAY_LOG", value_name = "FILTER")]
     log: String,
 }
 
