@@ -13,11 +13,15 @@ use super::revocation::{RevocationList, newest_first};
 use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use webpki::{CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 /// The most certificates beside the leaf that a peer may send. It bounds the work of building a path.
 pub const INTERMEDIATES_MAX: usize = 8;
+/// The most of them that bear one name: an authority's certificate, and the one that follows it. Every order of those that
+/// may have issued each other is a path to try, and who sends them has proved nothing yet.
+pub const SAME_SUBJECT_MAX: usize = 2;
 
 /// The authorities that peers' certificates must lead to, and what is known of revoked certificates.
 pub struct TrustAnchors {
@@ -171,7 +175,8 @@ impl TrustAnchors {
         let others = intermediates.iter().enumerate().map(|(i, der)| {
             Certificate::from_der(der).map_err(|error| ChainError::Certificate { index: i + 2, error })
         });
-        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let others = different(others.collect::<Result<Vec<_>, _>>()?);
+        check_subjects(&others)?;
         check_validity(&peer, unix_s)?;
         if !peer.may_sign() {
             return Err(ChainError::KeyUsage {
@@ -229,9 +234,11 @@ impl TrustAnchors {
                 resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
             anchor.check(peer, &intermediates)
         };
+        let wrong = SignatureMemory::default();
         let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
             algorithm,
             memory: &self.signatures,
+            wrong: &wrong,
         });
         let algorithms = algorithms
             .each_ref()
@@ -472,6 +479,27 @@ fn resolve<'a>(
             && one.anchor.name_constraints.as_deref() == constraints
     })?;
     Some((intermediates.collect::<Option<_>>()?, anchor))
+}
+
+/// Each certificate once.
+fn different(mut certificates: Vec<Certificate>) -> Vec<Certificate> {
+    let mut seen = BTreeSet::new();
+    certificates.retain(|one| seen.insert(one.fingerprint_sha256()));
+    certificates
+}
+
+fn check_subjects(others: &[Certificate]) -> Result<(), ChainError> {
+    // As path building compares names: by their encoding.
+    let same = |one: &&Certificate| {
+        let of_name = |other: &&Certificate| other.subject().der() == one.subject().der();
+        others.iter().filter(of_name).count() > SAME_SUBJECT_MAX
+    };
+    match others.iter().find(same) {
+        None => Ok(()),
+        Some(one) => Err(ChainError::SameSubject {
+            subject: one.subject().to_string(),
+        }),
+    }
 }
 
 fn check_validity(certificate: &Certificate, unix_s: u64) -> Result<(), ChainError> {
