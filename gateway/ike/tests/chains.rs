@@ -487,6 +487,56 @@ mod revocation {
         }
     }
 
+    /// RFC 5280 section 6.3.3 (b): a list may be for a part of its issuer's certificates. Regression: where the only lists of an
+    /// issuer were for others, its certificates passed as if it had none, those on the list too.
+    #[test]
+    fn lists_for_other_certificates_of_the_issuer_let_nobody_in() {
+        let point = |uri: &str| rcgen::CrlDistributionPoint {
+            uris: vec![uri.to_owned()],
+        };
+        let of = |uri: &str, scope: Option<rcgen::CrlScope>| {
+            Some(rcgen::CrlIssuingDistributionPoint {
+                distribution_point: point(uri),
+                scope,
+            })
+        };
+        let root = Authority::root("Root", nothing);
+        let at = |uri: &'static str| move |params: &mut CertificateParams| {
+            params.crl_distribution_points = vec![point(uri)];
+        };
+        let (one, other) = ("http://lab.test/1.crl", "http://lab.test/2.crl");
+        let leaf = root.issue("gw", Vec::new(), at(one));
+        let plain = root.issue("gw", Vec::new(), nothing);
+        let middle = root.below("Middle", at(one));
+        let below = middle.issue("gw", Vec::new(), nothing);
+        let outcome = |lists: &[rcgen::CertificateRevocationList], leaf, others: &[&Authority]| {
+            let trust = trust(&root, lists, RevocationPolicy::WhereListed);
+            verify(&trust, leaf, others).map(|_| ())
+        };
+        let unknown = |outcome: Result<(), ChainError>| {
+            let error = outcome.unwrap_err();
+            assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+        };
+        // For the other distribution point, with the certificate on it and without.
+        unknown(outcome(&[root.crl_of(&[&leaf.serial], 1, false, of(other, None))], &leaf, &[]));
+        unknown(outcome(&[root.crl_of(&[], 1, false, of(other, None))], &leaf, &[]));
+        // For authorities alone; and for all but authorities, where an intermediate comes along.
+        let authorities = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::CaCertsOnly)));
+        let users = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::UserCertsOnly)));
+        unknown(outcome(&[authorities()], &leaf, &[]));
+        unknown(outcome(&[users()], &below, &[&middle]));
+        // One that is for it beside others, or for a certificate that names no point.
+        for (lists, leaf) in [
+            (vec![root.crl_of(&[], 1, false, of(other, None)), root.crl_of(&[], 1, false, of(one, None))], &leaf),
+            (vec![authorities(), users()], &leaf),
+            (vec![root.crl_of(&[], 1, false, of(one, None))], &plain),
+            (vec![root.crl(&[], 1, false)], &leaf),
+        ] {
+            outcome(&lists, leaf, &[]).unwrap();
+        }
+        outcome(&[authorities(), users()], &below, &[&middle]).unwrap();
+    }
+
     #[test]
     fn files_are_pem_or_der() {
         let root = Authority::root("Root", nothing);

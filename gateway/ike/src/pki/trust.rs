@@ -232,7 +232,8 @@ impl TrustAnchors {
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
             let (intermediates, anchor) =
                 resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
-            anchor.check(peer, &intermediates)
+            anchor.check(peer, &intermediates)?;
+            self.check_lists(peer, &intermediates)
         };
         let wrong = SignatureMemory::default();
         let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
@@ -255,6 +256,21 @@ impl TrustAnchors {
             )
             .map_err(explain)?;
         resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
+    }
+
+    /// What webpki leaves out where it lets unknown states pass: lists of an issuer that are all for other certificates say
+    /// nothing of this one, and are no absence of lists.
+    fn check_lists(&self, peer: &Certificate, intermediates: &[&Certificate]) -> Result<(), webpki::Error> {
+        let is_left_out = |one: &Certificate| {
+            let of_issuer = |list: &&RevocationList| list.issuer() == one.issuer();
+            let mut lists = self.crls.iter().filter(of_issuer).peekable();
+            lists.peek().is_some() && !lists.any(|list| list.covers(one))
+        };
+        let mut path = std::iter::once(peer).chain(intermediates.iter().copied());
+        match path.any(is_left_out) {
+            true => Err(webpki::Error::UnknownRevocationStatus),
+            false => Ok(()),
+        }
     }
 
     fn revocation<'a>(
@@ -333,7 +349,8 @@ impl TrustAnchors {
             },
             Error::UnknownRevocationStatus => ChainError::RevocationUnknown {
                 subject,
-                reason: "no revocation list of its issuer is loaded".to_owned(),
+                reason: "no revocation list of its issuer is loaded, or none that is for it (distribution point)"
+                    .to_owned(),
             },
             // webpki has more than fifty reasons and may get more; its own words will do for the rest.
             other => ChainError::Refused {
