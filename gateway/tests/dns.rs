@@ -312,7 +312,8 @@ fn a_query_is_not_read_beyond_what_a_query_has() {
     refused(&with_additional);
     let padded = |octets: usize| {
         let mut edns = Edns::new();
-        edns.options_mut().insert(EdnsOption::Unknown(12, vec![0; octets]));
+        edns.options_mut()
+            .insert(EdnsOption::Unknown(12, vec![0; octets]));
         let mut message = usual.clone();
         message.set_edns(edns);
         message

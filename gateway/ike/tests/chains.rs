@@ -336,6 +336,31 @@ fn a_web_of_intermediates_is_refused_before_its_orders_are_tried() {
     assert!(matches!(error, ChainError::UnknownIssuer { .. }), "{error}");
 }
 
+/// Path building compares names by their encoding, and so does the reason: it names the certificate that is not there.
+/// Regression: it compared them as people read them, which took long where a stranger made them for that, and named another.
+#[test]
+fn a_name_in_another_encoding_is_another_name() {
+    let spelt = |value: rcgen::DnValue| {
+        move |params: &mut CertificateParams| {
+            params.distinguished_name = rcgen::DistinguishedName::new();
+            params.distinguished_name.push(DnType::CommonName, value);
+        }
+    };
+    let root = Authority::root("Root", nothing);
+    let middle = root.below("Middle", spelt(rcgen::DnValue::Utf8String("Middle".into())));
+    let leaf = middle.issue("gw", Vec::new(), nothing);
+    let same = root.below(
+        "Middle",
+        spelt(rcgen::DnValue::PrintableString("Middle".try_into().unwrap())),
+    );
+    verify(&root.trust(), &leaf, &[&middle]).unwrap();
+    let error = verify(&root.trust(), &leaf, &[&same]).unwrap_err();
+    assert!(
+        matches!(error, ChainError::UnknownIssuer { ref issuer, .. } if issuer == "CN=Middle"),
+        "{error}"
+    );
+}
+
 /// The certificate of an authority and the one that follows it may both come along, as often as the peer likes.
 #[test]
 fn an_authority_may_have_two_certificates() {
@@ -501,8 +526,10 @@ mod revocation {
             })
         };
         let root = Authority::root("Root", nothing);
-        let at = |uri: &'static str| move |params: &mut CertificateParams| {
-            params.crl_distribution_points = vec![point(uri)];
+        let at = |uri: &'static str| {
+            move |params: &mut CertificateParams| {
+                params.crl_distribution_points = vec![point(uri)];
+            }
         };
         let (one, other) = ("http://lab.test/1.crl", "http://lab.test/2.crl");
         let leaf = root.issue("gw", Vec::new(), at(one));
@@ -518,8 +545,16 @@ mod revocation {
             assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
         };
         // For the other distribution point, with the certificate on it and without.
-        unknown(outcome(&[root.crl_of(&[&leaf.serial], 1, false, of(other, None))], &leaf, &[]));
-        unknown(outcome(&[root.crl_of(&[], 1, false, of(other, None))], &leaf, &[]));
+        unknown(outcome(
+            &[root.crl_of(&[&leaf.serial], 1, false, of(other, None))],
+            &leaf,
+            &[],
+        ));
+        unknown(outcome(
+            &[root.crl_of(&[], 1, false, of(other, None))],
+            &leaf,
+            &[],
+        ));
         // For authorities alone; and for all but authorities, where an intermediate comes along.
         let authorities = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::CaCertsOnly)));
         let users = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::UserCertsOnly)));
@@ -527,7 +562,13 @@ mod revocation {
         unknown(outcome(&[users()], &below, &[&middle]));
         // One that is for it beside others, or for a certificate that names no point.
         for (lists, leaf) in [
-            (vec![root.crl_of(&[], 1, false, of(other, None)), root.crl_of(&[], 1, false, of(one, None))], &leaf),
+            (
+                vec![
+                    root.crl_of(&[], 1, false, of(other, None)),
+                    root.crl_of(&[], 1, false, of(one, None)),
+                ],
+                &leaf,
+            ),
             (vec![authorities(), users()], &leaf),
             (vec![root.crl_of(&[], 1, false, of(one, None))], &plain),
             (vec![root.crl(&[], 1, false)], &leaf),

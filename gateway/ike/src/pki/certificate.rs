@@ -135,7 +135,9 @@ impl Certificate {
             }
             ParsedExtension::CRLDistributionPoints(points) => {
                 // Others are of lists that say a part of it, or that somebody else issues.
-                let whole = points.iter().filter(|one| one.reasons.is_none() && one.crl_issuer.is_none());
+                let whole = points
+                    .iter()
+                    .filter(|one| one.reasons.is_none() && one.crl_issuer.is_none());
                 let names = whole.filter_map(|one| one.distribution_point.as_ref());
                 self.crl_uris = Some(names.flat_map(uris).collect());
                 Ok(())

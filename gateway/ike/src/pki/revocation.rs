@@ -69,7 +69,10 @@ impl RevocationList {
             this_update_unix_s: parsed.last_update().timestamp(),
             next_update_unix_s: parsed.next_update().map(|time| time.timestamp()),
             revoked: parsed.iter_revoked_certificates().count(),
-            scope: parsed.extensions().iter().find_map(|one| Scope::read(one.parsed_extension())),
+            scope: parsed
+                .extensions()
+                .iter()
+                .find_map(|one| Scope::read(one.parsed_extension())),
             list: list.into(),
         })
     }

@@ -262,9 +262,8 @@ impl TrustAnchors {
     /// nothing of this one, and are no absence of lists.
     fn check_lists(&self, peer: &Certificate, intermediates: &[&Certificate]) -> Result<(), webpki::Error> {
         let is_left_out = |one: &Certificate| {
-            let of_issuer = |list: &&RevocationList| list.issuer() == one.issuer();
-            let mut lists = self.crls.iter().filter(of_issuer).peekable();
-            lists.peek().is_some() && !lists.any(|list| list.covers(one))
+            let mut lists = self.crls.iter();
+            !lists.clone().any(|list| list.covers(one)) && lists.any(|list| list.issuer() == one.issuer())
         };
         let mut path = std::iter::once(peer).chain(intermediates.iter().copied());
         match path.any(is_left_out) {
@@ -349,8 +348,9 @@ impl TrustAnchors {
             },
             Error::UnknownRevocationStatus => ChainError::RevocationUnknown {
                 subject,
-                reason: "no revocation list of its issuer is loaded, or none that is for it (distribution point)"
-                    .to_owned(),
+                reason:
+                    "no revocation list of its issuer is loaded, or none that is for it (distribution point)"
+                        .to_owned(),
             },
             // webpki has more than fifty reasons and may get more; its own words will do for the rest.
             other => ChainError::Refused {
@@ -538,25 +538,31 @@ fn check_validity(certificate: &Certificate, unix_s: u64) -> Result<(), ChainErr
     Ok(())
 }
 
+/// Whether a certificate bears the name of the issuer of another, as path building compares names: by their encoding, which
+/// takes no time whatever a stranger writes there.
+fn is_issuer(candidate: &Certificate, of: &Certificate) -> bool {
+    candidate.subject().der() == of.issuer().der()
+}
+
 /// Whether `candidate` bears the name of the issuer of the peer or of an intermediate.
 fn is_issuer_in(candidate: &Certificate, peer: &Certificate, others: &[Certificate]) -> bool {
     std::iter::once(peer)
         .chain(others)
-        .any(|one| one.issuer() == candidate.subject())
+        .any(|one| is_issuer(candidate, one))
 }
 
 /// Follows the names from the peer as far as the certificates at hand go.
 fn unknown_issuer(peer: &Certificate, others: &[Certificate]) -> ChainError {
-    let mut missing = peer.issuer();
+    let mut last = peer;
     for _ in others {
-        match others.iter().find(|one| one.subject() == missing) {
-            Some(next) => missing = next.issuer(),
+        match others.iter().find(|one| is_issuer(one, last)) {
+            Some(next) => last = next,
             None => break,
         }
     }
     ChainError::UnknownIssuer {
         subject: peer.subject().to_string(),
-        issuer: missing.to_string(),
+        issuer: last.issuer().to_string(),
     }
 }
 

@@ -7,9 +7,8 @@ use std::{net::IpAddr, time::Duration};
 use gateway_ike::pki::{credential::Credential, trust::TrustAnchors};
 use rcgen::{
     BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
-    CrlIssuingDistributionPoint, DistinguishedName,
-    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    SignatureAlgorithm, date_time_ymd,
+    CrlIssuingDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 
 /// 1 January 2027, the time of the tests.
