@@ -7,6 +7,7 @@ use gateway::dns::proxy::{
     ASK_MS, Admission, Ask, Client, Output, Proxy, QUESTION_MS, Report, Settings, Transport,
 };
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
+use hickory_proto::rr::rdata::opt::EdnsOption;
 use hickory_proto::rr::rdata::{A, CNAME, TXT};
 use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use proptest::prelude::*;
@@ -284,6 +285,46 @@ fn who_is_no_site_hears_nothing() {
     );
     assert!(world.answers.is_empty() && world.asked.is_empty());
     assert_eq!(world.proxy.counters().unknown_client, 1);
+}
+
+/// Regression: a query was read to its last record before anything was decided, and names that lead through thousands of
+/// others had one message of a site keep the proxy from all others for most of a second.
+#[test]
+fn a_query_is_not_read_beyond_what_a_query_has() {
+    let mut world = World::new(settings());
+    let mut refused = |message: &Message| {
+        world.ask(message);
+        assert_eq!(code(world.answered()), ResponseCode::FormErr);
+        world.pass(1_000);
+    };
+    let usual = query("update.av.example", RecordType::A);
+    let record = || a("update.av.example", UPDATE, 60);
+    let mut with_answer = usual.clone();
+    with_answer.add_answer(record());
+    refused(&with_answer);
+    let mut with_authority = usual.clone();
+    with_authority.add_authority(record());
+    refused(&with_authority);
+    let mut with_additional = usual.clone();
+    (0..3).for_each(|_| {
+        with_additional.add_additional(record());
+    });
+    refused(&with_additional);
+    let padded = |octets: usize| {
+        let mut edns = Edns::new();
+        edns.options_mut()
+            .insert(EdnsOption::Unknown(12, vec![0; octets]));
+        let mut message = usual.clone();
+        message.set_edns(edns);
+        message
+    };
+    let short = padded(0).to_vec().expect("a message").len();
+    refused(&padded(usize::from(PAYLOAD_MAX) - short + 1));
+    assert!(world.asked.is_empty());
+    assert_eq!(world.proxy.counters().malformed, 4);
+    // RFC 7830: clients pad.
+    world.ask(&padded(usize::from(PAYLOAD_MAX) - short));
+    assert_eq!(world.asked.len(), 1);
 }
 
 /// RFC 1034 section 3.6.2: aliases are followed within the answer; what lies beside the way is neither told nor opened.

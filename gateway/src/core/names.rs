@@ -11,6 +11,10 @@ use gateway_common::abi::names::{OpenAddress, OpenName, SETS_AN_ADDRESS};
 
 use crate::config::NamePattern;
 
+/// Names that an address is listed with for one set. A set with a wildcard has no end of them, and who owns the domain, or
+/// merely asks, would have the controller go through all of them again and again.
+const NAMES_AN_ADDRESS: usize = 32;
+
 /// Names that a rule speaks of: those of one `[[address]]`, or of the rule itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NameSet {
@@ -187,21 +191,21 @@ impl Openings {
                 return Err(Full::Sets);
             }
         }
-        for address in &addresses {
-            let open = self.addresses.entry(*address).or_default();
-            for set in sets {
-                match open.iter_mut().find(|open| open.set == *set && open.name == name) {
-                    Some(found) => found.until_s = found.until_s.max(until_s),
-                    None => open.push(Opening {
-                        set: *set,
-                        name: name.to_owned(),
-                        until_s,
-                    }),
-                }
-            }
-        }
         if before + more > 0 {
             self.by_name.insert(name.to_owned(), before + more);
+        }
+        for address in &addresses {
+            for set in sets {
+                let open = self.addresses.entry(*address).or_default();
+                let opening = Opening {
+                    set: *set,
+                    name: name.to_owned(),
+                    until_s,
+                };
+                if let Some(displaced) = list(open, opening) {
+                    forget(&mut self.by_name, &displaced);
+                }
+            }
         }
         let write = |address: &Ipv4Addr| (*address, Some(self.at(*address)));
         Ok(addresses.iter().map(write).collect())
@@ -222,14 +226,8 @@ impl Openings {
             names.sort_unstable();
             names.dedup();
             for name in names {
-                if left.iter().any(|open| open.name == name) {
-                    continue;
-                }
-                if let Some(count) = self.by_name.get_mut(name) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.by_name.remove(name);
-                    }
+                if !left.iter().any(|open| open.name == name) {
+                    forget(&mut self.by_name, name);
                 }
             }
             if left.is_empty() {
@@ -278,6 +276,37 @@ impl Openings {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.addresses.is_empty()
+    }
+}
+
+/// Lists what opens an address. Beside [`NAMES_AN_ADDRESS`] others it takes the place of the one that ends first, which leaves
+/// the address open for as long. Answers whose place it was, if that name has opened the address for no other set.
+fn list(open: &mut Vec<Opening>, opening: Opening) -> Option<String> {
+    let of_set = |one: &&mut Opening| one.set == opening.set;
+    if let Some(found) = open
+        .iter_mut()
+        .filter(of_set)
+        .find(|one| one.name == opening.name)
+    {
+        found.until_s = found.until_s.max(opening.until_s);
+        return None;
+    }
+    if open.iter_mut().filter(of_set).count() < NAMES_AN_ADDRESS {
+        open.push(opening);
+        return None;
+    }
+    let first = open.iter_mut().filter(of_set).min_by_key(|one| one.until_s)?;
+    let displaced = std::mem::replace(first, opening).name;
+    (!open.iter().any(|one| one.name == displaced)).then_some(displaced)
+}
+
+/// One address less that a name has opened.
+fn forget(by_name: &mut BTreeMap<String, u32>, name: &str) {
+    if let Some(count) = by_name.get_mut(name) {
+        *count -= 1;
+        if *count == 0 {
+            by_name.remove(name);
+        }
     }
 }
 
@@ -399,6 +428,31 @@ mod tests {
             [1, 0, 0, 0, 0, 0, 0, 0]
         );
         openings.expire(19);
+        assert!(openings.is_empty() && openings.by_name.is_empty());
+    }
+
+    /// Regression: each new name under a wildcard made an address's list longer for as long as answers are good, and every
+    /// question and every second went through all of it.
+    #[test]
+    fn names_under_a_wildcard_do_not_pile_up_at_an_address() {
+        let mut openings = Openings::default();
+        // One that lasts, and then others that each last a little longer than the one before.
+        openings
+            .open(&[1, 2], "www.example", &[address(1)], 9_000)
+            .expect("room");
+        for number in 0..5_000 {
+            let name = format!("n{number}.example");
+            openings
+                .open(&[1], &name, &[address(1)], 1_000 + number)
+                .expect("room");
+            assert!(openings.iter().count() <= NAMES_AN_ADDRESS + 1, "{number}");
+            assert!(openings.by_name.len() <= NAMES_AN_ADDRESS, "{number}");
+        }
+        assert!(openings.at(address(1)).is_open_for(1, 8_999));
+        assert!(openings.at(address(1)).is_open_for(2, 8_999));
+        let newest = openings.iter().filter(|(_, open)| open.name == "n4999.example");
+        assert_eq!(newest.count(), 1);
+        openings.expire(9_000);
         assert!(openings.is_empty() && openings.by_name.is_empty());
     }
 

@@ -18,6 +18,10 @@ const CHAIN_MAX: usize = 12;
 pub const ADDRESSES_MAX: usize = 16;
 /// Octets of a header (RFC 1035 section 4.1.1): what is shorter is not answered.
 const HEADER: usize = 12;
+/// Octets of a query that is read, over TCP too: no more is announced for UDP.
+const QUERY_MAX: usize = PAYLOAD_MAX as usize;
+/// Records behind the question: EDNS and a signature.
+const ADDITIONAL_MAX: u16 = 2;
 
 /// What a site asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +72,9 @@ impl Question {
             return Err(Refused::Silently);
         }
         let refuse = |code| Refused::With(written(&Message::error_msg(id, OpCode::Query, code)));
+        if !is_short(octets) {
+            return Err(refuse(ResponseCode::FormErr));
+        }
         let Ok(mut message) = Message::from_vec(octets) else {
             return Err(refuse(ResponseCode::FormErr));
         };
@@ -291,6 +298,15 @@ fn ttl(ttl_s: u32) -> u32 {
     } else {
         ttl_s
     }
+}
+
+/// Whether a message is no longer than a query has to be: one question, no answers. Not every site is its own master, and
+/// thousands of records whose names lead through thousands of others keep the reader busy for most of a second.
+fn is_short(octets: &[u8]) -> bool {
+    let counts = octets.get(4..HEADER).unwrap_or_default().as_chunks::<2>().0;
+    let counts = counts.iter().map(|count| u16::from_be_bytes(*count));
+    let most = [1, 0, 0, ADDITIONAL_MAX];
+    octets.len() <= QUERY_MAX && counts.zip(most).all(|(count, most)| count <= most)
 }
 
 fn edns() -> Edns {

@@ -5,8 +5,10 @@ use super::name::DistinguishedName;
 use crate::crypto::sign::{KeyError, PublicKey};
 use ring::digest;
 use std::net::IpAddr;
+use x509_parser::extensions::DistributionPointName;
 use x509_parser::oid_registry::{
-    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_KEY_USAGE, OID_X509_EXT_SUBJECT_ALT_NAME,
+    OID_X509_EXT_BASIC_CONSTRAINTS, OID_X509_EXT_CRL_DISTRIBUTION_POINTS, OID_X509_EXT_KEY_USAGE,
+    OID_X509_EXT_SUBJECT_ALT_NAME,
 };
 use x509_parser::prelude::{FromDer, GeneralName, ParsedExtension, X509Certificate};
 
@@ -29,6 +31,7 @@ pub struct Certificate {
     san_addresses: Vec<IpAddr>,
     san_directory_names: Vec<DistinguishedName>,
     has_san: bool,
+    crl_uris: Option<Vec<String>>,
     path_len: Option<u32>,
     may_sign: bool,
     is_authority: bool,
@@ -75,6 +78,7 @@ impl Certificate {
             san_addresses: Vec::new(),
             san_directory_names: Vec::new(),
             has_san: false,
+            crl_uris: None,
             path_len: None,
             may_sign: true,
             is_authority: false,
@@ -90,6 +94,9 @@ impl Certificate {
             let unreadable = matches!(extension.parsed_extension(), ParsedExtension::ParseError { .. });
             if unreadable && read.contains(&extension.oid) {
                 return Err(malformed("unreadable extension"));
+            }
+            if unreadable && extension.oid == OID_X509_EXT_CRL_DISTRIBUTION_POINTS {
+                certificate.crl_uris = Some(Vec::new());
             }
             certificate.read_extension(extension.parsed_extension())?;
         }
@@ -125,6 +132,15 @@ impl Certificate {
                     }
                     _ => Ok(()),
                 })
+            }
+            ParsedExtension::CRLDistributionPoints(points) => {
+                // Others are of lists that say a part of it, or that somebody else issues.
+                let whole = points
+                    .iter()
+                    .filter(|one| one.reasons.is_none() && one.crl_issuer.is_none());
+                let names = whole.filter_map(|one| one.distribution_point.as_ref());
+                self.crl_uris = Some(names.flat_map(uris).collect());
+                Ok(())
             }
             // RFC 4945 section 5.1.3.2: a key usage, where there is one, must allow signatures of messages.
             ParsedExtension::KeyUsage(usage) => {
@@ -209,6 +225,16 @@ impl Certificate {
         self.has_san
     }
 
+    /// Where its issuer's complete revocation lists are to be had; `None` if it does not say.
+    pub(super) fn crl_uris(&self) -> Option<&[String]> {
+        self.crl_uris.as_deref()
+    }
+
+    /// Whether it is an authority's by basicConstraints.
+    pub(super) fn is_authority(&self) -> bool {
+        self.is_authority
+    }
+
     /// How many authorities may follow below it (pathLenConstraint).
     pub fn path_len(&self) -> Option<u32> {
         self.path_len
@@ -247,4 +273,16 @@ impl Certificate {
             .for_each(|(to, from)| *to = *from);
         out
     }
+}
+
+/// The URIs among the names of a distribution point.
+pub(super) fn uris<'a>(name: &'a DistributionPointName<'_>) -> impl Iterator<Item = String> + 'a {
+    let names = match name {
+        DistributionPointName::FullName(names) => names.as_slice(),
+        DistributionPointName::NameRelativeToCRLIssuer(_) => &[],
+    };
+    names.iter().filter_map(|name| match name {
+        GeneralName::URI(uri) => Some((*uri).to_owned()),
+        _ => None,
+    })
 }

@@ -2,7 +2,7 @@
 
 use super::certificate::CertificateError;
 use super::credential::CredentialError;
-use super::trust::INTERMEDIATES_MAX;
+use super::trust::{INTERMEDIATES_MAX, SAME_SUBJECT_MAX};
 use x509_parser::time::ASN1Time;
 
 /// Why authorities or revocation lists were not loaded.
@@ -51,6 +51,14 @@ pub enum ChainError {
     /// More than [`INTERMEDIATES_MAX`].
     #[error("the peer sent {0} certificates beside its own; at most {INTERMEDIATES_MAX} are looked at")]
     TooMany(usize),
+    /// More than [`SAME_SUBJECT_MAX`] of one name.
+    #[error(
+        "the peer sent more than {SAME_SUBJECT_MAX} certificates of {subject} beside its own; let it send those of its path alone"
+    )]
+    SameSubject {
+        /// The name.
+        subject: String,
+    },
     /// Before its time.
     #[error("the certificate of {subject} is not valid before {}", utc(*.not_before_unix_s))]
     NotYetValid {

@@ -1,18 +1,18 @@
 //! Certificate revocation lists (RFC 5280 section 5), as files bring them.
 
-use super::certificate::Certificate;
+use super::certificate::{Certificate, uris};
 use super::name::DistinguishedName;
 use super::trust::TrustError;
 use rustls_pki_types::CertificateRevocationListDer;
 use rustls_pki_types::pem::PemObject;
 use webpki::{CertRevocationList, OwnedCertRevocationList};
-use x509_parser::prelude::FromDer;
+use x509_parser::prelude::{FromDer, ParsedExtension};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 /// What to do where no list of the issuer is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RevocationPolicy {
-    /// Accept certificates of issuers without a list; a list that is there must be current.
+    /// Accept certificates of issuers without a list; where there are lists, one must be for the certificate, and current.
     #[default]
     WhereListed,
     /// Refuse certificates, the intermediates too, whose issuer has no current list.
@@ -27,6 +27,15 @@ pub struct RevocationList {
     this_update_unix_s: i64,
     next_update_unix_s: Option<i64>,
     revoked: usize,
+    scope: Option<Scope>,
+}
+
+/// What a list is for, if not for all certificates of its issuer (RFC 5280 section 5.2.5).
+#[derive(Debug)]
+struct Scope {
+    no_authorities: bool,
+    authorities_only: bool,
+    uris: Vec<String>,
 }
 
 impl RevocationList {
@@ -60,6 +69,10 @@ impl RevocationList {
             this_update_unix_s: parsed.last_update().timestamp(),
             next_update_unix_s: parsed.next_update().map(|time| time.timestamp()),
             revoked: parsed.iter_revoked_certificates().count(),
+            scope: parsed
+                .extensions()
+                .iter()
+                .find_map(|one| Scope::read(one.parsed_extension())),
             list: list.into(),
         })
     }
@@ -90,6 +103,12 @@ impl RevocationList {
         self.next_update_unix_s.is_none_or(|next| next < now)
     }
 
+    /// Whether it is for `certificate`: the same rule by which webpki finds a list, and takes none for no objection.
+    pub(super) fn covers(&self, certificate: &Certificate) -> bool {
+        let is_issuer = self.issuer.der() == certificate.issuer().der();
+        is_issuer && self.scope.as_ref().is_none_or(|scope| scope.covers(certificate))
+    }
+
     /// Whether it lists `certificate`; looked at only to name the one that a refusal is about.
     pub(super) fn lists(&self, certificate: &Certificate) -> bool {
         *certificate.issuer() == self.issuer
@@ -97,6 +116,28 @@ impl RevocationList {
                 .list
                 .find_serial(certificate.serial())
                 .is_ok_and(|found| found.is_some())
+    }
+}
+
+impl Scope {
+    fn read(extension: &ParsedExtension<'_>) -> Option<Self> {
+        let ParsedExtension::IssuingDistributionPoint(point) = extension else {
+            return None;
+        };
+        Some(Self {
+            no_authorities: point.only_contains_user_certs,
+            authorities_only: point.only_contains_ca_certs,
+            uris: point.distribution_point.iter().flat_map(uris).collect(),
+        })
+    }
+
+    fn covers(&self, certificate: &Certificate) -> bool {
+        let of_kind = match certificate.is_authority() {
+            true => !self.no_authorities,
+            false => !self.authorities_only,
+        };
+        let names = |uris: &[String]| uris.iter().any(|uri| self.uris.contains(uri));
+        of_kind && certificate.crl_uris().is_none_or(names)
     }
 }
 

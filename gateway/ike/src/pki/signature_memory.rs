@@ -10,10 +10,11 @@ use std::sync::{Mutex, PoisonError};
 /// Signatures that a generation remembers. There are two, so that about 2 MiB are taken at most.
 const GENERATION_MAX: usize = 16_384;
 
-/// SHA-256 over a right signature and all that it depends on.
+/// SHA-256 over a signature and all that it depends on.
 type Digest = [u8; 32];
 
-/// Remembers right signatures, the last 16,384 of them at least. Wrong ones are verified each time.
+/// Remembers right signatures, the last 16,384 of them at least; or the wrong ones of one chain, which many paths through it may
+/// lead over.
 #[derive(Default)]
 pub(super) struct SignatureMemory {
     generations: Mutex<Generations>,
@@ -57,6 +58,8 @@ impl Generations {
 pub(super) struct Remembered<'a> {
     pub(super) algorithm: &'static dyn SignatureVerificationAlgorithm,
     pub(super) memory: &'a SignatureMemory,
+    /// Of this chain.
+    pub(super) wrong: &'a SignatureMemory,
 }
 
 impl Remembered<'_> {
@@ -88,9 +91,13 @@ impl SignatureVerificationAlgorithm for Remembered<'_> {
         if self.memory.has(&digest) {
             return Ok(());
         }
-        self.algorithm.verify_signature(public_key, message, signature)?;
-        self.memory.insert(digest);
-        Ok(())
+        if self.wrong.has(&digest) {
+            return Err(InvalidSignature);
+        }
+        let outcome = self.algorithm.verify_signature(public_key, message, signature);
+        let memory = if outcome.is_ok() { self.memory } else { self.wrong };
+        memory.insert(digest);
+        outcome
     }
 
     fn public_key_alg_id(&self) -> AlgorithmIdentifier {
@@ -142,10 +149,11 @@ mod tests {
 
     #[test]
     fn only_the_very_same_right_signature_is_remembered() {
-        let memory = SignatureMemory::default();
+        let (memory, wrong) = (SignatureMemory::default(), SignatureMemory::default());
         let remembered = Remembered {
             algorithm: &Counting,
             memory: &memory,
+            wrong: &wrong,
         };
         let asked = |key: &[u8], message: &[u8], signature: &[u8]| {
             let before = ASKED.load(Ordering::Relaxed);
@@ -158,9 +166,17 @@ mod tests {
         assert_eq!(asked(b"kez", b"text", b"text"), (true, 1));
         assert_eq!(asked(b"keyt", b"ext", b"text"), (false, 1));
         assert_eq!(asked(b"key", b"texu", b"text"), (false, 1));
-        for _ in 0..2 {
-            assert_eq!(asked(b"key", b"text", b"texu"), (false, 1));
-        }
+        // A wrong one is verified once in each chain.
+        assert_eq!(asked(b"key", b"text", b"texu"), (false, 1));
+        assert_eq!(asked(b"key", b"text", b"texu"), (false, 0));
+        let next_chain = Remembered {
+            wrong: &SignatureMemory::default(),
+            ..remembered
+        };
+        let before = ASKED.load(Ordering::Relaxed);
+        assert!(next_chain.verify_signature(b"key", b"text", b"texu").is_err());
+        assert!(next_chain.verify_signature(b"key", b"text", b"text").is_ok());
+        assert_eq!(ASKED.load(Ordering::Relaxed) - before, 1);
     }
 
     #[test]

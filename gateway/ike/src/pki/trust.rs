@@ -13,11 +13,15 @@ use super::revocation::{RevocationList, newest_first};
 use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
+use std::collections::BTreeSet;
 use std::time::Duration;
 use webpki::{CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 /// The most certificates beside the leaf that a peer may send. It bounds the work of building a path.
 pub const INTERMEDIATES_MAX: usize = 8;
+/// The most of them that bear one name: an authority's certificate, and the one that follows it. Every order of those that
+/// may have issued each other is a path to try, and who sends them has proved nothing yet.
+pub const SAME_SUBJECT_MAX: usize = 2;
 
 /// The authorities that peers' certificates must lead to, and what is known of revoked certificates.
 pub struct TrustAnchors {
@@ -171,7 +175,8 @@ impl TrustAnchors {
         let others = intermediates.iter().enumerate().map(|(i, der)| {
             Certificate::from_der(der).map_err(|error| ChainError::Certificate { index: i + 2, error })
         });
-        let others = others.collect::<Result<Vec<_>, _>>()?;
+        let others = different(others.collect::<Result<Vec<_>, _>>()?);
+        check_subjects(&others)?;
         check_validity(&peer, unix_s)?;
         if !peer.may_sign() {
             return Err(ChainError::KeyUsage {
@@ -227,11 +232,14 @@ impl TrustAnchors {
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
             let (intermediates, anchor) =
                 resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
-            anchor.check(peer, &intermediates)
+            anchor.check(peer, &intermediates)?;
+            self.check_lists(peer, &intermediates)
         };
+        let wrong = SignatureMemory::default();
         let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
             algorithm,
             memory: &self.signatures,
+            wrong: &wrong,
         });
         let algorithms = algorithms
             .each_ref()
@@ -248,6 +256,20 @@ impl TrustAnchors {
             )
             .map_err(explain)?;
         resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
+    }
+
+    /// What webpki leaves out where it lets unknown states pass: lists of an issuer that are all for other certificates say
+    /// nothing of this one, and are no absence of lists.
+    fn check_lists(&self, peer: &Certificate, intermediates: &[&Certificate]) -> Result<(), webpki::Error> {
+        let is_left_out = |one: &Certificate| {
+            let mut lists = self.crls.iter();
+            !lists.clone().any(|list| list.covers(one)) && lists.any(|list| list.issuer() == one.issuer())
+        };
+        let mut path = std::iter::once(peer).chain(intermediates.iter().copied());
+        match path.any(is_left_out) {
+            true => Err(webpki::Error::UnknownRevocationStatus),
+            false => Ok(()),
+        }
     }
 
     fn revocation<'a>(
@@ -326,7 +348,9 @@ impl TrustAnchors {
             },
             Error::UnknownRevocationStatus => ChainError::RevocationUnknown {
                 subject,
-                reason: "no revocation list of its issuer is loaded".to_owned(),
+                reason:
+                    "no revocation list of its issuer is loaded, or none that is for it (distribution point)"
+                        .to_owned(),
             },
             // webpki has more than fifty reasons and may get more; its own words will do for the rest.
             other => ChainError::Refused {
@@ -474,6 +498,27 @@ fn resolve<'a>(
     Some((intermediates.collect::<Option<_>>()?, anchor))
 }
 
+/// Each certificate once.
+fn different(mut certificates: Vec<Certificate>) -> Vec<Certificate> {
+    let mut seen = BTreeSet::new();
+    certificates.retain(|one| seen.insert(one.fingerprint_sha256()));
+    certificates
+}
+
+fn check_subjects(others: &[Certificate]) -> Result<(), ChainError> {
+    // As path building compares names: by their encoding.
+    let same = |one: &&Certificate| {
+        let of_name = |other: &&Certificate| other.subject().der() == one.subject().der();
+        others.iter().filter(of_name).count() > SAME_SUBJECT_MAX
+    };
+    match others.iter().find(same) {
+        None => Ok(()),
+        Some(one) => Err(ChainError::SameSubject {
+            subject: one.subject().to_string(),
+        }),
+    }
+}
+
 fn check_validity(certificate: &Certificate, unix_s: u64) -> Result<(), ChainError> {
     let now = i64::try_from(unix_s).unwrap_or(i64::MAX);
     let subject = || certificate.subject().to_string();
@@ -493,25 +538,31 @@ fn check_validity(certificate: &Certificate, unix_s: u64) -> Result<(), ChainErr
     Ok(())
 }
 
+/// Whether a certificate bears the name of the issuer of another, as path building compares names: by their encoding, which
+/// takes no time whatever a stranger writes there.
+fn is_issuer(candidate: &Certificate, of: &Certificate) -> bool {
+    candidate.subject().der() == of.issuer().der()
+}
+
 /// Whether `candidate` bears the name of the issuer of the peer or of an intermediate.
 fn is_issuer_in(candidate: &Certificate, peer: &Certificate, others: &[Certificate]) -> bool {
     std::iter::once(peer)
         .chain(others)
-        .any(|one| one.issuer() == candidate.subject())
+        .any(|one| is_issuer(candidate, one))
 }
 
 /// Follows the names from the peer as far as the certificates at hand go.
 fn unknown_issuer(peer: &Certificate, others: &[Certificate]) -> ChainError {
-    let mut missing = peer.issuer();
+    let mut last = peer;
     for _ in others {
-        match others.iter().find(|one| one.subject() == missing) {
-            Some(next) => missing = next.issuer(),
+        match others.iter().find(|one| is_issuer(one, last)) {
+            Some(next) => last = next,
             None => break,
         }
     }
     ChainError::UnknownIssuer {
         subject: peer.subject().to_string(),
-        issuer: missing.to_string(),
+        issuer: last.issuer().to_string(),
     }
 }
 

@@ -6,9 +6,9 @@ use std::{net::IpAddr, time::Duration};
 
 use gateway_ike::pki::{credential::Credential, trust::TrustAnchors};
 use rcgen::{
-    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams, DistinguishedName,
-    DnType, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber,
-    SignatureAlgorithm, date_time_ymd,
+    BasicConstraints, Certificate, CertificateParams, CertificateRevocationListParams,
+    CrlIssuingDistributionPoint, DistinguishedName, DnType, IsCa, Issuer, KeyIdMethod, KeyPair,
+    KeyUsagePurpose, RevokedCertParams, SanType, SerialNumber, SignatureAlgorithm, date_time_ymd,
 };
 
 /// 1 January 2027, the time of the tests.
@@ -159,6 +159,17 @@ impl Authority {
         month: u8,
         expired: bool,
     ) -> rcgen::CertificateRevocationList {
+        self.crl_of(revoked, month, expired, None)
+    }
+
+    /// The same, for what its issuing distribution point says.
+    pub fn crl_of(
+        &self,
+        revoked: &[&SerialNumber],
+        month: u8,
+        expired: bool,
+        point: Option<CrlIssuingDistributionPoint>,
+    ) -> rcgen::CertificateRevocationList {
         let revoked_certs = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).clone(),
             revocation_time: date_time_ymd(2026, 1, 1),
@@ -173,7 +184,7 @@ impl Authority {
                 date_time_ymd(2045, 1, 1)
             },
             crl_number: SerialNumber::from(u64::from(month)),
-            issuing_distribution_point: None,
+            issuing_distribution_point: point,
             revoked_certs: revoked_certs.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };

@@ -40,6 +40,10 @@ impl Engine {
         }
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
         let sa = entry.inbound.as_ref().ok_or(DropReason::EspIndexStale)?;
+        // `wan` has seen to it for all but what fragments have made.
+        if received.udp.is_some() != entry.is_encapsulated() {
+            return Err(DropReason::SaEncapsulation);
+        }
         let esp = buffer.get(received.esp.clone()).ok_or(DropReason::TruncatedEsp)?;
         match sa.admit(esp) {
             Ok(admitted) => Ok(Prepared::Open(Opening {

@@ -125,7 +125,8 @@ pub(crate) struct Reassembly {
     waiting: HashMap<Key, Waiting>,
     /// All that wait, the oldest first, and some that did; at most twice as many as may wait.
     order: VecDeque<(Key, u64)>,
-    sources: HashMap<(u32, IpAddr), u32>,
+    /// Those of each source that wait, the oldest first.
+    sources: HashMap<(u32, IpAddr), VecDeque<Key>>,
     octets: usize,
     number: u64,
     lost: Lost,
@@ -158,7 +159,7 @@ impl Reassembly {
     ) -> Result<Option<Vec<Piece>>, DropReason> {
         self.expire(now_s);
         if !self.waiting.contains_key(&key) {
-            self.begin(key, now_s)?;
+            self.begin(key, now_s);
         }
         let cost = piece.cost();
         self.make_room(cost, &key)?;
@@ -226,12 +227,13 @@ impl Reassembly {
         core::mem::take(&mut self.lost)
     }
 
-    fn begin(&mut self, key: Key, now_s: u64) -> Result<(), DropReason> {
-        let of_source = self.sources.entry(key.owner()).or_default();
-        if *of_source >= self.bounds.per_source {
-            return Err(DropReason::FragmentLimit);
+    fn begin(&mut self, key: Key, now_s: u64) {
+        let of_source = self.sources.get(&key.owner());
+        let is_full = |keys: &&VecDeque<Key>| keys.len() >= self.bounds.per_source as usize;
+        // As in `make_room`: who sends in the name of another must not keep its own out.
+        if let Some(oldest) = of_source.filter(is_full).and_then(VecDeque::front).copied() {
+            self.displace(&oldest);
         }
-        *of_source += 1;
         while self.waiting.len() >= self.bounds.packets {
             self.displace_oldest(&key);
         }
@@ -245,8 +247,8 @@ impl Reassembly {
         };
         self.waiting.insert(key, waiting);
         self.order.push_back((key, self.number));
+        self.sources.entry(key.owner()).or_default().push_back(key);
         self.forget_complete();
-        Ok(())
     }
 
     /// What was completed leaves the order when it comes to its front, which one that still waits holds up: no more than
@@ -285,22 +287,28 @@ impl Reassembly {
             }
             self.order.pop_front();
             if is_it {
-                if let Some(waiting) = self.take(&key) {
-                    self.lost.displaced += waiting.pieces.len() as u64;
-                }
+                self.displace(&key);
                 return true;
             }
         }
         false
     }
 
+    fn displace(&mut self, key: &Key) {
+        if let Some(waiting) = self.take(key) {
+            self.lost.displaced += waiting.pieces.len() as u64;
+        }
+    }
+
     fn take(&mut self, key: &Key) -> Option<Waiting> {
         let waiting = self.waiting.remove(key)?;
         self.octets -= waiting.pieces.iter().map(Piece::cost).sum::<usize>();
         let source = key.owner();
-        if let Some(count) = self.sources.get_mut(&source) {
-            *count -= 1;
-            if *count == 0 {
+        if let Some(keys) = self.sources.get_mut(&source) {
+            if let Some(place) = keys.iter().position(|waits| waits == key) {
+                keys.remove(place);
+            }
+            if keys.is_empty() {
                 self.sources.remove(&source);
             }
         }
@@ -496,7 +504,9 @@ mod tests {
                 let held: usize = waiting.waiting.values().flat_map(|packet| &packet.pieces).map(Piece::cost).sum();
                 prop_assert_eq!(held, waiting.octets);
                 prop_assert!(waiting.octets <= 3000 && waiting.waiting.len() <= 8 && waiting.order.len() <= 16);
-                prop_assert!(waiting.sources.values().all(|count| *count <= 4));
+                prop_assert!(waiting.sources.values().all(|keys| (1..=4).contains(&keys.len())));
+                let of_sources: usize = waiting.sources.values().map(VecDeque::len).sum();
+                prop_assert_eq!(of_sources, waiting.waiting.len());
                 let now = waiting.take_lost();
                 lost = Lost {
                     malformed: lost.malformed + now.malformed,
@@ -591,17 +601,48 @@ mod tests {
         for identification in 0..4 {
             assert_eq!(add(&mut waiting, key(1, identification), first()), Ok(None));
         }
-        assert_eq!(
-            add(&mut waiting, key(1, 4), first()),
-            Err(DropReason::FragmentLimit)
-        );
+        assert_eq!(add(&mut waiting, key(1, 4), first()), Ok(None));
+        assert_eq!((waiting.held().0, waiting.take_lost().displaced), (4, 1));
         for source in 2..7 {
             assert_eq!(add(&mut waiting, key(source, 0), first()), Ok(None));
         }
         assert_eq!(waiting.take_lost().displaced, 1);
         assert!(add(&mut waiting, key(6, 0), last()).unwrap().is_some());
-        // Its other half went for the newest one.
-        assert_eq!(add(&mut waiting, key(1, 0), last()), Ok(None));
+        // The other halves went for newer ones: of its own source, and of all.
+        for identification in [0, 1] {
+            assert_eq!(
+                add(&mut waiting, key(1, identification), last()),
+                Ok(None),
+                "{identification}"
+            );
+        }
+    }
+
+    /// Regression: anybody may send in the name of a source. As many fragments as may wait, and nothing else, kept the true
+    /// source's out for as long as they waited.
+    #[test]
+    fn fragments_in_the_name_of_a_source_do_not_keep_its_own_out() {
+        let mut waiting = Reassembly::new(BOUNDS);
+        let (first, last) = (piece(&[0; 64], 0, 32), piece(&[0; 64], 32, 64));
+        let mut forged = 100..;
+        let mut forge = |waiting: &mut Reassembly, count| {
+            for identification in forged.by_ref().take(count) {
+                let _displaced = add(waiting, key(1, identification), first.clone());
+            }
+        };
+        for identification in 0..10 {
+            forge(&mut waiting, 20);
+            assert_eq!(add(&mut waiting, key(1, identification), first.clone()), Ok(None));
+            forge(&mut waiting, 3);
+            assert!(
+                matches!(
+                    add(&mut waiting, key(1, identification), last.clone()),
+                    Ok(Some(_))
+                ),
+                "{identification}"
+            );
+            assert!(waiting.held().0 <= 4);
+        }
     }
 
     /// A packet that is never completed must not keep the memory of all that are completed behind it.

@@ -214,6 +214,12 @@ impl SaTable {
 }
 
 impl Entry {
+    /// Whether ESP goes in UDP (RFC 3948), both ways.
+    pub(crate) fn is_encapsulated(&self) -> bool {
+        let (_, port) = self.peer;
+        port != 0
+    }
+
     /// Highest authentic sequence number.
     pub(crate) fn highest_sequence(&self) -> u64 {
         self.inbound.as_ref().map_or(0, InboundSa::highest_sequence)
