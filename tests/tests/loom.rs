@@ -213,34 +213,79 @@ fn a_word_of_an_earlier_use_retires_nothing() {
     });
 }
 
-/// The sweep retires a flow, sees that a packet has begun it anew, and takes the retirement back; meanwhile a packet does
-/// not find the flow and puts it in once more.
+/// Who looks a key up while another takes its entry out retires nothing once more.
+///
+/// Regression: the word of an entry is read twice, and was RETIRED the second time. It was retired again, and the flow was
+/// given back twice.
 #[test]
-fn a_revived_entry_and_a_new_one_of_its_key_are_one() {
+fn what_is_found_while_it_is_retired_is_retired_once() {
     check(Some(3), || {
         let table = Table::new();
         assert!(matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))));
         let (position, word, _) = table.find(1).unwrap();
         let sweep = {
             let table = Arc::clone(&table);
-            thread::spawn(move || {
-                assert!(table.index().retire(position, word));
-                let same = |position, _| table.is_of(position, 1);
-                table
-                    .index()
-                    .revive(&HASH, position, word, Retired::FreesKey, same)
-            })
+            thread::spawn(move || table.index().retire(position, word))
         };
-        let inserted = match table.find(1) {
-            Some(_) => false,
-            None => matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))),
-        };
-        let revived = sweep.join().unwrap();
-        assert!(revived != inserted, "revived {revived}, inserted {inserted}");
-        let live = table.places(state::LIVE);
-        assert_eq!(live.len(), 1, "{live:?}");
-        assert!(table.is_of(live[0], 1));
+        let own = table
+            .find(1)
+            .is_some_and(|(position, word, _)| table.index().retire(position, word));
+        let other = sweep.join().unwrap();
+        assert!(own != other, "one of two retires it: {own}, {other}");
     });
+}
+
+/// The sweep retires a flow, sees that a packet has begun it anew, and takes the retirement back; meanwhile a packet does
+/// not find the flow and puts it in once more, at a higher place.
+#[test]
+fn a_revived_entry_and_a_new_one_of_its_key_are_one() {
+    check(Some(3), || revive_beside_an_insert(false));
+}
+
+/// The same, where the new one gets a lower place.
+///
+/// Regression: the new one aborts the other, which stayed ABORTED, as if it had never been in use. The sweep that freed its
+/// place did not look whether the flow was half-open, and the site kept the count for ever.
+#[test]
+fn a_new_entry_at_a_lower_place_leaves_the_other_retired() {
+    check(Some(3), || revive_beside_an_insert(true));
+}
+
+fn revive_beside_an_insert(new_is_lower: bool) {
+    let table = Table::new();
+    if new_is_lower {
+        assert_eq!(table.insert(10, Retired::FreesKey), Some(Ok(0)));
+    }
+    assert!(matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))));
+    let (position, word, _) = table.find(1).unwrap();
+    let sweep = {
+        let table = Arc::clone(&table);
+        thread::spawn(move || {
+            assert!(table.index().retire(position, word));
+            let same = |position, _| table.is_of(position, 1);
+            table
+                .index()
+                .revive(&HASH, position, word, Retired::FreesKey, same)
+        })
+    };
+    let inserted = match table.find(1) {
+        Some(_) => false,
+        None => matches!(table.insert(1, Retired::FreesKey), Some(Ok(_))),
+    };
+    let revived = sweep.join().unwrap();
+    assert!(revived != inserted, "revived {revived}, inserted {inserted}");
+    let live = table.places(state::LIVE);
+    let of_key: Vec<_> = live.iter().filter(|place| table.is_of(**place, 1)).collect();
+    assert_eq!(of_key.len(), 1, "{live:?}");
+    assert_eq!(
+        table.index().word(position).map(state_of),
+        Some(if revived { state::LIVE } else { state::RETIRED })
+    );
+    let new = of_key.iter().find(|place| ***place != position);
+    assert!(
+        new.is_none_or(|new| (**new < position) == new_is_lower),
+        "{new:?} and {position}"
+    );
 }
 
 /// A port that was given back is nobody's until the sweep frees it.

@@ -1,6 +1,8 @@
 //! The flow table: records found by the site's packet or by the center's answer, with one look-up each.
 //!
-//! A record lies at the place that its key has in the index of the site's side; the index of answers has its number.
+//! A record lies at the place that its key has in the index of the site's side; the index of answers has its number. A flow
+//! that is put in anew has the same two keys as those that were retired before it, which hold their places until a sweep frees
+//! them: they are retired in both indexes, or a look-up would meet them first.
 
 use super::Refused;
 use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol};
@@ -167,13 +169,19 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     /// Takes a flow out: no packet finds it any more. `false` if another was faster.
     #[inline(always)]
     pub fn retire(&self, position: u32, word: u64) -> bool {
-        self.index.retire(position, word)
+        let retired = self.index.retire(position, word);
+        if retired {
+            self.change_answer(position, state::LIVE, state::RETIRED);
+        }
+        retired
     }
 
     /// Takes a retirement back, if the place has not changed since and nobody has put the key in anew.
     pub fn revive(&self, position: u32, word: u64, key: &FlowKey) -> bool {
         let key_words = KeyWords::new(key);
-        self.index.revive(
+        // First, while nobody else retires the flow. Readers look at its own word, too.
+        self.change_answer(position, state::RETIRED, state::LIVE);
+        let revived = self.index.revive(
             &self.hash(key),
             position,
             word,
@@ -182,7 +190,26 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
                 let record = self.records.get(position);
                 record.is_some_and(|record| key_words.are_of(record))
             },
-        )
+        );
+        if !revived {
+            self.change_answer(position, state::LIVE, state::RETIRED);
+        }
+        revived
+    }
+
+    /// Changes the state of a flow's place in the index of answers.
+    #[inline(always)]
+    fn change_answer(&self, position: u32, from: u64, to: u64) {
+        let Some(record) = self.records.get(position) else {
+            return;
+        };
+        let (_, answer) = halves(record.load(word::RULE));
+        if let Some(word) = self.answers.word(answer)
+            && payload_of(word) == position
+            && state_of(word) == from
+        {
+            self.answers.change(answer, word, to);
+        }
     }
 
     /// Frees the place of a flow that was retired a sweep ago, for the one owner of expiry.
@@ -260,5 +287,49 @@ impl KeyWords {
         record.load(word::SITE_SOURCE) == self.site_source
             && record.load(word::DESTINATION_PORTS) == self.destination_ports
             && protocol == self.protocol
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tables::Tables as _;
+    use crate::tables::host::HostTables;
+
+    /// Regression: flows that were ended, and whose places no sweep had freed yet, hid the third of their key from its answers.
+    #[test]
+    fn answers_find_a_flow_behind_those_that_were_retired_before_it() {
+        let tables = HostTables::default();
+        let flows = tables.flows();
+        let key = FlowKey {
+            site: 1,
+            source_port: [7, 208],
+            protocol: 6,
+            ..FlowKey::NONE
+        };
+        let flow = Flow {
+            nat_address: [198, 51, 100, 1],
+            nat_port: key.source_port,
+            ..Flow::default()
+        };
+        let outside = OutsideKey {
+            address: flow.nat_address,
+            port: flow.nat_port,
+            protocol: key.protocol,
+            pad: 0,
+        };
+        let find_answer = || flows.find_answer(&outside, key.destination, key.destination_port);
+        for _ in 0..4 {
+            assert_eq!(flows.insert(&key, &flow), Ok(()));
+            let found = flows.find(&key).map(|entry| (entry.position, entry.word));
+            assert!(found.is_some());
+            assert_eq!(find_answer().map(|entry| (entry.position, entry.word)), found);
+            let (position, word) = found.unwrap_or_default();
+            assert!(flows.retire(position, word));
+            assert!(find_answer().is_none());
+            assert!(flows.revive(position, word, &key));
+            assert!(find_answer().is_some());
+            assert!(flows.retire(position, word));
+        }
     }
 }

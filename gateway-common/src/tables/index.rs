@@ -11,7 +11,9 @@
 //! FREE -> CLAIMED -> TENTATIVE -> LIVE -> RETIRED -> FREE          readers look at LIVE alone
 //!            |           `-> ABORTED -> FREE                       RETIRED holds its key until nobody can use it
 //!            `-> FREE, or LIVE at once where no two can claim the same key
-//!                                       RETIRED -> TENTATIVE              a sweep that takes it back
+//!            RETIRED -> TENTATIVE -> LIVE                         a sweep takes it back
+//!                            |  `-> ABORTED -> RETIRED            or does not, as another has got the key
+//!                            `-> RETIRED
 //! ```
 //!
 //! **One key, one entry.** Two CPUs may put the same key in at the same moment, in different places. Each makes its word
@@ -337,10 +339,11 @@ impl<S: Store, const W: usize> Index<S, W> {
         }
     }
 
-    /// Makes a LIVE entry RETIRED. `false` if its word has changed.
+    /// Makes a LIVE entry RETIRED. `false` if its word has changed, or was not LIVE any more when it was found: who looks a
+    /// key up reads its word twice.
     #[inline(always)]
     pub fn retire(&self, position: u32, word: u64) -> bool {
-        self.change(position, word, state::RETIRED)
+        state_of(word) == state::LIVE && self.change(position, word, state::RETIRED)
     }
 
     /// Makes an entry LIVE again that was retired when its word was `word`, unless another has got its key meanwhile: it
@@ -362,8 +365,11 @@ impl<S: Store, const W: usize> Index<S, W> {
         if prevails && self.advance(&mut claim, state::LIVE).is_ok() {
             return true;
         }
-        // Who had found it before may still use it: unlike a claim that fails, it is not free at once.
-        self.change(position, claim.word, state::RETIRED);
+        // Who had found it before may still use it, and it is counted: unlike a claim that fails, it is not free at once, even
+        // if another has aborted it. Nobody else changes an ABORTED word.
+        if let Some((bucket, at)) = self.place(position) {
+            bucket.store(at, word);
+        }
         false
     }
 

@@ -428,7 +428,7 @@ impl Dataplane {
         if !quiet.all_came_on(rounds()) {
             return Ok((0, 0));
         }
-        let gone = sweep.run(&self.tables, &settings, self.hold_down, now_s);
+        let gone = sweep.run(&*self.tables, &settings, self.hold_down, now_s);
         quiet.note(rounds());
         Ok(gone)
     }

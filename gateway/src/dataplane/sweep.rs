@@ -9,6 +9,16 @@
 //! it is retired, but a half-open connection when its place is freed: its state is the last one then, and no program and
 //! sweep both give the same one back.
 //!
+//! | half-open connections | who | at which access |
+//! |---|---|---|
+//! | one more | `path::open` puts a flow in | before it claims a place; given back if that fails |
+//! | one more | `path::open` begins a dead flow anew | before its compare-and-swap of the state, from one that is not half-open; given back if that fails |
+//! | one less | `path::open`, `path::filter` | after a compare-and-swap that took the state out of the handshake |
+//! | one less | the sweep | when it frees a RETIRED place whose state is that of a handshake |
+//!
+//! So the count is that of the places that are LIVE or RETIRED, or on the way from one to the other, with such a state
+//! (`tests/tests/turns.rs`).
+//!
 //! **Hold-down** (RFC 6888 REQ-8). A mapping ends with its last flow. For a time after that nobody else gets its port, so
 //! that what is still under way to the old owner does not reach a new one; the old owner itself finds the mapping and
 //! goes on with it. A sweep writes into a mapping when a flow last used it, and lets go of one that nobody has used for so
@@ -21,12 +31,15 @@ use std::sync::atomic::fence;
 use gateway_common::abi::flow::{Flow, FlowKey, pair, read, state as state_of_flow, word};
 use gateway_common::abi::interface::Settings;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
+use gateway_common::abi::usage;
 use gateway_common::path::filter::{is_alive, is_half_open};
+use gateway_common::path::limits;
 use gateway_common::path::tcp::flag;
+use gateway_common::tables::flows::FlowTable;
+use gateway_common::tables::hash::Factors;
 use gateway_common::tables::index::{state, state_of};
-use gateway_common::tables::words::Words as _;
-
-use super::tables::{Flows, Mappings, SharedTables};
+use gateway_common::tables::mappings::MappingTable;
+use gateway_common::tables::words::{Store, Words};
 
 /// Seconds between two sweeps that an entry is retired at least.
 const RETIRED_S: u32 = 1;
@@ -38,6 +51,47 @@ pub struct HoldDown {
     pub hold_s: u32,
     /// Ports of one site that are held at a time, at most; those that have waited longest are let go of early.
     pub site_ports_max: u32,
+}
+
+/// The tables that a sweep goes through. Not `SharedTables` alone: a test takes turns between a sweep and programs on memory of
+/// its own, access by access.
+pub trait Swept: Copy {
+    /// Buckets of the tables' indexes.
+    type Buckets: Store;
+    /// Records of flows.
+    type FlowRecords: Store;
+    /// Records of mappings.
+    type MappingRecords: Store;
+    /// Secret of the tables' hash.
+    type Secret: Factors;
+    /// What sites use.
+    type Usage: Words;
+
+    /// The flow table.
+    fn flows(self) -> FlowTable<Self::Buckets, Self::FlowRecords, Self::Secret>;
+    /// The mapping table.
+    fn mappings(self) -> MappingTable<Self::Buckets, Self::MappingRecords, Self::Secret>;
+    /// What a site uses of the tables, or their sum.
+    fn usage(self, site: u32) -> Option<Self::Usage>;
+}
+
+/// Counts one less of `what` ([`usage::word`]) of a site's.
+fn give<T: Swept>(tables: T, site: u32, what: usize) {
+    if let (Some(of_site), Some(total)) = (tables.usage(site), tables.usage(usage::TOTAL)) {
+        limits::give(of_site, total, what);
+    }
+}
+
+/// Retires a flow, as the sweep does; whether there was one. The sweep frees its place.
+pub fn end<T: Swept>(tables: T, key: &FlowKey) -> bool {
+    let Some(entry) = tables.flows().find(key) else {
+        return false;
+    };
+    let retired = tables.flows().retire(entry.position, entry.word);
+    if retired {
+        give(tables, key.site, usage::word::FLOWS);
+    }
+    retired
 }
 
 /// What a sweep keeps for the next one: places that are neither free nor live, with their words and when they were first
@@ -96,23 +150,23 @@ impl Used {
 
 impl Sweep {
     /// Sweeps at `now_s`. Answers how many flows and mappings were retired.
-    pub fn run(
+    pub fn run<T: Swept>(
         &mut self,
-        tables: &SharedTables,
+        tables: T,
         settings: &Settings,
         hold_down: HoldDown,
         now_s: u32,
     ) -> (usize, usize) {
-        let mappings = tables.mappings();
-        let (mut live, mut retired) = (Used::new(mappings.places()), Used::new(mappings.places()));
+        let places = tables.mappings().places();
+        let (mut live, mut retired) = (Used::new(places), Used::new(places));
         let flows = self.flows(tables, settings, now_s, &mut live, &mut retired);
-        let gone = self.mappings(tables, mappings, (&live, &retired), hold_down, now_s);
+        let gone = self.mappings(tables, (&live, &retired), hold_down, now_s);
         (flows, gone)
     }
 
-    fn flows(
+    fn flows<T: Swept>(
         &mut self,
-        tables: &SharedTables,
+        tables: T,
         settings: &Settings,
         now_s: u32,
         live: &mut Used,
@@ -132,7 +186,7 @@ impl Sweep {
                         keep_permission(flows, (&key, &flow), now_s);
                         continue;
                     }
-                    tables.give_flow(key.site);
+                    give(tables, key.site, usage::word::FLOWS);
                     expired += 1;
                 }
                 _ => {}
@@ -141,7 +195,7 @@ impl Sweep {
             if is_due(before.get(&place), word, now_s) {
                 let (key, flow) = read(entry.record);
                 if state_of(word) == state::RETIRED && is_half_open(flow.progress.state) {
-                    tables.give_half_open(key.site);
+                    give(tables, key.site, usage::word::HALF_OPEN);
                 }
                 flows.free(place);
             } else {
@@ -152,14 +206,14 @@ impl Sweep {
         expired
     }
 
-    fn mappings(
+    fn mappings<T: Swept>(
         &mut self,
-        tables: &SharedTables,
-        mappings: Mappings<'_>,
+        tables: T,
         (live, retired): (&Used, &Used),
         hold_down: HoldDown,
         now_s: u32,
     ) -> usize {
+        let mappings = tables.mappings();
         let mut gone = 0;
         let mut held = Held::default();
         let before = std::mem::take(&mut self.mappings);
@@ -187,7 +241,7 @@ impl Sweep {
                 if is_held || !mappings.retire(place) {
                     continue;
                 }
-                tables.give_mapping(key.site);
+                give(tables, key.site, usage::word::MAPPINGS);
                 gone += 1;
             }
             let word = mappings.at(place).map_or(0, |(word, ..)| word);
@@ -231,7 +285,11 @@ impl Held {
 }
 
 /// The permission beside a flow lives as long as the flow (`gateway_common::path::enter`).
-fn keep_permission(flows: Flows<'_>, (key, flow): (&FlowKey, &Flow), now_s: u32) {
+fn keep_permission<B: Store, R: Store, F: Factors>(
+    flows: FlowTable<B, R, F>,
+    (key, flow): (&FlowKey, &Flow),
+    now_s: u32,
+) {
     if flow.progress.flags & flag::HAS_PERMISSION == 0 || flow.progress.state == state_of_flow::PERMISSION {
         return;
     }
@@ -247,8 +305,8 @@ fn keep_permission(flows: Flows<'_>, (key, flow): (&FlowKey, &Flow), now_s: u32)
 }
 
 /// Retires a flow if it has timed out. A packet may begin it anew at the same moment: it is looked at again afterwards.
-fn expire(
-    flows: Flows<'_>,
+fn expire<B: Store, R: Store, F: Factors>(
+    flows: FlowTable<B, R, F>,
     place: u32,
     word: u64,
     (key, flow): (&FlowKey, &Flow),

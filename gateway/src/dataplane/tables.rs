@@ -21,6 +21,7 @@ use gateway_common::tables::words::Words as _;
 use zerocopy::{FromBytes as _, IntoBytes as _};
 
 use super::shared::{LentArray, SharedArray, fetch};
+use super::sweep::{self, Swept};
 
 /// Words of a value of [`map::SETTINGS`].
 const SETTINGS_WORDS: usize = size_of::<Settings>().div_ceil(8);
@@ -325,20 +326,7 @@ impl SharedTables {
 
     /// Retires a flow, as the sweep does; whether there was one. The sweep frees its place.
     pub fn end_flow(&self, key: &FlowKey) -> bool {
-        let flows = self.flows();
-        let Some(entry) = flows.find(key) else {
-            return false;
-        };
-        if !flows.retire(entry.position, entry.word) {
-            return false;
-        }
-        self.give_flow(key.site);
-        true
-    }
-
-    /// Counts a flow less. Whether its connection was half-open is looked at when its place is freed.
-    pub(crate) fn give_flow(&self, site: u32) {
-        self.give(site, usage::word::FLOWS);
+        sweep::end(self, key)
     }
 
     /// Counts a half-open connection less, as the program does that ends a handshake.
@@ -356,6 +344,26 @@ impl SharedTables {
         if let (Some(of_site), Some(total)) = (usage.get(site as usize), usage.get(usage::TOTAL as usize)) {
             give(of_site, total, what);
         }
+    }
+}
+
+impl<'a> Swept for &'a SharedTables {
+    type Buckets = &'a [[AtomicU64; WIDTH]];
+    type FlowRecords = &'a [[AtomicU64; flow::RECORD_WORDS]];
+    type MappingRecords = &'a [[AtomicU64; nat::RECORD_WORDS]];
+    type Secret = &'a [u64; FACTORS];
+    type Usage = &'a [AtomicU64; usage::WORDS];
+
+    fn flows(self) -> Flows<'a> {
+        SharedTables::flows(self)
+    }
+
+    fn mappings(self) -> Mappings<'a> {
+        SharedTables::mappings(self)
+    }
+
+    fn usage(self, site: u32) -> Option<Self::Usage> {
+        SharedTables::usage(self, site)
     }
 }
 
