@@ -77,10 +77,11 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     if let Some(path) = &prepared.config.events_file {
         event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
     }
-    let mut engine = Xdp::start(&prepared.config, queue.clone()).await?;
+    // First of all that the kernel gives to one process only: where another gateway has the ports, its clear link, programs
+    // and tunnels are left alone.
+    let sockets = Sockets::bind(&prepared.config, queue.clone())?;
+    let mut engine = Xdp::start(&prepared.config, queue).await?;
     let service = engine.take_service();
-    // From here the programs are attached: IKE that arrives early waits in the sockets.
-    let sockets = Sockets::bind(&prepared.config, queue)?;
     let mut controller = Controller::new(prepared, engine, sockets, events.clone()).await?;
     if let Some(ServiceSockets { udp, tcp }) = service {
         controller.start_dns(crate::dns::server::Sockets { udp, tcp })?;
