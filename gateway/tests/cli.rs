@@ -1,5 +1,6 @@
 //! The program as an operator calls it: output, exit codes, messages.
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn gateway(arguments: &[&str]) -> Output {
@@ -554,4 +555,35 @@ fn who_had_a_port_is_answered_without_a_daemon() {
     check(&output, 1, "", "/nonexistent: there is no such folder");
     let output = gateway(&["--socket", "/nonexistent/socket", "nat", "who", "10.200.0.1"]);
     check(&output, 3, "", "name its folder with --state-dir");
+}
+
+/// The example's configuration in a folder of its own, where its state folder is too.
+fn configured(folder: &Path) -> PathBuf {
+    let text = include_str!("../examples/gateway.toml");
+    let file = folder.join("gateway.toml");
+    let state_dir = folder.join("state").display().to_string();
+    fs::write(&file, text.replace("/var/lib/gateway", &state_dir)).expect("written");
+    file
+}
+
+#[test]
+fn a_state_folder_that_another_daemon_has_is_not_even_read() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = configured(folder.path());
+    let state = folder.path().join("state");
+    fs::create_dir(&state).expect("made");
+    fs::write(state.join("sites.json"), "half a file").expect("written");
+    let held = fs::File::open(&state).expect("opened");
+    held.try_lock().expect("nobody has it");
+    let run = || gateway(&["run", "--config", file.to_str().expect("UTF-8")]);
+    check(&run(), 1, "", "another gateway has it");
+    drop(held);
+    check(&run(), 1, "", "gateway.crt: cannot be read");
+}
+
+/// What is to be told of the start goes to the log, which has to be there by then.
+#[test]
+fn the_log_is_there_before_anything_is_read() {
+    let output = gateway(&["run", "--config", "gateway.toml", "--log", "gateway=loud"]);
+    check(&output, 1, "", "error parsing level filter");
 }

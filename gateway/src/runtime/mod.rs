@@ -23,6 +23,7 @@ mod requests;
 mod rules;
 mod secrets;
 mod sockets;
+mod state_dir;
 mod sweeper;
 mod trace;
 mod ways;
@@ -39,9 +40,11 @@ use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
+use state_dir::StateDir;
 use xdp::Xdp;
 
 use crate::api::server::Server;
+use crate::config::Config;
 use crate::dataplane::ServiceSockets;
 
 /// Only root may use the API.
@@ -56,8 +59,11 @@ const CALLS_MAX: usize = 16;
 /// Runs the gateway until a signal ends it. Whatever happens, nothing passes once this returns.
 ///
 /// # Errors
-/// If a part cannot start; what had started is undone.
-pub fn run(prepared: Prepared) -> anyhow::Result<()> {
+/// If something is wrong with what the configuration names, or a part cannot start; what had started is undone.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    // Before anything of it is read: another daemon may be about to change it.
+    let _state_dir = StateDir::take(&config.state_dir)?;
+    let prepared = prepare(config)?;
     // One thread for the controller, its sockets, netlink and the API: they wait for each other, and waking another
     // thread for each datagram costs more than the cryptography of a handshake. The ESP workers have their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -68,7 +74,6 @@ pub fn run(prepared: Prepared) -> anyhow::Result<()> {
 }
 
 async fn serve(prepared: Prepared) -> anyhow::Result<()> {
-    prepare::make_state_dir(&prepared.config)?;
     let server = Server::bind(&prepared.config.socket, API_UID)
         .with_context(|| prepared.config.socket.display().to_string())?;
     let (queue, datagrams) = DatagramQueue::new(DATAGRAMS_MAX);
