@@ -74,6 +74,7 @@ pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
 pub use self::sweep::HoldDown;
+pub(crate) use self::system::forbid_core_dumps;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;

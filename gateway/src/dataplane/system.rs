@@ -32,20 +32,29 @@ pub(crate) fn monotonic_ms() -> u64 {
     })
 }
 
-/// Keys are in this process's memory: no core dump, no debugger of another user. Frame memory is locked memory.
+/// Keys are in this process's memory: no core dump, no debugger of another user.
+///
+/// # Errors
+/// [`DataplaneError::Call`].
+pub(crate) fn forbid_core_dumps() -> Result<(), DataplaneError> {
+    prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))
+}
+
+/// Forbids core dumps, and lets frame memory be locked memory.
 ///
 /// # Errors
 /// [`DataplaneError::Call`].
 pub(crate) fn harden() -> Result<(), DataplaneError> {
-    let call = |what| {
-        move |error: nix::Error| DataplaneError::Call {
-            what,
-            source: error.into(),
-        }
-    };
-    prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))?;
+    forbid_core_dumps()?;
     lift_memlock().map_err(call("raise the limit of locked memory"))
+}
+
+fn call(what: &'static str) -> impl FnOnce(nix::Error) -> DataplaneError {
+    move |error| DataplaneError::Call {
+        what,
+        source: error.into(),
+    }
 }
 
 /// No limit, or as much as this process may have; whether that is enough shows when frame memory is registered.

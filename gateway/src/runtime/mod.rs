@@ -37,7 +37,7 @@ pub use prepare::{Prepared, assignments_path, prepare, read_assignments, stored_
 pub use sockets::{Datagram, DatagramQueue, Sockets};
 
 use anyhow::Context as _;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
 use state_dir::StateDir;
@@ -45,7 +45,7 @@ use xdp::Xdp;
 
 use crate::api::server::Server;
 use crate::config::Config;
-use crate::dataplane::ServiceSockets;
+use crate::dataplane::{self, ServiceSockets};
 
 /// Only root may use the API.
 const API_UID: u32 = 0;
@@ -61,19 +61,26 @@ const CALLS_MAX: usize = 16;
 /// # Errors
 /// If something is wrong with what the configuration names, or a part cannot start; what had started is undone.
 pub fn run(config: Config) -> anyhow::Result<()> {
-    // Before anything of it is read: another daemon may be about to change it.
-    let _state_dir = StateDir::take(&config.state_dir)?;
-    let prepared = prepare(config)?;
+    // Before the first secret is read.
+    dataplane::forbid_core_dumps()?;
     // One thread for the controller, its sockets, netlink and the API: they wait for each other, and waking another
     // thread for each datagram costs more than the cryptography of a handshake. The ESP workers have their own.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("asynchronous runtime")?;
-    runtime.block_on(serve(prepared))
+    // From here on a SIGHUP waits until it can be served; until then it would end the process.
+    let hangup = {
+        let _inside = runtime.enter();
+        signal(SignalKind::hangup()).context("SIGHUP")?
+    };
+    // Before anything of it is read: another daemon may be about to change it.
+    let _state_dir = StateDir::take(&config.state_dir)?;
+    let prepared = prepare(config)?;
+    runtime.block_on(serve(prepared, hangup))
 }
 
-async fn serve(prepared: Prepared) -> anyhow::Result<()> {
+async fn serve(prepared: Prepared, hangup: Signal) -> anyhow::Result<()> {
     let server = Server::bind(&prepared.config.socket, API_UID)
         .with_context(|| prepared.config.socket.display().to_string())?;
     let (queue, datagrams) = DatagramQueue::new(DATAGRAMS_MAX);
@@ -91,7 +98,7 @@ async fn serve(prepared: Prepared) -> anyhow::Result<()> {
     if let Some(ServiceSockets { udp, tcp }) = service {
         controller.start_dns(crate::dns::server::Sockets { udp, tcp })?;
     }
-    reload::on_hangup(call_sender.clone()).context("SIGHUP")?;
+    reload::on_hangup(hangup, call_sender.clone());
     let api = tokio::spawn(server.run(call_sender, events));
     controller.run(datagrams, calls, stop_signal()?).await;
     controller.close().await;

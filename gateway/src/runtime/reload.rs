@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use gateway_ike::pki::trust::TrustAnchors;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use super::controller::Controller;
@@ -216,8 +216,7 @@ fn reloaded(trust: &TrustAnchors) -> view::Reloaded {
 }
 
 /// Turns SIGHUP into the call that `gateway reload` makes.
-pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+pub(super) fn on_hangup(mut hangup: Signal, calls: mpsc::Sender<Call>) {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let (reply, answer) = oneshot::channel();
@@ -238,17 +237,18 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
             let _ = answer.await;
         }
     });
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::signal::unix::{SignalKind, signal};
+
     use super::*;
 
     #[tokio::test]
     async fn a_hangup_asks_for_what_the_verb_asks() {
         let (sender, mut calls) = mpsc::channel(1);
-        on_hangup(sender).expect("a handler");
+        on_hangup(signal(SignalKind::hangup()).expect("a handler"), sender);
         for _ in 0..2 {
             let hangup = format!("kill -HUP {}", std::process::id());
             let sent = std::process::Command::new("sh").args(["-c", &hangup]).status();

@@ -45,7 +45,9 @@ fn owned_by_root_alone(folder: &File) -> anyhow::Result<()> {
         bail!("belongs to uid {owner}\n  to mend it: chown root, once you know what is in it");
     }
     if mode & 0o022 != 0 {
-        bail!("others may write to it (mode {mode:04o})\n  to mend it: chmod 700, once you know what is in it");
+        bail!(
+            "others may write to it (mode {mode:04o})\n  to mend it: chmod 700, once you know what is in it"
+        );
     }
     Ok(())
 }
