@@ -36,15 +36,19 @@ pub(crate) use nat::pool_view;
 pub use prepare::{Prepared, assignments_path, prepare, read_assignments, stored_assignments};
 pub use sockets::{Datagram, DatagramQueue, Sockets};
 
+use std::path::Path;
+
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{broadcast, mpsc};
 
+use event_file::EventFile;
 use state_dir::StateDir;
 use xdp::Xdp;
 
 use crate::api::server::Server;
 use crate::config::Config;
+use crate::core::journal::EventLine;
 use crate::dataplane::{self, ServiceSockets};
 
 /// Only root may use the API.
@@ -77,18 +81,28 @@ pub fn run(config: Config) -> anyhow::Result<()> {
     // Before anything of it is read: another daemon may be about to change it.
     let _state_dir = StateDir::take(&config.state_dir)?;
     let prepared = prepare(config)?;
-    runtime.block_on(serve(prepared, hangup))
+    let (events, _) = broadcast::channel(EVENTS_MAX);
+    let path = prepared.config.events_file.as_deref();
+    let open = |path: &Path| {
+        event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())
+    };
+    let event_file = path.map(open).transpose()?;
+    let outcome = runtime.block_on(serve(prepared, events, hangup));
+    // With it everybody ends who could tell of something.
+    runtime.shutdown_background();
+    event_file.into_iter().for_each(EventFile::finish);
+    outcome
 }
 
-async fn serve(prepared: Prepared, hangup: Signal) -> anyhow::Result<()> {
+async fn serve(
+    prepared: Prepared,
+    events: broadcast::Sender<EventLine>,
+    hangup: Signal,
+) -> anyhow::Result<()> {
     let server = Server::bind(&prepared.config.socket, API_UID)
         .with_context(|| prepared.config.socket.display().to_string())?;
     let (queue, datagrams) = DatagramQueue::new(DATAGRAMS_MAX);
     let (call_sender, calls) = mpsc::channel(CALLS_MAX);
-    let (events, _) = broadcast::channel(EVENTS_MAX);
-    if let Some(path) = &prepared.config.events_file {
-        event_file::write_to(path, events.subscribe()).with_context(|| path.display().to_string())?;
-    }
     // First of all that the kernel gives to one process only: where another gateway has the ports, its clear link, programs
     // and tunnels are left alone.
     let sockets = Sockets::bind(&prepared.config, queue.clone())?;
