@@ -634,6 +634,9 @@ pub struct Reloaded {
     pub authorities: Vec<String>,
     /// Revocation lists, newest first.
     pub revocation_lists: Vec<RevocationList>,
+    /// The configuration, if its file says something else than at the start: that takes a restart.
+    #[serde(default)]
+    pub configuration_changed: Option<PathBuf>,
 }
 
 /// A revocation list.

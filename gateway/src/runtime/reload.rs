@@ -125,7 +125,16 @@ impl<E: Engine> Controller<E> {
         self.endpoint.set_credential(credential);
         self.endpoint.set_ppks(ppks);
         self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
-        Ok(self.set_trust(trust, "reload"))
+        let view = self.set_trust(trust, "reload");
+        let source = &self.config.source;
+        let configuration_changed = source.has_changed().then(|| source.file().to_owned());
+        if let Some(file) = &configuration_changed {
+            tracing::warn!(file = %file.display(), "the configuration has changed since the start; that takes a restart");
+        }
+        Ok(view::Reloaded {
+            configuration_changed,
+            ..view
+        })
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {
@@ -212,6 +221,7 @@ fn reloaded(trust: &TrustAnchors) -> view::Reloaded {
             .map(|one| one.subject().to_string())
             .collect(),
         revocation_lists: lists.collect(),
+        configuration_changed: None,
     }
 }
 

@@ -110,6 +110,15 @@ impl<E: Engine> Controller<E> {
                 "the rule set was not confirmed before the gateway stopped, it falls back"
             );
         }
+        if let Some(file) = self.config.rules_file.as_deref()
+            && says_something_else(file, &first.stored)
+        {
+            tracing::warn!(
+                file = %file.display(),
+                in_force = first.stored.file,
+                "[rules] file is not the rule set in force, which was loaded since; `gateway rules load` puts it in force"
+            );
+        }
         let is_new = self.rule_state.history.in_force() != Some(&first.entry);
         if is_new {
             let history = self.rule_state.history.with(first.entry.clone(), None);
@@ -436,6 +445,11 @@ impl<E: Engine> Controller<E> {
     }
 }
 
+/// Whether a file is there and is another rule set than the one that was stored.
+fn says_something_else(file: &Path, stored: &StoredRules) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text != stored.text)
+}
+
 /// A rule set without rules: nothing passes.
 pub(super) fn nothing() -> StoredRules {
     StoredRules {
@@ -461,4 +475,23 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| folder.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_file_that_is_not_in_force_is_noticed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("rules.toml");
+        let stored = |text: &str| StoredRules {
+            file: "elsewhere.toml".into(),
+            text: text.into(),
+        };
+        assert!(!says_something_else(&file, &stored("a")), "there is none");
+        std::fs::write(&file, "a").expect("written");
+        assert!(!says_something_else(&file, &stored("a")));
+        assert!(says_something_else(&file, &stored("b")));
+    }
 }

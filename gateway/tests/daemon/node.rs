@@ -273,7 +273,9 @@ impl Node {
             state.path()
         );
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
-        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        let file = state.path().join("gateway.toml");
+        std::fs::write(&file, &text).expect("written");
+        let config = Config::parse(&file.display().to_string(), &text, &data).expect("right");
         let table = Arc::new(Mutex::new(Table::default()));
         let engine = InMemory(Arc::clone(&table));
         let (calls, incoming) = mpsc::channel(16);
