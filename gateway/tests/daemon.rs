@@ -885,3 +885,39 @@ fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
         .collect();
     assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
 }
+
+/// Flows cannot be judged at the moment: the set is in force all the same, and says so.
+#[test]
+fn a_rule_set_that_is_in_force_is_never_told_as_refused() {
+    let (center, _site) = pair(Options::default());
+    center.engine().flows_fail = true;
+    let loaded = center.ask(load("strict", None));
+    assert_eq!(
+        (&loaded["flows_not_judged"], &loaded["ended_flows"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(rules(&center), "strict");
+    assert_eq!(names(&center).last().map(String::as_str), Some("rules_loaded"));
+    let before = center.engine().flows_read;
+    center.engine().flows_fail = false;
+    // It is done as soon as it can be, and once.
+    until(
+        || (center.engine().flows_read > before).then_some(()),
+        || "flows are not judged".to_owned(),
+    );
+    assert_eq!(center.ask(load("other", None))["flows_not_judged"], false);
+}
+
+/// Who takes a site out of gateway.toml and reloads must not believe that it is gone.
+#[test]
+fn a_reload_says_that_the_configuration_takes_a_restart() {
+    let (center, _site) = pair(Options::default());
+    let changed = |node: &Node| node.ask(Request::Reload)["configuration_changed"].clone();
+    assert_eq!(changed(&center), Value::Null);
+    let file = center.state_dir().join("gateway.toml");
+    let text = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, text.clone() + "\n# a change\n").expect("written");
+    assert_eq!(changed(&center), file.to_str().expect("UTF-8"));
+    std::fs::write(&file, text).expect("written");
+    assert_eq!(changed(&center), Value::Null);
+}

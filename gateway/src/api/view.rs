@@ -428,6 +428,9 @@ pub struct RulesLoaded {
     pub rules: ActiveRules,
     /// Running flows that were ended because the new rules do not allow them.
     pub ended_flows: usize,
+    /// Running flows were to be judged, and could not be yet: it is tried again each second.
+    #[serde(default)]
+    pub flows_not_judged: bool,
     /// The generation that it brought back, if that is what it did.
     #[serde(default)]
     pub brought_back: Option<u32>,

@@ -42,6 +42,8 @@ pub(super) struct RuleState {
     schedules: Vec<bool>,
     /// When the generation in force falls back, on the monotonic clock.
     fall_back_at_ms: Option<u64>,
+    /// Running flows are still to be judged by the rules in force.
+    rejudge_due: bool,
 }
 
 impl RuleState {
@@ -211,7 +213,8 @@ impl<E: Engine> Controller<E> {
         if let Some(active) = self.active_rules() {
             self.record(Notice::RulesLoaded(&active));
         }
-        let ended = if how.rejudge { self.rejudge()? } else { 0 };
+        self.rule_state.rejudge_due |= how.rejudge;
+        let ended = self.rejudge_if_due();
         self.loaded(ended, how.confirm_s)
     }
 
@@ -251,6 +254,20 @@ impl<E: Engine> Controller<E> {
         Ok(())
     }
 
+    /// Ends flows that the rules in force would not allow, if that is still to be done; how many. The set is in force whether
+    /// or not it succeeds: it is tried again in a second.
+    fn rejudge_if_due(&mut self) -> usize {
+        if !self.rule_state.rejudge_due {
+            return 0;
+        }
+        let outcome = self.rejudge();
+        self.rule_state.rejudge_due = outcome.is_err();
+        outcome.unwrap_or_else(|error| {
+            tracing::error!(error = format!("{error:#}"), "running flows are not judged yet");
+            0
+        })
+    }
+
     /// Ends flows that the rules in force would not allow; how many.
     fn rejudge(&mut self) -> anyhow::Result<usize> {
         let Some((generation, compiled)) = &self.rules else {
@@ -279,6 +296,7 @@ impl<E: Engine> Controller<E> {
     /// What time brings: an unconfirmed set falls back, schedules begin and end. Called once a second.
     pub(super) fn tend_rules(&mut self) {
         let now = self.clock.now();
+        self.rejudge_if_due();
         if self
             .rule_state
             .fall_back_at_ms
@@ -361,6 +379,7 @@ impl<E: Engine> Controller<E> {
             rules,
             brought_back,
             ended_flows,
+            flows_not_judged: self.rule_state.rejudge_due,
             confirm_within_s,
         })
     }
