@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -46,6 +47,7 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     allowed_uid: u32,
+    who: fn(&UCred) -> Caller,
 }
 
 impl Server {
@@ -69,6 +71,7 @@ impl Server {
             listener,
             path: path.to_owned(),
             allowed_uid,
+            who: Caller::new,
         })
     }
 
@@ -97,6 +100,7 @@ impl Server {
                 events: events.clone(),
                 followers: Arc::clone(&followers),
                 allowed_uid: self.allowed_uid,
+                who: self.who,
             };
             tokio::spawn(async move {
                 if let Err(error) = client.serve(stream, permit).await {
@@ -140,12 +144,16 @@ struct Client {
     events: broadcast::Sender<EventLine>,
     followers: Arc<Semaphore>,
     allowed_uid: u32,
+    who: fn(&UCred) -> Caller,
 }
 
 impl Client {
     async fn serve(self, stream: UnixStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let Self {
-            calls, allowed_uid, ..
+            calls,
+            allowed_uid,
+            who,
+            ..
         } = &self;
         let credentials = stream.peer_cred()?;
         let uid = credentials.uid();
@@ -160,7 +168,9 @@ impl Client {
             )
             .await;
         }
-        let caller = Caller::new(&credentials);
+        // Names may come from a directory server that does not answer: IKE, on this very thread, must not wait for it.
+        let who = *who;
+        let caller = tokio::task::spawn_blocking(move || who(&credentials)).await?;
         let mut reader = BufReader::new(reader);
         loop {
             let mut line = Vec::new();
@@ -545,6 +555,43 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), lines.closed())
             .await
             .expect("nobody reads any more");
+    }
+
+    /// The control task runs on the thread that serves the API.
+    #[tokio::test]
+    async fn a_slow_user_database_stops_nobody_else() {
+        use std::sync::mpsc::{Receiver, Sender, channel};
+        use std::sync::{LazyLock, Mutex};
+        type Answer = (Mutex<Sender<()>>, Mutex<Receiver<()>>);
+        static ANSWER: LazyLock<Answer> = LazyLock::new(|| {
+            let (send, receive) = channel();
+            (Mutex::new(send), Mutex::new(receive))
+        });
+        fn slow(_: &UCred) -> Caller {
+            let answer = ANSWER.1.lock().expect("no panic");
+            let came = answer.recv_timeout(Duration::from_secs(20));
+            Caller {
+                login: came.ok().map(|()| "answered".to_owned()),
+                ..Caller::default()
+            }
+        }
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let mut server = Server::bind(&path, own_uid()).expect("bound");
+        server.who = slow;
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        let request = serde_json::to_string(&Envelope::new(Request::Drops)).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        // The connection is being served by now; the answer comes from a task that needs its turn.
+        tokio::task::yield_now().await;
+        tokio::spawn(async { ANSWER.0.lock().expect("no panic").send(()) });
+        let call = incoming.recv().await.expect("a call");
+        assert_eq!(call.caller.login.as_deref(), Some("answered"));
     }
 
     #[test]
