@@ -68,6 +68,7 @@ use gateway_common::drop::DropReason;
 
 pub use self::config::{DataplaneConfig, Engine, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
+pub(crate) use self::load::bpffs_name;
 pub use self::load::{AttachMode, fill_stages, fill_tracer, load_programs};
 pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};

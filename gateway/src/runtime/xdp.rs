@@ -384,7 +384,8 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
     let (timeouts, nat, limits) = (&config.timeouts, &config.nat, &config.limits);
     DataplaneConfig {
         interfaces: config.interfaces.iter().map(interface).collect(),
-        bpffs_dir: Path::new(BPF_FILE_SYSTEM).join(format!("gateway-{}", config.name)),
+        bpffs_dir: Path::new(BPF_FILE_SYSTEM)
+            .join(dataplane::bpffs_name(&format!("gateway-{}", config.name))),
         clear_link_prefix: DataplaneConfig::CLEAR_LINK_PREFIX.to_owned(),
         workers: config.workers,
         pin_cores: Vec::new(),
