@@ -5,7 +5,7 @@ use anyhow::bail;
 use gateway_ike::pki::identity::Identity;
 
 use super::authorizer::Admission;
-use super::controller::{Controller, log_failure};
+use super::controller::Controller;
 use super::engine::Engine;
 use crate::api::view;
 use crate::core::journal::{Line, Notice, Record, Severity};
@@ -30,8 +30,6 @@ impl<E: Engine> Controller<E> {
             match admission {
                 Admission::Known { site, block } => {
                     self.new_sites.push(site);
-                    let logged = self.ledger.published(&self.sites.get(), site);
-                    log_failure("what is published of a new site is not in the log", logged);
                     self.record(Notice::SiteKnown { site, block });
                 }
                 Admission::Refused { peer, reason } => self.record(Notice::NotAdmitted {
