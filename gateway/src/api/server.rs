@@ -27,6 +27,8 @@ const TRACE_LINES_MAX: usize = 4096;
 const TRACE_WRITE_S: u64 = 10;
 /// A client that says nothing for so long is hung up on.
 const IDLE_S: u64 = 60;
+/// A client that has not taken an answer for so long is hung up on.
+const ANSWER_S: u64 = 60;
 
 /// A request on its way to the controller.
 #[derive(Debug)]
@@ -48,6 +50,7 @@ pub struct Server {
     path: PathBuf,
     allowed_uid: u32,
     who: fn(&UCred) -> Caller,
+    answer_within: Duration,
 }
 
 impl Server {
@@ -72,6 +75,7 @@ impl Server {
             path: path.to_owned(),
             allowed_uid,
             who: Caller::new,
+            answer_within: Duration::from_secs(ANSWER_S),
         })
     }
 
@@ -101,6 +105,7 @@ impl Server {
                 followers: Arc::clone(&followers),
                 allowed_uid: self.allowed_uid,
                 who: self.who,
+                answer_within: self.answer_within,
             };
             tokio::spawn(async move {
                 if let Err(error) = client.serve(stream, permit).await {
@@ -145,6 +150,7 @@ struct Client {
     followers: Arc<Semaphore>,
     allowed_uid: u32,
     who: fn(&UCred) -> Caller,
+    answer_within: Duration,
 }
 
 impl Client {
@@ -201,7 +207,8 @@ impl Client {
                 Ok(request) => ask(calls, request, caller.clone()).await,
                 Err(fault) => Reply::Error(fault),
             };
-            send(&mut writer, reply).await?;
+            // One that asks and does not read must not keep its place.
+            tokio::time::timeout(self.answer_within, send(&mut writer, reply)).await??;
         }
     }
 
@@ -555,6 +562,48 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), lines.closed())
             .await
             .expect("nobody reads any more");
+    }
+
+    /// As many as there are places, each stopped by its operator before it has read a long answer.
+    #[tokio::test]
+    async fn clients_that_never_read_do_not_close_the_api() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let mut server = Server::bind(&path, own_uid()).expect("bound");
+        server.answer_within = Duration::from_millis(100);
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        tokio::spawn(async move {
+            let long = "x".repeat(4 << 20);
+            while let Some(call) = incoming.recv().await {
+                let view = if call.request == Request::Drops {
+                    &*long
+                } else {
+                    "short"
+                };
+                let _ = call.reply.send(Reply::view(&view));
+            }
+        });
+        let line = |request| serde_json::to_string(&Envelope::new(request)).expect("JSON") + "\n";
+        let mut stopped = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = UnixStream::connect(&path).await.expect("connected");
+            stream
+                .write_all(line(Request::Drops).as_bytes())
+                .await
+                .expect("sent");
+            stopped.push(stream);
+        }
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        stream
+            .write_all(line(Request::Status).as_bytes())
+            .await
+            .expect("sent");
+        let mut answer = String::new();
+        let mut reader = BufReader::new(stream);
+        let length = tokio::time::timeout(Duration::from_secs(20), reader.read_line(&mut answer)).await;
+        length.expect("a place is free").expect("an answer");
+        assert!(answer.contains("short"), "{answer}");
     }
 
     /// The control task runs on the thread that serves the API.

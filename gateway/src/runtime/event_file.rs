@@ -218,11 +218,18 @@ mod tests {
             .iter()
             .map(|line| (&line["lost"], &line["sequence"]))
             .collect();
-        let (none, line) = (&serde_json::Value::Null, |sequence: u64| serde_json::Value::from(sequence));
+        let (none, line) = (&serde_json::Value::Null, |sequence: u64| {
+            serde_json::Value::from(sequence)
+        });
         let whole = [1, 2, 6].map(line);
         assert_eq!(
             said,
-            [(none, &whole[0]), (none, &whole[1]), (&line(3), none), (none, &whole[2])]
+            [
+                (none, &whole[0]),
+                (none, &whole[1]),
+                (&line(3), none),
+                (none, &whole[2])
+            ]
         );
     }
 
