@@ -886,6 +886,42 @@ fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
     assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
 }
 
+/// Whoever closed a site's tunnel, or watched its packets, can be asked why.
+#[test]
+fn an_operators_command_is_noted_with_who_gave_it() {
+    let (center, site) = pair(Options::default());
+    up(&site);
+    let id = first_sa(&center)["id"].as_str().expect("id").to_owned();
+    let trace = Request::Trace(Trace {
+        site: "hospital".into(),
+        seconds: 60,
+        ..Trace::default()
+    });
+    let (_, _lines) = center.follow(trace, 16);
+    center.ask(Request::Drain {
+        to: Some("192.0.2.1".into()),
+    });
+    center.ask(Request::SaClose {
+        site: None,
+        id: Some(id),
+    });
+    let view = center.ask(Request::EventsRecent { last: 1_000 });
+    let events = view["events"].as_array().expect("events").iter();
+    let commands: Vec<_> = events
+        .filter(|event| event["event"] == "operator_command")
+        .map(|event| (event["verb"].as_str(), event["by"].as_str()))
+        .collect();
+    let by = Some("alice (uid 0)");
+    assert_eq!(
+        commands,
+        [
+            (Some("trace hospital for 60 s"), by),
+            (Some("drain --to 192.0.2.1"), by),
+            (Some("sa close"), by)
+        ]
+    );
+}
+
 /// Flows cannot be judged at the moment: the set is in force all the same, and says so.
 #[test]
 fn a_rule_set_that_is_in_force_is_never_told_as_refused() {

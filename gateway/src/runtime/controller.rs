@@ -22,6 +22,7 @@ use super::rules::RuleState;
 use super::secrets;
 use super::sockets::{Datagram, Sockets};
 use super::trace::Tracers;
+use crate::api::caller::Caller;
 use crate::api::message::Request;
 use crate::api::server::Call;
 use crate::config::Config;
@@ -61,6 +62,8 @@ pub struct Controller<E: Engine> {
     pub(super) admissions: Admissions,
     pub(super) watch: Watch,
     pub(super) tracers: Tracers,
+    /// Who asked for what is being done.
+    pub(super) caller: Caller,
     pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
@@ -147,6 +150,7 @@ impl<E: Engine> Controller<E> {
             admissions,
             watch,
             tracers: Tracers::default(),
+            caller: Caller::default(),
             subscribers,
         };
         controller.set_sites()?;
@@ -225,9 +229,10 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_call(&mut self, call: Call) {
+        self.caller = call.caller;
         let reply = match call.request {
             Request::Trace(wanted) => self.begin_trace(&wanted, call.lines),
-            request => self.answer(&call.caller, request),
+            request => self.answer(request),
         };
         // The client may have gone; that is its affair.
         let _ = call.reply.send(reply);

@@ -18,6 +18,12 @@ impl<E: Engine> Controller<E> {
         self.publish();
     }
 
+    /// Notes what an operator's command concerned, and whose it was.
+    pub(super) fn record_command(&mut self, verb: &str, sas: &[String]) {
+        let by = &self.caller.words();
+        self.record(Notice::Commanded { verb, sas, by });
+    }
+
     pub(super) fn next_second_of_journal(&mut self) {
         let now_ms = self.clock.unix_ms();
         self.journal.next_second(now_ms, &self.sites.get());

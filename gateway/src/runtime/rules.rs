@@ -136,13 +136,12 @@ impl<E: Engine> Controller<E> {
 
     pub(super) fn rules_load(
         &mut self,
-        caller: &Caller,
         file: String,
         text: String,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
         self.put_in_force(
-            author(caller, how),
+            author(&self.caller, how),
             Origin::Loaded,
             StoredRules { file, text },
             how,
@@ -151,13 +150,12 @@ impl<E: Engine> Controller<E> {
 
     pub(super) fn rules_rollback(
         &mut self,
-        caller: &Caller,
         generation: Option<u32>,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
         let target = self.rule_state.history.rollback_target(generation)?.generation;
         let stored = read_text(&self.config, target)?;
-        self.put_in_force(author(caller, how), Origin::RolledBack(target), stored, how)
+        self.put_in_force(author(&self.caller, how), Origin::RolledBack(target), stored, how)
     }
 
     pub(super) fn rules_confirm(&mut self) -> anyhow::Result<view::RulesLoaded> {

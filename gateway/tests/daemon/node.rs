@@ -351,7 +351,10 @@ impl Node {
 
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
         let (reply, answer) = oneshot::channel();
-        let caller = Caller::default();
+        let caller = Caller {
+            uid: 0,
+            login: Some("alice".into()),
+        };
         let call = Call {
             request,
             caller,
