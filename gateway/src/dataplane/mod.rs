@@ -181,6 +181,22 @@ impl Dataplane {
         Ok(())
     }
 
+    /// Turns forwarding between our interfaces off again, which a container engine or `sysctl --system` turns on for all.
+    ///
+    /// # Errors
+    /// The setting cannot be written.
+    pub fn keep_forwarding_off(&self) -> Result<(), DataplaneError> {
+        for interface in &self.attached {
+            if system::forwarding_off(&interface.name)? {
+                tracing::warn!(
+                    interface = interface.name,
+                    "somebody turned the kernel's forwarding on; it is off again"
+                );
+            }
+        }
+        Ok(())
+    }
+
     /// Adds these to the sites, or changes them.
     ///
     /// # Errors
@@ -439,6 +455,11 @@ impl Dataplane {
     /// off on the interfaces.
     pub fn stop(mut self) {
         self.shut_down();
+        if let Err(error) = self.keep_forwarding_off() {
+            // The programs stay attached, and drop.
+            tracing::error!(%error, "the programs stay attached: without them the kernel might forward");
+            return;
+        }
         self.loaded.unpin();
     }
 

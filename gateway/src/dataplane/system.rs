@@ -71,18 +71,20 @@ fn lift_memlock() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
 }
 
-/// The kernel must not forward between our interfaces: what XDP passes is for this host alone.
+/// The kernel must not forward between our interfaces: what XDP passes is for this host alone. Whether it did.
 ///
 /// # Errors
 /// [`DataplaneError::System`].
-pub(crate) fn forwarding_off(interface: &str) -> Result<(), DataplaneError> {
+pub(crate) fn forwarding_off(interface: &str) -> Result<bool, DataplaneError> {
+    let mut was_on = false;
     for family in ["ipv4", "ipv6"] {
         let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
-        if Path::new(&path).exists() {
+        if fs::read_to_string(&path).is_ok_and(|set| set.trim() != "0") {
             write(&path, "0")?;
+            was_on = true;
         }
     }
-    Ok(())
+    Ok(was_on)
 }
 
 /// The kernel must not speak on a link by itself: no neighbour discovery, no multicast reports.

@@ -301,6 +301,9 @@ impl Engine for Xdp {
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             let now_s = self.now_s();
             let dataplane = Arc::clone(self.dataplane()?);
+            if let Err(error) = dataplane.keep_forwarding_off() {
+                tracing::error!(%error, "the kernel forwards between the gateway's interfaces");
+            }
             self.sweeper.begin(move || {
                 if let Err(error) = dataplane.expire(now_s) {
                     tracing::error!(%error, "flows and mappings not swept");
