@@ -1,6 +1,10 @@
 //! The program as an operator calls it: output, exit codes, messages.
-use std::path::Path;
-use std::process::{Command, Output};
+use std::fs::{self, OpenOptions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn gateway(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_gateway"));
@@ -554,4 +558,104 @@ fn who_had_a_port_is_answered_without_a_daemon() {
     check(&output, 1, "", "/nonexistent: there is no such folder");
     let output = gateway(&["--socket", "/nonexistent/socket", "nat", "who", "10.200.0.1"]);
     check(&output, 3, "", "name its folder with --state-dir");
+}
+
+/// The example's configuration in a folder of its own, where its state folder is too.
+fn configured(folder: &Path) -> PathBuf {
+    let text = include_str!("../examples/gateway.toml");
+    let file = folder.join("gateway.toml");
+    let state_dir = folder.join("state").display().to_string();
+    fs::write(&file, text.replace("/var/lib/gateway", &state_dir)).expect("written");
+    file
+}
+
+#[test]
+fn a_state_folder_that_another_daemon_has_is_not_even_read() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = configured(folder.path());
+    let state = folder.path().join("state");
+    fs::create_dir(&state).expect("made");
+    fs::write(state.join("sites.json"), "half a file").expect("written");
+    let held = fs::File::open(&state).expect("opened");
+    held.try_lock().expect("nobody has it");
+    let run = || gateway(&["run", "--config", file.to_str().expect("UTF-8")]);
+    check(&run(), 1, "", "another gateway has it");
+    drop(held);
+    check(&run(), 1, "", "gateway.crt: cannot be read");
+}
+
+/// What is to be told of the start goes to the log, which has to be there by then.
+#[test]
+fn the_log_is_there_before_anything_is_read() {
+    let output = gateway(&["run", "--config", "gateway.toml", "--log", "gateway=loud"]);
+    check(&output, 1, "", "error parsing level filter");
+}
+
+/// A daemon that waits for its certificate, which is a pipe; what is written to the other end is what it reads.
+fn starting(folder: &Path) -> (Child, fs::File) {
+    let file = configured(folder);
+    fs::create_dir(folder.join("pki")).expect("made");
+    let pipe = folder.join("pki/gateway.crt");
+    let made = Command::new("mkfifo").arg(&pipe).status().expect("mkfifo");
+    assert!(made.success());
+    let daemon = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["run", "--config"])
+        .arg(&file)
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        // It can be opened for writing once the daemon reads it.
+        let mut options = OpenOptions::new();
+        match options
+            .write(true)
+            .custom_flags(nix::libc::O_NONBLOCK)
+            .open(&pipe)
+        {
+            Ok(pipe) => return (daemon, pipe),
+            Err(error) => assert!(Instant::now() < deadline, "{error}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Lets it read a certificate that is none, and answers what it says before it ends by itself.
+fn ended(mut daemon: Child, mut pipe: fs::File) -> String {
+    pipe.write_all(b"no certificate").expect("it reads");
+    drop(pipe);
+    let mut said = String::new();
+    let mut stderr = daemon.stderr.take().expect("piped");
+    stderr.read_to_string(&mut said).expect("words");
+    let status = daemon.wait().expect("ended");
+    assert_eq!(status.code(), Some(1), "{status}: {said}");
+    said
+}
+
+/// A script that starts the gateway and has it read its certificates again at once.
+#[test]
+fn a_hangup_during_the_start_does_not_end_the_daemon() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (daemon, pipe) = starting(folder.path());
+    let hangup = format!("kill -HUP {}", daemon.id());
+    let sent = Command::new("sh").args(["-c", &hangup]).status();
+    assert!(sent.expect("a shell").success());
+    let said = ended(daemon, pipe);
+    assert!(said.contains("gateway.key: cannot be read"), "{said}");
+}
+
+#[test]
+fn core_dumps_are_forbidden_before_a_secret_is_read() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (daemon, pipe) = starting(folder.path());
+    let limits = fs::read_to_string(format!("/proc/{}/limits", daemon.id())).expect("it runs");
+    let core = limits.lines().find(|line| line.starts_with("Max core file size"));
+    let soft_and_hard: Vec<_> = core
+        .expect("a limit")
+        .split_whitespace()
+        .skip(4)
+        .take(2)
+        .collect();
+    assert_eq!(soft_and_hard, ["0", "0"]);
+    ended(daemon, pipe);
 }

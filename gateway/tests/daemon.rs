@@ -885,3 +885,103 @@ fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
         .collect();
     assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
 }
+
+/// The net below an operator who locks himself out holds when the disk is full, too.
+#[test]
+fn what_is_not_confirmed_falls_back_also_if_that_cannot_be_stored() {
+    let (center, _site) = pair(Options::default());
+    center.ask(load("first", None));
+    let waiting = center.ask(load("second", Some(1)));
+    let next = waiting["rules"]["generation"].as_u64().expect("a number") + 1;
+    let folder = center.state_dir().join("rules");
+    let in_the_way = folder.join(format!("{next}.json.new"));
+    std::fs::create_dir(&in_the_way).expect("made");
+    until(
+        || (rules(&center) == "first").then_some(()),
+        || center.ask(Request::RulesHistory).to_string(),
+    );
+    let error = center.refused(load("third", None));
+    assert!(error.contains("is not stored yet, nothing is changed"), "{error}");
+    let text = folder.join(format!("{next}.json"));
+    assert!(!text.exists());
+    std::fs::remove_dir(&in_the_way).expect("room again");
+    until(|| text.exists().then_some(()), || "it is not stored".to_owned());
+    assert_eq!(rules(&center), "first");
+    let stored = std::fs::read_to_string(folder.join("history.json")).expect("read");
+    let stored: Value = serde_json::from_str(&stored).expect("JSON");
+    let last = stored["entries"].as_array().and_then(|entries| entries.last());
+    assert_eq!(last.map(|entry| &entry["generation"]), Some(&next.into()));
+    center.ask(load("third", None));
+}
+
+/// Whoever closed a site's tunnel, or watched its packets, can be asked why.
+#[test]
+fn an_operators_command_is_noted_with_who_gave_it() {
+    let (center, site) = pair(Options::default());
+    up(&site);
+    let id = first_sa(&center)["id"].as_str().expect("id").to_owned();
+    let trace = Request::Trace(Trace {
+        site: "hospital".into(),
+        seconds: 60,
+        ..Trace::default()
+    });
+    let (_, _lines) = center.follow(trace, 16);
+    center.ask(Request::Drain {
+        to: Some("192.0.2.1".into()),
+    });
+    center.ask(Request::SaClose {
+        site: None,
+        id: Some(id),
+    });
+    let view = center.ask(Request::EventsRecent { last: 1_000 });
+    let events = view["events"].as_array().expect("events").iter();
+    let commands: Vec<_> = events
+        .filter(|event| event["event"] == "operator_command")
+        .map(|event| (event["verb"].as_str(), event["by"].as_str()))
+        .collect();
+    let by = Some("alice (uid 0)");
+    assert_eq!(
+        commands,
+        [
+            (Some("trace hospital for 60 s"), by),
+            (Some("drain --to 192.0.2.1"), by),
+            (Some("sa close"), by)
+        ]
+    );
+}
+
+/// Flows cannot be judged at the moment: the set is in force all the same, and says so.
+#[test]
+fn a_rule_set_that_is_in_force_is_never_told_as_refused() {
+    let (center, _site) = pair(Options::default());
+    center.engine().flows_fail = true;
+    let loaded = center.ask(load("strict", None));
+    assert_eq!(
+        (&loaded["flows_not_judged"], &loaded["ended_flows"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(rules(&center), "strict");
+    assert_eq!(names(&center).last().map(String::as_str), Some("rules_loaded"));
+    let before = center.engine().flows_read;
+    center.engine().flows_fail = false;
+    // It is done as soon as it can be, and once.
+    until(
+        || (center.engine().flows_read > before).then_some(()),
+        || "flows are not judged".to_owned(),
+    );
+    assert_eq!(center.ask(load("other", None))["flows_not_judged"], false);
+}
+
+/// Who takes a site out of gateway.toml and reloads must not believe that it is gone.
+#[test]
+fn a_reload_says_that_the_configuration_takes_a_restart() {
+    let (center, _site) = pair(Options::default());
+    let changed = |node: &Node| node.ask(Request::Reload)["configuration_changed"].clone();
+    assert_eq!(changed(&center), Value::Null);
+    let file = center.state_dir().join("gateway.toml");
+    let text = std::fs::read_to_string(&file).expect("read");
+    std::fs::write(&file, text.clone() + "\n# a change\n").expect("written");
+    assert_eq!(changed(&center), file.to_str().expect("UTF-8"));
+    std::fs::write(&file, text).expect("written");
+    assert_eq!(changed(&center), Value::Null);
+}

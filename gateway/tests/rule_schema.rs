@@ -130,6 +130,7 @@ fn schema_and_model_refuse_the_same() {
         with("schedule", json!(["a"])),
         json!({ "address": [{ "name": "a" }] }),
         json!({ "schedule": [{ "name": "a" }] }),
+        json!({ "site_group": [{ "name": "a" }] }),
         json!({ "site_group": [{ "name": "a", "members": "b" }] }),
         json!({ "service": [{ "members": "b" }] }),
     ];

@@ -133,6 +133,31 @@ fn after_an_sa_is_deleted_nothing_passes() -> Result<()> {
     Ok(())
 }
 
+/// A container engine that starts turns forwarding on for every interface. Once the programs are detached, what the center
+/// sends to sites would go out in clear by the way to the Internet.
+#[test]
+fn forwarding_that_somebody_turned_on_is_off_when_the_daemon_has_stopped() -> Result<()> {
+    let Scene {
+        gateway,
+        site1: _site1,
+        site2: _site2,
+        lab: _lab,
+    } = Scene::with_tunnels()?;
+    let setting = |name: &str| format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
+    let on = || Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?);
+    let is_off = || {
+        let mut values = ["wan4", "wan6", "core"].map(|name| std::fs::read_to_string(setting(name)));
+        Ok(values
+            .iter_mut()
+            .all(|value| matches!(value, Ok(value) if value.trim() == "0")))
+    };
+    Node::Gateway.enter(on)?;
+    ensure!(!Node::Gateway.enter(is_off)?, "forwarding cannot be turned on");
+    gateway.stop();
+    ensure!(Node::Gateway.enter(is_off)?, "the kernel forwards");
+    Ok(())
+}
+
 #[test]
 fn after_the_daemon_is_killed_nothing_passes() -> Result<()> {
     let Scene {

@@ -5,7 +5,9 @@ use gateway_tests::scene::Scene;
 use xtask::lab::center::fetch;
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
-use xtask::lab::topology::{Options, Site};
+use xtask::lab::state;
+use xtask::lab::topology::{Node, Options, Site};
+use xtask::paths;
 
 /// The address that the server sees of each site, over tunnels built now.
 pub(crate) fn addresses(scene: &Scene) -> Result<[String; 2]> {
@@ -103,4 +105,29 @@ fn a_crash_before_the_confirmation_falls_back() -> Result<()> {
             .contains("was not confirmed before the gateway stopped")
     );
     addresses(&scene).map(|_| ())
+}
+
+/// Whoever tries a configuration out beside the gateway that runs does not take its tunnels down.
+#[test]
+fn a_second_gateway_is_refused_and_leaves_the_first_one_alone() -> Result<()> {
+    let _scene = Scene::with_tunnels()?;
+    let text = std::fs::read_to_string(state::path("gateway.toml"))?;
+    let text = text
+        .replace("gateway-state", "second-state")
+        .replace("gateway.sock", "second.sock");
+    let file = state::path("second.toml");
+    std::fs::write(&file, text)?;
+    let program = paths::built_program("gateway")?.display().to_string();
+    let mut command = Node::Gateway.command(&program);
+    let second = command.args(["run", "--config"]).arg(&file).output()?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    for site in Site::BOTH {
+        fetch(site.terminal(), "/whoami").with_context(|| format!("{}: {said}", site.name()))?;
+    }
+    ensure!(
+        second.status.code() == Some(1) && said.contains("UDP ") && said.contains("in use"),
+        "the second gateway: {}\n{said}",
+        second.status
+    );
+    Ok(())
 }

@@ -17,6 +17,16 @@ pub struct Caller {
 const UNSET: u32 = u32::MAX;
 
 impl Caller {
+    /// In words: who logged in, if the kernel knows, and as which user the request was made.
+    #[must_use]
+    pub fn words(&self) -> String {
+        let uid = self.uid;
+        match &self.login {
+            Some(login) => format!("{login} (uid {uid})"),
+            None => format!("uid {uid}"),
+        }
+    }
+
     /// Asks the kernel, and the user database for the name.
     #[must_use]
     pub fn new(credentials: &UCred) -> Self {

@@ -22,6 +22,14 @@ pub enum ClientError {
         #[source]
         error: io::Error,
     },
+    /// It was asked, and may yet do it.
+    #[error(
+        "the gateway at {} has not answered for {ANSWER_S} s; what was asked may still be done: look at what is in force before asking again", .path.display()
+    )]
+    Silent {
+        /// The socket.
+        path: PathBuf,
+    },
     /// The daemon said no.
     #[error("{0}")]
     Refused(String),
@@ -75,13 +83,18 @@ impl Client {
         let mut line = serde_json::to_vec(&Envelope::new(request))?;
         line.push(b'\n');
         let answer = self.exchange(&line);
-        let answer = answer.map_err(|error| ClientError::Unreachable {
-            path: self.path.clone(),
-            error,
-        })?;
+        let answer = answer.map_err(|error| self.no_answer(error))?;
         match serde_json::from_slice::<Envelope<Reply>>(&answer)?.message {
             Reply::Ok(view) => Ok(view),
             Reply::Error(words) => Err(ClientError::Refused(words)),
+        }
+    }
+
+    fn no_answer(&self, error: io::Error) -> ClientError {
+        let path = self.path.clone();
+        match error.kind() {
+            io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => ClientError::Silent { path },
+            _ => ClientError::Unreachable { path, error },
         }
     }
 
@@ -134,5 +147,23 @@ impl Client {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
         Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A rule set that is loaded late is loaded all the same.
+    #[test]
+    fn a_daemon_that_is_slow_is_not_one_that_is_not_there() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let _daemon = std::os::unix::net::UnixListener::bind(&path).expect("bound");
+        let mut client = Client::connect(&path).expect("connected");
+        let limit = Some(Duration::from_millis(1));
+        client.stream.get_ref().set_read_timeout(limit).expect("set");
+        let error = client.call(&Request::Drops).expect_err("no answer").to_string();
+        assert!(error.contains("may still be done"), "{error}");
     }
 }

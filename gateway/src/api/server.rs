@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{
     AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, BufReader,
 };
+use tokio::net::unix::UCred;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
@@ -26,6 +27,8 @@ const TRACE_LINES_MAX: usize = 4096;
 const TRACE_WRITE_S: u64 = 10;
 /// A client that says nothing for so long is hung up on.
 const IDLE_S: u64 = 60;
+/// A client that has not taken an answer for so long is hung up on.
+const ANSWER_S: u64 = 60;
 
 /// A request on its way to the controller.
 #[derive(Debug)]
@@ -46,6 +49,8 @@ pub struct Server {
     listener: UnixListener,
     path: PathBuf,
     allowed_uid: u32,
+    who: fn(&UCred) -> Caller,
+    answer_within: Duration,
 }
 
 impl Server {
@@ -69,6 +74,8 @@ impl Server {
             listener,
             path: path.to_owned(),
             allowed_uid,
+            who: Caller::new,
+            answer_within: Duration::from_secs(ANSWER_S),
         })
     }
 
@@ -97,6 +104,8 @@ impl Server {
                 events: events.clone(),
                 followers: Arc::clone(&followers),
                 allowed_uid: self.allowed_uid,
+                who: self.who,
+                answer_within: self.answer_within,
             };
             tokio::spawn(async move {
                 if let Err(error) = client.serve(stream, permit).await {
@@ -140,12 +149,17 @@ struct Client {
     events: broadcast::Sender<EventLine>,
     followers: Arc<Semaphore>,
     allowed_uid: u32,
+    who: fn(&UCred) -> Caller,
+    answer_within: Duration,
 }
 
 impl Client {
     async fn serve(self, stream: UnixStream, permit: OwnedSemaphorePermit) -> io::Result<()> {
         let Self {
-            calls, allowed_uid, ..
+            calls,
+            allowed_uid,
+            who,
+            ..
         } = &self;
         let credentials = stream.peer_cred()?;
         let uid = credentials.uid();
@@ -160,7 +174,9 @@ impl Client {
             )
             .await;
         }
-        let caller = Caller::new(&credentials);
+        // Names may come from a directory server that does not answer: IKE, on this very thread, must not wait for it.
+        let who = *who;
+        let caller = tokio::task::spawn_blocking(move || who(&credentials)).await?;
         let mut reader = BufReader::new(reader);
         loop {
             let mut line = Vec::new();
@@ -191,7 +207,8 @@ impl Client {
                 Ok(request) => ask(calls, request, caller.clone()).await,
                 Err(fault) => Reply::Error(fault),
             };
-            send(&mut writer, reply).await?;
+            // One that asks and does not read must not keep its place.
+            tokio::time::timeout(self.answer_within, send(&mut writer, reply)).await??;
         }
     }
 
@@ -545,6 +562,85 @@ mod tests {
         tokio::time::timeout(Duration::from_secs(20), lines.closed())
             .await
             .expect("nobody reads any more");
+    }
+
+    /// As many as there are places, each stopped by its operator before it has read a long answer.
+    #[tokio::test]
+    async fn clients_that_never_read_do_not_close_the_api() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let mut server = Server::bind(&path, own_uid()).expect("bound");
+        server.answer_within = Duration::from_millis(100);
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        tokio::spawn(async move {
+            let long = "x".repeat(4 << 20);
+            while let Some(call) = incoming.recv().await {
+                let view = if call.request == Request::Drops {
+                    &*long
+                } else {
+                    "short"
+                };
+                let _ = call.reply.send(Reply::view(&view));
+            }
+        });
+        let line = |request| serde_json::to_string(&Envelope::new(request)).expect("JSON") + "\n";
+        let mut stopped = Vec::new();
+        for _ in 0..CONNECTIONS_MAX {
+            let mut stream = UnixStream::connect(&path).await.expect("connected");
+            stream
+                .write_all(line(Request::Drops).as_bytes())
+                .await
+                .expect("sent");
+            stopped.push(stream);
+        }
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        stream
+            .write_all(line(Request::Status).as_bytes())
+            .await
+            .expect("sent");
+        let mut answer = String::new();
+        let mut reader = BufReader::new(stream);
+        let length = tokio::time::timeout(Duration::from_secs(20), reader.read_line(&mut answer)).await;
+        length.expect("a place is free").expect("an answer");
+        assert!(answer.contains("short"), "{answer}");
+    }
+
+    /// The control task runs on the thread that serves the API.
+    #[tokio::test]
+    async fn a_slow_user_database_stops_nobody_else() {
+        use std::sync::mpsc::{Receiver, Sender, channel};
+        use std::sync::{LazyLock, Mutex};
+        type Answer = (Mutex<Sender<()>>, Mutex<Receiver<()>>);
+        static ANSWER: LazyLock<Answer> = LazyLock::new(|| {
+            let (send, receive) = channel();
+            (Mutex::new(send), Mutex::new(receive))
+        });
+        fn slow(_: &UCred) -> Caller {
+            let answer = ANSWER.1.lock().expect("no panic");
+            let came = answer.recv_timeout(Duration::from_secs(20));
+            Caller {
+                login: came.ok().map(|()| "answered".to_owned()),
+                ..Caller::default()
+            }
+        }
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let mut server = Server::bind(&path, own_uid()).expect("bound");
+        server.who = slow;
+        let (calls, mut incoming) = mpsc::channel::<Call>(1);
+        tokio::spawn(server.run(calls, broadcast::channel(4).0));
+        let mut stream = UnixStream::connect(&path).await.expect("connected");
+        let request = serde_json::to_string(&Envelope::new(Request::Drops)).expect("JSON");
+        stream
+            .write_all(format!("{request}\n").as_bytes())
+            .await
+            .expect("sent");
+        // The connection is being served by now; the answer comes from a task that needs its turn.
+        tokio::task::yield_now().await;
+        tokio::spawn(async { ANSWER.0.lock().expect("no panic").send(()) });
+        let call = incoming.recv().await.expect("a call");
+        assert_eq!(call.caller.login.as_deref(), Some("answered"));
     }
 
     #[test]

@@ -428,6 +428,9 @@ pub struct RulesLoaded {
     pub rules: ActiveRules,
     /// Running flows that were ended because the new rules do not allow them.
     pub ended_flows: usize,
+    /// Running flows were to be judged, and could not be yet: it is tried again each second.
+    #[serde(default)]
+    pub flows_not_judged: bool,
     /// The generation that it brought back, if that is what it did.
     #[serde(default)]
     pub brought_back: Option<u32>,
@@ -634,6 +637,9 @@ pub struct Reloaded {
     pub authorities: Vec<String>,
     /// Revocation lists, newest first.
     pub revocation_lists: Vec<RevocationList>,
+    /// The configuration, if its file says something else than at the start: that takes a restart.
+    #[serde(default)]
+    pub configuration_changed: Option<PathBuf>,
 }
 
 /// A revocation list.

@@ -118,7 +118,10 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("gateway: {error:#}");
-            let unreachable = matches!(error.downcast_ref(), Some(ClientError::Unreachable { .. }));
+            let unreachable = matches!(
+                error.downcast_ref(),
+                Some(ClientError::Unreachable { .. } | ClientError::Silent { .. })
+            );
             ExitCode::from(if unreachable { UNREACHABLE } else { FAILED })
         }
     }

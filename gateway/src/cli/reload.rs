@@ -15,5 +15,11 @@ pub(super) fn run(common: &Common) -> anyhow::Result<()> {
                 list.issuer, list.revoked, list.this_update
             );
         }
+        if let Some(file) = &reloaded.configuration_changed {
+            println!(
+                "note: {} has changed since the gateway started; what it says takes a restart",
+                file.display()
+            );
+        }
     })
 }

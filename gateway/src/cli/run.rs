@@ -34,14 +34,14 @@ enum LogFormat {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let config = Config::load(&arguments.config)?;
-    let prepared = runtime::prepare(config)?;
     if arguments.check {
+        runtime::prepare(config)?;
         println!("{}: nothing wrong", arguments.config.display());
         return Ok(());
     }
     log_to_stderr(arguments)?;
     fail_closed_on_panic();
-    runtime::run(prepared)
+    runtime::run(config)
 }
 
 fn log_to_stderr(arguments: &Arguments) -> anyhow::Result<()> {

@@ -41,11 +41,15 @@ fn join(faults: &[Diagnostic]) -> String {
         .join("\n")
 }
 
+/// Faults that are told; more are counted. The place of each has to be found in a text of megabytes, and nobody reads them.
+const FAULTS_MAX: usize = 100;
+
 /// Collects the faults of one file while it is checked.
 pub struct Checker<'a> {
     file: &'a str,
     text: &'a str,
     faults: Vec<Diagnostic>,
+    more: usize,
 }
 
 impl<'a> Checker<'a> {
@@ -56,12 +60,14 @@ impl<'a> Checker<'a> {
             file,
             text,
             faults: Vec::new(),
+            more: 0,
         }
     }
 
     /// Notes a fault at a byte range of the text.
     pub fn fault(&mut self, at: Range<usize>, message: impl Into<String>, remedy: impl Into<String>) {
-        let line = Some(line_of(self.text, at.start));
+        let is_told = self.faults.len() < FAULTS_MAX;
+        let line = is_told.then(|| line_of(self.text, at.start));
         self.push(line, message.into(), remedy.into());
     }
 
@@ -76,6 +82,10 @@ impl<'a> Checker<'a> {
     }
 
     fn push(&mut self, line: Option<usize>, message: String, remedy: String) {
+        if self.faults.len() >= FAULTS_MAX {
+            self.more += 1;
+            return;
+        }
         self.faults.push(Diagnostic {
             file: self.file.to_owned(),
             line,
@@ -94,18 +104,25 @@ impl<'a> Checker<'a> {
     ///
     /// # Errors
     /// All faults, sorted by line.
-    pub fn finish<T>(mut self, value: T) -> Result<T, Diagnostics> {
-        if self.faults.is_empty() {
-            return Ok(value);
+    pub fn finish<T>(self, value: T) -> Result<T, Diagnostics> {
+        match self.is_clean() {
+            true => Ok(value),
+            false => Err(self.into_faults()),
         }
-        self.faults.sort_by_key(|fault| fault.line);
-        Err(Diagnostics(self.faults))
     }
 
     /// The faults so far, for a caller that cannot go on.
     #[must_use]
     pub fn into_faults(mut self) -> Diagnostics {
         self.faults.sort_by_key(|fault| fault.line);
+        if self.more > 0 {
+            self.faults.push(Diagnostic {
+                file: self.file.to_owned(),
+                line: None,
+                message: format!("and {} more faults", self.more),
+                remedy: String::new(),
+            });
+        }
         Diagnostics(self.faults)
     }
 
@@ -141,4 +158,27 @@ pub(crate) fn split_remedy(message: &str) -> (String, String) {
 pub fn line_of(text: &str, offset: usize) -> usize {
     let before = text.as_bytes().get(..offset.min(text.len())).unwrap_or_default();
     before.iter().filter(|byte| **byte == b'\n').count() + 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A generated rule set with the same mistake in each of its rules: to find the lines of all takes minutes.
+    #[test]
+    fn faults_beyond_a_hundred_are_counted() {
+        let text = "a\n".repeat(4 << 20);
+        let mut checker = Checker::new("rules.toml", &text);
+        for place in (0..text.len()).step_by(32) {
+            checker.fault(place..place, "wrong", "");
+        }
+        let faults = checker.into_faults();
+        assert_eq!(faults.0.len(), FAULTS_MAX + 1);
+        let words = faults.to_string();
+        assert!(
+            words.starts_with("rules.toml:1: wrong\nrules.toml:17: wrong\n"),
+            "{words}"
+        );
+        assert!(words.ends_with("rules.toml: and 262044 more faults"), "{words}");
+    }
 }

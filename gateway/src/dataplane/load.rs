@@ -220,8 +220,8 @@ impl Loaded {
     }
 
     fn pin_path(&self, interface: &str, index: u32, mode: AttachMode) -> PathBuf {
-        self.directory
-            .join(format!("link-{interface}-{index}-{}", mode.name()))
+        let name = format!("link-{interface}-{index}-{}", mode.name());
+        self.directory.join(bpffs_name(&name))
     }
 }
 
@@ -322,6 +322,11 @@ fn log_level() -> u8 {
     }
 }
 
+/// A name that a BPF file system takes: it has no dots, as VLAN interfaces and gateways do. No interface has a colon.
+pub(crate) fn bpffs_name(name: &str) -> String {
+    name.replace(['.', '/'], ":")
+}
+
 fn is_pin(path: &Path) -> bool {
     path.file_name()
         .is_some_and(|name| name.to_string_lossy().starts_with("link-"))
@@ -332,5 +337,23 @@ fn reason(error: &dyn std::error::Error) -> String {
     match error.source() {
         Some(source) => format!("{error}: {}", reason(source)),
         None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The kernel refuses to make anything whose name has a dot on a BPF file system.
+    #[test]
+    fn vlan_interfaces_and_gateways_with_dots_have_names_that_bpffs_takes() {
+        let names = [
+            "link-eth0.100-7-native",
+            "link-eth0-100-7-native",
+            "gateway-gw.example",
+        ];
+        let taken = names.map(bpffs_name);
+        assert!(taken.iter().all(|name| !name.contains(['.', '/'])));
+        assert_eq!(taken.iter().collect::<HashSet<_>>().len(), 3, "each its own");
     }
 }

@@ -68,12 +68,14 @@ use gateway_common::drop::DropReason;
 
 pub use self::config::{DataplaneConfig, Engine, InterfaceConfig, Role};
 pub use self::error::DataplaneError;
+pub(crate) use self::load::bpffs_name;
 pub use self::load::{AttachMode, fill_stages, fill_tracer, load_programs};
 pub use self::publish::Published;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
 pub use self::sweep::HoldDown;
+pub(crate) use self::system::forbid_core_dumps;
 pub use self::system::monotonic_s;
 pub use self::tables::TableSizes;
 pub use self::trace::Traces;
@@ -175,6 +177,22 @@ impl Dataplane {
         let mut maps = self.maps();
         for (place, interface) in (0..).zip(&self.attached) {
             start::fill_interface(&mut maps, interface, place)?;
+        }
+        Ok(())
+    }
+
+    /// Turns forwarding between our interfaces off again, which a container engine or `sysctl --system` turns on for all.
+    ///
+    /// # Errors
+    /// The setting cannot be written.
+    pub fn keep_forwarding_off(&self) -> Result<(), DataplaneError> {
+        for interface in &self.attached {
+            if system::forwarding_off(&interface.name)? {
+                tracing::warn!(
+                    interface = interface.name,
+                    "somebody turned the kernel's forwarding on; it is off again"
+                );
+            }
         }
         Ok(())
     }
@@ -437,6 +455,11 @@ impl Dataplane {
     /// off on the interfaces.
     pub fn stop(mut self) {
         self.shut_down();
+        if let Err(error) = self.keep_forwarding_off() {
+            // The programs stay attached, and drop.
+            tracing::error!(%error, "the programs stay attached: without them the kernel might forward");
+            return;
+        }
         self.loaded.unpin();
     }
 

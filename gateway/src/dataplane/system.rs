@@ -32,20 +32,29 @@ pub(crate) fn monotonic_ms() -> u64 {
     })
 }
 
-/// Keys are in this process's memory: no core dump, no debugger of another user. Frame memory is locked memory.
+/// Keys are in this process's memory: no core dump, no debugger of another user.
+///
+/// # Errors
+/// [`DataplaneError::Call`].
+pub(crate) fn forbid_core_dumps() -> Result<(), DataplaneError> {
+    prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
+    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))
+}
+
+/// Forbids core dumps, and lets frame memory be locked memory.
 ///
 /// # Errors
 /// [`DataplaneError::Call`].
 pub(crate) fn harden() -> Result<(), DataplaneError> {
-    let call = |what| {
-        move |error: nix::Error| DataplaneError::Call {
-            what,
-            source: error.into(),
-        }
-    };
-    prctl::set_dumpable(false).map_err(call("forbid core dumps"))?;
-    setrlimit(Resource::RLIMIT_CORE, 0, 0).map_err(call("set the core size limit to 0"))?;
+    forbid_core_dumps()?;
     lift_memlock().map_err(call("raise the limit of locked memory"))
+}
+
+fn call(what: &'static str) -> impl FnOnce(nix::Error) -> DataplaneError {
+    move |error| DataplaneError::Call {
+        what,
+        source: error.into(),
+    }
 }
 
 /// No limit, or as much as this process may have; whether that is enough shows when frame memory is registered.
@@ -62,18 +71,20 @@ fn lift_memlock() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_MEMLOCK, hard, hard)
 }
 
-/// The kernel must not forward between our interfaces: what XDP passes is for this host alone.
+/// The kernel must not forward between our interfaces: what XDP passes is for this host alone. Whether it did.
 ///
 /// # Errors
 /// [`DataplaneError::System`].
-pub(crate) fn forwarding_off(interface: &str) -> Result<(), DataplaneError> {
+pub(crate) fn forwarding_off(interface: &str) -> Result<bool, DataplaneError> {
+    let mut was_on = false;
     for family in ["ipv4", "ipv6"] {
         let path = format!("/proc/sys/net/{family}/conf/{interface}/forwarding");
-        if Path::new(&path).exists() {
+        if fs::read_to_string(&path).is_ok_and(|set| set.trim() != "0") {
             write(&path, "0")?;
+            was_on = true;
         }
     }
-    Ok(())
+    Ok(was_on)
 }
 
 /// The kernel must not speak on a link by itself: no neighbour discovery, no multicast reports.

@@ -354,10 +354,7 @@ impl<E: Engine> Controller<E> {
             self.endpoint.handle_command(now, Command::Close(*ike));
         }
         let sas: Vec<_> = found.iter().map(ToString::to_string).collect();
-        self.record(Notice::Commanded {
-            verb: &format!("connection down {name}"),
-            sas: &sas,
-        });
+        self.record_command(&format!("connection down {name}"), &sas);
         Ok(view::Commanded { sas })
     }
 }

@@ -23,6 +23,7 @@ use super::secrets;
 use super::service_manager::ServiceManager;
 use super::sockets::{Datagram, Sockets};
 use super::trace::Tracers;
+use crate::api::caller::Caller;
 use crate::api::message::Request;
 use crate::api::server::Call;
 use crate::config::Config;
@@ -63,6 +64,8 @@ pub struct Controller<E: Engine> {
     pub(super) watch: Watch,
     pub(super) tracers: Tracers,
     service_manager: ServiceManager,
+    /// Who asked for what is being done.
+    pub(super) caller: Caller,
     pub(super) subscribers: broadcast::Sender<EventLine>,
 }
 
@@ -150,6 +153,7 @@ impl<E: Engine> Controller<E> {
             watch,
             tracers: Tracers::default(),
             service_manager: ServiceManager::of_environment(),
+            caller: Caller::default(),
             subscribers,
         };
         controller.set_sites()?;
@@ -230,9 +234,10 @@ impl<E: Engine> Controller<E> {
     }
 
     async fn handle_call(&mut self, call: Call) {
+        self.caller = call.caller;
         let reply = match call.request {
             Request::Trace(wanted) => self.begin_trace(&wanted, call.lines),
-            request => self.answer(&call.caller, request),
+            request => self.answer(request),
         };
         // The client may have gone; that is its affair.
         let _ = call.reply.send(reply);

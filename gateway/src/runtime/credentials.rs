@@ -81,6 +81,7 @@ fn authorities(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {
 fn credential(config: &Config) -> anyhow::Result<Credential> {
     let (certificate, key) = (&config.ike.certificate, &config.ike.private_key);
     let chain = read(certificate)?;
+    warn_if_others_may_read(key);
     let key_pem = Zeroizing::new(read(key)?);
     let credential = Credential::from_pem(&chain, &key_pem)
         .with_context(|| format!("{} and {}", certificate.display(), key.display()))?
@@ -150,6 +151,18 @@ fn shared_key(path: &Path) -> anyhow::Result<SharedKey> {
     let mut text = Zeroizing::new(Vec::with_capacity(8192));
     file.take(SHARED_KEY_FILE_MAX).read_to_end(&mut text)?;
     Ok(SharedKey::from_text(&text)?)
+}
+
+/// Many tools make keys that a group may read. It is told, and not refused: a gateway that does not start helps nobody.
+fn warn_if_others_may_read(key: &Path) {
+    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o7777);
+    if mode & 0o077 != 0 {
+        tracing::warn!(
+            file = %key.display(),
+            mode = format!("{mode:04o}"),
+            "others may read or write the gateway's private key: chmod 600, and make a new one if they had the time to"
+        );
+    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {

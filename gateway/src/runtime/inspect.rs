@@ -7,7 +7,7 @@ use super::engine::Engine;
 use super::journal::line_view;
 use super::requests::site_number;
 use crate::api::view;
-use crate::core::journal::{Notice, utc};
+use crate::core::journal::utc;
 
 /// Which SAs a command is for.
 pub(super) enum Target {
@@ -263,7 +263,7 @@ impl<E: Engine> Controller<E> {
             self.endpoint.handle_command(now, command);
             sas.push(name);
         }
-        self.record(Notice::Commanded { verb, sas: &sas });
+        self.record_command(verb, &sas);
         view::Commanded { sas }
     }
 }

@@ -5,7 +5,7 @@ use anyhow::bail;
 use gateway_ike::pki::identity::Identity;
 
 use super::authorizer::Admission;
-use super::controller::{Controller, log_failure};
+use super::controller::Controller;
 use super::engine::Engine;
 use crate::api::view;
 use crate::core::journal::{Line, Notice, Record, Severity};
@@ -16,6 +16,12 @@ impl<E: Engine> Controller<E> {
         let now_ms = self.clock.unix_ms();
         self.journal.note(now_ms, notice, &self.sites.get());
         self.publish();
+    }
+
+    /// Notes what an operator's command concerned, and whose it was.
+    pub(super) fn record_command(&mut self, verb: &str, sas: &[String]) {
+        let by = &self.caller.words();
+        self.record(Notice::Commanded { verb, sas, by });
     }
 
     pub(super) fn next_second_of_journal(&mut self) {
@@ -30,8 +36,6 @@ impl<E: Engine> Controller<E> {
             match admission {
                 Admission::Known { site, block } => {
                     self.new_sites.push(site);
-                    let logged = self.ledger.published(&self.sites.get(), site);
-                    log_failure("what is published of a new site is not in the log", logged);
                     self.record(Notice::SiteKnown { site, block });
                 }
                 Admission::Refused { peer, reason } => self.record(Notice::NotAdmitted {

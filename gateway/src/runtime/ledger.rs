@@ -7,8 +7,8 @@ use anyhow::Context as _;
 use super::clock::Clock;
 use super::nat_log::NatLog;
 use super::prepare::{assignments_path, first_visits_path};
-use crate::config::Config;
-use crate::core::nat_log::{Event, Time, holdings, published};
+use crate::config::{Config, Publication};
+use crate::core::nat_log::{Event, Holding, Time, holdings, published};
 use crate::core::pools::{Assignments, Change, Proposal};
 use crate::core::sites::Sites;
 use crate::store;
@@ -30,6 +30,8 @@ struct Ledger {
     changes: PathBuf,
     changes_count: usize,
     log: NatLog,
+    /// Of sites that are not known yet as well.
+    publications: Vec<Publication>,
     /// What the clock showed when the daemon's own time was zero.
     clock_offset_ms: i128,
     /// For so long the clock has not been set, as far as known.
@@ -63,6 +65,7 @@ impl SharedLedger {
             changes: first_visits_path(config),
             changes_count: 0,
             log,
+            publications: config.publications.clone(),
             clock_offset_ms: 0,
             clock_steady_s: 0,
         };
@@ -83,15 +86,6 @@ impl SharedLedger {
         self.get().keep(proposal, changes)
     }
 
-    /// Notes what is published of a site that came for the first time.
-    pub(super) fn published(&self, sites: &Sites, site: u32) -> anyhow::Result<()> {
-        let of_site = sites.publications().filter(|(_, of, _)| *of == site);
-        let events = of_site.map(|(_, site, publication)| Event::Assigned(published(site, publication)));
-        let mut ledger = self.get();
-        let now_ms = ledger.clock.unix_ms();
-        Ok(ledger.log.append(now_ms, events)?)
-    }
-
     /// A second went by.
     pub(super) fn next_second(&self, assignments: &Assignments) -> anyhow::Result<()> {
         let mut ledger = self.get();
@@ -110,7 +104,10 @@ impl SharedLedger {
 impl Ledger {
     fn keep(&mut self, proposal: &Proposal, changes: &[Change]) -> Result<(), String> {
         let now_ms = self.clock.unix_ms();
-        let logged = self.log.append(now_ms, changes.iter().map(Event::from));
+        let published = self.published_now(proposal);
+        let events = changes.iter().map(Event::from);
+        let events = events.chain(published.iter().cloned().map(Event::Assigned));
+        let logged = self.log.append(now_ms, events);
         logged.map_err(|error| format!("the log of addresses and ports: {error}"))?;
         if let Err(error) = store::append_json(&self.changes, proposal) {
             // The log has said what does not come true. Should this fail as well, the next start puts it right.
@@ -120,6 +117,7 @@ impl Ledger {
                     ..change.clone()
                 })
             });
+            let undone = published.into_iter().map(Event::Released).chain(undone);
             if let Err(error) = self.log.append(now_ms, undone) {
                 tracing::error!(%error, "the log of addresses says what was not done");
             }
@@ -127,6 +125,18 @@ impl Ledger {
         }
         self.changes_count += 1;
         Ok(())
+    }
+
+    /// What is published of a site that comes for the first time.
+    fn published_now(&self, proposal: &Proposal) -> Vec<Holding> {
+        let of_site = self
+            .publications
+            .iter()
+            .filter(|publication| publication.site == proposal.name);
+        of_site
+            .map(|publication| published(proposal.assignment.site, publication))
+            .filter(|new| !self.log.held().iter().any(|held| held == new))
+            .collect()
     }
 
     fn next_second(&mut self, now_ms: u64, mono_ms: u64, assignments: &Assignments) -> anyhow::Result<()> {
@@ -291,5 +301,45 @@ mod tests {
             read_assignments(folder.path()).expect("read"),
             *sites.assignments()
         );
+    }
+
+    /// Nobody reaches what is published of a new site before the log says whose it is.
+    #[test]
+    fn what_is_published_of_a_new_site_is_logged_with_it_or_the_site_is_refused() {
+        let folder = tempfile::tempdir().expect("folder");
+        let text = include_str!("../../examples/gateway.toml");
+        let published = "[[publish]]\nname = \"mri\"\nsite = \"a.clinic.example\"\naddress = \"192.168.1.20\"\n\
+             protocol = \"tcp\"\nport = 443\non = \"10.203.0.1:8443\"\nfrom = [\"10.100.0.0/24\"]\n";
+        let text = text.replace("[timeouts]", &format!("{published}[timeouts]"));
+        let mut config =
+            Config::parse("gateway.toml", &text, std::path::Path::new("/etc/gateway")).expect("right");
+        config.state_dir = folder.path().to_owned();
+        let mut sites = Sites::new(&config, Assignments::default()).expect("pools suffice");
+        let ledger = SharedLedger::open(&config, &sites, Clock::start()).expect("opened");
+        let identity = "a.clinic.example".parse().expect("identity");
+        let mut admit = || {
+            let keep = |proposal: &Proposal, changes: &[Change]| ledger.keep(proposal, changes);
+            sites.admit_and_keep(&identity, keep).map(|entry| entry.site)
+        };
+        let is_held = || {
+            let ledger = ledger.get();
+            let on = "10.203.0.1".parse().ok();
+            let held: Vec<_> = ledger
+                .log
+                .held()
+                .iter()
+                .filter(|held| Some(held.block.address) == on)
+                .map(|held| (held.name.clone(), held.block.first_port))
+                .collect();
+            held
+        };
+        // The store does not take it.
+        let changes = folder.path().join("sites.jsonl");
+        std::fs::create_dir(&changes).expect("in the way");
+        assert!(admit().is_err());
+        assert_eq!(is_held(), []);
+        std::fs::remove_dir(&changes).expect("out of the way");
+        assert!(admit().is_ok());
+        assert_eq!(is_held(), [("a.clinic.example".to_owned(), 8443)]);
     }
 }

@@ -187,7 +187,8 @@ impl NatLog {
         Ok(())
     }
 
-    /// Deletes files that are older than they are kept for. Whoever calls this trusts the clock.
+    /// Deletes files that are older than they are kept for. Whoever calls this trusts the clock as it is now, not as it was
+    /// when they were written: a file goes when its newest record is too old, and the first one of the next file.
     ///
     /// # Errors
     /// If the folder cannot be read or written.
@@ -195,12 +196,13 @@ impl NatLog {
         let all = numbers(&self.folder)?;
         for pair in all.windows(2) {
             let [old, next] = pair else { continue };
-            // All of a file is older than the first record of the next one.
+            let is_kept = |time_ms: u64| now_ms.saturating_sub(time_ms) <= self.keep_ms;
+            let old = path(&self.folder, *old);
             let ended_ms = first_time(&path(&self.folder, *next))?;
-            if ended_ms.is_none_or(|ended_ms| now_ms.saturating_sub(ended_ms) <= self.keep_ms) {
+            if ended_ms.is_none_or(is_kept) || newest_time(&old)?.is_some_and(is_kept) {
                 break;
             }
-            store::remove(&path(&self.folder, *old))?;
+            store::remove(&old)?;
         }
         Ok(())
     }
@@ -251,6 +253,12 @@ fn first_time(path: &Path) -> anyhow::Result<Option<u64>> {
         .with_context(|| path.display().to_string())?;
     let record: Option<Record> = serde_json::from_str(&line).ok();
     Ok(record.map(|record| record.time.0))
+}
+
+/// Time of the newest record of a file, if there is one.
+fn newest_time(path: &Path) -> anyhow::Result<Option<u64>> {
+    let read = read_file(path)?;
+    Ok(read.records.iter().map(|record| record.time.0).max())
 }
 
 fn path(folder: &Path, number: u64) -> PathBuf {
@@ -476,6 +484,28 @@ mod tests {
             "all of the last 100 days are there"
         );
         assert_eq!(who_had(folder.path(), 16, Some(day(121))), ["a"]);
+    }
+
+    /// A machine without a battery comes back in 1970, and its file is damaged: the next one begins then.
+    #[test]
+    fn a_file_that_begins_with_a_wrong_clock_does_not_delete_the_one_before() {
+        let folder = tempfile::tempdir().expect("folder");
+        let today = 20_000 * DAY_MS;
+        let mut log = NatLog::open(folder.path(), 30, today).expect("opened");
+        log.append(today, [Event::Assigned(holding("a", 16))])
+            .expect("written");
+        drop(log);
+        let path = path(&folder.path().join(FOLDER), 1);
+        let mut bytes = fs::read(&path).expect("read");
+        bytes.extend(b"\0\0\0\n");
+        fs::write(&path, bytes).expect("damaged");
+        let log = NatLog::open(folder.path(), 30, 1_000).expect("opened");
+        assert_eq!(files(folder.path()), [1, 2]);
+        log.delete_old(today + DAY_MS).expect("looked at");
+        assert_eq!(files(folder.path()), [1, 2]);
+        assert_eq!(who_had(folder.path(), 16, Some(today + 1)), ["a"]);
+        log.delete_old(today + 31 * DAY_MS).expect("deleted");
+        assert_eq!(files(folder.path()), [2], "it goes when it is old indeed");
     }
 
     #[test]

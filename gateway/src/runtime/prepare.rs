@@ -1,5 +1,4 @@
 //! Everything that can be wrong before a packet flows: certificates, key, state folder, rule set.
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -166,15 +165,4 @@ fn first(
 /// Parses and compiles a rule set against the sites.
 pub(super) fn compile(file: &str, text: &str, sites: &Sites) -> anyhow::Result<Compiled> {
     Ok(policy::compile(RuleSetFile::parse(file, text)?, sites)?)
-}
-
-/// Makes the state folder, for root alone.
-pub(super) fn make_state_dir(config: &Config) -> anyhow::Result<()> {
-    let folder = &config.state_dir;
-    let mut builder = std::fs::DirBuilder::new();
-    builder
-        .recursive(true)
-        .mode(0o700)
-        .create(folder)
-        .with_context(|| folder.display().to_string())
 }

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use gateway_ike::pki::trust::TrustAnchors;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 
 use super::controller::Controller;
@@ -125,7 +125,16 @@ impl<E: Engine> Controller<E> {
         self.endpoint.set_credential(credential);
         self.endpoint.set_ppks(ppks);
         self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
-        Ok(self.set_trust(trust, "reload"))
+        let view = self.set_trust(trust, "reload");
+        let source = &self.config.source;
+        let configuration_changed = source.has_changed().then(|| source.file().to_owned());
+        if let Some(file) = &configuration_changed {
+            tracing::warn!(file = %file.display(), "the configuration has changed since the start; that takes a restart");
+        }
+        Ok(view::Reloaded {
+            configuration_changed,
+            ..view
+        })
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {
@@ -212,12 +221,12 @@ fn reloaded(trust: &TrustAnchors) -> view::Reloaded {
             .map(|one| one.subject().to_string())
             .collect(),
         revocation_lists: lists.collect(),
+        configuration_changed: None,
     }
 }
 
 /// Turns SIGHUP into the call that `gateway reload` makes.
-pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
-    let mut hangup = signal(SignalKind::hangup())?;
+pub(super) fn on_hangup(mut hangup: Signal, calls: mpsc::Sender<Call>) {
     tokio::spawn(async move {
         while hangup.recv().await.is_some() {
             let (reply, answer) = oneshot::channel();
@@ -238,17 +247,18 @@ pub(super) fn on_hangup(calls: mpsc::Sender<Call>) -> std::io::Result<()> {
             let _ = answer.await;
         }
     });
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::signal::unix::{SignalKind, signal};
+
     use super::*;
 
     #[tokio::test]
     async fn a_hangup_asks_for_what_the_verb_asks() {
         let (sender, mut calls) = mpsc::channel(1);
-        on_hangup(sender).expect("a handler");
+        on_hangup(signal(SignalKind::hangup()).expect("a handler"), sender);
         for _ in 0..2 {
             let hangup = format!("kill -HUP {}", std::process::id());
             let sent = std::process::Command::new("sh").args(["-c", &hangup]).status();

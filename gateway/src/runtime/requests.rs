@@ -13,7 +13,6 @@ use super::controller::Controller;
 use super::engine::Engine;
 use super::events::rule_name;
 use super::inspect::Target;
-use crate::api::caller::Caller;
 use crate::api::message::{Reply, Request};
 use crate::api::view;
 use crate::config::Protocol;
@@ -22,7 +21,7 @@ use crate::core::sites::Sites;
 
 impl<E: Engine> Controller<E> {
     /// Carries a request out.
-    pub(super) fn answer(&mut self, caller: &Caller, request: Request) -> Reply {
+    pub(super) fn answer(&mut self, request: Request) -> Reply {
         let outcome = match request {
             Request::Status => self.status().map(|view| Reply::view(&view)),
             Request::SaList => Ok(Reply::view(&self.sa_list())),
@@ -54,7 +53,7 @@ impl<E: Engine> Controller<E> {
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text, how } => {
-                let loaded = self.rules_load(caller, file.clone(), text, &how);
+                let loaded = self.rules_load(file.clone(), text, &how);
                 if let Err(error) = &loaded {
                     self.record(Notice::RulesRefused {
                         file: &file,
@@ -65,7 +64,7 @@ impl<E: Engine> Controller<E> {
             }
             Request::RulesConfirm => self.rules_confirm().map(|view| Reply::view(&view)),
             Request::RulesRollback { generation, how } => {
-                let loaded = self.rules_rollback(caller, generation, &how);
+                let loaded = self.rules_rollback(generation, &how);
                 loaded.map(|view| Reply::view(&view))
             }
             Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
@@ -111,10 +110,7 @@ impl<E: Engine> Controller<E> {
         };
         self.endpoint
             .handle_command(self.clock.now(), Command::Drain { to });
-        self.record(Notice::Commanded {
-            verb: &verb,
-            sas: &[],
-        });
+        self.record_command(&verb, &[]);
         Ok(self.drained().unwrap_or(view::Drained {
             to: None,
             redirectable: 0,

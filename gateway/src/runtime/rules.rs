@@ -5,7 +5,7 @@ use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
 use serde::{Deserialize, Serialize};
 
-use super::controller::Controller;
+use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use super::prepare::compile;
 use crate::api::caller::Caller;
@@ -42,6 +42,10 @@ pub(super) struct RuleState {
     schedules: Vec<bool>,
     /// When the generation in force falls back, on the monotonic clock.
     fall_back_at_ms: Option<u64>,
+    /// Running flows are still to be judged by the rules in force.
+    rejudge_due: bool,
+    /// The text of the generation in force, which came back although it could not be stored.
+    unstored: Option<StoredRules>,
 }
 
 impl RuleState {
@@ -110,6 +114,15 @@ impl<E: Engine> Controller<E> {
                 "the rule set was not confirmed before the gateway stopped, it falls back"
             );
         }
+        if let Some(file) = self.config.rules_file.as_deref()
+            && says_something_else(file, &first.stored)
+        {
+            tracing::warn!(
+                file = %file.display(),
+                in_force = first.stored.file,
+                "[rules] file is not the rule set in force, which was loaded since; `gateway rules load` puts it in force"
+            );
+        }
         let is_new = self.rule_state.history.in_force() != Some(&first.entry);
         if is_new {
             let history = self.rule_state.history.with(first.entry.clone(), None);
@@ -125,13 +138,12 @@ impl<E: Engine> Controller<E> {
 
     pub(super) fn rules_load(
         &mut self,
-        caller: &Caller,
         file: String,
         text: String,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
         self.put_in_force(
-            author(caller, how),
+            author(&self.caller, how),
             Origin::Loaded,
             StoredRules { file, text },
             how,
@@ -140,13 +152,12 @@ impl<E: Engine> Controller<E> {
 
     pub(super) fn rules_rollback(
         &mut self,
-        caller: &Caller,
         generation: Option<u32>,
         how: &HowToLoad,
     ) -> anyhow::Result<view::RulesLoaded> {
         let target = self.rule_state.history.rollback_target(generation)?.generation;
         let stored = read_text(&self.config, target)?;
-        self.put_in_force(author(caller, how), Origin::RolledBack(target), stored, how)
+        self.put_in_force(author(&self.caller, how), Origin::RolledBack(target), stored, how)
     }
 
     pub(super) fn rules_confirm(&mut self) -> anyhow::Result<view::RulesLoaded> {
@@ -174,6 +185,9 @@ impl<E: Engine> Controller<E> {
             bail!("a rule set can wait from 1 to {CONFIRM_MAX_S} seconds to be confirmed");
         }
         let compiled = compile(&stored.file, &stored.text, &self.sites.get())?;
+        // A history that names what is not there would have nothing to fall back to.
+        self.store_what_fell_back()
+            .context("the rule set in force is not stored yet, nothing is changed")?;
         let now = self.clock.now();
         let before = self.rule_state.history.clone();
         let entry = Entry {
@@ -189,20 +203,32 @@ impl<E: Engine> Controller<E> {
         let until = how.confirm_s.map(|seconds| now.unix_s + u64::from(seconds));
         let history = before.with(entry, until);
         // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
-        self.store(&history, generation, &stored)
-            .context("the rule set cannot be stored, nothing is changed")?;
+        let kept = self.store(&history, generation, &stored);
+        let unstored = match (kept, origin) {
+            (Ok(()), _) => None,
+            // What nobody confirmed goes, whether or not the disk is full: after a restart it would as well.
+            (Err(error), Origin::FellBack(_)) => {
+                tracing::error!(error = format!("{error:#}"), "it falls back, and is stored later");
+                Some(stored)
+            }
+            (Err(error), Origin::Configured | Origin::Loaded | Origin::RolledBack(_)) => {
+                return Err(error.context("the rule set cannot be stored, nothing is changed"));
+            }
+        };
         if let Err(error) = self.activate(generation, compiled) {
             store::replace_json(&history_path(&self.config), &before)?;
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
         self.take_over(history);
+        self.rule_state.unstored = unstored;
         self.rule_state.fall_back_at_ms = how
             .confirm_s
             .map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
         if let Some(active) = self.active_rules() {
             self.record(Notice::RulesLoaded(&active));
         }
-        let ended = if how.rejudge { self.rejudge()? } else { 0 };
+        self.rule_state.rejudge_due |= how.rejudge;
+        let ended = self.rejudge_if_due();
         self.loaded(ended, how.confirm_s)
     }
 
@@ -210,6 +236,16 @@ impl<E: Engine> Controller<E> {
     fn store(&self, history: &History, generation: u32, stored: &StoredRules) -> anyhow::Result<()> {
         store::replace_json(&text_path(&self.config, generation), stored)?;
         Ok(store::replace_json(&history_path(&self.config), history)?)
+    }
+
+    /// Stores the set in force, if it came back while that could not be done.
+    fn store_what_fell_back(&mut self) -> anyhow::Result<()> {
+        let history = &self.rule_state.history;
+        if let (Some(stored), Some(entry)) = (&self.rule_state.unstored, history.in_force()) {
+            self.store(history, entry.generation, stored)?;
+            self.rule_state.unstored = None;
+        }
+        Ok(())
     }
 
     /// Takes a new history over, and removes the texts that only the old one names.
@@ -242,6 +278,20 @@ impl<E: Engine> Controller<E> {
         Ok(())
     }
 
+    /// Ends flows that the rules in force would not allow, if that is still to be done; how many. The set is in force whether
+    /// or not it succeeds: it is tried again in a second.
+    fn rejudge_if_due(&mut self) -> usize {
+        if !self.rule_state.rejudge_due {
+            return 0;
+        }
+        let outcome = self.rejudge();
+        self.rule_state.rejudge_due = outcome.is_err();
+        outcome.unwrap_or_else(|error| {
+            tracing::error!(error = format!("{error:#}"), "running flows are not judged yet");
+            0
+        })
+    }
+
     /// Ends flows that the rules in force would not allow; how many.
     fn rejudge(&mut self) -> anyhow::Result<usize> {
         let Some((generation, compiled)) = &self.rules else {
@@ -270,6 +320,11 @@ impl<E: Engine> Controller<E> {
     /// What time brings: an unconfirmed set falls back, schedules begin and end. Called once a second.
     pub(super) fn tend_rules(&mut self) {
         let now = self.clock.now();
+        self.rejudge_if_due();
+        log_failure(
+            "the rule set that came back is not stored yet",
+            self.store_what_fell_back(),
+        );
         if self
             .rule_state
             .fall_back_at_ms
@@ -352,6 +407,7 @@ impl<E: Engine> Controller<E> {
             rules,
             brought_back,
             ended_flows,
+            flows_not_judged: self.rule_state.rejudge_due,
             confirm_within_s,
         })
     }
@@ -436,6 +492,11 @@ impl<E: Engine> Controller<E> {
     }
 }
 
+/// Whether a file is there and is another rule set than the one that was stored.
+fn says_something_else(file: &Path, stored: &StoredRules) -> bool {
+    std::fs::read_to_string(file).is_ok_and(|text| text != stored.text)
+}
+
 /// A rule set without rules: nothing passes.
 pub(super) fn nothing() -> StoredRules {
     StoredRules {
@@ -461,4 +522,23 @@ fn make_folder(folder: &Path) -> anyhow::Result<()> {
         .mode(0o700)
         .create(folder)
         .with_context(|| folder.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_configured_file_that_is_not_in_force_is_noticed() {
+        let folder = tempfile::tempdir().expect("folder");
+        let file = folder.path().join("rules.toml");
+        let stored = |text: &str| StoredRules {
+            file: "elsewhere.toml".into(),
+            text: text.into(),
+        };
+        assert!(!says_something_else(&file, &stored("a")), "there is none");
+        std::fs::write(&file, "a").expect("written");
+        assert!(!says_something_else(&file, &stored("a")));
+        assert!(says_something_else(&file, &stored("b")));
+    }
 }

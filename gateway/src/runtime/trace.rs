@@ -155,7 +155,8 @@ impl<E: Engine> Controller<E> {
             self.tracers.all.pop();
             return Err(error);
         }
-        tracing::info!(site, seconds, "packets are traced");
+        // What it shows is who spoke with whom: it is kept who wanted to see that.
+        self.record_command(&format!("trace {site} for {seconds} s"), &[]);
         Ok(view::Tracing {
             site: site.clone(),
             seconds: *seconds,

@@ -301,6 +301,9 @@ impl Engine for Xdp {
         if self.ticks.is_multiple_of(SWEEP_TICKS) {
             let now_s = self.now_s();
             let dataplane = Arc::clone(self.dataplane()?);
+            if let Err(error) = dataplane.keep_forwarding_off() {
+                tracing::error!(%error, "the kernel forwards between the gateway's interfaces");
+            }
             self.sweeper.begin(move || {
                 if let Err(error) = dataplane.expire(now_s) {
                     tracing::error!(%error, "flows and mappings not swept");
@@ -384,7 +387,8 @@ fn dataplane_config(config: &Config) -> DataplaneConfig {
     let (timeouts, nat, limits) = (&config.timeouts, &config.nat, &config.limits);
     DataplaneConfig {
         interfaces: config.interfaces.iter().map(interface).collect(),
-        bpffs_dir: Path::new(BPF_FILE_SYSTEM).join(format!("gateway-{}", config.name)),
+        bpffs_dir: Path::new(BPF_FILE_SYSTEM)
+            .join(dataplane::bpffs_name(&format!("gateway-{}", config.name))),
         clear_link_prefix: DataplaneConfig::CLEAR_LINK_PREFIX.to_owned(),
         workers: config.workers,
         pin_cores: Vec::new(),

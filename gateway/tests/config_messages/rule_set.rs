@@ -88,3 +88,18 @@ fn faults_of_a_json_rule_set_have_lines_too() {
         check(RULES_JSON, rules, case);
     }
 }
+
+/// A rule that denies such a group would deny nobody.
+#[test]
+fn a_group_of_sites_that_names_none_is_refused() {
+    for members in ["", "sites = \"any\"\n", "groups = \"any\"\n"] {
+        let group = format!("[[site_group]]\nname = \"quarantine\"\n{members}");
+        let fault = rules(&format!("{RULES}\n{group}"));
+        assert!(
+            fault.contains("site_group \"quarantine\" names no site\n  to mend it: write its sites"),
+            "{fault}"
+        );
+    }
+    let group = "[[site_group]]\nname = \"quarantine\"\nsites = \"hospital-a\"\n";
+    assert!(gateway::config::RuleSetFile::parse("file", &format!("{RULES}\n{group}")).is_ok());
+}

@@ -37,6 +37,9 @@ pub(crate) struct Table {
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
+    /// Flows cannot be read; and how often they were.
+    pub(crate) flows_fail: bool,
+    pub(crate) flows_read: usize,
     next: u32,
 }
 
@@ -139,6 +142,9 @@ impl Engine for InMemory {
     }
 
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
+        let mut table = self.table();
+        anyhow::ensure!(!table.flows_fail, "no flows today");
+        table.flows_read += 1;
         Ok(Vec::new())
     }
 
@@ -273,7 +279,9 @@ impl Node {
             state.path()
         );
         let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
-        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        let file = state.path().join("gateway.toml");
+        std::fs::write(&file, &text).expect("written");
+        let config = Config::parse(&file.display().to_string(), &text, &data).expect("right");
         let table = Arc::new(Mutex::new(Table::default()));
         let engine = InMemory(Arc::clone(&table));
         let (calls, incoming) = mpsc::channel(16);
@@ -343,7 +351,10 @@ impl Node {
 
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
         let (reply, answer) = oneshot::channel();
-        let caller = Caller::default();
+        let caller = Caller {
+            uid: 0,
+            login: Some("alice".into()),
+        };
         let call = Call {
             request,
             caller,

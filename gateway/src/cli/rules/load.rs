@@ -71,6 +71,9 @@ fn loaded(loaded: RulesLoaded) {
             loaded.ended_flows
         );
     }
+    if loaded.flows_not_judged {
+        println!("running flows could not be judged yet; that is tried again each second, the log says why");
+    }
     if let Some(seconds) = loaded.confirm_within_s {
         println!("it falls back in {seconds} s unless you run `gateway rules confirm`");
     }

@@ -18,7 +18,7 @@ use super::proof::{ppk, shared_key};
 use super::publish::Around;
 use super::{
     AnySite, Center, Config, Ike, Interface, Internet, Limits, Nat, NatPool, NatSource, Network, Role,
-    SiteConfig, Timeouts, connection, dns, file, pool, publish,
+    SiteConfig, Source, Timeouts, connection, dns, file, pool, publish,
 };
 
 /// Longest hold-down.
@@ -27,7 +27,7 @@ const HOLD_DOWN_MAX_S: u32 = 86_400;
 const LOG_KEEP_DAYS_MAX: u32 = 36_500;
 
 /// The configuration of a file; it means something only if the checker stays clean.
-pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) -> Config {
+pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path, source: Source) -> Config {
     let mut names = Names::default();
     let nat = nat(checker, file.nat);
     let nat_pools = pools(checker, file.nat_pool, &nat);
@@ -55,6 +55,7 @@ pub(super) fn check(checker: &mut Checker<'_>, file: file::File, folder: &Path) 
     };
     let dns = dns::check(checker, file.dns, &around);
     Config {
+        source,
         name: file.gateway.name,
         state_dir: folder.join(file.gateway.state_dir),
         socket: folder.join(file.gateway.socket),

@@ -10,6 +10,7 @@ mod publish;
 pub use connection::{ConnectionConfig, Start};
 pub use dns::DnsConfig;
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
@@ -31,6 +32,8 @@ use super::diagnostic::{Checker, Diagnostic, Diagnostics};
 /// The checked configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it was read from.
+    pub source: Source,
     /// Name of this gateway in logs and status.
     pub name: String,
     /// Folder of what must survive a restart.
@@ -75,6 +78,42 @@ pub struct Config {
     pub events_file: Option<PathBuf>,
     /// Rule set in force until the first `gateway rules load`.
     pub rules_file: Option<PathBuf>,
+}
+
+/// A file as it was read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    file: PathBuf,
+    fingerprint: u64,
+}
+
+impl Source {
+    fn new(file: &str, text: &str) -> Self {
+        Self {
+            file: file.into(),
+            fingerprint: fingerprint(text),
+        }
+    }
+
+    /// Its path, as the operator named it.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Whether it says something else by now, or cannot be read any more.
+    #[must_use]
+    pub fn has_changed(&self) -> bool {
+        let text = std::fs::read_to_string(&self.file);
+        text.map_or(true, |text| fingerprint(&text) != self.fingerprint)
+    }
+}
+
+/// Tells a text from the one before. Whoever may write the file has no need to deceive it.
+fn fingerprint(text: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    text.hash(&mut hasher);
+    hasher.finish()
 }
 
 /// Who forwards packets of flows that are known.
@@ -461,7 +500,7 @@ impl Config {
         let Some(file) = checker.parse_toml::<file::File>() else {
             return Err(checker.into_faults());
         };
-        let config = check::check(&mut checker, file, folder);
+        let config = check::check(&mut checker, file, folder, Source::new(name, text));
         checker.finish(config)
     }
 

@@ -36,6 +36,17 @@ pub(super) fn check(checker: &mut Checker<'_>, file: &RuleSetFile) {
         .iter()
         .map(|found| (found.model.name.as_str(), found));
     names(checker, text, "schedule", schedules, true);
+    for found in &file.site_groups {
+        let model = &found.model;
+        if model.sites.is_any() && model.groups.is_any() {
+            // A rule that denies such a group would deny nobody.
+            checker.fault(
+                found.span.clone(),
+                format!("site_group \"{}\" names no site", model.name),
+                "write its sites or groups; a rule about every site has neither sites nor groups",
+            );
+        }
+    }
     for rule in &file.rules {
         let model = &rule.model;
         let service = Service {

@@ -85,6 +85,8 @@ pub enum Notice<'a> {
         verb: &'a str,
         /// What it concerned.
         sas: &'a [String],
+        /// Who gave it.
+        by: &'a str,
     },
     /// A connection of ours is being brought up.
     Connecting {
@@ -222,7 +224,7 @@ impl Notice<'_> {
                 not_after,
                 expired,
             } => certificate_ends(whose, subject, not_after, expired),
-            Self::Commanded { verb, sas } => commanded(verb, sas),
+            Self::Commanded { verb, sas, by } => commanded(verb, sas, by),
             Self::Connecting {
                 connection,
                 site,
@@ -387,13 +389,14 @@ fn certificate_ends(whose: &str, subject: &str, not_after: &str, expired: bool) 
         .with("expired", expired)
 }
 
-fn commanded(verb: &str, sas: &[String]) -> Record {
+fn commanded(verb: &str, sas: &[String], by: &str) -> Record {
     let concerned = match sas {
         [] => "no SA".to_owned(),
         sas => sas.join(", "),
     };
-    of_gateway("operator_command", format!("{verb}: {concerned}"))
+    of_gateway("operator_command", format!("{verb} by {by}: {concerned}"))
         .with("verb", verb)
+        .with("by", by)
         .with("sas", sas.to_vec())
 }
 
