@@ -39,6 +39,8 @@ use crate::vectors::world;
 pub const LOOPBACK: u32 = 1;
 /// First index of interfaces that no frame comes by.
 const NEIGHBOURS: u32 = 1000;
+/// Frames that the ring of a worker's socket holds: none comes.
+const RING: u32 = 1;
 /// Room for the largest frame that a program may give back.
 const FRAME_MAX: usize = 4096;
 
@@ -132,6 +134,8 @@ impl Kernel {
             .map_err(|(map, error)| anyhow::anyhow!("map {map}: {error}"))?;
         load_programs(&mut ebpf, wanted)?;
         let worker = Socket::new(Domain::from(libc_af_xdp()), Type::RAW, None).context("AF_XDP socket")?;
+        // Without one, Linux 7.3 does not put the socket into the map.
+        rustix::net::sockopt::set_xdp_rx_ring_size(&worker, RING).context("ring of the AF_XDP socket")?;
         let links = Links {
             ingress: LOOPBACK,
             egress: LOOPBACK,

@@ -73,7 +73,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     let has_ports = matches!(inner.ip.protocol, protocol::TCP | protocol::UDP);
     let site = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
-    let is_open = target.publication != 0 || is_let_in(tables, site, &inner, &outside, settings, now_s);
+    let is_open = target.publication != 0 || is_let_in(tables, site, &inner, &outside, settings);
     if !has_ports || !is_open {
         return Err(otherwise);
     }
@@ -226,7 +226,6 @@ pub(super) fn is_let_in<T: Tables>(
     inner: &Inner,
     outside: &OutsideKey,
     settings: &Settings,
-    now_s: u32,
 ) -> bool {
     if site.flags & flag::FILTER_NOTHING != 0 {
         return true;
@@ -237,7 +236,7 @@ pub(super) fn is_let_in<T: Tables>(
     let permission = tables.flows().find_answer(outside, inner.ip.source, [0; 2]);
     permission.is_some_and(|entry| {
         let (found, last_seen_s) = filter::state_and_last_seen_s(entry.record);
-        found == state::PERMISSION && filter::is_alive(found, last_seen_s, settings, now_s)
+        found == state::PERMISSION && filter::is_alive(found, last_seen_s, settings, tables.now_s())
     })
 }
 

@@ -245,7 +245,6 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let (mut seen, mut target) = (Inner::NONE, Target::NONE);
     read_any(packet, &mut seen)?;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let now_s = tables.now_s();
     look(packet, tables, &mut seen, &mut target)?;
     let site = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
     let mut outside = seen.outside();
@@ -254,7 +253,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         outside.port = seen.source_port;
     }
     let is_open = if target.publication == 0 {
-        is_let_in(tables, site, &seen, &outside, settings, now_s)
+        is_let_in(tables, site, &seen, &outside, settings)
     } else {
         // Both must hold: the rule that let the caller's flow be made, and who may reach what is published.
         tables.may_enter(target.publication, seen.ip.source)
@@ -268,7 +267,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     filter::may_open(&seen)?;
     sa_to_site(tables, target.key.site, target.key.source)?;
-    limits::rate(tables, target.key.site, settings, now_s)?;
+    limits::rate(tables, target.key.site, settings, tables.now_s())?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     // The caller's flow is logged, if the rule says so.
     scratch.store(left::FLAGS, 0);

@@ -1,4 +1,7 @@
 //! The way of a packet through each XDP program: it ends in a [`Verdict`] or a [`DropReason`], and the shell acts on it.
+//!
+//! A function that is not inlined has five arguments at most. The compiler leaves out what it can derive, but BTF keeps the
+//! arguments of the source, and Linux 7.2 and later look for a sixth on the stack: they refuse the program with `EFAULT`.
 
 pub mod answer;
 pub mod back;
