@@ -37,7 +37,7 @@ drop_reasons! {
     9  TruncatedEsp "truncated_esp" "ESP shorter than SPI, sequence number and ICV",
     10 UnknownSpi "unknown_spi" "no inbound SA has this SPI",
     11 SaDestination "sa_destination" "SPI is known, but not for this outer destination",
-    12 SaEncapsulation "sa_encapsulation" "SA expects the other of plain and UDP-encapsulated ESP",
+    12 SaEncapsulation "sa_encapsulation" "ESP without UDP for an SA whose ESP comes in UDP",
     13 NoWorker "no_worker" "no worker serves this queue",
     14 IkeRateLimit "ike_rate_limit" "source sent more IKE datagrams than it may",
     15 NatKeepalive "nat_keepalive" "NAT keepalive (RFC 3948), consumed",

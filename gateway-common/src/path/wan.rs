@@ -244,7 +244,8 @@ fn esp<P: Packet, T: Tables>(
     if sa.family != outer.family || words(sa.outer_destination) != outer.destination {
         return Err(DropReason::SaDestination);
     }
-    if sa.encapsulation != encapsulation {
+    // A peer that no NAT is in front of may send in UDP all the same (RFC 7296 section 2.23).
+    if sa.encapsulation == encapsulation::UDP && encapsulation == encapsulation::PLAIN {
         return Err(DropReason::SaEncapsulation);
     }
     worker(tables, interface, Path::WanEsp)

@@ -40,8 +40,9 @@ impl Engine {
         }
         let entry = self.table.entry(slot).ok_or(DropReason::EspIndexStale)?;
         let sa = entry.inbound.as_ref().ok_or(DropReason::EspIndexStale)?;
+        let as_agreed = received.udp.is_some() == entry.is_encapsulated();
         // `wan` has seen to it for all but what fragments have made.
-        if received.udp.is_some() != entry.is_encapsulated() {
+        if !as_agreed && entry.is_encapsulated() {
             return Err(DropReason::SaEncapsulation);
         }
         let esp = buffer.get(received.esp.clone()).ok_or(DropReason::TruncatedEsp)?;
@@ -52,7 +53,8 @@ impl Engine {
                 start: received.esp.start as u32,
                 end: received.esp.end as u32,
                 tos: received.tos,
-                is_elsewhere: entry.peer != outer_source(&received),
+                // Without a NAT a peer that sends in UDP for once has not moved.
+                is_elsewhere: as_agreed && entry.peer != outer_source(&received),
             })),
             Err(error) => {
                 let reason = refusal(error);

@@ -588,6 +588,25 @@ fn only_the_newest_packet_tells_where_the_peer_is() {
     ));
 }
 
+/// RFC 7296 section 2.23: UDP-encapsulated ESP is processed even when no NAT was detected.
+#[test]
+fn without_a_nat_esp_in_udp_is_opened_and_moves_nobody() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, None, 1);
+    let in_udp = UdpEncap {
+        local_port: 31_000,
+        remote_port: 4500,
+    };
+    let path = tunnel((OVER_IPV4.1, OVER_IPV4.0), Some(in_udp));
+    bench.router_out.set_tunnel(&path).unwrap();
+    let up = packet(TERMINAL, SERVER, 100, true);
+    let sealed = bench.sealed_by_router(&up);
+    bench.arrive(1, WAN, sealed);
+    assert_eq!(bench.left(1, CLEAR)[0][LINK_LEN..], up);
+    assert!(matches!(bench.reports.pop(), Some(WorkerReport::FirstInbound(_))));
+    assert_eq!(bench.reports.pop(), None);
+    bench.assert_no_leak();
+}
+
 #[test]
 fn sequence_numbers_end_with_a_warning_and_then_a_refusal() {
     let last = u64::from(u32::MAX);
