@@ -886,6 +886,34 @@ fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
     assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
 }
 
+/// The net below an operator who locks himself out holds when the disk is full, too.
+#[test]
+fn what_is_not_confirmed_falls_back_also_if_that_cannot_be_stored() {
+    let (center, _site) = pair(Options::default());
+    center.ask(load("first", None));
+    let waiting = center.ask(load("second", Some(1)));
+    let next = waiting["rules"]["generation"].as_u64().expect("a number") + 1;
+    let folder = center.state_dir().join("rules");
+    let in_the_way = folder.join(format!("{next}.json.new"));
+    std::fs::create_dir(&in_the_way).expect("made");
+    until(
+        || (rules(&center) == "first").then_some(()),
+        || center.ask(Request::RulesHistory).to_string(),
+    );
+    let error = center.refused(load("third", None));
+    assert!(error.contains("is not stored yet, nothing is changed"), "{error}");
+    let text = folder.join(format!("{next}.json"));
+    assert!(!text.exists());
+    std::fs::remove_dir(&in_the_way).expect("room again");
+    until(|| text.exists().then_some(()), || "it is not stored".to_owned());
+    assert_eq!(rules(&center), "first");
+    let stored = std::fs::read_to_string(folder.join("history.json")).expect("read");
+    let stored: Value = serde_json::from_str(&stored).expect("JSON");
+    let last = stored["entries"].as_array().and_then(|entries| entries.last());
+    assert_eq!(last.map(|entry| &entry["generation"]), Some(&next.into()));
+    center.ask(load("third", None));
+}
+
 /// Whoever closed a site's tunnel, or watched its packets, can be asked why.
 #[test]
 fn an_operators_command_is_noted_with_who_gave_it() {

@@ -5,7 +5,7 @@ use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
 use serde::{Deserialize, Serialize};
 
-use super::controller::Controller;
+use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use super::prepare::compile;
 use crate::api::caller::Caller;
@@ -44,6 +44,8 @@ pub(super) struct RuleState {
     fall_back_at_ms: Option<u64>,
     /// Running flows are still to be judged by the rules in force.
     rejudge_due: bool,
+    /// The text of the generation in force, which came back although it could not be stored.
+    unstored: Option<StoredRules>,
 }
 
 impl RuleState {
@@ -183,6 +185,9 @@ impl<E: Engine> Controller<E> {
             bail!("a rule set can wait from 1 to {CONFIRM_MAX_S} seconds to be confirmed");
         }
         let compiled = compile(&stored.file, &stored.text, &self.sites.get())?;
+        // A history that names what is not there would have nothing to fall back to.
+        self.store_what_fell_back()
+            .context("the rule set in force is not stored yet, nothing is changed")?;
         let now = self.clock.now();
         let before = self.rule_state.history.clone();
         let entry = Entry {
@@ -198,13 +203,24 @@ impl<E: Engine> Controller<E> {
         let until = how.confirm_s.map(|seconds| now.unix_s + u64::from(seconds));
         let history = before.with(entry, until);
         // Stored first: a set that is in force survives a restart. If the data plane refuses it, the old one is put back.
-        self.store(&history, generation, &stored)
-            .context("the rule set cannot be stored, nothing is changed")?;
+        let kept = self.store(&history, generation, &stored);
+        let unstored = match (kept, origin) {
+            (Ok(()), _) => None,
+            // What nobody confirmed goes, whether or not the disk is full: after a restart it would as well.
+            (Err(error), Origin::FellBack(_)) => {
+                tracing::error!(error = format!("{error:#}"), "it falls back, and is stored later");
+                Some(stored)
+            }
+            (Err(error), Origin::Configured | Origin::Loaded | Origin::RolledBack(_)) => {
+                return Err(error.context("the rule set cannot be stored, nothing is changed"));
+            }
+        };
         if let Err(error) = self.activate(generation, compiled) {
             store::replace_json(&history_path(&self.config), &before)?;
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
         self.take_over(history);
+        self.rule_state.unstored = unstored;
         self.rule_state.fall_back_at_ms = how
             .confirm_s
             .map(|seconds| now.mono_ms + u64::from(seconds) * 1000);
@@ -220,6 +236,16 @@ impl<E: Engine> Controller<E> {
     fn store(&self, history: &History, generation: u32, stored: &StoredRules) -> anyhow::Result<()> {
         store::replace_json(&text_path(&self.config, generation), stored)?;
         Ok(store::replace_json(&history_path(&self.config), history)?)
+    }
+
+    /// Stores the set in force, if it came back while that could not be done.
+    fn store_what_fell_back(&mut self) -> anyhow::Result<()> {
+        let history = &self.rule_state.history;
+        if let (Some(stored), Some(entry)) = (&self.rule_state.unstored, history.in_force()) {
+            self.store(history, entry.generation, stored)?;
+            self.rule_state.unstored = None;
+        }
+        Ok(())
     }
 
     /// Takes a new history over, and removes the texts that only the old one names.
@@ -295,6 +321,10 @@ impl<E: Engine> Controller<E> {
     pub(super) fn tend_rules(&mut self) {
         let now = self.clock.now();
         self.rejudge_if_due();
+        log_failure(
+            "the rule set that came back is not stored yet",
+            self.store_what_fell_back(),
+        );
         if self
             .rule_state
             .fall_back_at_ms
