@@ -21,6 +21,7 @@ use gateway_common::abi::{
     trace::TraceEvent,
 };
 use gateway_common::drop::DropReason;
+use gateway_common::path::limits::SITE_EVENTS_PER_S;
 use gateway_common::path::rules::{self, Judgement, Slot, Tuple};
 use gateway_common::path::trace::End;
 use gateway_common::tables::flows::FlowTable;
@@ -40,8 +41,8 @@ use crate::maps::{
     TRACES_LOST,
 };
 
-/// Events of one kind that one CPU tells in a second; counters have the rest.
-const EVENTS_PER_S: u32 = 256;
+/// Events of one kind that one CPU tells in a second; counters have the rest. As many as the shares of sixteen sites.
+const EVENTS_PER_S: u32 = 16 * SITE_EVENTS_PER_S;
 
 /// Traced packets that one CPU tells of in a second; what is more is counted as lost.
 const TRACES_PER_S: u32 = 8192;

@@ -6,6 +6,7 @@ pub mod debian13;
 pub mod demo;
 pub mod fuzz;
 pub mod interop;
+pub mod kernels;
 pub mod lab;
 pub mod paths;
 pub mod setup;

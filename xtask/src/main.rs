@@ -5,13 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::{Result, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use xtask::bench::pktgen::packages::Guest;
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
 use xtask::lab::strongswan::{Connection, Release};
 use xtask::lab::topology::{Node, Options, Site};
 use xtask::lab::{self, Lab};
 use xtask::test::Part;
-use xtask::{bench, demo, fuzz, interop, setup, test};
+use xtask::{bench, demo, fuzz, interop, kernels, setup, test};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "Every chore of the project")]
@@ -54,6 +55,13 @@ enum Chore {
         /// The part to run alone
         #[arg(value_enum)]
         part: Option<Part>,
+    },
+    /// The packet vectors on other kernels than this machine's, each in an emulated guest: Debian's 6.12, 6.18, and the newest
+    /// that its backports have
+    Kernels {
+        /// The kernel to take alone
+        #[arg(value_enum)]
+        kernel: Option<Guest>,
     },
     /// The gateway against strongSwan
     Interop {
@@ -156,7 +164,7 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Result<()> {
     match &cli.chore {
         Chore::Setup { check: true } => setup::check(),
-        Chore::Setup { check: false } => setup::ensure().and_then(|()| setup::zero_copy_guest()),
+        Chore::Setup { check: false } => setup::ensure().and_then(|()| setup::guest(Guest::ZeroCopy)),
         Chore::Demo => demo::run(),
         Chore::Bench {
             short,
@@ -178,6 +186,7 @@ fn run(cli: &Cli) -> Result<()> {
             zero_copy: false,
         } => bench::run(*part, *short, *check),
         Chore::Test { part } => test::run(*part),
+        Chore::Kernels { kernel } => kernels::run(*kernel),
         Chore::Interop { full, share } => interop::run(full.then_some(interop::Share::WHOLE).or(*share)),
         Chore::Fuzz {
             target,

@@ -100,6 +100,7 @@ impl Missing {
                 let kernel = match guest {
                     Guest::Pktgen => "pktgen",
                     Guest::ZeroCopy => "AF_XDP zero copy",
+                    Guest::Newest => "all that is new",
                 };
                 format!(
                     "QEMU and a kernel with {kernel} (about 70 MB to fetch), in {}",
@@ -165,15 +166,15 @@ pub fn check() -> Result<()> {
     bail!("`cargo xtask setup` installs it");
 }
 
-/// Fetches the guest of `bench --zero-copy`, unless it is there; no other chore needs it, nor fails without it.
+/// Fetches a guest that few chores need, unless it is there; the newest kernel may be newer now.
 ///
 /// # Errors
 /// It cannot be fetched.
-pub fn zero_copy_guest() -> Result<()> {
-    let guest = Missing::Guest(Guest::ZeroCopy);
-    if Guest::ZeroCopy.is_there() {
+pub fn guest(guest: Guest) -> Result<()> {
+    if guest != Guest::Newest && guest.is_there() {
         return Ok(());
     }
+    let guest = Missing::Guest(guest);
     println!("installing {}", guest.describe());
     guest.install().with_context(|| guest.describe())
 }

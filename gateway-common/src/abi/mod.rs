@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]

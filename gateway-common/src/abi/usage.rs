@@ -17,4 +17,10 @@ pub mod word {
     pub const RATE_OR_SITES: usize = 3;
     /// A second, and the answers in it in place of packets that went no further: to a site, or in the sum, to the center.
     pub const ANSWERS: usize = 4;
+    /// A second, and the events of a site in it for want of a next hop.
+    pub const NO_NEXT_HOP: usize = 5;
+    /// The same for want of an SA.
+    pub const NO_SA: usize = 6;
+    /// The same for want of ports.
+    pub const NO_PORTS: usize = 7;
 }

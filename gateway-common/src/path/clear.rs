@@ -335,9 +335,12 @@ fn is_on_its_side<T: Tables>(tables: &T, direction: u8, ifindex: u32) -> bool {
     (direction == direction::SITE_TO_INTERNET) == (tables.role(ifindex) == role::INTERNET)
 }
 
-/// Sends an event about a flow.
+/// Sends an event about a flow, if its site has not had its share of such.
 #[inline(never)]
 pub(super) fn tell<T: Tables>(tables: &T, kind: u32, key: &FlowKey, rule: u32, generation: u32) {
+    if !limits::event(tables, key.site, kind) {
+        return;
+    }
     tables.event(&Event {
         kind,
         site: key.site,

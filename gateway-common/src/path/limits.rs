@@ -4,12 +4,17 @@
 //! The last eighth of the flow table is for sites that have less than their share of it: a site that floods fills the
 //! rest, and never keeps another from working. No live flow is evicted.
 
+use crate::abi::event::kind;
 use crate::abi::flow::{halves, pair};
 use crate::abi::interface::Settings;
 use crate::abi::usage::{TOTAL, word};
 use crate::drop::DropReason;
 use crate::tables::Tables;
 use crate::tables::words::Words;
+
+/// Events that the controller hears in a second of one site, of each kind that it acts on. A CPU tells of many more: a site
+/// that scans has used up its own.
+pub const SITE_EVENTS_PER_S: u32 = 64;
 
 /// The last part of the flow table, for sites below their share: one in so many.
 const RESERVE: u32 = 8;
@@ -23,15 +28,9 @@ const LESS: u64 = u64::MAX;
 #[inline(always)]
 pub fn rate<T: Tables>(tables: &T, site: u32, settings: &Settings, now_s: u32) -> Result<(), DropReason> {
     let usage = tables.usage(site).ok_or(DropReason::UnknownSite)?;
-    let found = usage.load(word::RATE_OR_SITES);
-    let (second, count) = halves(found);
-    let count = if second == now_s { count } else { 0 };
-    if count >= settings.site_new_flows_per_s {
-        return Err(DropReason::SiteFlowRate);
-    }
-    // If another CPU counts at the same moment, one of the two goes uncounted: a rate need not be exact.
-    let _ = usage.compare_exchange(word::RATE_OR_SITES, found, pair(now_s, count + 1));
-    Ok(())
+    count_in_second(usage, word::RATE_OR_SITES, settings.site_new_flows_per_s, now_s)
+        .then_some(())
+        .ok_or(DropReason::SiteFlowRate)
 }
 
 /// Counts an answer to a site in place of a packet of its own (RFC 1812 section 4.3.2.8: a rate that the operator sets).
@@ -47,15 +46,39 @@ pub fn answer<T: Tables>(
     reason: DropReason,
 ) -> Result<(), DropReason> {
     let usage = tables.usage(site).ok_or(reason)?;
-    let found = usage.load(word::ANSWERS);
+    count_in_second(usage, word::ANSWERS, settings.site_answers_per_s, now_s)
+        .then_some(())
+        .ok_or(reason)
+}
+
+/// Counts an event of a site. Whether the controller is to hear of it: of what it acts on, each site has its share, so that
+/// one site's packets do not keep from it what others need.
+#[inline(always)]
+pub fn event<T: Tables>(tables: &T, site: u32, kind: u32) -> bool {
+    let what = match kind {
+        kind::NEXT_HOP_MISSING => word::NO_NEXT_HOP,
+        kind::NO_SA => word::NO_SA,
+        kind::PORTS_SHORT => word::NO_PORTS,
+        _ => return true,
+    };
+    let Some(usage) = tables.usage(site) else {
+        return true;
+    };
+    count_in_second(usage, what, SITE_EVENTS_PER_S, tables.now_s())
+}
+
+/// Counts one more of `what` in this second, if there were fewer than `max`; whether there were.
+#[inline(always)]
+fn count_in_second<V: Words>(usage: V, what: usize, max: u32, now_s: u32) -> bool {
+    let found = usage.load(what);
     let (second, count) = halves(found);
     let count = if second == now_s { count } else { 0 };
-    if count >= settings.site_answers_per_s {
-        return Err(reason);
+    if count >= max {
+        return false;
     }
-    // As in `rate`.
-    let _ = usage.compare_exchange(word::ANSWERS, found, pair(now_s, count + 1));
-    Ok(())
+    // If another CPU counts at the same moment, one of the two goes uncounted: a rate need not be exact.
+    let _ = usage.compare_exchange(what, found, pair(now_s, count + 1));
+    true
 }
 
 /// Counts a flow that is about to be put into the table.

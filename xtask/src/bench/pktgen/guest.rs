@@ -35,6 +35,8 @@ const MODULES: &[&str] = &[
     "seqiv",
     "aesni_intel",
 ];
+/// The same for packet vectors, which come by no interface.
+const MODULES_VECTORS: &[&str] = &[];
 /// The same for zero copy.
 const MODULES_ZERO_COPY: &[&str] = &["veth", "pktgen", "virtio_net"];
 /// Virtual cables between two network cards each, `eth0` and `eth1` and so on. Cards of the first half have zero copy.
@@ -55,14 +57,23 @@ const START_MAX: Duration = Duration::from_secs(40);
 /// Lines of the console that a failure shows.
 const TAIL: usize = 30;
 
+/// Whether a program says that it begins and how it ends ([`Line`]).
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Says {
+    /// It does.
+    Itself,
+    /// It is said for it, and which kernel it ran on.
+    Nothing,
+}
+
 /// Packs a root file system whose first process measures with the first of `programs` and `arguments`. The programs are in
 /// `/bin`, `files` in [`FILES`].
 ///
 /// # Errors
 /// A program, one of its libraries or a module is missing.
-pub(super) fn pack(
+pub(crate) fn pack(
     parts: &Parts,
-    programs: &[&Path],
+    (programs, says): (&[&Path], Says),
     files: &[PathBuf],
     arguments: &[String],
     to: &Path,
@@ -91,8 +102,9 @@ pub(super) fn pack(
         archive.file(&library.display().to_string(), &read(&library)?)?;
     }
     let wanted = match parts.guest {
+        _ if says == Says::Nothing => MODULES_VECTORS,
         Guest::Pktgen => MODULES,
-        Guest::ZeroCopy => MODULES_ZERO_COPY,
+        Guest::ZeroCopy | Guest::Newest => MODULES_ZERO_COPY,
     };
     let modules = kernel::modules(&parts.modules()?, wanted)?;
     for module in &modules {
@@ -100,7 +112,8 @@ pub(super) fn pack(
     }
     let names: Vec<&str> = modules.iter().map(|module| module.name.as_str()).collect();
     let program = programs.first().context("no program that measures")?;
-    archive.file("init", init(&names, file_name(program)?, arguments).as_bytes())?;
+    let run = run_of(file_name(program)?, arguments, says);
+    archive.file("init", init(&names, &run).as_bytes())?;
     fs::write(to, archive.finish()?).with_context(|| to.display().to_string())
 }
 
@@ -109,8 +122,25 @@ fn file_name(path: &Path) -> Result<&str> {
     name.with_context(|| path.display().to_string())
 }
 
+/// What the shell does to measure.
+fn run_of(program: &str, arguments: &[String], says: Says) -> String {
+    let run = format!("/bin/{program} {}", arguments.join(" "));
+    // The status stands in the place of the zero.
+    let end = Line::End(0).text();
+    let end = end.trim_end_matches('0');
+    match says {
+        // For a program that could not say so itself.
+        Says::Itself => format!("{run} || echo \"{end}$?\""),
+        Says::Nothing => {
+            let begin = Line::Begin.text();
+            let kernel = Line::Step("kernel $($b uname -r)".to_owned()).text();
+            format!("echo \"{begin}\"; echo \"{kernel}\"; {run}; echo \"{end}$?\"")
+        }
+    }
+}
+
 /// The first process: makes a system of it, measures, and ends the guest.
-fn init(modules: &[&str], program: &str, arguments: &[String]) -> String {
+fn init(modules: &[&str], run: &str) -> String {
     format!(
         "#!/bin/busybox sh\n\
          export PATH=/bin\n\
@@ -121,12 +151,9 @@ fn init(modules: &[&str], program: &str, arguments: &[String]) -> String {
          $b mount -t devtmpfs devtmpfs /dev\n\
          $b mount -t tmpfs tmpfs /run\n\
          for module in {modules}; do $b insmod /modules/$module; done\n\
-         /bin/{program} {arguments} || echo \"{end}$?\"\n\
+         {run}\n\
          $b reboot -f\n",
         modules = modules.join(" "),
-        arguments = arguments.join(" "),
-        // For a program that could not say so itself; the status stands in the place of the zero.
-        end = Line::End(0).text().trim_end_matches('0'),
     )
 }
 
@@ -137,7 +164,7 @@ fn init(modules: &[&str], program: &str, arguments: &[String]) -> String {
 ///
 /// # Errors
 /// What the guest measured with failed, or it was not ready in time; with the end of what the console showed.
-pub(super) fn run(
+pub(crate) fn run(
     parts: &Parts,
     initramfs: &Path,
     console: &Path,
@@ -374,9 +401,16 @@ mod tests {
 
     #[test]
     fn the_first_process_says_how_measuring_ended() {
-        let script = init(&["veth"], "measure", &["--rounds".to_owned(), "1".to_owned()]);
+        let run = |says| run_of("measure", &["--rounds".to_owned(), "1".to_owned()], says);
+        let script = init(&["veth"], &run(Says::Itself));
         assert!(
             script.contains("/bin/measure --rounds 1 || echo \"@gateway-bench end $?\"\n"),
+            "{script}"
+        );
+        let script = run(Says::Nothing);
+        assert!(
+            script.starts_with("echo \"@gateway-bench begin\"; ")
+                && script.ends_with("/bin/measure --rounds 1; echo \"@gateway-bench end $?\""),
             "{script}"
         );
     }

@@ -8,7 +8,7 @@
 
 pub mod control;
 mod cpio;
-mod guest;
+pub(crate) mod guest;
 mod kernel;
 pub mod packages;
 pub mod protocol;
@@ -24,6 +24,7 @@ use super::{Report, cargo};
 use crate::lab::pki::Pki;
 use crate::{cmd, paths, setup};
 pub use guest::DidNotBegin;
+use guest::Says;
 use packages::{Guest, Parts};
 use protocol::Sample;
 
@@ -104,7 +105,7 @@ pub(super) fn run(short: bool) -> Result<Report> {
 /// # Errors
 /// Something does not build; a packet is lost or damaged, a socket has another mode, a frame does not come back.
 pub(super) fn zero_copy(short: bool) -> Result<Report> {
-    setup::zero_copy_guest()?;
+    setup::guest(Guest::ZeroCopy)?;
     cargo(&BUILD)?;
     let program = paths::target().join("release/examples").join(PROGRAM);
     let gateway = paths::target().join("release/gateway");
@@ -155,7 +156,8 @@ fn in_guest(
     for holder in HOLDERS {
         files.extend([pki.chain(AUTHORITY, holder), pki.key(AUTHORITY, holder)]);
     }
-    guest::pack(&parts, &[program, gateway], &files, arguments, &initramfs)?;
+    let programs: (&[&Path], Says) = (&[program, gateway], Says::Itself);
+    guest::pack(&parts, programs, &files, arguments, &initramfs)?;
     guest::run(
         &parts,
         &initramfs,

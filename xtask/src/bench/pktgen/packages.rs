@@ -7,17 +7,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
+use clap::ValueEnum;
 
 use super::kernel;
 use crate::{cmd, debian13, paths};
 
 /// A guest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Guest {
     /// With a kernel that has pktgen, of what apt knows anyway.
+    #[value(name = "6.12")]
     Pktgen,
     /// With a kernel whose virtio-net has AF_XDP zero copy in both directions (Linux 6.13 and later).
+    #[value(name = "6.18")]
     ZeroCopy,
+    /// With the newest kernel that is packaged for Debian's stable release.
+    Newest,
 }
 
 const EMULATOR: &str = "qemu-system-x86";
@@ -26,21 +31,25 @@ const KERNEL: &str = "linux-image-6.12-cloud-amd64";
 /// The newest of its series is taken, `linux-image-6.18.N+deb13-cloud-amd64`, and the suite that has it.
 const ZERO_COPY_SERIES: &str = "linux-image-6.18.";
 const ZERO_COPY_FLAVOUR: &str = "-cloud-amd64";
-const ZERO_COPY_SUITE: &str = "trixie-backports";
+/// Depends on the newest build of the newest version.
+const NEWEST_KERNEL: &str = "linux-image-cloud-amd64";
+/// The kernel itself, which newer packages have in one of their own.
+const KERNEL_ALONE: &str = "linux-binary-";
+const BACKPORTS: &str = "trixie-backports";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 const SHELL: &str = "busybox-static";
 /// Written last, with the packages' names in it: a folder that was interrupted is none.
 const MARKER: &str = "complete";
 
 /// The guest's parts.
-pub(super) struct Parts {
+pub(crate) struct Parts {
     root: PathBuf,
-    pub(super) guest: Guest,
+    pub(crate) guest: Guest,
 }
 
 impl Parts {
     /// Those that [`Guest::install`] has made.
-    pub(super) fn open(guest: Guest) -> Self {
+    pub(crate) fn open(guest: Guest) -> Self {
         Self {
             root: guest.root(),
             guest,
@@ -48,7 +57,7 @@ impl Parts {
     }
 
     /// The kernel, ready to start.
-    pub(super) fn vmlinux(&self) -> PathBuf {
+    pub(crate) fn vmlinux(&self) -> PathBuf {
         self.root.join("vmlinux")
     }
 
@@ -56,20 +65,20 @@ impl Parts {
     ///
     /// # Errors
     /// There is none.
-    pub(super) fn modules(&self) -> Result<PathBuf> {
+    pub(crate) fn modules(&self) -> Result<PathBuf> {
         the_only(&self.root.join("tree/lib/modules"))
             .or_else(|_| the_only(&self.root.join("tree/usr/lib/modules")))
     }
 
     /// The shell with its tools, one static program.
-    pub(super) fn busybox(&self) -> PathBuf {
+    pub(crate) fn busybox(&self) -> PathBuf {
         let places = ["tree/bin/busybox", "tree/usr/bin/busybox"].map(|place| self.root.join(place));
         let [first, second] = places;
         if first.exists() { first } else { second }
     }
 
     /// A command that runs the emulator, of the machine's own if it has one, and dies with us.
-    pub(super) fn emulator(&self) -> Command {
+    pub(crate) fn emulator(&self) -> Command {
         let mut command = cmd::cmd("setpriv", ["--pdeathsig", "KILL"]);
         if let Some(installed) = installed_emulator() {
             command.arg(installed);
@@ -102,6 +111,7 @@ impl Guest {
         match self {
             Self::Pktgen => "pktgen-guest",
             Self::ZeroCopy => "zero-copy-guest",
+            Self::Newest => "newest-guest",
         }
     }
 
@@ -114,7 +124,8 @@ impl Guest {
     fn made_of(self) -> String {
         match self {
             Self::Pktgen => [EMULATOR, KERNEL, SHELL].join(" "),
-            Self::ZeroCopy => [EMULATOR, ZERO_COPY_SERIES, ZERO_COPY_SUITE, SHELL].join(" "),
+            Self::ZeroCopy => [EMULATOR, ZERO_COPY_SERIES, BACKPORTS, SHELL].join(" "),
+            Self::Newest => [EMULATOR, NEWEST_KERNEL, BACKPORTS, SHELL].join(" "),
         }
     }
 
@@ -144,9 +155,14 @@ impl Guest {
             Self::Pktgen => {
                 names.insert(newest_kernel()?);
             }
-            Self::ZeroCopy => {
+            Self::ZeroCopy | Self::Newest => {
                 let apt = making.join("apt");
-                Apart::ask(&apt)?.download_kernel(&packages)?;
+                let apart = Apart::ask(&apt)?;
+                let image = match self {
+                    Self::Newest => apart.newest_kernel()?,
+                    _ => apart.newest_of_series()?,
+                };
+                apart.download_kernel(image, &packages)?;
                 fs::remove_dir_all(&apt)?;
             }
         }
@@ -163,14 +179,7 @@ impl Guest {
             )?;
         }
         fs::remove_dir_all(&packages)?;
-        let image = fs::read_dir(tree.join("boot"))?
-            .filter_map(|entry| Some(entry.ok()?.path()))
-            .find(|path| {
-                path.file_name()
-                    .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
-            });
-        let image = image.context("no kernel in its package")?;
-        kernel::unpack(&image, &making.join("vmlinux"))?;
+        kernel::unpack(&image_in(&tree)?, &making.join("vmlinux"))?;
         fs::write(making.join(MARKER), self.made_of())?;
         if root.exists() {
             fs::remove_dir_all(&root).with_context(|| root.display().to_string())?;
@@ -200,7 +209,7 @@ impl Apart {
         }
         let sources = folder.join("sources.list");
         let line = format!(
-            "deb [signed-by={KEYRING}] {} {ZERO_COPY_SUITE} main\n",
+            "deb [signed-by={KEYRING}] {} {BACKPORTS} main\n",
             debian13::mirror()?
         );
         fs::write(&sources, line).with_context(|| sources.display().to_string())?;
@@ -221,16 +230,46 @@ impl Apart {
         Ok(apart)
     }
 
-    fn download_kernel(&self, to: &Path) -> Result<()> {
+    /// What apt knows of packages there.
+    fn cache(&self, question: [&str; 2]) -> Result<String> {
         let mut apt = cmd::cmd("apt-cache", [""; 0]);
-        let names = cmd::read(apt.args(&self.options).args(["pkgnames", ZERO_COPY_SERIES]))?;
-        let newest = newest_of_series(&names).with_context(|| {
-            format!(
-                "{ZERO_COPY_SUITE} has no {ZERO_COPY_SERIES}N any more: name another series in `packages.rs`"
-            )
-        })?;
-        download(&BTreeSet::from([newest.to_owned()]), &self.options, to)
+        cmd::read(apt.args(&self.options).args(question))
     }
+
+    fn newest_of_series(&self) -> Result<String> {
+        let names = self.cache(["pkgnames", ZERO_COPY_SERIES])?;
+        let newest = newest_of_series(&names).map(str::to_owned);
+        newest.with_context(|| {
+            format!("{BACKPORTS} has no {ZERO_COPY_SERIES}N any more: name another series in `packages.rs`")
+        })
+    }
+
+    fn newest_kernel(&self) -> Result<String> {
+        let text = self.cache(["depends", NEWEST_KERNEL])?;
+        dependency(&text, "linux-image-").with_context(|| format!("{BACKPORTS} has no {NEWEST_KERNEL}"))
+    }
+
+    fn download_kernel(&self, image: String, to: &Path) -> Result<()> {
+        let text = self.cache(["depends", &image])?;
+        let alone = dependency(&text, KERNEL_ALONE);
+        download(&alone.into_iter().chain([image]).collect(), &self.options, to)
+    }
+}
+
+/// The kernel: where kernels lie, or, of newer packages, beside its modules.
+fn image_in(tree: &Path) -> Result<PathBuf> {
+    let modules = the_only(&tree.join("usr/lib/modules")).unwrap_or_default();
+    let files = [tree.join("boot"), modules]
+        .into_iter()
+        .filter_map(|folder| fs::read_dir(folder).ok())
+        .flatten();
+    files
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .find(|path| {
+            path.file_name()
+                .is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"))
+        })
+        .context("no kernel in its package")
 }
 
 /// The package of the series with the highest number.
@@ -319,6 +358,19 @@ mod tests {
         let newest = newest_of_series(names);
         assert_eq!(newest, Some("linux-image-6.18.15+deb13-cloud-amd64"));
         assert_eq!(newest_of_series("linux-image-6.12.9+deb13-cloud-amd64\n"), None);
+    }
+
+    #[test]
+    fn a_newer_kernel_lies_beside_its_modules() {
+        let tree = std::env::temp_dir().join(format!("xtask-kernel-{}", std::process::id()));
+        let folder = tree.join("usr/lib/modules/7.3.4+deb13-cloud-amd64");
+        fs::create_dir_all(&folder).unwrap();
+        assert!(image_in(&tree).is_err(), "there is none yet");
+        let image = folder.join("vmlinuz");
+        fs::write(&image, "kernel").unwrap();
+        let found = image_in(&tree);
+        fs::remove_dir_all(&tree).unwrap();
+        assert_eq!(found.unwrap(), image);
     }
 
     #[test]
