@@ -21,7 +21,9 @@ fn main() -> anyhow::Result<()> {
     unsafe { env::set_var("RUSTC_BOOTSTRAP", BOOTSTRAP) };
     println!("cargo:rerun-if-env-changed={TOOLCHAIN}");
     let toolchain = env::var(TOOLCHAIN).unwrap_or_else(|_| TOOLCHAIN_DEFAULT.to_owned());
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+    // Of this run, not of the script's making: a build folder that was copied would build the object from where it came.
+    let manifest = env::var("CARGO_MANIFEST_DIR")?;
+    let root = Path::new(&manifest)
         .parent()
         .context("the crate lies in a workspace")?;
     let root_dir = root.join("gateway-ebpf");
