@@ -49,13 +49,34 @@ impl Asked {
             || self.resolved.contains(&destination)
             || self.waiting.contains_key(&destination)
             || self.resolved.len() + self.waiting.len() >= RESOLVED_MAX
-            || self.waiting.len() >= WAITING_MAX
             || of_site >= SITE_WAITING_MAX
+            || (self.waiting.len() >= WAITING_MAX && !self.make_room(of_site))
         {
             return false;
         }
         self.waiting.insert(destination, Waiting { site, since_s: now_s });
         true
+    }
+
+    /// Gives up the newest that the greediest site waits for, if it waits for more than one that waits for `of_site` would
+    /// with one more: few sites that scan do not keep all others from being heard.
+    fn make_room(&mut self, of_site: usize) -> bool {
+        let mut counts = BTreeMap::<u32, usize>::new();
+        for waiting in self.waiting.values() {
+            *counts.entry(waiting.site).or_default() += 1;
+        }
+        let Some((greediest, most)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
+            return false;
+        };
+        let of_greediest = self
+            .waiting
+            .iter()
+            .filter(|(_, waiting)| waiting.site == greediest);
+        let newest = of_greediest.max_by_key(|(_, waiting)| waiting.since_s);
+        let Some(destination) = newest.map(|(destination, _)| *destination) else {
+            return false;
+        };
+        most > of_site + 1 && self.waiting.remove(&destination).is_some()
     }
 
     /// Those to be resolved and kept so.
@@ -132,6 +153,24 @@ mod tests {
         assert!(!asked.ask(host(0), 2, WAITING_S), "whoever asks");
         assert!(asked.ask(host(500), 1, WAITING_S));
         assert!(asked.ask(host(0), 2, WAITING_S + SILENT_S), "again after a while");
+    }
+
+    #[test]
+    fn a_few_sites_that_scan_leave_room_for_others() {
+        let mut asked = Asked::default();
+        for number in 0..WAITING_MAX as u32 {
+            assert!(
+                asked.ask(host(number), 1 + number / SITE_WAITING_MAX as u32, 0),
+                "{number}"
+            );
+        }
+        for site in 10..20 {
+            assert!(asked.ask(host(1_000 + site), site, 1), "site {site}");
+            assert_eq!(asked.destinations().len(), WAITING_MAX);
+        }
+        assert!(!asked.ask(host(2_000), 1, 1), "a site that has had its share");
+        let others = (10..20).filter(|site| asked.destinations().contains(&host(1_000 + site)));
+        assert_eq!(others.count(), 10, "nobody's only one is given up");
     }
 
     #[test]
