@@ -32,7 +32,8 @@ pub(crate) fn trace(scene: &Scene, filters: &[&str], traffic: impl Fn() -> Resul
         let tracing = scope.spawn(|| scene.gateway.try_cli(&arguments));
         // It says in the log that it has begun.
         let deadline = Instant::now() + Duration::from_secs(5);
-        while !scene.gateway.log().contains("packets are traced") {
+        let begun = format!("trace {} for {SECONDS} s by ", Site::One.name());
+        while !scene.gateway.log().contains(&begun) {
             ensure!(Instant::now() < deadline, "the trace does not begin");
             thread::sleep(Duration::from_millis(20));
         }
