@@ -146,10 +146,10 @@ fn forwarding_that_somebody_turned_on_is_off_when_the_daemon_has_stopped() -> Re
     let setting = |name: &str| format!("/proc/sys/net/ipv4/conf/{name}/forwarding");
     let on = || Ok(std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")?);
     let is_off = || {
-        let mut values = ["wan4", "wan6", "core"].map(|name| std::fs::read_to_string(setting(name)));
-        Ok(values
-            .iter_mut()
-            .all(|value| matches!(value, Ok(value) if value.trim() == "0")))
+        let mut values = ["wan4", "wan6", "core"]
+            .into_iter()
+            .map(|name| std::fs::read_to_string(setting(name)));
+        Ok(values.all(|value| value.is_ok_and(|value| value.trim() == "0")))
     };
     Node::Gateway.enter(on)?;
     ensure!(!Node::Gateway.enter(is_off)?, "forwarding cannot be turned on");

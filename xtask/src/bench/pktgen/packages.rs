@@ -158,9 +158,10 @@ impl Guest {
             Self::ZeroCopy | Self::Newest => {
                 let apt = making.join("apt");
                 let apart = Apart::ask(&apt)?;
-                let image = match self {
-                    Self::Newest => apart.newest_kernel()?,
-                    _ => apart.newest_of_series()?,
+                let image = if self == Self::Newest {
+                    apart.newest_kernel()?
+                } else {
+                    apart.newest_of_series()?
                 };
                 apart.download_kernel(image, &packages)?;
                 fs::remove_dir_all(&apt)?;

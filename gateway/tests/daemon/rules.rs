@@ -1,0 +1,252 @@
+//! Rule sets over the life of the daemon: loaded, confirmed, gone back to, shown.
+
+use gateway::api::message::{HowToLoad, Request};
+use serde_json::Value;
+
+use crate::names;
+use crate::node::{Node, Options, pair, until};
+
+fn load(name: &str, confirm_s: Option<u32>) -> Request {
+    Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: format!("name = \"{name}\"\n"),
+        how: HowToLoad {
+            confirm_s,
+            rejudge: true,
+            author: Some("an operator".into()),
+        },
+    }
+}
+
+fn rules(node: &Node) -> String {
+    let view = node.ask(Request::RulesShow);
+    view["active"]["name"].as_str().expect("a name").to_owned()
+}
+
+#[test]
+fn only_a_confirmed_rule_set_stays() {
+    let (center, _site) = pair(Options::default());
+    center.ask(load("first", None));
+    let loaded = center.ask(load("second", Some(1)));
+    assert_eq!(loaded["confirm_within_s"], 1);
+    assert_eq!(rules(&center), "second");
+    until(
+        || (rules(&center) == "first").then_some(()),
+        || center.ask(Request::RulesHistory).to_string(),
+    );
+    assert!(
+        center
+            .refused(Request::RulesConfirm)
+            .contains("no rule set waits")
+    );
+    center.ask(load("third", Some(3600)));
+    center.ask(Request::RulesConfirm);
+    let wrong = center.refused(load("\"", None));
+    assert!(wrong.contains("rules.toml:2: "), "{wrong}");
+    assert_eq!(rules(&center), "third");
+    let back = Request::RulesRollback {
+        generation: Some(2),
+        how: HowToLoad::default(),
+    };
+    center.ask(back);
+    assert_eq!(rules(&center), "second");
+    let history = center.ask(Request::RulesHistory);
+    let origins: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|entry| entry["origin"].to_string())
+        .collect();
+    assert_eq!(
+        origins,
+        [
+            "\"loaded\"",
+            "\"loaded\"",
+            "{\"fell_back\":2}",
+            "\"loaded\"",
+            "{\"rolled_back\":2}"
+        ]
+    );
+    assert_eq!(history[1]["author"]["name"], "an operator");
+}
+
+/// Loads a rule set and answers its generation.
+fn loaded(node: &Node, text: &str) -> u32 {
+    let request = Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how: HowToLoad::default(),
+    };
+    let view = node.ask(request);
+    let generation = view["rules"]["generation"].as_u64().expect("a generation");
+    u32::try_from(generation).expect("a small number")
+}
+
+const WEB: &str = "name = \"web\"\n[[rule]]\nname = \"web\"\naction = \"allow\"\nsite = \"hospital\"\n\
+    destination = \"10.100.0.10\"\nprotocol = \"tcp\"\ndestination_ports = 443\n\
+    [[rule]]\nname = \"rest\"\naction = \"deny\"\n";
+
+#[test]
+fn the_running_rules_explain_a_flow() {
+    let (center, _site) = pair(Options::default());
+    let generation = loaded(&center, WEB);
+    let query = |site: &str, port| gateway::core::explain::Query {
+        site: site.into(),
+        from: "192.168.1.10".parse().expect("an address"),
+        to: "10.100.0.10".parse().expect("an address"),
+        direction: None,
+        to_site: None,
+        protocol: gateway::config::Protocol::TCP,
+        port: Some(port),
+        name: None,
+        source_port: None,
+    };
+    let flows = vec![query("hospital", 443), query("hospital", 80)];
+    let view = center.ask(Request::RulesExplain { flows });
+    let verdicts: Vec<_> = view
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|answer| {
+            (
+                answer["generation"].as_u64(),
+                answer["verdict"].as_str(),
+                answer["rule"]["name"].as_str(),
+            )
+        })
+        .collect();
+    let generation = Some(u64::from(generation));
+    assert_eq!(
+        verdicts,
+        [
+            (generation, Some("allow"), Some("web")),
+            (generation, Some("deny"), Some("rest"))
+        ],
+        "{view}"
+    );
+    // The rule before did not match, and it is said why.
+    let earlier = &view[1]["earlier"][0];
+    assert_eq!(earlier["name"], "web");
+    assert!(
+        earlier["because"]
+            .as_str()
+            .is_some_and(|words| words.contains("443")),
+        "{earlier}"
+    );
+    let error = center.refused(Request::RulesExplain {
+        flows: vec![query("nobody", 443)],
+    });
+    assert!(error.contains("nobody"), "{error}");
+    let many = Request::RulesExplain {
+        flows: vec![query("hospital", 443); 100_000],
+    };
+    assert!(center.refused(many).contains("are too many at once"));
+}
+
+#[test]
+fn each_generation_keeps_its_text_and_can_be_gone_back_to() {
+    let (center, _site) = pair(Options::default());
+    let first = loaded(&center, WEB);
+    let second = loaded(&center, "name = \"nothing\"\n");
+    let text = |generation| center.ask(Request::RulesText { generation });
+    assert_eq!(
+        (&text(None)["generation"], &text(None)["file"]),
+        (&second.into(), &"rules.toml".into())
+    );
+    assert_eq!(text(None)["text"], "name = \"nothing\"\n");
+    assert_eq!(text(Some(first))["text"], WEB);
+    let unknown = center.refused(Request::RulesText { generation: Some(99) });
+    assert!(unknown.contains("99"), "{unknown}");
+
+    // Without a number: the one before.
+    let back = |generation| Request::RulesRollback {
+        generation,
+        how: HowToLoad::default(),
+    };
+    let done = center.ask(back(None));
+    assert_eq!(
+        (&done["brought_back"], &done["rules"]["file"]),
+        (&first.into(), &"rules.toml".into())
+    );
+    assert_eq!(rules(&center), "web");
+    assert_eq!(text(None)["text"], WEB);
+    // A second time does not bring the withdrawn one back.
+    let nothing = center.refused(back(None));
+    assert!(nothing.contains("withdrawn"), "{nothing}");
+    assert!(center.refused(back(Some(99))).contains("99"));
+    assert_eq!(rules(&center), "web");
+    let history = center.ask(Request::RulesHistory);
+    let in_force: Vec<_> = history
+        .as_array()
+        .expect("a list")
+        .iter()
+        .filter(|entry| entry["in_force"] == true)
+        .map(|entry| entry["generation"].as_u64())
+        .collect();
+    assert_eq!(in_force, [Some(u64::from(second) + 1)]);
+}
+
+#[test]
+fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
+    let (center, _site) = pair(Options::default());
+    loaded(&center, WEB);
+    center.engine().rule_hits = vec![7, 3];
+    let shown = center.ask(Request::RulesShow);
+    let hits: Vec<_> = shown["rules"]
+        .as_array()
+        .expect("rules")
+        .iter()
+        .map(|rule| (rule["name"].as_str(), rule["hits"].as_u64()))
+        .collect();
+    assert_eq!(hits, [(Some("web"), Some(7)), (Some("rest"), Some(3))]);
+}
+
+/// The net below an operator who locks himself out holds when the disk is full, too.
+#[test]
+fn what_is_not_confirmed_falls_back_also_if_that_cannot_be_stored() {
+    let (center, _site) = pair(Options::default());
+    center.ask(load("first", None));
+    let waiting = center.ask(load("second", Some(1)));
+    let next = waiting["rules"]["generation"].as_u64().expect("a number") + 1;
+    let folder = center.state_dir().join("rules");
+    let in_the_way = folder.join(format!("{next}.json.new"));
+    std::fs::create_dir(&in_the_way).expect("made");
+    until(
+        || (rules(&center) == "first").then_some(()),
+        || center.ask(Request::RulesHistory).to_string(),
+    );
+    let error = center.refused(load("third", None));
+    assert!(error.contains("is not stored yet, nothing is changed"), "{error}");
+    let text = folder.join(format!("{next}.json"));
+    assert!(!text.exists());
+    std::fs::remove_dir(&in_the_way).expect("room again");
+    until(|| text.exists().then_some(()), || "it is not stored".to_owned());
+    assert_eq!(rules(&center), "first");
+    let stored = std::fs::read_to_string(folder.join("history.json")).expect("read");
+    let stored: Value = serde_json::from_str(&stored).expect("JSON");
+    let last = stored["entries"].as_array().and_then(|entries| entries.last());
+    assert_eq!(last.map(|entry| &entry["generation"]), Some(&next.into()));
+    center.ask(load("third", None));
+}
+
+/// Flows cannot be judged at the moment: the set is in force all the same, and says so.
+#[test]
+fn a_rule_set_that_is_in_force_is_never_told_as_refused() {
+    let (center, _site) = pair(Options::default());
+    center.engine().flows_fail = true;
+    let loaded = center.ask(load("strict", None));
+    assert_eq!(
+        (&loaded["flows_not_judged"], &loaded["ended_flows"]),
+        (&true.into(), &0.into())
+    );
+    assert_eq!(rules(&center), "strict");
+    assert_eq!(names(&center).last().map(String::as_str), Some("rules_loaded"));
+    let before = center.engine().flows_read;
+    center.engine().flows_fail = false;
+    // It is done as soon as it can be, and once.
+    until(
+        || (center.engine().flows_read > before).then_some(()),
+        || "flows are not judged".to_owned(),
+    );
+    assert_eq!(center.ask(load("other", None))["flows_not_judged"], false);
+}
