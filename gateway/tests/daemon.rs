@@ -15,6 +15,7 @@ mod nat;
 mod node;
 #[path = "daemon/rules.rs"]
 mod rules;
+mod sockets;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;

@@ -1,4 +1,6 @@
 //! The DNS proxy's sockets on loopback, with an upstream server and a controller of the test's own.
+mod sockets;
+
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -11,6 +13,7 @@ use gateway::dns::server::{Call, Server, Sockets};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
+use sockets::one_port_of_both;
 use tokio::sync::mpsc;
 
 const UPDATE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
@@ -87,13 +90,9 @@ fn controller(mut calls: mpsc::Receiver<Call>, asked: &Sender<Asked>) {
 
 impl World {
     fn new() -> Self {
-        let upstream = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        let (upstream, upstream_tcp, at) = one_port_of_both();
         upstream.set_read_timeout(Some(PATIENCE)).expect("a timeout");
-        let at = upstream.local_addr().expect("an address");
-        let upstream_tcp = TcpListener::bind(at).expect("the same port over TCP");
-        let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
-        let address = udp.local_addr().expect("an address");
-        let tcp = TcpListener::bind(address).expect("the same port over TCP");
+        let (udp, tcp, address) = one_port_of_both();
         udp.set_nonblocking(true).expect("not blocking");
         tcp.set_nonblocking(true).expect("not blocking");
         let settings = Settings {

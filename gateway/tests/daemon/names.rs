@@ -1,5 +1,5 @@
 //! Names that sites ask for while rule sets come and go.
-use std::net::{Ipv4Addr, TcpListener, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
 use gateway::api::message::{HowToLoad, Request};
@@ -9,6 +9,7 @@ use hickory_proto::rr::rdata::A;
 use hickory_proto::rr::{Name, RData, Record, RecordType};
 
 use super::node::Node;
+use super::sockets::one_port_of_both;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 
@@ -60,9 +61,7 @@ fn receive(socket: &UdpSocket) -> (Vec<u8>, std::net::SocketAddr) {
 #[test]
 fn a_name_that_was_asked_for_by_old_rules_is_not_opened_by_new_ones() {
     let upstream = socket();
-    let udp = UdpSocket::bind("127.0.0.1:0").expect("a port");
-    let proxy = udp.local_addr().expect("bound");
-    let tcp = TcpListener::bind(proxy).expect("the same port over TCP");
+    let (udp, tcp, proxy) = one_port_of_both();
     udp.set_nonblocking(true).expect("not blocking");
     tcp.set_nonblocking(true).expect("not blocking");
     let tables = format!(
