@@ -316,15 +316,20 @@ fn redirect(maps: &Maps, length: u32, outcome: Outcome) -> u32 {
     }
 }
 
-/// Makes the frame a packet of one of the flows.
+/// Where all flows lead to.
+const SERVER_PORT: u16 = 443;
+
+/// Makes the frame a packet of one of the flows. In whole words: what the program loads would otherwise wait for stores that
+/// a card's frame has long behind it.
 #[inline(always)]
 fn draw(frame: &mut Frame, maps: &Maps) -> Option<()> {
     let flow = drawn(frame, maps)?;
     frame.store(0, &LinkHeader::new(SITE, 0))?;
-    frame.store(IP + ipv4::TTL, &[64u8, 6])?;
-    let port = ((flow & 0xfff) as u16 + 2048).to_be_bytes();
+    frame.store(IP + ipv4::TTL, &[64u8, 6, 0, 0])?;
+    let [p0, p1] = ((flow & 0xfff) as u16 + 2048).to_be_bytes();
+    let [s0, s1] = SERVER_PORT.to_be_bytes();
     frame.store(IP + ipv4::SOURCE, &[10u8, 1, (flow >> 12) as u8, 10])?;
-    frame.store(IP + ipv4::LENGTH, &port)
+    frame.store(IP + ipv4::LENGTH, &[p0, p1, s0, s1])
 }
 
 /// Makes the frame the center's answer in one of the flows.
@@ -332,10 +337,11 @@ fn draw(frame: &mut Frame, maps: &Maps) -> Option<()> {
 fn draw_answer(frame: &mut Frame, maps: &Maps) -> Option<()> {
     let flow = drawn(frame, maps)?;
     frame.store(ethernet::ETHER_TYPE, &ether_type::IPV4)?;
-    frame.store(IP + ipv4::TTL, &[64u8, 6])?;
+    frame.store(IP + ipv4::TTL, &[64u8, 6, 0, 0])?;
     let [p0, p1] = ((flow & 0x3fff) as u16 + 1024).to_be_bytes();
+    let [s0, s1] = SERVER_PORT.to_be_bytes();
     frame.store(IP + ipv4::DESTINATION, &[198u8, 51, 100, (flow >> 14) as u8])?;
-    frame.store(IP + ipv4::LENGTH + 2, &[p0, p1])
+    frame.store(IP + ipv4::LENGTH, &[s0, s1, p0, p1])
 }
 
 /// Number of a flow, one of as many as the packet says.

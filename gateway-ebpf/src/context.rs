@@ -3,6 +3,7 @@
 use crate::arrays::hide;
 use core::arch::asm;
 use core::ffi::c_void;
+use core::hint::assert_unchecked;
 use core::mem::MaybeUninit;
 
 use aya_ebpf::bindings::xdp_md;
@@ -30,17 +31,21 @@ impl Frame {
         Self { context }
     }
 
-    /// Where the frame begins and ends now. Volatile, so that each access has bounds of its own: none survives a move
-    /// of the head.
+    /// Where the frame begins and ends now. In assembly, which is not repeated before memory is written to, and tells of pointers:
+    /// the numbers that the compiler takes the fields for would be extended by shifts.
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
-        // SAFETY: the context is valid for the whole run (`new`).
+        let (data, end): (usize, usize);
+        // SAFETY: the context is valid for the whole run (`new`), and begins with both; to a program they look like 32 bits.
         unsafe {
-            (
-                (&raw const (*self.context).data).read_volatile() as usize,
-                (&raw const (*self.context).data_end).read_volatile() as usize,
-            )
+            asm!("{data} = *(u32 *)({context} + 0)", data = out(reg) data, context = in(reg) self.context,
+                 options(pure, readonly, nostack));
+            asm!("{end} = *(u32 *)({context} + 4)", end = out(reg) end, context = in(reg) self.context,
+                 options(pure, readonly, nostack));
+            // No pointer lies so near to the end of memory: offsets that are added do not wrap.
+            assert_unchecked(data <= usize::MAX - (1 << 16));
         }
+        (data, end)
     }
 
     /// Pointer to a `T` at `offset`, if all of it is in the frame. The variable offset is bounded and added first,
@@ -113,7 +118,12 @@ unsafe fn copy<T: Wire>(from: *const T, to: *mut T) {
                  from = in(reg) from.byte_add(at), to = in(reg) to.byte_add(at), options(nostack));
             at += 4;
         }
-        while at < size_of::<T>() {
+        if at + 2 <= size_of::<T>() {
+            asm!("{part} = *(u16 *)({from} + 0)", "*(u16 *)({to} + 0) = {part}", part = out(reg) _,
+                 from = in(reg) from.byte_add(at), to = in(reg) to.byte_add(at), options(nostack));
+            at += 2;
+        }
+        if at < size_of::<T>() {
             to.byte_add(at)
                 .cast::<u8>()
                 .write(from.byte_add(at).cast::<u8>().read());
@@ -197,6 +207,21 @@ unsafe extern "C" fn add_up(_index: u64, summing: *mut c_void) -> i64 {
     0
 }
 
+/// A word from wherever it lies.
+///
+/// # Safety
+/// All of `from` is in the frame.
+#[inline(always)]
+unsafe fn read_word(from: *const u32) -> u32 {
+    let word: u32;
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{word} = *(u32 *)({from} + 0)", word = out(reg) word, from = in(reg) from,
+             options(pure, readonly, nostack));
+    }
+    word
+}
+
 /// Two words from wherever they lie.
 ///
 /// # Safety
@@ -216,7 +241,12 @@ impl Packet for Frame {
     #[inline(always)]
     fn len(&self) -> u32 {
         let (data, end) = self.bounds();
-        (end - data) as u32
+        let mut length = end;
+        // SAFETY: a subtraction; in assembly, as the compiler would shift what the verifier takes for pointers.
+        unsafe {
+            asm!("{length} -= {data}", length = inout(reg) length, data = in(reg) data, options(pure, nomem, nostack))
+        };
+        length as u32
     }
 
     #[inline(always)]
@@ -232,6 +262,19 @@ impl Packet for Frame {
         // SAFETY: `at` checked the bounds; any bytes are a `T`.
         unsafe { copy(pointer, to) };
         Some(())
+    }
+
+    #[inline(always)]
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let pointer = self.at::<[u32; N]>(offset)?.cast::<u32>();
+        let mut words = [0; N];
+        let mut at = 0;
+        while at < N {
+            // SAFETY: `at` checked the bounds.
+            words[at] = unsafe { read_word(pointer.add(at)) };
+            at += 1;
+        }
+        Some(words)
     }
 
     #[inline(always)]

@@ -96,6 +96,16 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn clock(&self) -> (u32, Epochs) {
+        let Some(words) = Array::new(&CLOCK, 1).get(0) else {
+            // No epoch of a look-up: never zero.
+            return (0, Epochs { hop: 0, sa: 0 });
+        };
+        let (hop, sa) = flow::halves(words.load(clock::word::EPOCHS));
+        (words.load(clock::word::NOW_S) as u32, Epochs { hop, sa })
+    }
+
+    #[inline(always)]
     fn epochs(&self) -> Epochs {
         let (hop, sa) = flow::halves(clock_word(clock::word::EPOCHS));
         Epochs { hop, sa }

@@ -314,6 +314,40 @@ pub(crate) const fn key_words(key: &FlowKey) -> (u64, u64) {
     )
 }
 
+/// A key as it lies in a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct KeyWords {
+    /// [`word::SITE_SOURCE`].
+    pub site_source: u64,
+    /// [`word::DESTINATION_PORTS`].
+    pub destination_ports: u64,
+    /// IP protocol.
+    pub protocol: u8,
+}
+
+impl KeyWords {
+    /// The words of a key.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(key: &FlowKey) -> Self {
+        let (site_source, destination_ports) = key_words(key);
+        Self {
+            site_source,
+            destination_ports,
+            protocol: key.protocol,
+        }
+    }
+
+    /// Whether the record is that of the key.
+    #[inline(always)]
+    pub fn are_of<V: Words>(&self, record: V) -> bool {
+        let [_, _, protocol, _] = halves(record.load(word::NAT)).1.to_ne_bytes();
+        record.load(word::SITE_SOURCE) == self.site_source
+            && record.load(word::DESTINATION_PORTS) == self.destination_ports
+            && protocol == self.protocol
+    }
+}
+
 /// Reads a whole record.
 #[inline(always)]
 pub fn read<V: Words>(record: V) -> (FlowKey, Flow) {

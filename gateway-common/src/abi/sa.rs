@@ -216,6 +216,22 @@ impl LinkHeader {
         ))
     }
 
+    /// Site of a packet or a fragment of one by the first two words of its header, as they lie in memory, and its last two octets; if
+    /// the marks are right. In BPF, fields that lie across words cost a load and a store for each octet.
+    #[inline(always)]
+    #[must_use]
+    pub const fn site_of([front, back]: [u32; 2], ether_type: [u8; 2]) -> Option<u32> {
+        let (front, back) = (u32::from_be(front), u32::from_be(back));
+        let is_marked = front >> 16 == u16::from_be_bytes(LINK_MARK) as u32
+            && matches!(back & 0xffff, 0x0201..=0x0207)
+            && u16::from_be_bytes(ether_type) == u16::from_be_bytes(LINK_ETHER_TYPE);
+        if is_marked {
+            Some(front << 16 | back >> 16)
+        } else {
+            None
+        }
+    }
+
     /// Site and SA index, if the marks are right.
     #[inline(always)]
     #[must_use]

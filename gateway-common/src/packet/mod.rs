@@ -50,6 +50,14 @@ pub trait Packet {
         Some(())
     }
 
+    /// The words at `offset`, as they lie in memory; `None` if the frame ends before they do. What BPF is to take apart in registers
+    /// is best loaded this way: of a header's fields it would make octets.
+    #[inline(always)]
+    fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
+        let words: [[u8; 4]; N] = self.load(offset)?;
+        Some(words.map(u32::from_ne_bytes))
+    }
+
     /// Writes the header at `offset`; `None` (and no byte written) if the frame ends before it does.
     #[must_use = "a header that was not written must not be sent"]
     fn store<T: Wire>(&mut self, offset: u32, value: &T) -> Option<()>;

@@ -28,9 +28,15 @@ impl Udp {
     #[inline(always)]
     #[must_use]
     pub fn length(&self, available: u32) -> Option<u32> {
-        let length = u32::from(u16::from_be_bytes(self.length));
-        (length >= LENGTH && length <= available).then_some(length)
+        fits(u32::from(u16::from_be_bytes(self.length)), available)
     }
+}
+
+/// The length in a header, if it is at least a header and fits `available` bytes.
+#[inline(always)]
+#[must_use]
+pub fn fits(length: u32, available: u32) -> Option<u32> {
+    (length >= LENGTH && length <= available).then_some(length)
 }
 
 #[cfg(test)]

@@ -261,8 +261,8 @@ fn reset_header(inner: &Inner) -> Option<Tcp> {
         (0, inner.segment.end(), flag::RST | flag::ACK)
     };
     let mut header = Tcp {
-        source_port: inner.destination_port,
-        destination_port: inner.source_port,
+        source_port: inner.ports.destination(),
+        destination_port: inner.ports.source(),
         sequence: sequence.to_be_bytes(),
         acknowledgment: acknowledgment.to_be_bytes(),
         data_offset: ((tcp::LENGTH / 4) << 4) as u8,

@@ -12,8 +12,8 @@ use crate::drop::DropReason;
 use crate::packet::Packet;
 use crate::packet::ethernet::{Ethernet, ether_type};
 use crate::packet::tcp::flag;
-use crate::tables::Tables;
 use crate::tables::words::Words;
+use crate::tables::{Epochs, Tables};
 
 use super::answer::{Refusal, refuse};
 use super::filter::{self, Direction};
@@ -116,20 +116,21 @@ pub(super) fn pass<P: Packet, T: Tables>(
     site: u32,
     inner: &Inner,
 ) -> Result<Next, DropReason> {
-    let key = inner.flow_from_site(site);
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let now_s = tables.now_s();
-    let Some(entry) = tables.flows().find(&key) else {
+    let (now_s, epochs) = tables.clock();
+    let Some(entry) = tables.flows().find_words(&inner.key_words(site)) else {
         return Ok(Next::Stage(Stage::Judge));
     };
     if !goes_on(entry.record, inner, settings, now_s) {
         return Ok(Next::Stage(Stage::Judge));
     }
-    let hop = known_next_hop(tables, &key, entry.record)?;
-    if hop == SITES {
-        return Ok(Next::Stage(Stage::Hairpin));
-    }
-    let hop = tables.next_hop(hop).ok_or(DropReason::NextHopUnresolved)?;
+    let hop = match remembered_next_hop(tables, entry.record, epochs) {
+        Some(hop) => hop,
+        None => match look_up_next_hop(tables, &inner.flow_from_site(site), entry.record)? {
+            SITES => return Ok(Next::Stage(Stage::Hairpin)),
+            number => tables.next_hop(number).ok_or(DropReason::NextHopUnresolved)?,
+        },
+    };
     if inner.length() > hop.mtu {
         return too_big(packet, tables, inner.ip.dont_fragment(), hop.mtu);
     }
@@ -198,12 +199,9 @@ fn too_big<P: Packet, T: Tables>(
 /// The reason to drop it.
 #[inline(always)]
 pub fn site_of<P: Packet>(packet: &P) -> Result<u32, DropReason> {
-    let link: LinkHeader = packet.load(0).ok_or(DropReason::TruncatedLink)?;
-    if let Some((site, _)) = link.read() {
-        return Ok(site);
-    }
-    let (_, site, _) = link.read_fragment().ok_or(DropReason::LinkHeaderInvalid)?;
-    Ok(site)
+    let [front, back] = packet.load_words(0).ok_or(DropReason::TruncatedLink)?;
+    let ether_type = packet.load(12).ok_or(DropReason::TruncatedLink)?;
+    LinkHeader::site_of([front, back], ether_type).ok_or(DropReason::LinkHeaderInvalid)
 }
 
 /// The packet in it.
@@ -284,26 +282,33 @@ pub fn leave<P: Packet>(packet: &mut P, hop: &NextHop) -> Outcome {
 /// The reason to drop the packet.
 #[inline(always)]
 pub fn known_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
-    if let Some(number) = remembered_next_hop(tables, record) {
-        return Ok(number);
+    if remembered_next_hop(tables, record, tables.epochs()).is_some() {
+        return Ok(halves(record.load(word::HOP)).0);
     }
+    look_up_next_hop(tables, key, record)
+}
+
+/// The same by the routes.
+#[inline(always)]
+fn look_up_next_hop<V: Words, T: Tables>(tables: &T, key: &FlowKey, record: V) -> Result<u32, DropReason> {
     let epoch = tables.epochs().hop;
     let number = next_hop(tables, key)?;
     record.store(word::HOP, pair(number, epoch));
     Ok(number)
 }
 
-/// The same, if it need not be looked up.
+/// The next hop itself, if it need not be looked up.
 #[inline(always)]
-pub(super) fn remembered_next_hop<V: Words, T: Tables>(tables: &T, record: V) -> Option<u32> {
+pub(super) fn remembered_next_hop<V: Words, T: Tables>(
+    tables: &T,
+    record: V,
+    epochs: Epochs,
+) -> Option<&NextHop> {
     let (number, looked_up) = halves(record.load(word::HOP));
-    if looked_up == tables.epochs().hop
-        && let Some(hop) = tables.next_hop(number)
-        && hop.resolved != 0
-    {
-        return Some(number);
+    if looked_up != epochs.hop {
+        return None;
     }
-    None
+    tables.next_hop(number).filter(|hop| hop.resolved != 0)
 }
 
 /// In place of the number of a next hop: the destination is what a site is translated to.

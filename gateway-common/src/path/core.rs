@@ -64,12 +64,12 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     let outside = inner.outside();
     let found = tables
         .flows()
-        .find_answer(&outside, inner.ip.source, inner.source_port);
+        .find_answer(&outside, inner.ip.source, inner.ports.source());
     let Some(Entry { record, .. }) = found else {
         return no_flow(&inner, interface);
     };
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let now_s = tables.now_s();
+    let (now_s, epochs) = tables.clock();
     let (state, last_seen_s) = filter::state_and_last_seen_s(record);
     if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
         return Ok(Next::Stage(Stage::Enter));
@@ -77,7 +77,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
     if inner.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let sa = outbound(tables, record)?;
+    let sa = outbound(tables, record, epochs.sa)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         let link: Ethernet = packet.load(0).ok_or(DropReason::Internal)?;
         icmp::answer_too_big(packet, &link, &inner.ip, interface.ipv4, sa.mtu)?;
@@ -151,14 +151,27 @@ pub(super) fn is_own(ip: &Ipv4, interface: &Interface) -> bool {
 /// The SA to the site, which the flow has used before as long as SAs are what they were; the controller hears of its
 /// absence.
 #[inline(always)]
-pub(super) fn outbound<V: Words, T: Tables>(tables: &T, record: V) -> Result<&SaOutbound, DropReason> {
-    let epoch = tables.epochs().sa;
+pub(super) fn outbound<V: Words, T: Tables>(
+    tables: &T,
+    record: V,
+    epoch: u32,
+) -> Result<&SaOutbound, DropReason> {
     let (number, looked_up) = halves(record.load(word::SA));
     if looked_up == epoch
         && let Some(sa) = tables.sa_outbound(number)
     {
         return Ok(sa);
     }
+    look_up_outbound(tables, record, epoch)
+}
+
+/// The same by the SAs' routes. Apart from its caller, which has little stack.
+#[inline(never)]
+fn look_up_outbound<V: Words, T: Tables>(
+    tables: &T,
+    record: V,
+    epoch: u32,
+) -> Result<&SaOutbound, DropReason> {
     let (site, source) = halves(record.load(word::SITE_SOURCE));
     let key = SaOutboundKey {
         site: site.to_be_bytes(),

@@ -52,14 +52,14 @@ pub fn pass<P: Packet, T: Tables>(
 ) -> Result<Option<Verdict>, DropReason> {
     let Parsed { site, inner } = parsed;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let now_s = tables.now_s();
-    let Some(entry) = tables.flows().find(&inner.flow_from_site(*site)) else {
+    let (now_s, epochs) = tables.clock();
+    let Some(entry) = tables.flows().find_words(&inner.key_words(*site)) else {
         return Ok(None);
     };
     if !goes_on(entry.record, inner, settings, now_s) {
         return Ok(None);
     }
-    let hop = remembered_next_hop(tables, entry.record).and_then(|number| tables.next_hop(number));
+    let hop = remembered_next_hop(tables, entry.record, epochs);
     let Some(hop) = hop.filter(|hop| inner.length() <= hop.mtu) else {
         return Ok(None);
     };

@@ -158,7 +158,7 @@ fn refusal<T: Tables>(
 ) -> Option<DropReason> {
     let found = tables
         .flows()
-        .find_answer(outside, inner.ip.source, inner.source_port);
+        .find_answer(outside, inner.ip.source, inner.ports.source());
     let Some(entry) = found else {
         return Some(DropReason::NoFlow);
     };
@@ -199,7 +199,7 @@ pub(super) fn find<T: Tables>(tables: &T, inner: &Inner, outside: &OutsideKey, t
         } else {
             inside.port
         },
-        destination_port: inner.source_port,
+        destination_port: inner.ports.source(),
         protocol: outside.protocol,
         pad: [0; 3],
     };

@@ -160,7 +160,7 @@ fn inward<P: Packet, T: Tables, const BETWEEN: bool>(packet: &mut P, tables: &T)
     if report.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
-    let sa = outbound(tables, entry.record)?;
+    let sa = outbound(tables, entry.record, tables.epochs().sa)?;
     if report.ip.total_length() > sa.mtu && report.ip.dont_fragment() {
         // No error about an error (RFC 1122 section 3.2.2).
         return Err(DropReason::EspTooBig);

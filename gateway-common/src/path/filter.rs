@@ -216,16 +216,44 @@ pub const fn is_half_open(state: u8) -> bool {
 /// [`DropReason::TcpState`] or [`DropReason::TcpWindow`] if the segment does not fit; nothing is written then.
 #[inline(always)]
 pub fn follow<V: Words, const OUT: bool>(record: V, inner: &Inner, now_s: u32) -> Result<bool, DropReason> {
-    let before = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
-    if inner.ip.protocol == protocol::TCP && tcp::is_rare(before, &inner.segment) {
+    if is_rare(record, inner) {
         follow_rarely::<V, OUT>(record, inner, now_s)
     } else {
         follow_usually::<V, OUT>(record, inner, now_s)
     }
 }
 
-/// The same for all but handshake and reset. Apart from its caller, whose stack is not large enough for both.
+/// The same where a stage has no stack left for it: at the price of a call, which the stages of every packet do without.
+#[inline(always)]
+pub(super) fn follow_apart<V: Words, const OUT: bool>(
+    record: V,
+    inner: &Inner,
+    now_s: u32,
+) -> Result<bool, DropReason> {
+    if is_rare(record, inner) {
+        follow_rarely::<V, OUT>(record, inner, now_s)
+    } else {
+        follow_usually_apart::<V, OUT>(record, inner, now_s)
+    }
+}
+
+#[inline(always)]
+fn is_rare<V: Words>(record: V, inner: &Inner) -> bool {
+    let before = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
+    inner.ip.protocol == protocol::TCP && tcp::is_rare(before, &inner.segment)
+}
+
 #[inline(never)]
+fn follow_usually_apart<V: Words, const OUT: bool>(
+    record: V,
+    inner: &Inner,
+    now_s: u32,
+) -> Result<bool, DropReason> {
+    follow_usually::<V, OUT>(record, inner, now_s)
+}
+
+/// The same for all but handshake and reset.
+#[inline(always)]
 fn follow_usually<V: Words, const OUT: bool>(
     record: V,
     inner: &Inner,
@@ -241,21 +269,23 @@ fn follow_usually<V: Words, const OUT: bool>(
         other_changed: false,
         is_repeated: false,
     };
+    let mut changes = false;
     if inner.ip.protocol == protocol::TCP {
         connection.other = Half::read_tcp(record, other);
-        connection.advance(&inner.segment, direction)?;
+        changes = connection.advance(&inner.segment, direction)?;
     } else if OUT == tcp::opened_from_center(before) {
         connection.progress.state = answered(before.state);
+        changes = true;
     }
     count(&mut connection.own, inner.length(), now_s);
     connection.own.write(record, own);
-    if connection.progress == before {
+    if !changes || connection.progress == before {
         return Ok(false);
     }
     Ok(change_progress(record, before, connection.progress))
 }
 
-/// The same for segments of handshake and reset.
+/// The same for segments of handshake and reset. Apart from its caller, whose stack is not large enough for both.
 #[inline(never)]
 fn follow_rarely<V: Words, const OUT: bool>(
     record: V,
@@ -406,6 +436,7 @@ mod tests {
     use crate::abi::flow::{RECORD_WORDS, read};
     use crate::abi::interface::IdleLimits;
     use crate::packet::tcp::flag::{ACK, SYN};
+    use crate::path::inner::Ports;
     use crate::path::tcp::Segment;
 
     fn settings() -> Settings {
@@ -520,8 +551,7 @@ mod tests {
         Inner {
             ip,
             segment,
-            source_port: [0, 1],
-            destination_port: [0, 2],
+            ports: Ports::new([0, 1], [0, 2]),
             checksum: [0; 2],
         }
     }

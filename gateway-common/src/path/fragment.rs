@@ -161,14 +161,14 @@ fn first_of_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome 
     }
     let entry = tables
         .flows()
-        .find_answer(&inner.outside(), inner.ip.source, inner.source_port)
+        .find_answer(&inner.outside(), inner.ip.source, inner.ports.source())
         .ok_or(DropReason::NoFlow)?;
     let record = entry.record;
     alive(tables, record)?;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let sa = outbound(tables, record)?;
+    let sa = outbound(tables, record, tables.epochs().sa)?;
     let (site, source) = halves(record.load(word::SITE_SOURCE));
-    if filter::follow::<_, false>(record, &inner, tables.now_s())? {
+    if filter::follow_apart::<_, false>(record, &inner, tables.now_s())? {
         limits::give_half_open(tables, site);
     }
     let [s0, s1, _, _] = halves(record.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
@@ -193,7 +193,7 @@ fn later_of_center<P: Packet, T: Tables>(packet: &mut P, tables: &T, [s0, s1, d0
         .find_answer(&outside, ip.source, [s0, s1])
         .ok_or(DropReason::InnerFragment)?;
     alive(tables, entry.record)?;
-    let sa = outbound(tables, entry.record)?;
+    let sa = outbound(tables, entry.record, tables.epochs().sa)?;
     filter::count_later(entry.record, Direction::In, ip.total_length(), tables.now_s());
     let (site, source) = halves(entry.record.load(word::SITE_SOURCE));
     translate_header(packet, &ip, Direction::In, source.to_ne_bytes())?;

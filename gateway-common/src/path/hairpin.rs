@@ -37,7 +37,7 @@ use super::clear::{Next, parse_any, parse_between, read_any, site_of};
 use super::core::outbound;
 use super::enter::{Target, find, is_let_in};
 use super::filter::{self, Direction, First};
-use super::inner::{IP, Inner, TRANSPORT};
+use super::inner::{IP, Inner, Ports, TRANSPORT};
 use super::open::{Stage, denied, hide, leave_packet, left, make};
 use super::rules::Tuple;
 use super::{Outcome, fragment, limits, mss, tcp, worker};
@@ -97,7 +97,7 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next,
         may_follow(tables, own.record, is_reply)?;
     }
     let source = nat_of(own.record);
-    let (outside, remote_port) = other_end(&inner.ip, source, inner.destination_port);
+    let (outside, remote_port) = other_end(&inner.ip, source, inner.ports.destination());
     let found = tables.flows().find_answer(&outside, source.0, remote_port);
     let Some(Entry { record: other, .. }) = found else {
         return otherwise(is_reply, Stage::HairpinEnter, DropReason::NoFlow);
@@ -106,17 +106,17 @@ pub fn forward<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next,
     if !filter::is_alive(state, last_seen_s, settings, now_s) || filter::reopens(state, &inner) {
         return otherwise(is_reply, Stage::HairpinEnter, DropReason::FlowExpired);
     }
-    let sa = outbound(tables, other)?;
+    let sa = outbound(tables, other, tables.epochs().sa)?;
     if inner.length() > sa.mtu && inner.ip.dont_fragment() {
         return refuse(tables, Refusal::TooBig { mtu: sa.mtu });
     }
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let verdict = worker(tables, interface, Path::SiteToSite)?;
     let (called, address) = halves(other.load(word::SITE_SOURCE));
-    if filter::follow::<_, true>(own.record, &inner, now_s)? {
+    if filter::follow_apart::<_, true>(own.record, &inner, now_s)? {
         limits::give_half_open(tables, site);
     }
-    if filter::follow::<_, false>(other, &inner, now_s)? {
+    if filter::follow_apart::<_, false>(other, &inner, now_s)? {
         limits::give_half_open(tables, called);
     }
     let [p0, p1, _, _] = halves(other.load(word::DESTINATION_PORTS)).1.to_ne_bytes();
@@ -204,7 +204,7 @@ pub(super) fn later<P: Packet, V: Words, T: Tables>(
         .ok_or(DropReason::InnerFragment)?
         .record;
     fragment::alive(tables, other)?;
-    let sa = outbound(tables, other)?;
+    let sa = outbound(tables, other, tables.epochs().sa)?;
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
     let verdict = worker(tables, interface, Path::SiteToSite)?;
     let now_s = tables.now_s();
@@ -230,8 +230,8 @@ fn find_called<T: Tables>(tables: &T, seen: &Inner, target: &mut Target) -> bool
         return false;
     }
     if is_query {
-        target.key.source_port = seen.source_port;
-        target.key.destination_port = seen.destination_port;
+        target.key.source_port = seen.ports.source();
+        target.key.destination_port = seen.ports.destination();
     }
     true
 }
@@ -250,7 +250,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let mut outside = seen.outside();
     let is_query = seen.ip.protocol == protocol::ICMP;
     if is_query {
-        outside.port = seen.source_port;
+        outside.port = seen.ports.source();
     }
     let is_open = if target.publication == 0 {
         is_let_in(tables, site, &seen, &outside, settings)
@@ -306,7 +306,9 @@ fn look<P: Packet, T: Tables>(
         .flows()
         .find(&seen.flow_from_site(site))
         .ok_or(DropReason::NoFlow)?;
-    (seen.ip.source, seen.source_port) = nat_of(own.record);
+    let (address, port) = nat_of(own.record);
+    seen.ip.source = address;
+    seen.ports = Ports::new(port, seen.ports.destination());
     if !find_called(tables, seen, target) {
         return Err(DropReason::NoMapping);
     }
@@ -363,8 +365,8 @@ fn translate<P: Packet>(
         return translate_identifier(packet, inner, destination.1);
     }
     let ports = addresses
-        .word(inner.source_port, source.1)
-        .word(inner.destination_port, destination.1);
+        .word(inner.ports.source(), source.1)
+        .word(inner.ports.destination(), destination.1);
     let (checksum, offset) = match inner.ip.protocol {
         protocol::TCP => (ports.apply(inner.checksum), 16),
         protocol::UDP => (ports.apply_udp(inner.checksum), 6),
@@ -387,7 +389,7 @@ fn translate_identifier<P: Packet>(
     identifier: [u8; 2],
 ) -> Result<(), DropReason> {
     let checksum = Change::default()
-        .word(inner.source_port, identifier)
+        .word(inner.ports.source(), identifier)
         .apply(inner.checksum);
     packet
         .store(TRANSPORT + 4, &identifier)

@@ -61,7 +61,7 @@ pub struct Report {
 ///
 /// # Errors
 /// [`DropReason::Internal`] if the head cannot be moved.
-#[inline(never)]
+#[inline(always)]
 pub fn report<P: Packet>(packet: &mut P, original: &Ipv4, report: &Report) -> Result<(), DropReason> {
     let link: [u8; ethernet::LENGTH as usize] = packet.load(0).ok_or(DropReason::Internal)?;
     packet.grow_head(HEADERS).ok_or(DropReason::Internal)?;

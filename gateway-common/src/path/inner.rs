@@ -1,6 +1,6 @@
 //! The clear IPv4 packet between site and center: strict parsing, and translation of one of its ends.
 
-use crate::abi::flow::FlowKey;
+use crate::abi::flow::{FlowKey, KeyWords, pair};
 use crate::abi::nat::OutsideKey;
 use crate::abi::sa::{LinkHeader, fragment};
 use crate::drop::DropReason;
@@ -10,9 +10,11 @@ use crate::packet::{
     ethernet,
     icmp::{self, Icmp, Query},
     ipv4::{self, Fault, Ipv4, is_host_address, protocol},
-    tcp::{self, Tcp, flags_are_sane},
-    udp::Udp,
+    tcp::{self, flags_are_sane},
+    udp,
 };
+
+use crate::tables::hash;
 
 use super::filter::Direction;
 use super::tcp::{NO_SCALE, SCALE_MAX, Segment};
@@ -31,12 +33,47 @@ pub struct Inner {
     pub ip: Ipv4,
     /// What the filter looks at in TCP; empty otherwise.
     pub segment: Segment,
-    /// Source port.
-    pub source_port: [u8; 2],
-    /// Destination port.
-    pub destination_port: [u8; 2],
+    /// Ports.
+    pub ports: Ports,
     /// Transport checksum.
     pub checksum: [u8; 2],
+}
+
+/// Source and destination port, side by side as in the packet: moved, hashed and compared as one word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ports(u32);
+
+impl Ports {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// These ports, in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(source: [u8; 2], destination: [u8; 2]) -> Self {
+        Self(hash::ports(source, destination))
+    }
+
+    /// Both as one word, in memory order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+
+    /// Source port, in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn source(self) -> [u8; 2] {
+        (self.0 as u16).to_ne_bytes()
+    }
+
+    /// Destination port, in network order.
+    #[inline(always)]
+    #[must_use]
+    pub const fn destination(self) -> [u8; 2] {
+        ((self.0 >> 16) as u16).to_ne_bytes()
+    }
 }
 
 impl Inner {
@@ -55,23 +92,29 @@ impl Inner {
             destination: [0; 4],
         },
         segment: Segment::NONE,
-        source_port: [0; 2],
-        destination_port: [0; 2],
+        ports: Ports::NONE,
         checksum: [0; 2],
     };
 
-    /// Parses the packet behind the link header. `direction` says which ICMP query type may be seen.
+    /// Parses the packet behind the link header. `direction` says which ICMP query type may be seen. Apart from its caller: stages
+    /// have little stack, and are in no hurry.
     ///
     /// # Errors
     /// The reason to drop it.
     #[inline(always)]
     pub fn parse<P: Packet>(packet: &P, direction: Direction) -> Result<Self, DropReason> {
         let mut inner = Self::NONE;
-        inner.read(packet, direction)?;
+        inner.read_apart(packet, direction)?;
         Ok(inner)
     }
 
-    /// The same, to where it stays: BPF would copy a result octet by octet.
+    #[inline(never)]
+    fn read_apart<P: Packet>(&mut self, packet: &P, direction: Direction) -> Result<(), DropReason> {
+        self.read(packet, direction)
+    }
+
+    /// The same, to where it stays: BPF would copy a result octet by octet. In its caller: for the stages of every packet, which do
+    /// without a call.
     ///
     /// # Errors
     /// The reason to drop it.
@@ -96,7 +139,7 @@ impl Inner {
     ///
     /// # Errors
     /// The reason to drop it.
-    #[inline(always)]
+    #[inline(never)]
     pub fn read_any<P: Packet>(&mut self, packet: &P, direction: Direction) -> Result<(), DropReason> {
         self.parse_as::<P, true, false>(packet, direction)
     }
@@ -109,11 +152,16 @@ impl Inner {
     #[inline(always)]
     pub fn parse_between<P: Packet>(packet: &P) -> Result<Self, DropReason> {
         let mut inner = Self::NONE;
-        inner.parse_as::<P, true, true>(packet, Direction::Out)?;
+        inner.read_between(packet)?;
         Ok(inner)
     }
 
     #[inline(never)]
+    fn read_between<P: Packet>(&mut self, packet: &P) -> Result<(), DropReason> {
+        self.parse_as::<P, true, true>(packet, Direction::Out)
+    }
+
+    #[inline(always)]
     fn parse_as<P: Packet, const ANY: bool, const BETWEEN: bool>(
         &mut self,
         packet: &P,
@@ -149,7 +197,7 @@ impl Inner {
             protocol::UDP => self.udp(packet, length),
             protocol::ICMP => self.icmp::<P, BETWEEN>(packet, length, direction),
             other if is_tracked_by_address(other) => {
-                self.ports([0; 2], [0; 2], [0; 2]);
+                self.ports(Ports::NONE, [0; 2]);
                 self.segment = Segment::NONE;
                 Ok(())
             }
@@ -162,25 +210,29 @@ impl Inner {
 
     #[inline(always)]
     fn tcp<P: Packet>(&mut self, packet: &P, length: u32) -> Result<(), DropReason> {
-        let header: Tcp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
-        if header.header_length() < tcp::LENGTH || header.header_length() > length {
+        let [ports, sequence, acknowledgment, control, rest] = packet
+            .load_words(TRANSPORT)
+            .ok_or(DropReason::TruncatedTransport)?;
+        let control = u32::from_be(control);
+        let (header_length, flags) = (control >> 28 << 2, (control >> 16) as u8);
+        if header_length < tcp::LENGTH || header_length > length {
             return Err(DropReason::TruncatedTransport);
         }
-        if !flags_are_sane(header.flags) {
+        if !flags_are_sane(flags) {
             return Err(DropReason::TcpFlags);
         }
-        let scale = if header.flags & tcp::flag::SYN != 0 {
-            window_scale(packet, header.header_length())
+        let scale = if flags & tcp::flag::SYN != 0 {
+            window_scale(packet, header_length)
         } else {
             NO_SCALE
         };
-        self.ports(header.source_port, header.destination_port, header.checksum);
+        self.ports(Ports(ports), (rest as u16).to_ne_bytes());
         self.segment = Segment {
-            sequence: u32::from_be_bytes(header.sequence),
-            acknowledgment: u32::from_be_bytes(header.acknowledgment),
-            length: length - header.header_length(),
-            window: u16::from_be_bytes(header.window),
-            flags: header.flags,
+            sequence: u32::from_be(sequence),
+            acknowledgment: u32::from_be(acknowledgment),
+            length: length - header_length,
+            window: control as u16,
+            flags,
             scale,
         };
         self.with_ports()
@@ -188,9 +240,12 @@ impl Inner {
 
     #[inline(always)]
     fn udp<P: Packet>(&mut self, packet: &P, length: u32) -> Result<(), DropReason> {
-        let header: Udp = packet.load(TRANSPORT).ok_or(DropReason::TruncatedTransport)?;
-        header.length(length).ok_or(DropReason::TruncatedTransport)?;
-        self.ports(header.source_port, header.destination_port, header.checksum);
+        let [ports, rest] = packet
+            .load_words(TRANSPORT)
+            .ok_or(DropReason::TruncatedTransport)?;
+        let own_length = u32::from(u16::from_be(rest as u16));
+        udp::fits(own_length, length).ok_or(DropReason::TruncatedTransport)?;
+        self.ports(Ports(ports), ((rest >> 16) as u16).to_ne_bytes());
         self.segment = Segment::NONE;
         self.with_ports()
     }
@@ -217,21 +272,21 @@ impl Inner {
         if query.is_reply != is_reply && !BETWEEN {
             return Err(DropReason::IcmpType);
         }
-        self.ports(source_port, destination_port, checksum);
+        self.ports(Ports::new(source_port, destination_port), checksum);
         self.segment = Segment::NONE;
         Ok(())
     }
 
     #[inline(always)]
-    const fn ports(&mut self, source: [u8; 2], destination: [u8; 2], checksum: [u8; 2]) {
-        (self.source_port, self.destination_port) = (source, destination);
+    const fn ports(&mut self, ports: Ports, checksum: [u8; 2]) {
+        self.ports = ports;
         self.checksum = checksum;
     }
 
     /// Port zero is reserved; as a destination it is never meant (RFC 6335 section 6).
     #[inline(always)]
     fn with_ports(&self) -> Result<(), DropReason> {
-        if self.source_port == [0; 2] || self.destination_port == [0; 2] {
+        if self.ports.source() == [0; 2] || self.ports.destination() == [0; 2] {
             return Err(DropReason::TruncatedTransport);
         }
         Ok(())
@@ -252,10 +307,22 @@ impl Inner {
             site,
             source: self.ip.source,
             destination: self.ip.destination,
-            source_port: self.source_port,
-            destination_port: self.destination_port,
+            source_port: self.ports.source(),
+            destination_port: self.ports.destination(),
             protocol: self.ip.protocol,
             pad: [0; 3],
+        }
+    }
+
+    /// The same as a record has it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn key_words(&self, site: u32) -> KeyWords {
+        let [source, destination] = [self.ip.source, self.ip.destination];
+        KeyWords {
+            site_source: pair(site, u32::from_ne_bytes(source)),
+            destination_ports: pair(u32::from_ne_bytes(destination), self.ports.word()),
+            protocol: self.ip.protocol,
         }
     }
 
@@ -265,7 +332,7 @@ impl Inner {
     pub const fn outside(&self) -> OutsideKey {
         OutsideKey {
             address: self.ip.destination,
-            port: self.destination_port,
+            port: self.ports.destination(),
             protocol: self.ip.protocol,
             pad: 0,
         }
@@ -276,7 +343,7 @@ impl Inner {
     ///
     /// # Errors
     /// [`DropReason::Internal`] if the frame changed its length meanwhile.
-    #[inline(never)]
+    #[inline(always)]
     pub fn translate<P: Packet>(
         &self,
         packet: &mut P,
@@ -285,8 +352,8 @@ impl Inner {
         port: [u8; 2],
     ) -> Result<(), DropReason> {
         let old_port = match direction {
-            Direction::Out => self.source_port,
-            Direction::In => self.destination_port,
+            Direction::Out => self.ports.source(),
+            Direction::In => self.ports.destination(),
         };
         let addresses = translate_header(packet, &self.ip, direction, address)?;
 
@@ -340,18 +407,20 @@ pub fn translate_header<P: Packet>(
     direction: Direction,
     address: [u8; 4],
 ) -> Result<Change, DropReason> {
-    let (old_address, offset) = match direction {
-        Direction::Out => (ip.source, ipv4::SOURCE),
-        Direction::In => (ip.destination, ipv4::DESTINATION),
+    let old_address = match direction {
+        Direction::Out => ip.source,
+        Direction::In => ip.destination,
     };
     let addresses = Change::default().double(old_address, address);
     let ttl = [ip.ttl.saturating_sub(1), ip.protocol];
     let checksum = addresses.word(ip.ttl_word(), ttl).apply(ip.checksum);
     let ([ttl, protocol], [c0, c1]) = (ttl, checksum);
-    packet
-        .store(IP + ipv4::TTL, &[ttl, protocol, c0, c1])
-        .ok_or(DropReason::Internal)?;
-    packet.store(IP + offset, &address).ok_or(DropReason::Internal)?;
+    let front = [ttl, protocol, c0, c1];
+    let stored = match direction {
+        Direction::Out => packet.store(IP + ipv4::TTL, &[front, address]),
+        Direction::In => packet.store(IP + ipv4::TTL, &[front, ip.source, address]),
+    };
+    stored.ok_or(DropReason::Internal)?;
     Ok(addresses)
 }
 

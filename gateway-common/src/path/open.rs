@@ -470,6 +470,7 @@ mod tests {
 
     use super::*;
     use crate::packet::ipv4::protocol::{ICMP, TCP, UDP};
+    use crate::path::inner::Ports;
     use crate::path::tcp::Segment;
     use crate::tables::host::HostTables;
 
@@ -485,7 +486,7 @@ mod tests {
             (inner.ip.source, inner.ip.destination) = (source, destination);
             inner.ip.protocol = protocol;
             inner.ip.total_length = total_length.to_be_bytes();
-            (inner.source_port, inner.destination_port) = ports;
+            inner.ports = Ports::new(ports.0, ports.1);
             if protocol == TCP {
                 inner.segment = Segment { sequence, window, scale: scale % 15, flags: 2, ..Segment::NONE };
             }

@@ -147,18 +147,20 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Moves a synchronized connection on by a segment that is not [rare](is_rare).
+    /// Moves a synchronized connection on by a segment that is not [rare](is_rare). Answers whether that may have changed its
+    /// progress, which hardly any does.
     ///
     /// # Errors
     /// [`DropReason::TcpWindow`] if its numbers do not fit.
     #[inline(always)]
-    pub fn advance(&mut self, segment: &Segment, direction: Direction) -> Result<(), DropReason> {
+    pub fn advance(&mut self, segment: &Segment, direction: Direction) -> Result<bool, DropReason> {
         self.check(segment, direction)?;
         self.acknowledge(segment, direction);
-        if segment.has(FIN) || self.progress.state == state::TCP_SYN_RECEIVED {
+        let changes = segment.has(FIN) || self.progress.state == state::TCP_SYN_RECEIVED;
+        if changes {
             self.data(segment, direction);
         }
-        Ok(())
+        Ok(changes)
     }
 
     /// Moves a connection on by a [rare](is_rare) segment.

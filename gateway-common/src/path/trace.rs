@@ -198,8 +198,8 @@ fn ends<P: Packet>(packet: &P, event: &mut TraceEvent, direction: Direction, is_
         event.tcp_flags = inner.segment.flags;
         event.known |= known::PORTS;
         (site_port, center_port) = match direction {
-            Direction::Out => (inner.source_port, inner.destination_port),
-            Direction::In => (inner.destination_port, inner.source_port),
+            Direction::Out => (inner.ports.source(), inner.ports.destination()),
+            Direction::In => (inner.ports.destination(), inner.ports.source()),
         };
     }
     let (site_end, center_end) = match direction {

@@ -8,7 +8,7 @@ use super::Refused;
 use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol};
 use super::index::{Claim, Index, Retired, WIDTH, payload_of, state, state_of};
 use super::words::{Store, Words};
-use crate::abi::flow::{self, Flow, FlowKey, halves, pair, word};
+use crate::abi::flow::{self, Flow, FlowKey, KeyWords, halves, pair, word};
 use crate::abi::nat::OutsideKey;
 
 /// The flow table over its arrays.
@@ -46,10 +46,16 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     /// The flow that a packet of the site belongs to.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey) -> Option<Entry<R::Value>> {
-        let key_words = KeyWords::new(key);
-        self.index.find(&self.hash(key), |position, word| {
+        self.find_words(&KeyWords::new(key))
+    }
+
+    /// The same by the words of the key.
+    #[inline(always)]
+    pub fn find_words(&self, key: &KeyWords) -> Option<Entry<R::Value>> {
+        let hash = of_flow(self.factors, key, self.buckets());
+        self.index.find(&hash, |position, word| {
             let record = self.records.get(position)?;
-            key_words.are_of(record).then_some(Entry {
+            key.are_of(record).then_some(Entry {
                 record,
                 position,
                 word,
@@ -60,7 +66,7 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     /// Where the index has a packet of the site, if anywhere.
     #[inline(always)]
     pub fn hash(&self, key: &FlowKey) -> Hash {
-        of_flow(self.factors, key, self.buckets())
+        of_flow(self.factors, &KeyWords::new(key), self.buckets())
     }
 
     /// The place of a flow, as far as the index alone tells: for fetching its record before [`FlowTable::find`] reads it.
@@ -260,33 +266,6 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     fn hash_answer(&self, key: &FlowKey, outside: &OutsideKey) -> Hash {
         let (remote, port) = (key.destination, key.destination_port);
         of_answer(self.factors, outside, remote, port, self.buckets())
-    }
-}
-
-/// A key as it lies in a record.
-struct KeyWords {
-    site_source: u64,
-    destination_ports: u64,
-    protocol: u8,
-}
-
-impl KeyWords {
-    #[inline(always)]
-    const fn new(key: &FlowKey) -> Self {
-        let (site_source, destination_ports) = flow::key_words(key);
-        Self {
-            site_source,
-            destination_ports,
-            protocol: key.protocol,
-        }
-    }
-
-    #[inline(always)]
-    fn are_of<V: Words>(&self, record: V) -> bool {
-        let [_, _, protocol, _] = halves(record.load(word::NAT)).1.to_ne_bytes();
-        record.load(word::SITE_SOURCE) == self.site_source
-            && record.load(word::DESTINATION_PORTS) == self.destination_ports
-            && protocol == self.protocol
     }
 }
 

@@ -4,7 +4,7 @@
 //! key's 32-bit parts, each times a secret 64-bit factor, is strongly universal in its upper half (Lemire and Kaser,
 //! "Strongly universal string hashing is fast", section 2); the factors are drawn anew when the tables are made.
 
-use crate::abi::flow::FlowKey;
+use crate::abi::flow::{KeyWords, halves};
 use crate::abi::nat::{InsideKey, OutsideKey};
 
 /// Secret factors: one for each part of the longest key, and one to begin with.
@@ -55,14 +55,9 @@ pub const fn port_protocol(port: [u8; 2], protocol: u8) -> u32 {
 
 /// Hash of a flow as the site sends it.
 #[inline(always)]
-pub fn of_flow<F: Factors>(factors: F, key: &FlowKey, buckets: u32) -> Hash {
-    let parts = [
-        key.site,
-        part(key.source),
-        part(key.destination),
-        ports(key.source_port, key.destination_port),
-        key.protocol as u32,
-    ];
+pub fn of_flow<F: Factors>(factors: F, key: &KeyWords, buckets: u32) -> Hash {
+    let ((site, source), (destination, ports)) = (halves(key.site_source), halves(key.destination_ports));
+    let parts = [site, source, destination, ports, key.protocol as u32];
     place(sum(factors, parts), buckets)
 }
 
@@ -135,6 +130,7 @@ const fn place(sum: u64, buckets: u32) -> Hash {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::abi::flow::FlowKey;
 
     const FACTORS: [u64; 6] = [
         0x9e37_79b9_7f4a_7c15,
@@ -166,7 +162,7 @@ mod tests {
         for number in 0..buckets * 5 {
             let hash = of_flow(
                 &FACTORS,
-                &key(1 + number / 500, 40_000 + (number % 500) as u16),
+                &KeyWords::new(&key(1 + number / 500, 40_000 + (number % 500) as u16)),
                 buckets,
             );
             assert!(hash.first < buckets && hash.second < buckets && hash.first != hash.second);
@@ -207,21 +203,21 @@ mod tests {
             },
             FlowKey { protocol: 17, ..base },
         ];
-        let hash = |key: &FlowKey| of_flow(&FACTORS, key, 1 << 20);
+        let hash = |key: &FlowKey| of_flow(&FACTORS, &KeyWords::new(key), 1 << 20);
         for other in others {
             assert_ne!(hash(&base).fingerprint, hash(&other).fingerprint);
             assert_ne!(hash(&base).first, hash(&other).first);
         }
         assert_ne!(
             hash(&base),
-            of_flow(&[1, 2, 3, 4, 5, 6], &base, 1 << 20),
+            of_flow(&[1, 2, 3, 4, 5, 6], &KeyWords::new(&base), 1 << 20),
             "another secret, another place"
         );
     }
 
     #[test]
     fn one_bucket_is_both() {
-        let hash = of_flow(&FACTORS, &key(1, 1), 1);
+        let hash = of_flow(&FACTORS, &KeyWords::new(&key(1, 1)), 1);
         assert_eq!((hash.first, hash.second), (0, 0));
     }
 }

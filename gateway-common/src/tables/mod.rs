@@ -82,6 +82,10 @@ pub trait Tables {
 
     /// Seconds of a coarse monotonic clock.
     fn now_s(&self) -> u32;
+    /// The same with [`Tables::epochs`], read together.
+    fn clock(&self) -> (u32, Epochs) {
+        (self.now_s(), self.epochs())
+    }
     /// Key of the draw of ports.
     fn port_key(&self) -> SipKey;
     /// The keyed hash of these words.
