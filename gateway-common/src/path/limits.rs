@@ -4,7 +4,7 @@
 //! The last eighth of the flow table is for sites that have less than their share of it: a site that floods fills the
 //! rest, and never keeps another from working. No live flow is evicted.
 
-use crate::abi::event::kind;
+use crate::abi::event::KINDS;
 use crate::abi::flow::{halves, pair};
 use crate::abi::interface::Settings;
 use crate::abi::usage::{TOTAL, word};
@@ -12,8 +12,8 @@ use crate::drop::DropReason;
 use crate::tables::Tables;
 use crate::tables::words::Words;
 
-/// Events that the controller hears in a second of one site, of each kind that it acts on. A CPU tells of many more: a site
-/// that scans has used up its own.
+/// Events that the controller hears in a second of one site, of each kind. A CPU tells of many more: a site that scans has used
+/// up its own.
 pub const SITE_EVENTS_PER_S: u32 = 64;
 
 /// The last part of the flow table, for sites below their share: one in so many.
@@ -51,20 +51,22 @@ pub fn answer<T: Tables>(
         .ok_or(reason)
 }
 
-/// Counts an event of a site. Whether the controller is to hear of it: of what it acts on, each site has its share, so that
-/// one site's packets do not keep from it what others need.
+/// Counts an event of a site. Whether the controller is to hear of it: of each kind a site has its share, so that one site's
+/// packets do not keep from it what others need, nor from the log what others did.
 #[inline(always)]
 pub fn event<T: Tables>(tables: &T, site: u32, kind: u32) -> bool {
-    let what = match kind {
-        kind::NEXT_HOP_MISSING => word::NO_NEXT_HOP,
-        kind::NO_SA => word::NO_SA,
-        kind::PORTS_SHORT => word::NO_PORTS,
-        _ => return true,
-    };
+    if kind >= KINDS {
+        return false;
+    }
     let Some(usage) = tables.usage(site) else {
         return true;
     };
-    count_in_second(usage, what, SITE_EVENTS_PER_S, tables.now_s())
+    count_in_second(
+        usage,
+        word::EVENTS + kind as usize,
+        SITE_EVENTS_PER_S,
+        tables.now_s(),
+    )
 }
 
 /// Counts one more of `what` in this second, if there were fewer than `max`; whether there were.
