@@ -6,21 +6,21 @@ use super::words::{Store, Words};
 
 /// An array.
 #[derive(Clone, Copy)]
-pub struct Rows<'a, const N: usize> {
+pub(super) struct Rows<'a, const N: usize> {
     values: &'a [[AtomicU64; N]],
     other: &'a dyn Fn(),
 }
 
 /// One of its values.
 #[derive(Clone, Copy)]
-pub struct Row<'a, const N: usize> {
+pub(super) struct Row<'a, const N: usize> {
     words: &'a [AtomicU64; N],
     other: &'a dyn Fn(),
 }
 
 impl<'a, const N: usize> Rows<'a, N> {
     /// These values, beside what `other` does, which accesses them by itself.
-    pub fn new(values: &'a [[AtomicU64; N]], other: &'a dyn Fn()) -> Self {
+    pub(super) fn new(values: &'a [[AtomicU64; N]], other: &'a dyn Fn()) -> Self {
         Self { values, other }
     }
 }

@@ -121,6 +121,12 @@ pub fn about_site(site: u32) -> Vec<u8> {
     about(1400, 50, &esp_of(spi))
 }
 
+/// An error about what we sent in IKE, which is the kernel's.
+#[must_use]
+pub fn about_ike() -> Vec<u8> {
+    about(1400, 17, &udp(500, 500, &[0x11; 40]))
+}
+
 /// A world, an error that is heeded in it, and what the controller hears of it.
 #[must_use]
 pub fn heeded(now_s: u32) -> (HostTables, Vec<u8>, Event) {
@@ -260,10 +266,7 @@ fn others() -> Vec<Case> {
     let mut later = ipv4(50, GATEWAY, ROUTER, &esp());
     later[7] = 9;
     vec![
-        (
-            "'too big' about IKE is the kernel's",
-            about(1400, 17, &udp(500, 500, &[0x11; 40])),
-        ),
+        ("'too big' about IKE is the kernel's", about_ike()),
         (
             "'too big' about IKE behind the non-ESP marker is the kernel's",
             about(1400, 17, &udp(4500, 61000, &marked)),
