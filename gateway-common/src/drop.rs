@@ -115,6 +115,8 @@ drop_reasons! {
     94 RuleRejected "rule_rejected" "a rule rejects it; its sender is told, as often as the limit lets",
     95 WrongSide "wrong_side" "came from or would leave to another side (center, Internet) than its address belongs to",
     96 NextHopTooBig "next_hop_too_big" "packet does not fit the link to the next hop and may not be fragmented",
+    // Outer packet, again.
+    97 IcmpLimit "icmp_limit" "outside sent more ICMP errors than the kernel gets in a second",
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use aya_ebpf::btf_maps::{
 use aya_ebpf::macros::btf_map;
 use gateway_common::abi::{
     clock,
-    event::Event,
+    event::{self, Event},
     flow,
     interface::{Interfaces, RateBucket, Settings},
     limit,
@@ -32,8 +32,8 @@ const IKE_SOURCES: usize = 65_536;
 const EVENT_BYTES: usize = 1 << 20;
 /// Bytes of the trace ring: about 6,500 events of 72 bytes with their headers of 8.
 const TRACE_BYTES: usize = 1 << 19;
-/// Room for the kinds of `gateway_common::abi::event::kind`.
-const EVENT_KINDS: usize = 8;
+/// Kinds of `gateway_common::abi::event::kind`.
+const EVENT_KINDS: usize = event::KINDS as usize;
 /// A table that is as large as what is in it, not as its limit.
 const NO_PREALLOC: usize = aya_ebpf::bindings::BPF_F_NO_PREALLOC as usize;
 

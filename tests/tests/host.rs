@@ -144,3 +144,19 @@ fn fragments_of_the_internet_are_limited_for_all_sources_together() {
     world.now_s.set(NOW_S + 1);
     assert!(Program::Core.run(&frame, &world).0.is_ok(), "another second");
 }
+
+/// Regression: whatever the Internet forged of them went through the kernel's stack, at many times the cost of a drop.
+#[test]
+fn icmp_errors_of_all_sources_are_limited_before_the_kernel() {
+    let world = vectors::world::world(NOW_S);
+    let mut frame = vectors::pmtu::about_ike();
+    for number in 0..1000u32 {
+        frame[26..30].copy_from_slice(&(0x0800_0000 + number).to_be_bytes());
+        let (outcome, _) = Program::Wan.run(&frame, &world);
+        assert!(outcome.is_ok(), "{number}: {outcome:?}");
+    }
+    let refused = Err(DropReason::IcmpLimit);
+    assert_eq!(Program::Wan.run(&frame, &world).0, refused);
+    world.now_s.set(NOW_S + 1);
+    assert!(Program::Wan.run(&frame, &world).0.is_ok(), "another second");
+}

@@ -4,17 +4,18 @@
 use anyhow::{Result, ensure};
 use gateway::dataplane::TableSizes;
 use gateway_common::abi::event::{Event, kind};
-use gateway_common::abi::rule::Rule;
+use gateway_common::abi::rule::{self, Rule};
 use gateway_common::abi::site::{Block, Site, flag};
 use gateway_common::drop::DropReason;
+use gateway_common::packet::tcp::flag::SYN;
 use gateway_common::path::limits::SITE_EVENTS_PER_S;
 use gateway_common::tables::host::{Arrays, HostTables};
 use gateway_tests::frames::Clear;
 use gateway_tests::kernel::{Kernel, increase, monotonic};
-use gateway_tests::vectors::Program;
 use gateway_tests::vectors::world::{
     self, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL,
 };
+use gateway_tests::vectors::{Program, pmtu};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -121,7 +122,7 @@ fn open_world(now_s: u32) -> HostTables {
     tables
 }
 
-fn wants(now_s: u32) -> [Want; 3] {
+fn wants(now_s: u32) -> [Want; 6] {
     let mut without_neighbours = open_world(now_s);
     without_neighbours.next_hops.clear();
     let next_hop = Want {
@@ -167,15 +168,46 @@ fn wants(now_s: u32) -> [Want; 3] {
         tables: without_ports,
         frame: query,
     };
-    [next_hop, sa, ports]
+
+    let denied = Want {
+        kind: kind::DENIED,
+        program: Program::Clear,
+        tables: open_world(now_s),
+        frame: |site, number| {
+            Clear::tcp((TERMINAL, 10_000 + number), (NAME_SERVER, 53), SYN).linked(site, SA_INDEX)
+        },
+    };
+
+    let mut logged = open_world(now_s);
+    logged.arrays = Arrays::new(16 * FLOWS, 16 * FLOWS).for_sites(SITE_OTHER + 1);
+    let (_, rules) = logged.rules.as_mut().expect("the world has rules");
+    rules.iter_mut().for_each(|rule| rule.flags |= rule::flag::LOG);
+    let created = Want {
+        kind: kind::FLOW_CREATED,
+        program: Program::Clear,
+        tables: logged,
+        frame: query,
+    };
+
+    let path_mtu = Want {
+        kind: kind::PATH_MTU,
+        program: Program::Wan,
+        tables: pmtu::world_of_two(now_s),
+        frame: |site, _| pmtu::about_site(site),
+    };
+    [next_hop, sa, ports, denied, created, path_mtu]
 }
 
-/// One site asks again and again, and then the other once: `send` runs the program.
-fn one_asks_for_much_and_another_once(want: &Want, mut send: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    for number in 1..=ASKED {
+/// One site asks again and again, by packets from this number on, and then the other once: `send` runs the program.
+fn one_asks_for_much_and_another_once(
+    want: &Want,
+    from: u16,
+    mut send: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    for number in from..from + ASKED {
         send(&(want.frame)(SITE, number))?;
     }
-    send(&(want.frame)(SITE_OTHER, 1))
+    send(&(want.frame)(SITE_OTHER, from))
 }
 
 fn check_shares(want: &Want, events: &[Event]) {
@@ -198,12 +230,12 @@ fn a_site_that_scans_keeps_nothing_that_others_need_from_the_controller() -> Res
             let _ = want.program.run(frame, &want.tables);
             Ok(())
         };
-        one_asks_for_much_and_another_once(&want, run)?;
+        one_asks_for_much_and_another_once(&want, 1, run)?;
         check_shares(&want, &want.tables.events.borrow());
         // In the next second it is heard again.
         want.tables.events.borrow_mut().clear();
         want.tables.now_s.set(NOW_S + 1);
-        one_asks_for_much_and_another_once(&want, run)?;
+        one_asks_for_much_and_another_once(&want, 1 + ASKED, run)?;
         check_shares(&want, &want.tables.events.borrow());
     }
     Ok(())
@@ -223,7 +255,7 @@ fn a_site_that_scans_keeps_nothing_that_others_need_from_the_controller_in_the_k
     for want in wants(u32::try_from(monotonic().as_secs())?) {
         kernel.fill(&want.tables)?;
         kernel.take_events()?;
-        one_asks_for_much_and_another_once(&want, |frame| {
+        one_asks_for_much_and_another_once(&want, 1, |frame| {
             // Dropped, or answered for want of a port.
             kernel.code(want.program.name(), frame)?;
             Ok(())

@@ -61,10 +61,8 @@ const IDLE_S: u32 = 1;
 const PORTS: u32 = 4;
 const GROUPS: u32 = IDLE_S + 1;
 const BEGIN_S: u32 = 100_000;
-const HOLD_DOWN: HoldDown = HoldDown {
-    hold_s: IDLE_S,
-    site_ports_max: PORTS,
-};
+/// How long ports are kept from others, in turn: at zero, a sweep may retire a mapping as soon as packets can see it.
+const HOLD_S: [u32; 2] = [IDLE_S, 0];
 /// Another address of the site's.
 const NAT_LATER: [u8; 4] = [198, 51, 100, 3];
 /// Buckets of an index: two, so that all keys lie in the same ones.
@@ -549,6 +547,13 @@ fn send(memory: &Memory, number: usize, seed: u64, told: &Told, rounds: &AtomicU
     tally
 }
 
+fn hold_down(seed: u64) -> HoldDown {
+    HoldDown {
+        hold_s: HOLD_S[seed as usize % HOLD_S.len()],
+        site_ports_max: PORTS,
+    }
+}
+
 /// Sweeps once a second, as the daemon does. A run of a program is far shorter than that: none that may hold what a sweep has
 /// retired is under way at the next.
 fn sweep(memory: &Memory, seed: u64, told: &Told, rounds: &[AtomicU64; SENDERS]) -> Tally {
@@ -567,7 +572,7 @@ fn sweep(memory: &Memory, seed: u64, told: &Told, rounds: &[AtomicU64; SENDERS])
         if random.below(SECONDS) == 0 {
             told.is_renumbered.store(true, Ordering::Relaxed);
         }
-        let (expired, _) = sweep.run(memory, &SETTINGS, HOLD_DOWN, BEGIN_S + second);
+        let (expired, _) = sweep.run(memory, &SETTINGS, hold_down(seed), BEGIN_S + second);
         tally.expired += expired as u64;
         quiet.note(seen(rounds));
         let flows: Vec<FlowKey> = memory.flows().live().map(|(key, _)| key).collect();
@@ -610,7 +615,7 @@ fn run(seed: u64) -> Result<Tally> {
     check(&memory, SITE)?;
     let mut sweep = Sweep::default();
     for second in SECONDS + 1..SECONDS + 6 * (IDLE_S + 1) {
-        sweep.run(&memory, &SETTINGS, HOLD_DOWN, BEGIN_S + second);
+        sweep.run(&memory, &SETTINGS, hold_down(seed), BEGIN_S + second);
         check(&memory, SITE)?;
     }
     let left = (taken(&memory), used(&memory, SITE));

@@ -4,6 +4,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 use crate::abi_assert;
 
+/// Kinds of event at most: their numbers are below.
+pub const KINDS: u32 = 8;
+
 /// Values of [`Event::kind`].
 pub mod kind {
     /// A packet was denied by a rule with `log`, or by the default deny.

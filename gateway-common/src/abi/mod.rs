@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -80,7 +80,7 @@ pub mod map {
     pub const MAPPINGS: &str = "MAPPINGS";
     /// `ProgramArray` of the stages of `clear` ([`crate::path::open::Stage`]).
     pub const STAGES: &str = "STAGES";
-    /// `Array<[u64; 8]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
+    /// `Array<[u64; 16]>[SITES_MAX]`, memory-mapped: what each site uses ([`super::usage::word`]).
     pub const SITE_USAGE: &str = "SITE_USAGE";
     /// `Array<[u64; 2]>[1]`, memory-mapped: clock and epochs ([`super::clock::word`]).
     pub const CLOCK: &str = "CLOCK";

@@ -1,7 +1,9 @@
 //! What each site uses of the tables; element 0 is the sum of all.
 
-/// Words of an element.
-pub const WORDS: usize = 8;
+use super::event;
+
+/// Words of an element: a cache line of what packets count, and one of what is told of them.
+pub const WORDS: usize = word::EVENTS + event::KINDS as usize;
 /// Element of the sums: no site has this number.
 pub const TOTAL: u32 = 0;
 
@@ -17,10 +19,6 @@ pub mod word {
     pub const RATE_OR_SITES: usize = 3;
     /// A second, and the answers in it in place of packets that went no further: to a site, or in the sum, to the center.
     pub const ANSWERS: usize = 4;
-    /// A second, and the events of a site in it for want of a next hop.
-    pub const NO_NEXT_HOP: usize = 5;
-    /// The same for want of an SA.
-    pub const NO_SA: usize = 6;
-    /// The same for want of ports.
-    pub const NO_PORTS: usize = 7;
+    /// From here on, by [`kind`](crate::abi::event::kind): a second, and the events of a site in it.
+    pub const EVENTS: usize = 8;
 }

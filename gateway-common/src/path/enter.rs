@@ -99,7 +99,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     // Nothing is remembered for a site whose router is away.
     sa_to_site(tables, target.key.site, target.key.source)?;
-    limits::rate(tables, target.key.site, settings, now_s)?;
+    limits::rate_of_calls(tables, target.key.site, settings, now_s)?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     scratch.store(left::FLAGS, u64::from(judgement.flags));

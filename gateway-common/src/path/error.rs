@@ -3,12 +3,19 @@
 //! translated like what it quotes, outside and inside. It neither keeps a flow alive nor ends it: whoever forges one must
 //! not close a connection (RFC 5927 section 3, RFC 5508 REQ-6).
 //!
+//! Who receives it may act on more than the flow, so that what may be forged is bounded:
+//!
+//! - of TCP, the quoted sequence number is one that its sender may have in flight (RFC 5927 section 4.1);
+//! - "fragmentation needed" says no less than every path carries. It narrows the way to an *address*, for all who share that: of a
+//!   site that shares its own with others it says no less than [`SHARED_MTU_MIN`].
+//!
 //! A stage of its own behind `clear` and `core`, each a program of its own in BPF.
 
 use crate::abi::flow::{FlowKey, halves, word};
 use crate::abi::interface::Settings;
 use crate::abi::nat::OutsideKey;
 use crate::abi::sa::LinkHeader;
+use crate::abi::site::Block;
 use crate::abi::stats::Path;
 use crate::drop::DropReason;
 use crate::packet::Packet;
@@ -25,7 +32,8 @@ use super::core::{of_its_side, outbound};
 use super::filter::{self, Direction};
 use super::inner::{IP, TRANSPORT};
 use super::open::Stage;
-use super::{Verdict, hairpin, worker};
+use super::pmtu::IPV4_MTU_MIN;
+use super::{Verdict, hairpin, tcp, worker};
 
 /// Offset of the quoted packet in the frame.
 const QUOTED_IP: u32 = TRANSPORT + icmp::LENGTH;
@@ -33,6 +41,9 @@ const QUOTED_IP: u32 = TRANSPORT + icmp::LENGTH;
 const QUOTED_TRANSPORT: u32 = QUOTED_IP + ipv4::LENGTH;
 /// What an error has at least: its header, the quoted IP header, and 8 bytes more (RFC 792).
 const LENGTH_MIN: u32 = icmp::LENGTH + ipv4::LENGTH + 8;
+/// What a site may say at least that its packets have to fit, where the address that it is translated to is others' as well: what
+/// every link carries that IPv6 is used over. Their connections go on with a little less in a packet at worst.
+const SHARED_MTU_MIN: u32 = 1280;
 /// Where TCP has its checksum, which a short quote leaves out.
 const TCP_CHECKSUM: u32 = 16;
 
@@ -44,6 +55,9 @@ struct Report {
     quoted: Ipv4,
     /// First 8 bytes of what the quoted packet carries.
     transport: [u8; 8],
+    kind: [u8; 2],
+    /// Of "fragmentation needed": what fits.
+    mtu: [u8; 2],
     checksum: [u8; 2],
     /// Length of the ICMP message.
     length: u16,
@@ -90,6 +104,8 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let entry = tables.flows().find(&key).ok_or(DropReason::IcmpErrorUnmatched)?;
     alive(tables, settings, entry.record)?;
+    report.may_be_about(entry.record, Direction::In)?;
+    report.fits(mtu_min(tables, site)?)?;
     let hop = known_next_hop(tables, &key, entry.record)?;
     let to_site = hop == SITES;
     if !to_site && !report.is_about_usual(Direction::In) {
@@ -157,6 +173,8 @@ fn inward<P: Packet, T: Tables, const BETWEEN: bool>(packet: &mut P, tables: &T)
         .find_answer(&outside, report.quoted.destination, destination_port)
         .ok_or(DropReason::IcmpErrorUnmatched)?;
     alive(tables, settings, entry.record)?;
+    report.may_be_about(entry.record, Direction::Out)?;
+    report.fits(IPV4_MTU_MIN)?;
     if report.ip.ttl <= 1 {
         return Err(DropReason::InnerTtl);
     }
@@ -184,6 +202,19 @@ fn inward<P: Packet, T: Tables, const BETWEEN: bool>(packet: &mut P, tables: &T)
         .store(0, &LinkHeader::new(site, share(tables, sa)))
         .ok_or(DropReason::Internal)?;
     Ok(Next::Decided(verdict))
+}
+
+/// What an error of a site may say at least that fits.
+#[inline(always)]
+fn mtu_min<T: Tables>(tables: &T, site: u32) -> Result<u32, DropReason> {
+    let lent = tables.site(site).ok_or(DropReason::UnknownSite)?;
+    let is_alone = lent.blocks.first().is_some_and(Block::is_whole);
+    // What was read may be another site's by now: it shares its address, for once.
+    Ok(if is_alone && tables.is_site(lent, site) {
+        IPV4_MTU_MIN
+    } else {
+        SHARED_MTU_MIN
+    })
 }
 
 /// Only a live flow has errors.
@@ -223,6 +254,8 @@ impl Report {
             ip,
             quoted,
             transport,
+            kind: [header.kind, header.code],
+            mtu: header.sequence,
             checksum: header.checksum,
             length: length as u16,
         };
@@ -250,6 +283,28 @@ impl Report {
             && self.ip.destination == self.quoted.source
             && self.quoted.version_length == 0x45
             && u16::from_be_bytes(self.quoted.fragment) & OFFSET == 0
+    }
+
+    /// Whether a quoted segment, which went in this `direction`, is one that its sender may have in flight.
+    #[inline(always)]
+    fn may_be_about<V: Words>(&self, record: V, direction: Direction) -> Result<(), DropReason> {
+        let [_, _, _, _, s0, s1, s2, s3] = self.transport;
+        if self.quoted.protocol != protocol::TCP
+            || tcp::may_be_in_flight(record, u32::from_be_bytes([s0, s1, s2, s3]), direction)
+        {
+            return Ok(());
+        }
+        Err(DropReason::IcmpErrorUnmatched)
+    }
+
+    /// Whether "fragmentation needed" says `least` or more.
+    #[inline(always)]
+    fn fits(&self, least: u32) -> Result<(), DropReason> {
+        let is_too_big = self.kind == [icmp::kind::UNREACHABLE, icmp::CODE_FRAGMENTATION_NEEDED];
+        if is_too_big && u32::from(u16::from_be_bytes(self.mtu)) < least {
+            return Err(DropReason::PathMtuRefused);
+        }
+        Ok(())
     }
 
     /// Ports of the quoted packet, which went in this `direction`. Of an ICMP query, the identifier stands at the site's

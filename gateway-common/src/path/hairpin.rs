@@ -267,7 +267,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     filter::may_open(&seen)?;
     sa_to_site(tables, target.key.site, target.key.source)?;
-    limits::rate(tables, target.key.site, settings, tables.now_s())?;
+    limits::rate_of_calls(tables, target.key.site, settings, tables.now_s())?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
     // The caller's flow is logged, if the rule says so.
     scratch.store(left::FLAGS, 0);

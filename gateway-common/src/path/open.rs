@@ -337,7 +337,7 @@ enum Renewal {
 #[inline(always)]
 fn put<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<bool, DropReason> {
     let half_open = filter::is_half_open(first.progress.state);
-    take(tables, key.site, half_open)?;
+    take(tables, key.site, half_open, is_call(first))?;
     match insert(tables, key, first) {
         Ok(()) => Ok(true),
         Err(refused) => {
@@ -350,14 +350,20 @@ fn put<T: Tables>(tables: &T, key: &FlowKey, first: &First) -> Result<bool, Drop
     }
 }
 
+/// Whether another opens the flow to the site.
+#[inline(always)]
+const fn is_call(first: &First) -> bool {
+    first.progress.flags & tcp::flag::FROM_CENTER != 0
+}
+
 /// Counts a flow as the site's.
 #[inline(never)]
-fn take<T: Tables>(tables: &T, site: u32, half_open: bool) -> Result<(), DropReason> {
+fn take<T: Tables>(tables: &T, site: u32, half_open: bool, is_call: bool) -> Result<(), DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     if half_open {
-        limits::take_half_open(tables, site, settings)?;
+        limits::take_half_open(tables, site, settings, is_call)?;
     }
-    let taken = limits::take_flow(tables, site, settings);
+    let taken = limits::take_flow(tables, site, settings, is_call);
     if taken.is_err() && half_open {
         limits::give_half_open(tables, site);
     }
@@ -431,7 +437,7 @@ fn renew<V: Words, T: Tables>(
     }
     let half_open = filter::is_half_open(first.progress.state);
     if half_open && !was_half_open {
-        limits::take_half_open(tables, key.site, settings)?;
+        limits::take_half_open(tables, key.site, settings, is_call(first))?;
     }
     let new = pair(first.progress.bits(), admitted.mapping);
     let won = dead.record.compare_exchange(word::PROGRESS, found, new).is_ok();

@@ -23,6 +23,7 @@ use crate::packet::udp::{self, Udp};
 use crate::tables::Tables;
 use zerocopy::IntoBytes;
 
+use super::limits;
 use super::wan::{Address, Outer, widen, words};
 
 /// What every IPv4 path is taken to carry: RFC 1191 would let 68 pass, which no link has had for decades and which would
@@ -85,6 +86,9 @@ fn heed<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, quote: &Quo
         path.family == outer.family && words(path.local) == quote.source && outer.destination == quote.source;
     if !is_ours || mtu < floor || mtu >= path.mtu || !checksum_is_right(packet, outer) {
         return false;
+    }
+    if !limits::event(tables, path.site, event_kind::PATH_MTU) {
+        return true;
     }
     tables.event(&Event {
         kind: event_kind::PATH_MTU,

@@ -9,9 +9,10 @@
 //! Who sent the first SYN is the opener, the other end the answerer. Mostly the site opens; the center does where a port
 //! is published or the site's filtering lets it ([`super::enter`]).
 
-use crate::abi::flow::{Half, Progress, state};
+use crate::abi::flow::{Half, Progress, halves, state, word};
 use crate::drop::DropReason;
 use crate::packet::tcp::flag::{ACK, FIN, RST, SYN};
+use crate::tables::words::Words;
 
 use super::filter::Direction;
 
@@ -113,6 +114,25 @@ const fn latest(a: u32, b: u32) -> u32 {
 #[must_use]
 pub const fn is_rare(progress: Progress, segment: &Segment) -> bool {
     segment.flags & (SYN | RST) != 0 || !is_synchronized(progress.state)
+}
+
+/// Whether a segment with this sequence number, sent in this direction, may be on its way still: not behind what its sender has
+/// sent, and not older than a window, as [`Connection::advance`] has it.
+#[inline(always)]
+#[must_use]
+pub fn may_be_in_flight<V: Words>(record: V, sequence: u32, direction: Direction) -> bool {
+    let (own, other) = match direction {
+        Direction::Out => (word::OUT, word::IN),
+        Direction::In => (word::IN, word::OUT),
+    };
+    let progress = Progress::from_bits(halves(record.load(word::PROGRESS)).0);
+    let scale = match direction {
+        Direction::Out => progress.scales >> 4,
+        Direction::In => progress.scales & 0xf,
+    };
+    let end = Half::read_tcp(record, own).end;
+    let window = u32::from(Half::read_tcp(record, other).window) << scale;
+    !before(end, sequence) && !before(sequence, end.wrapping_sub(window.max(OLD_ACK)))
 }
 
 /// Whether both SYNs are known, so that sequence numbers can be checked.

@@ -24,6 +24,12 @@ const IKE_LENGTH_MIN: u32 = 28;
 const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
 const FRAGMENTS_PER_S: u32 = 100_000;
 
+/// ICMP errors a second that the kernel gets, of all sources together: who forges them has as many as he likes. One that is lost
+/// costs no more than a silent router does.
+const KERNEL_ICMP_PER_S: u32 = 1000;
+/// Where those are counted. No IKE source: a multicast address sends nothing.
+const KERNEL_ICMP: [u8; 16] = [0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0];
+
 /// An address of either family as words in memory order; IPv4 in the first one, the rest is zero.
 pub(super) type Address = [u32; 4];
 
@@ -308,7 +314,7 @@ fn icmp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: 
         let mtu = u32::from(u16::from_be_bytes(header.sequence));
         return too_big(packet, tables, outer, mtu);
     }
-    Ok(Verdict::Pass(Path::WanPassed))
+    pass_error(tables)
 }
 
 /// What is about IKE is for the kernel, which cuts what the socket sends.
@@ -316,8 +322,17 @@ fn icmp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: 
 fn too_big<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, mtu: u32) -> Outcome {
     match pmtu::too_big(packet, tables, outer, mtu) {
         Some(reason) => Err(reason),
-        None => Ok(Verdict::Pass(Path::WanPassed)),
+        None => pass_error(tables),
     }
+}
+
+/// Leaves an error to the kernel.
+#[inline(always)]
+fn pass_error<T: Tables>(tables: &T) -> Outcome {
+    if tables.count_ike(&KERNEL_ICMP, tables.now_s()) > KERNEL_ICMP_PER_S {
+        return Err(DropReason::IcmpLimit);
+    }
+    Ok(Verdict::Pass(Path::WanPassed))
 }
 
 /// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).

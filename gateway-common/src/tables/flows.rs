@@ -91,14 +91,18 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         let remote = u32::from_ne_bytes(remote);
         self.answers.find(&hash, |_, answer| {
             let position = payload_of(answer);
+            // First: the record of a place that is LIVE is not another flow's while somebody reads it.
+            let word = self.index.word(position)?;
+            if state_of(word) != state::LIVE {
+                return None;
+            }
             let record = self.records.get(position)?;
             let (destination, both_ports) = halves(record.load(word::DESTINATION_PORTS));
             let [_, _, d0, d1] = both_ports.to_ne_bytes();
             if record.load(word::NAT) != nat || destination != remote || [d0, d1] != remote_port {
                 return None;
             }
-            let word = self.index.word(position)?;
-            (state_of(word) == state::LIVE).then_some(Entry {
+            Some(Entry {
                 record,
                 position,
                 word,
@@ -271,8 +275,15 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
 
 #[cfg(test)]
 mod tests {
+    use core::array::from_fn;
+    use core::cell::Cell;
+    use core::sync::atomic::AtomicU64;
+    use std::vec::Vec;
+
     use super::*;
     use crate::tables::Tables as _;
+    use crate::tables::beside::Rows;
+    use crate::tables::hash::FACTORS;
     use crate::tables::host::HostTables;
 
     /// Regression: flows that were ended, and whose places no sweep had freed yet, hid the third of their key from its answers.
@@ -310,5 +321,76 @@ mod tests {
             assert!(find_answer().is_some());
             assert!(flows.retire(position, word));
         }
+    }
+
+    const SECRET: [u64; FACTORS] = [3, 5, 7, 11, 13, 17];
+
+    /// A flow that another CPU fails to put in, as it is there already, gives its place to one of another site: an answer to the
+    /// first never finds the second.
+    ///
+    /// Regression: the record was compared before its place was seen to be in use.
+    #[test]
+    fn an_answer_finds_no_flow_of_another_site_at_a_place_that_changes_hands() {
+        let keys = [1, 2].map(|site| FlowKey {
+            site,
+            source_port: [7, 208],
+            protocol: 17,
+            ..FlowKey::NONE
+        });
+        let flows = [[198, 51, 100, 1], [198, 51, 100, 2]].map(|nat_address| Flow {
+            nat_address,
+            nat_port: [7, 208],
+            ..Flow::default()
+        });
+        let outside = OutsideKey {
+            address: flows[0].nat_address,
+            port: [7, 208],
+            protocol: 17,
+            pad: 0,
+        };
+        let mut accesses = 100;
+        for moment in 0.. {
+            if moment > accesses {
+                break;
+            }
+            let bucket = |_| -> [AtomicU64; WIDTH] { from_fn(|_| AtomicU64::new(0)) };
+            let (index, answers): (Vec<_>, Vec<_>) =
+                ((0..2).map(bucket).collect(), (0..2).map(bucket).collect());
+            let records: Vec<[AtomicU64; flow::RECORD_WORDS]> =
+                (0..2 * WIDTH).map(|_| from_fn(|_| AtomicU64::new(0))).collect();
+            let table = FlowTable::new(&index[..], &answers[..], &records[..], &SECRET);
+            // As far as `insert_with` has come when it looks for another of the key.
+            let claim = table.index.claim(&table.hash(&keys[0]), None).expect("room");
+            let hash = table.hash_answer(&keys[0], &outside);
+            let mut answer = table.answers.claim(&hash, Some(claim.position)).expect("room");
+            flow::write(
+                &records[claim.position as usize],
+                &keys[0],
+                &flows[0],
+                answer.position,
+            );
+            table.answers.publish(&mut answer);
+            let count = Cell::new(0);
+            let other = || {
+                count.set(count.get() + 1);
+                if count.get() == moment {
+                    table.answers.free(&answer);
+                    table.index.free(&claim);
+                    assert_eq!(table.insert(&keys[1], &flows[1]), Ok(()));
+                    let place = table.find(&keys[1]).map(|entry| entry.position);
+                    assert_eq!(place, Some(claim.position));
+                }
+            };
+            let beside = FlowTable::new(
+                Rows::new(&index, &other),
+                Rows::new(&answers, &other),
+                Rows::new(&records, &other),
+                &SECRET,
+            );
+            let found = beside.find_answer(&outside, [0; 4], [0; 2]);
+            assert!(found.is_none(), "at access {moment}");
+            accesses = count.get();
+        }
+        assert!(accesses > 5, "{accesses}");
     }
 }

@@ -251,12 +251,41 @@ impl<S: Store, const W: usize> Index<S, W> {
         retired: Retired,
         same: impl Fn(u32, u64) -> bool,
     ) -> Result<(), Taken> {
-        let won = self.advance(claim, state::TENTATIVE).is_ok()
+        self.hold_unique(hash, claim, retired, same)?;
+        self.reveal(claim)
+    }
+
+    /// The first half of [`Index::publish_unique`]: the entry holds its key against others, but no reader sees it. It may still
+    /// be taken back, by [`Index::free`], or lose the key to another at a lower place.
+    ///
+    /// # Errors
+    /// [`Taken`]; the place is free again.
+    #[inline(always)]
+    pub fn hold_unique(
+        &self,
+        hash: &Hash,
+        claim: &mut Claim,
+        retired: Retired,
+        same: impl Fn(u32, u64) -> bool,
+    ) -> Result<(), Taken> {
+        let holds = self.advance(claim, state::TENTATIVE).is_ok()
             && hide::<S>(usize::from(
                 self.is_alone(hash) || self.prevails(hash, claim, retired, same),
-            )) != 0
-            && self.advance(claim, state::LIVE).is_ok();
-        if won {
+            )) != 0;
+        if holds {
+            return Ok(());
+        }
+        self.free(claim);
+        Err(Taken)
+    }
+
+    /// The second half: lets readers see an entry that holds its key.
+    ///
+    /// # Errors
+    /// [`Taken`] if another has got the key meanwhile; the place is free again.
+    #[inline(always)]
+    pub fn reveal(&self, claim: &mut Claim) -> Result<(), Taken> {
+        if self.advance(claim, state::LIVE).is_ok() {
             return Ok(());
         }
         self.free(claim);

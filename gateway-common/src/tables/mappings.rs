@@ -46,11 +46,12 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         let hash = of_inside(self.factors, key, self.buckets());
         self.insides.find(&hash, |_, inside| {
             let position = payload_of(inside);
-            let record = self.records.get(position)?;
-            if !is_inside(record, key) || state_of(self.outsides.word(position)?) != state::LIVE {
+            // First: the record of a place that is LIVE is not written anew while somebody reads it.
+            if state_of(self.outsides.word(position)?) != state::LIVE {
                 return None;
             }
-            Some(nat::read(record, position).1)
+            let record = self.records.get(position)?;
+            is_inside(record, key).then(|| nat::read(record, position).1)
         })
     }
 
@@ -108,7 +109,7 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         // A retired mapping's outside is not given away while flows may use it.
         let outside_is_ours =
             self.outsides
-                .publish_unique(&hash, &mut claim, Retired::HoldsKey, |position, _| {
+                .hold_unique(&hash, &mut claim, Retired::HoldsKey, |position, _| {
                     self.records
                         .get(position)
                         .is_some_and(|record| is_outside(record, &outside))
@@ -127,6 +128,12 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         if inside_is_ours.is_err() {
             self.outsides.free(&claim);
             return Err(Unmapped::InsideExists);
+        }
+        // At last, when nothing is left that may fail: what is LIVE may be used and retired by others at once, and is never
+        // taken back. Readers of the inside look at this word, too.
+        if self.outsides.reveal(&mut claim).is_err() {
+            self.insides.free(&inside);
+            return Err(Unmapped::OutsideTaken);
         }
         Ok(claim.position)
     }
@@ -207,4 +214,127 @@ fn is_outside<V: Words>(record: V, key: &OutsideKey) -> bool {
             u32::from_ne_bytes(key.address),
             port_protocol(key.port, key.protocol),
         )
+}
+
+#[cfg(test)]
+mod tests {
+    use core::array::from_fn;
+    use core::cell::Cell;
+    use core::sync::atomic::AtomicU64;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::packet::ipv4::protocol::UDP;
+    use crate::tables::beside::Rows;
+    use crate::tables::hash::FACTORS;
+
+    const BUCKETS: usize = 2;
+    const SECRET: [u64; FACTORS] = [3, 5, 7, 11, 13, 17];
+
+    /// Memory of a table.
+    struct Memory {
+        outsides: Vec<[AtomicU64; WIDTH]>,
+        insides: Vec<[AtomicU64; WIDTH]>,
+        records: Vec<[AtomicU64; nat::RECORD_WORDS]>,
+    }
+
+    type Plain<'a> =
+        MappingTable<&'a [[AtomicU64; WIDTH]], &'a [[AtomicU64; nat::RECORD_WORDS]], &'a [u64; FACTORS]>;
+    type Watched<'a> = MappingTable<Rows<'a, WIDTH>, Rows<'a, { nat::RECORD_WORDS }>, &'a [u64; FACTORS]>;
+
+    impl Memory {
+        fn new() -> Self {
+            let bucket = |_| from_fn(|_| AtomicU64::new(0));
+            Self {
+                outsides: (0..BUCKETS).map(bucket).collect(),
+                insides: (0..BUCKETS).map(bucket).collect(),
+                records: (0..BUCKETS * WIDTH)
+                    .map(|_| from_fn(|_| AtomicU64::new(0)))
+                    .collect(),
+            }
+        }
+
+        fn table(&self) -> Plain<'_> {
+            MappingTable::new(&self.outsides, &self.insides, &self.records, &SECRET)
+        }
+
+        /// The same, with another CPU that does something before each access.
+        fn beside<'a>(&'a self, other: &'a dyn Fn()) -> Watched<'a> {
+            MappingTable::new(
+                Rows::new(&self.outsides, other),
+                Rows::new(&self.insides, other),
+                Rows::new(&self.records, other),
+                &SECRET,
+            )
+        }
+    }
+
+    fn inside(port: u16) -> InsideKey {
+        InsideKey {
+            site: 1,
+            address: [192, 168, 1, 10],
+            port: port.to_be_bytes(),
+            protocol: UDP,
+            pad: 0,
+        }
+    }
+
+    fn to(port: u16) -> Mapping {
+        Mapping {
+            address: [198, 51, 100, 1],
+            port: port.to_be_bytes(),
+            last_used_s: 7,
+            created_s: 7,
+            position: 0,
+            kind: nat::kind::DYNAMIC,
+        }
+    }
+
+    /// Regression: a mapping whose inside endpoint another CPU had mapped meanwhile could be found by its outside for a moment
+    /// before it was taken back. Who retired it then gave its port and its count back a second time, and a packet of
+    /// the center could open a flow over it.
+    #[test]
+    fn a_mapping_that_is_not_made_is_never_seen() {
+        let memory = Memory::new();
+        let table = memory.table();
+        let position = table.insert(&inside(2000), &to(2000)).expect("there is room");
+        let accesses = Cell::new(0);
+        let other = || {
+            accesses.set(accesses.get() + 1);
+            let found = table.find_outside(&to(3000).outside(UDP));
+            assert_eq!(found, None, "at access {}", accesses.get());
+            assert_eq!(table.live().count(), 1, "at access {}", accesses.get());
+        };
+        let made = memory.beside(&other).insert(&inside(2000), &to(3000));
+        assert_eq!(made, Err(Unmapped::InsideExists));
+        assert!(accesses.get() > 10);
+        assert!(!table.has_outside(&to(3000).outside(UDP)), "the port is free");
+        assert_eq!(
+            table.find(&inside(2000)).map(|found| found.position),
+            Some(position)
+        );
+    }
+
+    /// Another CPU retires a mapping as soon as there is one: it is retired once, and whoever made it has made it.
+    #[test]
+    fn a_mapping_that_is_retired_at_once_was_made() {
+        let memory = Memory::new();
+        let table = memory.table();
+        let retired = Cell::new(0);
+        let other = || {
+            for position in 0..table.places() {
+                retired.set(retired.get() + u32::from(table.retire(position)));
+            }
+        };
+        let made = memory.beside(&other).insert(&inside(2000), &to(2000));
+        let position = made.expect("nobody else maps it");
+        other();
+        assert_eq!((retired.get(), table.live().count()), (1, 0));
+        assert!(table.has_outside(&to(2000).outside(UDP)), "it is held");
+        table.free(position);
+        assert!(
+            table.insert(&inside(2000), &to(2000)).is_ok(),
+            "all is free again"
+        );
+    }
 }

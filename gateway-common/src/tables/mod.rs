@@ -19,6 +19,8 @@ use mappings::MappingTable;
 use siphash::{SipKey, siphash};
 use words::{Store, Words};
 
+#[cfg(test)]
+mod beside;
 pub mod flows;
 pub mod hash;
 #[cfg(any(test, feature = "std"))]

@@ -1,7 +1,7 @@
 //! What ICMP has said of the paths to peers: lowered at once, forgotten after a while, so that a path that got wider again is
 //! found out (RFC 1191 section 6.3, RFC 8201 section 5.2).
 //!
-//! A path is known by its outer addresses and ports, not by its SA: a rekeyed Child SA goes the same way.
+//! A path is known by its site, outer addresses and ports, not by its SA: a rekeyed Child SA goes the same way.
 
 use std::collections::HashMap;
 use std::hash::Hash;

@@ -233,6 +233,7 @@ impl Dataplane {
     /// The first that has no room, or whose outside is another mapping's.
     pub fn publish(&self, published: &[Published]) -> Result<(), DataplaneError> {
         let now_s = monotonic_s() as u32;
+        let _unswept = self.sweep();
         publish::publish(&mut self.maps(), &self.tables, published, now_s)
     }
 
@@ -319,6 +320,7 @@ impl Dataplane {
 
     /// Ends flows: no packet finds them any more. Their mappings go when no flow uses them.
     pub fn end_flows(&self, flows: &[FlowKey]) {
+        let _unswept = self.sweep();
         for key in flows {
             self.tables.end_flow(key);
         }
@@ -440,7 +442,7 @@ impl Dataplane {
     /// The settings cannot be read.
     pub fn expire(&self, now_s: u32) -> Result<(usize, usize), DataplaneError> {
         let settings = self.maps().settings()?;
-        let mut sweep = self.sweep.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sweep = self.sweep();
         let (sweep, quiet) = &mut *sweep;
         let rounds = || self.counters.iter().map(|counters| counters.rounds());
         if !quiet.all_came_on(rounds()) {
@@ -476,6 +478,12 @@ impl Dataplane {
     fn maps(&self) -> MutexGuard<'_, Maps> {
         // A poisoned lock guards file descriptors, which are as good as before.
         self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a sweep needs. While it is held, no place that a thread has found is freed, however long the system holds the
+    /// thread up.
+    fn sweep(&self) -> MutexGuard<'_, (Sweep, Quiet)> {
+        self.sweep.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use gateway_common::abi::next_hop::NextHop;
 use rtnetlink::IpVersion;
-use rtnetlink::packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType};
+use rtnetlink::packet_route::route::{
+    RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteType,
+};
 
 use super::netlink::{Neighbour, ResolveError, Resolver, ip};
 
@@ -126,10 +128,13 @@ fn table(
     over_routers.chain(on_link).collect()
 }
 
-/// A unicast route of the main table over a router; others have no one MAC address.
+/// A unicast route of the main table over a router; others have no one MAC address. What the kernel has learnt of a single
+/// destination from ICMP, which its answer has among the routes, is none: whoever reaches a WAN interface could narrow the way
+/// of all sites to a server, or lead it over another router.
 fn read_via(message: &RouteMessage) -> Option<Via> {
     let main = message.header.table == RouteHeader::RT_TABLE_MAIN;
-    if !main || message.header.kind != RouteType::Unicast {
+    let is_learnt = message.header.flags.contains(RouteFlags::Cloned);
+    if !main || is_learnt || message.header.kind != RouteType::Unicast {
         return None;
     }
     let mut via = Via {
@@ -165,6 +170,8 @@ fn ipv4(address: IpAddr) -> Option<Ipv4Addr> {
 
 #[cfg(test)]
 mod tests {
+    use rtnetlink::packet_route::route::RouteAddress;
+
     use super::*;
 
     #[test]
@@ -221,5 +228,26 @@ mod tests {
                 (server.octets(), 32, hop([2; 6], 1400)),
             ]
         );
+    }
+
+    /// Regression: ICMP "fragmentation needed" on a WAN interface about a packet of IKE's socket to a server of the center, which
+    /// nobody had sent, had the kernel learn an MTU for it, and all sites had to keep to that.
+    #[test]
+    fn what_the_kernel_has_learnt_of_a_destination_is_no_route() {
+        let (router, server) = (Ipv4Addr::new(203, 0, 113, 254), Ipv4Addr::new(10, 2, 0, 9));
+        let mut message = RouteMessage::default();
+        message.header.table = RouteHeader::RT_TABLE_MAIN;
+        message.header.kind = RouteType::Unicast;
+        message.header.destination_prefix_length = 32;
+        message.attributes = vec![
+            RouteAttribute::Destination(RouteAddress::Inet(server)),
+            RouteAttribute::Oif(3),
+            RouteAttribute::Gateway(RouteAddress::Inet(router)),
+            RouteAttribute::Metrics(vec![RouteMetric::Mtu(552)]),
+        ];
+        let via = read_via(&message).expect("an operator's route");
+        assert_eq!((via.prefix, via.mtu), (server.octets(), Some(552)));
+        message.header.flags = RouteFlags::Cloned;
+        assert!(read_via(&message).is_none());
     }
 }

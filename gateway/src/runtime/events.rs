@@ -1,4 +1,5 @@
 //! Log lines of the packet path, as many as a reader can follow.
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::event::{Event, RULE_DEFAULT, RULE_PUBLICATION, kind};
@@ -8,23 +9,44 @@ use crate::core::sites::Sites;
 
 /// Lines a second; what is more is counted.
 const LINES_PER_S: usize = 20;
+/// Of them, those of one site.
+const SITE_LINES_PER_S: usize = 10;
+/// Lines a second with the first one of each site, which goes beyond [`LINES_PER_S`]: whoever was denied is named, however busy
+/// others are.
+const LINES_MAX_PER_S: usize = 100;
 
 /// Logs packet events, as many a second as a reader can follow.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     logged: usize,
     suppressed: usize,
+    of_sites: HashMap<u32, usize>,
 }
 
 impl Lines {
     /// Logs an event, or counts it if this second had its lines.
     pub(super) fn log(&mut self, event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
-        if self.logged == LINES_PER_S {
-            self.suppressed += 1;
-            return;
+        if self.admits(event.site) {
+            log_one(event, sites, rules);
         }
-        self.logged += 1;
-        log_one(event, sites, rules);
+    }
+
+    /// Whether a line of this site goes out; counts it either way.
+    fn admits(&mut self, site: u32) -> bool {
+        let of_site = self.of_sites.entry(site).or_default();
+        let most = match *of_site {
+            0 => LINES_MAX_PER_S,
+            1..SITE_LINES_PER_S => LINES_PER_S,
+            _ => 0,
+        };
+        let admitted = self.logged < most;
+        if admitted {
+            *of_site += 1;
+            self.logged += 1;
+        } else {
+            self.suppressed += 1;
+        }
+        admitted
     }
 
     /// Begins the next second, and tells how many events the last one kept to itself.
@@ -81,4 +103,26 @@ pub(super) fn rule_name(generation: u32, rule: u32, rules: Option<(u32, &Compile
 
 fn endpoint(address: [u8; 4], port: [u8; 2]) -> String {
     format!("{}:{}", Ipv4Addr::from(address), u16::from_be_bytes(port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: a site that was denied twenty times a second kept all others out of the log.
+    #[test]
+    fn sites_that_scan_leave_the_first_line_of_each_other_to_it() {
+        let mut lines = Lines::default();
+        let mut admitted = |site, events| (0..events).filter(|_| lines.admits(site)).count();
+        for site in 1..=2 {
+            assert_eq!(admitted(site, 1_000), SITE_LINES_PER_S, "site {site}");
+        }
+        for site in 3..=82 {
+            assert_eq!(admitted(site, 2), 1, "site {site}");
+        }
+        assert_eq!(admitted(83, 1), 0, "a reader follows no more");
+        assert_eq!(lines.suppressed, 2 * (1_000 - SITE_LINES_PER_S) + 80 + 1);
+        lines.next_second();
+        assert!(lines.admits(83) && lines.of_sites.len() == 1);
+    }
 }

@@ -23,6 +23,8 @@ const REFRESH: Duration = Duration::from_secs(10);
 /// How packets reach a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Way {
+    /// Site of the SA.
+    pub(super) site: u32,
     /// WAN interface.
     pub(super) interface: String,
     /// Outer addresses, ports and Ethernet addresses.
@@ -31,8 +33,9 @@ pub(super) struct Way {
     pub(super) stale: bool,
 }
 
-/// What tells one path from another: outer addresses and ports.
-type Path = (IpAddr, IpAddr, Option<UdpEncap>);
+/// What tells one path from another: outer addresses and ports, and the site. A site's router may send from whichever address
+/// it likes, so that its SAs seem to have come to another's: what it says of them then is about its own alone.
+type Path = (u32, IpAddr, IpAddr, Option<UdpEncap>);
 
 /// Follows them.
 pub(super) struct Ways {
@@ -96,13 +99,19 @@ impl Ways {
         self.resolver.peer_hop(remote).await
     }
 
-    /// What a path carries whose first link carries `link` octets.
-    pub(super) fn mtu(&self, local: IpAddr, remote: IpAddr, udp: Option<UdpEncap>, link: u16) -> u16 {
-        lock(&self.shared.mtus).of(&(local, remote, udp), link, monotonic_s())
+    /// What a path of a site carries whose first link carries `link` octets.
+    pub(super) fn mtu(
+        &self,
+        site: u32,
+        (local, remote): (IpAddr, IpAddr),
+        udp: Option<UdpEncap>,
+        link: u16,
+    ) -> u16 {
+        lock(&self.shared.mtus).of(&(site, local, remote, udp), link, monotonic_s())
     }
 
     /// A router on the path of an SA says that it carries no more than `mtu` octets (RFC 4301 section 8.2). All SAs of the
-    /// path follow at once.
+    /// site on that path follow at once.
     pub(super) fn lower(&self, dataplane: &Dataplane, handle: SaHandle, mtu: u16) {
         let Some(path) = lock(&self.shared.peers).get(&handle).map(path_of) else {
             return;
@@ -349,9 +358,48 @@ fn tell_mtu(way: &Way, now: u16) {
 }
 
 fn path_of(way: &Way) -> Path {
-    (way.tunnel.local, way.tunnel.remote, way.tunnel.udp)
+    (way.site, way.tunnel.local, way.tunnel.remote, way.tunnel.udp)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv6Addr;
+
+    use gateway_esp::OuterDf;
+
+    use super::*;
+
+    fn way(site: u32) -> Way {
+        let tunnel = Tunnel {
+            local: Ipv6Addr::LOCALHOST.into(),
+            remote: Ipv6Addr::LOCALHOST.into(),
+            udp: None,
+            link: LinkHeader {
+                destination: [1; 6],
+                source: [2; 6],
+            },
+            mtu: 1500,
+            df: OuterDf::Set,
+        };
+        Way {
+            site,
+            interface: "wan4".to_owned(),
+            tunnel,
+            stale: false,
+        }
+    }
+
+    /// Regression: a router that sent from the address of another site's had its SAs there, and an error that quoted one of them
+    /// narrowed the other site's tunnel for ten minutes.
+    #[test]
+    fn an_error_about_one_site_narrows_no_path_of_another_at_the_same_address() {
+        let mut mtus = PathMtus::default();
+        assert!(mtus.lower(path_of(&way(1)), 576, 7));
+        let of = |site| mtus.of(&path_of(&way(site)), 1500, 8);
+        assert_eq!((of(1), of(2)), (576, 1500));
+    }
 }

@@ -165,6 +165,7 @@ impl Engine for Xdp {
             remote_port: install.remote.port(),
         });
         let way = Way {
+            site: install.site,
             interface: hop.interface.clone(),
             tunnel: Tunnel {
                 local: install.local.ip(),
@@ -176,7 +177,9 @@ impl Engine for Xdp {
                     destination: hop.destination_mac.unwrap_or(hop.source_mac),
                     source: hop.source_mac,
                 },
-                mtu: self.ways.mtu(install.local.ip(), remote, udp, hop.mtu),
+                mtu: self
+                    .ways
+                    .mtu(install.site, (install.local.ip(), remote), udp, hop.mtu),
                 df: OuterDf::Set,
             },
             stale: hop.destination_mac.is_none(),

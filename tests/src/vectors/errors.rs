@@ -1,6 +1,7 @@
 //! Vectors of ICMP errors, through `clear` and `core` (RFC 792, RFC 5508 section 4).
 
 use gateway_common::abi::flow::state;
+use gateway_common::abi::site::{Block, Site};
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::ACK;
@@ -173,7 +174,13 @@ fn flows() -> Vec<(&'static str, Clear, Clear, u8)> {
 }
 
 pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
-    [translated(now_s), refusals(now_s), untouched(now_s)].concat()
+    [
+        translated(now_s),
+        refusals(now_s),
+        untouched(now_s),
+        bounded(now_s),
+    ]
+    .concat()
 }
 
 fn vector(
@@ -489,4 +496,72 @@ fn untouched(now_s: u32) -> Vec<Vector> {
             back(ACK),
         ],
     )]
+}
+
+/// "Fragmentation needed" that says `mtu`.
+fn too_big(error: Error, mtu: u16) -> Error {
+    let [m0, m1] = mtu.to_be_bytes();
+    Error {
+        word: [0, 0, m0, m1],
+        ..error.of(3, 4)
+    }
+}
+
+/// What may be forged in an error's name.
+///
+/// Regression: whatever segment was quoted, and whatever MTU was said, went to the center, whose hosts send less in a packet then
+/// to all who share the site's address.
+fn bounded(now_s: u32) -> Vec<Vector> {
+    let (sent, came) = (segment(ACK), Clear::tcp(WEB, (TERMINAL, PORT), ACK));
+    let of_center = |clear: &Clear| Error::about(SERVER, &clear.clone().from(NAT_END), LEAST);
+    let of_site = |clear: &Clear| Error::about(TERMINAL, clear, LEAST);
+    let arrived = |clear: &Clear| clear.clone().to(NAT_END);
+    let moved = |clear: &Clear, by: i32| clear.clone().at(by.cast_unsigned(), 0);
+    let numbers = [(2, false), (-60_000, true), (-70_000, false), (i32::MIN, false)];
+    let mut steps = vec![];
+    for (by, passes) in numbers {
+        let (sent, came) = (moved(&sent, by), moved(&came, by));
+        if passes {
+            steps.push(enters(of_center(&sent), &sent));
+            steps.push(goes_out(of_site(&came), &arrived(&came)));
+        } else {
+            steps.push(refused(&of_center(&sent), IcmpErrorUnmatched));
+            steps.push(refused_of_site(&of_site(&came), IcmpErrorUnmatched));
+        }
+    }
+    let mut shared = connected(now_s);
+    let half = Block {
+        address: NAT,
+        first: 0,
+        last: 0x7fff,
+    };
+    shared.sites.insert(SITE, Site::with_blocks(0, &[half], 0));
+    vec![
+        vector(
+            "an error about a segment that cannot be on its way is dropped (RFC 5927 section 4.1)",
+            connected(now_s),
+            steps,
+        ),
+        vector(
+            "'fragmentation needed' says no less than 576 octets",
+            connected(now_s),
+            vec![
+                refused(&too_big(of_center(&sent), 575), PathMtuRefused),
+                refused(&too_big(of_center(&sent), 0), PathMtuRefused),
+                enters(too_big(of_center(&sent), 576), &sent),
+                refused_of_site(&too_big(of_site(&came), 575), PathMtuRefused),
+                goes_out(too_big(of_site(&came), 576), &arrived(&came)),
+            ],
+        ),
+        vector(
+            "'fragmentation needed' of a site that shares its address says no less than 1280 octets",
+            shared,
+            vec![
+                refused_of_site(&too_big(of_site(&came), 1279), PathMtuRefused),
+                goes_out(too_big(of_site(&came), 1280), &arrived(&came)),
+                // It is the site's own affair what the center says.
+                enters(too_big(of_center(&sent), 576), &sent),
+            ],
+        ),
+    ]
 }

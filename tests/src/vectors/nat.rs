@@ -51,6 +51,7 @@ pub(super) fn vectors(now_s: u32) -> Vec<Vector> {
     [
         filtering(now_s),
         opened_by_the_center(now_s),
+        calls_leave_room(now_s),
         published(now_s),
         publications(now_s),
         one_to_one(now_s),
@@ -276,6 +277,43 @@ fn opened_by_the_center(now_s: u32) -> Vec<Vector> {
             "calls count against the site's rate",
             hurried,
             vec![opened(), refused(&call(SYN), SiteFlowRate)],
+        ),
+    ]
+}
+
+/// Regression: who might call a site, and did again and again, used up what it may have: the site opened nothing any more, for as
+/// long as handshakes that nobody answers are waited for.
+fn calls_leave_room(now_s: u32) -> Vec<Vector> {
+    let own = |port| (TERMINAL, port);
+    let opened = |port| leaves(Clear::tcp(own(port), (SERVER, 443), SYN), SITE, (NAT, port));
+    let call = |port| Clear::tcp((MAINTAINER.0, port), (NAT, PORT), SYN);
+    let limited = |words: &str, limit: &dyn Fn(&mut Settings), reason| {
+        let mut tables = world_with_filtering(now_s, flag::FILTER_NOTHING);
+        limit(tables.settings.as_mut().expect("the world has settings"));
+        let steps = vec![
+            opened(PORT),
+            enters(&call(1), own(PORT)),
+            enters(&call(2), own(PORT)),
+            refused(&call(3), reason),
+            opened(PORT + 2),
+        ];
+        vector(words, tables, steps)
+    };
+    vec![
+        limited(
+            "calls leave a site the last quarter of its flows",
+            &|settings| settings.site_flows_max = 4,
+            SiteFlows,
+        ),
+        limited(
+            "calls leave a site the last quarter of its half-open connections",
+            &|settings| settings.site_half_open_max = 4,
+            SiteHalfOpen,
+        ),
+        limited(
+            "calls leave a site the last quarter of its new flows in a second",
+            &|settings| settings.site_new_flows_per_s = 4,
+            SiteFlowRate,
         ),
     ]
 }

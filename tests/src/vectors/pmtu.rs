@@ -10,12 +10,14 @@ use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::*;
 use gateway_common::tables::host::HostTables;
 
-use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SA_INDEX, SITE};
+use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SA_INDEX, SITE, SITE_OTHER};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{checksum, ethernet, ipv4, ipv6, udp};
 
 /// The SPI that the peer chose.
 const SPI_OUT: [u8; 4] = [0xd0, 0, 0, 1];
+/// That of another site's.
+const SPI_OTHER: [u8; 4] = [0xd0, 0, 0, 2];
 /// Routers on the way.
 const HOP: [u8; 4] = [192, 0, 2, 200];
 const HOP6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9];
@@ -53,7 +55,11 @@ fn world(now_s: u32) -> HostTables {
 }
 
 fn esp() -> Vec<u8> {
-    [&SPI_OUT[..], &[0, 0, 0, 1], &[0xa5; 40]].concat()
+    esp_of(SPI_OUT)
+}
+
+fn esp_of(spi: [u8; 4]) -> Vec<u8> {
+    [&spi[..], &[0, 0, 0, 1], &[0xa5; 40]].concat()
 }
 
 fn in_udp() -> Vec<u8> {
@@ -85,6 +91,40 @@ fn report6(mtu: u32, quoted: &[u8]) -> Vec<u8> {
     let sum = checksum(&pseudo);
     icmp[2..4].copy_from_slice(&sum);
     ethernet(MAC, MAC_HOP, 0x86dd, &ipv6(58, HOP6, GATEWAY6, &icmp))
+}
+
+/// A world with the paths of two sites.
+#[must_use]
+pub fn world_of_two(now_s: u32) -> HostTables {
+    let mut tables = world(now_s);
+    let key = SaPathKey {
+        remote: wide(ROUTER),
+        spi: SPI_OUT,
+        ports: [0; 4],
+    };
+    let path = SaPath {
+        site: SITE_OTHER,
+        ..tables.sa_paths[&key]
+    };
+    let key = SaPathKey {
+        spi: SPI_OTHER,
+        ..key
+    };
+    tables.sa_paths.insert(key, path);
+    tables
+}
+
+/// An error that is heeded in it, about the path of a site.
+#[must_use]
+pub fn about_site(site: u32) -> Vec<u8> {
+    let spi = if site == SITE { SPI_OUT } else { SPI_OTHER };
+    about(1400, 50, &esp_of(spi))
+}
+
+/// An error about what we sent in IKE, which is the kernel's.
+#[must_use]
+pub fn about_ike() -> Vec<u8> {
+    about(1400, 17, &udp(500, 500, &[0x11; 40]))
 }
 
 /// A world, an error that is heeded in it, and what the controller hears of it.
@@ -226,10 +266,7 @@ fn others() -> Vec<Case> {
     let mut later = ipv4(50, GATEWAY, ROUTER, &esp());
     later[7] = 9;
     vec![
-        (
-            "'too big' about IKE is the kernel's",
-            about(1400, 17, &udp(500, 500, &[0x11; 40])),
-        ),
+        ("'too big' about IKE is the kernel's", about_ike()),
         (
             "'too big' about IKE behind the non-ESP marker is the kernel's",
             about(1400, 17, &udp(4500, 61000, &marked)),
