@@ -29,7 +29,7 @@ use gateway_common::abi::stats::Path as PacketPath;
 use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
 use gateway_common::drop::DropReason;
 use issue::{Authority, dns, nothing};
-use node::{Node, Options, pair, until};
+use node::{Node, OWN_KEY, Options, pair, until};
 use serde_json::Value;
 
 fn names(node: &Node) -> Vec<String> {
@@ -742,4 +742,26 @@ fn a_reload_says_that_the_configuration_takes_a_restart() {
     assert_eq!(changed(&center), file.to_str().expect("UTF-8"));
     std::fs::write(&file, text).expect("written");
     assert_eq!(changed(&center), Value::Null);
+}
+
+/// Regression: a private key that others may read was warned of, in a log that nobody reads, and taken.
+#[test]
+fn a_private_key_that_others_may_read_is_refused_at_a_reload() {
+    let site = "[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\nnetworks = [\"192.168.1.0/24\"]\n\
+                nat_address = \"10.200.0.1\"\n";
+    let node = Node::alone(tempfile::tempdir().expect("folder"), site);
+    let key = node.state_dir().join(OWN_KEY);
+    let set_mode = |mode: u32| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    for mode in [0o640, 0o604] {
+        set_mode(mode);
+        let error = node.refused(Request::Reload);
+        let said = format!("{OWN_KEY}: others may read or write it (mode {mode:04o})");
+        assert!(error.contains(&said) && error.contains("chmod 600"), "{error}");
+        let last = names(&node).pop();
+        assert_eq!(last.as_deref(), Some("credentials_refused"));
+    }
+    set_mode(0o400);
+    node.ask(Request::Reload);
 }

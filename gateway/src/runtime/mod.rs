@@ -21,6 +21,7 @@ mod prepare;
 mod reload;
 mod requests;
 mod rules;
+mod secret_file;
 mod secrets;
 mod service_manager;
 mod sockets;
