@@ -14,6 +14,7 @@ mod events;
 mod inspect;
 mod journal;
 mod ledger;
+mod listing;
 mod names;
 mod nat;
 pub mod nat_log;
@@ -33,7 +34,7 @@ mod xdp;
 
 pub use controller::Controller;
 pub use credentials::Credentials;
-pub use engine::{Engine, Happening, SaTraffic, Tables};
+pub use engine::{Engine, Happening, Reader, SaTraffic, Tables};
 pub(crate) use nat::pool_view;
 pub use prepare::{Prepared, assignments_path, prepare, read_assignments, stored_assignments};
 pub use sockets::{Datagram, DatagramQueue, Sockets};

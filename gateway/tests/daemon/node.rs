@@ -15,7 +15,9 @@ use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
 use gateway::dns::server as dns;
-use gateway::runtime::{Controller, DatagramQueue, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
+use gateway::runtime::{
+    Controller, DatagramQueue, Engine, Happening, Reader, SaTraffic, Sockets, Tables, prepare,
+};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -41,7 +43,42 @@ pub(crate) struct Table {
     /// Flows cannot be read; and how often they were.
     pub(crate) flows_fail: bool,
     pub(crate) flows_read: usize,
+    /// Whoever lists flows reads them here, if it is set: not before the test lets go of what it holds.
+    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) flows: Vec<(FlowKey, Flow)>,
     next: u32,
+}
+
+/// Flows whose reading takes as long as a test likes.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Lists that are being read.
+    pub(crate) readers: AtomicU32,
+    /// Locked as long as they wait.
+    pub(crate) gate: Mutex<()>,
+}
+
+/// The tables as they were when the list was asked for.
+struct Lists {
+    held: Option<Arc<Held>>,
+    flows: Vec<(FlowKey, Flow)>,
+    outsides: Vec<OutsideKey>,
+}
+
+impl Reader for Lists {
+    fn flows(&self, see: &mut dyn FnMut(FlowKey, Flow)) {
+        if let Some(held) = &self.held {
+            held.readers.fetch_add(1, Ordering::SeqCst);
+            drop(held.gate.lock().expect("no panic"));
+        }
+        self.flows.iter().for_each(|(key, flow)| see(*key, *flow));
+    }
+
+    fn mappings(&self, _: &mut dyn FnMut(InsideKey, Mapping)) {}
+
+    fn outsides(&self) -> Vec<OutsideKey> {
+        self.outsides.clone()
+    }
 }
 
 /// The private key of a node: its file's name, in the folder of what it has.
@@ -142,6 +179,15 @@ impl Engine for InMemory {
             .installed
             .contains_key(&handle)
             .then(SaTraffic::default)
+    }
+
+    fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
+        let table = self.table();
+        Ok(Box::new(Lists {
+            held: table.held.clone(),
+            flows: table.flows.clone(),
+            outsides: table.outsides.clone(),
+        }))
     }
 
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
@@ -355,6 +401,15 @@ impl Node {
     }
 
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
+        self.call(request, lines).blocking_recv().expect("it answers")
+    }
+
+    /// Asks, and does not wait for the answer.
+    pub(crate) fn send(&self, request: Request) -> oneshot::Receiver<Reply> {
+        self.call(request, None)
+    }
+
+    fn call(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let caller = Caller {
             uid: 0,
@@ -367,7 +422,7 @@ impl Node {
             lines,
         };
         self.calls.blocking_send(call).expect("it runs");
-        answer.blocking_recv().expect("it answers")
+        answer
     }
 
     /// Asks, and expects a view.
