@@ -90,6 +90,27 @@ fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<(
     Ok(())
 }
 
+/// Regression: the control task waited for a service manager that did not listen.
+#[test]
+fn a_service_manager_that_stands_still_does_not_stop_the_gateway() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let path = state::path("notify");
+    let _deaf = UnixDatagram::bind(&path).context("the service manager's socket")?;
+    let others = UnixDatagram::unbound()?;
+    others.set_nonblocking(true)?;
+    while others.send_to(b"STATUS=of another service", &path).is_ok() {}
+    let mut config = Config::usual(Auth::Rsa);
+    config.environment = vec![
+        ("NOTIFY_SOCKET".into(), path.display().to_string()),
+        ("WATCHDOG_USEC".into(), WATCHDOG_US.into()),
+    ];
+    let gateway = lab.start_gateway(&config)?;
+    sleep(Duration::from_secs(SIGNS_S));
+    gateway.cli(&["status"])?;
+    gateway.stop();
+    Ok(())
+}
+
 /// Regression: the control task waited for whoever reads standard error, and IKE with it.
 #[test]
 fn a_journal_that_stands_still_does_not_stop_the_gateway() -> Result<()> {

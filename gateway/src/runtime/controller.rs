@@ -155,7 +155,7 @@ impl<E: Engine> Controller<E> {
             admissions,
             watch,
             tracers: Tracers::default(),
-            service_manager: ServiceManager::of_environment(),
+            service_manager: ServiceManager::of_environment()?,
             caller: Caller::default(),
             subscribers,
             listings: Listings::default(),
