@@ -1,7 +1,7 @@
 //! The program as an operator calls it: output, exit codes, messages.
 use std::fs::{self, OpenOptions};
 use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -658,4 +658,47 @@ fn core_dumps_are_forbidden_before_a_secret_is_read() {
         .collect();
     assert_eq!(soft_and_hard, ["0", "0"]);
     ended(daemon, pipe);
+}
+
+/// As sshd does: a key that others could have read proves nothing.
+#[test]
+fn a_private_key_that_others_may_read_keeps_the_gateway_from_starting() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = configured(folder.path());
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+    fs::create_dir(folder.path().join("pki")).expect("made");
+    let certificates = [
+        ("rsa-leaf.crt", "pki/gateway.crt"),
+        ("rsa-leaf.pkcs8.key", "pki/gateway.key"),
+        ("ec-ca.crt", "pki/ca.crt"),
+    ];
+    for (from, to) in certificates {
+        fs::copy(data.join(from), folder.path().join(to)).expect("copied");
+    }
+    let text = fs::read_to_string(&file).expect("read");
+    let text = text.replace("gateway.center.example", "gw.lab.test");
+    // Without the rule set, which lies beside the example.
+    let (text, _) = text.split_once("[rules]").expect("the last table");
+    fs::write(&file, text).expect("written");
+    let key = folder.path().join("pki/gateway.key");
+    let set_mode = |mode: u32| {
+        fs::set_permissions(&key, fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    let file = file.to_str().expect("UTF-8");
+    set_mode(0o640);
+    let words = "gateway.key: others may read or write it (mode 0640)";
+    check(&gateway(&["run", "--check", "--config", file]), 1, "", words);
+    check(
+        &gateway(&["run", "--config", file]),
+        1,
+        "",
+        "to mend it: chmod 600",
+    );
+    set_mode(0o600);
+    check(
+        &gateway(&["run", "--check", "--config", file]),
+        0,
+        "nothing wrong",
+        "",
+    );
 }

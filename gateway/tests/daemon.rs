@@ -19,17 +19,20 @@ mod sockets;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway::api::message::{Request, Trace};
+use gateway::api::message::{Reply, Request, Trace};
 use gateway::dataplane::Traces;
 use gateway::runtime::Happening;
 use gateway_common::abi::event::{Event, kind};
+use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::stats::Path as PacketPath;
 use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
 use gateway_common::drop::DropReason;
 use issue::{Authority, dns, nothing};
-use node::{Node, Options, pair, until};
+use node::{Held, Node, OWN_KEY, Options, pair, until};
 use serde_json::Value;
 
 fn names(node: &Node) -> Vec<String> {
@@ -742,4 +745,107 @@ fn a_reload_says_that_the_configuration_takes_a_restart() {
     assert_eq!(changed(&center), file.to_str().expect("UTF-8"));
     std::fs::write(&file, text).expect("written");
     assert_eq!(changed(&center), Value::Null);
+}
+
+/// Regression: a private key that others may read was warned of, in a log that nobody reads, and taken.
+#[test]
+fn a_private_key_that_others_may_read_is_refused_at_a_reload() {
+    let site = "[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\nnetworks = [\"192.168.1.0/24\"]\n\
+                nat_address = \"10.200.0.1\"\n";
+    let node = Node::alone(tempfile::tempdir().expect("folder"), site);
+    let key = node.state_dir().join(OWN_KEY);
+    let set_mode = |mode: u32| {
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).expect("mode");
+    };
+    for mode in [0o640, 0o604] {
+        set_mode(mode);
+        let error = node.refused(Request::Reload);
+        let said = format!("{OWN_KEY}: others may read or write it (mode {mode:04o})");
+        assert!(error.contains(&said) && error.contains("chmod 600"), "{error}");
+        let last = names(&node).pop();
+        assert_eq!(last.as_deref(), Some("credentials_refused"));
+    }
+    set_mode(0o400);
+    node.ask(Request::Reload);
+}
+
+/// Regression: a list of a million flows was read, sorted and written by the control task, and IKE waited for it.
+#[test]
+fn who_lists_flows_holds_nobody_up_and_few_lists_are_made_at_a_time() {
+    let (center, site) = pair(Options::default());
+    let held = Arc::new(Held::default());
+    let gate = held.gate.lock().expect("no panic");
+    center.engine().held = Some(Arc::clone(&held));
+    let list = Request::FlowsList {
+        site: None,
+        limit: 10,
+    };
+    let answers: Vec<_> = (0..4).map(|_| center.send(list.clone())).collect();
+    let begun = || held.readers.load(Ordering::SeqCst);
+    until(|| (begun() == 2).then_some(()), || "no list is read".into());
+    // All others are served meanwhile.
+    assert_eq!(center.ask(Request::Status)["sites_known"], 1);
+    up(&site);
+    assert_eq!(begun(), 2, "further ones wait");
+    // Who has gone is not waited for: its list is not made.
+    let mut answers = answers.into_iter();
+    let [first, second, third, gone] = std::array::from_fn(|_| answers.next().expect("four"));
+    drop(gone);
+    drop(gate);
+    for answer in [first, second, third] {
+        match answer.blocking_recv().expect("an answer") {
+            Reply::Ok(view) => assert_eq!(view["total"], 0),
+            Reply::Error(words) => panic!("{words}"),
+        }
+    }
+    assert_eq!(begun(), 3);
+}
+
+#[test]
+fn flows_are_listed_by_when_they_were_used_last_with_names() {
+    let site = "[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\nnetworks = [\"192.168.1.0/24\"]\n\
+                nat_address = \"10.200.0.1\"\n";
+    let node = Node::alone(tempfile::tempdir().expect("folder"), site);
+    let number = *node.engine().sites.keys().next().expect("a site");
+    let flow = |site: u32, port: u16, used_s: u32| {
+        let key = FlowKey {
+            site,
+            source: [192, 168, 1, 10],
+            source_port: port.to_be_bytes(),
+            destination: [10, 100, 0, 10],
+            destination_port: 443_u16.to_be_bytes(),
+            protocol: 6,
+            pad: [0; 3],
+        };
+        let mut flow = Flow::default();
+        flow.back.seen_s = used_s;
+        (key, flow)
+    };
+    node.engine().flows = vec![
+        flow(number, 1, 100),
+        flow(number, 2, 300),
+        flow(number + 1, 3, 200),
+        flow(number, 4, 0),
+    ];
+    let list = |site: Option<&str>, limit| {
+        let site = site.map(str::to_owned);
+        let view = node.ask(Request::FlowsList { site, limit });
+        let flows = view["flows"].as_array().expect("flows").clone();
+        let line = |flow: &Value| (flow["site"].to_string(), flow["source_port"].to_string());
+        (
+            view["total"].to_string(),
+            flows.iter().map(line).collect::<Vec<_>>(),
+        )
+    };
+    let line = |site: &str, port: u16| (format!("{site:?}"), port.to_string());
+    let unnamed = format!("site {}", number + 1);
+    let first = vec![line("s", 2), line(&unnamed, 3)];
+    assert_eq!(list(None, 2), ("4".to_owned(), first));
+    let of_site = vec![line("s", 2), line("s", 1), line("s", 4)];
+    assert_eq!(list(Some("s"), 9), ("3".to_owned(), of_site));
+    let error = node.refused(Request::FlowsList {
+        site: None,
+        limit: 100_001,
+    });
+    assert!(error.contains("name a site with --site"), "{error}");
 }

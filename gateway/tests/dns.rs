@@ -13,6 +13,10 @@ use hickory_proto::rr::{DNSClass, Name, RData, Record, RecordType};
 use proptest::prelude::*;
 
 const SITE: u32 = 7;
+/// Another site that may reach the same names, by another set.
+const OTHER_SITE: u32 = 8;
+/// A site that may reach none.
+const POOR_SITE: u32 = 9;
 const UPDATE: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 80);
 const MIRROR: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 81);
 
@@ -28,6 +32,24 @@ fn settings() -> Settings {
         site_outstanding_max: 8,
         ttl_max_s: 300,
         private: Private::new(vec!["203.0.113.0/24".parse().expect("a network")]),
+    }
+}
+
+/// The number of the site that an address belongs to, and the set of names that it may reach.
+fn site_at(address: Ipv4Addr) -> Option<(u32, Vec<u32>)> {
+    match address.octets() {
+        [10, 201, 0, 1] => Some((SITE, vec![3])),
+        [10, 201, 0, 2] => Some((OTHER_SITE, vec![4, 5])),
+        [10, 201, 0, 3] => Some((POOR_SITE, vec![])),
+        _ => None,
+    }
+}
+
+/// Somebody who asks over UDP.
+fn asker(address: &str) -> Client {
+    Client {
+        address: address.parse().expect("an address"),
+        ..client(Transport::Udp)
     }
 }
 
@@ -80,8 +102,12 @@ struct World {
     /// Whether addresses can be opened.
     opens: bool,
     opened: Vec<(String, Vec<Ipv4Addr>, u32)>,
+    /// Sites that addresses were opened for.
+    opened_for: Vec<u32>,
     asked: Vec<(Ask, SocketAddr, Transport, Vec<u8>)>,
     answers: Vec<Message>,
+    /// To whom each of them went.
+    told: Vec<Client>,
     reports: Vec<Report>,
     closed: Vec<Ask>,
 }
@@ -94,8 +120,10 @@ impl World {
             allowed: "av.example",
             opens: true,
             opened: Vec::new(),
+            opened_for: Vec::new(),
             asked: Vec::new(),
             answers: Vec::new(),
+            told: Vec::new(),
             reports: Vec::new(),
             closed: Vec::new(),
         }
@@ -136,15 +164,10 @@ impl World {
         while let Some(output) = self.proxy.poll_output() {
             match output {
                 Output::Admit { token, client, name } => {
-                    let admission =
-                        (*client.address.ip() == Ipv4Addr::new(10, 201, 0, 1)).then(|| Admission {
-                            site: SITE,
-                            sets: if name.ends_with(self.allowed) {
-                                vec![3]
-                            } else {
-                                vec![]
-                            },
-                        });
+                    let admission = site_at(*client.address.ip()).map(|(site, mut sets)| {
+                        sets.retain(|_| name.ends_with(self.allowed));
+                        Admission { site, sets }
+                    });
                     self.proxy.handle_admission(self.now_ms, token, admission, 0x4241);
                 }
                 Output::Open {
@@ -155,10 +178,13 @@ impl World {
                     addresses,
                     ttl_s,
                 } => {
-                    assert_eq!((site, sets), (SITE, vec![3]));
+                    let own = [SITE, OTHER_SITE].iter().position(|known| *known == site);
+                    let own = own.map(|place| [vec![3], vec![4, 5]][place].clone());
+                    assert_eq!(Some(sets), own, "each site's own sets");
                     let before = self.answers.len();
                     if self.opens {
                         self.opened.push((name, addresses, ttl_s));
+                        self.opened_for.push(site);
                     }
                     assert_eq!(self.answers.len(), before, "nothing is told before it is open");
                     self.proxy.handle_opened(token, self.opens);
@@ -170,7 +196,8 @@ impl World {
                     message,
                 } => self.asked.push((ask, server, transport, message)),
                 Output::Close { ask } => self.closed.push(ask),
-                Output::Answer { message, .. } => {
+                Output::Answer { client, message } => {
+                    self.told.push(client);
                     self.answers
                         .push(Message::from_vec(&message).expect("the proxy answers in DNS"));
                 }
@@ -420,6 +447,123 @@ fn forged_answers_are_not_believed_and_the_true_one_still_is() {
     assert_eq!((world.answers.len(), world.opened.len()), (1, 1));
 }
 
+/// RFC 5452 section 5, the birthday attack. Regression: each of a site's equal questions was asked upstream from a port of
+/// its own, and whoever forged an answer needed to hit any of 64.
+#[test]
+fn equal_questions_are_asked_once_and_each_is_answered_as_it_was_asked() {
+    let mut world = World::new(settings());
+    let cases = ["update.av.example", "UPDATE.av.example", "Update.AV.Example"];
+    for (number, case) in (0..).zip(cases) {
+        let mut asked = query(case, RecordType::A);
+        asked.metadata.id = 0x5000 + number;
+        let from = asker(&format!("10.201.0.1:{}", 40_000 + number));
+        world.send(from, &asked.to_vec().expect("a message"));
+    }
+    let mut over_tcp = query("update.av.example", RecordType::A);
+    over_tcp.metadata.id = 0x5003;
+    world.send(client(Transport::Tcp), &over_tcp.to_vec().expect("a message"));
+    assert_eq!((world.asked.len(), world.proxy.outstanding()), (1, 4));
+    let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
+    world.upstream(&honest);
+    let ids: Vec<u16> = world.answers.iter().map(|told| told.metadata.id).collect();
+    assert_eq!(ids, [0x5000, 0x5001, 0x5002, 0x5003]);
+    let ports: Vec<u16> = world.told.iter().map(|told| told.address.port()).collect();
+    assert_eq!(ports, [40_000, 40_001, 40_002, 40_000]);
+    assert_eq!(world.told[3].transport, Transport::Tcp);
+    for (told, case) in world.answers.iter().zip(cases) {
+        assert!(told.queries[0].name.eq_case(&name(case)), "{case}");
+    }
+    assert_eq!((world.opened.len(), world.closed.len()), (4, 1));
+    assert_eq!(world.proxy.outstanding(), 0);
+    // Who asks after that asks anew.
+    world.ask(&query("update.av.example", RecordType::A));
+    assert_eq!(world.asked.len(), 2);
+}
+
+/// One answer, but each site's own right to it.
+#[test]
+fn a_shared_answer_is_opened_for_each_site_by_its_own_sets_and_for_none_that_may_not() {
+    let mut world = World::new(settings());
+    let octets = query("update.av.example", RecordType::A)
+        .to_vec()
+        .expect("a message");
+    for from in ["10.201.0.1:1", "10.201.0.2:1", "10.201.0.3:1", "10.201.0.99:1"] {
+        world.send(asker(from), &octets);
+    }
+    // Who may not is told so without waiting; who is no site hears nothing.
+    assert_eq!(
+        (code(world.answered()), world.told.as_slice()),
+        (ResponseCode::Refused, &[asker("10.201.0.3:1")][..])
+    );
+    assert_eq!(world.asked.len(), 1);
+    let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
+    world.upstream(&honest);
+    assert_eq!(world.opened_for, [SITE, OTHER_SITE]);
+    assert_eq!(&world.told[1..], [asker("10.201.0.1:1"), asker("10.201.0.2:1")]);
+}
+
+/// Who asked first has no answer when its time is up; who asked later still waits, and the last one closes the socket.
+#[test]
+fn each_of_equal_questions_has_its_own_time() {
+    let mut world = World::new(Settings {
+        upstream: vec![server(1), server(2), server(3)],
+        ..settings()
+    });
+    let octets = query("update.av.example", RecordType::A)
+        .to_vec()
+        .expect("a message");
+    world.send(asker("10.201.0.1:1"), &octets);
+    world.pass(QUESTION_MS - 100);
+    world.send(asker("10.201.0.2:1"), &octets);
+    world.pass(200);
+    assert_eq!(world.told, [asker("10.201.0.1:1")]);
+    assert_eq!(code(world.answered()), ResponseCode::ServFail);
+    let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
+    world.upstream(&honest);
+    assert_eq!(
+        (world.opened_for.as_slice(), world.addresses()),
+        (&[OTHER_SITE][..], vec![UPDATE])
+    );
+    assert_eq!(world.closed.len(), world.asked.len());
+    assert_eq!(world.proxy.poll_timeout(), None);
+}
+
+/// However many ask on, each server is asked twice at most before all of them are told that there is no answer.
+#[test]
+fn who_asks_later_does_not_keep_a_question_alive_for_ever() {
+    let mut world = World::new(settings());
+    for _ in 0..5 {
+        world.ask(&query("update.av.example", RecordType::A));
+        world.pass(ASK_MS - 200);
+    }
+    assert_eq!(world.asked.len(), 4);
+    world.pass(ASK_MS);
+    assert_eq!((world.answers.len(), world.proxy.outstanding()), (5, 0));
+    assert!(
+        world
+            .answers
+            .iter()
+            .all(|told| code(told) == ResponseCode::ServFail)
+    );
+    assert_eq!(world.closed.len(), world.asked.len());
+}
+
+#[test]
+fn equal_questions_whose_answer_was_cut_are_asked_once_over_tcp() {
+    let mut world = World::new(settings());
+    world.ask(&query("update.av.example", RecordType::A));
+    world.ask(&query("update.av.example", RecordType::A));
+    let mut cut = answer(world.asked_last(), vec![]);
+    cut.metadata.truncation = true;
+    world.upstream(&cut);
+    world.ask(&query("update.av.example", RecordType::A));
+    let transports: Vec<Transport> = world.asked.iter().map(|asked| asked.2).collect();
+    assert_eq!(transports, [Transport::Udp, Transport::Tcp]);
+    let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
+    world.upstream(&honest);
+    assert_eq!((world.answers.len(), world.addresses()), (3, vec![UPDATE]));
+}
+
 #[test]
 fn a_silent_server_gives_way_to_the_next_and_all_silent_is_a_failure() {
     let mut world = World::new(settings());
@@ -648,8 +792,8 @@ fn what_is_no_query_is_answered_as_such_or_not_at_all() {
 #[test]
 fn a_site_that_asks_too_often_or_too_much_at_once_waits() {
     let mut world = World::new(settings());
-    for _ in 0..30 {
-        world.ask(&query("update.av.example", RecordType::A));
+    for number in 0..30 {
+        world.ask(&query(&format!("{number}.av.example"), RecordType::A));
     }
     // Ten a second, of which eight wait upstream.
     let counters = world.proxy.counters();

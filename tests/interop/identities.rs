@@ -146,8 +146,11 @@ fn a_revoked_certificate_is_refused_whoever_begins() -> Result<()> {
             ..usual
         };
         is_refused_for(&lab, &gateway, Site::One, &usual, revoked)?;
-        let log = gateway.log();
-        ensure!(log.contains("revoked"), "refused, but for another reason:\n{log}");
+        ensure!(
+            gateway.logs("revoked"),
+            "refused, but for another reason:\n{}",
+            gateway.log()
+        );
 
         let router = lab.start_site_with(Site::One, &revoked(usual.clone()))?;
         let up = gateway.try_cli(&["connection", "up", "site1"])?;

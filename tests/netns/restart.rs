@@ -55,10 +55,7 @@ fn after_a_crash_the_gateway_takes_over_and_tunnels_come_again() -> Result<()> {
     let before = addresses(&scene)?;
     let scene = start_again(scene, &config, true)?;
     ensure!(
-        scene
-            .gateway
-            .log()
-            .contains("took over the link of an earlier run"),
+        scene.gateway.logs("took over the link of an earlier run"),
         "no link was taken over:\n{}",
         scene.gateway.log()
     );
@@ -98,12 +95,7 @@ fn a_crash_before_the_confirmation_falls_back() -> Result<()> {
     ensure!(scene.gateway.json(&["rules", "show"])?["active"]["name"] == "nothing");
     let scene = start_again(scene, &config, true)?;
     ensure!(scene.gateway.json(&["rules", "show"])?["active"]["name"] == "lab");
-    ensure!(
-        scene
-            .gateway
-            .log()
-            .contains("was not confirmed before the gateway stopped")
-    );
+    ensure!(scene.gateway.logs("was not confirmed before the gateway stopped"));
     addresses(&scene).map(|_| ())
 }
 

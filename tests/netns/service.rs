@@ -2,6 +2,8 @@
 //! lab runs with the unit's capabilities and environment.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::thread::sleep;
@@ -10,17 +12,21 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use xtask::cmd;
 use xtask::lab::Lab;
+use xtask::lab::center::fetch;
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
 use xtask::lab::service::UNIT;
 use xtask::lab::state;
-use xtask::lab::topology::Options;
+use xtask::lab::topology::{Options, Site};
 use xtask::paths;
 
 /// As a unit with `WatchdogSec=5` has it.
 const WATCHDOG_US: &str = "5000000";
 /// The daemon gives a sign of life each second.
 const SIGNS_S: u64 = 4;
+/// What a pipe holds, as pipe(7) has it, and the longest line that may have found no room behind that.
+const PIPE_OCTETS: usize = 65_536;
+const LINE_OCTETS: usize = 4_096;
 
 /// A service manager's end of sd_notify(3).
 struct Notices(UnixDatagram);
@@ -81,6 +87,56 @@ fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<(
     let said = notices.so_far()?;
     ensure!(said.contains(&"STOPPING=1".to_owned()), "{said:?}");
     ensure!(said.contains(&"STATUS=SIGTERM".to_owned()), "{said:?}");
+    Ok(())
+}
+
+/// Regression: the control task waited for a service manager that did not listen.
+#[test]
+fn a_service_manager_that_stands_still_does_not_stop_the_gateway() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let path = state::path("notify");
+    let _deaf = UnixDatagram::bind(&path).context("the service manager's socket")?;
+    let others = UnixDatagram::unbound()?;
+    others.set_nonblocking(true)?;
+    while others.send_to(b"STATUS=of another service", &path).is_ok() {}
+    let mut config = Config::usual(Auth::Rsa);
+    config.environment = vec![
+        ("NOTIFY_SOCKET".into(), path.display().to_string()),
+        ("WATCHDOG_USEC".into(), WATCHDOG_US.into()),
+    ];
+    let gateway = lab.start_gateway(&config)?;
+    sleep(Duration::from_secs(SIGNS_S));
+    gateway.cli(&["status"])?;
+    gateway.stop();
+    Ok(())
+}
+
+/// Regression: the control task waited for whoever reads standard error, and IKE with it.
+#[test]
+fn a_journal_that_stands_still_does_not_stop_the_gateway() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let log = state::path("gateway.log");
+    cmd::output(Command::new("mkfifo").arg(&log))?;
+    // Open at both ends, and nobody reads.
+    let mut journal = fs::File::options()
+        .read(true)
+        .write(true)
+        .custom_flags(nix::libc::O_NONBLOCK)
+        .open(&log)?;
+    let mut config = Config::usual(Auth::Rsa);
+    config.environment = vec![("GATEWAY_LOG".into(), "trace".into())];
+    let gateway = lab.start_gateway(&config)?;
+    let router = lab.start_site(Site::One, config.auth)?;
+    router.initiate()?;
+    fetch(Site::One.terminal(), "/page")?;
+    gateway.cli(&["status"])?;
+    // It was full all the time: what is in it is of the start.
+    let mut waits = vec![0; 1 << 20];
+    let octets = journal.read(&mut waits)?;
+    ensure!(
+        octets >= PIPE_OCTETS - LINE_OCTETS,
+        "{octets} octets are no standstill"
+    );
     Ok(())
 }
 

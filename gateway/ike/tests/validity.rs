@@ -7,7 +7,10 @@ mod peers;
 use common::*;
 use gateway_ike::{
     CloseReason, Command, Endpoint, EndpointConfig, Event, Output, Time,
-    pki::{revocation::RevocationPolicy, trust::TrustAnchors},
+    pki::{
+        revocation::{RevocationList, RevocationPolicy},
+        trust::TrustAnchors,
+    },
 };
 use issue::{Authority, after_now_s, dns, nothing};
 use peers::*;
@@ -152,6 +155,43 @@ mod validity {
         sim.initiate();
         sim.run_ms(500);
         assert!(reason(&sim, CENTER).contains("is revoked"));
+    }
+
+    /// Regression: the certificate of a stolen router was revoked, and its IKE SA went on because a list was out of date, that
+    /// of the root, which comes once a year, or the very one that it is on.
+    #[test]
+    fn a_list_that_nobody_renewed_does_not_keep_a_revoked_peer() {
+        let root = Authority::root("Root", nothing);
+        let middle = root.below("Middle", nothing);
+        let leaf = middle.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let listed = [&leaf.serial];
+        let innocent = || [root.crl(&[], 1, true), middle.crl(&[], 1, false)];
+        for (lists, ends) in [
+            (innocent(), false),
+            ([root.crl(&[], 1, true), middle.crl(&listed, 2, false)], true),
+            ([root.crl(&[], 1, false), middle.crl(&listed, 2, true)], true),
+            // A newer one that does not have it any more.
+            ([middle.crl(&listed, 2, false), middle.crl(&[], 3, true)], false),
+        ] {
+            for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+                let (mut site, center) = with_certificates(&root, &leaf);
+                site.credential = leaf.credential(&[&middle]);
+                let mut sim = connected(site, center, 1);
+                let mut trust = root.trust();
+                let lists = lists.iter().map(|list| list.der());
+                let read = lists.flat_map(|der| RevocationList::read_file(der).expect("a list"));
+                trust.set_revocation(read.collect(), policy);
+                set_trust(&mut sim, trust);
+                let words = close_reason(&sim, CENTER).map(ToString::to_string);
+                assert_eq!(words.is_some(), ends, "{policy:?} {words:?}");
+                if let Some(words) = words {
+                    assert!(
+                        words.contains("is revoked by its issuer O=Lab, CN=Middle"),
+                        "{words}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

@@ -352,8 +352,13 @@ async fn ask_for_lines(
 }
 
 async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&Envelope::new(reply))?;
-    line.push(b'\n');
+    // An answer may be large, and the control task is on this thread.
+    let written = tokio::task::spawn_blocking(move || {
+        let mut line = serde_json::to_vec(&Envelope::new(reply))?;
+        line.push(b'\n');
+        io::Result::Ok(line)
+    });
+    let line = written.await.map_err(io::Error::other)??;
     writer.write_all(&line).await
 }
 

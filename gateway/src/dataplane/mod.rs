@@ -11,7 +11,7 @@
 //! | `xsk` | AF_XDP sockets |
 //! | `service_link`, `ethtool` | the veth pair between `core` and the DNS proxy; offloads of its ends |
 //! | `clear_link` | the veth pair between workers and the `clear` program |
-//! | `tables`, `shared` | flow and mapping tables, as the programs have them; memory that both share |
+//! | `tables`, `shared`, `reader` | flow and mapping tables, as the programs have them; memory that both share; who only looks |
 //! | `trace` | what workers tell of packets that are traced |
 //! | `publish` | static mappings |
 //! | `sweep` | expiry of flows and mappings |
@@ -32,6 +32,7 @@ mod maps;
 pub mod object;
 mod prefixes;
 mod publish;
+mod reader;
 pub mod receiver;
 mod routes;
 mod sa;
@@ -71,6 +72,7 @@ pub use self::error::DataplaneError;
 pub(crate) use self::load::bpffs_name;
 pub use self::load::{AttachMode, fill_stages, fill_tracer, load_programs};
 pub use self::publish::Published;
+pub use self::reader::Reader;
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
@@ -316,6 +318,12 @@ impl Dataplane {
     #[must_use]
     pub fn flows(&self) -> Vec<(FlowKey, Flow)> {
         self.tables.flows().live().collect()
+    }
+
+    /// Reads the tables while this serves on, and after it has stopped.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        Reader(Arc::clone(&self.tables))
     }
 
     /// Ends flows: no packet finds them any more. Their mappings go when no flow uses them.

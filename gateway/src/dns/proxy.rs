@@ -2,10 +2,12 @@
 //!
 //! A question goes through three stages: the controller says who asks and which sets of names that allows
 //! ([`Output::Admit`]), upstream servers are asked ([`Output::Ask`]), the controller opens the addresses
-//! ([`Output::Open`]); then the answer leaves.
-use std::collections::{BTreeMap, HashMap, VecDeque};
+//! ([`Output::Open`]); then the answer leaves. Equal questions share the second stage alone: each is admitted, and its
+//! addresses are opened, for its own site.
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
+use super::lookups::{Lookup, Lookups};
 use super::message::{Answer, Kind, Question, Refused, Unusable};
 use super::private::Private;
 use super::rate::Rate;
@@ -190,15 +192,7 @@ enum Stage {
     /// The controller is asked who asks.
     Admitting,
     /// An upstream server is asked.
-    Asking {
-        admission: Admission,
-        ask: Ask,
-        id: u16,
-        /// Place of the server in the order of attempts.
-        attempt: usize,
-        transport: Transport,
-        until_ms: u64,
-    },
+    Asking { admission: Admission },
     /// The controller opens the addresses.
     Opening { site: u32, answer: Answer, ttl_s: u32 },
 }
@@ -211,7 +205,7 @@ pub struct Proxy {
     /// By address, before anything is read.
     addresses: Rate,
     pending: BTreeMap<Token, Pending>,
-    asks: HashMap<Ask, Token>,
+    lookups: Lookups,
     /// Questions of each site behind admission.
     of_site: HashMap<u32, u32>,
     next: u64,
@@ -228,7 +222,7 @@ impl Proxy {
             addresses: Rate::new(settings.site_queries_per_s.saturating_mul(ADDRESS_SHARE)),
             settings,
             pending: BTreeMap::new(),
-            asks: HashMap::new(),
+            lookups: Lookups::default(),
             of_site: HashMap::new(),
             next: 0,
             outputs: VecDeque::new(),
@@ -257,7 +251,8 @@ impl Proxy {
     /// When [`Proxy::handle_timeout`] is to be called.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<u64> {
-        self.pending.values().map(Pending::deadline_ms).min()
+        let questions = self.pending.values().map(|pending| pending.until_ms).min();
+        questions.into_iter().chain(self.lookups.deadline_ms()).min()
     }
 
     /// A message of a site.
@@ -334,56 +329,56 @@ impl Proxy {
             return;
         }
         *of_site += 1;
+        let question = pending.question.clone();
         let pending = Pending {
             until_ms: now_ms + QUESTION_MS,
+            stage: Stage::Asking { admission },
             ..pending
         };
-        self.ask(now_ms, token, pending, admission, (0, Transport::Udp), id);
+        self.pending.insert(token, pending);
+        if !self.lookups.join(&question.name, token) {
+            let waiting = BTreeSet::from([token]);
+            self.ask(now_ms, question, waiting, (0, Transport::Udp), id);
+        }
     }
 
     /// A message from an upstream server, on the socket of an attempt. `id` is random, for another attempt.
     pub fn handle_answer(&mut self, now_ms: u64, ask: Ask, octets: &[u8], id: u16) {
-        let Some((token, pending)) = self.taken(ask) else {
+        let Some(lookup) = self.lookups.get(ask) else {
             return;
         };
-        let Stage::Asking {
-            id: asked_id,
-            attempt,
-            transport,
-            ..
-        } = pending.stage
-        else {
+        let read = lookup.question.read_answer(lookup.id, octets);
+        let transport = lookup.transport;
+        if read == Err(Unusable::NotAnAnswer) {
+            self.counters.spoofed += 1;
+            if transport == Transport::Udp {
+                // The true answer may still come: a forger must not end the wait for it.
+                return;
+            }
+        }
+        let Some(lookup) = self.taken(ask) else {
             return;
         };
-        match pending.question.read_answer(asked_id, octets) {
-            Ok(answer) => self.open(now_ms, token, pending, answer),
-            Err(Unusable::NotAnAnswer) => {
-                self.counters.spoofed += 1;
-                match transport {
-                    // The true answer may still come: a forger must not end the wait for it.
-                    Transport::Udp => self.put_back(token, ask, pending),
-                    Transport::Tcp => self.ask_next(now_ms, token, pending, attempt + 1, id),
+        match read {
+            Ok(answer) => {
+                for token in lookup.waiting {
+                    self.open(now_ms, token, answer.clone());
                 }
             }
             Err(Unusable::Truncated) if transport == Transport::Udp => {
-                let Some((pending, admission)) = without_stage(pending) else {
-                    return;
-                };
-                self.ask(now_ms, token, pending, admission, (attempt, Transport::Tcp), id);
+                let place = (lookup.attempt, Transport::Tcp);
+                self.ask(now_ms, lookup.question, lookup.waiting, place, id);
             }
-            Err(Unusable::Truncated | Unusable::Failed(_) | Unusable::Chain) => {
-                self.ask_next(now_ms, token, pending, attempt + 1, id);
+            Err(Unusable::NotAnAnswer | Unusable::Truncated | Unusable::Failed(_) | Unusable::Chain) => {
+                self.ask_next(now_ms, lookup, id);
             }
         }
     }
 
     /// An upstream server cannot be asked. `id` is random.
     pub fn handle_failure(&mut self, now_ms: u64, ask: Ask, id: u16) {
-        let Some((token, pending)) = self.taken(ask) else {
-            return;
-        };
-        if let Stage::Asking { attempt, .. } = pending.stage {
-            self.ask_next(now_ms, token, pending, attempt + 1, id);
+        if let Some(lookup) = self.taken(ask) {
+            self.ask_next(now_ms, lookup, id);
         }
     }
 
@@ -416,7 +411,7 @@ impl Proxy {
 
     /// Time has passed. `random` gives IDs.
     pub fn handle_timeout(&mut self, now_ms: u64, mut random: impl FnMut() -> u16) {
-        let due = |(token, pending): (&Token, &Pending)| (pending.deadline_ms() <= now_ms).then_some(*token);
+        let due = |(token, pending): (&Token, &Pending)| (pending.until_ms <= now_ms).then_some(*token);
         let due: Vec<Token> = self.pending.iter().filter_map(due).collect();
         for token in due {
             let Some(pending) = self.pending.remove(&token) else {
@@ -430,11 +425,17 @@ impl Proxy {
                     self.counters.not_opened += 1;
                     self.answer(pending.client, pending.question.failed());
                 }
-                Stage::Asking { ask, attempt, .. } => {
-                    self.asks.remove(&ask);
-                    self.outputs.push_back(Output::Close { ask });
-                    self.ask_next(now_ms, token, pending, attempt + 1, random());
+                Stage::Asking { admission } => {
+                    if let Some(ask) = self.lookups.leave(&pending.question.name, token) {
+                        self.outputs.push_back(Output::Close { ask });
+                    }
+                    self.fail(admission.site, pending.client, &pending.question);
                 }
+            }
+        }
+        for ask in self.lookups.due(now_ms) {
+            if let Some(lookup) = self.taken(ask) {
+                self.ask_next(now_ms, lookup, random());
             }
         }
     }
@@ -458,49 +459,59 @@ impl Proxy {
         }
     }
 
-    /// The question of an attempt, taken out; its socket is closed.
-    fn taken(&mut self, ask: Ask) -> Option<(Token, Pending)> {
-        let token = self.asks.remove(&ask)?;
-        let pending = self.pending.remove(&token)?;
-        self.outputs.push_back(Output::Close { ask });
-        Some((token, pending))
+    /// No upstream server has a usable answer to a question.
+    fn fail(&mut self, site: u32, client: Client, question: &Question) {
+        self.leave(site);
+        self.counters.failed += 1;
+        self.answer(client, question.failed());
     }
 
-    /// The attempt goes on after all: what [`Proxy::taken`] did is undone.
-    fn put_back(&mut self, token: Token, ask: Ask, pending: Pending) {
-        self.outputs.pop_back();
-        self.asks.insert(ask, token);
-        self.pending.insert(token, pending);
+    /// An attempt, taken out; its socket is closed.
+    fn taken(&mut self, ask: Ask) -> Option<Lookup> {
+        let lookup = self.lookups.remove(ask)?;
+        self.outputs.push_back(Output::Close { ask });
+        Some(lookup)
+    }
+
+    /// A question that waits for an upstream server's answer, taken out, and its admission.
+    fn waiting(&mut self, token: Token) -> Option<(Client, Question, Admission)> {
+        let pending = self.pending.remove(&token)?;
+        match pending.stage {
+            Stage::Asking { admission } => Some((pending.client, pending.question, admission)),
+            Stage::Admitting | Stage::Opening { .. } => None,
+        }
     }
 
     /// Asks the server of the next attempt: each server twice at most.
-    fn ask_next(&mut self, now_ms: u64, token: Token, pending: Pending, attempt: usize, id: u16) {
-        let Some((pending, admission)) = without_stage(pending) else {
-            return;
-        };
-        if attempt < 2 * self.settings.upstream.len() && now_ms < pending.until_ms {
-            self.ask(now_ms, token, pending, admission, (attempt, Transport::Udp), id);
-            return;
+    fn ask_next(&mut self, now_ms: u64, lookup: Lookup, id: u16) {
+        let attempt = lookup.attempt + 1;
+        if attempt < 2 * self.settings.upstream.len() {
+            let place = (attempt, Transport::Udp);
+            self.ask(now_ms, lookup.question, lookup.waiting, place, id);
+        } else {
+            self.fail_all(&lookup.waiting);
         }
-        self.leave(admission.site);
-        self.counters.failed += 1;
-        self.answer(pending.client, pending.question.failed());
+    }
+
+    fn fail_all(&mut self, waiting: &BTreeSet<Token>) {
+        for token in waiting {
+            if let Some((client, question, admission)) = self.waiting(*token) {
+                self.fail(admission.site, client, &question);
+            }
+        }
     }
 
     fn ask(
         &mut self,
         now_ms: u64,
-        token: Token,
-        pending: Pending,
-        admission: Admission,
+        question: Question,
+        waiting: BTreeSet<Token>,
         (attempt, transport): (usize, Transport),
         id: u16,
     ) {
         let servers = &self.settings.upstream;
         let Some(server) = servers.get(attempt % servers.len().max(1)).copied() else {
-            self.leave(admission.site);
-            self.counters.failed += 1;
-            self.answer(pending.client, pending.question.failed());
+            self.fail_all(&waiting);
             return;
         };
         let ask = self.number();
@@ -508,32 +519,31 @@ impl Proxy {
             ask,
             server,
             transport,
-            message: pending.question.forward(id),
+            message: question.forward(id),
         });
-        self.asks.insert(ask, token);
-        let stage = Stage::Asking {
-            admission,
+        self.lookups.insert(Lookup {
+            question,
             ask,
             id,
             attempt,
             transport,
             until_ms: now_ms + ASK_MS,
-        };
-        self.pending.insert(token, Pending { stage, ..pending });
+            waiting,
+        });
     }
 
     /// An answer is there: its addresses are opened before it is told.
-    fn open(&mut self, now_ms: u64, token: Token, pending: Pending, answer: Answer) {
-        let Some((pending, admission)) = without_stage(pending) else {
+    fn open(&mut self, now_ms: u64, token: Token, answer: Answer) {
+        let Some((client, question, admission)) = self.waiting(token) else {
             return;
         };
         let Admission { site, sets } = admission;
-        let name = pending.question.name.clone();
+        let name = question.name.clone();
         let is_private = |address: &&Ipv4Addr| self.settings.private.contains(**address);
         if let Some(address) = answer.addresses.iter().find(is_private).copied() {
             self.leave(site);
             self.counters.private += 1;
-            self.answer(pending.client, pending.question.refused());
+            self.answer(client, question.refused());
             self.outputs
                 .push_back(Output::Report(Report::Private { site, name, address }));
             return;
@@ -542,8 +552,8 @@ impl Proxy {
         if answer.addresses.is_empty() {
             self.leave(site);
             self.counters.empty += 1;
-            let udp = pending.client.transport == Transport::Udp;
-            self.answer(pending.client, pending.question.answered(&answer, ttl_s, udp));
+            let udp = client.transport == Transport::Udp;
+            self.answer(client, question.answered(&answer, ttl_s, udp));
             return;
         }
         self.outputs.push_back(Output::Open {
@@ -555,35 +565,11 @@ impl Proxy {
             ttl_s,
         });
         let pending = Pending {
+            client,
+            question,
             until_ms: now_ms + DECIDE_MS,
             stage: Stage::Opening { site, answer, ttl_s },
-            ..pending
         };
         self.pending.insert(token, pending);
-    }
-}
-
-impl Pending {
-    fn deadline_ms(&self) -> u64 {
-        match self.stage {
-            Stage::Asking { until_ms, .. } => until_ms.min(self.until_ms),
-            Stage::Admitting | Stage::Opening { .. } => self.until_ms,
-        }
-    }
-}
-
-/// A question that is being asked, and its admission.
-fn without_stage(pending: Pending) -> Option<(Pending, Admission)> {
-    match pending.stage {
-        Stage::Asking { admission, .. } => Some((
-            Pending {
-                stage: Stage::Admitting,
-                client: pending.client,
-                question: pending.question,
-                until_ms: pending.until_ms,
-            },
-            admission,
-        )),
-        Stage::Admitting | Stage::Opening { .. } => None,
     }
 }

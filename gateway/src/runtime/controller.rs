@@ -14,6 +14,7 @@ use super::connections::Connections;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::ledger::SharedLedger;
+use super::listing::{Answer, Listings};
 use super::names::{Names, next_call};
 use super::nat::{Blocks, published};
 use super::prepare::Prepared;
@@ -67,6 +68,8 @@ pub struct Controller<E: Engine> {
     /// Who asked for what is being done.
     pub(super) caller: Caller,
     pub(super) subscribers: broadcast::Sender<EventLine>,
+    /// Lists that are being made.
+    listings: Listings,
 }
 
 impl<E: Engine> Controller<E> {
@@ -152,9 +155,10 @@ impl<E: Engine> Controller<E> {
             admissions,
             watch,
             tracers: Tracers::default(),
-            service_manager: ServiceManager::of_environment(),
+            service_manager: ServiceManager::of_environment()?,
             caller: Caller::default(),
             subscribers,
+            listings: Listings::default(),
         };
         controller.set_sites()?;
         controller.begin_rules(rules)?;
@@ -235,12 +239,17 @@ impl<E: Engine> Controller<E> {
 
     async fn handle_call(&mut self, call: Call) {
         self.caller = call.caller;
-        let reply = match call.request {
-            Request::Trace(wanted) => self.begin_trace(&wanted, call.lines),
+        let answer = match call.request {
+            Request::Trace(wanted) => Answer::Ready(self.begin_trace(&wanted, call.lines)),
             request => self.answer(request),
         };
-        // The client may have gone; that is its affair.
-        let _ = call.reply.send(reply);
+        match answer {
+            // The client may have gone; that is its affair.
+            Answer::Ready(reply) => {
+                let _ = call.reply.send(reply);
+            }
+            Answer::Later(work) => self.listings.begin(work, call.reply),
+        }
         self.drain().await;
     }
 

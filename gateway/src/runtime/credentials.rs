@@ -1,7 +1,4 @@
 //! What proves who is who: our certificate and key, authorities, revocation lists, shared keys; and its files.
-use std::fs::File;
-use std::io::Read as _;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
@@ -9,14 +6,15 @@ use gateway_ike::pki::credential::Credential;
 use gateway_ike::pki::revocation::RevocationList;
 use gateway_ike::pki::trust::TrustAnchors;
 use gateway_ike::{PeerSharedKey, Ppk, Ppks, SharedKey, SharedKeys};
-use nix::unistd::geteuid;
-use zeroize::Zeroizing;
 
 use super::reload::{Stamp, stamps, watched};
+use super::secret_file;
 use crate::config::Config;
 
-/// A file with a shared key holds one line.
-const SHARED_KEY_FILE_MAX: u64 = 4096;
+/// Bytes of a file with a shared key, which holds one line.
+const SHARED_KEY_FILE_MAX: u32 = 4096;
+/// Bytes of a file with a private key: RSA with 16,384 bits has 13,000, and certificates may stand beside it.
+const PRIVATE_KEY_FILE_MAX: u32 = 65_536;
 
 /// All of it, read and checked.
 pub struct Credentials {
@@ -81,8 +79,9 @@ fn authorities(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {
 fn credential(config: &Config) -> anyhow::Result<Credential> {
     let (certificate, key) = (&config.ike.certificate, &config.ike.private_key);
     let chain = read(certificate)?;
-    warn_if_others_may_read(key);
-    let key_pem = Zeroizing::new(read(key)?);
+    let key_pem = secret_file::read(key, PRIVATE_KEY_FILE_MAX)
+        .with_context(|| key.display().to_string())
+        .context("private key of [ike]")?;
     let credential = Credential::from_pem(&chain, &key_pem)
         .with_context(|| format!("{} and {}", certificate.display(), key.display()))?
         .with_rsa_padding(config.ike.rsa_signatures);
@@ -128,41 +127,8 @@ fn ppks(config: &Config) -> anyhow::Result<Ppks> {
 }
 
 fn shared_key(path: &Path) -> anyhow::Result<SharedKey> {
-    let file = File::open(path)?;
-    // Of the open file: what was looked at is what is read.
-    let metadata = file.metadata()?;
-    if !metadata.is_file() {
-        bail!("is no regular file");
-    }
-    let mode = metadata.mode() & 0o7777;
-    if mode & 0o077 != 0 {
-        bail!(
-            "others may read or write it (mode {mode:04o})\n  to mend it: chmod 600, and make a new key if others had the time to read it"
-        );
-    }
-    let (owner, own) = (metadata.uid(), geteuid().as_raw());
-    if owner != own && owner != 0 {
-        bail!("belongs to uid {owner}\n  to mend it: chown root");
-    }
-    if metadata.len() > SHARED_KEY_FILE_MAX {
-        bail!("has {} bytes; one line is expected", metadata.len());
-    }
-    // Room for all at once: growing would leave copies of the secret behind.
-    let mut text = Zeroizing::new(Vec::with_capacity(8192));
-    file.take(SHARED_KEY_FILE_MAX).read_to_end(&mut text)?;
+    let text = secret_file::read(path, SHARED_KEY_FILE_MAX)?;
     Ok(SharedKey::from_text(&text)?)
-}
-
-/// Many tools make keys that a group may read. It is told, and not refused: a gateway that does not start helps nobody.
-fn warn_if_others_may_read(key: &Path) {
-    let mode = std::fs::metadata(key).map_or(0, |metadata| metadata.mode() & 0o7777);
-    if mode & 0o077 != 0 {
-        tracing::warn!(
-            file = %key.display(),
-            mode = format!("{mode:04o}"),
-            "others may read or write the gateway's private key: chmod 600, and make a new one if they had the time to"
-        );
-    }
 }
 
 fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
@@ -175,40 +141,22 @@ mod tests {
 
     use super::*;
 
-    fn written(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+    fn written(text: &str) -> (tempfile::TempDir, PathBuf) {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("site.psk");
         std::fs::write(&path, text).expect("written");
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).expect("mode");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
         (folder, path)
-    }
-
-    #[test]
-    fn a_shared_key_is_for_its_owner_alone() {
-        let good = "0x000102030405060708090a0b0c0d0e0f\n";
-        for (mode, taken) in [
-            (0o600, true),
-            (0o400, true),
-            (0o640, false),
-            (0o604, false),
-            (0o620, false),
-        ] {
-            let (_folder, path) = written(good, mode);
-            let result = shared_key(&path);
-            assert_eq!(result.is_ok(), taken, "{mode:o} {result:?}");
-        }
-        let (folder, _) = written(good, 0o600);
-        assert!(shared_key(folder.path()).is_err(), "a folder");
     }
 
     #[test]
     fn a_refusal_does_not_show_the_secret() {
         for secret in ["hunter2", "0xdeadbeefdeadbeef", "hunter2hunter2hunter2"] {
-            let (_folder, path) = written(secret, 0o600);
+            let (_folder, path) = written(secret);
             let error = format!("{:#}", shared_key(&path).expect_err("weak"));
             assert!(!error.contains(secret) && !error.contains("hunter2"), "{error}");
         }
-        let (_folder, path) = written(&"x".repeat(5000), 0o600);
+        let (_folder, path) = written(&"x".repeat(5000));
         assert!(
             shared_key(&path)
                 .expect_err("long")

@@ -53,6 +53,18 @@ pub struct Tables {
     pub forwarded_directly: u64,
 }
 
+/// The tables as they are while they are read: what comes or goes meanwhile is seen or not.
+pub trait Reader: Send {
+    /// Sees every flow.
+    fn flows(&self, see: &mut dyn FnMut(FlowKey, Flow));
+
+    /// Sees every NAT mapping.
+    fn mappings(&self, see: &mut dyn FnMut(InsideKey, Mapping));
+
+    /// Every outside that is not free for a new mapping, those of mappings that have ended but are held too.
+    fn outsides(&self) -> Vec<OutsideKey>;
+}
+
 /// The data plane.
 #[expect(
     async_fn_in_trait,
@@ -137,6 +149,12 @@ pub trait Engine {
 
     /// Traffic of a Child SA; `None` if it is not installed.
     fn traffic(&self, handle: Self::Handle) -> Option<SaTraffic>;
+
+    /// Reads the tables on another thread, however long that takes.
+    ///
+    /// # Errors
+    /// If there are none (any more).
+    fn reader(&self) -> anyhow::Result<Box<dyn Reader>>;
 
     /// Tracked connections.
     ///

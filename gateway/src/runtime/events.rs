@@ -87,18 +87,26 @@ fn log_one(event: &Event, sites: &Sites, rules: Option<(u32, &Compiled)>) {
 
 /// Name of a rule; of a generation that is not in force any more only its number is known.
 pub(super) fn rule_name(generation: u32, rule: u32, rules: Option<(u32, &Compiled)>) -> String {
+    rule_name_of(generation, rule, |generation, rule| {
+        let (_, compiled) = rules.filter(|(active, _)| *active == generation)?;
+        Some(compiled.source.rules.get(rule)?.model.name.clone())
+    })
+}
+
+/// The same, of whoever finds the names.
+pub(super) fn rule_name_of(
+    generation: u32,
+    rule: u32,
+    find: impl FnOnce(u32, usize) -> Option<String>,
+) -> String {
     if rule == RULE_PUBLICATION {
         return "from of its [[publish]]".to_owned();
     }
     if rule == RULE_DEFAULT {
         return "(default)".to_owned();
     }
-    let found = rules.filter(|(active, _)| *active == generation);
-    let found = found.and_then(|(_, compiled)| compiled.source.rules.get(rule as usize));
-    found.map_or_else(
-        || format!("#{} of generation {generation}", rule + 1),
-        |rule| rule.model.name.clone(),
-    )
+    let found = find(generation, rule as usize);
+    found.unwrap_or_else(|| format!("#{} of generation {generation}", rule + 1))
 }
 
 fn endpoint(address: [u8; 4], port: [u8; 2]) -> String {

@@ -17,8 +17,8 @@ use crate::dns::private::Private;
 use crate::dns::proxy::{Admission, Report, Settings, Transport};
 use crate::dns::server::{Call, Server, Sockets};
 
-/// Questions of the proxy that wait for the controller.
-const CALLS_MAX: usize = 1_024;
+/// Questions of the proxy that wait for the controller, at the least: all who wait for one answer want it opened at once.
+const CALLS_MIN: usize = 1_024;
 /// Port of the proxy.
 const DNS_PORT: u16 = 53;
 /// Seconds that an address stays open beyond the answer's TTL: the answer is on its way, and the clock is coarse.
@@ -129,7 +129,8 @@ impl<E: Engine> Controller<E> {
     /// It is not configured, or the kernel refuses a thread.
     pub fn start_dns(&mut self, sockets: Sockets) -> anyhow::Result<()> {
         let dns = self.config.dns.as_ref().context("there is no [dns]")?;
-        let (sender, calls) = mpsc::channel(CALLS_MAX);
+        let calls_max = CALLS_MIN.max(dns.outstanding_max as usize);
+        let (sender, calls) = mpsc::channel(calls_max);
         let server = Server::start(settings(dns), sockets, sender).context("DNS proxy")?;
         self.names.proxy = Some(server);
         self.names.calls = Some(calls);

@@ -9,7 +9,7 @@ use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use crate::api::view;
 use crate::config::{NatPool, PlanKind, PoolMode, PortBlock, Publication};
-use crate::core::blocks::{self, Spare, Step, Use};
+use crate::core::blocks::{self, Spare, Step};
 use crate::core::journal::Notice;
 use crate::core::sites::{SiteEntry, Sites};
 use crate::dataplane::Published;
@@ -212,26 +212,9 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// The blocks of sites and their use.
-    pub(super) fn blocks_of(
-        &self,
-        entry: &SiteEntry,
-        used: &HashMap<PortBlock, Use>,
-    ) -> Vec<view::PortBlock> {
-        let block = |block: &PortBlock| {
-            let used = used.get(block).copied().unwrap_or_default();
-            view::PortBlock {
-                address: block.address,
-                first_port: block.first_port,
-                last_port: block.last_port,
-                tcp: used.tcp,
-                udp: used.udp,
-                icmp: used.icmp,
-                other: used.other,
-                closed: self.blocks.spare.is_closed(entry.site, block),
-            }
-        };
-        entry.blocks.iter().map(block).collect()
+    /// Whether nothing new is made from a block of a site.
+    pub(super) fn is_block_closed(&self, site: u32, block: &PortBlock) -> bool {
+        self.blocks.spare.is_closed(site, block)
     }
 
     /// How the pools are divided, and who has what.

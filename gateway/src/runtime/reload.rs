@@ -251,6 +251,8 @@ pub(super) fn on_hangup(mut hangup: Signal, calls: mpsc::Sender<Call>) {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use tokio::signal::unix::{SignalKind, signal};
 
     use super::*;
@@ -277,13 +279,16 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
         let (ca, new) = (folder.path().join("ca.crt"), folder.path().join("new"));
+        let key = folder.path().join("own.key");
+        std::fs::copy(data.join("rsa-leaf.pkcs8.key"), &key).expect("copied");
+        std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).expect("mode");
         for copy in [&ca, &new] {
             std::fs::copy(data.join("ec-ca.crt"), copy).expect("copied");
         }
         let text = format!(
             "[gateway]\nname = \"test\"\n[[interface]]\nname = \"w\"\nrole = \"wan\"\n\
              [[interface]]\nname = \"c\"\nrole = \"core\"\n[ike]\ncertificate = \"rsa-leaf.crt\"\n\
-             private_key = \"rsa-leaf.pkcs8.key\"\nca = {ca:?}\nidentity = \"gw.lab.test\"\n\
+             private_key = {key:?}\nca = {ca:?}\nidentity = \"gw.lab.test\"\n\
              [center]\nnetworks = [\"10.100.0.0/16\"]\n[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\n\
              networks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n"
         );

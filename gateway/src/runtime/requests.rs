@@ -1,30 +1,35 @@
 //! Answers to API requests.
-use std::net::Ipv4Addr;
-
 use anyhow::anyhow;
 use gateway_common::abi::ABI_VERSION;
-use gateway_common::abi::flow::{Flow, FlowKey, state};
-use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_common::abi::flow::state;
 use gateway_common::drop::DropReason;
 use gateway_ike::counters::Counters;
 use gateway_ike::{Command, OtherGateway};
 
 use super::controller::Controller;
 use super::engine::Engine;
-use super::events::rule_name;
 use super::inspect::Target;
+use super::listing::{Answer, Work};
 use crate::api::message::{Reply, Request};
 use crate::api::view;
-use crate::config::Protocol;
 use crate::core::journal::Notice;
 use crate::core::sites::Sites;
 
 impl<E: Engine> Controller<E> {
     /// Carries a request out.
-    pub(super) fn answer(&mut self, request: Request) -> Reply {
+    pub(super) fn answer(&mut self, request: Request) -> Answer {
         let outcome = match request {
+            // What may be large.
+            Request::FlowsList { site, limit } => {
+                return answer_later(self.list_flows(site.as_deref(), limit));
+            }
+            Request::NatList { site, limit } => {
+                return answer_later(self.list_mappings(site.as_deref(), limit));
+            }
+            Request::SaList => return Answer::large(self.sa_list()),
+            Request::DnsList => return Answer::large(self.dns_list()),
+            Request::NatPlan => return Answer::large(self.nat_plan()),
             Request::Status => self.status().map(|view| Reply::view(&view)),
-            Request::SaList => Ok(Reply::view(&self.sa_list())),
             Request::SaShow { id } => self.sa_show(&id).map(|view| Reply::view(&view)),
             Request::SaRekey { site, id, ike } => Target::of(site, id)
                 .and_then(|target| self.sa_rekey(&target, ike))
@@ -41,14 +46,6 @@ impl<E: Engine> Controller<E> {
             Request::ConnectionList => Ok(Reply::view(&self.connection_list())),
             Request::ConnectionUp { name } => self.connection_up(&name).map(|view| Reply::view(&view)),
             Request::ConnectionDown { name } => self.connection_down(&name).map(|view| Reply::view(&view)),
-            Request::FlowsList { site, limit } => {
-                self.flows(site.as_deref(), limit).map(|view| Reply::view(&view))
-            }
-            Request::NatList { site, limit } => {
-                self.nat(site.as_deref(), limit).map(|view| Reply::view(&view))
-            }
-            Request::DnsList => Ok(Reply::view(&self.dns_list())),
-            Request::NatPlan => Ok(Reply::view(&self.nat_plan())),
             Request::Reload => self.reload().map(|view| Reply::view(&view)),
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
@@ -73,7 +70,7 @@ impl<E: Engine> Controller<E> {
             Request::Trace(_) => Err(anyhow!("packets are traced on a connection of their own")),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
-        outcome.unwrap_or_else(|error| Reply::Error(format!("{error:#}")))
+        Answer::Ready(outcome.unwrap_or_else(refused))
     }
 
     fn status(&self) -> anyhow::Result<view::Status> {
@@ -127,92 +124,6 @@ impl<E: Engine> Controller<E> {
         })
     }
 
-    fn flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Flows> {
-        let sites = self.sites.get();
-        let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
-        let mut all = self.engine.flows()?;
-        all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
-        all.sort_unstable_by_key(|(key, flow)| (std::cmp::Reverse(flow.last_seen_s()), *key));
-        let total = all.len();
-        let flows = all
-            .iter()
-            .take(limit)
-            .map(|(key, flow)| self.flow(&sites, key, flow))
-            .collect();
-        Ok(view::Flows { total, flows })
-    }
-
-    fn flow(&self, sites: &Sites, key: &FlowKey, flow: &Flow) -> view::Flow {
-        let now_s = self.engine.now_s();
-        let rules = self
-            .rules
-            .as_ref()
-            .map(|(generation, compiled)| (*generation, compiled));
-        view::Flow {
-            site: site_name(sites, key.site),
-            protocol: Protocol(key.protocol).to_string(),
-            source: Ipv4Addr::from(key.source),
-            source_port: u16::from_be_bytes(key.source_port),
-            nat_address: Ipv4Addr::from(flow.nat_address),
-            nat_port: u16::from_be_bytes(flow.nat_port),
-            destination: Ipv4Addr::from(key.destination),
-            destination_port: u16::from_be_bytes(key.destination_port),
-            state: state_word(flow.progress.state).to_owned(),
-            rule: rule_name(flow.generation, flow.rule, rules),
-            packets_out: flow.out.packets,
-            bytes_out: flow.out.bytes,
-            packets_in: flow.back.packets,
-            bytes_in: flow.back.bytes,
-            age_s: now_s.saturating_sub(flow.created_s),
-            idle_s: now_s.saturating_sub(flow.last_seen_s()),
-        }
-    }
-
-    fn nat(&self, site: Option<&str>, limit: usize) -> anyhow::Result<view::Mappings> {
-        let sites = self.sites.get();
-        let wanted = site.map(|name| site_number(&sites, name)).transpose()?;
-        let mut all = self.engine.mappings()?;
-        all.retain(|(key, _)| wanted.is_none_or(|site| key.site == site));
-        all.sort_unstable_by_key(|(key, _)| *key);
-        let now_s = self.engine.now_s();
-        let mapping = |(key, mapping): &(InsideKey, Mapping)| view::Mapping {
-            site: site_name(&sites, key.site),
-            protocol: Protocol(key.protocol).to_string(),
-            inside: Ipv4Addr::from(key.address),
-            inside_port: u16::from_be_bytes(key.port),
-            outside: Ipv4Addr::from(mapping.address),
-            outside_port: u16::from_be_bytes(mapping.port),
-            age_s: now_s.saturating_sub(mapping.created_s),
-            published: self.publication_name(mapping.publication()),
-        };
-        let blocks = sites.iter().flat_map(|entry| entry.blocks.iter().copied());
-        let used = crate::core::blocks::count(blocks, self.engine.outsides()?);
-        let address = |entry: &crate::core::sites::SiteEntry| view::SiteAddress {
-            site: entry.name.clone(),
-            groups: sites
-                .group_names_of(entry)
-                .into_iter()
-                .map(str::to_owned)
-                .collect(),
-            nat_address: entry.nat_address,
-            blocks: self.blocks_of(entry, &used),
-        };
-        let entries = sites
-            .iter()
-            .filter(|entry| wanted.is_none_or(|site| entry.site == site));
-        Ok(view::Mappings {
-            total: all.len(),
-            mappings: all.iter().take(limit).map(mapping).collect(),
-            sites: entries.map(address).collect(),
-        })
-    }
-
-    fn publication_name(&self, number: u32) -> Option<String> {
-        let place = usize::try_from(number.checked_sub(1)?).ok()?;
-        let publication = self.config.publications.get(place)?;
-        Some(publication.name.clone())
-    }
-
     /// Packets dropped by XDP programs and workers, and IKE messages that were not acted upon.
     fn drops(&self) -> anyhow::Result<Vec<view::Drop>> {
         let drop = |(number, packets): (u32, u64)| {
@@ -230,6 +141,14 @@ impl<E: Engine> Controller<E> {
         drops.extend(ike_drops(&self.endpoint.counters(), self.sockets.lost()));
         Ok(drops.into_iter().map(drop).collect())
     }
+}
+
+fn answer_later(work: anyhow::Result<Work>) -> Answer {
+    work.map_or_else(|error| Answer::Ready(refused(error)), Answer::Later)
+}
+
+fn refused(error: anyhow::Error) -> Reply {
+    Reply::Error(format!("{error:#}"))
 }
 
 pub(super) fn site_number(sites: &Sites, name: &str) -> anyhow::Result<u32> {

@@ -17,7 +17,7 @@ use gateway_esp::{
 use gateway_ike::crypto::cipher::Integrity;
 use gateway_ike::{ChildSaInstall, Direction, EspSuite, TrafficSelector};
 
-use super::engine::{Engine, Happening, SaTraffic, Tables};
+use super::engine::{Engine, Happening, Reader, SaTraffic, Tables};
 use super::sockets::{Datagram, DatagramQueue};
 use super::sweeper::Sweeper;
 use super::ways::{Way, Ways};
@@ -237,6 +237,10 @@ impl Engine for Xdp {
         })
     }
 
+    fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
+        Ok(Box::new(self.dataplane()?.reader()))
+    }
+
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
         let dataplane = self.dataplane()?;
         // A sweep takes a flow back that it had retired when a packet came at the same moment. Who ends what the rules
@@ -375,6 +379,20 @@ impl Engine for Xdp {
         if let Some(service) = self.service.take() {
             service.link.remove();
         }
+    }
+}
+
+impl Reader for dataplane::Reader {
+    fn flows(&self, see: &mut dyn FnMut(FlowKey, Flow)) {
+        Self::flows(self).for_each(|(key, flow)| see(key, flow));
+    }
+
+    fn mappings(&self, see: &mut dyn FnMut(InsideKey, Mapping)) {
+        Self::mappings(self).for_each(|(key, mapping)| see(key, mapping));
+    }
+
+    fn outsides(&self) -> Vec<OutsideKey> {
+        Self::outsides(self)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A controller on a thread of its own.
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,7 +15,9 @@ use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
 use gateway::dataplane::{Published, Traces};
 use gateway::dns::server as dns;
-use gateway::runtime::{Controller, DatagramQueue, Engine, Happening, SaTraffic, Sockets, Tables, prepare};
+use gateway::runtime::{
+    Controller, DatagramQueue, Engine, Happening, Reader, SaTraffic, Sockets, Tables, prepare,
+};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
@@ -40,9 +43,46 @@ pub(crate) struct Table {
     /// Flows cannot be read; and how often they were.
     pub(crate) flows_fail: bool,
     pub(crate) flows_read: usize,
+    /// Whoever lists flows reads them here, if it is set: not before the test lets go of what it holds.
+    pub(crate) held: Option<Arc<Held>>,
+    pub(crate) flows: Vec<(FlowKey, Flow)>,
     next: u32,
 }
 
+/// Flows whose reading takes as long as a test likes.
+#[derive(Default)]
+pub(crate) struct Held {
+    /// Lists that are being read.
+    pub(crate) readers: AtomicU32,
+    /// Locked as long as they wait.
+    pub(crate) gate: Mutex<()>,
+}
+
+/// The tables as they were when the list was asked for.
+struct Lists {
+    held: Option<Arc<Held>>,
+    flows: Vec<(FlowKey, Flow)>,
+    outsides: Vec<OutsideKey>,
+}
+
+impl Reader for Lists {
+    fn flows(&self, see: &mut dyn FnMut(FlowKey, Flow)) {
+        if let Some(held) = &self.held {
+            held.readers.fetch_add(1, Ordering::SeqCst);
+            drop(held.gate.lock().expect("no panic"));
+        }
+        self.flows.iter().for_each(|(key, flow)| see(*key, *flow));
+    }
+
+    fn mappings(&self, _: &mut dyn FnMut(InsideKey, Mapping)) {}
+
+    fn outsides(&self) -> Vec<OutsideKey> {
+        self.outsides.clone()
+    }
+}
+
+/// The private key of a node: its file's name, in the folder of what it has.
+pub(crate) const OWN_KEY: &str = "rsa-leaf.pkcs8.key";
 /// Time on the clock of traced packets.
 pub(crate) const TRACE_CLOCK_NS: u64 = 5_000_000_000;
 
@@ -139,6 +179,15 @@ impl Engine for InMemory {
             .installed
             .contains_key(&handle)
             .then(SaTraffic::default)
+    }
+
+    fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
+        let table = self.table();
+        Ok(Box::new(Lists {
+            held: table.held.clone(),
+            flows: table.flows.clone(),
+            outsides: table.outsides.clone(),
+        }))
     }
 
     fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
@@ -242,7 +291,8 @@ impl Node {
     /// A gateway to which nobody connects, with these tables in its configuration and this state folder.
     pub(crate) fn alone(state: tempfile::TempDir, tables: &str) -> Self {
         let [address, _] = addresses();
-        Self::start_in(state, &alone(tables), address)
+        let config = alone(state.path(), tables);
+        Self::start_in(state, &config, address)
     }
 
     /// Stops it and gives its state folder back.
@@ -261,7 +311,8 @@ impl Node {
     pub(crate) fn with_dns(tables: &str, sockets: dns::Sockets) -> Self {
         let [address, _] = addresses();
         let state = tempfile::tempdir().expect("folder");
-        Self::start_with(state, &alone(tables), address, Some(sockets))
+        let config = alone(state.path(), tables);
+        Self::start_with(state, &config, address, Some(sockets))
     }
 
     fn start_in(state: tempfile::TempDir, config: &str, address: IpAddr) -> Self {
@@ -350,6 +401,15 @@ impl Node {
     }
 
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
+        self.call(request, lines).blocking_recv().expect("it answers")
+    }
+
+    /// Asks, and does not wait for the answer.
+    pub(crate) fn send(&self, request: Request) -> oneshot::Receiver<Reply> {
+        self.call(request, None)
+    }
+
+    fn call(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> oneshot::Receiver<Reply> {
         let (reply, answer) = oneshot::channel();
         let caller = Caller {
             uid: 0,
@@ -362,7 +422,7 @@ impl Node {
             lines,
         };
         self.calls.blocking_send(call).expect("it runs");
-        answer.blocking_recv().expect("it answers")
+        answer
     }
 
     /// Asks, and expects a view.
@@ -397,11 +457,21 @@ impl Drop for Node {
     }
 }
 
+/// A copy of a private key of the test data, for its owner alone: no gateway takes the one in the repository.
+fn private_key(folder: &Path, name: &str) -> PathBuf {
+    let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+    let copy = folder.join(name);
+    std::fs::copy(data.join(name), &copy).expect("copied");
+    std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o600)).expect("mode");
+    copy
+}
+
 /// The configuration of a gateway to which nobody connects.
-fn alone(tables: &str) -> String {
+fn alone(state: &Path, tables: &str) -> String {
+    let key = private_key(state, OWN_KEY);
     format!(
         "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n\
-         [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\n\
+         [ike]\ncertificate = \"rsa-leaf.crt\"\nprivate_key = {key:?}\nca = \"ec-ca.crt\"\n\
          identity = \"gw.lab.test\"\n[center]\nnetworks = [\"10.100.0.0/16\"]\n{tables}"
     )
 }
@@ -428,20 +498,22 @@ pub(crate) fn pair(options: Options) -> (Node, Node) {
     let certificates = ["rsa-leaf.crt", "rsa-mid.crt"];
     let certificates = certificates.map(|name| std::fs::read_to_string(data.join(name)).expect(name));
     std::fs::write(&chain, certificates.concat()).expect("written");
+    let keys = [OWN_KEY, "ec-leaf.pkcs8.key"];
+    let [center_key, site_key] = keys.map(|name| private_key(folder.path(), name));
     let [more_ike, more_center, more_site] = &options.more;
     let center_ca = &options.center_ca;
     let (certificate, identity) = &options.site_certificate;
     let interfaces =
         "[[interface]]\nname = \"w\"\nrole = \"wan\"\n[[interface]]\nname = \"c\"\nrole = \"core\"\n";
     let center_config = format!(
-        "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = \"rsa-leaf.pkcs8.key\"\nca = {center_ca:?}\n\
+        "{interfaces}[ike]\ncertificate = {chain:?}\nprivate_key = {center_key:?}\nca = {center_ca:?}\n\
          mobike = false\nidentity = \"gw.lab.test\"\nproposals = [\"aes256-sha256-x25519\", \"aes256gcm16-prfsha256-ecp256\"]\n{more_ike}\n\
          [center]\nnetworks = [\"10.100.0.0/16\"]\n\
          [[site]]\nname = \"hospital\"\nidentity = \"{}\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n{more_center}\n",
         options.center_knows
     );
     let site_config = format!(
-        "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = \"ec-leaf.pkcs8.key\"\nca = \"rsa-ca.crt\"\n\
+        "{interfaces}[ike]\ncertificate = {certificate:?}\nprivate_key = {site_key:?}\nca = \"rsa-ca.crt\"\n\
          mobike = false\nidentity = \"{identity}\"\nproposals = [\"{}\"]\n\
          [center]\nnetworks = [\"192.168.1.0/24\"]\n\
          [[site]]\nname = \"center\"\nidentity = \"{}\"\nnetworks = [\"10.100.0.0/16\"]\nnat_address = \"10.200.0.1\"\n{more_site}\n\

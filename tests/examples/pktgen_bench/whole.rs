@@ -17,6 +17,7 @@
 
 use std::fs;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -530,6 +531,9 @@ impl Daemon {
         fs::create_dir_all(STATE).context(STATE)?;
         let file = format!("{STATE}/{name}.toml");
         fs::write(&file, config.gateway(pki, holder))?;
+        // In a guest's archive everybody may read everything, and no gateway takes such a key.
+        let key = pki.join(format!("ecdsa-{holder}.key"));
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600))?;
         fs::write(format!("{STATE}/{name}-rules.toml"), config.rules())?;
         let log = fs::File::create(format!("{STATE}/{name}.log"))?;
         // By the thread that is there, and not by `ip netns exec`, which would hide /sys/fs/bpf.

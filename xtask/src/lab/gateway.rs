@@ -23,6 +23,8 @@ use crate::cmd;
 
 /// The kernel verifies the programs; on a busy machine that alone takes half a minute.
 const START_S: u64 = 60;
+/// How long a line of the log may take to be in its file.
+const LOG_S: u64 = 5;
 /// Site 1's address after translation, given by name; site 2's comes from [`NAT_POOL`].
 pub const SITE1_NAT_ADDRESS: &str = "10.201.0.1";
 /// The rule that allows the eligibility page.
@@ -284,6 +286,19 @@ impl Gateway {
     pub fn try_cli(&self, args: &[&str]) -> Result<Output> {
         let mut command = self.command(args);
         command.output().with_context(|| cmd::line(&command))
+    }
+
+    /// Whether the daemon logs this. It may be about to: its log is written beside what it does.
+    #[must_use]
+    pub fn logs(&self, words: &str) -> bool {
+        let deadline = Instant::now() + Duration::from_secs(LOG_S);
+        while Instant::now() < deadline {
+            if self.log().contains(words) {
+                return true;
+            }
+            sleep(Duration::from_millis(10));
+        }
+        false
     }
 
     /// What the daemon logged so far.

@@ -109,7 +109,7 @@ impl RevocationList {
         is_issuer && self.scope.as_ref().is_none_or(|scope| scope.covers(certificate))
     }
 
-    /// Whether it lists `certificate`; looked at only to name the one that a refusal is about.
+    /// Whether it lists `certificate`; looked at where path building has refused already.
     pub(super) fn lists(&self, certificate: &Certificate) -> bool {
         *certificate.issuer() == self.issuer
             && self

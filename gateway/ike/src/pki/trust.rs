@@ -342,6 +342,13 @@ impl TrustAnchors {
             ),
             Error::NameConstraintViolation => authority("a name is outside an authority's name constraints"),
             Error::CertRevoked => self.revoked(peer, others),
+            // A list that is out of date says less than a current one, but what it lists is revoked; and it may be another
+            // certificate's list that is.
+            Error::CrlExpired { .. } | Error::UnknownRevocationStatus
+                if std::iter::once(peer).chain(others).any(|one| self.is_listed(one)) =>
+            {
+                self.revoked(peer, others)
+            }
             Error::CrlExpired { .. } => ChainError::RevocationUnknown {
                 subject,
                 reason: "the issuer's revocation list is out of date; load a new one".to_owned(),
@@ -362,9 +369,15 @@ impl TrustAnchors {
 }
 
 impl TrustAnchors {
+    /// Whether the newest list that is for a certificate names it.
+    fn is_listed(&self, one: &Certificate) -> bool {
+        let newest = self.crls.iter().find(|list| list.covers(one));
+        newest.is_some_and(|list| list.lists(one))
+    }
+
     /// Which certificate of the chain it is that a list names.
     fn revoked(&self, peer: &Certificate, others: &[Certificate]) -> ChainError {
-        let listed = |one: &&Certificate| self.crls.iter().any(|list| list.lists(one));
+        let listed = |one: &&Certificate| self.is_listed(one);
         let found = std::iter::once(peer).chain(others).find(listed).unwrap_or(peer);
         ChainError::Revoked {
             subject: found.subject().to_string(),
