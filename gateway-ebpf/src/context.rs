@@ -127,7 +127,6 @@ unsafe fn copy<T: Wire>(from: *const T, to: *mut T) {
             to.byte_add(at)
                 .cast::<u8>()
                 .write(from.byte_add(at).cast::<u8>().read());
-            at += 1;
         }
     }
 }
