@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
@@ -12,8 +12,7 @@ use xtask::traffic;
 
 use crate::Samples;
 use crate::ends::Generator;
-use crate::live::FRAMES_MAX;
-use crate::load::{self, Outcome, Way};
+use crate::load::{self, Outcome, Searching, Way};
 use crate::packet::{self, SMALL};
 use crate::side::{Kind, Side, Tunnel};
 use crate::through::flood;
@@ -24,6 +23,9 @@ const PERCENTILES: [u32; 3] = [50, 90, 99];
 const TRIES: usize = 6;
 /// Of a load, so that there is a worst hundredth.
 const PACKETS_MIN: usize = 1_000;
+const PACKETS_MAX: usize = 1 << 16;
+/// Of a flood.
+const FLOOD: usize = 20_000;
 
 /// Percent of the maximum, and the times of its packets.
 type AtLoad = (u32, Vec<f64>);
@@ -31,21 +33,29 @@ type AtLoad = (u32, Vec<f64>);
 /// How much is measured.
 struct Effort {
     rounds: usize,
-    /// Of each load, as far as frames can lie ready. Long, so that one stop of a virtual machine is not in the worst hundredth.
+    /// Of each load, up to a number of packets. Long, so that one stop of a virtual machine is not in the worst hundredth.
     time: Duration,
-    /// Packets of a trial of the loss-free rate, and halvings.
-    loss_free: (usize, u32),
+    /// How the rate without loss is searched.
+    searching: Searching,
 }
 
 const FULL: Effort = Effort {
     rounds: 5,
     time: Duration::from_secs(1),
-    loss_free: (20_000, 5),
+    searching: Searching {
+        trial: Duration::from_millis(100),
+        width: 0.05,
+        time_max: Duration::from_secs(4),
+    },
 };
 const SHORT: Effort = Effort {
     rounds: 1,
     time: Duration::from_millis(200),
-    loss_free: (5_000, 4),
+    searching: Searching {
+        trial: Duration::from_millis(50),
+        width: 0.1,
+        time_max: Duration::from_secs(2),
+    },
 };
 
 pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> Result<Samples> {
@@ -57,11 +67,9 @@ pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> R
         for kind in Kind::ALL.into_iter().rev() {
             let side = Side::start(kind, Place::One)?;
             let mut tunnel = side.connect(Suite::AesGcm16_256, generator)?;
-            flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
+            flood(&mut tunnel, Way::Both, SMALL, FLOOD)?;
             for way in [Way::ToCenter, Way::ToSite] {
-                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)?.kpps * 1.2;
-                let most = Core::Generator
-                    .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
+                let most = ndr(&mut tunnel, way, effort.searching)?;
                 let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.time)?;
                 for (percent, times) in all {
                     let case = format!("{}, {percent} % load", way.name());
@@ -76,6 +84,15 @@ pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> R
         }
     }
     Ok(samples)
+}
+
+/// The most that goes through without loss, kpps.
+fn ndr(tunnel: &mut Tunnel, way: Way, how: Searching) -> Result<f64> {
+    let flood = flood(tunnel, way, SMALL, FLOOD)?;
+    let goals = (how, vec![how.ndr()]);
+    let results = Core::Generator.run(|| load::search(tunnel, way, SMALL, goals, flood.kpps))?;
+    let found = results.first().and_then(|result| result.conditional_throughput);
+    found.with_context(|| format!("{}: no rate without loss was found: {results:?}", way.name()))
 }
 
 fn add(samples: &mut Samples, case: &str, kind: Kind, times: &[f64]) {
@@ -115,7 +132,7 @@ fn at_loads(
 
 /// Packets of a rate in a time.
 fn count(kpps: f64, time: Duration) -> usize {
-    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, FRAMES_MAX)
+    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, PACKETS_MAX)
 }
 
 /// Microseconds that packets took, in order of length.

@@ -144,12 +144,14 @@ impl Report {
                 "  {:<52}  {ours:<34}  {theirs:<34}  {ratio:>7}{verdict}",
                 one.name
             ));
+            lines.extend([&one.ours, &one.theirs].into_iter().filter_map(searched));
         }
         let alone = self.measured().split_off(self.comparisons.len());
         for (one, measured) in self.figures.iter().zip(alone) {
             let ours = side(&one.side(""), &one.unit);
             let verdict = self.verdict(floors, &measured, short);
             lines.push(format!("  {:<52}  {ours}{verdict}", one.name));
+            lines.extend(searched(&one.side("")));
         }
         lines.join("\n") + "\n"
     }
@@ -197,6 +199,12 @@ impl Report {
             })).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What a search of a side's rate says beside it.
+fn searched(side: &Side) -> Option<String> {
+    let searches = side.searches.as_ref()?;
+    Some(format!("    {} {}", side.name, searches.text()))
 }
 
 /// Ours by theirs, as floors are given.

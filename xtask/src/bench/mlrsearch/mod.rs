@@ -179,6 +179,8 @@ pub enum Class {
 /// What was found for a goal (section 4.8.4).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct GoalResult {
+    /// The goal.
+    pub goal: Goal,
     /// Relevant Lower Bound (4.8.2): the largest lower bound below every upper bound. Of an irregular result that lacks an upper bound, the
     /// largest lower bound.
     pub relevant_lower: Option<f64>,

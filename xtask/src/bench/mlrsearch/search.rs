@@ -149,6 +149,7 @@ impl Search {
         };
         let at_lower = self.loads.iter().find(|at| Some(at.load) == bounds.lower);
         GoalResult {
+            goal: *goal,
             relevant_lower: bounds.lower,
             relevant_upper: bounds.upper,
             conditional_throughput: at_lower.and_then(|at| goal.conditional_throughput(at.load, &at.trials)),
