@@ -19,16 +19,20 @@ use crate::side::Tunnel;
 /// Of what arrived of a flood, how much is offered in a second one: enough for more not to get through, and little enough for what is
 /// turned away to cost little.
 const SECOND_FLOOD: f64 = 1.5;
-/// Of what arrived of a flood, the least and the most that a search tries. A gateway that is kept busy by what it turns away carries more
-/// when less is offered.
+/// Of what arrived of a flood, the least and the most that a search tries. What is kept busy by what it turns away carries more when less is
+/// offered, and a shared machine has its slow moments.
 const LEAST: f64 = 0.02;
-const MOST: f64 = 1.5;
+const MOST: f64 = 4.0;
+/// How long the first packet that arrives is waited for, and any other after the one before: what is measured may touch its memory for the
+/// first time.
+const FIRST: Duration = Duration::from_secs(1);
+const NEXT: Duration = Duration::from_millis(60);
 /// Trials of a search.
 const TRIALS_MAX: usize = 80;
 /// What the partial drop rate allows to be lost.
 const PDR_LOSS_RATIO: f64 = 0.005;
-/// A generator that takes so many times as long as it was told is too slow.
-const SLOW: f64 = 1.01;
+/// A generator that takes so many times as long as it was told is too slow: its load is another one, by the width of a search.
+const SLOW: f64 = 1.02;
 
 /// Whither packets go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -237,7 +241,7 @@ fn settled(ends: &Ends, before: [u64; 2], loaded: [bool; 2]) -> Result<(u64, u64
     };
     let mut last = (sum()?, now_ns(ClockId::Monotonic));
     let mut changed = Instant::now();
-    while changed.elapsed() < Duration::from_millis(60) {
+    while changed.elapsed() < if last.0 == 0 { FIRST } else { NEXT } {
         sleep(Duration::from_micros(500));
         let now = sum()?;
         if now != last.0 {

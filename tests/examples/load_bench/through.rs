@@ -38,8 +38,8 @@ const FULL: Effort = Effort {
     packets: 60_000,
     searching: Searching {
         trial: Duration::from_millis(100),
-        width: 0.02,
-        time_max: Duration::from_secs(6),
+        width: 0.03,
+        time_max: Duration::from_secs(4),
     },
     searched: &[SMALL, LARGE],
 };
@@ -52,7 +52,7 @@ const SHORT: Effort = Effort {
     searching: Searching {
         trial: Duration::from_millis(100),
         width: 0.05,
-        time_max: Duration::from_secs(4),
+        time_max: Duration::from_secs(3),
     },
     searched: &[SMALL],
 };
