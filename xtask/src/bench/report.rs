@@ -115,6 +115,15 @@ impl Side {
         (largest - least) / if median > 0.0 { median } else { largest }
     }
 
+    /// The spread for a table; one sample has none to tell of.
+    #[must_use]
+    pub fn spread_text(&self) -> String {
+        match self.samples.as_slice() {
+            [_] => "once".to_owned(),
+            _ => format!("{:.0} %", self.spread() * 100.0),
+        }
+    }
+
     fn json(&self) -> Value {
         let mut json = json!({
             "name": self.name,
@@ -243,13 +252,13 @@ pub fn emit(figures: Vec<Figure>, json: bool) -> Result<()> {
     }
     for figure in figures {
         let (side, unit) = (figure.side(&figure.name), &figure.unit);
-        let (median, spread) = (number(side.median()), side.spread() * 100.0);
+        let (median, spread) = (number(side.median()), side.spread_text());
         let searches = side
             .searches
             .as_ref()
             .map(|searches| format!(", {}", searches.text()));
         println!(
-            "{:<48} {median:>9} {unit:<6} (spread {spread:.0} %{})",
+            "{:<48} {median:>9} {unit:<6} (spread {spread}{})",
             side.name,
             searches.unwrap_or_default()
         );
@@ -316,6 +325,8 @@ mod tests {
         assert_eq!(spread(&[0.0, 0.0, 0.5]), 1.0);
         assert_eq!(spread(&[0.0, 0.0]), 0.0);
         assert_eq!(spread(&[2.0, 4.0, 5.0]), 0.75);
+        let text = |samples: &[f64]| Side::new("lost", samples.to_vec()).spread_text();
+        assert_eq!([text(&[3.0]), text(&[2.0, 4.0, 5.0])], ["once", "75 %"]);
     }
 
     #[test]

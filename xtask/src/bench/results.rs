@@ -127,8 +127,12 @@ impl Report {
 
     fn table(&self, floors: &Floors, short: bool) -> String {
         let side = |side: &Side, unit: &str| {
-            let (median, spread) = (number(side.median()), side.spread() * 100.0);
-            format!("{:<12} {median:>8} {unit:<6} {spread:>4.0} %", side.name)
+            let median = number(side.median());
+            format!(
+                "{:<12} {median:>8} {unit:<6} {:>6}",
+                side.name,
+                side.spread_text()
+            )
         };
         let heads = ["ours, median and spread", "beside"];
         let mut lines = vec![
@@ -261,7 +265,7 @@ mod tests {
         for word in [
             "gateway          35.0 ns",
             "29 %",
-            "XDP_PASS         7.00 ns",
+            "XDP_PASS         7.00 ns       once",
             "5.00",
             "floor <= 8.00 ok",
             "goal <= 2.50 missed",
