@@ -390,7 +390,7 @@ mod tests {
         let text = serde_json::to_string(&Document {
             figures: vec![figure.clone()],
         });
-        assert_eq!(read(&text.unwrap()).unwrap(), [figure.clone()]);
+        assert_eq!(read(&text.unwrap()).unwrap(), std::slice::from_ref(&figure));
         let json = figure.side("xdp").json();
         assert_eq!(json["searches"]["goal"]["loss_ratio"], 0.005);
         assert_eq!(json["searches"]["goal"]["duration_sum_s"], 0.2);

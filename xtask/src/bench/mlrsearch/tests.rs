@@ -170,6 +170,32 @@ fn of_a_sharp_limit_both_rates_are_found_to_their_widths() {
 }
 
 #[test]
+fn a_trial_that_loses_just_what_the_goal_allows_is_a_low_loss_trial() {
+    let trial = |loss_ratio| TrialResult {
+        duration: TRIAL,
+        loss_ratio,
+    };
+    assert_eq!(pdr().classify(&[trial(0.005)]), Class::Lower);
+    assert_eq!(pdr().classify(&[trial(0.0051); 2]), Class::Upper);
+    assert_eq!(ndr().classify(&[trial(1e-9); 2]), Class::Upper);
+}
+
+#[test]
+fn bounds_that_are_far_apart_are_halved_not_walked_through() {
+    // Steps downwards end at half of a load each: 340 and 680 remain, 35 widths apart.
+    for capacity in [350.0, 500.0, 670.0] {
+        let limits = Limits {
+            first_load: 680.0 * 2.0,
+            max_load: 2_000.0,
+            ..limits()
+        };
+        let search = searched(&[ndr()], limits, sharp(capacity));
+        assert_eq!(search.results()[0].irregular, None);
+        assert!(search.trials() <= 22, "{capacity}: {} trials", search.trials());
+    }
+}
+
+#[test]
 fn what_goals_share_is_tried_once() {
     let alone: usize = [ndr(), pdr()]
         .map(|goal| searched(&[goal], limits(), sharp(CAPACITY)).trials())
