@@ -251,3 +251,72 @@ fn lab_up(args: &LabUp) -> Result<()> {
     print!("{}", lab::status());
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::Cli;
+
+    /// What follows `cargo xtask` in a text, up to the end of the line, a comment or a backtick.
+    fn commands(text: &str) -> Vec<Vec<&str>> {
+        let lines = text.lines().flat_map(|line| line.split("cargo xtask ").skip(1));
+        let ends = ['`', '#', '|', ';', '('];
+        lines
+            .map(|rest| rest.split(ends).next().unwrap_or(rest))
+            .map(|rest| rest.split(|letter: char| letter.is_whitespace() || "[].,:".contains(letter)))
+            .map(|words| words.filter(|word| !word.is_empty()).collect())
+            .collect()
+    }
+
+    /// Whether the chore and its options are there.
+    fn is_known(words: &[&str]) -> bool {
+        let mut cli = Cli::command();
+        cli.build();
+        let mut at = &cli;
+        for word in words {
+            if let Some(name) = word.strip_prefix("--") {
+                let is_there = at
+                    .get_arguments()
+                    .any(|argument| argument.get_long() == Some(name));
+                if !is_there {
+                    return false;
+                }
+            } else if let Some(below) = at.find_subcommand(word) {
+                at = below;
+            } else if at.has_subcommands() || !at.get_arguments().any(takes(word)) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Whether an argument may have this value.
+    fn takes(word: &str) -> impl Fn(&clap::Arg) -> bool {
+        move |argument| {
+            let values = argument.get_possible_values();
+            let is_one = values.iter().any(|value| value.matches(word, true));
+            argument.get_action().takes_values() && (values.is_empty() || is_one)
+        }
+    }
+
+    #[test]
+    fn every_chore_of_the_documentation_is_there() {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let mut documents = vec![folder.join("README.md")];
+        let docs = std::fs::read_dir(folder.join("gateway/docs")).unwrap();
+        documents.extend(docs.map(|file| file.unwrap().path()));
+        let mut checked = 0;
+        for document in documents {
+            let text = std::fs::read_to_string(&document).unwrap();
+            for words in commands(&text) {
+                checked += 1;
+                assert!(is_known(&words), "{}: cargo xtask {words:?}", document.display());
+            }
+        }
+        assert!(checked > 20, "only {checked} were found");
+        let known = ["bench through --short", "bench thruogh", "setup --chek", "fly"];
+        let known = known.map(|text| is_known(&text.split(' ').collect::<Vec<_>>()));
+        assert_eq!(known, [true, false, false, false]);
+    }
+}

@@ -1,10 +1,11 @@
 //! How long packets take at 10, 50 and 90 % of the load that goes through each without loss, and at one rate that all carry: from the moment the generator
-//! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock.
+//! hands them to the kernel to the moment the kernel hands them to the receiver's socket, by the same clock. A packet that did not arrive took
+//! longer than any other.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
@@ -12,8 +13,7 @@ use xtask::traffic;
 
 use crate::Samples;
 use crate::ends::Generator;
-use crate::live::FRAMES_MAX;
-use crate::load::{self, Outcome, Way};
+use crate::load::{self, Outcome, Searching, Way};
 use crate::packet::{self, SMALL};
 use crate::side::{Kind, Side, Tunnel};
 use crate::through::flood;
@@ -24,28 +24,59 @@ const PERCENTILES: [u32; 3] = [50, 90, 99];
 const TRIES: usize = 6;
 /// Of a load, so that there is a worst hundredth.
 const PACKETS_MIN: usize = 1_000;
+const PACKETS_MAX: usize = 1 << 16;
+/// Of a flood.
+const FLOOD: usize = 20_000;
 
 /// Percent of the maximum, and the times of its packets.
-type AtLoad = (u32, Vec<f64>);
+type AtLoad = (u32, Times);
+
+/// Microseconds that packets of a load took.
+struct Times {
+    /// Of those that arrived, in order of length.
+    arrived: Vec<f64>,
+    sent: usize,
+}
+
+impl Times {
+    /// Whether so few are missing that the last percentile is one of them that arrived.
+    fn are_enough(&self) -> bool {
+        PERCENTILES.iter().all(|part| self.percentile(*part).is_some())
+    }
+
+    /// Of all that were sent.
+    fn percentile(&self, part: u32) -> Option<f64> {
+        let at = (self.sent * part as usize).div_ceil(100).checked_sub(1)?;
+        self.arrived.get(at).copied()
+    }
+}
 
 /// How much is measured.
 struct Effort {
     rounds: usize,
-    /// Of each load, as far as frames can lie ready. Long, so that one stop of a virtual machine is not in the worst hundredth.
+    /// Of each load, up to a number of packets. Long, so that one stop of a virtual machine is not in the worst hundredth.
     time: Duration,
-    /// Packets of a trial of the loss-free rate, and halvings.
-    loss_free: (usize, u32),
+    /// How the rate without loss is searched.
+    searching: Searching,
 }
 
 const FULL: Effort = Effort {
     rounds: 5,
     time: Duration::from_secs(1),
-    loss_free: (20_000, 5),
+    searching: Searching {
+        trial: Duration::from_millis(100),
+        width: 0.05,
+        time_max: Duration::from_secs(4),
+    },
 };
 const SHORT: Effort = Effort {
     rounds: 1,
     time: Duration::from_millis(200),
-    loss_free: (5_000, 4),
+    searching: Searching {
+        trial: Duration::from_millis(50),
+        width: 0.1,
+        time_max: Duration::from_secs(2),
+    },
 };
 
 pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> Result<Samples> {
@@ -57,32 +88,41 @@ pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> R
         for kind in Kind::ALL.into_iter().rev() {
             let side = Side::start(kind, Place::One)?;
             let mut tunnel = side.connect(Suite::AesGcm16_256, generator)?;
-            flood(&mut tunnel, Way::Both, SMALL, effort.loss_free.0)?;
+            flood(&mut tunnel, Way::Both, SMALL, FLOOD)?;
             for way in [Way::ToCenter, Way::ToSite] {
-                let most = flood(&mut tunnel, way, SMALL, effort.loss_free.0)?.kpps * 1.2;
-                let most = Core::Generator
-                    .run(|| load::loss_free(&mut tunnel, way, SMALL, effort.loss_free, most))?;
+                let most = ndr(&mut tunnel, way, effort.searching)?;
                 let (most, all) = at_loads(&side, &mut tunnel, way, most, effort.time)?;
                 for (percent, times) in all {
                     let case = format!("{}, {percent} % load", way.name());
-                    add(&mut samples, &case, kind, &times);
+                    add(&mut samples, &case, kind, &times)?;
                 }
                 let common = *common.entry(way.name()).or_insert(most / 2.0);
-                let times = times(&side, &mut tunnel, way, common, effort.time)?;
-                ensure!(!times.is_empty(), "nothing of {common:.0} kpps arrived");
+                let times = at_rate(&side, &mut tunnel, way, common, effort.time)?;
                 let case = format!("{}, half of what {} carries", way.name(), Kind::StrongSwan.name());
-                add(&mut samples, &case, kind, &times);
+                add(&mut samples, &case, kind, &times)?;
             }
         }
     }
     Ok(samples)
 }
 
-fn add(samples: &mut Samples, case: &str, kind: Kind, times: &[f64]) {
+/// The most that goes through without loss, kpps.
+fn ndr(tunnel: &mut Tunnel, way: Way, how: Searching) -> Result<f64> {
+    let flood = flood(tunnel, way, SMALL, FLOOD)?;
+    let goals = (how, vec![how.ndr()]);
+    let results = Core::Generator.run(|| load::search(tunnel, way, SMALL, goals, flood.kpps))?;
+    let found = results.first().and_then(|result| result.conditional_throughput);
+    found.with_context(|| format!("{}: no rate without loss was found: {results:?}", way.name()))
+}
+
+fn add(samples: &mut Samples, case: &str, kind: Kind, times: &Times) -> Result<()> {
     for part in PERCENTILES {
         let case = format!("{case}, p{part}");
-        crate::add(samples, &case, "us", kind.name(), percentile(times, part));
+        let lost = || format!("{case}: {} of {} arrived", times.arrived.len(), times.sent);
+        let time = times.percentile(part).with_context(lost)?;
+        crate::add(samples, &case, "us", kind.name(), time);
     }
+    Ok(())
 }
 
 /// Times at each part of the maximum. Where much is lost at one, the maximum was found while the machine was quicker: it is taken
@@ -99,7 +139,7 @@ fn at_loads(
         for percent in LOADS {
             let kpps = (most * f64::from(percent) / 100.0).max(1.0);
             let times = times(side, tunnel, way, kpps, time)?;
-            lost |= times.len() * 100 < count(kpps, time) * 99;
+            lost |= !times.are_enough();
             all.push((percent, times));
         }
         if !lost {
@@ -108,18 +148,33 @@ fn at_loads(
         most *= 0.8;
     }
     bail!(
-        "{}: packets are lost at a part of what went through without loss",
-        way.name()
+        "{}, {}: packets are lost at a part of what went through without loss",
+        way.name(),
+        side.kind.name()
+    )
+}
+
+/// Times at one rate, which is tried again where much is lost.
+fn at_rate(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) -> Result<Times> {
+    for _ in 0..TRIES {
+        let times = times(side, tunnel, way, kpps, time)?;
+        if times.are_enough() {
+            return Ok(times);
+        }
+    }
+    bail!(
+        "{}, {}: packets of {kpps:.0} kpps are lost each time",
+        way.name(),
+        side.kind.name()
     )
 }
 
 /// Packets of a rate in a time.
 fn count(kpps: f64, time: Duration) -> usize {
-    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, FRAMES_MAX)
+    ((kpps * 1_000.0 * time.as_secs_f64()) as usize).clamp(PACKETS_MIN, PACKETS_MAX)
 }
 
-/// Microseconds that packets took, in order of length.
-fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) -> Result<Vec<f64>> {
+fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) -> Result<Times> {
     let packets = count(kpps, time);
     tunnel.site.settle()?;
     traffic::drain(&side.server, |_, _, _| {})?;
@@ -137,15 +192,13 @@ fn times(side: &Side, tunnel: &mut Tunnel, way: Way, kpps: f64, time: Duration) 
         })?,
     }
     times.sort_by(f64::total_cmp);
-    Ok(times)
+    Ok(Times {
+        arrived: times,
+        sent: packets,
+    })
 }
 
 fn took(outcome: &Outcome, stamp: u64, sequence: Option<u64>) -> Option<f64> {
     let sent = outcome.sent_at.get(usize::try_from(sequence?).ok()?)?;
     Some(stamp.checked_sub(*sent)? as f64 / 1_000.0)
-}
-
-fn percentile(sorted: &[f64], part: u32) -> f64 {
-    let at = (sorted.len() * part as usize).div_ceil(100).saturating_sub(1);
-    sorted.get(at).copied().unwrap_or(f64::NAN)
 }

@@ -14,18 +14,33 @@ const RECEIVE: &str = "load_receive";
 // Of the program:
 const TOLD: &str = "LOAD_TOLD";
 const SENT: &str = "LOAD_SENT";
+const SMALL_PLACES: &str = "LOAD_SMALL";
+const LARGE_PLACES: &str = "LOAD_LARGE";
 const LEAVES: &str = "LOAD_LEAVES";
 const SOCKETS: &str = "LOAD_SOCKETS";
 const SMALL: usize = 192;
 const LARGE: usize = 1600;
 const HEAD: usize = 8;
-/// Frames that can lie ready.
-pub(crate) const FRAMES_MAX: usize = 1 << 16;
+/// Frames that can lie ready in the program's small places, and in its large ones: a fifth of a second at more than a million a second, and a
+/// tenth. More memory than the program asks for by itself.
+const SMALL_FRAMES_MAX: u32 = 1 << 18;
+const LARGE_FRAMES_MAX: u32 = 1 << 17;
 /// Places of its words in what it is told, and their number.
 const NEXT: usize = 0;
 const BEGUN_NS: usize = 5;
 const NOW_NS: usize = 6;
 const WORDS: usize = 8;
+
+/// How many frames of packets of so many octets can lie ready, whatever a tunnel adds to them.
+pub(crate) fn frames_max(octets: usize) -> usize {
+    const TUNNEL_MAX: usize = 14 + 40 + 8 + 8 + 16 + 18 + 16;
+    let most = if octets + TUNNEL_MAX + HEAD > SMALL {
+        LARGE_FRAMES_MAX
+    } else {
+        SMALL_FRAMES_MAX
+    };
+    most as usize
+}
 
 /// When frames left.
 pub(crate) struct Sent {
@@ -44,7 +59,12 @@ pub(crate) struct Live {
 impl Live {
     /// Sends by these interfaces, which are known by their places from then on.
     pub(crate) fn load(leaves: &[(Node, &str)]) -> Result<Self> {
-        let mut ebpf = aya::EbpfLoader::new().load(OBJECT).context("the load's object")?;
+        let mut ebpf = aya::EbpfLoader::new()
+            .map_max_entries(SMALL_PLACES, SMALL_FRAMES_MAX)
+            .map_max_entries(LARGE_PLACES, LARGE_FRAMES_MAX)
+            .map_max_entries(SENT, SMALL_FRAMES_MAX)
+            .load(OBJECT)
+            .context("the load's object")?;
         for name in [GENERATE, RECEIVE] {
             xdp(&mut ebpf, name)?.load().context(name)?;
         }
@@ -78,14 +98,19 @@ impl Live {
     /// Sends each of `frames`, which go in bursts of `burst`, by the interface beside it: at `kpps`, or as fast as it goes. The
     /// calling thread does it all, and what follows on its core.
     pub(crate) fn send(&mut self, frames: &[(u32, &[u8])], burst: usize, kpps: Option<f64>) -> Result<Sent> {
-        ensure!(frames.len() <= FRAMES_MAX, "more than {FRAMES_MAX} frames");
         let longest = frames.iter().map(|(_, frame)| frame.len()).max();
         let longest = longest.context("no frame is to be sent")?;
         let is_large = longest + HEAD > SMALL;
-        if is_large {
-            self.lay::<LARGE>("LOAD_LARGE", frames)?;
+        let most = if is_large {
+            LARGE_FRAMES_MAX
         } else {
-            self.lay::<SMALL>("LOAD_SMALL", frames)?;
+            SMALL_FRAMES_MAX
+        };
+        ensure!(frames.len() <= most as usize, "more than {most} frames");
+        if is_large {
+            self.lay::<LARGE>(LARGE_PLACES, frames)?;
+        } else {
+            self.lay::<SMALL>(SMALL_PLACES, frames)?;
         }
         let interval_ns = kpps.map_or(0.0, |kpps| burst as f64 * 1e6 / kpps) as u64;
         let (count, burst) = (frames.len() as u64, burst as u64);

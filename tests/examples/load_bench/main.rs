@@ -25,16 +25,31 @@ mod through;
 use std::collections::BTreeMap;
 
 use anyhow::{Context as _, Result, bail};
-use xtask::bench::report::{Figure, emit};
+use xtask::bench::mlrsearch::GoalResult;
+use xtask::bench::report::{Figure, Searches, emit};
 
 use crate::ends::Generator;
 
 /// Samples by case, unit and side.
-type Samples = BTreeMap<(String, &'static str, &'static str), Vec<f64>>;
+type Samples = BTreeMap<(String, &'static str, &'static str), Series>;
+
+/// What was measured of one, a round each, and what searches that found it say beside.
+#[derive(Default)]
+struct Series {
+    samples: Vec<f64>,
+    searches: Option<Searches>,
+}
 
 fn add(samples: &mut Samples, case: &str, unit: &'static str, side: &'static str, value: f64) {
     let key = (case.to_owned(), unit, side);
-    samples.entry(key).or_default().push(value);
+    samples.entry(key).or_default().samples.push(value);
+}
+
+/// Adds the conditional throughput that a search found, and its bounds.
+fn add_search(samples: &mut Samples, case: &str, side: &'static str, result: &GoalResult) {
+    let series = samples.entry((case.to_owned(), "kpps", side)).or_default();
+    series.samples.extend(result.conditional_throughput);
+    series.searches.get_or_insert_default().add(result);
 }
 
 fn main() -> Result<()> {
@@ -55,8 +70,9 @@ fn main() -> Result<()> {
         _ => bail!("what is to be measured: through, latency or blocked"),
     };
     // As `xtask` takes them apart again.
-    let figures = samples
-        .into_iter()
-        .map(|((case, unit, side), samples)| Figure::new(format!("{case} | {side}"), unit, samples));
+    let figures = samples.into_iter().map(|((case, unit, side), series)| Figure {
+        searches: series.searches,
+        ..Figure::new(format!("{case} | {side}"), unit, series.samples)
+    });
     emit(figures.collect(), has("--json"))
 }

@@ -1,8 +1,9 @@
-//! Packets per second through what is measured: overloaded, and the most without loss.
+//! Packets per second through what is measured: overloaded, and the most of which none, or few, are lost.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use gateway_esp::Suite;
 use xtask::bench::machine::Core;
 use xtask::lab::topology::Site as Place;
@@ -11,7 +12,7 @@ use crate::Samples;
 use crate::bare::{self, Bare};
 use crate::busy::Measured;
 use crate::ends::Generator;
-use crate::load::{self, Flood, Way};
+use crate::load::{self, Flood, Searching, Way};
 use crate::packet::{IMIX, LARGE, Mix, SMALL};
 use crate::side::{Kind, Side, Tunnel};
 use crate::sink::{Sinks, Surplus};
@@ -24,8 +25,9 @@ struct Effort {
     mixes: &'static [Mix],
     /// Packets of a flood.
     packets: usize,
-    /// Of a trial of the loss-free rate, and halvings of the range in which it is searched.
-    loss_free: Option<(usize, u32)>,
+    /// How NDR and PDR are searched, and of which of the mixes.
+    searching: Searching,
+    searched: &'static [Mix],
 }
 
 const FULL: Effort = Effort {
@@ -34,7 +36,12 @@ const FULL: Effort = Effort {
     suites: &[Suite::AesGcm16_256, Suite::AesCbc256HmacSha256_128],
     mixes: &[SMALL, IMIX, LARGE],
     packets: 60_000,
-    loss_free: Some((30_000, 6)),
+    searching: Searching {
+        trial: Duration::from_millis(100),
+        width: 0.03,
+        time_max: Duration::from_secs(4),
+    },
+    searched: &[SMALL, LARGE],
 };
 const SHORT: Effort = Effort {
     rounds: 1,
@@ -42,7 +49,12 @@ const SHORT: Effort = Effort {
     suites: &[Suite::AesGcm16_256],
     mixes: &[SMALL, LARGE],
     packets: 60_000,
-    loss_free: None,
+    searching: Searching {
+        trial: Duration::from_millis(100),
+        width: 0.05,
+        time_max: Duration::from_secs(3),
+    },
+    searched: &[SMALL],
 };
 
 pub(crate) fn run(short: bool, rounds: Option<usize>, generator: Generator) -> Result<Samples> {
@@ -84,13 +96,19 @@ fn one_side(
         for way in Way::ALL {
             for mix in effort.mixes {
                 let case = format!("{network}, {algorithms}, {}, {}", way.name(), mix.name);
-                let flood = flood(&mut tunnel, way, *mix, effort.packets)?;
+                let measured = || format!("{case}, {}", kind.name());
+                let flood = flood(&mut tunnel, way, *mix, effort.packets).with_context(measured)?;
                 add(samples, &case, kind.name(), &flood, is_gcm && place == Place::One);
-                let worth = is_gcm && way != Way::Both && place == Place::One && mix.sizes.len() == 1;
-                if let Some(how) = effort.loss_free.filter(|_| worth) {
-                    let most = flood.kpps * 1.2;
-                    let kpps = Core::Generator.run(|| load::loss_free(&mut tunnel, way, *mix, how, most))?;
-                    crate::add(samples, &format!("{case}, no loss"), "kpps", kind.name(), kpps);
+                let is_searched = effort.searched.iter().any(|searched| searched.name == mix.name);
+                if is_gcm && way != Way::Both && place == Place::One && is_searched {
+                    let how = effort.searching;
+                    let goals = (how, vec![how.ndr(), how.pdr()]);
+                    let results = Core::Generator
+                        .run(|| load::search(&mut tunnel, way, *mix, goals, flood.kpps))
+                        .with_context(measured)?;
+                    for (rate, result) in ["NDR", "PDR"].iter().zip(&results) {
+                        crate::add_search(samples, &format!("{case}, {rate}"), kind.name(), result);
+                    }
                 }
             }
         }

@@ -8,7 +8,8 @@ use anyhow::{Context as _, Result, ensure};
 use socket2::{Domain, Protocol, Socket, Type};
 use xtask::cmd;
 
-use crate::lane::{Ends, Lane};
+use crate::lane::{Ends, IN, Lane, OUT};
+use crate::step;
 
 /// For how long connections may be there that were told to go.
 const FORGETTING_MAX: Duration = Duration::from_secs(5);
@@ -33,6 +34,20 @@ table ip nat {
 }
 ";
 
+/// [`RULES`] as they are for speed: once a connection is established, its packets pass rules, routing and connection tracking by, translated
+/// at the interface that they come by.
+fn with_flowtable(rules: &str) -> String {
+    let (begin, rest) = ("table ip filter {\n", "policy drop;\n");
+    rules
+        .replace(
+            begin,
+            &format!(
+                "{begin}    flowtable fast {{ hook ingress priority filter; devices = {{ \"{IN}\", \"{OUT}\" }}; }}\n"
+            ),
+        )
+        .replace(rest, &format!("{rest}        ct state established flow add @fast\n"))
+}
+
 /// A lane that only forwards.
 pub(crate) fn forward(ends: &Ends, number: usize) -> Result<Lane> {
     ends.lay(number, "forward", |_| Ok(()))
@@ -45,6 +60,25 @@ pub(crate) fn nftables(ends: &Ends, number: usize, name: &str, destinations: &st
         cmd::feed(lane.namespace.command("nft").args(["-f", "-"]), &rules)?;
         Ok(())
     })
+}
+
+/// The same with a flowtable, where the kernel has them.
+pub(crate) fn nftables_with_flowtable(
+    ends: &Ends,
+    number: usize,
+    destinations: &str,
+) -> Result<Option<Lane>> {
+    let mut refused = None;
+    let lane = ends.lay(number, "flowtable", |lane| {
+        let rules = with_flowtable(&RULES.replace("DESTINATIONS", destinations));
+        refused = cmd::feed(lane.namespace.command("nft").args(["-f", "-"]), &rules).err();
+        Ok(())
+    })?;
+    if let Some(error) = refused {
+        step(&format!("nothing is measured with a flowtable: {error:#}"));
+        return Ok(None);
+    }
+    Ok(Some(lane))
 }
 
 /// Connections that there is room for, and buckets that they lie in: the same for all namespaces.

@@ -8,7 +8,8 @@
 //!
 //! - *forwarding*: an XDP program that only forwards, beside the kernel's forwarding. It says how much of a figure is the harness.
 //! - *filter and NAPT*: the gateway's `clear` with a real rule generation, flow table and NAT mappings, beside nftables with
-//!   connection tracking, a stateful rule set and masquerading; with one flow and with many.
+//!   connection tracking, a stateful rule set and masquerading; with one flow and with many; with many also beside the same with a
+//!   flowtable, where the kernel has them.
 //! - *new flows*: the same where each packet is the first of a flow ([`new_flows`]).
 //! - *whole gateway* (with `--gateway`): daemons at both ends of a tunnel, beside XFRM with nftables ([`whole`], [`tunnels`]).
 //!
@@ -45,6 +46,8 @@ use namespace::Namespace;
 
 /// Flows of the cases, each with a source port of its own.
 const FLOWS: [u16; 2] = [1, 10_000];
+/// With which nftables has a flowtable too.
+const FLOWS_FAST: u16 = 10_000;
 const FIRST_PORT: u16 = 20_000;
 /// 64 with the frame check sequence.
 const FRAME_OCTETS: u16 = 60;
@@ -59,6 +62,8 @@ const LOST_ONE_IN: u64 = 4;
 const WARM_UP_MAX: Duration = Duration::from_secs(20);
 /// For how long the sink answers.
 const ANSWERING: Duration = Duration::from_millis(500);
+/// For how long connections flow until all of them are in a flowtable: each has had its turn twice.
+const FLOWING: Duration = Duration::from_secs(1);
 /// What the kernel's side masquerades as.
 const ROUTER: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 1);
 /// Where frames come from.
@@ -122,6 +127,8 @@ struct Bench {
     forward: Lane,
     /// For each of [`FLOWS`].
     nftables: [Lane; 2],
+    /// With a flowtable.
+    flowtable: Option<Lane>,
     /// For new flows.
     nftables_new: Lane,
     /// In pktgen's place.
@@ -140,10 +147,14 @@ impl Bench {
         ];
         let xdp = programs.lay(&ends, 3)?;
         let nftables_new = new_flows::nftables(&ends, 6)?;
-        for lane in nftables
-            .iter()
-            .chain([&forward, &nftables_new, &xdp.forward, &xdp.clear, &xdp.fresh])
-        {
+        let flowtable = linux::nftables_with_flowtable(&ends, 7, &server)?;
+        for lane in nftables.iter().chain(&flowtable).chain([
+            &forward,
+            &nftables_new,
+            &xdp.forward,
+            &xdp.clear,
+            &xdp.fresh,
+        ]) {
             // Frames that are generated live need none.
             if !live {
                 programs.harness.relay(&ends.generator, &lane.relay)?;
@@ -159,6 +170,7 @@ impl Bench {
             xdp,
             forward,
             nftables,
+            flowtable,
             nftables_new,
             live,
         })
@@ -176,9 +188,16 @@ impl Bench {
                     "filter and NAPT, {flows} flow{}",
                     if flows > 1 { "s" } else { "" }
                 );
-                say(&case, true, "gateway", self.gateway(flows, time)?);
+                let ours = self.gateway(flows, time)?;
+                say(&case, true, "gateway", ours);
                 let lane = self.nftables.get(at).context("a lane for each number of flows")?;
                 say(&case, false, "nftables", self.kernel(lane, flows, time)?);
+                // Of one number of flows: a connection of the other would pass rules by too.
+                if let Some(lane) = self.flowtable.as_ref().filter(|_| flows == FLOWS_FAST) {
+                    let case = format!("{case}, beside a flowtable");
+                    say(&case, true, "gateway", ours);
+                    say(&case, false, "flowtable", self.flowtable(lane, flows, time)?);
+                }
             }
             self.new_flows()?;
         }
@@ -201,22 +220,52 @@ impl Bench {
 
     /// The figures of nftables, with this many connections, each of which has had an answer.
     fn kernel(&self, lane: &Lane, flows: u16, time: Duration) -> Result<Figures> {
-        let stream = self.to_router(lane, flows);
-        self.until_all_flows(&stream, flows, || linux::tracked(lane))?;
-        self.answer(lane, flows)?;
-        let established = || linux::counted(lane, "filter", "established");
-        let before = established()?;
-        let figures = self.timed(lane, &stream, time)?;
+        let (figures, established) = self.established(lane, flows, Duration::ZERO, time)?;
         // What was sent before and after the time that is measured is among them.
-        let established = established()? - before;
         ensure!(
             established >= figures.packets,
             "of {} packets and more only {established} were of established connections",
             figures.packets
         );
+        Ok(figures)
+    }
+
+    /// The same with a flowtable, which packets of such connections take past the rules.
+    fn flowtable(&self, lane: &Lane, flows: u16, time: Duration) -> Result<Figures> {
+        // The first of each comes to the rule that puts it into the flowtable.
+        let (figures, established) = self.established(lane, flows, FLOWING, time)?;
+        ensure!(
+            established < figures.packets / 10,
+            "{established} of {} packets did not pass the rules by",
+            figures.packets
+        );
+        Ok(figures)
+    }
+
+    /// Figures, and how many packets the rule of established connections saw meanwhile, after they have flowed for `before`.
+    fn established(
+        &self,
+        lane: &Lane,
+        flows: u16,
+        before: Duration,
+        time: Duration,
+    ) -> Result<(Figures, u64)> {
+        let stream = self.to_router(lane, flows);
+        self.until_all_flows(&stream, flows, || linux::tracked(lane))?;
+        self.answer(lane, flows)?;
+        if !before.is_zero() {
+            self.while_sending(&self.ends.generator, &stream, || {
+                sleep(before);
+                Ok(())
+            })?;
+        }
+        let established = || linux::counted(lane, "filter", "established");
+        let before = established()?;
+        let figures = self.timed(lane, &stream, time)?;
+        let established = established()? - before;
         expect_flows(flows, linux::tracked(lane)?)?;
         linux::expect_translated(lane, flows.into())?;
-        Ok(figures)
+        Ok((figures, established))
     }
 
     /// Sends until there are as many flows as are meant.
@@ -398,6 +447,7 @@ fn while_live<T>(
 }
 
 /// What was seen in a time.
+#[derive(Clone, Copy)]
 struct Figures {
     packets: u64,
     cpu: Duration,

@@ -9,6 +9,7 @@ mod floor;
 mod ike;
 mod load;
 pub mod machine;
+pub mod mlrsearch;
 pub mod pktgen;
 mod plot;
 mod programs;

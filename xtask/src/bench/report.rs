@@ -1,10 +1,78 @@
 //! Two sides measured in turn, and what came of it: medians, spread, ratio; as text and as JSON.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::median;
+use super::mlrsearch::{GoalResult, Irregular};
+
+/// What searches of a rate (MLRsearch, RFC 9971) say beside the rate, one a round.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Searches {
+    /// Goal attributes.
+    pub goal: Attributes,
+    /// Relevant lower and upper bounds, as far as there are any.
+    pub bounds: Vec<[Option<f64>; 2]>,
+    /// Of each search that has no regular result, why.
+    pub irregular: Vec<String>,
+}
+
+/// What a search was for, as a report has to say (RFC 9971 section 4.9.3).
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Attributes {
+    /// Goal Loss Ratio.
+    pub loss_ratio: f64,
+    /// Goal Exceed Ratio.
+    pub exceed_ratio: f64,
+    /// Goal Initial Trial Duration.
+    pub initial_trial_s: f64,
+    /// Goal Final Trial Duration.
+    pub final_trial_s: f64,
+    /// Goal Duration Sum.
+    pub duration_sum_s: f64,
+    /// Goal Width: the distance of the bounds as a part of the upper one.
+    pub width: f64,
+}
+
+impl Searches {
+    /// Adds what a search for the same goal found.
+    pub fn add(&mut self, result: &GoalResult) {
+        let goal = &result.goal;
+        self.goal = Attributes {
+            loss_ratio: goal.loss_ratio,
+            exceed_ratio: goal.exceed_ratio,
+            initial_trial_s: goal.initial_trial.as_secs_f64(),
+            final_trial_s: goal.final_trial.as_secs_f64(),
+            duration_sum_s: goal.duration_sum.as_secs_f64(),
+            width: goal.width,
+        };
+        self.bounds.push([result.relevant_lower, result.relevant_upper]);
+        self.irregular.extend(result.irregular.map(|why| {
+            let why = match why {
+                Irregular::MaxLoad => "nothing more was lost at the largest load",
+                Irregular::MinLoad => "too much was lost at the smallest load",
+                Irregular::Limit => "no time or trial was left",
+            };
+            why.to_owned()
+        }));
+    }
+
+    /// For a table: medians of the bounds that there are, and results that are not regular.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let bound = |which: usize| {
+            let known = self.bounds.iter().filter_map(|bounds| bounds[which]).collect();
+            number(median(known))
+        };
+        let mut text = format!("bounds {} and {}", bound(0), bound(1));
+        if !self.irregular.is_empty() {
+            let (some, all) = (self.irregular.len(), self.bounds.len());
+            text += &format!(", IRREGULAR {some} of {all}: {}", self.irregular.join("; "));
+        }
+        text
+    }
+}
 
 /// One side's figures, a round each.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -13,6 +81,8 @@ pub struct Side {
     pub name: String,
     /// In the order of the rounds.
     pub samples: Vec<f64>,
+    /// Of a rate that was searched.
+    pub searches: Option<Searches>,
 }
 
 impl Side {
@@ -21,6 +91,7 @@ impl Side {
         Self {
             name: name.into(),
             samples,
+            searches: None,
         }
     }
 
@@ -44,13 +115,26 @@ impl Side {
         (largest - least) / if median > 0.0 { median } else { largest }
     }
 
+    /// The spread for a table; one sample has none to tell of.
+    #[must_use]
+    pub fn spread_text(&self) -> String {
+        match self.samples.as_slice() {
+            [_] => "once".to_owned(),
+            _ => format!("{:.0} %", self.spread() * 100.0),
+        }
+    }
+
     fn json(&self) -> Value {
-        json!({
+        let mut json = json!({
             "name": self.name,
             "median": self.median(),
             "spread": self.spread(),
             "samples": self.samples,
-        })
+        });
+        if let Some(searches) = &self.searches {
+            json["searches"] = json!(searches);
+        }
+        json
     }
 }
 
@@ -99,6 +183,9 @@ pub struct Figure {
     pub unit: String,
     /// In the order of the rounds.
     pub samples: Vec<f64>,
+    /// Of a rate that was searched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub searches: Option<Searches>,
 }
 
 impl Figure {
@@ -108,12 +195,34 @@ impl Figure {
             name: name.into(),
             unit: unit.to_owned(),
             samples,
+            searches: None,
         }
     }
 
     /// The same as a side of a comparison, by another name.
     pub fn side(&self, name: impl Into<String>) -> Side {
-        Side::new(name, self.samples.clone())
+        Side {
+            searches: self.searches.clone(),
+            ..Side::new(name, self.samples.clone())
+        }
+    }
+
+    /// Whether it is a measurement.
+    ///
+    /// # Errors
+    /// It has no sample, or one that is no number.
+    fn check(&self) -> Result<()> {
+        let (name, searches) = (&self.name, &self.searches);
+        ensure!(
+            !self.samples.is_empty(),
+            "{name}: nothing was measured; {searches:?}"
+        );
+        ensure!(
+            self.samples.iter().all(|sample| sample.is_finite()),
+            "{name}: what was measured is no number: {:?}",
+            self.samples
+        );
+        Ok(())
     }
 
     /// All of it, with what follows from the samples.
@@ -134,16 +243,25 @@ struct Document {
 /// Prints what a program of the bench measured: with `json` as a document for [`read`], else a line each.
 ///
 /// # Errors
-/// A figure is no number.
+/// A figure is no number, or there is none.
 pub fn emit(figures: Vec<Figure>, json: bool) -> Result<()> {
+    figures.iter().try_for_each(Figure::check)?;
     if json {
         println!("{}", serde_json::to_string(&Document { figures })?);
         return Ok(());
     }
     for figure in figures {
         let (side, unit) = (figure.side(&figure.name), &figure.unit);
-        let (median, spread) = (number(side.median()), side.spread() * 100.0);
-        println!("{:<48} {median:>9} {unit:<6} (spread {spread:.0} %)", side.name);
+        let (median, spread) = (number(side.median()), side.spread_text());
+        let searches = side
+            .searches
+            .as_ref()
+            .map(|searches| format!(", {}", searches.text()));
+        println!(
+            "{:<48} {median:>9} {unit:<6} (spread {spread}{})",
+            side.name,
+            searches.unwrap_or_default()
+        );
     }
     Ok(())
 }
@@ -151,9 +269,10 @@ pub fn emit(figures: Vec<Figure>, json: bool) -> Result<()> {
 /// Reads what a program of the bench printed with `--json`.
 ///
 /// # Errors
-/// It is not such a document.
+/// It is not such a document, or a figure in it is no measurement.
 pub fn read(text: &str) -> Result<Vec<Figure>> {
     let document: Document = serde_json::from_str(text).context("the output of a program of the bench")?;
+    document.figures.iter().try_for_each(Figure::check)?;
     Ok(document.figures)
 }
 
@@ -176,13 +295,13 @@ pub fn number(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use super::super::mlrsearch::Goal;
     use super::*;
 
     fn comparison(ours: &[f64], theirs: &[f64], less_is_better: bool) -> Comparison {
-        let side = |name: &str, samples: &[f64]| Side {
-            name: name.to_owned(),
-            samples: samples.to_vec(),
-        };
+        let side = |name: &str, samples: &[f64]| Side::new(name, samples.to_vec());
         Comparison {
             name: "case".to_owned(),
             unit: "kpps",
@@ -206,6 +325,8 @@ mod tests {
         assert_eq!(spread(&[0.0, 0.0, 0.5]), 1.0);
         assert_eq!(spread(&[0.0, 0.0]), 0.0);
         assert_eq!(spread(&[2.0, 4.0, 5.0]), 0.75);
+        let text = |samples: &[f64]| Side::new("lost", samples.to_vec()).spread_text();
+        assert_eq!([text(&[3.0]), text(&[2.0, 4.0, 5.0])], ["once", "75 %"]);
     }
 
     #[test]
@@ -227,6 +348,54 @@ mod tests {
         assert!(read("wan 30 ns").is_err());
         let json = figures[0].json();
         assert_eq!((&json["median"], &json["unit"]), (&30.0.into(), &"ns".into()));
+    }
+
+    #[test]
+    fn a_measurement_that_failed_or_is_empty_is_neither_printed_nor_read() {
+        for samples in [vec![], vec![f64::NAN], vec![1.0, f64::INFINITY]] {
+            assert!(
+                emit(vec![Figure::new("wan", "ns", samples.clone())], true).is_err(),
+                "{samples:?}"
+            );
+        }
+        let empty = r#"{"figures":[{"name":"wan","unit":"ns","samples":[]}]}"#;
+        let said = read(empty).unwrap_err().to_string();
+        assert!(said.contains("wan: nothing was measured"), "{said}");
+    }
+
+    #[test]
+    fn what_a_search_found_is_told_with_its_bounds_and_marked_where_it_is_irregular() {
+        let goal = Goal::pdr(0.005, Duration::from_millis(100), 0.02);
+        let result = |lower, upper, irregular| GoalResult {
+            goal,
+            relevant_lower: lower,
+            relevant_upper: upper,
+            conditional_throughput: lower,
+            irregular,
+        };
+        let mut searches = Searches::default();
+        searches.add(&result(Some(630.0), Some(640.0), None));
+        assert_eq!(searches.text(), "bounds 630 and 640");
+        searches.add(&result(Some(700.0), None, Some(Irregular::MaxLoad)));
+        searches.add(&result(None, Some(9.0), Some(Irregular::MinLoad)));
+        let text = searches.text();
+        assert!(
+            text.starts_with("bounds 630 and 9.00, IRREGULAR 2 of 3"),
+            "{text}"
+        );
+        let figure = Figure {
+            searches: Some(searches),
+            ..Figure::new("to the center, PDR | xdp", "kpps", vec![630.0, 700.0])
+        };
+        let text = serde_json::to_string(&Document {
+            figures: vec![figure.clone()],
+        });
+        assert_eq!(read(&text.unwrap()).unwrap(), std::slice::from_ref(&figure));
+        let json = figure.side("xdp").json();
+        assert_eq!(json["searches"]["goal"]["loss_ratio"], 0.005);
+        assert_eq!(json["searches"]["goal"]["duration_sum_s"], 0.2);
+        assert_eq!(json["searches"]["bounds"][1], json!([700.0, null]));
+        assert_eq!(json["searches"]["irregular"].as_array().map(Vec::len), Some(2));
     }
 
     #[test]

@@ -127,8 +127,12 @@ impl Report {
 
     fn table(&self, floors: &Floors, short: bool) -> String {
         let side = |side: &Side, unit: &str| {
-            let (median, spread) = (number(side.median()), side.spread() * 100.0);
-            format!("{:<12} {median:>8} {unit:<6} {spread:>4.0} %", side.name)
+            let median = number(side.median());
+            format!(
+                "{:<12} {median:>8} {unit:<6} {:>6}",
+                side.name,
+                side.spread_text()
+            )
         };
         let heads = ["ours, median and spread", "beside"];
         let mut lines = vec![
@@ -144,12 +148,14 @@ impl Report {
                 "  {:<52}  {ours:<34}  {theirs:<34}  {ratio:>7}{verdict}",
                 one.name
             ));
+            lines.extend([&one.ours, &one.theirs].into_iter().filter_map(searched));
         }
         let alone = self.measured().split_off(self.comparisons.len());
         for (one, measured) in self.figures.iter().zip(alone) {
             let ours = side(&one.side(""), &one.unit);
             let verdict = self.verdict(floors, &measured, short);
             lines.push(format!("  {:<52}  {ours}{verdict}", one.name));
+            lines.extend(searched(&one.side("")));
         }
         lines.join("\n") + "\n"
     }
@@ -197,6 +203,12 @@ impl Report {
             })).collect::<Vec<_>>(),
         })
     }
+}
+
+/// What a search of a side's rate says beside it.
+fn searched(side: &Side) -> Option<String> {
+    let searches = side.searches.as_ref()?;
+    Some(format!("    {} {}", side.name, searches.text()))
 }
 
 /// Ours by theirs, as floors are given.
@@ -253,7 +265,7 @@ mod tests {
         for word in [
             "gateway          35.0 ns",
             "29 %",
-            "XDP_PASS         7.00 ns",
+            "XDP_PASS         7.00 ns       once",
             "5.00",
             "floor <= 8.00 ok",
             "goal <= 2.50 missed",

@@ -29,6 +29,8 @@ const MODULES: &[&str] = &[
     "nft_masq",
     "nf_nat",
     "nft_nat",
+    "nf_flow_table_inet",
+    "nft_flow_offload",
     "xfrm_user",
     "esp4",
     "gcm",
