@@ -98,8 +98,14 @@ impl Tables for Maps {
     #[inline(always)]
     fn clock(&self) -> (u32, Epochs) {
         let Some(words) = Array::new(&CLOCK, 1).get(0) else {
-            // No epoch of a look-up: never zero.
-            return (0, Epochs { hop: 0, sa: 0 });
+            // The element is always there; were it not, no flow would have looked up what it goes by.
+            return (
+                0,
+                Epochs {
+                    hop: u32::MAX,
+                    sa: u32::MAX,
+                },
+            );
         };
         let (hop, sa) = flow::halves(words.load(clock::word::EPOCHS));
         (words.load(clock::word::NOW_S) as u32, Epochs { hop, sa })

@@ -245,6 +245,36 @@ impl LinkHeader {
 mod tests {
     use super::*;
 
+    /// Taken apart in words, a header says of its site what it says by its fields, whatever stands in them.
+    #[test]
+    fn words_of_a_link_header_name_the_site_that_its_fields_name() {
+        let marks = (0u16..=0x0302).map(u16::to_be_bytes);
+        let headers = marks.flat_map(|mark| {
+            let good = LinkHeader::new(0x0102_0304, 9);
+            [
+                LinkHeader { mark, ..good },
+                LinkHeader {
+                    mark_sa: mark,
+                    ..good
+                },
+                LinkHeader {
+                    ether_type: [mark[1], mark[0]],
+                    ..good
+                },
+            ]
+        });
+        for header in headers {
+            let by_fields = header
+                .read()
+                .map(|(site, _)| site)
+                .or_else(|| header.read_fragment().map(|(_, site, _)| site));
+            let octets = header.as_bytes();
+            let word = |at| u32::from_ne_bytes([octets[at], octets[at + 1], octets[at + 2], octets[at + 3]]);
+            let by_words = LinkHeader::site_of([word(0), word(4)], header.ether_type);
+            assert_eq!(by_words, by_fields, "{octets:?}");
+        }
+    }
+
     #[test]
     fn link_header_golden_bytes() {
         let header = LinkHeader::new(0x0102_0304, 0x0506_0708);

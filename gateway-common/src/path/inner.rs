@@ -65,14 +65,16 @@ impl Ports {
     #[inline(always)]
     #[must_use]
     pub const fn source(self) -> [u8; 2] {
-        (self.0 as u16).to_ne_bytes()
+        let [s0, s1, _, _] = self.0.to_ne_bytes();
+        [s0, s1]
     }
 
     /// Destination port, in network order.
     #[inline(always)]
     #[must_use]
     pub const fn destination(self) -> [u8; 2] {
-        ((self.0 >> 16) as u16).to_ne_bytes()
+        let [_, _, d0, d1] = self.0.to_ne_bytes();
+        [d0, d1]
     }
 }
 
@@ -226,7 +228,8 @@ impl Inner {
         } else {
             NO_SCALE
         };
-        self.ports(Ports(ports), (rest as u16).to_ne_bytes());
+        let [c0, c1, _, _] = rest.to_ne_bytes();
+        self.ports(Ports(ports), [c0, c1]);
         self.segment = Segment {
             sequence: u32::from_be(sequence),
             acknowledgment: u32::from_be(acknowledgment),
@@ -243,9 +246,10 @@ impl Inner {
         let [ports, rest] = packet
             .load_words(TRANSPORT)
             .ok_or(DropReason::TruncatedTransport)?;
-        let own_length = u32::from(u16::from_be(rest as u16));
+        let [l0, l1, c0, c1] = rest.to_ne_bytes();
+        let own_length = u32::from(u16::from_be_bytes([l0, l1]));
         udp::fits(own_length, length).ok_or(DropReason::TruncatedTransport)?;
-        self.ports(Ports(ports), ((rest >> 16) as u16).to_ne_bytes());
+        self.ports(Ports(ports), [c0, c1]);
         self.segment = Segment::NONE;
         self.with_ports()
     }
