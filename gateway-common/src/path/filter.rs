@@ -438,6 +438,7 @@ mod tests {
     use crate::packet::tcp::flag::{ACK, SYN};
     use crate::path::inner::Ports;
     use crate::path::tcp::Segment;
+    use crate::tables::beside::Row;
 
     fn settings() -> Settings {
         let limits = IdleLimits {
@@ -556,57 +557,22 @@ mod tests {
         }
     }
 
-    /// A record in which something else happens before an access.
-    #[derive(Clone, Copy)]
-    struct Interrupted<'a> {
-        record: &'a [AtomicU64; RECORD_WORDS],
-        accesses_left: &'a Cell<u32>,
-        meanwhile: &'a dyn Fn(),
-    }
-
-    impl<'a> Interrupted<'a> {
-        fn now(self) -> &'a [AtomicU64; RECORD_WORDS] {
-            let left = self.accesses_left.get();
-            self.accesses_left.set(left.saturating_sub(1));
-            if left == 1 {
-                (self.meanwhile)();
-            }
-            self.record
-        }
-    }
-
-    impl Words for Interrupted<'_> {
-        fn load(self, word: usize) -> u64 {
-            self.now().load(word)
-        }
-        fn store(self, word: usize, value: u64) {
-            self.now().store(word, value);
-        }
-        fn compare_exchange(self, word: usize, current: u64, new: u64) -> Result<(), u64> {
-            Words::compare_exchange(self.now(), word, current, new)
-        }
-        fn add(self, word: usize, value: u64) -> u64 {
-            self.now().add(word, value)
-        }
-        fn fence(self) {
-            self.now().fence();
-        }
-    }
-
     /// Runs one packet, and another before its access of this number to the record; whether it came to that.
     fn interrupt(
         record: &[AtomicU64; RECORD_WORDS],
         at: u32,
-        packet: impl Fn(Interrupted<'_>),
+        packet: impl Fn(Row<'_, RECORD_WORDS>),
         meanwhile: &dyn Fn(),
     ) -> bool {
-        let accesses_left = Cell::new(at);
-        packet(Interrupted {
-            record,
-            accesses_left: &accesses_left,
-            meanwhile,
-        });
-        accesses_left.get() == 0
+        let accesses = Cell::new(0);
+        let other = || {
+            accesses.set(accesses.get() + 1);
+            if accesses.get() == at {
+                meanwhile();
+            }
+        };
+        packet(Row::new(record, &other));
+        accesses.get() >= at
     }
 
     /// Regression: the site repeats its SYN at the moment at which the answer comes in by another CPU. The one wrote numbers
@@ -636,12 +602,12 @@ mod tests {
             let sent_again = || assert_eq!(follow::<_, true>(record, &syn, 101), Ok(false));
             let answered = || assert_eq!(follow::<_, false>(record, &syn_ack, 101), Ok(false));
             let came_to_it = if first_out {
-                let packet = |record: Interrupted<'_>| {
+                let packet = |record: Row<'_, RECORD_WORDS>| {
                     assert_eq!(follow::<_, true>(record, &syn, 101), Ok(false));
                 };
                 interrupt(record, at, packet, &answered)
             } else {
-                let packet = |record: Interrupted<'_>| {
+                let packet = |record: Row<'_, RECORD_WORDS>| {
                     assert_eq!(follow::<_, false>(record, &syn_ack, 101), Ok(false));
                 };
                 interrupt(record, at, packet, &sent_again)

@@ -13,7 +13,7 @@ pub(super) struct Rows<'a, const N: usize> {
 
 /// One of its values.
 #[derive(Clone, Copy)]
-pub(super) struct Row<'a, const N: usize> {
+pub(crate) struct Row<'a, const N: usize> {
     words: &'a [AtomicU64; N],
     other: &'a dyn Fn(),
 }
@@ -34,10 +34,14 @@ impl<'a, const N: usize> Store for Rows<'a, N> {
 
     fn get(self, index: u32) -> Option<Row<'a, N>> {
         let words = Store::get(self.values, index)?;
-        Some(Row {
-            words,
-            other: self.other,
-        })
+        Some(Row::new(words, self.other))
+    }
+}
+
+impl<'a, const N: usize> Row<'a, N> {
+    /// This value, beside what `other` does.
+    pub(crate) fn new(words: &'a [AtomicU64; N], other: &'a dyn Fn()) -> Self {
+        Self { words, other }
     }
 }
 

@@ -20,7 +20,7 @@ use siphash::{SipKey, siphash};
 use words::{Store, Words};
 
 #[cfg(test)]
-mod beside;
+pub(crate) mod beside;
 pub mod flows;
 pub mod hash;
 #[cfg(any(test, feature = "std"))]
