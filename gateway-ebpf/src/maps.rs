@@ -60,8 +60,7 @@ pub(crate) static ABI: Array<u32, 1> = Array::new();
 #[btf_map]
 pub(crate) static INTERFACES: Array<Interfaces, 1> = Array::new();
 #[btf_map]
-pub(crate) static SA_INBOUND: HashMap<[u8; 4], SaInbound, { limit::SAS_MAX as usize }, NO_PREALLOC> =
-    HashMap::new();
+pub(crate) static SA_INBOUND: Array<SaInbound, { limit::SA_PLACES as usize }> = Array::new();
 #[btf_map]
 pub(crate) static SA_ROUTES: LpmTrie<SaOutboundKey, u32, { limit::SAS_MAX as usize }> = LpmTrie::new();
 #[btf_map]

@@ -154,7 +154,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn sa_inbound(&self, spi: [u8; 4]) -> Option<&SaInbound> {
-        lend(SA_INBOUND.get_ptr(spi))
+        SA_INBOUND.get(SaInbound::place(spi)).filter(|sa| sa.is_of(spi))
     }
 
     #[inline(always)]

@@ -23,6 +23,7 @@ use gateway_common::abi::interface::{Interface, Interfaces};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
 use gateway_common::abi::rule::{Chunk, Rule};
+use gateway_common::abi::sa::SaInbound;
 use gateway_common::abi::site::Site;
 use gateway_common::abi::stats::{Counter, Path};
 use gateway_common::abi::trace::TraceEvent;
@@ -56,6 +57,8 @@ pub struct Kernel {
     links: Links,
     /// Interfaces that no frame comes by.
     neighbours: Vec<(u32, Interface)>,
+    /// Places of inbound SAs of the last [`Kernel::fill`].
+    sa_places: Vec<u32>,
     /// Groups of the sites of the last [`Kernel::fill`].
     group_bitmaps: Vec<u64>,
 }
@@ -147,6 +150,7 @@ impl Kernel {
             _worker: worker,
             links,
             neighbours: Vec::new(),
+            sa_places: Vec::new(),
             group_bitmaps: Vec::new(),
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
@@ -310,10 +314,19 @@ impl Kernel {
                 .iter()
                 .map(|(length, prefix, direction)| (Key::new(*length, *prefix), u32::from(*direction))),
         )?;
-        self.replace(
-            map::SA_INBOUND,
-            tables.sa_inbound.iter().map(|(spi, sa)| (*spi, *sa)),
-        )?;
+        let places = tables
+            .sa_inbound
+            .keys()
+            .map(|spi| SaInbound::place(*spi))
+            .collect();
+        for place in std::mem::replace(&mut self.sa_places, places) {
+            self.array(map::SA_INBOUND)?
+                .set(place, SaInbound::new_zeroed(), 0)?;
+        }
+        for sa in tables.sa_inbound.values() {
+            let place = SaInbound::place(sa.spi);
+            self.array(map::SA_INBOUND)?.set(place, *sa, 0)?;
+        }
         self.replace(
             map::SA_PATHS,
             tables.sa_paths.iter().map(|(key, path)| (*key, *path)),

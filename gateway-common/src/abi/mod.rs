@@ -20,7 +20,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -51,7 +51,7 @@ pub mod map {
     pub const ABI: &str = "ABI";
     /// `Array<Interfaces>[1]`: role and addresses of each attached interface.
     pub const INTERFACES: &str = "INTERFACES";
-    /// `HashMap<[u8; 4] spi, SaInbound>`.
+    /// `Array<SaInbound>[SA_PLACES]`: inbound SAs, each in the place that its SPI says ([`super::sa::SaInbound::place`]).
     pub const SA_INBOUND: &str = "SA_INBOUND";
     /// `LpmTrie<SaOutboundKey, u32>`: (site, inner destination) to the number of the outbound SA.
     pub const SA_ROUTES: &str = "SA_ROUTES";
@@ -134,6 +134,10 @@ pub mod limit {
     pub const PER_BUCKET: u32 = 5;
     /// Inbound SAs.
     pub const SAS_MAX: u32 = 131_072;
+    /// Lowest bits of an SPI that say where its inbound SA lies: twice as many places as SAs, so that one that is free is soon drawn.
+    pub const SA_INDEX_BITS: u32 = 18;
+    /// Places of inbound SAs.
+    pub const SA_PLACES: u32 = 1 << SA_INDEX_BITS;
     /// Numbers of outbound SAs: one that changes takes another number before its own is free, also when all are in use.
     pub const SA_NUMBERS: u32 = SAS_MAX + 1024;
     /// Sites.

@@ -2,6 +2,7 @@
 
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use super::limit;
 use crate::abi_assert;
 
 /// Values of [`SaInbound::encapsulation`].
@@ -12,14 +13,14 @@ pub mod encapsulation {
     pub const UDP: u8 = 1;
 }
 
-/// Inbound SA, found by SPI.
+/// Inbound SA, found by the index in its SPI.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct SaInbound {
+    /// Security parameters index. A place whose family is zero holds no SA.
+    pub spi: [u8; 4],
     /// Index in the owning worker's SA table.
     pub sa_index: u32,
-    /// The worker that owns the SA.
-    pub worker: u32,
     /// Site that the SA belongs to.
     pub site: u32,
     /// 4 or 6.
@@ -32,6 +33,22 @@ pub struct SaInbound {
     pub outer_destination: [u8; 16],
 }
 abi_assert!(SaInbound, size = 32, align = 4);
+
+impl SaInbound {
+    /// Place of the SA with this SPI: the gateway draws SPIs of its own that differ in their lowest bits.
+    #[inline(always)]
+    #[must_use]
+    pub const fn place(spi: [u8; 4]) -> u32 {
+        u32::from_be_bytes(spi) % limit::SA_PLACES
+    }
+
+    /// Whether this is the SA with that SPI.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_of(&self, spi: [u8; 4]) -> bool {
+        self.spi == spi && self.family != 0
+    }
+}
 
 /// Longest-prefix key of the outbound look-up: all 32 bits of the site, then the inner destination's prefix.
 /// (The trie's own prefix length is added by the map type.)

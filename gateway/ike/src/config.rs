@@ -149,6 +149,9 @@ pub struct EndpointConfig {
     pub children_max: usize,
     /// IKE SAs with one peer identity at most; a further one ends the oldest.
     pub ike_sas_per_peer_max: usize,
+    /// Lowest bits of an inbound ESP SPI in which no two agree, so that the data plane may find SAs by them; 32: SPIs merely
+    /// differ. An endpoint keeps to what it was made with.
+    pub esp_spi_index_bits: u32,
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
@@ -198,6 +201,7 @@ impl EndpointConfig {
             half_open_timeout_s: 30,
             children_max: 16,
             ike_sas_per_peer_max: 16,
+            esp_spi_index_bits: 32,
             fragment_size: Some(1_280),
             digital_signatures: true,
             linger_s: 5,

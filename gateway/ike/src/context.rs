@@ -32,15 +32,29 @@ pub(crate) struct Path {
     pub(crate) remote: SocketAddr,
 }
 
+/// Draws before an SPI of ESP is given up: with half of the indexes taken, one in 2^64 attempts is.
+const SPI_DRAWS_MAX: u32 = 64;
+
 /// Hands out names and SPIs.
 #[derive(Debug, Default)]
 pub(crate) struct Allocator {
     ike_sas: u64,
     children: u64,
-    esp_spis: HashSet<u32>,
+    /// Bits of an SPI that are no part of its index.
+    beside_index: u32,
+    /// Indexes of ESP SPIs in use.
+    esp_indexes: HashSet<u32>,
 }
 
 impl Allocator {
+    /// No two ESP SPIs at a time agree in their lowest `index_bits`.
+    pub(crate) fn new(index_bits: u32) -> Self {
+        Self {
+            beside_index: u32::MAX.checked_shl(index_bits).unwrap_or(0),
+            ..Self::default()
+        }
+    }
+
     pub(crate) fn ike_sa(&mut self) -> IkeSaId {
         self.ike_sas += 1;
         IkeSaId(self.ike_sas)
@@ -51,20 +65,23 @@ impl Allocator {
         ChildId(self.children)
     }
 
-    /// An SPI of ESP that is in use nowhere; 1 to 255 are reserved (RFC 4303 section 2.1).
-    pub(crate) fn esp_spi(&mut self, random: &mut dyn Random) -> u32 {
-        loop {
+    /// An SPI of ESP whose index is in use nowhere; 1 to 255 are reserved (RFC 4303 section 2.1). `None` if nearly all
+    /// indexes are in use.
+    pub(crate) fn esp_spi(&mut self, random: &mut dyn Random) -> Option<u32> {
+        (0..SPI_DRAWS_MAX).find_map(|_| {
             let mut bytes = [0; 4];
             random.fill(&mut bytes);
             let spi = u32::from_be_bytes(bytes);
-            if spi > 255 && self.esp_spis.insert(spi) {
-                return spi;
-            }
-        }
+            (spi > 255 && self.esp_indexes.insert(self.index_of(spi))).then_some(spi)
+        })
     }
 
     pub(crate) fn release(&mut self, spi: u32) {
-        self.esp_spis.remove(&spi);
+        self.esp_indexes.remove(&self.index_of(spi));
+    }
+
+    fn index_of(&self, spi: u32) -> u32 {
+        spi & !self.beside_index
     }
 }
 
@@ -198,7 +215,7 @@ impl Context<'_> {
         u64::from_be_bytes(bytes).max(1)
     }
 
-    pub(crate) fn esp_spi(&mut self) -> u32 {
+    pub(crate) fn esp_spi(&mut self) -> Option<u32> {
         self.allocator.esp_spi(self.random)
     }
 
@@ -253,5 +270,47 @@ impl Context<'_> {
             direction: Direction::Both,
         });
         self.allocator.release(child.spi_in);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Counts up from a first SPI.
+    struct Counting(u32);
+
+    impl Random for Counting {
+        fn fill(&mut self, buf: &mut [u8]) {
+            buf.copy_from_slice(&self.0.to_be_bytes());
+            self.0 = self.0.wrapping_add(1);
+        }
+    }
+
+    #[test]
+    fn spis_differ_in_their_index() {
+        let mut allocator = Allocator::new(10);
+        assert_eq!(allocator.esp_spi(&mut Counting(0x1_0004)), Some(0x1_0004));
+        // The next draw is of the same index, and the one after is not.
+        assert_eq!(allocator.esp_spi(&mut Counting(0x2_0004)), Some(0x2_0005));
+        allocator.release(0x1_0004);
+        assert_eq!(allocator.esp_spi(&mut Counting(0x2_0004)), Some(0x2_0004));
+    }
+
+    #[test]
+    fn without_an_index_spis_merely_differ_and_none_is_reserved() {
+        let mut allocator = Allocator::new(32);
+        let drawn: Vec<_> = (0..3).map(|_| allocator.esp_spi(&mut Counting(254))).collect();
+        assert_eq!(drawn, [Some(256), Some(257), Some(258)]);
+    }
+
+    #[test]
+    fn no_spi_is_drawn_for_ever_when_all_indexes_are_taken() {
+        let mut allocator = Allocator::new(4);
+        let mut random = Counting(0x1000);
+        (0..16).for_each(|_| assert!(allocator.esp_spi(&mut random).is_some()));
+        assert_eq!(allocator.esp_spi(&mut random), None);
+        allocator.release(0x1007);
+        assert_eq!(allocator.esp_spi(&mut random).map(|spi| spi & 0xf), Some(7));
     }
 }

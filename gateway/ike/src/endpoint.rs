@@ -211,6 +211,7 @@ impl Endpoint {
     /// An endpoint without IKE SAs.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Self {
         let cookies = CookieJar::new(&mut *random);
+        let allocator = Allocator::new(config.esp_spi_index_bits);
         let mut this = Self {
             config,
             random,
@@ -227,7 +228,7 @@ impl Endpoint {
             half_open: HalfOpen::default(),
             lingering: BTreeSet::new(),
             outputs: VecDeque::new(),
-            allocator: Allocator::default(),
+            allocator,
             counters: Counters::default(),
             cookies,
             strays: Strays::default(),

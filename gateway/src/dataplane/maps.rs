@@ -38,7 +38,7 @@ pub(crate) struct Maps {
     settings: Array<MapData, Settings>,
     interface_table: Array<MapData, Interfaces>,
     interfaces: Interfaces,
-    pub(crate) sa_inbound: HashMap<MapData, [u8; 4], SaInbound>,
+    sa_inbound: Array<MapData, SaInbound>,
     sa_paths: HashMap<MapData, SaPathKey, SaPath>,
     sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
     sa_outbound: Array<MapData, SaOutbound>,
@@ -203,6 +203,19 @@ impl Maps {
         set.map_err(fault(map::SA_OUTBOUND))?;
         let inserted = self.sa_routes.insert(&outbound_key(network), number, 0);
         inserted.map_err(fault(map::SA_ROUTES))
+    }
+
+    /// Has `wan` pass an inbound SA, or pass it otherwise than before.
+    pub(crate) fn set_inbound(&mut self, sa: SaInbound) -> Result<(), DataplaneError> {
+        let set = self.sa_inbound.set(SaInbound::place(sa.spi), sa, 0);
+        set.map_err(DataplaneError::map(map::SA_INBOUND))
+    }
+
+    /// Has `wan` pass it no more.
+    pub(crate) fn clear_inbound(&mut self, spi: u32) -> Result<(), DataplaneError> {
+        let place = SaInbound::place(spi.to_be_bytes());
+        let set = self.sa_inbound.set(place, SaInbound::new_zeroed(), 0);
+        set.map_err(DataplaneError::map(map::SA_INBOUND))
     }
 
     /// Removes the way to a network.

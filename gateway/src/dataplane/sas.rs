@@ -7,7 +7,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use gateway_common::abi::map;
+use gateway_common::abi::limit;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaPath, SaPathKey, encapsulation};
 use gateway_esp::{
     ConfigError, InboundConfig, InboundSa, OutboundConfig, OutboundSa, OuterDf, Selectors, TrafficSelector,
@@ -16,7 +16,6 @@ use gateway_esp::{
 
 use super::Dataplane;
 use super::error::DataplaneError;
-use super::maps::absent_is_fine;
 use super::prefixes::prefixes;
 use super::routes::{NETWORKS_MAX, Network, Routes, shares};
 use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
@@ -35,8 +34,8 @@ pub(crate) struct Sas {
     workers: Vec<Vec<Slot>>,
     /// Slots of each of them without a record.
     free: Vec<Vec<u32>>,
-    /// Inbound SPIs in use.
-    spis: HashSet<u32>,
+    /// Places of inbound SAs in use.
+    places: HashSet<u32>,
     routes: Routes,
 }
 
@@ -66,7 +65,7 @@ impl Sas {
             wan_ports,
             workers: (0..owners).map(|_| Vec::new()).collect(),
             free: (0..owners).map(|_| Vec::new()).collect(),
-            spis: HashSet::new(),
+            places: HashSet::new(),
             routes: Routes::default(),
         }
     }
@@ -111,7 +110,7 @@ impl Sas {
 
     /// Fills the slot of a handle that was allocated just now.
     fn occupy(&mut self, handle: SaHandle, record: Record) {
-        self.spis.insert(record.spi_in);
+        self.places.insert(place(record.spi_in));
         if let Some(slot) = self.slot(handle) {
             slot.record = Some(record);
         }
@@ -156,8 +155,15 @@ impl Sas {
         Ok(())
     }
 
-    fn has_spi(&self, spi: u32) -> bool {
-        self.spis.contains(&spi)
+    /// An inbound SA needs a place of its own.
+    fn check_spi(&self, spi: u32) -> Result<(), DataplaneError> {
+        if self.places.len() >= limit::SAS_MAX as usize {
+            return Err(DataplaneError::SasFull(self.places.len()));
+        }
+        if self.places.contains(&place(spi)) {
+            return Err(DataplaneError::SpiTaken(spi));
+        }
+        Ok(())
     }
 }
 
@@ -170,15 +176,13 @@ impl Dataplane {
     pub fn install_sa(&self, sa: SaInstall) -> Result<SaHandle, DataplaneError> {
         let mut sas = self.sas();
         let port = sas.port(&sa.interface)?;
-        if sas.has_spi(sa.spi_in) {
-            return Err(DataplaneError::SpiTaken(sa.spi_in));
-        }
+        sas.check_spi(sa.spi_in)?;
         let tunnel = tunnel(&sa);
         let networks = networks(&sa.ts_remote);
         sas.check_networks(sa.site, &of_site(sa.site, &networks))?;
         let (site, spi_in, suite, active) = (sa.site, sa.spi_in, sa.suite, sa.outbound_active);
         let path = path_key(sa.spi_out, &tunnel);
-        let kernel = inbound_value(&sa);
+        let kernel = inbound_value(spi_in, site, &tunnel);
         let beside = sa.beside.clone();
         let (inbound, outbound) = halves(sa, tunnel)?;
         let counters: Arc<SaCounters> = Arc::default();
@@ -210,7 +214,7 @@ impl Dataplane {
         let installed = self
             .order(handle.worker, Order::Install(Box::new(install)))
             .and_then(|()| self.route(handle, spi_in))
-            .and_then(|()| self.admit(handle, spi_in, kernel))
+            .and_then(|()| self.admit(handle, kernel))
             .and_then(|()| self.maps().set_path(&path, &path_of(handle, site, &tunnel)))
             .and_then(|()| {
                 if active {
@@ -282,8 +286,8 @@ impl Dataplane {
             maps.set_path(&key, &path_of(handle, record.site, &tunnel))?;
         }
         if record.inbound {
-            let (spi, value) = (record.spi_in, path_value(handle, record.site, &tunnel));
-            self.admit(handle, spi, value)?;
+            let value = inbound_value(record.spi_in, record.site, &tunnel);
+            self.admit(handle, value)?;
         }
         // A peer that moves each second does not have all of its routes written anew for that.
         let networks = if fits_other {
@@ -391,14 +395,9 @@ impl Dataplane {
     }
 
     /// Lets the `wan` program pass the SPI.
-    fn admit(&self, handle: SaHandle, spi: u32, value: SaInbound) -> Result<(), DataplaneError> {
-        let value = SaInbound {
-            sa_index: handle.index(),
-            worker: handle.worker,
-            ..value
-        };
-        let inserted = self.maps().sa_inbound.insert(spi.to_be_bytes(), value, 0);
-        inserted.map_err(DataplaneError::map(map::SA_INBOUND))
+    fn admit(&self, handle: SaHandle, value: SaInbound) -> Result<(), DataplaneError> {
+        let sa_index = handle.index();
+        self.maps().set_inbound(SaInbound { sa_index, ..value })
     }
 
     fn remove(
@@ -421,8 +420,7 @@ impl Dataplane {
         let record = sas.record(handle)?;
         if inbound {
             let (spi, sa_index) = (record.spi_in, handle.index());
-            absent_is_fine(self.maps().sa_inbound.remove(&spi.to_be_bytes()))
-                .map_err(DataplaneError::map(map::SA_INBOUND))?;
+            self.maps().clear_inbound(spi)?;
             self.order_others(handle.worker, || Order::Unroute { spi, sa_index })?;
         }
         let order = Order::Remove {
@@ -435,7 +433,7 @@ impl Dataplane {
         record.outbound &= !outbound;
         let (spi, gone) = (record.spi_in, !record.inbound && !record.outbound);
         if inbound {
-            sas.spis.remove(&spi);
+            sas.places.remove(&place(spi));
         }
         if gone {
             sas.vacate(handle);
@@ -535,20 +533,16 @@ fn halves(sa: SaInstall, tunnel: Tunnel) -> Result<(InboundSa, OutboundSa), Data
     Ok((inbound, outbound))
 }
 
-fn inbound_value(sa: &SaInstall) -> SaInbound {
-    let nowhere = SaHandle {
-        worker: 0,
-        slot: 0,
-        generation: 0,
-    };
-    path_value(nowhere, sa.site, &tunnel(sa))
+fn place(spi: u32) -> u32 {
+    SaInbound::place(spi.to_be_bytes())
 }
 
-fn path_value(handle: SaHandle, site: u32, tunnel: &Tunnel) -> SaInbound {
+/// What `wan` is to know of an SA whose handle is not known yet.
+fn inbound_value(spi: u32, site: u32, tunnel: &Tunnel) -> SaInbound {
     let (outer_destination, family) = octets(tunnel.local);
     SaInbound {
-        sa_index: handle.index(),
-        worker: handle.worker,
+        spi: spi.to_be_bytes(),
+        sa_index: 0,
         site,
         family,
         encapsulation: tunnel.udp.map_or(encapsulation::PLAIN, |_| encapsulation::UDP),
@@ -625,7 +619,10 @@ mod tests {
         let handles: Vec<_> = (0..20_000).map(|spi| install(&mut sas, spi)).collect();
         let of_first = handles.iter().filter(|handle| handle.worker == 0).count();
         assert_eq!(of_first, 10_000);
-        assert!(sas.has_spi(19_999) && !sas.has_spi(20_000));
+        assert!(sas.check_spi(20_000).is_ok());
+        let taken = [19_999, (7 << limit::SA_INDEX_BITS) + 19_999];
+        let is_refused = |spi| matches!(sas.check_spi(spi), Err(DataplaneError::SpiTaken(_)));
+        assert!(taken.into_iter().all(is_refused), "also by another's place");
         let old = handles[5];
         sas.vacate(old);
         sas.vacate(old);
@@ -643,5 +640,15 @@ mod tests {
             (new.worker, new.slot),
             "a slot is free once"
         );
+    }
+
+    #[test]
+    fn no_more_sas_are_taken_than_there_are_numbers_for() {
+        let mut sas = Sas::new(Vec::new(), 1);
+        sas.places.extend(0..limit::SAS_MAX - 1);
+        assert!(sas.check_spi(limit::SAS_MAX).is_ok());
+        sas.places.insert(limit::SAS_MAX - 1);
+        let full = sas.check_spi(limit::SAS_MAX);
+        assert!(matches!(full, Err(DataplaneError::SasFull(_))), "{full:?}");
     }
 }

@@ -2,7 +2,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use gateway_common::abi::event::kind;
+use gateway_common::abi::{event::kind, limit};
 use gateway_ike::crypto::random::SystemRandom;
 use gateway_ike::{ChildId, ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
 use tokio::sync::{broadcast, mpsc};
@@ -113,6 +113,7 @@ impl<E: Engine> Controller<E> {
         ike.ike_proposals_accepted
             .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
+        ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;

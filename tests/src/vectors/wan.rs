@@ -178,6 +178,11 @@ fn dropped() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             from_router(50, &esp([0xc0, 0, 0, 9])),
             UnknownSpi,
         ),
+        (
+            "an SPI is dropped where the table has another's SA",
+            from_router(50, &esp([SPI[0], SPI[1] | 4, SPI[2], SPI[3]])),
+            UnknownSpi,
+        ),
         ("SPI 0 is dropped", from_router(50, &esp([0; 4])), UnknownSpi),
         (
             "ESP shorter than an ICV is dropped",

@@ -193,9 +193,9 @@ pub fn world(now_s: u32) -> HostTables {
     tables.now_s.set(now_s);
     tables.sites.insert(SITE, Site::whole(GROUP_CLINIC | 1, NAT));
     tables.sites.insert(SITE_OTHER, Site::whole(0, NAT_OTHER));
-    let sa = |family, encapsulation, outer_destination| SaInbound {
+    let sa = |spi, family, encapsulation, outer_destination| SaInbound {
+        spi,
         sa_index: 9,
-        worker: 0,
         site: SITE,
         family,
         encapsulation,
@@ -204,15 +204,12 @@ pub fn world(now_s: u32) -> HostTables {
     };
     let mut gateway4 = [0; 16];
     gateway4[..4].copy_from_slice(&GATEWAY);
-    tables
-        .sa_inbound
-        .insert(SPI, sa(4, encapsulation::PLAIN, gateway4));
-    tables
-        .sa_inbound
-        .insert(SPI6, sa(6, encapsulation::PLAIN, GATEWAY6));
-    tables
-        .sa_inbound
-        .insert(SPI_UDP, sa(4, encapsulation::UDP, gateway4));
+    let inbound = [
+        sa(SPI, 4, encapsulation::PLAIN, gateway4),
+        sa(SPI6, 6, encapsulation::PLAIN, GATEWAY6),
+        sa(SPI_UDP, 4, encapsulation::UDP, gateway4),
+    ];
+    tables.sa_inbound.extend(inbound.map(|sa| (sa.spi, sa)));
     let outbound = SaOutbound {
         sa_index: SA_INDEX,
         shares: 0,

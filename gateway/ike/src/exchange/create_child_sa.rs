@@ -151,7 +151,10 @@ fn answer_child(
         .map(|(group, ke)| agree(ctx, group, ke))
         .transpose()?
         .unzip();
-    let (nonce_r, spi_in) = (ctx.nonce(), ctx.esp_spi());
+    let nonce_r = ctx.nonce();
+    let spi_in = ctx
+        .esp_spi()
+        .ok_or_else(|| Refusal::of(kind::NO_ADDITIONAL_SAS))?;
     let answered = AnsweredChild {
         choice,
         spi_in,
@@ -405,7 +408,7 @@ fn offered_to(established: &Established, core: &Core, ctx: &Context<'_>) -> Vec<
 
 impl ExpectChildResponse {
     /// The request for a Child SA, or for the rekeying of `replaces`. The first guess at the group is that
-    /// of the IKE SA, which the peer has.
+    /// of the IKE SA, which the peer has. `None` if there is no SPI left.
     pub(crate) fn start(
         established: &Established,
         core: &Core,
@@ -414,7 +417,7 @@ impl ExpectChildResponse {
         selectors: (Vec<TrafficSelector>, Vec<TrafficSelector>),
         asked_group: Option<DhGroup>,
         resource: Option<ResourceId>,
-    ) -> (Vec<Payload>, Self) {
+    ) -> Option<(Vec<Payload>, Self)> {
         let offered = offered_to(established, core, ctx);
         let groups = || {
             offered
@@ -425,7 +428,7 @@ impl ExpectChildResponse {
             .or_else(|| groups().find(|group| *group == core.suite.group))
             .or_else(|| groups().next());
         let dh = group.and_then(|group| DhPrivate::generate(group, ctx.random).ok());
-        let (nonce, spi_in) = (ctx.nonce(), ctx.esp_spi());
+        let (nonce, spi_in) = (ctx.nonce(), ctx.esp_spi()?);
         let old = replaces.and_then(|id| established.children.iter().find(|child| child.id == id));
         let mut payloads = Vec::new();
         payloads.extend(old.map(|old| Payload::Notify(Notify::about_esp(kind::REKEY_SA, old.spi_in))));
@@ -456,7 +459,7 @@ impl ExpectChildResponse {
             withdrawn: Vec::new(),
             follow_up: None,
         };
-        (payloads, awaited)
+        Some((payloads, awaited))
     }
 
     /// Takes the new Child SA over, asks on, or copes with the refusal.

@@ -117,7 +117,7 @@ impl Handshake {
                 by_packet: attempt.packet.is_some(),
             }
         } else {
-            let spi_in = ctx.esp_spi();
+            let spi_in = ctx.esp_spi()?;
             payloads.extend(child_offer(ctx, &connection, attempt, spi_in));
             payloads.extend(connection.resources().next().map(|id| id.notification()));
             FirstChild::Asked { spi_in }
@@ -321,7 +321,7 @@ fn first_child(
     let (ts_remote, ts_local) = established
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
-    let spi_in = ctx.esp_spi();
+    let spi_in = ctx.esp_spi().ok_or(kind::NO_ADDITIONAL_SAS)?;
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
     let anew = message.notify(kind::INITIAL_CONTACT).is_none();

@@ -789,7 +789,7 @@ impl Established {
                 let resource = child.resource.clone();
                 let selectors = (child.ts_local.clone(), child.ts_remote.clone());
                 let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource);
+                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource)?;
                 Some((
                     Exchange::CreateChildSa,
                     payloads,
@@ -802,7 +802,7 @@ impl Established {
                 resource,
             } => {
                 let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource);
+                    ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource)?;
                 Some((
                     Exchange::CreateChildSa,
                     payloads,
