@@ -71,19 +71,7 @@ impl Ipv4 {
     /// The [`Fault`]; options are one.
     #[inline(always)]
     pub fn check(&self, available: u32) -> Result<(), Fault> {
-        match self.version_length {
-            0x45 => {}
-            0x46..=0x4f => return Err(Fault::Options),
-            _ => return Err(Fault::Malformed),
-        }
-        let total = self.total_length();
-        if total < LENGTH {
-            return Err(Fault::Malformed);
-        }
-        if total > available {
-            return Err(Fault::Truncated);
-        }
-        Ok(())
+        check(self.version_length, self.total_length(), available)
     }
 
     /// Length of header and payload in bytes.
@@ -122,12 +110,64 @@ impl Ipv4 {
     }
 }
 
+/// What every packet from outside is asked of its header, taken apart in registers (`Packet::load_words`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Outer {
+    /// One of [`protocol`], or another.
+    pub protocol: u8,
+    /// Whether this is a fragment.
+    pub is_fragment: bool,
+    /// Length of header and payload.
+    pub total_length: u32,
+    /// Source address, as it lies in memory.
+    pub source: u32,
+    /// Destination address, likewise.
+    pub destination: u32,
+}
+
+impl Outer {
+    /// Reads the words of a header, as they lie in memory, and checks them as [`Ipv4::check`] does.
+    ///
+    /// # Errors
+    /// The [`Fault`].
+    #[inline(always)]
+    pub fn read(words: [u32; 5], available: u32) -> Result<Self, Fault> {
+        let [lengths, fragment, protocol, source, destination] = words;
+        let lengths = u32::from_be(lengths);
+        let total_length = lengths & 0xffff;
+        check((lengths >> 24) as u8, total_length, available)?;
+        Ok(Self {
+            protocol: (u32::from_be(protocol) >> 16) as u8,
+            is_fragment: u32::from_be(fragment) & 0x3fff != 0,
+            total_length,
+            source,
+            destination,
+        })
+    }
+}
+
+#[inline(always)]
+fn check(version_length: u8, total_length: u32, available: u32) -> Result<(), Fault> {
+    match version_length {
+        0x45 => {}
+        0x46..=0x4f => return Err(Fault::Options),
+        _ => return Err(Fault::Malformed),
+    }
+    if total_length < LENGTH {
+        return Err(Fault::Malformed);
+    }
+    if total_length > available {
+        return Err(Fault::Truncated);
+    }
+    Ok(())
+}
+
 /// Whether a host may have this address: not of 0/8, 127/8, multicast, class E or broadcast (RFC 1812 5.3.7).
 #[inline(always)]
 #[must_use]
 pub const fn is_host_address(address: [u8; 4]) -> bool {
     let first = address[0];
-    first != 0 && first != 127 && first < 224
+    first.wrapping_sub(1) < 223 && first != 127
 }
 
 #[cfg(test)]
@@ -185,6 +225,27 @@ mod tests {
             .check(115),
             Err(Fault::Malformed)
         );
+    }
+
+    /// By its words a header says what it says by its fields, whatever stands in it.
+    #[test]
+    fn words_say_what_fields_say() {
+        let changes = (0..20).flat_map(|at| (0..=255).map(move |octet| (at, octet)));
+        for (at, octet) in changes {
+            let mut octets = GOLDEN;
+            octets[at] = octet;
+            let header = Ipv4::read_from_bytes(&octets).unwrap();
+            let words: [[u8; 4]; 5] = zerocopy::transmute!(octets);
+            let by_fields = header.check(200).map(|()| Outer {
+                protocol: header.protocol,
+                is_fragment: header.is_fragment(),
+                total_length: header.total_length(),
+                source: u32::from_ne_bytes(header.source),
+                destination: u32::from_ne_bytes(header.destination),
+            });
+            let by_words = Outer::read(words.map(u32::from_ne_bytes), 200);
+            assert_eq!(by_words, by_fields, "{octets:?}");
+        }
     }
 
     #[test]

@@ -52,8 +52,10 @@ pub(super) struct Outer {
 #[inline(always)]
 pub fn wan<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Outcome {
     let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
-    let ethernet: Ethernet = packet.load(0).ok_or(DropReason::TruncatedLink)?;
-    match ethernet.ether_type {
+    let ether_type: [u8; 2] = packet
+        .load(ethernet::ETHER_TYPE)
+        .ok_or(DropReason::TruncatedLink)?;
+    match ether_type {
         ether_type::IPV4 => {
             let outer = match outer_ipv4(packet) {
                 Ok(outer) => outer,
@@ -92,27 +94,31 @@ fn outer_fault(fault: Fault) -> DropReason {
 
 #[inline(always)]
 fn outer_ipv4<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
-    let ip: Ipv4 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
-    ip.check(packet.len().saturating_sub(ethernet::LENGTH))
-        .map_err(outer_fault)?;
-    if ip.is_fragment() {
+    let words = packet
+        .load_words(ethernet::LENGTH)
+        .ok_or(DropReason::TruncatedIp)?;
+    let available = packet.len().saturating_sub(ethernet::LENGTH);
+    let ip = ipv4::Outer::read(words, available).map_err(outer_fault)?;
+    if ip.is_fragment {
         return Err(DropReason::OuterFragment);
     }
     Ok(Outer {
-        source: widen(ip.source),
-        destination: widen(ip.destination),
+        source: [ip.source, 0, 0, 0],
+        destination: [ip.destination, 0, 0, 0],
         family: 4,
         protocol: ip.protocol,
         offset: ethernet::LENGTH + ipv4::LENGTH,
-        length: ip.total_length().saturating_sub(ipv4::LENGTH),
+        length: ip.total_length.saturating_sub(ipv4::LENGTH),
     })
 }
 
 #[inline(always)]
 fn outer_ipv6<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
-    let ip: Ipv6 = packet.load(ethernet::LENGTH).ok_or(DropReason::TruncatedIp)?;
-    ip.check(packet.len().saturating_sub(ethernet::LENGTH))
-        .map_err(outer_fault)?;
+    let words = packet
+        .load_words(ethernet::LENGTH)
+        .ok_or(DropReason::TruncatedIp)?;
+    let available = packet.len().saturating_sub(ethernet::LENGTH);
+    let ip = ipv6::Outer::read(words, available).map_err(outer_fault)?;
     if ip.next_header == ipv6::FRAGMENT {
         return Err(DropReason::OuterFragment);
     }
@@ -120,12 +126,12 @@ fn outer_ipv6<P: Packet>(packet: &P) -> Result<Outer, DropReason> {
         return Err(DropReason::OuterOptions);
     }
     Ok(Outer {
-        source: words(ip.source),
-        destination: words(ip.destination),
+        source: ip.source,
+        destination: ip.destination,
         family: 6,
         protocol: ip.next_header,
         offset: ethernet::LENGTH + ipv6::LENGTH,
-        length: ip.payload_length(),
+        length: ip.payload_length,
     })
 }
 
@@ -202,10 +208,11 @@ fn transport<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interf
 /// UDP 500 is IKE; UDP 4500 is IKE behind a marker, ESP, or a keepalive (RFC 3948 section 2).
 #[inline(always)]
 fn udp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
-    let header: Udp = packet.load(outer.offset).ok_or(DropReason::TruncatedUdp)?;
-    let length = header.length(outer.length).ok_or(DropReason::TruncatedUdp)? - udp::LENGTH;
+    let [ports, lengths] = packet.load_words(outer.offset).ok_or(DropReason::TruncatedUdp)?;
+    let length =
+        udp::fits(u32::from_be(lengths) >> 16, outer.length).ok_or(DropReason::TruncatedUdp)? - udp::LENGTH;
     let offset = outer.offset + udp::LENGTH;
-    match header.destination_port {
+    match (u32::from_be(ports) as u16).to_be_bytes() {
         udp::PORT_IKE => ike(tables, outer, interface, length),
         udp::PORT_NAT_TRAVERSAL => {
             if length == 1 && packet.load(offset) == Some([esp::KEEPALIVE]) {
@@ -214,8 +221,8 @@ fn udp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &
             if length < 4 {
                 return Err(DropReason::TruncatedUdp);
             }
-            let marker: [u8; 4] = packet.load(offset).ok_or(DropReason::TruncatedUdp)?;
-            if marker == esp::NON_ESP_MARKER {
+            let [marker] = packet.load_words(offset).ok_or(DropReason::TruncatedUdp)?;
+            if marker == u32::from_ne_bytes(esp::NON_ESP_MARKER) {
                 return ike(tables, outer, interface, length.saturating_sub(4));
             }
             esp(
@@ -245,8 +252,10 @@ fn esp<P: Packet, T: Tables>(
     if length < esp::LENGTH_MIN {
         return Err(DropReason::TruncatedEsp);
     }
-    let header: Esp = packet.load(offset).ok_or(DropReason::TruncatedEsp)?;
-    let sa = tables.sa_inbound(header.spi).ok_or(DropReason::UnknownSpi)?;
+    let [spi, _sequence] = packet.load_words(offset).ok_or(DropReason::TruncatedEsp)?;
+    let sa = tables
+        .sa_inbound(spi.to_ne_bytes())
+        .ok_or(DropReason::UnknownSpi)?;
     if sa.family != outer.family || words(sa.outer_destination) != outer.destination {
         return Err(DropReason::SaDestination);
     }
