@@ -33,6 +33,7 @@ use gateway_common::packet::ethernet::{Ethernet, ether_type};
 use gateway_common::packet::{Packet, ethernet, ipv4};
 use gateway_common::path::clear::{self, Next};
 use gateway_common::path::filter::Direction;
+use gateway_common::path::inner::Inner;
 use gateway_common::path::open::{self, Stage};
 use gateway_common::path::{self, Outcome, Verdict, inner};
 use gateway_common::tables::Tables;
@@ -255,7 +256,8 @@ fn forward(frame: &mut Frame, maps: &Maps) -> Outcome {
 #[inline(always)]
 fn by_hash(frame: &mut Frame, maps: &Maps) -> Outcome {
     let site = clear::site_of(frame)?;
-    let inner = clear::parse(frame)?;
+    let mut inner = Inner::NONE;
+    inner.read(frame, Direction::Out)?;
     let key = inner.flow_from_site(site);
     let settings = maps.settings().ok_or(DropReason::Internal)?;
     let now_s = maps.now_s();

@@ -31,21 +31,30 @@ impl Frame {
         Self { context }
     }
 
-    /// Where the frame begins and ends now. In assembly, which is not repeated before memory is written to, and tells of pointers:
-    /// the numbers that the compiler takes the fields for would be extended by shifts.
+    /// Where the frame begins and ends now. In assembly, which tells of pointers: the numbers that the compiler takes the fields for
+    /// would be extended by shifts. It is repeated only for another context ([`Frame::has_moved`]): what is checked once is not checked
+    /// again.
     #[inline(always)]
     fn bounds(&self) -> (usize, usize) {
         let (data, end): (usize, usize);
         // SAFETY: the context is valid for the whole run (`new`), and begins with both; to a program they look like 32 bits.
         unsafe {
             asm!("{data} = *(u32 *)({context} + 0)", data = out(reg) data, context = in(reg) self.context,
-                 options(pure, readonly, nostack));
+                 options(pure, nomem, nostack));
             asm!("{end} = *(u32 *)({context} + 4)", end = out(reg) end, context = in(reg) self.context,
-                 options(pure, readonly, nostack));
+                 options(pure, nomem, nostack));
             // No pointer lies so near to the end of memory: offsets that are added do not wrap.
             assert_unchecked(data <= usize::MAX - (1 << 16));
         }
         (data, end)
+    }
+
+    /// The frame begins or ends elsewhere now: to the compiler the context is another. (Should it keep a pointer nevertheless, the
+    /// verifier refuses the program.)
+    #[inline(always)]
+    fn has_moved(&mut self) {
+        // SAFETY: nothing is done.
+        unsafe { asm!("/* {context} */", context = inout(reg) self.context, options(nomem, nostack)) };
     }
 
     /// Pointer to a `T` at `offset`, if all of it is in the frame. The variable offset is bounded and added first,
@@ -70,7 +79,113 @@ impl Frame {
     }
 }
 
-/// Reads a header four bytes at a time, from wherever it lies: the compiler would read what is not aligned byte by byte.
+/// Longest header.
+const HEADER_MAX: usize = 40;
+
+/// The word so far behind a place, wherever it lies: the compiler would read what is not aligned octet by octet.
+///
+/// # Safety
+/// All of it is in the frame.
+#[inline(always)]
+unsafe fn load_word<const BEHIND: usize>(from: *const u8) -> u32 {
+    let word: u32;
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{word} = *(u32 *)({from} + {behind})", word = out(reg) word, from = in(reg) from, behind = const BEHIND,
+             options(pure, readonly, nostack));
+    }
+    word
+}
+
+/// The half of a word, likewise.
+///
+/// # Safety
+/// As of [`load_word`].
+#[inline(always)]
+unsafe fn load_half<const BEHIND: usize>(from: *const u8) -> u16 {
+    let half: u32;
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{half} = *(u16 *)({from} + {behind})", half = out(reg) half, from = in(reg) from, behind = const BEHIND,
+             options(pure, readonly, nostack));
+    }
+    half as u16
+}
+
+/// Writes a word so far behind a place.
+///
+/// # Safety
+/// As of [`load_word`], and the frame is the program's.
+#[inline(always)]
+unsafe fn store_word<const BEHIND: usize>(to: *mut u8, word: u32) {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("*(u32 *)({to} + {behind}) = {word}", word = in(reg) word, to = in(reg) to, behind = const BEHIND,
+             options(nostack));
+    }
+}
+
+/// Writes half of a word.
+///
+/// # Safety
+/// As of [`store_word`].
+#[inline(always)]
+unsafe fn store_half<const BEHIND: usize>(to: *mut u8, half: u16) {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("*(u16 *)({to} + {behind}) = {half}", half = in(reg) u32::from(half), to = in(reg) to, behind = const BEHIND,
+             options(nostack));
+    }
+}
+
+/// Copies a word of which the compiler knows nothing: it would take it to octets.
+///
+/// # Safety
+/// As of [`load_word`]. (Should `to` lie otherwise than on four bytes, the verifier refuses the program.)
+#[inline(always)]
+unsafe fn copy_word<const BEHIND: usize>(from: *const u8, to: *mut u8) {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{word} = *(u32 *)({from} + {behind})", "*(u32 *)({to} + {behind}) = {word}", word = out(reg) _,
+             from = in(reg) from, to = in(reg) to, behind = const BEHIND, options(nostack));
+    }
+}
+
+/// Copies half of a word.
+///
+/// # Safety
+/// As of [`copy_word`].
+#[inline(always)]
+unsafe fn copy_half<const BEHIND: usize>(from: *const u8, to: *mut u8) {
+    // SAFETY: by the caller.
+    unsafe {
+        asm!("{half} = *(u16 *)({from} + {behind})", "*(u16 *)({to} + {behind}) = {half}", half = out(reg) _,
+             from = in(reg) from, to = in(reg) to, behind = const BEHIND, options(nostack));
+    }
+}
+
+/// Does what is to be done with each word of a header of that many bytes, and with the half and the octet behind them. Without
+/// a loop: an instruction has its place in the header in it.
+macro_rules! by_words {
+    ($size:expr, $word:ident, $half:ident, $octet:ident) => {
+        by_words!($size, $word, $half, $octet: 0, 4, 8, 12, 16, 20, 24, 28, 32, 36)
+    };
+    ($size:expr, $word:ident, $half:ident, $octet:ident: $($at:literal),*) => {
+        const { assert!($size <= HEADER_MAX) };
+        $(
+            if $at + 4 <= $size {
+                $word!($at);
+            } else if $at + 2 <= $size {
+                $half!($at);
+            }
+        )*
+        if $size % 2 == 1 {
+            $octet!($size - 1);
+        }
+    };
+}
+
+/// Reads a header from wherever it lies.
 ///
 /// # Safety
 /// All of `from` is in the frame.
@@ -78,86 +193,86 @@ impl Frame {
 unsafe fn read<T: Wire>(from: *const T) -> T {
     let mut value = Aligned(MaybeUninit::<T>::uninit());
     let to = value.0.as_mut_ptr();
-    let mut at = 0;
-    // SAFETY: by the caller; `at` stays below the size of `T`, and the parts of an aligned `T` are aligned.
+    let from = from.cast::<u8>();
+    // SAFETY: by the caller; the parts of an aligned `T` are aligned, and all of them are written.
     unsafe {
-        while at + 4 <= size_of::<T>() {
-            let part: u32;
-            asm!("{part} = *(u32 *)({from} + 0)", part = out(reg) part, from = in(reg) from.byte_add(at),
-                 options(pure, readonly, nostack));
-            to.byte_add(at).cast::<u32>().write(part);
-            at += 4;
+        macro_rules! word {
+            ($at:literal) => {
+                to.byte_add($at).cast::<u32>().write(load_word::<$at>(from))
+            };
         }
-        if at + 2 <= size_of::<T>() {
-            let part: u32;
-            asm!("{part} = *(u16 *)({from} + 0)", part = out(reg) part, from = in(reg) from.byte_add(at),
-                 options(pure, readonly, nostack));
-            to.byte_add(at).cast::<u16>().write(part as u16);
-            at += 2;
+        macro_rules! half {
+            ($at:literal) => {
+                to.byte_add($at).cast::<u16>().write(load_half::<$at>(from))
+            };
         }
-        if at < size_of::<T>() {
-            to.byte_add(at)
-                .cast::<u8>()
-                .write(from.byte_add(at).cast::<u8>().read());
+        macro_rules! octet {
+            ($at:expr) => {
+                to.byte_add($at)
+                    .cast::<u8>()
+                    .write(from.byte_add($at).read())
+            };
         }
+        by_words!(size_of::<T>(), word, half, octet);
         value.0.assume_init()
     }
 }
 
-/// Copies a header out of the frame in the same pieces, of which the compiler knows nothing: it would take them to octets.
+/// Copies a header out of the frame.
 ///
 /// # Safety
-/// All of `from` is in the frame. (Should `to` lie otherwise than on four bytes, the verifier refuses the program.)
+/// All of `from` is in the frame.
 #[inline(always)]
 unsafe fn copy<T: Wire>(from: *const T, to: *mut T) {
-    let mut at = 0;
-    // SAFETY: by the caller; `at` stays below the size of `T`.
+    let (from, to) = (from.cast::<u8>(), to.cast::<u8>());
+    // SAFETY: by the caller.
     unsafe {
-        while at + 4 <= size_of::<T>() {
-            asm!("{part} = *(u32 *)({from} + 0)", "*(u32 *)({to} + 0) = {part}", part = out(reg) _,
-                 from = in(reg) from.byte_add(at), to = in(reg) to.byte_add(at), options(nostack));
-            at += 4;
+        macro_rules! word {
+            ($at:literal) => {
+                copy_word::<$at>(from, to)
+            };
         }
-        if at + 2 <= size_of::<T>() {
-            asm!("{part} = *(u16 *)({from} + 0)", "*(u16 *)({to} + 0) = {part}", part = out(reg) _,
-                 from = in(reg) from.byte_add(at), to = in(reg) to.byte_add(at), options(nostack));
-            at += 2;
+        macro_rules! half {
+            ($at:literal) => {
+                copy_half::<$at>(from, to)
+            };
         }
-        if at < size_of::<T>() {
-            to.byte_add(at)
-                .cast::<u8>()
-                .write(from.byte_add(at).cast::<u8>().read());
+        macro_rules! octet {
+            ($at:expr) => {
+                to.byte_add($at).write(from.byte_add($at).read())
+            };
         }
+        by_words!(size_of::<T>(), word, half, octet);
     }
 }
 
-/// Writes a header in the same way.
+/// Writes a header.
 ///
 /// # Safety
 /// All of `to` is in the frame, which is the program's.
 #[inline(always)]
 unsafe fn write<T: Wire>(to: *mut T, value: &T) {
     let value = Aligned(*value);
-    let from = &raw const value.0;
-    let mut at = 0;
-    // SAFETY: by the caller; `at` stays below the size of `T`, and the parts of an aligned `T` are aligned.
+    let from = (&raw const value.0).cast::<u8>();
+    let to = to.cast::<u8>();
+    // SAFETY: by the caller; the parts of an aligned `T` are aligned.
     unsafe {
-        while at + 4 <= size_of::<T>() {
-            let part = from.byte_add(at).cast::<u32>().read();
-            asm!("*(u32 *)({to} + 0) = {part}", part = in(reg) part, to = in(reg) to.byte_add(at), options(nostack));
-            at += 4;
+        macro_rules! word {
+            ($at:literal) => {
+                store_word::<$at>(to, from.byte_add($at).cast::<u32>().read())
+            };
         }
-        if at + 2 <= size_of::<T>() {
-            let part = from.byte_add(at).cast::<u16>().read();
-            asm!("*(u16 *)({to} + 0) = {part}", part = in(reg) u32::from(part), to = in(reg) to.byte_add(at),
-                 options(nostack));
-            at += 2;
+        macro_rules! half {
+            ($at:literal) => {
+                store_half::<$at>(to, from.byte_add($at).cast::<u16>().read())
+            };
         }
-        if at < size_of::<T>() {
-            to.byte_add(at)
-                .cast::<u8>()
-                .write(from.byte_add(at).cast::<u8>().read());
+        macro_rules! octet {
+            ($at:expr) => {
+                to.byte_add($at).write(from.byte_add($at).read())
+            };
         }
+        by_words!(size_of::<T>(), word, half, octet);
     }
 }
 
@@ -185,7 +300,8 @@ unsafe extern "C" fn add_up(_index: u64, summing: *mut c_void) -> i64 {
         } else if left >= SUM_STEP
             && let Some(words) = summing.frame.at_far::<[u32; 2]>(at)
         {
-            let [one, other] = read_words(words);
+            let words = words.cast_const().cast();
+            let (one, other) = (load_word::<0>(words), load_word::<4>(words));
             (SUM_STEP, u64::from(one) + u64::from(other))
         } else if left >= 2
             && let Some(word) = summing.frame.at_far::<u16>(at)
@@ -204,36 +320,6 @@ unsafe extern "C" fn add_up(_index: u64, summing: *mut c_void) -> i64 {
     summing.sum = summing.sum.wrapping_add(sum);
     summing.at = summing.at.wrapping_add(step);
     0
-}
-
-/// A word from wherever it lies.
-///
-/// # Safety
-/// All of `from` is in the frame.
-#[inline(always)]
-unsafe fn read_word(from: *const u32) -> u32 {
-    let word: u32;
-    // SAFETY: by the caller.
-    unsafe {
-        asm!("{word} = *(u32 *)({from} + 0)", word = out(reg) word, from = in(reg) from,
-             options(pure, readonly, nostack));
-    }
-    word
-}
-
-/// Two words from wherever they lie.
-///
-/// # Safety
-/// All of `from` is in the frame.
-#[inline(always)]
-unsafe fn read_words(from: *const [u32; 2]) -> [u32; 2] {
-    let (one, other): (u32, u32);
-    // SAFETY: by the caller.
-    unsafe {
-        asm!("{one} = *(u32 *)({from} + 0)", "{other} = *(u32 *)({from} + 4)", one = out(reg) one,
-             other = lateout(reg) other, from = in(reg) from, options(pure, readonly, nostack));
-    }
-    [one, other]
 }
 
 impl Packet for Frame {
@@ -265,13 +351,19 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn load_words<const N: usize>(&self, offset: u32) -> Option<[u32; N]> {
-        let pointer = self.at::<[u32; N]>(offset)?.cast::<u32>();
+        let from = self.at::<[u32; N]>(offset)?.cast_const().cast();
         let mut words = [0; N];
-        let mut at = 0;
-        while at < N {
-            // SAFETY: `at` checked the bounds.
-            words[at] = unsafe { read_word(pointer.add(at)) };
-            at += 1;
+        // SAFETY: `at` checked the bounds.
+        unsafe {
+            macro_rules! word {
+                ($at:literal) => {
+                    words[$at / 4] = load_word::<$at>(from)
+                };
+            }
+            macro_rules! none {
+                ($at:expr) => {};
+            }
+            by_words!(4 * N, word, none, none);
         }
         Some(words)
     }
@@ -313,6 +405,7 @@ impl Packet for Frame {
     fn grow_head(&mut self, bytes: u32) -> Option<()> {
         // SAFETY: the context is valid; no pointer into the frame is kept (`at`).
         let result = unsafe { bpf_xdp_adjust_head(self.context, (bytes as i32).wrapping_neg()) };
+        self.has_moved();
         (result == 0).then_some(())
     }
 
@@ -326,6 +419,7 @@ impl Packet for Frame {
         let surplus = self.len().checked_sub(len)?;
         // SAFETY: the context is valid; no pointer into the frame is kept (`at`).
         let result = unsafe { bpf_xdp_adjust_tail(self.context, (surplus as i32).wrapping_neg()) };
+        self.has_moved();
         (result == 0).then_some(())
     }
 }

@@ -118,15 +118,15 @@ pub(super) fn pass<P: Packet, T: Tables>(
 ) -> Result<Next, DropReason> {
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let (now_s, epochs) = tables.clock();
-    let Some(entry) = tables.flows().find_words(&inner.key_words(site)) else {
+    let Some(record) = tables.flows().find_record(&inner.key_words(site)) else {
         return Ok(Next::Stage(Stage::Judge));
     };
-    if !goes_on(entry.record, inner, settings, now_s) {
+    if !goes_on(record, inner, settings, now_s) {
         return Ok(Next::Stage(Stage::Judge));
     }
-    let hop = match remembered_next_hop(tables, entry.record, epochs) {
+    let hop = match remembered_next_hop(tables, record, epochs) {
         Some(hop) => hop,
-        None => match look_up_next_hop(tables, &inner.flow_from_site(site), entry.record)? {
+        None => match look_up_next_hop(tables, &inner.flow_from_site(site), record)? {
             SITES => return Ok(Next::Stage(Stage::Hairpin)),
             number => tables.next_hop(number).ok_or(DropReason::NextHopUnresolved)?,
         },
@@ -134,7 +134,7 @@ pub(super) fn pass<P: Packet, T: Tables>(
     if inner.length() > hop.mtu {
         return too_big(packet, tables, inner.ip.dont_fragment(), hop.mtu);
     }
-    forward(packet, tables, site, inner, entry.record, hop, now_s).map(Next::Decided)
+    forward(packet, tables, site, inner, record, hop, now_s).map(Next::Decided)
 }
 
 /// Whether a packet is one more of a flow, and opens none.

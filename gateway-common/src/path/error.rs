@@ -11,7 +11,7 @@
 //!
 //! A stage of its own behind `clear` and `core`, each a program of its own in BPF.
 
-use crate::abi::flow::{FlowKey, halves, word};
+use crate::abi::flow::{FlowKey, KeyWords, halves, word};
 use crate::abi::interface::Settings;
 use crate::abi::nat::OutsideKey;
 use crate::abi::sa::LinkHeader;
@@ -102,16 +102,19 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
         pad: [0; 3],
     };
     let settings = tables.settings().ok_or(DropReason::Internal)?;
-    let entry = tables.flows().find(&key).ok_or(DropReason::IcmpErrorUnmatched)?;
-    alive(tables, settings, entry.record)?;
-    report.may_be_about(entry.record, Direction::In)?;
+    let record = tables
+        .flows()
+        .find_record(&KeyWords::new(&key))
+        .ok_or(DropReason::IcmpErrorUnmatched)?;
+    alive(tables, settings, record)?;
+    report.may_be_about(record, Direction::In)?;
     report.fits(mtu_min(tables, site)?)?;
-    let hop = known_next_hop(tables, &key, entry.record)?;
+    let hop = known_next_hop(tables, &key, record)?;
     let to_site = hop == SITES;
     if !to_site && !report.is_about_usual(Direction::In) {
         return Err(DropReason::IcmpErrorUnmatched);
     }
-    let (address, nat) = halves(entry.record.load(word::NAT));
+    let (address, nat) = halves(record.load(word::NAT));
     let [p0, p1, _, _] = nat.to_ne_bytes();
     let ends = Ends {
         direction: Direction::Out,

@@ -361,29 +361,40 @@ impl Inner {
         };
         let addresses = translate_header(packet, &self.ip, direction, address)?;
 
-        // The pseudo-header has the addresses in it, but ICMP has no pseudo-header.
-        let (checksum, checksum_offset, port_offset) = match self.ip.protocol {
-            protocol::TCP => (
-                addresses.word(old_port, port).apply(self.checksum),
-                16,
-                port_offset(direction),
-            ),
-            protocol::UDP => (
-                addresses.word(old_port, port).apply_udp(self.checksum),
-                6,
-                port_offset(direction),
-            ),
-            protocol::ICMP => (Change::default().word(old_port, port).apply(self.checksum), 2, 4),
+        // Each protocol writes by itself: where it writes is known then, and so is that it is in the frame. The pseudo-header
+        // has the addresses in it, but ICMP has no pseudo-header.
+        match self.ip.protocol {
+            protocol::TCP => {
+                let checksum = addresses.word(old_port, port).apply(self.checksum);
+                store_end(packet, (port_offset(direction), port), (16, checksum))
+            }
+            protocol::UDP => {
+                let checksum = addresses.word(old_port, port).apply_udp(self.checksum);
+                store_end(packet, (port_offset(direction), port), (6, checksum))
+            }
+            protocol::ICMP => {
+                let checksum = Change::default().word(old_port, port).apply(self.checksum);
+                store_end(packet, (4, port), (2, checksum))
+            }
             // Neither ports nor a checksum over addresses.
-            _ => return Ok(()),
-        };
-        packet
-            .store(TRANSPORT + port_offset, &port)
-            .ok_or(DropReason::Internal)?;
-        packet
-            .store(TRANSPORT + checksum_offset, &checksum)
-            .ok_or(DropReason::Internal)
+            _ => Ok(()),
+        }
     }
+}
+
+/// Writes port and checksum, each at its offset in the transport header.
+#[inline(always)]
+fn store_end<P: Packet>(
+    packet: &mut P,
+    (port_offset, port): (u32, [u8; 2]),
+    (checksum_offset, checksum): (u32, [u8; 2]),
+) -> Result<(), DropReason> {
+    packet
+        .store(TRANSPORT + port_offset, &port)
+        .ok_or(DropReason::Internal)?;
+    packet
+        .store(TRANSPORT + checksum_offset, &checksum)
+        .ok_or(DropReason::Internal)
 }
 
 /// Length of the packet behind its IP header, if the link header says that this is the first fragment of one; else zero.

@@ -230,11 +230,12 @@ impl Connection {
             self.other.end
         };
         let oldest_ack = own_window.max(OLD_ACK);
-        let fits = !before(self.other.limit, segment.sequence)
-            && !before(segment.end(), self.own.end.wrapping_sub(other_window))
-            && !before(self.other.end, acknowledgment)
-            && !before(acknowledgment, self.other.end.wrapping_sub(oldest_ack));
-        if fits { Ok(()) } else { Err(DropReason::TcpWindow) }
+        // All four at once: hardly any segment fails one, and each branch costs the others.
+        let fails = before(self.other.limit, segment.sequence)
+            | before(segment.end(), self.own.end.wrapping_sub(other_window))
+            | before(self.other.end, acknowledgment)
+            | before(acknowledgment, self.other.end.wrapping_sub(oldest_ack));
+        if fails { Err(DropReason::TcpWindow) } else { Ok(()) }
     }
 
     /// Notes what the segment says of its sender.

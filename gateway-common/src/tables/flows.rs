@@ -6,7 +6,7 @@
 
 use super::Refused;
 use super::hash::{Factors, Hash, of_answer, of_flow, port_protocol};
-use super::index::{Claim, Index, Retired, WIDTH, payload_of, state, state_of};
+use super::index::{Claim, Index, Noted, Retired, WIDTH, payload_of, state, state_of};
 use super::words::{Store, Words};
 use crate::abi::flow::{self, Flow, FlowKey, KeyWords, halves, pair, word};
 use crate::abi::nat::OutsideKey;
@@ -52,14 +52,25 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     /// The same by the words of the key.
     #[inline(always)]
     pub fn find_words(&self, key: &KeyWords) -> Option<Entry<R::Value>> {
+        self.find_with(key, |record, position, noted| Entry {
+            record,
+            position,
+            word: noted.load(),
+        })
+    }
+
+    /// Its record alone.
+    #[inline(always)]
+    pub fn find_record(&self, key: &KeyWords) -> Option<R::Value> {
+        self.find_with(key, |record, _, _| record)
+    }
+
+    #[inline(always)]
+    fn find_with<E>(&self, key: &KeyWords, entry: impl Fn(R::Value, u32, Noted<B::Value>) -> E) -> Option<E> {
         let hash = of_flow(self.factors, key, self.buckets());
-        self.index.find(&hash, |position, word| {
+        self.index.find(&hash, |position, noted| {
             let record = self.records.get(position)?;
-            key.are_of(record).then_some(Entry {
-                record,
-                position,
-                word,
-            })
+            key.are_of(record).then(|| entry(record, position, noted))
         })
     }
 
@@ -90,7 +101,7 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         );
         let remote = u32::from_ne_bytes(remote);
         self.answers.find(&hash, |_, answer| {
-            let position = payload_of(answer);
+            let position = payload_of(answer.load());
             // First: the record of a place that is LIVE is not another flow's while somebody reads it.
             let word = self.index.word(position)?;
             if state_of(word) != state::LIVE {

@@ -109,6 +109,21 @@ pub enum Retired {
     HoldsKey,
 }
 
+/// Where an entry is noted: not every look-up asks for what.
+#[derive(Clone, Copy, Debug)]
+pub struct Noted<V> {
+    bucket: V,
+    word: usize,
+}
+
+impl<V: Words> Noted<V> {
+    /// The note, as it is now.
+    #[inline(always)]
+    pub fn load(self) -> u64 {
+        self.bucket.load(self.word)
+    }
+}
+
 /// Another entry has the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Taken;
@@ -132,9 +147,9 @@ impl<S: Store, const W: usize> Index<S, W> {
         self.buckets.len().saturating_mul(W as u32)
     }
 
-    /// The LIVE entry for which `matches` says something.
+    /// The LIVE entry for which `matches` says something of its place and the note of it.
     #[inline(always)]
-    pub fn find<R>(&self, hash: &Hash, matches: impl Fn(u32, u64) -> Option<R>) -> Option<R> {
+    pub fn find<R>(&self, hash: &Hash, matches: impl Fn(u32, Noted<S::Value>) -> Option<R>) -> Option<R> {
         let (first, second) = (self.buckets.get(hash.first)?, self.buckets.get(hash.second)?);
         let expected = note(hash.fingerprint, 0, state::LIVE);
         // Both cache lines are on their way before the first is looked at.
@@ -145,12 +160,13 @@ impl<S: Store, const W: usize> Index<S, W> {
             if at >= 2 * W {
                 return None;
             }
-            let (bucket, number, word) = if at < W {
-                (first, hash.first, at)
+            let (bucket, number) = if at < W {
+                (first, hash.first)
             } else {
-                (second, hash.second, at - W)
+                (second, hash.second)
             };
-            if let Some(found) = matches(place::<W>(number, word), bucket.load(word)) {
+            let noted = Noted { bucket, word: at % W };
+            if let Some(found) = matches(place::<W>(number, noted.word), noted) {
                 return Some(found);
             }
             tries += 1;

@@ -45,7 +45,7 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
     pub fn find(&self, key: &InsideKey) -> Option<Mapping> {
         let hash = of_inside(self.factors, key, self.buckets());
         self.insides.find(&hash, |_, inside| {
-            let position = payload_of(inside);
+            let position = payload_of(inside.load());
             // First: the record of a place that is LIVE is not written anew while somebody reads it.
             if state_of(self.outsides.word(position)?) != state::LIVE {
                 return None;
