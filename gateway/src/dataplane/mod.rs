@@ -130,13 +130,16 @@ pub enum DataplaneEvent {
     Worker(WorkerReport),
 }
 
+/// What a sweep keeps for the next one, locked by whoever changes what a sweep changes.
+type Sweeping = Mutex<(Sweep, Quiet)>;
+
 /// The running data plane. Every method may be called from any thread.
 pub struct Dataplane {
     loaded: Loaded,
     maps: Mutex<Maps>,
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
-    sweep: Mutex<(Sweep, Quiet)>,
+    sweep: Arc<Sweeping>,
     hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
@@ -213,7 +216,7 @@ impl Dataplane {
     }
 
     /// Makes these the sites. One that is no longer among them opens no flow any more. Flows that it has stay as long as its
-    /// SAs do, unless they are ended ([`Dataplane::end_flows`]): their packets do not ask for the site.
+    /// SAs do, unless they are ended ([`Reader::end_refused`]): their packets do not ask for the site.
     ///
     /// # Errors
     /// The map is full.
@@ -320,17 +323,12 @@ impl Dataplane {
         self.tables.flows().live().collect()
     }
 
-    /// Reads the tables while this serves on, and after it has stopped.
+    /// The tables while this serves on, and after it has stopped.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader(Arc::clone(&self.tables))
-    }
-
-    /// Ends flows: no packet finds them any more. Their mappings go when no flow uses them.
-    pub fn end_flows(&self, flows: &[FlowKey]) {
-        let _unswept = self.sweep();
-        for key in flows {
-            self.tables.end_flow(key);
+        Reader {
+            tables: Arc::clone(&self.tables),
+            sweep: Arc::clone(&self.sweep),
         }
     }
 
