@@ -17,6 +17,7 @@
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
 //! | `soft`, `bare` | a worker over rings in memory, a forwarder over sockets: for measurements |
+//! | `taken` | what only one gateway may have at a time |
 //! | `system` | what else the daemon asks of the system |
 //!
 //! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
@@ -46,6 +47,7 @@ mod stats;
 pub mod sweep;
 mod system;
 pub mod tables;
+mod taken;
 mod trace;
 mod worker;
 mod xsk;
