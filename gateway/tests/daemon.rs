@@ -5,6 +5,8 @@
 //!  center  gw.lab.test, RSA        127.x.y.1:500  ====  127.x.y.2:500    site  site1.lab.test, P-256
 //!  10.100.0.0/16                                                         192.168.1.0/24
 //! ```
+#[path = "daemon/beside.rs"]
+mod beside;
 #[path = "daemon/names.rs"]
 mod dns_names;
 #[path = "../ike/tests/issue/mod.rs"]
@@ -19,11 +21,9 @@ mod sockets;
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use gateway::api::message::{Reply, Request, Trace};
+use gateway::api::message::{Request, Trace};
 use gateway::dataplane::Traces;
 use gateway::runtime::Happening;
 use gateway_common::abi::event::{Event, kind};
@@ -32,7 +32,7 @@ use gateway_common::abi::stats::Path as PacketPath;
 use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
 use gateway_common::drop::DropReason;
 use issue::{Authority, dns, nothing};
-use node::{Held, Node, OWN_KEY, Options, pair, until};
+use node::{Node, OWN_KEY, Options, pair, until};
 use serde_json::Value;
 
 fn names(node: &Node) -> Vec<String> {
@@ -767,38 +767,6 @@ fn a_private_key_that_others_may_read_is_refused_at_a_reload() {
     }
     set_mode(0o400);
     node.ask(Request::Reload);
-}
-
-/// Regression: a list of a million flows was read, sorted and written by the control task, and IKE waited for it.
-#[test]
-fn who_lists_flows_holds_nobody_up_and_few_lists_are_made_at_a_time() {
-    let (center, site) = pair(Options::default());
-    let held = Arc::new(Held::default());
-    let gate = held.gate.lock().expect("no panic");
-    center.engine().held = Some(Arc::clone(&held));
-    let list = Request::FlowsList {
-        site: None,
-        limit: 10,
-    };
-    let answers: Vec<_> = (0..4).map(|_| center.send(list.clone())).collect();
-    let begun = || held.readers.load(Ordering::SeqCst);
-    until(|| (begun() == 2).then_some(()), || "no list is read".into());
-    // All others are served meanwhile.
-    assert_eq!(center.ask(Request::Status)["sites_known"], 1);
-    up(&site);
-    assert_eq!(begun(), 2, "further ones wait");
-    // Who has gone is not waited for: its list is not made.
-    let mut answers = answers.into_iter();
-    let [first, second, third, gone] = std::array::from_fn(|_| answers.next().expect("four"));
-    drop(gone);
-    drop(gate);
-    for answer in [first, second, third] {
-        match answer.blocking_recv().expect("an answer") {
-            Reply::Ok(view) => assert_eq!(view["total"], 0),
-            Reply::Error(words) => panic!("{words}"),
-        }
-    }
-    assert_eq!(begun(), 3);
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! ICMP errors through real tunnels: what the center answers to a site's packet reaches the socket that sent it.
+//! ICMP errors through real tunnels: what the center answers to a site's packet reaches the socket that sent it. And errors
+//! to the gateway itself, from whoever reaches its lines.
 //!
 //! ```text
 //!  terminal ---- router ==== gateway ---- center ---- 10.101.0.99, behind a hop more
@@ -8,27 +9,28 @@
 use std::fs;
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use gateway_tests::echo::{Echo, Wire, exchange, outside, socket};
-use gateway_tests::frames::{Clear, checksums_are_valid};
+use gateway_tests::frames::{Clear, checksums_are_valid, ethernet, ipv4};
 use gateway_tests::scene::Scene;
 use xtask::cmd;
 use xtask::lab::center::fetch;
 use xtask::lab::gateway::{BENCH_PORT, Config, rules};
 use xtask::lab::pki::Auth;
-use xtask::lab::topology::{Node, Options, SERVER, Site, TERMINAL};
+use xtask::lab::tap::Tap;
+use xtask::lab::topology::{GATEWAY_WAN4, Node, Options, SERVER, SERVER_SECOND, Site, TERMINAL};
 
 /// A host behind the center, which is a router then.
 const BEHIND: &str = "10.101.0.99";
 const WAIT: Duration = Duration::from_secs(5);
 
-/// A scene in which sites may reach [`BEHIND`], and the center forwards to it.
+/// A scene in which sites may reach [`BEHIND`] and another one there, and the center forwards to it.
 fn scene() -> Result<Scene> {
     let config = Config {
         rules: format!(
-            "{}\n[[rule]]\nname = \"behind\"\naction = \"allow\"\ndestination = \"{BEHIND}\"\n\
+            "{}\n[[rule]]\nname = \"behind\"\naction = \"allow\"\ndestination = [\"{BEHIND}\", \"{SERVER_SECOND}\"]\n\
              protocol = [\"udp\", \"icmp\"]\n",
             rules()
         ),
@@ -170,6 +172,72 @@ fn errors_about_no_flow_are_counted() -> Result<()> {
     center.send(&damaged)?;
     scene.expect_dropped("icmp_error_unmatched", before, 2)?;
     fetch(Site::One.terminal(), "/whoami")?;
+    Ok(())
+}
+
+/// Forged "fragmentation needed" about what IKE's socket might have sent to a server of the center.
+fn about_ike(to: &str, mtu: u16) -> Result<Vec<u8>> {
+    let [high, low] = mtu.to_be_bytes();
+    let ike = [1, 244, 1, 244, 2, 0, 0, 0];
+    let quote = ipv4(17, octets(GATEWAY_WAN4)?, octets(to)?, &ike);
+    let icmp = [&[3, 4, 0, 0, 0, 0, high, low], &quote[..]].concat();
+    Ok(with_checksum(ipv4(
+        1,
+        [203, 0, 113, 66],
+        octets(GATEWAY_WAN4)?,
+        &icmp,
+    )))
+}
+
+/// Sends a datagram that fills a packet of this length; what came of the one before is not looked at.
+fn send_packet_of(socket: &UdpSocket, length: usize) {
+    let _refused = socket.send(&vec![0; length - 28]);
+}
+
+/// Regression: the kernel notes such an MTU for the server, which its sockets alone are concerned by, and lists it among its
+/// routes. It became the next hop of all sites to the server: whoever reached the WAN interface narrowed it for ten minutes.
+#[test]
+fn a_forged_error_about_ike_narrows_no_sites_way_to_a_server() -> Result<()> {
+    const FORGED: u16 = 600;
+    const LENGTH: usize = 1200;
+    let scene = scene()?;
+    let line = Tap::open(Node::Site1, "wan")?;
+    let wan = Tap::open(Node::Gateway, "wan4")?.address();
+    let forged = about_ike(SERVER_SECOND, FORGED)?;
+    line.send(&ethernet(wan, line.address(), 0x0800, &forged))?;
+    let until = Instant::now() + WAIT;
+    let learnt = || cmd::read(Node::Gateway.command("ip").args(["route", "get", SERVER_SECOND]));
+    while !learnt()?.contains(&format!("mtu {FORGED}")) {
+        ensure!(
+            Instant::now() < until,
+            "the kernel has learnt nothing: {}",
+            learnt()?
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    // A route changes, so that all are read again; when this one is in use, they were.
+    let narrow = format!("route add {BEHIND}/32 via {SERVER} mtu 1000");
+    cmd::output(Node::Gateway.command("ip").args(narrow.split(' ')))?;
+    let before = scene.dropped("next_hop_too_big")?;
+    let until = Instant::now() + WAIT;
+    let behind = socket(Site::One, BEHIND, 33_434)?;
+    while scene.dropped("next_hop_too_big")? == before {
+        ensure!(Instant::now() < until, "the new route is not used");
+        send_packet_of(&behind, LENGTH);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    for site in Site::BOTH {
+        let center = Wire::of_center()?;
+        let socket = socket(site, SERVER_SECOND, 33_434)?;
+        send_packet_of(&socket, LENGTH);
+        let server = octets(SERVER_SECOND)?;
+        let is_whole = |frame: &[u8]| {
+            let packet = center.received(frame);
+            packet.is_some_and(|packet| packet.len() == LENGTH && packet.get(16..20) == Some(&server))
+        };
+        let arrived = center.tap.wait_for(WAIT, is_whole)?;
+        ensure!(arrived.is_some(), "{}: {:?}", site.name(), scene.gateway.drops());
+    }
     Ok(())
 }
 

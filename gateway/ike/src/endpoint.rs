@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     net::SocketAddr,
+    ops::Bound,
     sync::Arc,
 };
 
@@ -622,10 +623,16 @@ impl Endpoint {
 
     /// All IKE SAs in words, oldest first.
     pub fn ike_sas(&self) -> impl Iterator<Item = IkeSaInfo> {
+        self.ike_sas_after(None)
+    }
+
+    /// Those that are younger than `after`, oldest first: who goes through all of them some at a time meets each that stays.
+    pub fn ike_sas_after(&self, after: Option<IkeSaId>) -> impl Iterator<Item = IkeSaInfo> {
         let now_ms = self.now.mono_ms;
+        let after = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.by_id
-            .values()
-            .filter_map(move |spi| match self.entries.get(spi) {
+            .range((after, Bound::Unbounded))
+            .filter_map(move |(_, spi)| match self.entries.get(spi) {
                 Some(Entry::Sa(ike_sa)) if !matches!(ike_sa.state, State::Closed { .. }) => {
                     Some(ike_sa.info(now_ms))
                 }

@@ -331,6 +331,12 @@ mod many_sites {
         }
         deliver(&mut endpoints, SITES);
         assert_eq!(endpoints[SITES].ike_sas().count(), SITES);
+        let (mut listed, mut after) = (Vec::new(), None);
+        while listed.len() < SITES {
+            listed.extend(endpoints[SITES].ike_sas_after(after).take(10));
+            after = listed.last().map(|ike| ike.id);
+        }
+        assert!(listed.into_iter().eq(endpoints[SITES].ike_sas()), "in parts");
 
         let revoked: Vec<_> = (0..SITES).filter(|number| number % 10 == 4).collect();
         let serials: Vec<_> = revoked.iter().map(|number| &leaves[*number].serial).collect();

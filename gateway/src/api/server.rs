@@ -139,7 +139,9 @@ fn remove_stale(path: &Path) -> io::Result<()> {
             io::ErrorKind::AddrInUse,
             "another gateway listens there",
         )),
-        Err(_) => std::fs::remove_file(path),
+        // Nobody listens at what a killed daemon left. Whatever else it is that cannot be asked may be alive.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
     }
 }
 

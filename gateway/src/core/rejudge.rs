@@ -54,6 +54,17 @@ where
         }
     }
 
+    /// Whether a flow's other end is a site's, so that mappings say which.
+    #[must_use]
+    pub fn is_between_sites(&self, key: &FlowKey) -> bool {
+        self.directions.from_site(Ipv4Addr::from(key.destination)) == Direction::SiteToSite
+    }
+
+    /// Asks for the mappings now. A million take their time.
+    pub fn ask_for_mappings(&self) {
+        self.outsides();
+    }
+
     /// Whether the rules let the flow be made.
     #[must_use]
     pub fn allows(&self, key: &FlowKey, flow: &Flow) -> bool {
@@ -95,14 +106,18 @@ where
         Some(Site::whole((self.groups)(site)?, [0; 4]))
     }
 
-    /// The same connection as the site at its other end sees it.
-    fn other_end(&self, key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
-        let outsides = self.outsides.get_or_init(|| {
+    fn outsides(&self) -> &HashMap<OutsideKey, InsideKey> {
+        self.outsides.get_or_init(|| {
             let all = (self.mappings)();
             let outside =
                 |(inside, mapping): (InsideKey, Mapping)| (mapping.outside(inside.protocol), inside);
             all.into_iter().map(outside).collect()
-        });
+        })
+    }
+
+    /// The same connection as the site at its other end sees it.
+    fn other_end(&self, key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
+        let outsides = self.outsides();
         let outside = OutsideKey {
             address: key.destination,
             port: key.destination_port,

@@ -6,12 +6,14 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::error::DataplaneError;
 use super::system;
+use super::taken::TakenName;
 
 /// Octets that the link carries: as much as one frame of a worker may hold.
 pub(crate) const MTU: u32 = 3400;
@@ -23,17 +25,24 @@ pub(crate) struct ClearLink {
     pub(crate) worker_end: String,
     /// The `clear` program receives from it; workers receive what it sends back.
     pub(crate) program_end: String,
+    _taken: Arc<TakenName>,
 }
 
 impl ClearLink {
-    /// Makes the pair with a queue for each worker, in place of one that a killed daemon left.
+    /// Makes the pair with a queue for each worker, in place of one that a killed daemon left; not of one that another has.
     ///
     /// # Errors
     /// [`DataplaneError::ClearLink`].
     pub(crate) fn create(prefix: &str, queues: u32) -> Result<Self, DataplaneError> {
+        let worker_end = format!("{prefix}0");
+        let taken = TakenName::take(&worker_end).map_err(|reason| DataplaneError::ClearLink {
+            name: worker_end.clone(),
+            reason,
+        })?;
         let link = Self {
-            worker_end: format!("{prefix}0"),
+            worker_end,
             program_end: format!("{prefix}1"),
+            _taken: Arc::new(taken),
         };
         link.remove();
         let ends = link.clone();

@@ -66,6 +66,15 @@ pub enum DataplaneError {
         /// Why.
         reason: String,
     },
+    /// Another gateway pins its links there, and would lose them.
+    #[error(
+        "{}: another gateway of this name has its pins there\n  to mend it: stop that one, or give each a name of its own ([gateway] name)",
+        path.display()
+    )]
+    PinsTaken {
+        /// The folder.
+        path: PathBuf,
+    },
     /// A map operation failed.
     #[error("map {map}: {source}")]
     Map {

@@ -25,6 +25,7 @@ use log::Log;
 use super::error::DataplaneError;
 use super::object::{EBPF, program};
 use super::tables::prepare;
+use super::taken::TakenFolder;
 
 /// How a program runs on an interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +60,7 @@ pub(crate) struct Loaded {
     /// Log lines of the programs, if they are asked for.
     log: Mutex<EbpfLogger<&'static dyn Log>>,
     directory: PathBuf,
+    _directory_taken: TakenFolder,
     pins: Vec<PathBuf>,
 }
 
@@ -66,8 +68,9 @@ impl Loaded {
     /// Loads programs and maps; attaches nothing.
     ///
     /// # Errors
-    /// What the verifier or the kernel refuses.
+    /// Another gateway has the folder; or what the verifier or the kernel refuses.
     pub(crate) fn load(directory: &Path, geometry: &Geometry) -> Result<Self, DataplaneError> {
+        let directory_taken = TakenFolder::take(directory)?;
         let level = log_level();
         let mut loader = EbpfLoader::new();
         loader.override_global(aya_log::LEVEL, &level, true);
@@ -79,6 +82,7 @@ impl Loaded {
             ebpf,
             log: Mutex::new(log),
             directory: directory.to_owned(),
+            _directory_taken: directory_taken,
             pins: Vec::new(),
         };
         let wanted = [program::WAN, program::TRACE].into_iter();

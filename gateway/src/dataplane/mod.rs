@@ -17,6 +17,7 @@
 //! | `sweep` | expiry of flows and mappings |
 //! | `stats` | counters of the workers |
 //! | `soft`, `bare` | a worker over rings in memory, a forwarder over sockets: for measurements |
+//! | `taken` | what only one gateway may have at a time |
 //! | `system` | what else the daemon asks of the system |
 //!
 //! **Architecture invariant:** fail closed. Forwarding by the kernel is off before the first program is attached and
@@ -46,6 +47,7 @@ mod stats;
 pub mod sweep;
 mod system;
 pub mod tables;
+mod taken;
 mod trace;
 mod worker;
 mod xsk;
@@ -130,13 +132,16 @@ pub enum DataplaneEvent {
     Worker(WorkerReport),
 }
 
+/// What a sweep keeps for the next one, locked by whoever changes what a sweep changes.
+type Sweeping = Mutex<(Sweep, Quiet)>;
+
 /// The running data plane. Every method may be called from any thread.
 pub struct Dataplane {
     loaded: Loaded,
     maps: Mutex<Maps>,
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
-    sweep: Mutex<(Sweep, Quiet)>,
+    sweep: Arc<Sweeping>,
     hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
@@ -213,7 +218,7 @@ impl Dataplane {
     }
 
     /// Makes these the sites. One that is no longer among them opens no flow any more. Flows that it has stay as long as its
-    /// SAs do, unless they are ended ([`Dataplane::end_flows`]): their packets do not ask for the site.
+    /// SAs do, unless they are ended ([`Reader::end_refused`]): their packets do not ask for the site.
     ///
     /// # Errors
     /// The map is full.
@@ -320,17 +325,12 @@ impl Dataplane {
         self.tables.flows().live().collect()
     }
 
-    /// Reads the tables while this serves on, and after it has stopped.
+    /// The tables while this serves on, and after it has stopped.
     #[must_use]
     pub fn reader(&self) -> Reader {
-        Reader(Arc::clone(&self.tables))
-    }
-
-    /// Ends flows: no packet finds them any more. Their mappings go when no flow uses them.
-    pub fn end_flows(&self, flows: &[FlowKey]) {
-        let _unswept = self.sweep();
-        for key in flows {
-            self.tables.end_flow(key);
+        Reader {
+            tables: Arc::clone(&self.tables),
+            sweep: Arc::clone(&self.sweep),
         }
     }
 

@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, UdpSocket};
 use std::os::fd::AsRawFd as _;
+use std::sync::Arc;
 
 use gateway_common::abi::next_hop::NextHop;
 use nix::sched::{CloneFlags, unshare};
@@ -20,6 +21,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::error::DataplaneError;
+use super::taken::TakenName;
 use super::{ethtool, system};
 
 /// Port of DNS over UDP and TCP (RFC 1035 section 4.2).
@@ -51,19 +53,21 @@ pub struct ServiceLink {
     pub index: u32,
     /// How frames get to the inner end.
     pub hop: NextHop,
+    _taken: Arc<TakenName>,
 }
 
 impl ServiceLink {
-    /// Makes the pair in place of one that was left, with the proxy's address at the inner end, and binds its sockets.
+    /// Makes the pair in place of one that was left, not of one that another gateway has, with the proxy's address at the inner end, and binds its sockets.
     ///
     /// # Errors
     /// [`DataplaneError::ServiceLink`].
     pub fn create(outer: &str, address: Ipv4Addr) -> Result<(Self, ServiceSockets), DataplaneError> {
-        remove(outer);
         let fault = |reason: String| DataplaneError::ServiceLink {
             name: outer.to_owned(),
             reason,
         };
+        let taken = TakenName::take(outer).map_err(fault)?;
+        remove(outer);
         let (inner_mac, sockets) = in_new_namespace(|host| inside(outer, address, &host)).map_err(fault)?;
         system::ipv6_off(outer)?;
         system::forwarding_off(outer)?;
@@ -81,6 +85,7 @@ impl ServiceLink {
                 source_mac: own.mac,
                 mtu: MTU,
             },
+            _taken: Arc::new(taken),
         };
         Ok((link, sockets))
     }

@@ -75,7 +75,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         maps: Mutex::new(maps),
         sas: Mutex::new(Sas::new(wan_ports(&planned), owners(&planned))),
         tables,
-        sweep: Mutex::default(),
+        sweep: Arc::default(),
         hold_down: config.hold_down,
         attached: Vec::new(),
         clear_link,

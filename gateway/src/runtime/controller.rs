@@ -1,24 +1,28 @@
 //! The one owner of all state.
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use gateway_common::abi::{event::kind, limit};
 use gateway_ike::crypto::random::SystemRandom;
 use gateway_ike::{ChildId, ChildSaInstall, Command, Endpoint, EndpointConfig, Event, Output, TimeoutReason};
 use tokio::sync::{broadcast, mpsc};
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{Admissions, SharedSites, SiteAuthorizer};
 use super::clock::Clock;
 use super::connections::Connections;
+use super::done;
 use super::engine::{Engine, Happening};
 use super::events;
 use super::ledger::SharedLedger;
-use super::listing::{Answer, Listings};
+use super::listing::{Answer, Listings, SaLists};
 use super::names::{Names, next_call};
 use super::nat::{Blocks, published};
 use super::prepare::Prepared;
-use super::reload::Watch;
+use super::rejudging::Rejudging;
+use super::reload::{Reading, Watch};
 use super::rules::RuleState;
 use super::secrets;
 use super::service_manager::ServiceManager;
@@ -42,14 +46,15 @@ const POLLS_PER_LOOK: u32 = 10;
 
 /// Sockets, IKE, sites, SAs, rules and data plane.
 pub struct Controller<E: Engine> {
-    pub(super) config: Config,
+    pub(super) config: Arc<Config>,
     pub(super) engine: E,
     pub(super) endpoint: Endpoint,
     pub(super) sites: SharedSites,
     pub(super) sadb: Sadb<E::Handle>,
     /// Generation and rule set in force.
-    pub(super) rules: Option<(u32, Compiled)>,
+    pub(super) rules: Option<(u32, Arc<Compiled>)>,
     pub(super) rule_state: RuleState,
+    pub(super) rejudging: Rejudging,
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
@@ -63,13 +68,18 @@ pub struct Controller<E: Engine> {
     pub(super) journal: Journal,
     pub(super) admissions: Admissions,
     pub(super) watch: Watch,
+    pub(super) reading: Reading,
     pub(super) tracers: Tracers,
     service_manager: ServiceManager,
     /// Who asked for what is being done.
     pub(super) caller: Caller,
     pub(super) subscribers: broadcast::Sender<EventLine>,
     /// Lists that are being made.
-    listings: Listings,
+    pub(super) listings: Listings,
+    pub(super) sa_lists: SaLists,
+    /// Where other threads tell what they have done, and where it is heard until [`Self::run`] does.
+    pub(super) done: done::Sender,
+    done_by_others: Option<done::Receiver>,
 }
 
 impl<E: Engine> Controller<E> {
@@ -135,14 +145,16 @@ impl<E: Engine> Controller<E> {
         let sadb = Sadb::default();
         let names = Names::new(config.dns.as_ref());
         let watch = Watch::new(&config, credentials.stamps);
+        let (done, done_by_others) = mpsc::unbounded_channel();
         let mut controller = Self {
-            config,
+            config: Arc::new(config),
             engine,
             endpoint,
             sites,
             sadb,
             rules: None,
             rule_state: RuleState::new(history),
+            rejudging: Rejudging::default(),
             names,
             clock,
             connections,
@@ -155,11 +167,15 @@ impl<E: Engine> Controller<E> {
             journal,
             admissions,
             watch,
+            reading: Reading::default(),
             tracers: Tracers::default(),
             service_manager: ServiceManager::of_environment()?,
             caller: Caller::default(),
             subscribers,
             listings: Listings::default(),
+            sa_lists: SaLists::default(),
+            done,
+            done_by_others: Some(done_by_others),
         };
         controller.set_sites()?;
         controller.begin_rules(rules)?;
@@ -178,12 +194,17 @@ impl<E: Engine> Controller<E> {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         let mut names = self.names.take_calls();
+        let Some(mut done) = self.done_by_others.take() else {
+            return;
+        };
         self.record(Notice::Started {
             version: env!("CARGO_PKG_VERSION"),
         });
         self.start_connections().await;
         self.service_manager.ready();
         loop {
+            // With each that is served, so that a flood does not keep it from being finished.
+            self.list_more_sas();
             let deadline = self.deadline();
             tokio::select! {
                 reason = &mut stop => {
@@ -194,8 +215,11 @@ impl<E: Engine> Controller<E> {
                 Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
                 Some(call) = calls.recv() => self.handle_call(call).await,
                 call = next_call(&mut names) => self.handle_dns(call),
+                Some(done) = done.recv() => self.handle_done(done).await,
                 () = sleep_until(deadline) => self.handle_timeout().await,
                 _ = tick.tick() => self.handle_tick().await,
+                // And without waiting, where nothing else is to be served.
+                () = yield_now(), if self.sa_lists.are_asked_for() => {}
             }
         }
         drop(names);
@@ -250,6 +274,9 @@ impl<E: Engine> Controller<E> {
                 let _ = call.reply.send(reply);
             }
             Answer::Later(work) => self.listings.begin(work, call.reply),
+            Answer::Sas => self.sa_lists.ask(call.reply),
+            Answer::Judged(loaded) => self.rejudging.answer_then(loaded, call.reply),
+            Answer::Reloaded => self.reload(call.reply),
         }
         self.drain().await;
     }
@@ -288,7 +315,7 @@ impl<E: Engine> Controller<E> {
                 let rules = self
                     .rules
                     .as_ref()
-                    .map(|(generation, compiled)| (*generation, compiled));
+                    .map(|(generation, compiled)| (*generation, &**compiled));
                 self.lines.log(&event, &self.sites.get(), rules);
             }
             Happening::FirstInbound(handle) => {

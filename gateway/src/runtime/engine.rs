@@ -1,6 +1,7 @@
 //! What the controller asks of the data plane. XDP with AF_XDP workers is behind it today (`super::xdp`).
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::sync::MutexGuard;
 
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
@@ -53,7 +54,7 @@ pub struct Tables {
     pub forwarded_directly: u64,
 }
 
-/// The tables as they are while they are read: what comes or goes meanwhile is seen or not.
+/// The tables on whatever thread, as they are while they are read: what comes or goes meanwhile is seen or not.
 pub trait Reader: Send {
     /// Sees every flow.
     fn flows(&self, see: &mut dyn FnMut(FlowKey, Flow));
@@ -63,6 +64,17 @@ pub trait Reader: Send {
 
     /// Every outside that is not free for a new mapping, those of mappings that have ended but are held too.
     fn outsides(&self) -> Vec<OutsideKey>;
+
+    /// Ends the flows that are refused, some of all in each turn. Those that a sweep takes back are among them. Answers how
+    /// many; they are not all, if there was no turn any more.
+    ///
+    /// # Errors
+    /// If the table cannot be written.
+    fn end_refused<'a>(
+        &self,
+        is_refused: &dyn Fn(&FlowKey, &Flow) -> bool,
+        turn: &dyn Fn() -> Option<MutexGuard<'a, ()>>,
+    ) -> anyhow::Result<usize>;
 }
 
 /// The data plane.
@@ -105,12 +117,6 @@ pub trait Engine {
     /// If the counters cannot be written.
     fn reset_rule_hits(&mut self, base: u32, rules: u32) -> anyhow::Result<()>;
 
-    /// Ends flows; those that are gone already are as wanted.
-    ///
-    /// # Errors
-    /// If the table cannot be written.
-    fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()>;
-
     /// Installs both directions of a Child SA, with the names of those beside it; when it returns, packets on it are
     /// accepted.
     ///
@@ -150,23 +156,11 @@ pub trait Engine {
     /// Traffic of a Child SA; `None` if it is not installed.
     fn traffic(&self, handle: Self::Handle) -> Option<SaTraffic>;
 
-    /// Reads the tables on another thread, however long that takes.
+    /// The tables for another thread, however long that takes.
     ///
     /// # Errors
     /// If there are none (any more).
     fn reader(&self) -> anyhow::Result<Box<dyn Reader>>;
-
-    /// Tracked connections.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
-    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>>;
-
-    /// NAT mappings.
-    ///
-    /// # Errors
-    /// If the table cannot be read.
-    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>>;
 
     /// Opens addresses to rules that name Internet sites, or closes them (`None`). When it returns, packets to an open
     /// address pass; it is closed at its time whether or not somebody says so.

@@ -75,11 +75,7 @@ struct Found {
 }
 
 impl<E: Engine> Controller<E> {
-    pub(super) fn sa_list(&self) -> Vec<view::IkeSa> {
-        self.endpoint.ike_sas().map(|ike| self.ike_view(ike)).collect()
-    }
-
-    fn ike_view(&self, ike: IkeSaInfo) -> view::IkeSa {
+    pub(super) fn ike_view(&self, ike: IkeSaInfo) -> view::IkeSa {
         view::IkeSa {
             id: ike.id.to_string(),
             site: ike.site.map(|(_, name)| name).unwrap_or_default(),

@@ -3,13 +3,17 @@
 //!
 //! The tables are read beside the programs that change them: each line is of one moment, the list is not. What comes or
 //! goes while it is read may be in it or not. Names are of when the list was asked for.
-use std::collections::{BinaryHeap, HashMap};
+//!
+//! SAs are the control task's own. It goes through them for `gateway sa list` itself, some between two things that it does:
+//! what is said of flows holds for their list, too.
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use anyhow::ensure;
 use gateway_common::abi::flow::{Flow, FlowKey};
 use gateway_common::abi::nat::{InsideKey, Mapping};
+use gateway_ike::IkeSaId;
 use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
@@ -29,6 +33,9 @@ const LISTINGS_MAX: usize = 2;
 /// Lines of a list: more would take a gigabyte to write.
 const LINES_MAX: usize = 100_000;
 
+/// IKE SAs that are gone through at a time: a quarter of a millisecond.
+const SAS_AT_ONCE: usize = 64;
+
 /// What becomes an answer on another thread.
 pub(super) type Work = Box<dyn FnOnce() -> Reply + Send>;
 
@@ -38,6 +45,12 @@ pub(super) enum Answer {
     Ready(Reply),
     /// It takes longer than the control task has.
     Later(Work),
+    /// All SAs, when they were gone through.
+    Sas,
+    /// Rules are in force, and running flows are being judged.
+    Judged(view::RulesLoaded),
+    /// Files are in force, when they were read.
+    Reloaded,
 }
 
 impl Answer {
@@ -75,6 +88,49 @@ impl Listings {
     }
 }
 
+/// Lists of SAs that were asked for; the first is being made.
+#[derive(Default)]
+pub(super) struct SaLists {
+    asked: VecDeque<oneshot::Sender<Reply>>,
+    first: Parts<view::IkeSa>,
+}
+
+/// What was made of the IKE SAs that were gone through.
+struct Parts<T> {
+    made: Vec<T>,
+    /// The last of them.
+    after: Option<IkeSaId>,
+}
+
+impl<T> Default for Parts<T> {
+    fn default() -> Self {
+        Self {
+            made: Vec::new(),
+            after: None,
+        }
+    }
+}
+
+impl<T> Parts<T> {
+    /// Adds the next; all of them if they were the last.
+    fn add(&mut self, part: Vec<(IkeSaId, T)>) -> Option<Vec<T>> {
+        let is_last = part.len() < SAS_AT_ONCE;
+        self.after = part.last().map(|(id, _)| *id);
+        self.made.extend(part.into_iter().map(|(_, made)| made));
+        is_last.then(|| std::mem::take(self).made)
+    }
+}
+
+impl SaLists {
+    pub(super) fn ask(&mut self, reply: oneshot::Sender<Reply>) {
+        self.asked.push_back(reply);
+    }
+
+    pub(super) fn are_asked_for(&self) -> bool {
+        !self.asked.is_empty()
+    }
+}
+
 /// Names of sites and rules, as they were.
 struct Names {
     sites: HashMap<u32, String>,
@@ -97,6 +153,21 @@ impl Names {
 }
 
 impl<E: Engine> Controller<E> {
+    /// Goes through the next SAs, if somebody has asked for a list.
+    pub(super) fn list_more_sas(&mut self) {
+        if !self.sa_lists.are_asked_for() {
+            return;
+        }
+        let next = self.endpoint.ike_sas_after(self.sa_lists.first.after);
+        let part = next.take(SAS_AT_ONCE);
+        let part = part.map(|ike| (ike.id, self.ike_view(ike))).collect();
+        if let Some(list) = self.sa_lists.first.add(part)
+            && let Some(reply) = self.sa_lists.asked.pop_front()
+        {
+            self.listings.begin(Box::new(move || Reply::view(&list)), reply);
+        }
+    }
+
     pub(super) fn list_flows(&self, site: Option<&str>, limit: usize) -> anyhow::Result<Work> {
         let wanted = self.selection(site, limit)?;
         let (reader, names, now_s) = (
@@ -343,6 +414,26 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    /// Regression: the control task made a line of each of 60,000 SAs in one go.
+    #[test]
+    fn all_sas_are_gone_through_in_parts_whatever_their_number() {
+        for count in [0, 1, 63, 64, 65, 128, 1_000] {
+            let mut parts = Parts::default();
+            let (mut lists, mut turns) = (Vec::new(), 0);
+            // Twice: the next list begins with the first.
+            while lists.len() < 2 {
+                let first = parts.after.map_or(0, |after: IkeSaId| after.0 + 1);
+                let part = (first..count).take(SAS_AT_ONCE);
+                lists.extend(parts.add(part.map(|number| (IkeSaId(number), number)).collect()));
+                turns += 1;
+            }
+            assert_eq!(turns, 2 * (count / 64 + 1));
+            for list in lists {
+                assert_eq!(list, (0..count).collect::<Vec<_>>());
+            }
+        }
+    }
 
     proptest! {
         #[test]

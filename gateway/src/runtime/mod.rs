@@ -1,13 +1,14 @@
 //! The daemon: sockets, clock and signals around the IKE endpoint and the data plane.
 //!
 //! One task, the [`controller`], owns all state and takes what comes in turn: datagrams, deadlines, API calls, the tick
-//! of a second. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
+//! of a second, what other threads have done for it. What IKE puts out is applied in order, so that an SA stands before the message that tells the peer.
 mod asked;
 mod authorizer;
 mod clock;
 mod connections;
 mod controller;
 mod credentials;
+mod done;
 mod engine;
 mod event_file;
 mod events;
@@ -19,6 +20,7 @@ mod names;
 mod nat;
 pub mod nat_log;
 mod prepare;
+mod rejudging;
 mod reload;
 mod requests;
 mod rules;

@@ -1,17 +1,24 @@
 //! Certificates, authorities, revocation lists and shared keys that change while the daemon runs.
+//!
+//! A revocation list may have tens of megabytes, and takes a second to read: files are read on another thread. What was in
+//! force stays so until they are; then every established IKE SA is measured by the new ones, those that came meanwhile too.
+//! One is read after the other, so that of two contents of a file the later one stays.
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use gateway_ike::pki::trust::TrustAnchors;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
 
 use super::controller::Controller;
 use super::credentials::{Credentials, trust};
+use super::done::Done;
 use super::engine::Engine;
 use crate::api::caller::Caller;
-use crate::api::message::Request;
+use crate::api::message::{Reply, Request};
 use crate::api::server::Call;
 use crate::api::view;
 use crate::config::Config;
@@ -28,6 +35,22 @@ pub(super) struct Watch {
     seconds: u32,
     /// Ends that were told already: what, of whom, when, whether it is over.
     told: BTreeSet<(What, String, Option<i64>, bool)>,
+}
+
+/// Files that are being read.
+#[derive(Default)]
+pub(super) struct Reading {
+    under_way: bool,
+    /// Asked for while others were read: what these say may be older than what is asked for.
+    asked: Vec<oneshot::Sender<Reply>>,
+}
+
+/// What files say.
+pub(super) enum FilesRead {
+    /// Authorities and revocation lists, of which one has changed.
+    Changed(anyhow::Result<TrustAnchors>),
+    /// All, and who is to be told.
+    All(Box<anyhow::Result<Credentials>>, Vec<oneshot::Sender<Reply>>),
 }
 
 /// What comes to an end.
@@ -89,38 +112,82 @@ impl<E: Engine> Controller<E> {
             return;
         }
         self.watch.seconds = 0;
-        if self.watch.has_changed() {
-            match trust(&self.config) {
-                Ok(trust) => {
-                    self.set_trust(trust, "a file changed");
-                }
-                Err(error) => self.record(Notice::CredentialsRefused {
-                    because: "a file changed",
-                    reason: &format!("{error:#}"),
-                }),
-            }
+        // A change that is not looked at now is there the next time.
+        if !self.reading.under_way && self.watch.has_changed() {
+            let config = Arc::clone(&self.config);
+            self.read(move || FilesRead::Changed(trust(&config)));
         }
         self.tell_what_ends();
     }
 
-    /// Reads everything again. If anything is wrong, all stays as it is.
-    ///
-    /// # Errors
-    /// What is wrong.
-    pub(super) fn reload(&mut self) -> anyhow::Result<view::Reloaded> {
-        let read = Credentials::read(&self.config).inspect_err(|error| {
+    /// Reads everything again. If anything is wrong, all stays as it is. Tells what came of it.
+    pub(super) fn reload(&mut self, reply: oneshot::Sender<Reply>) {
+        self.reading.asked.push(reply);
+        self.read_what_is_asked();
+    }
+
+    fn read_what_is_asked(&mut self) {
+        if self.reading.under_way || self.reading.asked.is_empty() {
+            return;
+        }
+        let asked = std::mem::take(&mut self.reading.asked);
+        let config = Arc::clone(&self.config);
+        self.read(move || FilesRead::All(Box::new(Credentials::read(&config)), asked));
+    }
+
+    fn read(&mut self, files: impl FnOnce() -> FilesRead + Send + 'static) {
+        self.reading.under_way = true;
+        let done = self.done.clone();
+        spawn_blocking(move || {
+            // Nobody is there any more when the daemon has ended.
+            let _ = done.send(Done::Read(files()));
+        });
+    }
+
+    /// Puts in force what was read.
+    pub(super) fn handle_read(&mut self, read: FilesRead) {
+        self.reading.under_way = false;
+        match read {
+            FilesRead::Changed(trust) => {
+                let because = "a file changed";
+                let trust = self.recorded(trust, because);
+                trust.map(|trust| self.set_trust(trust, because)).ok();
+            }
+            FilesRead::All(credentials, asked) => {
+                let read = self.recorded(*credentials, "reload");
+                let reloaded = read.map(|credentials| self.take_over_credentials(credentials));
+                for reply in asked {
+                    // The client may have gone; that is its affair.
+                    let _ = reply.send(match &reloaded {
+                        Ok(view) => Reply::view(view),
+                        Err(reason) => Reply::Error(reason.clone()),
+                    });
+                }
+            }
+        }
+        self.read_what_is_asked();
+    }
+
+    /// Records why something cannot be taken over.
+    fn recorded<T>(&mut self, read: anyhow::Result<T>, because: &'static str) -> Result<T, String> {
+        read.map_err(|error| {
+            let reason = format!("{error:#}");
             self.record(Notice::CredentialsRefused {
-                because: "reload",
-                reason: &format!("{error:#}"),
+                because,
+                reason: &reason,
             });
-        })?;
+            reason
+        })
+    }
+
+    fn take_over_credentials(&mut self, credentials: Credentials) -> view::Reloaded {
         let Credentials {
             credential,
             trust,
             shared_keys,
             ppks,
             stamps,
-        } = read;
+        } = credentials;
         self.watch.loaded = stamps;
         self.endpoint.set_credential(credential);
         self.endpoint.set_ppks(ppks);
@@ -131,15 +198,16 @@ impl<E: Engine> Controller<E> {
         if let Some(file) = &configuration_changed {
             tracing::warn!(file = %file.display(), "the configuration has changed since the start; that takes a restart");
         }
-        Ok(view::Reloaded {
+        view::Reloaded {
             configuration_changed,
             ..view
-        })
+        }
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {
         let view = reloaded(&trust);
-        self.endpoint.set_trust(self.clock.now(), trust);
+        let before = self.endpoint.set_trust(self.clock.now(), trust);
+        spawn_blocking(move || drop(before));
         self.record(Notice::CredentialsLoaded {
             because,
             authorities: &view.authorities,

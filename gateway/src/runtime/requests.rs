@@ -10,7 +10,7 @@ use super::controller::Controller;
 use super::engine::Engine;
 use super::inspect::Target;
 use super::listing::{Answer, Work};
-use crate::api::message::{Reply, Request};
+use crate::api::message::{HowToLoad, Reply, Request};
 use crate::api::view;
 use crate::core::journal::Notice;
 use crate::core::sites::Sites;
@@ -26,7 +26,7 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 return answer_later(self.list_mappings(site.as_deref(), limit));
             }
-            Request::SaList => return Answer::large(self.sa_list()),
+            Request::SaList => return Answer::Sas,
             Request::DnsList => return Answer::large(self.dns_list()),
             Request::NatPlan => return Answer::large(self.nat_plan()),
             Request::Status => self.status().map(|view| Reply::view(&view)),
@@ -46,7 +46,7 @@ impl<E: Engine> Controller<E> {
             Request::ConnectionList => Ok(Reply::view(&self.connection_list())),
             Request::ConnectionUp { name } => self.connection_up(&name).map(|view| Reply::view(&view)),
             Request::ConnectionDown { name } => self.connection_down(&name).map(|view| Reply::view(&view)),
-            Request::Reload => self.reload().map(|view| Reply::view(&view)),
+            Request::Reload => return Answer::Reloaded,
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text, how } => {
@@ -57,12 +57,12 @@ impl<E: Engine> Controller<E> {
                         reason: &format!("{error:#}"),
                     });
                 }
-                loaded.map(|view| Reply::view(&view))
+                return self.answer_loaded(loaded, &how);
             }
             Request::RulesConfirm => self.rules_confirm().map(|view| Reply::view(&view)),
             Request::RulesRollback { generation, how } => {
                 let loaded = self.rules_rollback(generation, &how);
-                loaded.map(|view| Reply::view(&view))
+                return self.answer_loaded(loaded, &how);
             }
             Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
             Request::RulesText { generation } => self.rules_text(generation).map(|view| Reply::view(&view)),
@@ -71,6 +71,15 @@ impl<E: Engine> Controller<E> {
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };
         Answer::Ready(outcome.unwrap_or_else(refused))
+    }
+
+    /// Who wants running flows judged is told when they are, if somebody is at it.
+    fn answer_loaded(&self, loaded: anyhow::Result<view::RulesLoaded>, how: &HowToLoad) -> Answer {
+        match loaded {
+            Ok(view) if how.rejudge && self.rejudging.is_under_way() => Answer::Judged(view),
+            Ok(view) => Answer::Ready(Reply::view(&view)),
+            Err(error) => Answer::Ready(refused(error)),
+        }
     }
 
     fn status(&self) -> anyhow::Result<view::Status> {

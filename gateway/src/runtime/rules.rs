@@ -1,5 +1,6 @@
 //! Rule sets of the running gateway: loading, confirming, falling back, schedules, and what is asked about them.
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
@@ -17,7 +18,6 @@ use crate::core::explain::{Explainer, Query};
 use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
-use crate::core::rejudge::Rejudge;
 use crate::store;
 
 /// Longest time to confirm in seconds: a day.
@@ -42,8 +42,6 @@ pub(super) struct RuleState {
     schedules: Vec<bool>,
     /// When the generation in force falls back, on the monotonic clock.
     fall_back_at_ms: Option<u64>,
-    /// Running flows are still to be judged by the rules in force.
-    rejudge_due: bool,
     /// The text of the generation in force, which came back although it could not be stored.
     unstored: Option<StoredRules>,
 }
@@ -167,7 +165,7 @@ impl<E: Engine> Controller<E> {
         self.rule_state.history = history;
         self.rule_state.fall_back_at_ms = None;
         tracing::info!("the rule set is confirmed");
-        self.loaded(0, None)
+        self.loaded(None)
     }
 
     /// Compiles, stores and activates; all or nothing.
@@ -227,9 +225,11 @@ impl<E: Engine> Controller<E> {
         if let Some(active) = self.active_rules() {
             self.record(Notice::RulesLoaded(&active));
         }
-        self.rule_state.rejudge_due |= how.rejudge;
-        let ended = self.rejudge_if_due();
-        self.loaded(ended, how.confirm_s)
+        if how.rejudge {
+            self.rejudging.ask();
+        }
+        self.rejudge_if_due();
+        self.loaded(how.confirm_s)
     }
 
     /// Writes the text, then the history that names it: after a crash the history names what is there.
@@ -271,50 +271,12 @@ impl<E: Engine> Controller<E> {
         let tables = compiled.generation(generation, base, &schedules)?;
         let count = u32::try_from(compiled.source.rules.len())?;
         self.engine.reset_rule_hits(base, count)?;
+        self.rejudging.rules_change();
         self.engine.load_rules(&tables, compiled.named_hosts())?;
         self.names.openings.renumber(numbering);
-        self.rules = Some((generation, compiled));
+        self.rules = Some((generation, Arc::new(compiled)));
         self.rule_state.schedules = schedules;
         Ok(())
-    }
-
-    /// Ends flows that the rules in force would not allow, if that is still to be done; how many. The set is in force whether
-    /// or not it succeeds: it is tried again in a second.
-    fn rejudge_if_due(&mut self) -> usize {
-        if !self.rule_state.rejudge_due {
-            return 0;
-        }
-        let outcome = self.rejudge();
-        self.rule_state.rejudge_due = outcome.is_err();
-        outcome.unwrap_or_else(|error| {
-            tracing::error!(error = format!("{error:#}"), "running flows are not judged yet");
-            0
-        })
-    }
-
-    /// Ends flows that the rules in force would not allow; how many.
-    fn rejudge(&mut self) -> anyhow::Result<usize> {
-        let Some((generation, compiled)) = &self.rules else {
-            return Ok(0);
-        };
-        let tables = compiled.generation(*generation, 0, &self.rule_state.schedules)?;
-        let directions = Directions::new(&self.config);
-        let (sites, mappings) = (self.sites.get(), self.engine.mappings()?);
-        let groups = |site| sites.get(site).map(|entry| entry.groups);
-        let rejudge = Rejudge::new(&tables, &directions, groups, || mappings.clone())
-            .with_openings(&self.names.openings, self.engine.now_s());
-        let flows = self.engine.flows()?.into_iter();
-        let refused = flows.filter(|(key, flow)| !rejudge.allows(key, flow));
-        let ended: Vec<_> = refused.map(|(key, _)| key).collect();
-        drop(sites);
-        self.engine.end_flows(&ended)?;
-        if !ended.is_empty() {
-            tracing::info!(
-                flows = ended.len(),
-                "flows ended that the rules in force do not allow"
-            );
-        }
-        Ok(ended.len())
     }
 
     /// What time brings: an unconfirmed set falls back, schedules begin and end. Called once a second.
@@ -379,6 +341,7 @@ impl<E: Engine> Controller<E> {
             return Ok(());
         }
         let tables = compiled.generation(*generation, counter_base(*generation), &schedules)?;
+        self.rejudging.rules_change();
         self.engine.load_rules(&tables, compiled.named_hosts())?;
         let on = compiled
             .source
@@ -396,7 +359,8 @@ impl<E: Engine> Controller<E> {
         Ok(())
     }
 
-    fn loaded(&self, ended_flows: usize, confirm_within_s: Option<u32>) -> anyhow::Result<view::RulesLoaded> {
+    /// What there is to say of the set in force before running flows are judged.
+    fn loaded(&self, confirm_within_s: Option<u32>) -> anyhow::Result<view::RulesLoaded> {
         let rules = self.active_rules().context("no rule set is in force")?;
         let entry = self.rule_state.history.in_force();
         let brought_back = entry.and_then(|entry| match entry.origin {
@@ -406,8 +370,8 @@ impl<E: Engine> Controller<E> {
         Ok(view::RulesLoaded {
             rules,
             brought_back,
-            ended_flows,
-            flows_not_judged: self.rule_state.rejudge_due,
+            ended_flows: 0,
+            flows_not_judged: self.rejudging.is_due(),
             confirm_within_s,
         })
     }

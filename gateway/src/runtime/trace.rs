@@ -227,7 +227,7 @@ impl<E: Engine> Controller<E> {
         let rules = self
             .rules
             .as_ref()
-            .map(|(generation, compiled)| (*generation, compiled));
+            .map(|(generation, compiled)| (*generation, &**compiled));
         // Without a flow, a packet of the center has but the translated end.
         let has_source = has(known::ADDRESSES) && event.source != [0; 4];
         let (outcome, what, words) = outcome_words(event);

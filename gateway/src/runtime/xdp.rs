@@ -2,7 +2,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 
 use anyhow::{Context as _, bail};
 use gateway_common::abi::event::kind;
@@ -152,11 +152,6 @@ impl Engine for Xdp {
         Ok(self.dataplane()?.reset_rule_hits(base, rules)?)
     }
 
-    fn end_flows(&mut self, flows: &[FlowKey]) -> anyhow::Result<()> {
-        self.dataplane()?.end_flows(flows);
-        Ok(())
-    }
-
     async fn install(&mut self, install: &ChildSaInstall, beside: Vec<SaHandle>) -> anyhow::Result<SaHandle> {
         let remote = install.remote.ip();
         let hop = self.ways.to(remote).await?;
@@ -239,18 +234,6 @@ impl Engine for Xdp {
 
     fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
         Ok(Box::new(self.dataplane()?.reader()))
-    }
-
-    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
-        let dataplane = self.dataplane()?;
-        // A sweep takes a flow back that it had retired when a packet came at the same moment. Who ends what the rules
-        // refuse must see that one too.
-        self.sweeper.finish();
-        Ok(dataplane.flows())
-    }
-
-    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
-        Ok(self.dataplane()?.mappings())
     }
 
     fn write_names(&mut self, writes: &[Write]) -> anyhow::Result<()> {
@@ -393,6 +376,14 @@ impl Reader for dataplane::Reader {
 
     fn outsides(&self) -> Vec<OutsideKey> {
         Self::outsides(self)
+    }
+
+    fn end_refused<'a>(
+        &self,
+        is_refused: &dyn Fn(&FlowKey, &Flow) -> bool,
+        turn: &dyn Fn() -> Option<MutexGuard<'a, ()>>,
+    ) -> anyhow::Result<usize> {
+        Ok(Self::end_refused(self, is_refused, turn))
     }
 }
 

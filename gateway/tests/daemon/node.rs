@@ -40,10 +40,10 @@ pub(crate) struct Table {
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
     pub(crate) outsides: Vec<OutsideKey>,
-    /// Flows cannot be read; and how often they were.
+    /// Flows cannot be ended; and how often they were gone through for it.
     pub(crate) flows_fail: bool,
-    pub(crate) flows_read: usize,
-    /// Whoever lists flows reads them here, if it is set: not before the test lets go of what it holds.
+    pub(crate) flows_judged: usize,
+    /// Whoever goes through flows does so here, if it is set: not before the test lets go of what it holds.
     pub(crate) held: Option<Arc<Held>>,
     pub(crate) flows: Vec<(FlowKey, Flow)>,
     next: u32,
@@ -52,14 +52,15 @@ pub(crate) struct Table {
 /// Flows whose reading takes as long as a test likes.
 #[derive(Default)]
 pub(crate) struct Held {
-    /// Lists that are being read.
+    /// How often they were begun to be read.
     pub(crate) readers: AtomicU32,
     /// Locked as long as they wait.
     pub(crate) gate: Mutex<()>,
 }
 
-/// The tables as they were when the list was asked for.
+/// The tables as they were when they were asked for.
 struct Lists {
+    table: Arc<Mutex<Table>>,
     held: Option<Arc<Held>>,
     flows: Vec<(FlowKey, Flow)>,
     outsides: Vec<OutsideKey>,
@@ -78,6 +79,29 @@ impl Reader for Lists {
 
     fn outsides(&self) -> Vec<OutsideKey> {
         self.outsides.clone()
+    }
+
+    fn end_refused<'a>(
+        &self,
+        is_refused: &dyn Fn(&FlowKey, &Flow) -> bool,
+        turn: &dyn Fn() -> Option<MutexGuard<'a, ()>>,
+    ) -> anyhow::Result<usize> {
+        let mut ended = 0;
+        for (key, flow) in &self.flows {
+            let Some(_turn) = turn() else { return Ok(ended) };
+            if is_refused(key, flow) {
+                self.table
+                    .lock()
+                    .expect("no panic")
+                    .flows
+                    .retain(|(other, _)| other != key);
+                ended += 1;
+            }
+        }
+        let mut table = self.table.lock().expect("no panic");
+        anyhow::ensure!(!table.flows_fail, "no flows today");
+        table.flows_judged += 1;
+        Ok(ended)
     }
 }
 
@@ -118,10 +142,6 @@ impl Engine for InMemory {
     }
 
     fn reset_rule_hits(&mut self, _: u32, _: u32) -> anyhow::Result<()> {
-        Ok(())
-    }
-
-    fn end_flows(&mut self, _: &[FlowKey]) -> anyhow::Result<()> {
         Ok(())
     }
 
@@ -184,21 +204,11 @@ impl Engine for InMemory {
     fn reader(&self) -> anyhow::Result<Box<dyn Reader>> {
         let table = self.table();
         Ok(Box::new(Lists {
+            table: Arc::clone(&self.0),
             held: table.held.clone(),
             flows: table.flows.clone(),
             outsides: table.outsides.clone(),
         }))
-    }
-
-    fn flows(&self) -> anyhow::Result<Vec<(FlowKey, Flow)>> {
-        let mut table = self.table();
-        anyhow::ensure!(!table.flows_fail, "no flows today");
-        table.flows_read += 1;
-        Ok(Vec::new())
-    }
-
-    fn mappings(&self) -> anyhow::Result<Vec<(InsideKey, Mapping)>> {
-        Ok(Vec::new())
     }
 
     fn outsides(&self) -> anyhow::Result<Vec<OutsideKey>> {

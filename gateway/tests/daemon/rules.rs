@@ -1,10 +1,14 @@
 //! Rule sets over the life of the daemon: loaded, confirmed, gone back to, shown.
 
-use gateway::api::message::{HowToLoad, Request};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use gateway::api::message::{HowToLoad, Reply, Request};
+use gateway_common::abi::flow::{Flow, FlowKey};
 use serde_json::Value;
 
-use crate::names;
-use crate::node::{Node, Options, pair, until};
+use crate::node::{Held, Node, Options, pair, until};
+use crate::{names, up};
 
 fn load(name: &str, confirm_s: Option<u32>) -> Request {
     Request::RulesLoad {
@@ -241,12 +245,117 @@ fn a_rule_set_that_is_in_force_is_never_told_as_refused() {
     );
     assert_eq!(rules(&center), "strict");
     assert_eq!(names(&center).last().map(String::as_str), Some("rules_loaded"));
-    let before = center.engine().flows_read;
+    let before = center.engine().flows_judged;
     center.engine().flows_fail = false;
     // It is done as soon as it can be, and once.
     until(
-        || (center.engine().flows_read > before).then_some(()),
+        || (center.engine().flows_judged > before).then_some(()),
         || "flows are not judged".to_owned(),
     );
     assert_eq!(center.ask(load("other", None))["flows_not_judged"], false);
+}
+
+/// A flow that [`WEB`] allows, of rules before all of the test.
+fn web_flow(node: &Node) -> (FlowKey, Flow) {
+    let key = FlowKey {
+        site: *node.engine().sites.keys().next().expect("a site"),
+        source: [192, 168, 1, 10],
+        source_port: 40_000_u16.to_be_bytes(),
+        destination: [10, 100, 0, 10],
+        destination_port: 443_u16.to_be_bytes(),
+        protocol: 6,
+        pad: [0; 3],
+    };
+    (key, Flow::default())
+}
+
+fn rejudged(text: &str) -> Request {
+    Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how: HowToLoad {
+            rejudge: true,
+            ..HowToLoad::default()
+        },
+    }
+}
+
+fn ended(answer: tokio::sync::oneshot::Receiver<Reply>) -> (u64, bool) {
+    match answer.blocking_recv().expect("an answer") {
+        Reply::Ok(view) => (
+            view["ended_flows"].as_u64().expect("a number"),
+            view["flows_not_judged"].as_bool().expect("told"),
+        ),
+        Reply::Error(words) => panic!("{words}"),
+    }
+}
+
+/// Regression: a million flows were judged by the control task, and IKE waited for it.
+#[test]
+fn who_has_flows_judged_holds_nobody_up() {
+    let (center, site) = pair(Options::default());
+    let flow = web_flow(&center);
+    let held = Arc::new(Held::default());
+    let gate = held.gate.lock().expect("no panic");
+    center.engine().held = Some(Arc::clone(&held));
+    center.engine().flows = vec![flow];
+    let answer = center.send(rejudged("name = \"nothing\"\n"));
+    let begun = || (held.readers.load(Ordering::SeqCst) == 1).then_some(());
+    until(begun, || "no flow is judged".into());
+    assert_eq!(rules(&center), "nothing", "it is in force");
+    up(&site);
+    assert_eq!(center.engine().flows.len(), 1);
+    drop(gate);
+    assert_eq!(ended(answer), (1, false));
+    assert_eq!(center.engine().flows.len(), 0);
+}
+
+/// What another set is about to end, or to leave, is for the last one to say.
+#[test]
+fn flows_are_judged_by_the_rules_that_are_in_force_when_they_end() {
+    let nothing = "name = \"nothing\"\n";
+    for (first, last, ends) in [(nothing, WEB, 0), (WEB, nothing, 1)] {
+        for last_asks in [false, true] {
+            let (center, _site) = pair(Options::default());
+            let flow = web_flow(&center);
+            let held = Arc::new(Held::default());
+            let gate = held.gate.lock().expect("no panic");
+            center.engine().held = Some(Arc::clone(&held));
+            center.engine().flows = vec![flow];
+            let answer = center.send(rejudged(first));
+            let begun = || (held.readers.load(Ordering::SeqCst) == 1).then_some(());
+            until(begun, || "no flow is judged".into());
+            let second = match last_asks {
+                true => Some(center.send(rejudged(last))),
+                false => {
+                    loaded(&center, last);
+                    None
+                }
+            };
+            // Calls are served in turn: the set is in force.
+            assert_eq!(
+                format!("name = \"{}\"", rules(&center)),
+                last.lines().next().expect("a name")
+            );
+            drop(gate);
+            assert_eq!(ended(answer), (ends, false), "{last}");
+            if let Some(second) = second {
+                assert_eq!(ended(second), (ends, false), "{last}");
+            }
+            assert_eq!(center.engine().flows.len() as u64, 1 - ends);
+        }
+    }
+}
+
+/// What the set in force has let in was judged by the packet path.
+#[test]
+fn flows_of_the_rules_in_force_are_not_judged_again() {
+    let (center, _site) = pair(Options::default());
+    let generation = loaded(&center, WEB);
+    let (key, mut flow) = web_flow(&center);
+    flow.generation = generation + 1;
+    center.engine().flows = vec![(key, flow)];
+    // As it would be of a flow that began when an address was open by name which is so no longer.
+    assert_eq!(ended(center.send(rejudged("name = \"nothing\"\n"))), (0, false));
+    assert_eq!(ended(center.send(rejudged("name = \"nothing\"\n"))), (1, false));
 }

@@ -38,6 +38,11 @@ impl Lab {
         lab
     }
 
+    /// Where MACs and pins are.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.directory.clone()
+    }
+
     pub(crate) fn namespace(&self, node: &str) -> String {
         format!("dph-{node}-{}", self.id)
     }

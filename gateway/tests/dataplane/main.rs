@@ -177,6 +177,48 @@ fn a_datagram_goes_out_translated_and_its_answer_comes_back() {
     gateway.stop();
 }
 
+/// Regression: a second gateway in a network namespace made its clear link in place of the first one's, and one of the same
+/// name swapped its programs into the first one's pinned links. Every packet of the first one was lost.
+#[test]
+fn a_second_gateway_takes_nothing_from_the_first() {
+    if is_gateway() {
+        return;
+    }
+    let lab = Lab::new();
+    lab.serve_echo();
+    let gateway = lab.start_gateway();
+    let mut peer = Peer::new(&lab, 1);
+    assert!(peer.echo(5000, "hello").is_some());
+    let usual = config(&lab.directory());
+    let elsewhere = usual.bpffs_dir.join("second");
+    let same_name = DataplaneConfig {
+        clear_link_prefix: "dphsec".to_owned(),
+        ..usual.clone()
+    };
+    let same_namespace = DataplaneConfig {
+        bpffs_dir: elsewhere,
+        ..usual
+    };
+    for (config, says) in [
+        (same_name, "give each a name of its own"),
+        (same_namespace, "run each in a network namespace of its own"),
+    ] {
+        let refused = lab.within("gw", || Dataplane::start(&config).map(Dataplane::stop));
+        let refused = refused.expect_err(says).to_string();
+        assert!(
+            refused.contains("another gateway") && refused.contains(says),
+            "{refused}"
+        );
+    }
+    let answer = peer.echo(5001, "hello");
+    assert!(answer.is_some(), "the first one forwards no more");
+    // What a killed one leaves is free.
+    gateway.kill();
+    let gateway = lab.start_gateway();
+    assert!(Peer::new(&lab, 1).echo(5002, "hello").is_some());
+    gateway.stop();
+}
+
 /// Two sites with the same inner address and the same source ports behind one address: each gets its own answers.
 #[test]
 fn sites_that_share_an_address_get_their_own_answers() {

@@ -21,6 +21,7 @@ const PIECES_MAX: usize = 64;
 /// Bounds that a few fragments reach.
 const TIGHT: FragmentBounds = FragmentBounds {
     per_source: 2,
+    octets_per_source: 15_000,
     packets: 3,
     octets: 20_000,
     length: 9_000,

@@ -1,6 +1,6 @@
 //! Emptying a gateway, and following one that is emptied (RFC 5685).
 
-use std::{net::IpAddr, ops::Bound};
+use std::net::IpAddr;
 
 use super::*;
 use crate::{

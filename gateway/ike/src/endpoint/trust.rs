@@ -21,10 +21,12 @@ impl Endpoint {
     /// IKE SAs are verified again, some with each [`Self::handle_timeout`], which is due at once until all are done;
     /// whose chain is not accepted any more is closed. Where only the revocation is not known (a list that is out of
     /// date), what is established stays: a forgotten file must not take the whole network down.
-    pub fn set_trust(&mut self, now: Time, trust: TrustAnchors) {
+    ///
+    /// Answers those that were in use: to free large lists takes tens of milliseconds, for which another thread may have time.
+    pub fn set_trust(&mut self, now: Time, trust: TrustAnchors) -> TrustAnchors {
         self.now = now;
-        self.config.trust = trust;
         self.verified_to = Some(None);
+        std::mem::replace(&mut self.config.trust, trust)
     }
 
     /// Authorities and revocation lists in use.

@@ -126,6 +126,8 @@ impl TrustAnchors {
         newest_first(&mut lists);
         self.crls = lists;
         self.policy = policy;
+        // It knows lists by where they lie.
+        self.signatures = SignatureMemory::default();
     }
 
     /// The revocation lists in use, newest first.
@@ -236,10 +238,13 @@ impl TrustAnchors {
             self.check_lists(peer, &intermediates)
         };
         let wrong = SignatureMemory::default();
+        let certificate_max = intermediates.iter().map(|one| one.len()).max();
+        let certificate_max = certificate_max.unwrap_or(0).max(leaf_der.len());
         let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
             algorithm,
             memory: &self.signatures,
             wrong: &wrong,
+            certificate_max,
         });
         let algorithms = algorithms
             .each_ref()

@@ -26,6 +26,7 @@ const IPV4_PAYLOAD_MAX: usize = 65_515;
 /// Outer packets that wait at one worker.
 pub(crate) const OUTER: Bounds = Bounds {
     per_source: 64,
+    octets_per_source: 256 << 10,
     packets: 1024,
     octets: 4 << 20,
     length: IPV4_PAYLOAD_MAX,
@@ -33,6 +34,7 @@ pub(crate) const OUTER: Bounds = Bounds {
 /// Clear packets of sites, of the center, and of the Internet, that wait at one worker; a site is one source.
 pub(crate) const CLEAR: Bounds = Bounds {
     per_source: 256,
+    octets_per_source: 1 << 20,
     packets: 2048,
     octets: 8 << 20,
     length: IPV4_PAYLOAD_MAX,

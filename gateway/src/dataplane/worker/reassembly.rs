@@ -25,6 +25,8 @@ const UNIT: usize = 8;
 pub struct Bounds {
     /// Packets of one source.
     pub per_source: u32,
+    /// Octets of one source, with what is kept beside them; more than a packet of the greatest length takes.
+    pub octets_per_source: usize,
     /// Packets of all sources.
     pub packets: usize,
     /// Octets of all sources, with what is kept beside them.
@@ -119,14 +121,21 @@ struct Waiting {
     refused: bool,
 }
 
+/// What waits of one source.
+#[derive(Default)]
+struct Source {
+    /// The oldest first.
+    keys: VecDeque<Key>,
+    octets: usize,
+}
+
 /// Fragments that wait.
 pub(crate) struct Reassembly {
     bounds: Bounds,
     waiting: HashMap<Key, Waiting>,
     /// All that wait, the oldest first, and some that did; at most twice as many as may wait.
     order: VecDeque<(Key, u64)>,
-    /// Those of each source that wait, the oldest first.
-    sources: HashMap<(u32, IpAddr), VecDeque<Key>>,
+    sources: HashMap<(u32, IpAddr), Source>,
     octets: usize,
     number: u64,
     lost: Lost,
@@ -172,11 +181,11 @@ impl Reassembly {
         }
         match waiting.place(piece, length_max, header_min) {
             Ok(Placed::Waits) => {
-                self.octets += cost;
+                self.hold(&key, cost);
                 Ok(None)
             }
             Ok(Placed::Complete) => {
-                self.octets += cost;
+                self.hold(&key, cost);
                 let complete = self.take(&key);
                 Ok(complete.map(|waiting| waiting.pieces))
             }
@@ -185,7 +194,7 @@ impl Reassembly {
                 // It stays as a tombstone, so that what is still under way is refused as well (RFC 5722 section 3).
                 let pieces = core::mem::take(&mut waiting.pieces);
                 waiting.refused = true;
-                self.octets -= pieces.iter().map(Piece::cost).sum::<usize>();
+                self.release(&key, &pieces);
                 self.lost.malformed += pieces.len() as u64;
                 Err(DropReason::FragmentMalformed)
             }
@@ -229,9 +238,10 @@ impl Reassembly {
 
     fn begin(&mut self, key: Key, now_s: u64) {
         let of_source = self.sources.get(&key.owner());
-        let is_full = |keys: &&VecDeque<Key>| keys.len() >= self.bounds.per_source as usize;
+        let is_full = |source: &&Source| source.keys.len() >= self.bounds.per_source as usize;
         // As in `make_room`: who sends in the name of another must not keep its own out.
-        if let Some(oldest) = of_source.filter(is_full).and_then(VecDeque::front).copied() {
+        let oldest = of_source.filter(is_full).and_then(|source| source.keys.front());
+        if let Some(oldest) = oldest.copied() {
             self.displace(&oldest);
         }
         while self.waiting.len() >= self.bounds.packets {
@@ -247,7 +257,8 @@ impl Reassembly {
         };
         self.waiting.insert(key, waiting);
         self.order.push_back((key, self.number));
-        self.sources.entry(key.owner()).or_default().push_back(key);
+        let source = self.sources.entry(key.owner()).or_default();
+        source.keys.push_back(key);
         self.forget_complete();
     }
 
@@ -264,8 +275,17 @@ impl Reassembly {
     }
 
     /// The oldest goes for the newest: it is the least likely to be completed, and a flood that fills the room must not
-    /// keep others out for as long as it lasts.
+    /// keep others out for as long as it lasts. That of the source itself where it has its share, so that long packets of few
+    /// do not displace those of all others.
     fn make_room(&mut self, cost: usize, of: &Key) -> Result<(), DropReason> {
+        while let Some(source) = self.sources.get(&of.owner())
+            && source.octets + cost > self.bounds.octets_per_source
+        {
+            match source.keys.front().copied() {
+                Some(oldest) if oldest != *of => self.displace(&oldest),
+                Some(_) | None => return Err(DropReason::FragmentLimit),
+            }
+        }
         while self.octets + cost > self.bounds.octets {
             if !self.displace_oldest(of) {
                 return Err(DropReason::FragmentLimit);
@@ -302,17 +322,32 @@ impl Reassembly {
 
     fn take(&mut self, key: &Key) -> Option<Waiting> {
         let waiting = self.waiting.remove(key)?;
-        self.octets -= waiting.pieces.iter().map(Piece::cost).sum::<usize>();
-        let source = key.owner();
-        if let Some(keys) = self.sources.get_mut(&source) {
-            if let Some(place) = keys.iter().position(|waits| waits == key) {
-                keys.remove(place);
+        self.release(key, &waiting.pieces);
+        let owner = key.owner();
+        if let Some(source) = self.sources.get_mut(&owner) {
+            if let Some(place) = source.keys.iter().position(|waits| waits == key) {
+                source.keys.remove(place);
             }
-            if keys.is_empty() {
-                self.sources.remove(&source);
+            if source.keys.is_empty() {
+                self.sources.remove(&owner);
             }
         }
         Some(waiting)
+    }
+
+    fn hold(&mut self, key: &Key, cost: usize) {
+        self.octets += cost;
+        if let Some(source) = self.sources.get_mut(&key.owner()) {
+            source.octets += cost;
+        }
+    }
+
+    fn release(&mut self, key: &Key, pieces: &[Piece]) {
+        let cost: usize = pieces.iter().map(Piece::cost).sum();
+        self.octets -= cost;
+        if let Some(source) = self.sources.get_mut(&key.owner()) {
+            source.octets -= cost;
+        }
     }
 }
 
@@ -380,6 +415,7 @@ mod tests {
 
     const BOUNDS: Bounds = Bounds {
         per_source: 4,
+        octets_per_source: 16 << 10,
         packets: 8,
         octets: 64 << 10,
         length: 65_515,
@@ -491,7 +527,7 @@ mod tests {
             arriving in proptest::collection::vec(
                 (0u8..6, 0u32..6, 0usize..40, 0usize..12, any::<bool>(), 0u64..3), 0..400),
         ) {
-            let mut waiting = Reassembly::new(Bounds { octets: 3000, ..BOUNDS });
+            let mut waiting = Reassembly::new(Bounds { octets: 3000, octets_per_source: 1200, ..BOUNDS });
             let (mut now_s, mut taken, mut out, mut lost) = (0, 0u64, 0u64, Lost::default());
             for (source, identification, start, units, more, later_s) in arriving {
                 now_s += later_s;
@@ -504,9 +540,12 @@ mod tests {
                 let held: usize = waiting.waiting.values().flat_map(|packet| &packet.pieces).map(Piece::cost).sum();
                 prop_assert_eq!(held, waiting.octets);
                 prop_assert!(waiting.octets <= 3000 && waiting.waiting.len() <= 8 && waiting.order.len() <= 16);
-                prop_assert!(waiting.sources.values().all(|keys| (1..=4).contains(&keys.len())));
-                let of_sources: usize = waiting.sources.values().map(VecDeque::len).sum();
+                prop_assert!(waiting.sources.values().all(|source| (1..=4).contains(&source.keys.len())));
+                prop_assert!(waiting.sources.values().all(|source| source.octets <= 1200));
+                let of_sources: usize = waiting.sources.values().map(|source| source.keys.len()).sum();
                 prop_assert_eq!(of_sources, waiting.waiting.len());
+                let of_sources: usize = waiting.sources.values().map(|source| source.octets).sum();
+                prop_assert_eq!(of_sources, waiting.octets);
                 let now = waiting.take_lost();
                 lost = Lost {
                     malformed: lost.malformed + now.malformed,
@@ -616,6 +655,35 @@ mod tests {
                 "{identification}"
             );
         }
+    }
+
+    /// Regression: a source that sent the starts of long packets took all octets, and those of all others went for them.
+    #[test]
+    fn long_packets_of_one_source_displace_its_own_alone() {
+        let mut waiting = Reassembly::new(Bounds {
+            octets: 20 << 10,
+            octets_per_source: 10 << 10,
+            ..BOUNDS
+        });
+        let (first, last) = (piece(&[0; 64], 0, 32), piece(&[0; 64], 32, 64));
+        for source in 2..4 {
+            assert_eq!(add(&mut waiting, key(source, 0), first.clone()), Ok(None));
+        }
+        let long = vec![0; 65_000];
+        for identification in 0..100 {
+            let start = piece(&long, 0, 8_000);
+            assert_eq!(add(&mut waiting, key(1, identification), start), Ok(None));
+            assert!(waiting.octets <= 11 << 10, "{} octets", waiting.octets);
+        }
+        for source in 2..4 {
+            let complete = add(&mut waiting, key(source, 0), last.clone());
+            assert!(matches!(complete, Ok(Some(_))), "{complete:?} of {source}");
+        }
+        // The newest of the source is still there; no more of it than its share is.
+        let more = |start: usize| piece(&long, start, start + 1_000);
+        assert_eq!(add(&mut waiting, key(1, 99), more(8_000)), Ok(None));
+        let beyond = add(&mut waiting, key(1, 99), more(9_000));
+        assert_eq!(beyond, Err(DropReason::FragmentLimit));
     }
 
     /// Regression: anybody may send in the name of a source. As many fragments as may wait, and nothing else, kept the true
