@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    allowance::Allowances,
     child_sa::ChildSa,
     config::{EndpointConfig, Time},
     counters::Counters,
@@ -178,11 +179,19 @@ pub(crate) struct Context<'a> {
     pub(crate) deferred: &'a mut Vec<Deferred>,
     pub(crate) neighbours: Neighbours<'a>,
     pub(crate) tickets: &'a mut Tickets,
+    pub(crate) allowances: &'a mut Allowances,
 }
 
 impl Context<'_> {
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Takes one of the SAs that a peer may have set up or rekeyed; false: it has had too many.
+    pub(crate) fn may_have_sa(&mut self, peer: &Arc<Identity>) -> bool {
+        let may = self.allowances.take(self.config, peer, self.now.mono_ms);
+        self.counters.over_allowance += u64::from(!may);
+        may
     }
 
     /// Queues datagrams, with the marker where the port asks for it.

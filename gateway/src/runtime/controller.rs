@@ -120,6 +120,7 @@ impl<E: Engine> Controller<E> {
         ike.cookie_from = config.ike.cookie_above;
         ike.half_open_max = config.ike.half_open_max;
         ike.defence.half_open_per_source = config.ike.half_open_per_source;
+        ike.defence.sas_per_peer_per_s = config.limits.site_sas_per_s;
         ike.defence.puzzle_from = config.ike.puzzle_above;
         ike.nat_keepalive_s = config.ike.nat_keepalive_s;
         ike.crash_secret = secrets::crash_secret(&config)?;

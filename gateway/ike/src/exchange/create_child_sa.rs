@@ -55,7 +55,7 @@ pub(crate) fn respond(
     let rekeys_ike = message
         .sa()
         .is_some_and(|sa| sa.proposals.iter().any(|one| one.protocol == protocol::IKE));
-    let answer = if established.is_ending() {
+    let answer = if established.is_ending() || !ctx.may_have_sa(&established.peer_identity) {
         Err(Refusal::of(kind::TEMPORARY_FAILURE))
     } else if rekeys_ike {
         rekey_ike::answer(established, core, ctx, message)

@@ -216,7 +216,7 @@ impl ExpectAuthRequest {
     fn authenticate(
         &self,
         core: &Core,
-        ctx: &Context<'_>,
+        ctx: &mut Context<'_>,
         message: &Message,
     ) -> Result<(AuthenticatedPeer, SitePolicy, Vec<Payload>), String> {
         debug_assert!(!core.channel.initiator());
@@ -224,6 +224,12 @@ impl ExpectAuthRequest {
         let peer = self
             .handshake
             .verify(ctx, message, id, true, core.path.remote.ip())?;
+        if !ctx.may_have_sa(&Arc::new(peer.identity.clone())) {
+            return Err(
+                "it has proved its identity, but has set up or rekeyed too many SAs in a short time"
+                    .to_owned(),
+            );
+        }
         let policy = ctx
             .config
             .authorizer
@@ -742,6 +748,7 @@ pub(super) mod tests {
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
+            allowances: &mut Default::default(),
         };
         for initiator in [true, false] {
             let somebody = "site2.lab.test".parse().unwrap();
