@@ -114,6 +114,7 @@ impl<E: Engine> Controller<E> {
             .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
+        ike.children_in_all_max = limit::SAS_MAX as usize;
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;

@@ -115,6 +115,16 @@ fn answer_child(
     if old.is_none() && established.children.len() >= ctx.config.children_max {
         return Err(Refusal::of(kind::NO_ADDITIONAL_SAS));
     }
+    if ctx.has_its_share(established) {
+        match old {
+            None => return Err(Refusal::of(kind::NO_ADDITIONAL_SAS)),
+            // One at a time: the one before is to be deleted first.
+            Some(_) if established.outgoing_children() > 0 => {
+                return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+            }
+            Some(_) => {}
+        }
+    }
     // What is replaced stays until it is deleted: it counts, too. Our DELETE of the oldest makes room again.
     if old.is_some() && established.outgoing_children() > outgoing_max(ctx) {
         return Err(Refusal::of(kind::TEMPORARY_FAILURE));

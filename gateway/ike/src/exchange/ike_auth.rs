@@ -327,10 +327,14 @@ fn first_child(
     let (ts_remote, ts_local) = established
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
-    let spi_in = ctx.esp_spi().ok_or(kind::NO_ADDITIONAL_SAS)?;
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
     let anew = message.notify(kind::INITIAL_CONTACT).is_none();
+    // What it had before goes otherwise.
+    if anew && ctx.has_its_share(established) {
+        return Err(kind::NO_ADDITIONAL_SAS);
+    }
+    let spi_in = ctx.esp_spi().ok_or(kind::NO_ADDITIONAL_SAS)?;
     let replaces = anew
         .then(|| carrier(established, ctx, &ts_local, &ts_remote))
         .flatten();
