@@ -90,7 +90,8 @@ impl<E: Engine> Controller<E> {
         }
         self.watch.seconds = 0;
         if self.watch.has_changed() {
-            match trust(&self.config) {
+            let trust = trust(&self.config).and_then(|trust| self.nothing_forgotten(trust));
+            match trust {
                 Ok(trust) => {
                     self.set_trust(trust, "a file changed");
                 }
@@ -108,7 +109,11 @@ impl<E: Engine> Controller<E> {
     /// # Errors
     /// What is wrong.
     pub(super) fn reload(&mut self) -> anyhow::Result<view::Reloaded> {
-        let read = Credentials::read(&self.config).inspect_err(|error| {
+        let read = Credentials::read(&self.config).and_then(|read| {
+            let trust = self.nothing_forgotten(read.trust)?;
+            Ok(Credentials { trust, ..read })
+        });
+        let read = read.inspect_err(|error| {
             self.record(Notice::CredentialsRefused {
                 because: "reload",
                 reason: &format!("{error:#}"),
@@ -135,6 +140,12 @@ impl<E: Engine> Controller<E> {
             configuration_changed,
             ..view
         })
+    }
+
+    /// What was revoked stays so: lists are not followed backwards.
+    fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
+        trust.knows_what_was_known_to(self.endpoint.trust())?;
+        Ok(trust)
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {
