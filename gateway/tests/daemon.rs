@@ -366,6 +366,13 @@ fn a_certificate_that_becomes_revoked_loses_its_sa_by_the_verb() {
         },
         || log(&center, "hospital"),
     );
+    // Nor by the list of before, which is in date still.
+    std::fs::write(&crl, root.crl(&[], 1, false).der()).expect("written");
+    let error = center.refused(Request::Reload);
+    assert!(
+        error.contains("O=Lab, CN=Root is older than the one in force"),
+        "{error}"
+    );
 }
 
 #[test]

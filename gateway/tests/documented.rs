@@ -142,3 +142,32 @@ fn a_verb_or_an_option_that_is_not_there_is_noticed() {
         .collect();
     assert_eq!(known, [false, true, true, false]);
 }
+
+/// The unit leaves the gateway few folders to write to: all that the example's keys name must be among them, those too that
+/// are commented out.
+#[test]
+fn the_unit_lets_the_gateway_write_what_the_example_names() -> Result<()> {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples");
+    let unit = fs::read_to_string(examples.join("gateway.service"))?;
+    let example = fs::read_to_string(examples.join("gateway.toml"))?;
+    let folders = [
+        ("StateDirectory=", "/var/lib/"),
+        ("RuntimeDirectory=", "/run/"),
+        ("LogsDirectory=", "/var/log/"),
+    ];
+    let folders = folders.into_iter().flat_map(|(key, root)| {
+        let lines = unit.lines().filter_map(move |line| line.strip_prefix(key));
+        lines.map(move |name| Path::new(root).join(name))
+    });
+    let folders: Vec<PathBuf> = folders.collect();
+    let paths = example
+        .split('"')
+        .filter(|text| text.starts_with("/var/") || text.starts_with("/run/"));
+    let paths: Vec<&str> = paths.collect();
+    ensure!(paths.len() >= 3, "{paths:?}");
+    for path in paths {
+        let is_there = folders.iter().any(|folder| Path::new(path).starts_with(folder));
+        ensure!(is_there, "{path} is in none of {folders:?}");
+    }
+    Ok(())
+}

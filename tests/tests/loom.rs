@@ -126,9 +126,9 @@ impl Table {
 
     /// Place and word of a key, with the value that its reader sees.
     fn find(&self, key: u64) -> Option<(u32, u64, u64)> {
-        self.index().find(&HASH, |position, word| {
+        self.index().find(&HASH, |position, noted| {
             let record = Rows(&self.records).get(position)?;
-            (record.load(KEY) == key).then(|| (position, word, record.load(VALUE)))
+            (record.load(KEY) == key).then(|| (position, noted.load(), record.load(VALUE)))
         })
     }
 

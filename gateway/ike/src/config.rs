@@ -147,6 +147,8 @@ pub struct EndpointConfig {
     pub half_open_timeout_s: u64,
     /// Child SAs of one IKE SA at most.
     pub children_max: usize,
+    /// Child SAs with all peers that the data plane has room for; the last eighth is for peers with less than their share.
+    pub children_in_all_max: usize,
     /// IKE SAs with one peer identity at most; a further one ends the oldest.
     pub ike_sas_per_peer_max: usize,
     /// Lowest bits of an inbound ESP SPI in which no two agree, so that the data plane may find SAs by them; 32: SPIs merely
@@ -200,6 +202,7 @@ impl EndpointConfig {
             resource_sas_max: 8,
             half_open_timeout_s: 30,
             children_max: 16,
+            children_in_all_max: usize::MAX,
             ike_sas_per_peer_max: 16,
             esp_spi_index_bits: 32,
             fragment_size: Some(1_280),

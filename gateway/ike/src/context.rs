@@ -7,6 +7,7 @@ use std::{
 };
 
 use crate::{
+    allowance::Allowances,
     child_sa::ChildSa,
     config::{EndpointConfig, Time},
     counters::Counters,
@@ -24,6 +25,9 @@ use crate::{
 pub(crate) const NAT_PORT: u16 = 4500;
 /// Four zero octets where ESP would have its SPI.
 pub(crate) const NON_ESP_MARKER: [u8; 4] = [0; 4];
+
+/// The last part of the room for Child SAs, for peers below their share: one in so many.
+const CHILDREN_RESERVE: usize = 8;
 
 /// Where messages come from and go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -74,6 +78,11 @@ impl Allocator {
             let spi = u32::from_be_bytes(bytes);
             (spi > 255 && self.esp_indexes.insert(self.index_of(spi))).then_some(spi)
         })
+    }
+
+    /// Inbound SAs that are there, agreed on, or asked for.
+    pub(crate) fn esp_spis_in_use(&self) -> usize {
+        self.esp_indexes.len()
     }
 
     pub(crate) fn release(&mut self, spi: u32) {
@@ -153,6 +162,11 @@ impl<'a> Neighbours<'a> {
         Self(Some((entries, by_peer)))
     }
 
+    /// How many peers they are with.
+    fn peers(self) -> usize {
+        self.0.map_or(0, |(_, by_peer)| by_peer.len())
+    }
+
     /// Those with this peer.
     pub(crate) fn with(self, peer: &Identity) -> impl Iterator<Item = &'a Established> {
         let found = self.0.and_then(|(entries, by_peer)| {
@@ -178,11 +192,32 @@ pub(crate) struct Context<'a> {
     pub(crate) deferred: &'a mut Vec<Deferred>,
     pub(crate) neighbours: Neighbours<'a>,
     pub(crate) tickets: &'a mut Tickets,
+    pub(crate) allowances: &'a mut Allowances,
 }
 
 impl Context<'_> {
     pub(crate) fn event(&mut self, event: Event) {
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// Takes one of the SAs that a peer may have set up or rekeyed; false: it has had too many.
+    pub(crate) fn may_have_sa(&mut self, peer: &Arc<Identity>) -> bool {
+        let may = self.allowances.take(self.config, peer, self.now.mono_ms);
+        self.counters.over_allowance += u64::from(!may);
+        may
+    }
+
+    /// Room for Child SAs runs short, and the peer has its share of it: what is left is for peers that have less, so that
+    /// few that hoard do not keep all others from rekeying.
+    pub(crate) fn has_its_share(&self, established: &Established) -> bool {
+        let (used, max) = (self.allocator.esp_spis_in_use(), self.config.children_in_all_max);
+        if used < max - max / CHILDREN_RESERVE {
+            return false;
+        }
+        let neighbours = self.neighbours.with(&established.peer_identity);
+        let of_neighbours: usize = neighbours.map(|other| other.children.len()).sum();
+        let of_peer = established.children.len() + of_neighbours;
+        of_peer.saturating_mul(self.neighbours.peers().max(1)) >= max
     }
 
     /// Queues datagrams, with the marker where the port asks for it.

@@ -19,6 +19,8 @@ pub struct Counters {
     pub repeated: u64,
     /// Handshakes refused because too many were in progress.
     pub half_open_full: u64,
+    /// Handshakes and requests for SAs refused because the peer had had too many in a short time.
+    pub over_allowance: u64,
     /// Handshakes asked to return a cookie.
     pub cookies_sent: u64,
     /// Handshakes asked to solve a puzzle.

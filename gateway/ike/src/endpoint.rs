@@ -13,6 +13,7 @@ use connections::Link;
 use stray::Strays;
 
 use crate::{
+    allowance::Allowances,
     child_sa::{ChildSa, Phase},
     config::{EndpointConfig, Time},
     context::{
@@ -172,6 +173,7 @@ pub struct Endpoint {
     /// While peers are sent away: when the next are, and the last that was.
     drained_to: Option<(u64, Option<IkeSaId>)>,
     tickets: Tickets,
+    allowances: Allowances,
 }
 
 /// The IKE SA of a Child SA, to be told of what makes its deadlines later, where it stands. Its place in the index
@@ -203,6 +205,7 @@ macro_rules! context {
             deferred: &mut $deferred,
             neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
             tickets: &mut $self.tickets,
+            allowances: &mut $self.allowances,
         }
     };
 }
@@ -240,6 +243,7 @@ impl Endpoint {
             verified_to: None,
             drained_to: None,
             tickets: Tickets::default(),
+            allowances: Allowances::default(),
         };
         this.load_connections();
         this

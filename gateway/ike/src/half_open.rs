@@ -52,6 +52,9 @@ pub struct Defence {
     pub puzzle_bits_last: u8,
     /// Handshakes a second without a solution while puzzles are asked for.
     pub unsolved_per_s: u32,
+    /// IKE SAs and Child SAs that one peer may have set up or rekeyed in a second, by the identity that it has proved; after
+    /// a quiet time 32 times as many at once.
+    pub sas_per_peer_per_s: u32,
     /// As initiator, puzzles harder than this are not solved.
     pub solve_bits_max: u8,
     /// As initiator, an answer that refuses IKE_SA_INIT is believed when no other came for this long: it is
@@ -68,6 +71,7 @@ impl Default for Defence {
             puzzle_bits_first: 12,
             puzzle_bits_last: 18,
             unsolved_per_s: 20,
+            sas_per_peer_per_s: 2,
             solve_bits_max: 18,
             refusal_hold_ms: 2_000,
         }

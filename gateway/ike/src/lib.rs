@@ -37,6 +37,7 @@ pub mod wire;
 #[cfg(any(test, fuzzing))]
 pub mod fuzzing;
 
+mod allowance;
 mod channel;
 mod context;
 mod cookie;

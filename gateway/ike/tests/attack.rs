@@ -271,8 +271,8 @@ fn one_source_has_its_share() {
     assert!(Request::new(1, "203.0.113.1:500").send_with_cookie(&mut sim));
 }
 
-/// A router comes once and is refused in IKE_AUTH.
-fn comes_and_is_refused(sim: &mut Sim) {
+/// A router comes once.
+fn comes_once(sim: &mut Sim) {
     sim.crash(SITE, site_config());
     sim.in_flight.clear();
     sim.initiate();
@@ -288,7 +288,7 @@ fn a_refused_ike_auth_does_not_take_the_handshake_out_of_the_books() {
     config.defence.half_open_per_source = 10;
     let mut sim = center(config);
     for _ in 0..200 {
-        comes_and_is_refused(&mut sim);
+        comes_once(&mut sim);
     }
     let refused = |event: &&Event| matches!(event, Event::AuthenticationFailed { .. });
     let share = 4 + 10;
@@ -300,8 +300,33 @@ fn a_refused_ike_auth_does_not_take_the_handshake_out_of_the_books() {
     sim.crash(SITE, site_config());
     sim.run_ms(31_000);
     assert_eq!(sim.endpoints[CENTER].half_open(), Default::default());
-    comes_and_is_refused(&mut sim);
+    comes_once(&mut sim);
     assert_eq!(counters(&sim).key_exchanges, share as u64 + 1);
+}
+
+/// A site that authenticates itself again and again: every handshake costs two signatures and a key exchange, and none is left open.
+/// Beyond its share it is refused, and what it tries stays in the books like any other's.
+///
+/// Regression: all two hundred were let in.
+#[test]
+fn a_site_that_comes_again_and_again_has_its_share() {
+    let mut sim = center(center_config());
+    for _ in 0..200 {
+        comes_once(&mut sim);
+    }
+    let (mut let_in, mut refused) = (0, 0);
+    for event in &sim.events[CENTER] {
+        let_in += u32::from(matches!(event, Event::IkeSaEstablished { .. }));
+        if let Event::AuthenticationFailed { reason, .. } = event {
+            assert!(reason.contains("too many SAs"), "{reason}");
+            refused += 1;
+        }
+    }
+    // 64, and two a second.
+    assert!((64..=64 + 2 * 10).contains(&let_in), "{let_in}");
+    assert!(refused <= 4 + 64, "{refused}");
+    sim.run_ms(31_000);
+    establishes(&mut sim);
 }
 
 /// Behind one address: routers whose certificates are refused, forty attempts in 20 s. The one that is good gets in.
@@ -311,7 +336,7 @@ fn refused_routers_do_not_lock_out_one_behind_the_same_address() {
     config.authorizer = Box::new(Nobody);
     let mut sim = center(config);
     for _ in 0..40 {
-        comes_and_is_refused(&mut sim);
+        comes_once(&mut sim);
         sim.now_ms += 450;
     }
     sim.endpoints[CENTER].set_config(center_config());

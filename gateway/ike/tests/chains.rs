@@ -450,6 +450,40 @@ mod revocation {
         }
     }
 
+    /// A list that is older than the one before, and still in date, has not all that are revoked; somebody else's list in the
+    /// place of an issuer's has none of them.
+    #[test]
+    fn what_is_revoked_is_not_forgotten() {
+        let root = Authority::root("Root", nothing);
+        let middle = root.below("Middle", nothing);
+        let of =
+            |given: &[rcgen::CertificateRevocationList]| trust(&root, given, RevocationPolicy::WhereListed);
+        let before = of(&[root.crl(&[], 3, false), middle.crl(&[], 3, true)]);
+        let all = |given: &[rcgen::CertificateRevocationList]| {
+            let outcome = of(given).knows_what_was_known_to(&before);
+            outcome.map_err(|error| error.to_string())
+        };
+        let (same, newer) = (root.crl(&[], 3, false), middle.crl(&[], 4, false));
+        assert_eq!(all(&[same, newer]), Ok(()));
+        // The old one may stand beside the new one.
+        let (old, new) = (root.crl(&[], 2, false), root.crl(&[], 5, false));
+        assert_eq!(all(&[old, new, middle.crl(&[], 3, false)]), Ok(()));
+        let older = all(&[root.crl(&[], 2, false), middle.crl(&[], 4, false)]).unwrap_err();
+        assert!(
+            older.contains("O=Lab, CN=Root") && older.contains("older"),
+            "{older}"
+        );
+        let gone = all(&[root.crl(&[], 3, false)]).unwrap_err();
+        assert!(gone.contains("O=Lab, CN=Middle"), "{gone}");
+        // Of other authorities other lists.
+        let other = Authority::root("Other", nothing);
+        let mut replaced = other.trust();
+        replaced.set_revocation(lists(&[other.crl(&[], 1, false)]), RevocationPolicy::WhereListed);
+        assert!(replaced.knows_what_was_known_to(&before).is_ok());
+        // Of the first time nothing is known.
+        assert!(before.knows_what_was_known_to(&root.trust()).is_ok());
+    }
+
     #[test]
     fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
         let root = Authority::root("Root", nothing);

@@ -209,8 +209,9 @@ impl Client {
                 Ok(request) => ask(calls, request, caller.clone()).await,
                 Err(fault) => Reply::Error(fault),
             };
+            let line = written(reply).await?;
             // One that asks and does not read must not keep its place.
-            tokio::time::timeout(self.answer_within, send(&mut writer, reply)).await??;
+            tokio::time::timeout(self.answer_within, writer.write_all(&line)).await??;
         }
     }
 
@@ -354,14 +355,17 @@ async fn ask_for_lines(
 }
 
 async fn send(writer: &mut (impl tokio::io::AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
-    // An answer may be large, and the control task is on this thread.
+    writer.write_all(&written(reply).await?).await
+}
+
+/// The line of an answer. It may be large, and the control task is on this thread.
+async fn written(reply: Reply) -> io::Result<Vec<u8>> {
     let written = tokio::task::spawn_blocking(move || {
         let mut line = serde_json::to_vec(&Envelope::new(reply))?;
         line.push(b'\n');
         io::Result::Ok(line)
     });
-    let line = written.await.map_err(io::Error::other)??;
-    writer.write_all(&line).await
+    written.await.map_err(io::Error::other)?
 }
 
 #[cfg(test)]

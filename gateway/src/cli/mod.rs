@@ -15,10 +15,12 @@ mod status;
 mod table;
 mod trace;
 
+use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nix::unistd::geteuid;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -117,7 +119,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway: {error:#}");
+            eprintln!("gateway: {}", words(&error));
             let unreachable = matches!(
                 error.downcast_ref(),
                 Some(ClientError::Unreachable { .. } | ClientError::Silent { .. })
@@ -125,6 +127,34 @@ pub fn main() -> ExitCode {
             ExitCode::from(if unreachable { UNREACHABLE } else { FAILED })
         }
     }
+}
+
+/// An error with its causes, each said once, and what to do where the system does not let this user.
+fn words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain() {
+        let cause = cause.to_string();
+        if words.is_empty() {
+            words = cause;
+        } else if !words.contains(&cause) {
+            words = format!("{words}: {cause}");
+        }
+    }
+    let io =
+        |cause: &(dyn std::error::Error + 'static)| cause.downcast_ref::<io::Error>().map(io::Error::kind);
+    let is_forbidden = error
+        .chain()
+        .filter_map(io)
+        .any(|kind| kind == io::ErrorKind::PermissionDenied);
+    if is_forbidden && !words.contains("to mend it") {
+        words += match geteuid().is_root() {
+            false => "\n  to mend it: become root",
+            true => {
+                "\n  to mend it: root alone is not enough, it takes the capabilities that examples/gateway.service names"
+            }
+        };
+    }
+    words
 }
 
 impl Common {
@@ -168,4 +198,28 @@ struct Selection {
     /// Show at most so many.
     #[arg(long, default_value_t = 100)]
     limit: usize,
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_says_each_cause_once_and_what_to_do() {
+        let missing = ClientError::Unreachable {
+            path: "/run/it.sock".into(),
+            error: io::ErrorKind::NotFound.into(),
+        };
+        let said = words(&missing.into());
+        assert_eq!(said.matches("entity not found").count(), 1, "{said}");
+        assert!(said.ends_with("name its socket with --socket"), "{said}");
+        let denied: io::Result<()> = Err(io::ErrorKind::PermissionDenied.into());
+        let said = words(&denied.context("/var/lib/gateway").expect_err("denied"));
+        assert!(
+            said.starts_with("/var/lib/gateway: permission denied\n  to mend it: "),
+            "{said}"
+        );
+    }
 }

@@ -33,13 +33,13 @@ pub enum DataplaneError {
         max: usize,
     },
     /// The kernel refuses the object.
-    #[error("the kernel does not load the XDP programs: {0}")]
+    #[error("the kernel{kernel} does not load the XDP programs: {0}", kernel = release())]
     Load(#[from] EbpfError),
     /// The object lacks what this daemon expects of it.
     #[error("the XDP object has no {0}: it is not of this build")]
     Missing(String),
     /// A program does not load.
-    #[error("XDP program `{program}`: {source}")]
+    #[error("the kernel{kernel} does not take XDP program `{program}`: {source}", kernel = release())]
     Program {
         /// Its name.
         program: &'static str,
@@ -173,6 +173,12 @@ pub enum DataplaneError {
     /// A worker thread is gone.
     #[error("worker {0} does not answer")]
     Worker(u32),
+}
+
+/// Which kernel this is: whether it is too old is the first question when it refuses something.
+fn release() -> String {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(" (Linux {}; 6.12 and later are known to)", release.trim())
 }
 
 impl DataplaneError {

@@ -124,12 +124,14 @@ impl<E: Engine> Controller<E> {
             .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
+        ike.children_in_all_max = limit::SAS_MAX as usize;
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
         ike.cookie_from = config.ike.cookie_above;
         ike.half_open_max = config.ike.half_open_max;
         ike.defence.half_open_per_source = config.ike.half_open_per_source;
+        ike.defence.sas_per_peer_per_s = config.limits.site_sas_per_s;
         ike.defence.puzzle_from = config.ike.puzzle_above;
         ike.nat_keepalive_s = config.ike.nat_keepalive_s;
         ike.crash_secret = secrets::crash_secret(&config)?;

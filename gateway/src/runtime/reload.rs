@@ -150,11 +150,16 @@ impl<E: Engine> Controller<E> {
         match read {
             FilesRead::Changed(trust) => {
                 let because = "a file changed";
+                let trust = trust.and_then(|trust| self.nothing_forgotten(trust));
                 let trust = self.recorded(trust, because);
                 trust.map(|trust| self.set_trust(trust, because)).ok();
             }
             FilesRead::All(credentials, asked) => {
-                let read = self.recorded(*credentials, "reload");
+                let read = credentials.and_then(|read| {
+                    let trust = self.nothing_forgotten(read.trust)?;
+                    Ok(Credentials { trust, ..read })
+                });
+                let read = self.recorded(read, "reload");
                 let reloaded = read.map(|credentials| self.take_over_credentials(credentials));
                 for reply in asked {
                     // The client may have gone; that is its affair.
@@ -202,6 +207,12 @@ impl<E: Engine> Controller<E> {
             configuration_changed,
             ..view
         }
+    }
+
+    /// What was revoked stays so: lists are not followed backwards.
+    fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
+        trust.knows_what_was_known_to(self.endpoint.trust())?;
+        Ok(trust)
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {

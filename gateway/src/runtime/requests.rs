@@ -199,6 +199,7 @@ fn ike_drops(counters: &Counters, lost: u64) -> impl Iterator<Item = (u32, u64)>
         (DropReason::IkeHalfOpenFull, counters.half_open_full),
         (DropReason::IkePuzzle, counters.puzzles_failed),
         (DropReason::IkeQueueFull, lost),
+        (DropReason::IkeSiteSas, counters.over_allowance),
     ]
     .into_iter()
     .filter(|(_, messages)| *messages > 0)

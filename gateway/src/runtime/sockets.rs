@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use nix::ifaddrs::getifaddrs;
+use nix::net::if_::if_nametoindex;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::RcvBufForce;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
@@ -103,7 +104,8 @@ impl Sockets {
                     let local = SocketAddr::new(address, port);
                     sockets
                         .open(local)
-                        .with_context(|| format!("UDP {local} on {}", interface.name))?;
+                        .with_context(|| format!("UDP {local} on {}", interface.name))
+                        .map_err(with_remedy)?;
                 }
             }
         }
@@ -172,7 +174,21 @@ impl Sockets {
     }
 }
 
+/// What an operator does about a port that cannot be had.
+fn with_remedy(error: anyhow::Error) -> anyhow::Error {
+    let kind = error.downcast_ref::<io::Error>().map(io::Error::kind);
+    if kind == Some(io::ErrorKind::AddrInUse) {
+        return anyhow!("{error:#}\n  to mend it: stop what has the port, which `ss -lunp` shows");
+    }
+    error
+}
+
 fn addresses(interface: &str) -> anyhow::Result<Vec<IpAddr>> {
+    if let Err(error) = if_nametoindex(interface) {
+        bail!(
+            "interface {interface} is not in this network namespace: {error}\n  to mend it: make it, or write the names of [[interface]] as `ip link` shows them"
+        );
+    }
     let all = getifaddrs().context("addresses of interfaces")?;
     let of_interface = all.filter(|entry| entry.interface_name == interface);
     let addresses = of_interface.filter_map(|entry| {
@@ -272,6 +288,25 @@ mod tests {
         assert_eq!(
             (buffer.get(..length), source),
             (Some(b"IKE_SA_INIT".as_slice()), local)
+        );
+    }
+
+    #[tokio::test]
+    async fn who_cannot_listen_is_told_why_and_what_to_do() {
+        let (queue, _datagrams) = DatagramQueue::new(1);
+        let mut sockets = Sockets::new(queue);
+        let local = "127.0.0.1:0".parse().expect("address");
+        let local = sockets.open(local).expect("bound");
+        let taken = sockets.open(local).context("UDP").map_err(with_remedy);
+        let error = format!("{:#}", taken.expect_err("taken"));
+        assert!(
+            error.contains("in use") && error.contains("to mend it: stop what has the port"),
+            "{error}"
+        );
+        let error = addresses("no-such-link").expect_err("not there").to_string();
+        assert!(
+            error.contains("no-such-link is not in this network namespace"),
+            "{error}"
         );
     }
 

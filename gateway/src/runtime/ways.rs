@@ -4,6 +4,8 @@
 //! holds up neither IKE nor the ways to others, and the kernel sends news once it has answered.
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -50,8 +52,36 @@ struct Shared {
     peers: Mutex<HashMap<SaHandle, Way>>,
     /// Paths that are narrower than their first link.
     mtus: Mutex<PathMtus<Path>>,
-    /// Something is wanted that was not before.
-    more: Notify,
+    more: More,
+}
+
+/// Something is wanted that was not before.
+#[derive(Default)]
+struct More {
+    told: Notify,
+    destinations: AtomicBool,
+}
+
+impl More {
+    /// A peer has no way, or has moved: its router decides how often.
+    fn of_peers(&self) {
+        self.told.notify_one();
+    }
+
+    /// Of the core side.
+    fn of_destinations(&self) {
+        self.destinations.store(true, Relaxed);
+        self.told.notify_one();
+    }
+
+    /// What is to be looked at, once there is something.
+    async fn next(&self) -> Scope {
+        self.told.notified().await;
+        match self.destinations.swap(false, Relaxed) {
+            true => Scope::More,
+            false => Scope::Peers,
+        }
+    }
 }
 
 /// Destinations on the core side.
@@ -141,7 +171,7 @@ impl Ways {
         let is_stale = way.stale;
         lock(&self.shared.peers).insert(handle, way);
         if is_stale {
-            self.shared.more.notify_one();
+            self.shared.more.of_peers();
         }
     }
 
@@ -169,13 +199,13 @@ impl Ways {
         }
         (way.tunnel.local, way.tunnel.remote, way.tunnel.udp) = (local, remote, udp);
         way.stale = true;
-        self.shared.more.notify_one();
+        self.shared.more.of_peers();
     }
 
     /// Destinations to resolve ahead, in place of those wanted before.
     pub(super) fn want(&self, named: BTreeSet<Ipv4Addr>) {
         lock(&self.shared.wanted).named = named;
-        self.shared.more.notify_one();
+        self.shared.more.of_destinations();
     }
 
     /// A packet of a site to this destination found no next hop, or will come; 0: of whichever site.
@@ -184,7 +214,7 @@ impl Ways {
             .asked
             .ask(destination, site, monotonic_s())
         {
-            self.shared.more.notify_one();
+            self.shared.more.of_destinations();
         }
     }
 
@@ -208,12 +238,15 @@ struct Follower {
 }
 
 /// What a pass looks at.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Scope {
     /// Everything: the kernel has news.
     All,
     /// What is wanted that was not before.
     More,
+    /// Of that, peers alone: routes and neighbours of the core side are what they were, and to ask for all of them takes
+    /// milliseconds.
+    Peers,
 }
 
 impl Follower {
@@ -225,14 +258,16 @@ impl Follower {
             {
                 tracing::error!(%error, "addresses of the interfaces");
             }
-            self.core_side().await;
+            if scope != Scope::Peers {
+                self.core_side().await;
+            }
             self.peers(scope).await;
             scope = tokio::select! {
                 () = watcher.changed(REFRESH) => {
                     self.resolver.forget();
                     Scope::All
                 }
-                () = self.shared.more.notified() => Scope::More,
+                more = self.shared.more.next() => more,
             };
         }
     }
@@ -391,6 +426,20 @@ mod tests {
             tunnel,
             stale: false,
         }
+    }
+
+    /// Regression: each time that a router moved, routes and neighbours of the core side were asked for anew.
+    #[tokio::test]
+    async fn a_peer_that_moves_has_the_core_side_left_alone() {
+        let more = More::default();
+        more.of_peers();
+        assert_eq!(more.next().await, Scope::Peers);
+        more.of_destinations();
+        // It takes no more turns than one, and loses nothing of what else is wanted.
+        more.of_peers();
+        assert_eq!(more.next().await, Scope::More);
+        more.of_peers();
+        assert_eq!(more.next().await, Scope::Peers);
     }
 
     /// Regression: a router that sent from the address of another site's had its SAs there, and an error that quoted one of them

@@ -266,6 +266,7 @@ mod tests {
             deferred: &mut Vec::new(),
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
+            allowances: &mut Default::default(),
         })
     }
 

@@ -55,7 +55,7 @@ pub(crate) fn respond(
     let rekeys_ike = message
         .sa()
         .is_some_and(|sa| sa.proposals.iter().any(|one| one.protocol == protocol::IKE));
-    let answer = if established.is_ending() {
+    let answer = if established.is_ending() || !ctx.may_have_sa(&established.peer_identity) {
         Err(Refusal::of(kind::TEMPORARY_FAILURE))
     } else if rekeys_ike {
         rekey_ike::answer(established, core, ctx, message)
@@ -114,6 +114,16 @@ fn answer_child(
     let old = rekeyed_child(established, message)?;
     if old.is_none() && established.children.len() >= ctx.config.children_max {
         return Err(Refusal::of(kind::NO_ADDITIONAL_SAS));
+    }
+    if ctx.has_its_share(established) {
+        match old {
+            None => return Err(Refusal::of(kind::NO_ADDITIONAL_SAS)),
+            // One at a time: the one before is to be deleted first.
+            Some(_) if established.outgoing_children() > 0 => {
+                return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+            }
+            Some(_) => {}
+        }
     }
     // What is replaced stays until it is deleted: it counts, too. Our DELETE of the oldest makes room again.
     if old.is_some() && established.outgoing_children() > outgoing_max(ctx) {

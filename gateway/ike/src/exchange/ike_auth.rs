@@ -216,7 +216,7 @@ impl ExpectAuthRequest {
     fn authenticate(
         &self,
         core: &Core,
-        ctx: &Context<'_>,
+        ctx: &mut Context<'_>,
         message: &Message,
     ) -> Result<(AuthenticatedPeer, SitePolicy, Vec<Payload>), String> {
         debug_assert!(!core.channel.initiator());
@@ -224,6 +224,12 @@ impl ExpectAuthRequest {
         let peer = self
             .handshake
             .verify(ctx, message, id, true, core.path.remote.ip())?;
+        if !ctx.may_have_sa(&Arc::new(peer.identity.clone())) {
+            return Err(
+                "it has proved its identity, but has set up or rekeyed too many SAs in a short time"
+                    .to_owned(),
+            );
+        }
         let policy = ctx
             .config
             .authorizer
@@ -321,10 +327,14 @@ fn first_child(
     let (ts_remote, ts_local) = established
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
-    let spi_in = ctx.esp_spi().ok_or(kind::NO_ADDITIONAL_SAS)?;
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
     let anew = message.notify(kind::INITIAL_CONTACT).is_none();
+    // What it had before goes otherwise.
+    if anew && ctx.has_its_share(established) {
+        return Err(kind::NO_ADDITIONAL_SAS);
+    }
+    let spi_in = ctx.esp_spi().ok_or(kind::NO_ADDITIONAL_SAS)?;
     let replaces = anew
         .then(|| carrier(established, ctx, &ts_local, &ts_remote))
         .flatten();
@@ -742,6 +752,7 @@ pub(super) mod tests {
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
+            allowances: &mut Default::default(),
         };
         for initiator in [true, false] {
             let somebody = "site2.lab.test".parse().unwrap();

@@ -414,6 +414,7 @@ mod tests {
             deferred: &mut deferred,
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
+            allowances: &mut Default::default(),
         };
         let suite: IkeProposal = "aes256gcm16-prfsha256-x25519-ke1_mlkem768".parse().unwrap();
         let seeds = Seeds {

@@ -35,6 +35,22 @@ pub enum TrustError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A revocation list from before the one in force.
+    #[error(
+        "the revocation list of {issuer} is older than the one in force\n  to mend it: load the newest, or restart the gateway if the older one is meant"
+    )]
+    OlderList {
+        /// Whose list.
+        issuer: String,
+    },
+    /// An issuer that had a list has none.
+    #[error(
+        "there is no revocation list of {issuer} any more, which had one\n  to mend it: load one, or restart the gateway if none is meant"
+    )]
+    NoListAnyMore {
+        /// Whose list.
+        issuer: String,
+    },
 }
 
 /// Why a peer's certificate is not believed. Each text names the certificate and the check.

@@ -31,7 +31,7 @@ pub struct RevocationList {
 }
 
 /// What a list is for, if not for all certificates of its issuer (RFC 5280 section 5.2.5).
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 struct Scope {
     no_authorities: bool,
     authorities_only: bool,
@@ -101,6 +101,11 @@ impl RevocationList {
     pub fn is_expired(&self, unix_s: u64) -> bool {
         let now = i64::try_from(unix_s).unwrap_or(i64::MAX);
         self.next_update_unix_s.is_none_or(|next| next < now)
+    }
+
+    /// Whether it is for the same certificates as another.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.issuer.der() == other.issuer.der() && self.scope == other.scope
     }
 
     /// Whether it is for `certificate`: the same rule by which webpki finds a list, and takes none for no objection.

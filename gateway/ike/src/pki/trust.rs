@@ -135,6 +135,38 @@ impl TrustAnchors {
         &self.crls
     }
 
+    /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
+    /// before, or of an issuer none at all while the authorities are the same. Whoever can have an old list read that is in date
+    /// still, or the list of somebody else, would have revoked certificates accepted again.
+    ///
+    /// # Errors
+    /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`].
+    pub fn knows_what_was_known_to(&self, before: &Self) -> Result<(), TrustError> {
+        for old in &before.crls {
+            let issuer = || old.issuer().to_string();
+            // The newest is the first.
+            let now = self.crls.iter().find(|list| list.is_like(old));
+            if now.is_some_and(|list| list.this_update_unix_s() < old.this_update_unix_s()) {
+                return Err(TrustError::OlderList { issuer: issuer() });
+            }
+            let has_any = self.crls.iter().any(|list| list.issuer() == old.issuer());
+            if !has_any && self.has_the_authorities_of(before) {
+                return Err(TrustError::NoListAnyMore { issuer: issuer() });
+            }
+        }
+        Ok(())
+    }
+
+    fn has_the_authorities_of(&self, other: &Self) -> bool {
+        let all = |trust: &Self| -> BTreeSet<_> {
+            trust
+                .certificates()
+                .map(Certificate::fingerprint_sha256)
+                .collect()
+        };
+        all(self) == all(other)
+    }
+
     /// The authorities' certificates.
     pub fn certificates(&self) -> impl Iterator<Item = &Certificate> {
         self.anchors.iter().map(|anchor| &anchor.certificate)

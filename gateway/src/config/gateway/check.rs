@@ -572,6 +572,7 @@ fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits 
     };
     let Limits {
         ike_per_source_per_s,
+        site_sas_per_s,
         flows,
         mappings,
         site_flows,
@@ -582,6 +583,7 @@ fn limits(checker: &mut Checker<'_>, limits: Option<Spanned<Limits>>) -> Limits 
     } = *limits.get_ref();
     let all = [
         ike_per_source_per_s,
+        site_sas_per_s,
         flows,
         mappings,
         site_flows,

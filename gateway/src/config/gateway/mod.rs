@@ -396,6 +396,8 @@ impl Timeouts {
 pub struct Limits {
     /// IKE datagrams a second that one source may send to user space.
     pub ike_per_source_per_s: u32,
+    /// IKE SAs and Child SAs that one site may set up or rekey in a second, 32 times as many at once.
+    pub site_sas_per_s: u32,
     /// Flows of all sites.
     pub flows: u32,
     /// NAT mappings of all sites.
@@ -416,6 +418,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             ike_per_source_per_s: 200,
+            site_sas_per_s: 2,
             flows: 1_000_000,
             mappings: 1_000_000,
             site_flows: 20_000,

@@ -192,7 +192,7 @@ pub(super) fn configuration(pki: &Pki, auth: Auth, ike: &str) -> String {
          esp_proposals = [{ESP:?}]\nrekey_ike_after_s = 86400\nrekey_child_after_s = 86400\ndpd_after_s = 3600\n\
          [center]\nnetworks = [{networks}]\n\
          [[nat_pool]]\nname = \"sites\"\naddresses = [\"10.128.0.0/16\"]\n\
-         [limits]\nike_per_source_per_s = 1000000\n",
+         [limits]\nike_per_source_per_s = 1000000\nsite_sas_per_s = 1000000\n",
         state::path("bench-state"),
         state::path("bench.sock"),
         pki.certificate(authority, "gateway"),

@@ -78,7 +78,10 @@ fn sent_on(outputs: &[Output]) -> Option<ChildId> {
 
 #[test]
 fn a_peer_that_rekeys_a_thousand_times_and_deletes_nothing_does_not_fill_the_sad() {
-    let mut pair = Pair::new(false, |config| config.children_max = 4);
+    let mut pair = Pair::new(false, |config| {
+        config.children_max = 4;
+        config.defence.sas_per_peer_per_s = u32::MAX;
+    });
     let mut spi = first_spi(&pair);
     let mut refused = 0;
     for next in 1..=1_000u32 {
@@ -98,10 +101,94 @@ fn a_peer_that_rekeys_a_thousand_times_and_deletes_nothing_does_not_fill_the_sad
     assert_eq!(pair.children(), 0);
 }
 
+/// A peer that has Child SAs made and deletes them waits for no answer, so that limits by source do not hold it back. Each is
+/// work of IKE and of the data plane, for which all others wait.
+///
+/// Regression: all thousand were made.
+#[test]
+fn a_peer_has_its_share_of_new_sas() {
+    let mut pair = Pair::new(false, |config| config.defence.sas_per_peer_per_s = 2);
+    let mut next = 0x1000;
+    let mut made = |pair: &mut Pair| {
+        next += 1;
+        let answer = another(pair, next);
+        let is_made = Message(answer.clone()).sa().is_some();
+        if is_made {
+            pair.ask_informational(&[Payload::Delete(Delete::Esp(vec![next]))]);
+        } else {
+            assert_eq!(kinds(&answer), [kind::TEMPORARY_FAILURE]);
+        }
+        usize::from(is_made)
+    };
+    let at_once: usize = (0..1_000).map(|_| made(&mut pair)).sum();
+    // The handshake was the first.
+    assert_eq!(at_once, 64 - 1);
+    assert_eq!(pair.ours.counters().over_allowance, 1_000 - 63);
+    pair.now_ms += 3_000;
+    let later: usize = (0..10).map(|_| made(&mut pair)).sum();
+    assert_eq!(later, 6);
+    // Rekeying the IKE SA is one of them, and gives none.
+    assert_eq!(made(&mut pair), 0);
+    rekey_ike(&mut pair);
+    assert!(
+        !pair
+            .events
+            .iter()
+            .any(|event| matches!(event, Event::IkeSaRekeyed { .. }))
+    );
+    assert_eq!(pair.standing(), Some("established"));
+}
+
+/// Asks for a Child SA that the peer receives on at `spi`.
+fn another(pair: &mut Pair, spi: u32) -> Vec<Payload> {
+    let proposal = "aes256gcm16-modpnone-noesn".parse().unwrap();
+    let asked = [
+        Payload::Sa(offer_esp(&[proposal], spi, true)),
+        Payload::Nonce(Nonce(vec![7; 32])),
+        Payload::TsI(TrafficSelectors(vec![net("192.168.1.0/24")])),
+        Payload::TsR(TrafficSelectors(vec![net("10.1.0.0/16")])),
+    ];
+    pair.ask(Exchange::CreateChildSa, &asked).unwrap()
+}
+
+/// Room for SAs is one for all peers. When it runs short, who has its share gets no more, and may rekey what it has one
+/// by one; others get theirs.
+///
+/// Regression: few peers that have as many Child SAs as each may left nobody else room to rekey.
+#[test]
+fn the_last_room_is_for_peers_below_their_share() {
+    const ROOM: usize = 40;
+    let mut pair = Pair::new(false, |config| config.children_in_all_max = ROOM);
+    // Ten peers: four each.
+    for number in 1..10 {
+        let identity = format!("other{number}.lab.test").parse().unwrap();
+        pair.ours.by_peer.insert(Arc::new(identity), BTreeSet::new());
+    }
+    for spi in 0x2001..0x2005 {
+        assert!(Message(another(&mut pair, spi)).sa().is_some(), "there is room");
+    }
+    let mut random = SystemRandom::new();
+    while pair.ours.allocator.esp_spis_in_use() < ROOM - ROOM / 8 {
+        pair.ours.allocator.esp_spi(&mut random);
+    }
+    assert_eq!(kinds(&another(&mut pair, 0x2005)), [kind::NO_ADDITIONAL_SAS]);
+    assert!(rekey(&mut pair, 0x2004, 0x2006).is_done());
+    let round = rekey(&mut pair, 0x2003, 0x2007);
+    assert_eq!(kinds(&round.answer), [kind::TEMPORARY_FAILURE], "one by one");
+    // With less than its share it gets another.
+    let gone = vec![0x2001, 0x2002, 0x2004];
+    pair.ask_informational(&[Payload::Delete(Delete::Esp(gone))]);
+    assert_eq!(pair.children(), 3);
+    assert!(Message(another(&mut pair, 0x2008)).sa().is_some());
+}
+
 /// A router that leaves what it replaced to its lifetime: nothing is refused, the oldest goes by our DELETE.
 #[test]
 fn what_a_peer_replaced_and_does_not_delete_is_deleted_by_us() {
-    let mut pair = Pair::new(false, |config| config.children_max = 4);
+    let mut pair = Pair::new(false, |config| {
+        config.children_max = 4;
+        config.defence.sas_per_peer_per_s = u32::MAX;
+    });
     let mut spi = first_spi(&pair);
     let mut deleted = 0;
     for next in 1..=100u32 {
@@ -169,7 +256,10 @@ fn rekey_ike(pair: &mut Pair) {
 
 #[test]
 fn a_peer_that_rekeys_the_ike_sa_again_and_again_and_deletes_none_is_bounded() {
-    let mut pair = Pair::new(false, |config| config.ike_sas_per_peer_max = 4);
+    let mut pair = Pair::new(false, |config| {
+        config.ike_sas_per_peer_max = 4;
+        config.defence.sas_per_peer_per_s = u32::MAX;
+    });
     for _ in 0..100 {
         rekey_ike(&mut pair);
         assert!(pair.ours.entries.len() <= 4 + 1, "{}", pair.ours.entries.len());
