@@ -409,36 +409,55 @@ impl Dataplane {
     ) -> Result<(), DataplaneError> {
         let record = sas.record(handle)?;
         let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
-        if outbound {
-            self.maps().remove_path(&record.path, handle.index())?;
-            for network in sas.networks(handle)? {
-                if sas.routes.leave(network, handle) {
-                    self.write_route(sas, network)?;
-                }
-            }
-        }
-        let record = sas.record(handle)?;
-        if inbound {
-            let (spi, sa_index) = (record.spi_in, handle.index());
-            self.maps().clear_inbound(spi)?;
-            self.order_others(handle.worker, || Order::Unroute { spi, sa_index })?;
-        }
+        let spi = record.spi_in;
+        // What fails keeps nothing else from going: least of all the keys, and with them the peer.
+        let sends = if outbound {
+            self.leave_ways(sas, handle)
+        } else {
+            Ok(())
+        };
+        let receives = if inbound {
+            self.turn_away(handle, spi)
+        } else {
+            Ok(())
+        };
         let order = Order::Remove {
             slot: handle.slot,
             inbound,
             outbound,
         };
         self.order(handle.worker, order)?;
-        record.inbound &= !inbound;
-        record.outbound &= !outbound;
-        let (spi, gone) = (record.spi_in, !record.inbound && !record.outbound);
-        if inbound {
+        // The slot of an SA that something still leads to is not another's.
+        let record = sas.record(handle)?;
+        record.inbound &= !inbound || receives.is_err();
+        record.outbound &= !outbound || sends.is_err();
+        let gone = !record.inbound && !record.outbound;
+        if inbound && receives.is_ok() {
             sas.places.remove(&place(spi));
         }
         if gone {
             sas.vacate(handle);
         }
+        receives.and(sends)
+    }
+
+    /// No packet to the site takes this SA any more.
+    fn leave_ways(&self, sas: &mut Sas, handle: SaHandle) -> Result<(), DataplaneError> {
+        let path = sas.record(handle)?.path;
+        self.maps().remove_path(&path, handle.index())?;
+        for network in sas.networks(handle)? {
+            if sas.routes.leave(network, handle) {
+                self.write_route(sas, network)?;
+            }
+        }
         Ok(())
+    }
+
+    /// `wan` passes the SPI no more, and no other worker knows whose it was.
+    fn turn_away(&self, handle: SaHandle, spi: u32) -> Result<(), DataplaneError> {
+        self.maps().clear_inbound(spi)?;
+        let sa_index = handle.index();
+        self.order_others(handle.worker, || Order::Unroute { spi, sa_index })
     }
 
     fn order_others(&self, owner: u32, order: impl Fn() -> Order) -> Result<(), DataplaneError> {
