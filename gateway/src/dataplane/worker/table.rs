@@ -1,11 +1,12 @@
 //! The SAs of one worker, and which worker owns each SPI.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use gateway_common::abi::flow::{halves, pair};
+use gateway_common::abi::limit;
+use gateway_common::abi::sa::SaInbound;
 use gateway_common::drop::DropReason;
 use gateway_esp::tunnel::{IPV4_HEADER_LEN, IPV6_HEADER_LEN, LINK_HEADER_LEN, UDP_HEADER_LEN};
 use gateway_esp::{ConfigError, ESP_HEADER_LEN, InboundSa, OutboundSa, Span, Suite, Tunnel};
@@ -45,36 +46,34 @@ pub(crate) struct Entry {
 }
 
 /// All SAs of a worker.
-#[derive(Default)]
 pub(crate) struct SaTable {
     slots: Vec<Option<Box<Entry>>>,
-    by_spi: HashMap<u32, u32, BuildHasherDefault<SpiHasher>>,
+    /// SPI and index of each SA, at the place that the SPI says ([`SaInbound::place`]); SPI 0 where none is. Pages that no SPI
+    /// has been written to take no memory.
+    by_place: Vec<u64>,
 }
 
-/// SPIs are random numbers that this gateway draws: nobody else chooses where one lies, and spreading their bits is enough.
-#[derive(Default)]
-struct SpiHasher(u64);
-
-impl Hasher for SpiHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32((self.0 as u32).rotate_left(8) ^ u32::from(*byte));
+impl Default for SaTable {
+    fn default() -> Self {
+        Self {
+            slots: Vec::new(),
+            by_place: vec![0; limit::SA_PLACES as usize],
         }
-    }
-
-    fn write_u32(&mut self, spi: u32) {
-        self.0 = u64::from(spi).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
     }
 }
 
 impl SaTable {
     /// The index of the SA with this SPI, whichever worker owns it.
+    #[inline(always)]
     pub(crate) fn route(&self, spi: u32) -> Option<u32> {
-        self.by_spi.get(&spi).copied()
+        let (found, sa_index) = halves(*self.by_place.get(place(spi))?);
+        (found == spi && spi != 0).then_some(sa_index)
+    }
+
+    fn write_route(&mut self, spi: u32, route: u64) {
+        if let Some(place) = self.by_place.get_mut(place(spi)) {
+            *place = route;
+        }
     }
 
     /// The SA in a slot.
@@ -132,7 +131,7 @@ impl SaTable {
         match order {
             Order::Install(install) => self.install(*install),
             Order::Route { spi, sa_index } => {
-                self.by_spi.insert(spi, sa_index);
+                self.write_route(spi, pair(spi, sa_index));
             }
             Order::Unroute { spi, sa_index } => {
                 self.unroute(spi, sa_index);
@@ -149,7 +148,7 @@ impl SaTable {
 
     fn unroute(&mut self, spi: u32, sa_index: u32) {
         if self.route(spi) == Some(sa_index) {
-            self.by_spi.remove(&spi);
+            self.write_route(spi, 0);
         }
     }
 
@@ -177,7 +176,7 @@ impl SaTable {
         };
         if let Some(place) = self.slots.get_mut(slot) {
             *place = Some(Box::new(entry));
-            self.by_spi.insert(spi, sa_index);
+            self.write_route(spi, pair(spi, sa_index));
         }
     }
 
@@ -257,6 +256,10 @@ impl Entry {
     }
 }
 
+fn place(spi: u32) -> usize {
+    SaInbound::place(spi.to_be_bytes()) as usize
+}
+
 /// Whether this worker owns the SA with this index, and its slot.
 pub(crate) fn owner(index: u32) -> (u32, u32) {
     split_index(index)
@@ -275,4 +278,41 @@ fn headroom(tunnel: &Tunnel, suite: Suite) -> usize {
 
 fn peer(tunnel: &Tunnel) -> (IpAddr, u16) {
     (tunnel.remote, tunnel.udp.map_or(0, |udp| udp.remote_port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPI: u32 = 0xc001_0007;
+    /// At the same place.
+    const OTHER: u32 = SPI ^ limit::SA_PLACES;
+
+    #[test]
+    fn an_spi_leads_to_its_own_sa_alone() {
+        let mut table = SaTable::default();
+        assert_eq!((table.route(SPI), table.route(0)), (None, None));
+        table
+            .apply(Order::Route {
+                spi: SPI,
+                sa_index: 9,
+            })
+            .expect("a route");
+        assert_eq!((table.route(SPI), table.route(OTHER)), (Some(9), None));
+        for (spi, sa_index) in [(SPI, 8), (OTHER, 9)] {
+            table.apply(Order::Unroute { spi, sa_index }).expect("nothing");
+            assert_eq!(
+                table.route(SPI),
+                Some(9),
+                "neither another SA's nor another SPI's"
+            );
+        }
+        table
+            .apply(Order::Unroute {
+                spi: SPI,
+                sa_index: 9,
+            })
+            .expect("a route");
+        assert_eq!(table.route(SPI), None);
+    }
 }
