@@ -1,6 +1,7 @@
 //! The packet core's tables over BPF maps.
 
 use core::ffi::c_void;
+use core::ptr::NonNull;
 
 use aya_ebpf::bindings::{BPF_ANY, xdp_md};
 use aya_ebpf::btf_maps::lpm_trie::Key;
@@ -416,9 +417,15 @@ fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
     let (Some(rules), Some(slots)) = (RULE_SETS.get(0), RULE_SEARCH.get_ptr_mut(0)) else {
         return 0;
     };
+    let slots = slots.cast();
+    let (Some(head), Some(free)) = (chunk(rules, slots, 0), chunk(rules, slots, FREE)) else {
+        return 0;
+    };
     let mut generation = Generation {
         rules,
-        slots: slots.cast(),
+        slots,
+        head,
+        free,
         open: core::ptr::null(),
         now_s: clock_word(clock::word::NOW_S) as u32,
     };
@@ -429,15 +436,17 @@ fn judge(tuple: &Tuple, judgement: &mut Judgement) -> u32 {
         generation.open = open;
     }
     rules::begin(&generation, tuple);
-    // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
-    unsafe {
-        bpf_loop(
-            layout::VECTOR_WORDS + 1,
-            step as *mut c_void,
-            (&raw mut generation).cast(),
-            0,
-        )
-    };
+    if rules::step(&generation) == rules::Step::More {
+        // SAFETY: `step` has the signature that the helper calls, and `generation` outlives the call.
+        unsafe {
+            bpf_loop(
+                layout::VECTOR_WORDS,
+                step as *mut c_void,
+                (&raw mut generation).cast(),
+                0,
+            )
+        };
+    }
     match rules::judgement(&generation) {
         Some(found) => {
             *judgement = found;
@@ -457,10 +466,30 @@ unsafe extern "C" fn step(_index: u64, generation: *mut c_void) -> i64 {
     }
 }
 
+/// Number of the chunk that a generation lays out first as it needs: a small one has no other.
+const FREE: u32 = layout::FREE / layout::CHUNK_WORDS;
+
+/// A chunk by its number.
+#[inline(always)]
+fn chunk(rules: &RuleSet, slots: *mut u64, number: u32) -> Option<NonNull<u64>> {
+    let map = core::ptr::from_ref(rules).cast_mut().cast();
+    // The key of the look-up lies in the slots: on the stack, each look-up would take room of its own.
+    // SAFETY: the outer map's look-up returned the map; the slot is a value of a map, and the key its first 4 bytes.
+    let chunk = unsafe {
+        let key = slots.add(Slot::Shell as usize);
+        key.write_volatile(u64::from(number));
+        bpf_map_lookup_elem(map, key.cast())
+    };
+    NonNull::new(chunk.cast())
+}
+
 /// The active generation, and this CPU's room for a look-up.
 struct Generation<'a> {
     rules: &'a RuleSet,
     slots: *mut u64,
+    /// The first chunk, and [`FREE`]: asked for all the time, and looked up once.
+    head: NonNull<u64>,
+    free: NonNull<u64>,
     /// What the destination is open for by name; null: nothing.
     open: *const OpenAddress,
     now_s: u32,
@@ -478,17 +507,21 @@ impl rules::Words for Generation<'_> {
 
     #[inline(always)]
     fn run(&self, word: u32) -> Option<Run> {
-        // The key of the look-up lies in the slots: on the stack, each look-up would take room of its own.
-        self.put(Slot::Shell, u64::from(word / layout::CHUNK_WORDS));
-        let map = core::ptr::from_ref(self.rules).cast_mut().cast();
-        // SAFETY: the outer map's look-up returned the map; the slot is a value of a map, and the key its first 4 bytes.
-        let chunk = unsafe { bpf_map_lookup_elem(map, self.slots.add(Slot::Shell as usize).cast()) };
-        if chunk.is_null() {
-            return None;
-        }
+        let chunk = match word / layout::CHUNK_WORDS {
+            FREE => self.free,
+            number => chunk(self.rules, self.slots, number)?,
+        };
         Some(Run {
-            chunk: chunk.cast_const().cast(),
+            chunk: chunk.as_ptr(),
             first: word % layout::CHUNK_WORDS,
+        })
+    }
+
+    #[inline(always)]
+    fn head(&self, word: u32) -> Option<Run> {
+        Some(Run {
+            chunk: self.head.as_ptr(),
+            first: word,
         })
     }
 

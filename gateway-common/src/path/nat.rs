@@ -6,7 +6,7 @@
 //! of the try: `bpf_get_prandom_u32` alone is a linear generator, whose next numbers follow from those seen.
 
 use crate::abi::event::kind;
-use crate::abi::flow::{FlowKey, pair};
+use crate::abi::flow::{FlowKey, pair, word};
 use crate::abi::interface::{Settings, nat_flag};
 use crate::abi::limit::{PORT_TRIES, PORT_TRIES_KEYED, PORT_TRIES_SHORT};
 use crate::abi::nat::{self, InsideKey, Mapping, OutsideKey};
@@ -47,8 +47,10 @@ pub(super) fn map<T: Tables>(
     opening: &Opening<'_>,
     mapping: &mut Mapping,
 ) -> Result<bool, DropReason> {
+    let likely = likely_outside(opening);
+    prefetch(tables, opening, &likely);
     if find(tables, opening, mapping) {
-        prefetch(tables, opening, mapping);
+        prefetch_outside::<_, false>(tables, opening, mapping, &likely);
         return Ok(true);
     }
     if !has_ports(opening.key.protocol) && !first_block(opening.site).is_whole() {
@@ -61,7 +63,7 @@ pub(super) fn map<T: Tables>(
     } else if !is_own(tables, opening, mapping) {
         Ok(false)
     } else {
-        prefetch(tables, opening, mapping);
+        prefetch_outside::<_, true>(tables, opening, mapping, &likely);
         match insert(tables, opening, mapping) {
             Ok(()) => {
                 tables.count(Path::MappingsCreated, 0);
@@ -75,12 +77,78 @@ pub(super) fn map<T: Tables>(
     refused
 }
 
-/// Has what the next stage writes come into the cache, all of it at once: the flow is going to be made, and each of these lines is
-/// far away.
+/// Has what is going to be read and written come into the cache, as if the endpoint had the outside that [`likely_outside`] says:
+/// each of these lines is far away. It is found out where all of them are before one is asked for: a processor that waits for
+/// a line looks only a few hundred instructions ahead for others.
 #[inline(never)]
-fn prefetch<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &Mapping) {
+fn prefetch<T: Tables>(tables: &T, opening: &Opening<'_>, outside: &OutsideKey) {
+    let (flows, mappings) = (tables.flows(), tables.mappings());
+    let flow = flows.likely_record(opening.key);
+    let inside = mappings.hash_inside(&inside(opening.key));
+    if !is_known(outside) {
+        if let Some(record) = flow {
+            record.load(word::SITE_SOURCE);
+            record.load(word::OUT);
+        }
+        mappings.prefetch_inside(&inside);
+        return;
+    }
+    let answer = flows.hash_answer(opening.key, outside);
+    let outside = mappings.hash_outside(outside);
+    mappings.prefetch_inside(&inside);
+    mappings.prefetch_outside(&outside);
+    if let Some(record) = flow {
+        record.load(word::SITE_SOURCE);
+        record.load(word::OUT);
+    }
+    flows.prefetch_answer(&answer);
+}
+
+/// The same when the outside is known: for the record of a mapping that is going to be made, and for where the answers are if the
+/// outside is not the likely one.
+#[inline(never)]
+fn prefetch_outside<T: Tables, const MAPS: bool>(
+    tables: &T,
+    opening: &Opening<'_>,
+    mapping: &Mapping,
+    likely: &OutsideKey,
+) {
+    let outside = mapping.outside(opening.key.protocol);
+    let record = if MAPS {
+        tables.mappings().likely_record(&outside)
+    } else {
+        None
+    };
+    if let Some(record) = record {
+        record.load(nat::word::INSIDE);
+    }
+    if (outside.address, outside.port) != (likely.address, likely.port) {
+        let flows = tables.flows();
+        flows.prefetch_answer(&flows.hash_answer(opening.key, &outside));
+    }
+}
+
+/// The outside that the endpoint of a flow has or gets if nothing is in the way: its own port in the site's first block. Port zero
+/// if that is not to be expected.
+#[inline(always)]
+fn likely_outside(opening: &Opening<'_>) -> OutsideKey {
     let key = opening.key;
-    tables.flows().prefetch(key, &mapping.outside(key.protocol));
+    let block = first_block(opening.site);
+    let own = u16::from_be_bytes(key.source_port);
+    let is_likely =
+        opening.settings.nat_flags & nat_flag::PRESERVE_PORT != 0 && block.first <= own && own <= block.last;
+    OutsideKey {
+        address: block.address,
+        port: if is_likely { key.source_port } else { [0; 2] },
+        protocol: key.protocol,
+        pad: 0,
+    }
+}
+
+/// Whether [`likely_outside`] has found one.
+#[inline(always)]
+const fn is_known(outside: &OutsideKey) -> bool {
+    u16::from_ne_bytes(outside.port) != 0
 }
 
 /// The inside endpoint of a flow.
@@ -416,9 +484,6 @@ const fn smaller(one: u16, other: u16) -> u16 {
 /// Claims the port.
 #[inline(never)]
 fn insert<T: Tables>(tables: &T, opening: &Opening<'_>, mapping: &mut Mapping) -> Result<(), Unmapped> {
-    tables
-        .mappings()
-        .prefetch_record(&mapping.outside(opening.key.protocol));
     (mapping.created_s, mapping.last_used_s) = (opening.now_s, opening.now_s);
     mapping.position = tables.mappings().insert(&inside(opening.key), mapping)?;
     Ok(())

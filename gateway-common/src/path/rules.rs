@@ -199,6 +199,8 @@ pub trait Words {
     type Run: Copy;
     /// The run that begins at a word; `None` behind the end.
     fn run(&self, word: u32) -> Option<Self::Run>;
+    /// The same for a word of the first chunk.
+    fn head(&self, word: u32) -> Option<Self::Run>;
     /// A word of a run.
     fn word(run: &Self::Run, index: u32) -> u64;
     /// A half of a word of a run; in memory order, the first half is 0.
@@ -261,6 +263,8 @@ pub enum Slot {
     ToSite,
     /// Vector of the rules about its groups, or about all.
     ToGroups,
+    /// The word that is looked at.
+    Word,
     /// Index of the compiled rule that was found.
     Found,
     /// Room for the shell.
@@ -296,7 +300,8 @@ const NAMES: u32 = 8;
 pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
     words.put(Slot::Found, NONE);
     let protocol = ((tuple.direction as u32 & 3) << 8) | tuple.protocol as u32;
-    let vector = entry(words, layout::PROTOCOLS, protocol);
+    let entries = words.head(layout::PROTOCOLS + (protocol >> 1));
+    let vector = entries.map_or(0, |run| W::half(&run, protocol & 1));
     words.put(Slot::Protocol, vector as u64);
     let vector = entry(words, layout::SOURCE_PORTS, tuple.source_port as u32);
     words.put(Slot::SourcePort, vector as u64);
@@ -319,7 +324,9 @@ pub fn begin<W: Words>(words: &W, tuple: &Tuple) {
         words.put(Slot::ToSite, vector as u64);
         words.put(Slot::ToGroups, groups(words, TO_GROUPS, tuple.to_groups) as u64);
     }
-    summarise(words);
+    for (slot, word) in CANDIDATES.into_iter().zip(candidates(words)) {
+        words.put(slot, word);
+    }
 }
 
 const CANDIDATES: [Slot; layout::SUMMARY_WORDS as usize] = [
@@ -333,7 +340,7 @@ const CANDIDATES: [Slot; layout::SUMMARY_WORDS as usize] = [
 #[inline(always)]
 pub fn speaks_of_names<W: Words>(words: &W) -> bool {
     words
-        .run(layout::HEADER)
+        .head(layout::HEADER)
         .is_some_and(|header| W::half(&header, NAMES + 1) != 0)
 }
 
@@ -344,7 +351,7 @@ fn names<W: Words>(words: &W, destination: u32) {
     if !words.is_open_of(destination) {
         return;
     }
-    let Some(header) = words.run(layout::HEADER) else {
+    let Some(header) = words.head(layout::HEADER) else {
         return;
     };
     let table = (W::half(&header, NAMES), W::half(&header, NAMES + 1));
@@ -374,7 +381,7 @@ fn name<W: Words>(words: &W, slot: Slot, place: u32, (table, count): (u32, u32))
     vector
 }
 
-/// A word of the vectors of all names that the destination is open for.
+/// A word of the vectors of all names that the destination is open for. (As [`names`], a subprogram of BPF: few packets need it.)
 #[cfg_attr(target_arch = "bpf", inline(never))]
 fn word_of_names<W: Words>(words: &W, index: u32) -> u64 {
     word_of(words, Slot::Name0, index)
@@ -387,77 +394,59 @@ fn word_of_names<W: Words>(words: &W, index: u32) -> u64 {
         | word_of(words, Slot::Name7, index)
 }
 
-/// The words in which each dimension has a bit. (Here and below, subprograms of BPF for the sake of its stack.)
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn summarise<W: Words>(words: &W) {
-    for slot in CANDIDATES {
-        words.put(slot, 0);
-    }
+/// The words in which each dimension has a bit.
+#[inline(always)]
+fn candidates<W: Words>(words: &W) -> Summary {
     // A site whose groups the generation does not know is denied: a rule about them could be missed.
     if words.get(Slot::Groups) == 0 {
-        return;
+        return NOTHING;
     }
-    let is_to_site = words.get(Slot::ToSite) != NOT_ASKED;
-    if is_to_site && words.get(Slot::ToGroups) == 0 {
-        return;
-    }
-    for vector in [Slot::Site, Slot::Groups] {
-        if let Some(summary) = words.run(words.get(vector) as u32) {
-            for (index, slot) in (0..).zip(CANDIDATES) {
-                words.put(slot, words.get(slot) | W::word(&summary, index));
-            }
-        }
-    }
+    let mut all = any_of(summary(words, Slot::Site), summary(words, Slot::Groups));
     for vector in DIMENSIONS {
-        let summary = words.run(words.get(vector) as u32);
-        for (index, slot) in (0..).zip(CANDIDATES) {
-            let word = match &summary {
-                Some(summary) => W::word(summary, index),
-                None => 0,
-            };
-            words.put(slot, words.get(slot) & word);
-        }
+        all = all_of(all, summary(words, vector));
     }
-    if words.get(Slot::Names) != 0 {
-        destinations_by_name(words);
-    } else {
-        destinations(words);
+    all = all_of(all, summary_of_destination(words));
+    if words.get(Slot::ToSite) == NOT_ASKED {
+        return all;
     }
-    if is_to_site {
-        let (site, groups) = (
-            words.run(words.get(Slot::ToSite) as u32),
-            words.run(words.get(Slot::ToGroups) as u32),
-        );
-        for (index, slot) in (0..).zip(CANDIDATES) {
-            let word = match (&site, &groups) {
-                (Some(site), Some(groups)) => W::word(site, index) | W::word(groups, index),
-                _ => 0,
-            };
-            words.put(slot, words.get(slot) & word);
-        }
+    if words.get(Slot::ToGroups) == 0 {
+        return NOTHING;
+    }
+    let called = any_of(summary(words, Slot::ToSite), summary(words, Slot::ToGroups));
+    all_of(all, called)
+}
+
+/// The words in which the destination has a bit, by its address or by a name.
+#[inline(always)]
+fn summary_of_destination<W: Words>(words: &W) -> Summary {
+    let summary = summary(words, Slot::Destination);
+    if words.get(Slot::Names) == 0 {
+        return summary;
+    }
+    any_of(summary, [0, 1, 2, 3].map(|index| word_of_names(words, index)))
+}
+
+/// Which words of a vector have a bit.
+type Summary = [u64; layout::SUMMARY_WORDS as usize];
+const NOTHING: Summary = [0; layout::SUMMARY_WORDS as usize];
+
+/// The summary of the vector that a slot names.
+#[inline(always)]
+fn summary<W: Words>(words: &W, vector: Slot) -> Summary {
+    match words.run(words.get(vector) as u32) {
+        Some(run) => [0, 1, 2, 3].map(|index| W::word(&run, index)),
+        None => NOTHING,
     }
 }
 
-/// Leaves the words in which the destination has a bit.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn destinations<W: Words>(words: &W) {
-    let summary = words.run(words.get(Slot::Destination) as u32);
-    for (index, slot) in (0..).zip(CANDIDATES) {
-        let word = match &summary {
-            Some(summary) => W::word(summary, index),
-            None => 0,
-        };
-        words.put(slot, words.get(slot) & word);
-    }
+#[inline(always)]
+const fn any_of([a, b, c, d]: Summary, [e, f, g, h]: Summary) -> Summary {
+    [a | e, b | f, c | g, d | h]
 }
 
-/// Leaves the words in which the destination has a bit by its address or by a name.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn destinations_by_name<W: Words>(words: &W) {
-    for (index, slot) in (0..).zip(CANDIDATES) {
-        let word = word_of(words, Slot::Destination, index) | word_of_names(words, index);
-        words.put(slot, words.get(slot) & word);
-    }
+#[inline(always)]
+const fn all_of([a, b, c, d]: Summary, [e, f, g, h]: Summary) -> Summary {
+    [a & e, b & f, c & g, d & h]
 }
 
 /// Dimensions but who sent the packet and its destination. The ones that decide most come first.
@@ -483,8 +472,10 @@ pub fn step<W: Words>(words: &W) -> Step {
         return Step::Done;
     };
     let bits = words.get(slot);
-    let word = base + bits.trailing_zeros();
+    words.put(Slot::Word, u64::from(base + bits.trailing_zeros()));
     words.put(slot, bits & bits.wrapping_sub(1));
+    // Out of memory: the verifier follows what comes now once, not once for each slot.
+    let word = words.get(Slot::Word) as u32;
     let index = layout::SUMMARY_WORDS + word;
     let mut matching = word_of(words, Slot::Site, index) | word_of(words, Slot::Groups, index);
     let mut destination = word_of(words, Slot::Destination, index);
@@ -517,7 +508,7 @@ fn word_of<W: Words>(words: &W, vector: Slot, index: u32) -> u64 {
 /// What the rule that was found says, or the default; `None` if this is no generation.
 #[inline(always)]
 pub fn judgement<W: Words>(words: &W) -> Option<Judgement> {
-    let header = words.run(layout::HEADER)?;
+    let header = words.head(layout::HEADER)?;
     let mut judgement = Judgement::default_deny(W::half(&header, 0));
     let found = words.get(Slot::Found);
     if found != NONE {
@@ -532,7 +523,7 @@ pub fn judgement<W: Words>(words: &W) -> Option<Judgement> {
 }
 
 /// The vector of a 32-bit key.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn descend<W: Words>(words: &W, table: u32, key: u32) -> u32 {
     let found = entry(words, table, key >> 16);
     if found & layout::CHILD == 0 {
@@ -556,9 +547,9 @@ fn entry<W: Words>(words: &W, table: u32, index: u32) -> u32 {
 
 /// The vector of a group bitmap in the hash that this half of the header names; zero, which is no vector, if the
 /// generation does not know it.
-#[cfg_attr(target_arch = "bpf", inline(never))]
+#[inline(always)]
 fn groups<W: Words>(words: &W, half: u32, bitmap: u64) -> u32 {
-    let Some(header) = words.run(layout::HEADER) else {
+    let Some(header) = words.head(layout::HEADER) else {
         return 0;
     };
     let place = (bitmap.wrapping_mul(GROUP_MULTIPLIER) >> (W::half(&header, half + 1) & 63)) as u32;
@@ -600,6 +591,10 @@ pub mod host {
         fn run(&self, word: u32) -> Option<Self::Run> {
             let chunk = self.chunks.get((word / layout::CHUNK_WORDS) as usize)?;
             Some((chunk, word % layout::CHUNK_WORDS))
+        }
+
+        fn head(&self, word: u32) -> Option<Self::Run> {
+            self.run(word)
         }
 
         fn word((chunk, first): &Self::Run, index: u32) -> u64 {

@@ -121,16 +121,23 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
         })
     }
 
-    /// Has what a new flow is likely to be written to come into the cache: a compare-and-swap waits for all that was written before.
+    /// The record that a new flow is likely to be written to.
     #[inline(always)]
-    pub fn prefetch(&self, key: &FlowKey, outside: &OutsideKey) {
-        self.answers.prefetch(&self.hash_answer(key, outside));
-        if let Some(position) = self.index.likely_claim(&self.hash(key))
-            && let Some(record) = self.records.get(position)
-        {
-            record.load(word::SITE_SOURCE);
-            record.load(word::OUT);
-        }
+    pub fn likely_record(&self, key: &FlowKey) -> Option<R::Value> {
+        self.records.get(self.index.likely_claim(&self.hash(key))?)
+    }
+
+    /// Where the index of answers is going to have a flow of this key and outside.
+    #[inline(always)]
+    pub fn hash_answer(&self, key: &FlowKey, outside: &OutsideKey) -> Hash {
+        let (remote, port) = (key.destination, key.destination_port);
+        of_answer(self.factors, outside, remote, port, self.buckets())
+    }
+
+    /// Has both places of an answer come into the cache.
+    #[inline(always)]
+    pub fn prefetch_answer(&self, hash: &Hash) {
+        self.answers.prefetch(hash);
     }
 
     /// Puts a new flow in.
@@ -275,12 +282,6 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     #[inline(always)]
     fn buckets(&self) -> u32 {
         self.index.places() / WIDTH as u32
-    }
-
-    #[inline(always)]
-    fn hash_answer(&self, key: &FlowKey, outside: &OutsideKey) -> Hash {
-        let (remote, port) = (key.destination, key.destination_port);
-        of_answer(self.factors, outside, remote, port, self.buckets())
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A record lies at the place that its outside has in the index of outsides: putting it there is the claim of the port.
 
-use super::hash::{Factors, of_inside, of_outside, port_protocol};
+use super::hash::{Factors, Hash, of_inside, of_outside, port_protocol};
 use super::index::{Claim, Index, Retired, WIDTH, payload_of, state, state_of};
 use super::words::{Store, Words};
 use crate::abi::flow::{halves, pair};
@@ -76,15 +76,35 @@ impl<B: Store, R: Store, F: Factors> MappingTable<B, R, F> {
         })
     }
 
-    /// Has the record come into the cache that a new mapping to this outside is likely to get.
+    /// The record that a new mapping to this outside is likely to get.
     #[inline(always)]
-    pub fn prefetch_record(&self, key: &OutsideKey) {
-        let hash = of_outside(self.factors, key, self.buckets());
-        if let Some(position) = self.outsides.likely_claim(&hash)
-            && let Some(record) = self.records.get(position)
-        {
-            record.load(word::INSIDE);
-        }
+    pub fn likely_record(&self, outside: &OutsideKey) -> Option<R::Value> {
+        let hash = of_outside(self.factors, outside, self.buckets());
+        self.records.get(self.outsides.likely_claim(&hash)?)
+    }
+
+    /// Where the index of insides may have this endpoint.
+    #[inline(always)]
+    pub fn hash_inside(&self, key: &InsideKey) -> Hash {
+        of_inside(self.factors, key, self.buckets())
+    }
+
+    /// Where the index of outsides may have this endpoint.
+    #[inline(always)]
+    pub fn hash_outside(&self, key: &OutsideKey) -> Hash {
+        of_outside(self.factors, key, self.buckets())
+    }
+
+    /// Has both places of an inside endpoint come into the cache.
+    #[inline(always)]
+    pub fn prefetch_inside(&self, hash: &Hash) {
+        self.insides.prefetch(hash);
+    }
+
+    /// Has both places of an outside endpoint come into the cache.
+    #[inline(always)]
+    pub fn prefetch_outside(&self, hash: &Hash) {
+        self.outsides.prefetch(hash);
     }
 
     /// Puts a new mapping in and says where it is; [`Mapping::position`] is not looked at.
