@@ -53,15 +53,15 @@ pub fn pass<P: Packet, T: Tables>(
     let Parsed { site, inner } = parsed;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let (now_s, epochs) = tables.clock();
-    let Some(entry) = tables.flows().find_words(&inner.key_words(*site)) else {
+    let Some(record) = tables.flows().find_record(&inner.key_words(*site)) else {
         return Ok(None);
     };
-    if !goes_on(entry.record, inner, settings, now_s) {
+    if !goes_on(record, inner, settings, now_s) {
         return Ok(None);
     }
-    let hop = remembered_next_hop(tables, entry.record, epochs);
+    let hop = remembered_next_hop(tables, record, epochs);
     let Some(hop) = hop.filter(|hop| inner.length() <= hop.mtu) else {
         return Ok(None);
     };
-    forward(packet, tables, *site, inner, entry.record, hop, now_s).map(Some)
+    forward(packet, tables, *site, inner, record, hop, now_s).map(Some)
 }

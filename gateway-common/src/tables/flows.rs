@@ -46,20 +46,14 @@ impl<B: Store, R: Store, F: Factors> FlowTable<B, R, F> {
     /// The flow that a packet of the site belongs to.
     #[inline(always)]
     pub fn find(&self, key: &FlowKey) -> Option<Entry<R::Value>> {
-        self.find_words(&KeyWords::new(key))
-    }
-
-    /// The same by the words of the key.
-    #[inline(always)]
-    pub fn find_words(&self, key: &KeyWords) -> Option<Entry<R::Value>> {
-        self.find_with(key, |record, position, noted| Entry {
+        self.find_with(&KeyWords::new(key), |record, position, noted| Entry {
             record,
             position,
             word: noted.load(),
         })
     }
 
-    /// Its record alone.
+    /// Its record alone, by the words of the key.
     #[inline(always)]
     pub fn find_record(&self, key: &KeyWords) -> Option<R::Value> {
         self.find_with(key, |record, _, _| record)
