@@ -24,6 +24,9 @@ pub(super) struct Floor {
     at_least: Option<f64>,
     /// Of a time or size: as many times the peer's; of a figure alone, in its unit.
     at_most: Option<f64>,
+    /// Of a time: so many more than the peer's, in its unit. Where the peer does next to nothing, as a bare `XDP_PASS`, what machines
+    /// need for that differs far more than what they need for the rest.
+    at_most_more: Option<f64>,
     /// In place of that in a short run, which is rough; without it a short run is not held against this.
     short: Option<f64>,
     /// What is aimed at.
@@ -34,26 +37,53 @@ pub(super) struct Floor {
 
 /// What a run is held against.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Bound {
+pub(super) enum Bound {
+    /// As many times the peer's.
+    Least(f64),
     /// As many times the peer's; of a figure alone, in its unit.
-    pub(super) value: f64,
-    pub(super) less_is_better: bool,
+    Most(f64),
+    /// More than the peer's, in its unit.
+    MostMore(f64),
 }
 
 impl Bound {
-    /// Whether this is good enough; what is no number is not.
-    pub(super) fn holds(self, value: f64) -> bool {
-        if self.less_is_better {
-            value <= self.value
-        } else {
-            value >= self.value
+    /// What is held against this bound.
+    fn of(self, measured: &Measured<'_>) -> f64 {
+        match self {
+            Self::Least(_) | Self::Most(_) => measured.value,
+            Self::MostMore(_) => measured.more,
         }
+    }
+
+    /// Whether this is good enough; what is no number is not.
+    pub(super) fn holds(self, measured: &Measured<'_>) -> bool {
+        let value = self.of(measured);
+        match self {
+            Self::Least(bound) => value >= bound,
+            Self::Most(bound) | Self::MostMore(bound) => value <= bound,
+        }
+    }
+
+    fn less_is_better(self) -> bool {
+        !matches!(self, Self::Least(_))
     }
 
     /// For a table.
     pub(super) fn text(self) -> String {
-        let sign = if self.less_is_better { "<=" } else { ">=" };
-        format!("{sign} {}", number(self.value))
+        match self {
+            Self::Least(bound) => format!(">= {}", number(bound)),
+            Self::Most(bound) => format!("<= {}", number(bound)),
+            Self::MostMore(bound) => format!("<= +{}", number(bound)),
+        }
+    }
+
+    /// For a file: its key and value, as in the repository's.
+    pub(super) fn entry(self) -> (&'static str, f64) {
+        match self {
+            Self::Least(bound) => ("at_least", bound),
+            Self::Most(bound) => ("at_most", bound),
+            Self::MostMore(bound) => ("at_most_more", bound),
+        }
     }
 }
 
@@ -64,6 +94,8 @@ pub(super) struct Measured<'a> {
     pub(super) ours: &'a str,
     /// Times the peer's; of a figure alone, in its unit.
     pub(super) value: f64,
+    /// How much more than the peer's, in its unit; of a figure alone, as above.
+    pub(super) more: f64,
     pub(super) unit: &'a str,
 }
 
@@ -87,9 +119,10 @@ impl Floors {
         let floors: Self = toml::from_str(text)?;
         for floor in &floors.floor {
             let name = || format!("the floor of {}, {}", floor.part, floor.cases.join("; "));
+            let bounds = [floor.at_least, floor.at_most, floor.at_most_more];
             ensure!(
-                floor.at_least.is_some() != floor.at_most.is_some(),
-                "{} needs one of at_least and at_most",
+                bounds.iter().flatten().count() == 1,
+                "{} needs one of at_least, at_most and at_most_more",
                 name()
             );
             ensure!(!floor.why.trim().is_empty(), "{} says not why", name());
@@ -113,10 +146,12 @@ impl Floors {
     /// What is aimed at.
     pub(super) fn goal(&self, part: &str, measured: &Measured<'_>) -> Option<Bound> {
         self.of(part, measured).find_map(|floor| {
-            floor.goal.map(|value| Bound {
-                value,
-                less_is_better: floor.at_most.is_some(),
-            })
+            let kind = if floor.at_least.is_some() {
+                Bound::Least
+            } else {
+                Bound::Most
+            };
+            floor.goal.map(kind)
         })
     }
 
@@ -149,18 +184,23 @@ impl Floors {
 
 impl Floor {
     fn bound(&self, short: bool) -> Option<Bound> {
-        let value = self.at_most.or(self.at_least);
-        let value = if short { self.short } else { value };
-        value.map(|value| Bound {
-            value,
-            less_is_better: self.at_most.is_some(),
-        })
+        let kinds = [
+            (self.at_least, Bound::Least as fn(f64) -> Bound),
+            (self.at_most, Bound::Most),
+            (self.at_most_more, Bound::MostMore),
+        ];
+        let (value, kind) = kinds.into_iter().find_map(|(value, kind)| Some((value?, kind)))?;
+        if short {
+            self.short.map(kind)
+        } else {
+            Some(kind(value))
+        }
     }
 
     fn verdict(&self, one: &Measured<'_>, bound: Bound) -> Option<String> {
         let (part, case, ours) = (&self.part, one.case, one.ours);
-        if less_is_better(one.unit) != bound.less_is_better {
-            let wanted = if bound.less_is_better {
+        if less_is_better(one.unit) != bound.less_is_better() {
+            let wanted = if bound.less_is_better() {
                 "at_least"
             } else {
                 "at_most"
@@ -170,12 +210,12 @@ impl Floor {
                 one.unit
             ));
         }
-        (!bound.holds(one.value)).then(|| {
+        (!bound.holds(one)).then(|| {
             format!(
                 "{part}: {case}: {ours}: measured {}, the floor is {} ({}). Run `cargo xtask bench {part} --check` again on a quiet \
                  machine; if it is missed there too, the change has made this slower: find out where, and move the floor \
                  only with the reason beside it",
-                number(one.value),
+                number(bound.of(one)),
                 bound.text(),
                 self.why.trim()
             )
@@ -237,6 +277,40 @@ mod tests {
     }
 
     #[test]
+    fn a_time_may_be_held_against_how_much_more_it_is_than_another() {
+        let text = "[[floor]]\npart = \"programs\"\ncases = [\"wan\"]\nat_most_more = 40\nshort = 80\ngoal = 2.5\nwhy = \"measured 21\"\n";
+        let floors = Floors::parse(text).unwrap();
+        let report = |ours: f64, pass: f64| {
+            let mut report = Report::new("programs");
+            let [ours, theirs] =
+                [("gateway", ours), ("XDP_PASS", pass)].map(|(name, sample)| Side::new(name, vec![sample]));
+            report.compare("wan", "ns", ours, theirs);
+            report
+        };
+        assert_eq!(floors.missed(&report(61.0, 21.0), false), [""; 0]);
+        assert_eq!(
+            floors.missed(&report(47.0, 7.0), false),
+            [""; 0],
+            "another machine"
+        );
+        let missed = floors.missed(&report(48.0, 7.0), false);
+        assert!(
+            missed.len() == 1 && missed[0].contains("measured 41") && missed[0].contains("<= +40"),
+            "{missed:?}"
+        );
+        assert_eq!(floors.missed(&report(87.0, 7.0), true), [""; 0]);
+        assert_eq!(floors.missed(&report(88.0, 7.0), true).len(), 1);
+        assert_eq!(floors.missed(&report(f64::NAN, 7.0), true).len(), 1);
+        let report = report(48.0, 16.0);
+        let measured = &report.measured()[0];
+        assert_eq!(
+            floors.goal("programs", measured),
+            Some(Bound::Most(2.5)),
+            "a goal is a ratio"
+        );
+    }
+
+    #[test]
     fn what_is_no_number_or_not_there_or_the_wrong_way_round_is_missed() {
         let floors = Floors::parse(TEXT).unwrap();
         assert_eq!(floors.missed(&report(f64::NAN, 1.0), false).len(), 1);
@@ -256,6 +330,7 @@ mod tests {
     #[test]
     fn a_floor_has_one_bound_and_a_reason() {
         assert!(Floors::parse(&TEXT.replace("at_least = 3.0", "")).is_err());
+        assert!(Floors::parse(&TEXT.replace("at_least = 3.0", "at_least = 3.0\nat_most_more = 1")).is_err());
         assert!(Floors::parse(&TEXT.replace("measured 3.5 to 4", " ")).is_err());
         assert!(Floors::parse(&TEXT.replace("goal", "gaol")).is_err());
     }

@@ -40,6 +40,20 @@ const CASES: [(&str, &str, &str); 8] = [
         "pass",
     ),
 ];
+/// Case, its figure, and that of a program which only draws a flow and sets its frame up, and does nothing with it: what is left is
+/// a program that has run for a while.
+const STEADY: [(&str, &str, &str); 2] = [
+    (
+        "one established flow beside drawing it",
+        "buckets, 1 flows",
+        "drawn, 1 flows",
+    ),
+    (
+        "one flow of answers beside drawing it",
+        "answers, 1 flows",
+        "drawn, 1 flows",
+    ),
+];
 /// Case and its figures: the flow table, a BPF hash map of the same keys and records.
 const TABLES: [(&str, &str, &str); 2] = [
     ("flow table, 1 flow", "buckets, 1 flows", "hash map, 1 flows"),
@@ -60,6 +74,10 @@ pub(super) fn run(short: bool) -> Result<Report> {
     for (case, ours, pass) in CASES {
         let [ours, pass] = [named(&figures, ours)?, named(&figures, pass)?];
         report.compare(case, "ns", ours.side("gateway"), pass.side("XDP_PASS"));
+    }
+    for (case, ours, drawn) in STEADY {
+        let [ours, drawn] = [named(&figures, ours)?, named(&figures, drawn)?];
+        report.compare(case, "ns", ours.side("gateway"), drawn.side("only drawn"));
     }
     for (case, ours, theirs) in TABLES {
         let [ours, theirs] = [named(&figures, ours)?, named(&figures, theirs)?];

@@ -95,13 +95,18 @@ impl Report {
             case: &one.name,
             ours: &one.ours.name,
             value: quotient(one),
+            more: one.ours.median() - one.theirs.median(),
             unit: one.unit,
         });
-        let figures = self.figures.iter().map(|one| Measured {
-            case: &one.name,
-            ours: "gateway",
-            value: one.side("").median(),
-            unit: &one.unit,
+        let figures = self.figures.iter().map(|one| {
+            let value = one.side("").median();
+            Measured {
+                case: &one.name,
+                ours: "gateway",
+                value,
+                more: value,
+                unit: &one.unit,
+            }
         });
         comparisons.chain(figures).collect()
     }
@@ -163,11 +168,7 @@ impl Report {
     fn verdict(&self, floors: &Floors, measured: &Measured<'_>, short: bool) -> String {
         let said = |word: &str, bound: Option<Bound>| {
             let bound = bound?;
-            let verdict = if bound.holds(measured.value) {
-                "ok"
-            } else {
-                "MISSED"
-            };
+            let verdict = if bound.holds(measured) { "ok" } else { "MISSED" };
             Some(format!("  {word} {} {verdict}", bound.text()))
         };
         let floor = said("floor", floors.bound(self.part, measured, short));
@@ -218,12 +219,8 @@ fn quotient(comparison: &Comparison) -> f64 {
 
 fn bound_json(bound: Option<Bound>) -> Value {
     bound.map_or(Value::Null, |bound| {
-        let key = if bound.less_is_better {
-            "at_most"
-        } else {
-            "at_least"
-        };
-        json!({ key: bound.value })
+        let (key, value) = bound.entry();
+        json!({ key: value })
     })
 }
 
