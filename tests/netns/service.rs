@@ -9,7 +9,10 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::ptrace;
+use nix::sys::wait::{WaitPidFlag, waitpid};
+use nix::unistd::Pid;
 use xtask::cmd;
 use xtask::lab::Lab;
 use xtask::lab::center::fetch;
@@ -24,6 +27,8 @@ use xtask::paths;
 const WATCHDOG_US: &str = "5000000";
 /// The daemon gives a sign of life each second.
 const SIGNS_S: u64 = 4;
+/// After this a worker stands still, with what a look each second may be late.
+const STANDSTILL: Duration = Duration::from_secs(12);
 /// What a pipe holds, as pipe(7) has it, and the longest line that may have found no room behind that.
 const PIPE_OCTETS: usize = 65_536;
 const LINE_OCTETS: usize = 4_096;
@@ -32,6 +37,19 @@ const LINE_OCTETS: usize = 4_096;
 struct Notices(UnixDatagram);
 
 impl Notices {
+    /// Those of a gateway that is started like this.
+    fn of_gateway() -> Result<(Self, Config)> {
+        let path = state::path("notify");
+        let notices = Self(UnixDatagram::bind(&path).context("the service manager's socket")?);
+        notices.0.set_nonblocking(true)?;
+        let mut config = Config::usual(Auth::Rsa);
+        config.environment = vec![
+            ("NOTIFY_SOCKET".into(), path.display().to_string()),
+            ("WATCHDOG_USEC".into(), WATCHDOG_US.into()),
+        ];
+        Ok((notices, config))
+    }
+
     /// What has been said until now.
     fn so_far(&self) -> Result<Vec<String>> {
         let (mut said, mut buffer) = (Vec::new(), [0; 4096]);
@@ -50,14 +68,7 @@ impl Notices {
 #[test]
 fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<()> {
     let lab = Lab::up(Options::default())?;
-    let path = state::path("notify");
-    let notices = Notices(UnixDatagram::bind(&path).context("the service manager's socket")?);
-    notices.0.set_nonblocking(true)?;
-    let mut config = Config::usual(Auth::Rsa);
-    config.environment = vec![
-        ("NOTIFY_SOCKET".into(), path.display().to_string()),
-        ("WATCHDOG_USEC".into(), WATCHDOG_US.into()),
-    ];
+    let (notices, config) = Notices::of_gateway()?;
     // It answers verbs now, which its control task does only once it serves.
     let gateway = lab.start_gateway(&config)?;
     let said = notices.so_far()?;
@@ -87,6 +98,70 @@ fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<(
     let said = notices.so_far()?;
     ensure!(said.contains(&"STOPPING=1".to_owned()), "{said:?}");
     ensure!(said.contains(&"STATUS=SIGTERM".to_owned()), "{said:?}");
+    Ok(())
+}
+
+/// A thread of another process that is held where it is, and goes on when this is dropped.
+struct Held(Pid);
+
+impl Held {
+    /// Holds the first thread of this name.
+    fn of_process(process: i32, name: &str) -> Result<Self> {
+        for thread in fs::read_dir(format!("/proc/{process}/task"))? {
+            let thread = thread?;
+            if fs::read_to_string(thread.path().join("comm"))?.trim_end() != name {
+                continue;
+            }
+            let number = thread.file_name().into_string().ok().context("a number")?;
+            let thread = Pid::from_raw(number.parse()?);
+            ptrace::seize(thread, ptrace::Options::empty())?;
+            let held = Self(thread);
+            ptrace::interrupt(thread)?;
+            waitpid(thread, Some(WaitPidFlag::__WALL))?;
+            return Ok(held);
+        }
+        bail!("process {process} has no thread {name}")
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // Should it have ended there is nothing to go on.
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
+/// Regression: a worker that stood still was noticed by nobody; what its queues received went nowhere.
+#[test]
+fn a_gateway_with_a_worker_that_stands_still_gives_no_sign_of_life() -> Result<()> {
+    let lab = Lab::up(Options::default())?;
+    let (notices, config) = Notices::of_gateway()?;
+    let gateway = lab.start_gateway(&config)?;
+    let held = Held::of_process(gateway.pid(), "esp-0")?;
+    sleep(STANDSTILL);
+    notices.so_far()?;
+    sleep(Duration::from_secs(SIGNS_S));
+    ensure!(
+        notices.signs_of_life()? == 0,
+        "a gateway whose worker stands still gives signs of life"
+    );
+    // Its control task goes on all the same.
+    gateway.cli(&["status"])?;
+    drop(held);
+    let deadline = Instant::now() + Duration::from_secs(SIGNS_S);
+    while notices.signs_of_life()? == 0 {
+        ensure!(
+            Instant::now() < deadline,
+            "no sign of life after the worker went on"
+        );
+        sleep(Duration::from_millis(50));
+    }
+    let log = fs::read_to_string(state::path("gateway.log"))?;
+    ensure!(
+        log.contains("a worker has stood still"),
+        "the log does not say why"
+    );
+    gateway.stop();
     Ok(())
 }
 

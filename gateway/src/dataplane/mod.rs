@@ -42,6 +42,7 @@ mod service_link;
 mod shared;
 mod sleeper;
 pub mod soft;
+mod standstill;
 mod start;
 mod stats;
 pub mod sweep;
@@ -94,6 +95,7 @@ use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
 use self::prefixes::prefixes;
 use self::sas::Sas;
+use self::standstill::Standstill;
 use self::stats::WorkerCounters;
 use self::sweep::{Quiet, Sweep};
 use self::tables::SharedTables;
@@ -142,6 +144,7 @@ pub struct Dataplane {
     sas: Mutex<Sas>,
     tables: Arc<SharedTables>,
     sweep: Arc<Sweeping>,
+    standstill: Mutex<Standstill>,
     hold_down: HoldDown,
     attached: Vec<Attached>,
     clear_link: ClearLink,
@@ -452,13 +455,22 @@ impl Dataplane {
         let settings = self.maps().settings()?;
         let mut sweep = self.sweep();
         let (sweep, quiet) = &mut *sweep;
-        let rounds = || self.counters.iter().map(|counters| counters.rounds());
-        if !quiet.all_came_on(rounds()) {
+        if !quiet.all_came_on(self.rounds()) {
             return Ok((0, 0));
         }
         let gone = sweep.run(&*self.tables, &settings, self.hold_down, now_s);
-        quiet.note(rounds());
+        quiet.note(self.rounds());
         Ok(gone)
+    }
+
+    /// A second went by. The number of a worker that has not ended its round, or its sleep, for ten of them.
+    pub fn standing_worker(&self) -> Option<usize> {
+        let mut standstill = self.standstill.lock().unwrap_or_else(PoisonError::into_inner);
+        standstill.second(self.rounds())
+    }
+
+    fn rounds(&self) -> impl Iterator<Item = u64> {
+        self.counters.iter().map(|counters| counters.rounds())
     }
 
     /// Detaches everything, ends the workers (their keys are zeroed), removes the clear link. Kernel forwarding stays

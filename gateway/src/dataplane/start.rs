@@ -76,6 +76,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         sas: Mutex::new(Sas::new(wan_ports(&planned), owners(&planned))),
         tables,
         sweep: Arc::default(),
+        standstill: Mutex::default(),
         hold_down: config.hold_down,
         attached: Vec::new(),
         clear_link,

@@ -71,6 +71,8 @@ pub struct Controller<E: Engine> {
     pub(super) reading: Reading,
     pub(super) tracers: Tracers,
     service_manager: ServiceManager,
+    /// A worker that stood still a second ago.
+    standing: Option<usize>,
     /// Who asked for what is being done.
     pub(super) caller: Caller,
     pub(super) subscribers: broadcast::Sender<EventLine>,
@@ -172,6 +174,7 @@ impl<E: Engine> Controller<E> {
             reading: Reading::default(),
             tracers: Tracers::default(),
             service_manager: ServiceManager::of_environment()?,
+            standing: None,
             caller: Caller::default(),
             subscribers,
             listings: Listings::default(),
@@ -293,7 +296,7 @@ impl<E: Engine> Controller<E> {
         self.polls += 1;
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
-            self.service_manager.alive();
+            self.tell_of_life();
             self.lines.next_second();
             self.tend_rules();
             self.tend_names();
@@ -303,6 +306,24 @@ impl<E: Engine> Controller<E> {
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
+    }
+
+    /// The gateway lives if its workers come round, as this task does.
+    fn tell_of_life(&mut self) {
+        let standing = self.engine.standing_worker();
+        match (standing, self.standing) {
+            (None, None) => {}
+            (Some(worker), _) => tracing::error!(
+                worker,
+                "a worker has stood still for ten seconds or more: nothing passes by its queues; a watchdog of the service manager ends \
+                 this process"
+            ),
+            (None, Some(worker)) => tracing::warn!(worker, "the worker goes on that had stood still"),
+        }
+        self.standing = standing;
+        if standing.is_none() {
+            self.service_manager.alive();
+        }
     }
 
     fn handle_happening(&mut self, happening: Happening<E::Handle>) {

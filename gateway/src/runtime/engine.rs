@@ -199,6 +199,9 @@ pub trait Engine {
     /// If the kernel refuses it.
     async fn tend(&mut self) -> anyhow::Result<()>;
 
+    /// The number of a worker that has stood still for ten seconds; asked once a second.
+    fn standing_worker(&self) -> Option<usize>;
+
     /// What happened since the last call; asked ten times a second.
     async fn poll(&mut self) -> Vec<Happening<Self::Handle>>;
 

@@ -1,8 +1,8 @@
 //! What a service manager hears of the daemon, if one has started it (sd_notify(3)): that it serves, that its control task
-//! still comes round, that it stops.
+//! and its workers still come round, that it stops.
 //!
 //! Without the second a control task that hangs would go unnoticed: SAs would carry traffic on that nobody rekeys, revokes
-//! or expires. A service manager with a watchdog ends such a process, nothing passes, and another one begins.
+//! or expires; and a worker that hangs, by whose queues nothing passes. A service manager with a watchdog ends such a process, nothing passes, and another one begins.
 //!
 //! A service manager that does not listen is not waited for: a thread of its own tells it.
 use std::io;
@@ -56,7 +56,7 @@ impl ServiceManager {
         self.tell(Word::Ready);
     }
 
-    /// The control task has come round; to be told each second.
+    /// The control task has come round, and the workers have; to be told each second.
     pub(super) fn alive(&self) {
         if self.wants_signs_of_life {
             self.tell(Word::Alive);

@@ -286,6 +286,10 @@ impl Engine for Xdp {
         u32::try_from(monotonic_s()).unwrap_or(u32::MAX)
     }
 
+    fn standing_worker(&self) -> Option<usize> {
+        self.dataplane.as_ref()?.standing_worker()
+    }
+
     async fn tend(&mut self) -> anyhow::Result<()> {
         self.ticks = self.ticks.wrapping_add(1);
         if self.ticks.is_multiple_of(SWEEP_TICKS) {

@@ -229,6 +229,10 @@ impl Engine for InMemory {
         0
     }
 
+    fn standing_worker(&self) -> Option<usize> {
+        None
+    }
+
     async fn tend(&mut self) -> anyhow::Result<()> {
         Ok(())
     }

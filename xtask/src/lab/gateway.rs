@@ -313,6 +313,12 @@ impl Gateway {
         self.process.is_running()
     }
 
+    /// The daemon's process id.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.process.pid
+    }
+
     /// Does `work` while the daemon stands still.
     ///
     /// # Errors
