@@ -1,12 +1,16 @@
 //! A gateway that comes back: what it took over, and what sites find as they left it.
 
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
 use anyhow::{Context, Result, ensure};
 use gateway_tests::scene::Scene;
+use xtask::cmd;
 use xtask::lab::center::fetch;
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
 use xtask::lab::state;
-use xtask::lab::topology::{Node, Options, Site};
+use xtask::lab::topology::{GATEWAY_WAN6, Node, Options, Site};
 use xtask::paths;
 
 /// The address that the server sees of each site, over tunnels built now.
@@ -97,6 +101,52 @@ fn a_crash_before_the_confirmation_falls_back() -> Result<()> {
     ensure!(scene.gateway.json(&["rules", "show"])?["active"]["name"] == "lab");
     ensure!(scene.gateway.logs("was not confirmed before the gateway stopped"));
     addresses(&scene).map(|_| ())
+}
+
+/// Regression: the gateway went on without the interface that had its name, for ever, and its other interfaces' addresses were
+/// not read again.
+#[test]
+fn an_interface_that_is_made_anew_is_served_by_the_next_gateway() -> Result<()> {
+    let config = Config::usual(Auth::Rsa);
+    let scene = Scene::with_tunnels()?;
+    let gateway = |line: &str| {
+        let mut command = Node::Gateway.command("ip");
+        cmd::output(command.args(line.split(' '))).map(|_| ())
+    };
+    gateway("link del wan6")?;
+    ensure!(
+        scene.gateway.logs("the interface is gone"),
+        "{}",
+        scene.gateway.log()
+    );
+    fetch(Site::One.terminal(), "/whoami").context("the other interfaces")?;
+    let queues = "numtxqueues 1 numrxqueues 1";
+    gateway(&format!(
+        "link add wan6 {queues} type veth peer name other {queues}"
+    ))?;
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while scene.gateway.is_running() {
+        ensure!(
+            Instant::now() < deadline,
+            "it goes on without wan6:\n{}",
+            scene.gateway.log()
+        );
+        sleep(Duration::from_millis(50));
+    }
+    ensure!(
+        scene.gateway.logs("interface `wan6` is another one now"),
+        "{}",
+        scene.gateway.log()
+    );
+    gateway(&format!("address add {GATEWAY_WAN6}/64 dev wan6 nodad"))?;
+    for end in ["wan6", "other"] {
+        gateway(&format!("link set {end} up"))?;
+    }
+    let scene = start_again(scene, &config, false)?;
+    let attached = scene.gateway.json(&["status"])?["interfaces"].to_string();
+    ensure!(attached.contains("wan6"), "{attached}");
+    scene.router(Site::One).initiate()?;
+    fetch(Site::One.terminal(), "/whoami").map(|_| ())
 }
 
 /// Whoever tries a configuration out beside the gateway that runs does not take its tunnels down.

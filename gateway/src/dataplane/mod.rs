@@ -125,6 +125,17 @@ pub struct Attached {
     pub mode: AttachMode,
 }
 
+/// An interface that is not there any more under its name, as it was attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostInterface {
+    /// Its name.
+    pub name: String,
+    /// The index that it had.
+    pub index: u32,
+    /// The index of the one that has its name now: no program is attached to that one, and no worker has a socket on it.
+    pub successor: Option<u32>,
+}
+
 /// What the packet path and the workers have to say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DataplaneEvent {
@@ -179,16 +190,29 @@ impl Dataplane {
         &self.attached
     }
 
+    /// Interfaces that are gone, or have a successor of their name.
+    #[must_use]
+    pub fn lost_interfaces(&self) -> Vec<LostInterface> {
+        let lost = |interface: &Attached| {
+            let now = system::interface_index(&interface.name);
+            (now != Some(interface.index)).then(|| LostInterface {
+                name: interface.name.clone(),
+                index: interface.index,
+                successor: now,
+            })
+        };
+        self.attached.iter().filter_map(lost).collect()
+    }
+
     /// Reads the interfaces' addresses again. Call it when one has changed: ESP to another destination is dropped.
     ///
     /// # Errors
-    /// An interface is gone.
+    /// An interface is gone; those of the others are read all the same.
     pub fn refresh_addresses(&self) -> Result<(), DataplaneError> {
         let mut maps = self.maps();
-        for (place, interface) in (0..).zip(&self.attached) {
-            start::fill_interface(&mut maps, interface, place)?;
-        }
-        Ok(())
+        let fill = |(place, interface)| start::fill_interface(&mut maps, interface, place);
+        let filled: Vec<_> = (0..).zip(&self.attached).map(fill).collect();
+        filled.into_iter().collect()
     }
 
     /// Turns forwarding between our interfaces off again, which a container engine or `sysctl --system` turns on for all.

@@ -16,6 +16,7 @@ use super::connections::Connections;
 use super::done;
 use super::engine::{Engine, Happening};
 use super::events;
+use super::interfaces::Interfaces;
 use super::ledger::SharedLedger;
 use super::listing::{Answer, Listings, SaLists};
 use super::names::{Names, next_call};
@@ -71,6 +72,9 @@ pub struct Controller<E: Engine> {
     pub(super) reading: Reading,
     pub(super) tracers: Tracers,
     service_manager: ServiceManager,
+    pub(super) interfaces: Interfaces,
+    /// Why the gateway ends by itself.
+    pub(super) must_end: Option<String>,
     /// A worker that stood still a second ago.
     standing: Option<usize>,
     /// Who asked for what is being done.
@@ -174,6 +178,8 @@ impl<E: Engine> Controller<E> {
             reading: Reading::default(),
             tracers: Tracers::default(),
             service_manager: ServiceManager::of_environment()?,
+            interfaces: Interfaces::default(),
+            must_end: None,
             standing: None,
             caller: Caller::default(),
             subscribers,
@@ -189,33 +195,39 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Serves until `stop` says why to stop.
+    ///
+    /// # Errors
+    /// Why it ended by itself.
     pub async fn run(
         &mut self,
         mut datagrams: mpsc::Receiver<Datagram>,
         mut calls: mpsc::Receiver<Call>,
         stop: impl Future<Output = &'static str>,
-    ) {
+    ) -> anyhow::Result<()> {
         let mut tick = interval(Duration::from_millis(POLL_MS));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         tokio::pin!(stop);
         let mut names = self.names.take_calls();
         let Some(mut done) = self.done_by_others.take() else {
-            return;
+            return Ok(());
         };
         self.record(Notice::Started {
             version: env!("CARGO_PKG_VERSION"),
         });
         self.start_connections().await;
         self.service_manager.ready();
-        loop {
+        let ended = loop {
+            if let Some(reason) = self.must_end.take() {
+                self.tell_of_end(&reason);
+                break Err(anyhow::Error::msg(reason));
+            }
             // With each that is served, so that a flood does not keep it from being finished.
             self.list_more_sas();
             let deadline = self.deadline();
             tokio::select! {
                 reason = &mut stop => {
-                    self.service_manager.stopping(reason);
-                    self.record(Notice::Stopping { reason });
-                    break;
+                    self.tell_of_end(reason);
+                    break Ok(());
                 }
                 Some(datagram) = datagrams.recv() => self.handle_datagram(&datagram).await,
                 Some(call) = calls.recv() => self.handle_call(call).await,
@@ -226,10 +238,16 @@ impl<E: Engine> Controller<E> {
                 // And without waiting, where nothing else is to be served.
                 () = yield_now(), if self.sa_lists.are_asked_for() => {}
             }
-        }
+        };
         drop(names);
         self.names.stop();
         self.delete_all(&mut datagrams).await;
+        ended
+    }
+
+    fn tell_of_end(&mut self, reason: &str) {
+        self.service_manager.stopping(reason);
+        self.record(Notice::Stopping { reason });
     }
 
     /// Detaches the data plane: nothing passes any more.
@@ -297,6 +315,7 @@ impl<E: Engine> Controller<E> {
         if self.polls == POLLS_PER_LOOK {
             self.polls = 0;
             self.tell_of_life();
+            self.next_second_of_interfaces();
             self.lines.next_second();
             self.tend_rules();
             self.tend_names();

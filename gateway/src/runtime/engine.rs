@@ -12,7 +12,7 @@ use gateway_ike::{ChildSaInstall, Direction};
 use crate::api::view;
 use crate::core::classifier::Generation;
 use crate::core::names::Write;
-use crate::dataplane::{Published, Traces};
+use crate::dataplane::{LostInterface, Published, Traces};
 
 /// Traffic of a pair of SAs since it was installed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -201,6 +201,9 @@ pub trait Engine {
 
     /// The number of a worker that has stood still for ten seconds; asked once a second.
     fn standing_worker(&self) -> Option<usize>;
+
+    /// Interfaces that are gone, or have a successor of their name; asked once a second.
+    fn lost_interfaces(&self) -> Vec<LostInterface>;
 
     /// What happened since the last call; asked ten times a second.
     async fn poll(&mut self) -> Vec<Happening<Self::Handle>>;

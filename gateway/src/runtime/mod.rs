@@ -13,6 +13,7 @@ mod engine;
 mod event_file;
 mod events;
 mod inspect;
+mod interfaces;
 mod journal;
 mod ledger;
 mod listing;
@@ -119,12 +120,12 @@ async fn serve(
     }
     reload::on_hangup(hangup, call_sender.clone());
     let api = tokio::spawn(server.run(call_sender, events));
-    controller.run(datagrams, calls, stop_signal()?).await;
+    let ended = controller.run(datagrams, calls, stop_signal()?).await;
     controller.close().await;
     // It ends by itself once the controller takes no more calls; its socket file goes with it.
     api.abort();
     let _ = api.await;
-    Ok(())
+    ended
 }
 
 fn stop_signal() -> anyhow::Result<impl Future<Output = &'static str>> {

@@ -28,8 +28,8 @@ use crate::core::directions::Directions;
 use crate::core::names::Write;
 use crate::dataplane::{
     self, AttachMode, Dataplane, DataplaneConfig, DataplaneEvent, HoldDown, IkeDatagram, InterfaceConfig,
-    Published, SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, Traces, WorkerReport,
-    monotonic_s,
+    LostInterface, Published, SaHandle, SaInstall, ServiceLink, ServiceSockets, TableSizes, Traces,
+    WorkerReport, monotonic_s,
 };
 
 /// Where the pins of gateways stand, a folder each.
@@ -288,6 +288,12 @@ impl Engine for Xdp {
 
     fn standing_worker(&self) -> Option<usize> {
         self.dataplane.as_ref()?.standing_worker()
+    }
+
+    fn lost_interfaces(&self) -> Vec<LostInterface> {
+        self.dataplane
+            .as_ref()
+            .map_or_else(Vec::new, |dataplane| dataplane.lost_interfaces())
     }
 
     async fn tend(&mut self) -> anyhow::Result<()> {

@@ -13,7 +13,7 @@ use gateway::api::server::Call;
 use gateway::config::Config;
 use gateway::core::classifier::Generation;
 use gateway::core::names::Write;
-use gateway::dataplane::{Published, Traces};
+use gateway::dataplane::{LostInterface, Published, Traces};
 use gateway::dns::server as dns;
 use gateway::runtime::{
     Controller, DatagramQueue, Engine, Happening, Reader, SaTraffic, Sockets, Tables, prepare,
@@ -233,6 +233,10 @@ impl Engine for InMemory {
         None
     }
 
+    fn lost_interfaces(&self) -> Vec<LostInterface> {
+        Vec::new()
+    }
+
     async fn tend(&mut self) -> anyhow::Result<()> {
         Ok(())
     }
@@ -372,7 +376,10 @@ impl Node {
                 let _ = stopped.await;
                 "end of the test"
             };
-            controller.run(datagrams, incoming, stop).await;
+            controller
+                .run(datagrams, incoming, stop)
+                .await
+                .expect("it ends when it is told");
             controller.close().await;
         };
         let thread = std::thread::spawn(|| {
