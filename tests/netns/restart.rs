@@ -149,6 +149,36 @@ fn an_interface_that_is_made_anew_is_served_by_the_next_gateway() -> Result<()> 
     fetch(Site::One.terminal(), "/whoami").map(|_| ())
 }
 
+/// A cable that is pulled and put back, on either side.
+#[test]
+fn a_link_that_was_down_carries_on_with_the_same_tunnels() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let spis = || -> Result<Vec<String>> {
+        let list = scene.gateway.cli(&["sa", "list"])?;
+        let lines = list.lines().filter(|line| line.contains("child#"));
+        Ok(lines.map(str::to_owned).collect())
+    };
+    let before = spis()?;
+    ensure!(before.len() == 2, "{before:?}");
+    for interface in ["wan4", "core"] {
+        for state in ["down", "up"] {
+            let mut command = Node::Gateway.command("ip");
+            cmd::output(command.args(["link", "set", interface, state]))?;
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while let Err(error) = fetch(Site::One.terminal(), "/whoami") {
+            ensure!(
+                Instant::now() < deadline,
+                "{interface}: {error:#}\n{}",
+                scene.gateway.log()
+            );
+        }
+    }
+    let after = spis()?;
+    ensure!(after == before, "{before:?} became {after:?}");
+    Ok(())
+}
+
 /// Whoever tries a configuration out beside the gateway that runs does not take its tunnels down.
 #[test]
 fn a_second_gateway_is_refused_and_leaves_the_first_one_alone() -> Result<()> {

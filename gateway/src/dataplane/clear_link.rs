@@ -12,6 +12,7 @@ use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
 use rtnetlink::{Handle, LinkUnspec, LinkVeth};
 
 use super::error::DataplaneError;
+use super::ethtool;
 use super::system;
 use super::taken::TakenName;
 
@@ -117,8 +118,9 @@ impl ClearLink {
 
 /// Receive queues of an interface.
 ///
-/// sysfs knows how many are in use, netlink how many there can be. sysfs belongs to the network namespace that it was
-/// mounted in, which need not be this one: it is believed only where it names the same interface.
+/// sysfs knows how many are in use. It belongs to the network namespace that it was mounted in, which need not be this one: it
+/// is believed only where it names the same interface. Otherwise the driver is asked, which need not tell; netlink knows how
+/// many there can be.
 pub(crate) fn queues(interface: &str) -> Result<u32, DataplaneError> {
     let index = system::interface_index(interface).unwrap_or(0);
     let folder = Path::new("/sys/class/net").join(interface);
@@ -134,6 +136,9 @@ pub(crate) fn queues(interface: &str) -> Result<u32, DataplaneError> {
             .flatten()
             .filter(|entry| entry.file_name().to_string_lossy().starts_with("rx-"));
         return Ok(u32::try_from(receive.count()).unwrap_or(u32::MAX).max(1));
+    }
+    if let Ok(Some(queues)) = ethtool::receive_queues(index) {
+        return Ok(queues);
     }
     let asked = system::block_on_netlink(move |handle| async move {
         let answers = handle.link().get().match_index(index).execute();

@@ -1,4 +1,4 @@
-//! Offloads of an interface, by the kernel's ethtool netlink family (Documentation/networking/ethtool-netlink.rst).
+//! Offloads and queues of an interface, by the kernel's ethtool netlink family (Documentation/networking/ethtool-netlink.rst).
 //!
 //! XDP sees a packet before a checksum that is left to the device is filled in, so the sender has to do it; and a veth end
 //! takes redirected frames only with NAPI on, which GRO turns on.
@@ -13,6 +13,10 @@ const CONTROL_GET_FAMILY: u8 = 3;
 const CONTROL_FAMILY_ID: u16 = 1;
 const CONTROL_FAMILY_NAME: u16 = 2;
 const FEATURES_SET: u8 = 12;
+const CHANNELS_GET: u8 = 17;
+const CHANNELS_HEADER: u16 = 1;
+const CHANNELS_RX_COUNT: u16 = 6;
+const CHANNELS_COMBINED_COUNT: u16 = 9;
 const FEATURES_HEADER: u16 = 1;
 const FEATURES_WANTED: u16 = 3;
 const HEADER_DEVICE_INDEX: u16 = 1;
@@ -37,13 +41,7 @@ const ATTRIBUTE_HEADER: usize = 4;
 /// # Errors
 /// The kernel refuses.
 pub(crate) fn set_features(index: u32, features: &[(&str, bool)]) -> io::Result<()> {
-    let mut socket = Socket::new(NETLINK_GENERIC)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let name = attribute(CONTROL_FAMILY_NAME, b"ethtool\0");
-    let answer = ask(&socket, CONTROL, CONTROL_GET_FAMILY, &name)?;
-    let family = answer.iter().find_map(|message| family_id(message));
-    let family = family.ok_or_else(|| io::Error::other("this kernel has no ethtool netlink family"))?;
+    let (socket, family) = connect()?;
     let bits: Vec<u8> = features
         .iter()
         .flat_map(|(name, on)| {
@@ -56,15 +54,49 @@ pub(crate) fn set_features(index: u32, features: &[(&str, bool)]) -> io::Result<
             attribute(BIT | NESTED, &bit)
         })
         .collect();
-    let mut body = attribute(
-        FEATURES_HEADER | NESTED,
-        &attribute(HEADER_DEVICE_INDEX, &index.to_ne_bytes()),
-    );
+    let mut body = device(FEATURES_HEADER, index);
     body.extend(attribute(
         FEATURES_WANTED | NESTED,
         &attribute(BITSET_BITS | NESTED, &bits),
     ));
     ask(&socket, family, FEATURES_SET, &body).map(|_| ())
+}
+
+/// Receive queues in use of the interface with this index, in the calling thread's network namespace; `None` if its driver does
+/// not tell.
+///
+/// # Errors
+/// The kernel refuses.
+pub(crate) fn receive_queues(index: u32) -> io::Result<Option<u32>> {
+    let (socket, family) = connect()?;
+    let answer = ask(&socket, family, CHANNELS_GET, &device(CHANNELS_HEADER, index))?;
+    let count = |kind: u16| {
+        let value = answer.iter().find_map(|message| find(message, kind));
+        let count = value.and_then(|value| value.first_chunk().copied());
+        count.map_or(0, u32::from_ne_bytes)
+    };
+    let queues = count(CHANNELS_RX_COUNT).saturating_add(count(CHANNELS_COMBINED_COUNT));
+    Ok((queues > 0).then_some(queues))
+}
+
+/// A socket, and the number of the ethtool family.
+fn connect() -> io::Result<(Socket, u16)> {
+    let mut socket = Socket::new(NETLINK_GENERIC)?;
+    socket.bind_auto()?;
+    socket.connect(&SocketAddr::new(0, 0))?;
+    let name = attribute(CONTROL_FAMILY_NAME, b"ethtool\0");
+    let answer = ask(&socket, CONTROL, CONTROL_GET_FAMILY, &name)?;
+    let family = answer.iter().find_map(|message| family_id(message));
+    let family = family.ok_or_else(|| io::Error::other("this kernel has no ethtool netlink family"))?;
+    Ok((socket, family))
+}
+
+/// The header of a command that names the interface.
+fn device(header: u16, index: u32) -> Vec<u8> {
+    attribute(
+        header | NESTED,
+        &attribute(HEADER_DEVICE_INDEX, &index.to_ne_bytes()),
+    )
 }
 
 /// An attribute, padded to four octets.
@@ -124,13 +156,20 @@ fn kind(message: &[u8]) -> Option<u16> {
 
 /// The number of the family in an answer of the control family.
 fn family_id(payload: &[u8]) -> Option<u16> {
+    find(payload, CONTROL_FAMILY_ID)?
+        .first_chunk()
+        .copied()
+        .map(u16::from_ne_bytes)
+}
+
+/// The value of the first attribute of this kind in an answer.
+fn find(payload: &[u8], kind: u16) -> Option<&[u8]> {
     let mut rest = payload.get(GENERIC_HEADER..)?;
     loop {
         let length = usize::from(u16::from_ne_bytes(*rest.first_chunk()?));
         let found = rest.get(..length).filter(|_| length >= ATTRIBUTE_HEADER)?;
-        let value = found.get(ATTRIBUTE_HEADER..)?;
-        if u16::from_ne_bytes([*found.get(2)?, *found.get(3)?]) == CONTROL_FAMILY_ID {
-            return Some(u16::from_ne_bytes(*value.first_chunk()?));
+        if u16::from_ne_bytes([*found.get(2)?, *found.get(3)?]) == kind {
+            return found.get(ATTRIBUTE_HEADER..);
         }
         rest = rest.get(length.next_multiple_of(4)..)?;
     }
@@ -158,6 +197,8 @@ mod tests {
     #[test]
     fn the_kernel_knows_the_family_and_refuses_what_is_not_there() {
         let missing = set_features(u32::MAX, &[("rx-gro", true)]).expect_err("no such interface");
+        assert!(missing.raw_os_error().is_some(), "{missing}");
+        let missing = receive_queues(u32::MAX).expect_err("no such interface");
         assert!(missing.raw_os_error().is_some(), "{missing}");
     }
 }
