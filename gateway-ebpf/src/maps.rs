@@ -151,4 +151,6 @@ pub(crate) static TRACER: ProgramArray<1> = ProgramArray::new();
 #[btf_map]
 pub(crate) static IKE_RATE: LruHashMap<[u8; 16], RateBucket, IKE_SOURCES> = LruHashMap::new();
 #[btf_map]
+pub(crate) static IKE_SPIS: Array<[u64; 1], { limit::SA_PLACES as usize }, MMAPABLE> = Array::new();
+#[btf_map]
 pub(crate) static SETTINGS: Array<Settings, 1, MMAPABLE> = Array::new();

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_ktime_get_ns, bpf_loop, bpf_map
 use gateway_common::abi::{
     clock,
     event::Event,
-    flow,
+    flow, ike,
     interface::{Interface, RateBucket, Settings},
     limit,
     names::{OpenAddress, SETS_AN_ADDRESS},
@@ -36,7 +36,7 @@ use gateway_common::tables::{Epochs, Step, Tables};
 use crate::arrays::{Array, Secret, Value, hide};
 use crate::maps::{
     CLOCK, DIRECTIONS, DROPS, EVENT_RATE, EVENTS, FLOW_ANSWERS, FLOW_INDEX, FLOWS, GEOMETRY, IKE_RATE,
-    INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
+    IKE_SPIS, INTERFACES, MAPPING_INSIDES, MAPPING_OUTSIDES, MAPPINGS, NEXT_HOPS, OPEN_NAMES, PATHS,
     PUBLICATION_SOURCES, ROUTES, RULE_HITS, RULE_SEARCH, RULE_SETS, RuleSet, SA_INBOUND, SA_OUTBOUND,
     SA_PATHS, SA_ROUTES, SA_SHARES, SCRATCH, SETTINGS, SITE_USAGE, SITES, TRACE_LEFT, TRACE_RATE, TRACES,
     TRACES_LOST,
@@ -275,21 +275,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn is_ike_spi(&self, spi: u64) -> bool {
+        is_ike_spi(spi)
+    }
+
+    #[inline(always)]
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32 {
-        let Some(bucket) = IKE_RATE.get_ptr_mut(source) else {
-            // A source that finds no room is let through: the daemon has cookies against floods (RFC 7296 2.6).
-            let _ = IKE_RATE.insert(
-                source,
-                RateBucket {
-                    second: now_s,
-                    count: 1,
-                },
-                u64::from(BPF_ANY),
-            );
-            return 1;
-        };
-        // SAFETY: the look-up returned it, and it stays valid for the run.
-        unsafe { count_in_second(bucket, now_s) }
+        count_ike(source, now_s)
+    }
+
+    #[inline(always)]
+    fn count_on_ike_sa(&self, spi: u64) -> u32 {
+        count_on_ike_sa(spi)
     }
 
     #[inline(always)]
@@ -370,6 +367,40 @@ extern "C" fn has_outside(address: u32, endpoint: u32) -> u32 {
         pad: 0,
     };
     mappings().has_outside(&outside).into()
+}
+
+#[inline(always)]
+fn is_ike_spi(spi: u64) -> bool {
+    let place = Array::new(&IKE_SPIS, limit::SA_PLACES).get(ike::place(spi));
+    place.is_some_and(|place| place.load(0) == spi)
+}
+
+#[inline(always)]
+fn count_ike(source: &[u8; 16], now_s: u32) -> u32 {
+    let Some(bucket) = IKE_RATE.get_ptr_mut(source) else {
+        // A source that finds no room is let through: the daemon has cookies against floods (RFC 7296 2.6).
+        let _ = IKE_RATE.insert(
+            source,
+            RateBucket {
+                second: now_s,
+                count: 1,
+            },
+            u64::from(BPF_ANY),
+        );
+        return 1;
+    };
+    // SAFETY: the look-up returned it, and it stays valid for the run.
+    unsafe { count_in_second(bucket, now_s) }
+}
+
+/// [`Tables::count_on_ike_sa`], in a global function.
+#[unsafe(no_mangle)]
+#[inline(never)]
+extern "C" fn count_on_ike_sa(spi: u64) -> u32 {
+    if !is_ike_spi(spi) {
+        return 0;
+    }
+    count_ike(&ike::bucket(spi), clock_word(clock::word::NOW_S) as u32)
 }
 
 /// Leaves what became of a packet, and the code to return, for the program that tells of it.

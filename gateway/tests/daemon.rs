@@ -19,6 +19,7 @@ mod node;
 mod rules;
 mod sockets;
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -97,6 +98,29 @@ fn a_connection_is_brought_up_by_a_verb_and_taken_down() {
     assert_eq!(names(&center).last().map(String::as_str), Some("site_down"));
     let error = site.refused(Request::ConnectionUp { name: "x".into() });
     assert_eq!(error, "no connection is named \"x\"; there are to-center");
+}
+
+#[test]
+fn the_data_plane_is_told_the_spi_of_each_ike_sa() {
+    let (center, site) = pair(Options::default());
+    assert!(center.engine().ike_spis.is_empty());
+    up(&site);
+    // Of each side the other's is no affair.
+    let own = |node: &Node| node.engine().ike_spis.clone();
+    let before = [&center, &site].map(own);
+    assert!(before[0].len() == 1 && before[1].len() == 1 && before[0] != before[1]);
+    center.ask(Request::SaRekey {
+        site: Some("hospital".into()),
+        id: None,
+        ike: true,
+    });
+    let rekeyed = |node, before: &BTreeSet<u64>| {
+        let now = own(node);
+        (now.is_disjoint(before) && now.len() == 1).then_some(())
+    };
+    for (node, before) in [&center, &site].into_iter().zip(&before) {
+        until(|| rekeyed(node, before), || log(&center, "hospital"));
+    }
 }
 
 /// The certificate says gw.lab.test. The SA is found all the same, to say that it is up and to take it down.

@@ -2,10 +2,12 @@
 //! they imitate goes on.
 
 use std::net::UdpSocket;
-use std::thread::sleep;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use gateway_tests::scene::Scene;
 use xtask::lab::center::fetch;
 use xtask::lab::line::Line;
@@ -228,6 +230,63 @@ fn a_flood_of_ike_from_one_source_is_limited_and_counted() -> Result<()> {
     // The other site is not touched.
     scene.router(Site::Two).rekey_child()?;
     fetch(Site::Two.terminal(), "/whoami")?;
+    Ok(())
+}
+
+/// Sends IKE that is on no IKE SA in a site's name, several thousand messages a second, for as long as `act` takes.
+fn while_ike_is_forged<T>(site: Site, act: impl FnOnce() -> Result<T>) -> Result<T> {
+    const A_BURST: usize = 50;
+    const PAUSE: Duration = Duration::from_millis(8);
+    let is_over = AtomicBool::new(false);
+    let burst = vec![ike_header(0x20, 28); A_BURST];
+    thread::scope(|scope| {
+        let flood = scope.spawn(|| {
+            while !is_over.load(Relaxed) {
+                send_ike(site, 500, &burst)?;
+                sleep(PAUSE);
+            }
+            anyhow::Ok(())
+        });
+        let done = act();
+        is_over.store(true, Relaxed);
+        let flooded = flood.join().map_err(|_| anyhow!("the flood panicked"))?;
+        flooded.and(done)
+    })
+}
+
+/// Regression: they used up what the site's address may send, so that `wan` dropped the site's own.
+#[test]
+fn ike_that_is_forged_in_a_sites_name_keeps_none_of_its_own_from_passing() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    for site in Site::BOTH {
+        let router = scene.router(site);
+        let limited = || scene.dropped("ike_rate_limit");
+        let at_first = limited()?;
+        while_ike_is_forged(site, || {
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while limited()? == at_first {
+                ensure!(Instant::now() < deadline, "nothing was too much");
+            }
+            for _ in 0..2 {
+                let before = limited()?;
+                router.rekey_child()?;
+                router.rekey_ike()?;
+                scene.rekey_by_gateway(site, false)?;
+                scene.rekey_by_gateway(site, true)?;
+                let during = limited()? - before;
+                ensure!(during > 0, "the flood had ended");
+            }
+            Ok(())
+        })
+        .with_context(|| {
+            format!(
+                "{}; {} dropped",
+                site.name(),
+                scene.dropped("ike_rate_limit").unwrap_or(0)
+            )
+        })?;
+        fetch(site.terminal(), "/whoami")?;
+    }
     Ok(())
 }
 

@@ -19,6 +19,7 @@ use gateway::dataplane::tables::{SharedTables, prepare};
 use gateway::dataplane::{TableSizes, fill_stages, fill_tracer};
 use gateway_common::abi::event::Event;
 use gateway_common::abi::flow::{Flow, FlowKey};
+use gateway_common::abi::ike;
 use gateway_common::abi::interface::{Interface, Interfaces};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey, PublicationSource};
@@ -59,6 +60,8 @@ pub struct Kernel {
     neighbours: Vec<(u32, Interface)>,
     /// Places of inbound SAs of the last [`Kernel::fill`].
     sa_places: Vec<u32>,
+    /// Those of IKE SAs.
+    ike_places: Vec<u32>,
     /// Groups of the sites of the last [`Kernel::fill`].
     group_bitmaps: Vec<u64>,
 }
@@ -151,6 +154,7 @@ impl Kernel {
             links,
             neighbours: Vec::new(),
             sa_places: Vec::new(),
+            ike_places: Vec::new(),
             group_bitmaps: Vec::new(),
         };
         kernel.array::<u32>(map::ABI)?.set(0, ABI_VERSION, 0)?;
@@ -326,6 +330,13 @@ impl Kernel {
         for sa in tables.sa_inbound.values() {
             let place = SaInbound::place(sa.spi);
             self.array(map::SA_INBOUND)?.set(place, *sa, 0)?;
+        }
+        let places = tables.ike_spis.iter().map(|spi| ike::place(*spi)).collect();
+        for place in std::mem::replace(&mut self.ike_places, places) {
+            self.array(map::IKE_SPIS)?.set(place, ike::NONE, 0)?;
+        }
+        for spi in &tables.ike_spis {
+            self.array(map::IKE_SPIS)?.set(ike::place(*spi), *spi, 0)?;
         }
         self.replace(
             map::SA_PATHS,

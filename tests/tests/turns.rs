@@ -425,6 +425,10 @@ impl<'a> Tables for Own<'a> {
         self.world.judge(tuple)
     }
 
+    fn is_ike_spi(&self, spi: u64) -> bool {
+        self.world.is_ike_spi(spi)
+    }
+
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32 {
         self.world.count_ike(source, now_s)
     }

@@ -8,6 +8,7 @@ pub mod clock;
 pub mod event;
 pub mod flow;
 pub mod geometry;
+pub mod ike;
 pub mod interface;
 pub mod names;
 pub mod nat;
@@ -20,7 +21,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -115,8 +116,11 @@ pub mod map {
     pub const TRACES_LOST: &str = "TRACES_LOST";
     /// `ProgramArray[1]`: the program that tells of a packet.
     pub const TRACER: &str = "TRACER";
-    /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`.
+    /// `HashMap<[u8; 16] source, RateBucket>` (LRU): per-source IKE rate limit on `wan`, and that of each IKE SA beyond it.
     pub const IKE_RATE: &str = "IKE_RATE";
+    /// `Array<[u64; 1]>[SA_PLACES]`, memory-mapped: the gateway's own SPI of each IKE SA that stands, in the place that it says
+    /// ([`super::ike::place`]); zero where none does.
+    pub const IKE_SPIS: &str = "IKE_SPIS";
     /// `Array<Settings>[1]`, memory-mapped for workers to read.
     pub const SETTINGS: &str = "SETTINGS";
 }
@@ -134,9 +138,10 @@ pub mod limit {
     pub const PER_BUCKET: u32 = 5;
     /// Inbound SAs.
     pub const SAS_MAX: u32 = 131_072;
-    /// Lowest bits of an SPI that say where its inbound SA lies: twice as many places as SAs, so that one that is free is soon drawn.
+    /// Lowest bits of an SPI that say where its inbound SA, or its IKE SA, lies: twice as many places as SAs, so that one that is
+    /// free is soon drawn.
     pub const SA_INDEX_BITS: u32 = 18;
-    /// Places of inbound SAs.
+    /// Places of inbound SAs, and of IKE SAs.
     pub const SA_PLACES: u32 = 1 << SA_INDEX_BITS;
     /// Numbers of outbound SAs: one that changes takes another number before its own is free, also when all are in use.
     pub const SA_NUMBERS: u32 = SAS_MAX + 1024;

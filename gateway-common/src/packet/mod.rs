@@ -4,6 +4,7 @@ pub mod checksum;
 pub mod esp;
 pub mod ethernet;
 pub mod icmp;
+pub mod ike;
 pub mod ipv4;
 pub mod ipv6;
 mod slice;

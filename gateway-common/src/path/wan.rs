@@ -9,6 +9,7 @@ use crate::packet::{
     esp::{self, Esp},
     ethernet::{self, Ethernet, ether_type},
     icmp::{CODE_FRAGMENTATION_NEEDED, Icmp, kind, kind6},
+    ike,
     ipv4::{self, Fault, Ipv4, protocol},
     ipv6::{self, Ipv6},
     udp::{self, Udp},
@@ -16,9 +17,6 @@ use crate::packet::{
 use crate::tables::Tables;
 
 use super::{Outcome, Verdict, pmtu, worker};
-
-/// Shortest IKE message: its header (RFC 7296 section 3.1).
-const IKE_LENGTH_MIN: u32 = 28;
 
 /// Fragments that one source may send in a second, and all sources may.
 const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
@@ -213,7 +211,7 @@ fn udp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &
         udp::fits(u32::from_be(lengths) >> 16, outer.length).ok_or(DropReason::TruncatedUdp)? - udp::LENGTH;
     let offset = outer.offset + udp::LENGTH;
     match (u32::from_be(ports) as u16).to_be_bytes() {
-        udp::PORT_IKE => ike(tables, outer, interface, length),
+        udp::PORT_IKE => ike(packet, tables, outer, interface, offset, length),
         udp::PORT_NAT_TRAVERSAL => {
             if length == 1 && packet.load(offset) == Some([esp::KEEPALIVE]) {
                 return Err(DropReason::NatKeepalive);
@@ -223,7 +221,8 @@ fn udp<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &
             }
             let [marker] = packet.load_words(offset).ok_or(DropReason::TruncatedUdp)?;
             if marker == u32::from_ne_bytes(esp::NON_ESP_MARKER) {
-                return ike(tables, outer, interface, length.saturating_sub(4));
+                let length = length.saturating_sub(4);
+                return ike(packet, tables, outer, interface, offset + 4, length);
             }
             esp(
                 packet,
@@ -293,19 +292,37 @@ pub(super) fn spi<P: Packet>(packet: &P) -> Option<[u8; 4]> {
 }
 
 #[inline(always)]
-fn ike<T: Tables>(tables: &T, outer: &Outer, interface: &Interface, length: u32) -> Outcome {
+fn ike<P: Packet, T: Tables>(
+    packet: &P,
+    tables: &T,
+    outer: &Outer,
+    interface: &Interface,
+    offset: u32,
+    length: u32,
+) -> Outcome {
     if !is_ours(outer, interface) {
         return Err(DropReason::OuterDestination);
     }
-    if length < IKE_LENGTH_MIN {
+    if length < ike::LENGTH_MIN {
         return Err(DropReason::TruncatedUdp);
     }
     let settings = tables.settings().ok_or(DropReason::Internal)?;
     let source = rate_limit_key(outer);
-    if tables.count_ike(&source, tables.now_s()) > settings.ike_per_source_per_s {
+    let per_s = settings.ike_per_source_per_s;
+    if tables.count_ike(&source, tables.now_s()) > per_s && !is_within_ike_sa(packet, tables, offset, per_s) {
         return Err(DropReason::IkeRateLimit);
     }
     Ok(Verdict::Pass(Path::WanIke))
+}
+
+/// Whether a message is on an IKE SA that stands, and one of so many on it in this second. Whoever forges its source does not
+/// know the 64 random bits of our SPI, unless he sees the path: he uses up what the address may send, and not this.
+#[inline(never)]
+fn is_within_ike_sa<P: Packet, T: Tables>(packet: &P, tables: &T, offset: u32, per_s: u32) -> bool {
+    let Some(spi) = packet.load_words(offset).and_then(ike::receiver_spi) else {
+        return false;
+    };
+    (1..=per_s).contains(&tables.count_on_ike_sa(spi))
 }
 
 /// "Destination unreachable" only: PMTU discovery needs its code 4 (RFC 1191), sockets the others. What is about ESP is not

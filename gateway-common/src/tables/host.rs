@@ -2,7 +2,7 @@
 
 use std::boxed::Box;
 use std::cell::{Cell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::vec::Vec;
 
@@ -155,6 +155,8 @@ pub struct HostTables {
     pub rules: Option<(u32, Vec<Rule>)>,
     /// Flow table, mapping table, and what sites use of them.
     pub arrays: Arrays,
+    /// SPIs of ours of IKE SAs that stand.
+    pub ike_spis: BTreeSet<u64>,
     /// IKE datagrams: source, second, count.
     pub ike: RefCell<BTreeMap<[u8; 16], (u32, u32)>>,
     /// Packets by [`Path`].
@@ -395,6 +397,10 @@ impl Tables for HostTables {
             judgement.decide(rule);
         }
         Some(judgement)
+    }
+
+    fn is_ike_spi(&self, spi: u64) -> bool {
+        self.ike_spis.contains(&spi)
     }
 
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32 {

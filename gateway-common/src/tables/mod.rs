@@ -2,6 +2,7 @@
 
 use crate::abi::{
     event::Event,
+    ike,
     interface::{Interface, Settings},
     nat::OutsideKey,
     next_hop::NextHop,
@@ -153,8 +154,18 @@ pub trait Tables {
     /// Implementations run the search of [`crate::path::rules`], or read the rules one by one.
     fn judge(&self, tuple: &Tuple) -> Option<Judgement>;
 
+    /// Whether the gateway drew this SPI, which is not zero, for an IKE SA that stands.
+    fn is_ike_spi(&self, spi: u64) -> bool;
     /// Counts an IKE datagram of `source` and returns how many there were in this second.
     fn count_ike(&self, source: &[u8; 16], now_s: u32) -> u32;
+    /// Counts a message on the IKE SA for which the gateway drew this SPI, which is not zero, and returns how many there were in
+    /// this second; zero if it stands no more.
+    fn count_on_ike_sa(&self, spi: u64) -> u32 {
+        if !self.is_ike_spi(spi) {
+            return 0;
+        }
+        self.count_ike(&ike::bucket(spi), self.now_s())
+    }
     /// Counts a packet that was not dropped.
     fn count(&self, path: Path, bytes: u32);
     /// Counts a packet that goes no further though the program does not drop its frame: an answer is made of it.

@@ -176,6 +176,12 @@ fn main() -> Result<(), Error> {
                 Output::ActivateOutbound { child, .. } => println!("send on {child}"),
                 Output::UpdateChildSa { child, remote, .. } => println!("{child} goes to {remote}"),
                 Output::RemoveChildSa { child, direction } => println!("remove {child} {direction:?}"),
+                Output::IkeSpi { spi, stands } => {
+                    println!(
+                        "IKE SPI {spi:#018x} {}",
+                        if stands { "stands" } else { "is gone" }
+                    );
+                }
             }
         }
     }

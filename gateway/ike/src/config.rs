@@ -154,6 +154,8 @@ pub struct EndpointConfig {
     /// Lowest bits of an inbound ESP SPI in which no two agree, so that the data plane may find SAs by them; 32: SPIs merely
     /// differ. An endpoint keeps to what it was made with.
     pub esp_spi_index_bits: u32,
+    /// The same of our SPI of an IKE SA; 64: they merely differ.
+    pub ike_spi_index_bits: u32,
     /// IP datagrams with IKE messages are kept below this size in octets when the peer can reassemble
     /// (RFC 7383); `None` leaves it to IP.
     pub fragment_size: Option<usize>,
@@ -205,6 +207,7 @@ impl EndpointConfig {
             children_in_all_max: usize::MAX,
             ike_sas_per_peer_max: 16,
             esp_spi_index_bits: 32,
+            ike_spi_index_bits: 64,
             fragment_size: Some(1_280),
             digital_signatures: true,
             linger_s: 5,

@@ -36,7 +36,7 @@ pub(crate) struct Path {
     pub(crate) remote: SocketAddr,
 }
 
-/// Draws before an SPI of ESP is given up: with half of the indexes taken, one in 2^64 attempts is.
+/// Draws before an SPI with an index of its own is given up: with half of the indexes taken, one in 2^64 attempts is.
 const SPI_DRAWS_MAX: u32 = 64;
 
 /// Hands out names and SPIs.
@@ -48,13 +48,19 @@ pub(crate) struct Allocator {
     beside_index: u32,
     /// Indexes of ESP SPIs in use.
     esp_indexes: HashSet<u32>,
+    /// Bits of our SPI of an IKE SA that are no part of its index.
+    beside_ike_index: u64,
+    /// Indexes of our SPIs of IKE SAs that are here.
+    ike_indexes: HashSet<u64>,
 }
 
 impl Allocator {
-    /// No two ESP SPIs at a time agree in their lowest `index_bits`.
-    pub(crate) fn new(index_bits: u32) -> Self {
+    /// No two ESP SPIs at a time agree in their lowest `esp_index_bits`; no two of our SPIs of IKE SAs in their lowest
+    /// `ike_index_bits`, as long as such can be drawn.
+    pub(crate) fn new(esp_index_bits: u32, ike_index_bits: u32) -> Self {
         Self {
-            beside_index: u32::MAX.checked_shl(index_bits).unwrap_or(0),
+            beside_index: u32::MAX.checked_shl(esp_index_bits).unwrap_or(0),
+            beside_ike_index: u64::MAX.checked_shl(ike_index_bits).unwrap_or(0),
             ..Self::default()
         }
     }
@@ -91,6 +97,38 @@ impl Allocator {
 
     fn index_of(&self, spi: u32) -> u32 {
         spi & !self.beside_index
+    }
+
+    /// An SPI for an IKE SA, never zero; with an index that none here has, if one is drawn in time. One without is as good to
+    /// the peer. A collision of all 64 bits does not happen.
+    pub(crate) fn ike_spi(&self, random: &mut dyn Random) -> u64 {
+        let mut draw = || {
+            let mut bytes = [0; 8];
+            random.fill(&mut bytes);
+            u64::from_be_bytes(bytes).max(1)
+        };
+        let mut spi = draw();
+        for _ in 1..SPI_DRAWS_MAX {
+            if !self.ike_indexes.contains(&self.ike_index_of(spi)) {
+                break;
+            }
+            spi = draw();
+        }
+        spi
+    }
+
+    /// Takes the index of an IKE SA that is here from now on; false: another has it.
+    pub(crate) fn take_ike_index(&mut self, spi: u64) -> bool {
+        self.ike_indexes.insert(self.ike_index_of(spi))
+    }
+
+    /// Gives up what was taken.
+    pub(crate) fn release_ike_index(&mut self, spi: u64) {
+        self.ike_indexes.remove(&self.ike_index_of(spi));
+    }
+
+    fn ike_index_of(&self, spi: u64) -> u64 {
+        spi & !self.beside_ike_index
     }
 }
 
@@ -243,11 +281,8 @@ impl Context<'_> {
         nonce
     }
 
-    /// An IKE SPI; a collision among 2^64 does not happen, zero is forbidden.
     pub(crate) fn ike_spi(&mut self) -> u64 {
-        let mut bytes = [0; 8];
-        self.random.fill(&mut bytes);
-        u64::from_be_bytes(bytes).max(1)
+        self.allocator.ike_spi(self.random)
     }
 
     pub(crate) fn esp_spi(&mut self) -> Option<u32> {
@@ -317,14 +352,16 @@ mod tests {
 
     impl Random for Counting {
         fn fill(&mut self, buf: &mut [u8]) {
-            buf.copy_from_slice(&self.0.to_be_bytes());
+            let (high, low) = buf.split_at_mut(buf.len() - 4);
+            high.fill(0);
+            low.copy_from_slice(&self.0.to_be_bytes());
             self.0 = self.0.wrapping_add(1);
         }
     }
 
     #[test]
     fn spis_differ_in_their_index() {
-        let mut allocator = Allocator::new(10);
+        let mut allocator = Allocator::new(10, 64);
         assert_eq!(allocator.esp_spi(&mut Counting(0x1_0004)), Some(0x1_0004));
         // The next draw is of the same index, and the one after is not.
         assert_eq!(allocator.esp_spi(&mut Counting(0x2_0004)), Some(0x2_0005));
@@ -334,18 +371,42 @@ mod tests {
 
     #[test]
     fn without_an_index_spis_merely_differ_and_none_is_reserved() {
-        let mut allocator = Allocator::new(32);
+        let mut allocator = Allocator::new(32, 64);
         let drawn: Vec<_> = (0..3).map(|_| allocator.esp_spi(&mut Counting(254))).collect();
         assert_eq!(drawn, [Some(256), Some(257), Some(258)]);
     }
 
     #[test]
     fn no_spi_is_drawn_for_ever_when_all_indexes_are_taken() {
-        let mut allocator = Allocator::new(4);
+        let mut allocator = Allocator::new(4, 64);
         let mut random = Counting(0x1000);
         (0..16).for_each(|_| assert!(allocator.esp_spi(&mut random).is_some()));
         assert_eq!(allocator.esp_spi(&mut random), None);
         allocator.release(0x1007);
         assert_eq!(allocator.esp_spi(&mut random).map(|spi| spi & 0xf), Some(7));
+    }
+
+    #[test]
+    fn ike_sas_that_are_here_differ_in_the_index_of_our_spi() {
+        let mut allocator = Allocator::new(32, 10);
+        assert!(allocator.take_ike_index(0x1_0004));
+        assert!(!allocator.take_ike_index(0x2_0004), "another's");
+        assert_eq!(allocator.ike_spi(&mut Counting(0x2_0004)), 0x2_0005);
+        // Drawn is not here yet.
+        assert_eq!(allocator.ike_spi(&mut Counting(0x2_0005)), 0x2_0005);
+        allocator.release_ike_index(0x1_0004);
+        assert_eq!(allocator.ike_spi(&mut Counting(0x2_0004)), 0x2_0004);
+        assert_eq!(allocator.ike_spi(&mut Counting(0)), 1, "zero is none");
+    }
+
+    #[test]
+    fn an_ike_sa_has_an_spi_when_all_indexes_are_taken() {
+        let mut allocator = Allocator::new(32, 4);
+        (0..16).for_each(|spi| assert!(allocator.take_ike_index(spi)));
+        let mut random = Counting(0x100);
+        assert!(allocator.ike_spi(&mut random) >= 0x100);
+        assert_eq!(random.0, 0x100 + SPI_DRAWS_MAX, "draws");
+        allocator.release_ike_index(7);
+        assert_eq!(allocator.ike_spi(&mut random) & 0xf, 7);
     }
 }

@@ -140,6 +140,10 @@ struct Indexed {
     /// Where the IKE_SA_INIT request came from that made it.
     answered: Option<(SocketAddr, u64)>,
     half_open: Option<Booked>,
+    /// The index of its SPI is its own.
+    has_index: bool,
+    /// [`Output::IkeSpi`] said that it stands.
+    stands: bool,
 }
 
 /// An IKEv2 endpoint, responder and initiator. See the crate's documentation for how to drive it.
@@ -215,7 +219,7 @@ impl Endpoint {
     /// An endpoint without IKE SAs.
     pub fn new(config: EndpointConfig, mut random: Box<dyn Random + Send>) -> Self {
         let cookies = CookieJar::new(&mut *random);
-        let allocator = Allocator::new(config.esp_spi_index_bits);
+        let allocator = Allocator::new(config.esp_spi_index_bits, config.ike_spi_index_bits);
         let mut this = Self {
             config,
             random,

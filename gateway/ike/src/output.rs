@@ -55,6 +55,16 @@ pub enum Output {
         /// Which directions of it.
         direction: Direction,
     },
+    /// This SPI of ours is that of an IKE SA from now on whose peer has proved itself, or no more. Who does not see the path
+    /// cannot know it. No two that stand agree in the bits of
+    /// [`EndpointConfig::ike_spi_index_bits`](crate::EndpointConfig::ike_spi_index_bits); an IKE SA that found none of its own
+    /// is not told of.
+    IkeSpi {
+        /// Which.
+        spi: u64,
+        /// Whether it stands.
+        stands: bool,
+    },
     /// For logs, counters and the status page.
     Event(Event),
 }

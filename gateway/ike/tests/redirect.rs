@@ -106,7 +106,7 @@ impl Net {
                     }
                 }
                 Output::Event(event) => self.events.entry(at).or_default().push(event),
-                Output::ActivateOutbound { .. } | Output::UpdateChildSa { .. } => {}
+                Output::ActivateOutbound { .. } | Output::UpdateChildSa { .. } | Output::IkeSpi { .. } => {}
             }
         }
     }

@@ -170,6 +170,9 @@ pub enum DataplaneError {
     /// The SPI belongs to another SA.
     #[error("SPI {0:#010x} is taken")]
     SpiTaken(u32),
+    /// The place of an IKE SA's SPI is not its own.
+    #[error("the place of IKE SPI {0:#018x} is another's")]
+    IkeSpi(u64),
     /// A worker thread is gone.
     #[error("worker {0} does not answer")]
     Worker(u32),

@@ -6,6 +6,7 @@
 //! | `object`, `load` | the BPF object; loading and attaching |
 //! | `maps` | typed access to the maps |
 //! | `start` | the order in which everything comes up |
+//! | `ike_spis` | our SPIs of IKE SAs |
 //! | `sa`, `sas` | SAs as the controller sees them; installing and removing |
 //! | `worker` | ESP workers |
 //! | `xsk` | AF_XDP sockets |
@@ -28,6 +29,7 @@ mod clear_link;
 mod config;
 mod error;
 mod ethtool;
+mod ike_spis;
 mod load;
 mod maps;
 pub mod object;
@@ -91,6 +93,7 @@ pub use self::worker::fragments::IkeDatagram;
 pub use self::worker::reassembly::Bounds as FragmentBounds;
 
 use self::clear_link::ClearLink;
+use self::ike_spis::IkeSpis;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
 use self::prefixes::prefixes;
@@ -162,6 +165,7 @@ pub struct Dataplane {
     inboxes: Arc<[Inbox]>,
     counters: Vec<Arc<WorkerCounters>>,
     reports: Arc<ArrayQueue<WorkerReport>>,
+    ike_spis: Arc<IkeSpis>,
     /// Where IKE that came in fragments goes.
     ike: Arc<OnceLock<IkeSink>>,
     tracing: Arc<Tracing>,
@@ -182,6 +186,19 @@ impl Dataplane {
     /// sink stays.
     pub fn receive_ike(&self, sink: impl Fn(IkeDatagram) + Send + Sync + 'static) {
         let _ = self.ike.set(Box::new(sink));
+    }
+
+    /// Messages to this SPI of ours, which stands on an IKE SA now or does no more, pass whatever else the peer's address sends.
+    ///
+    /// # Errors
+    /// Its place is another's. The peer's address has its limit, with what others send in its name.
+    pub fn set_ike_spi(&self, spi: u64, stands: bool) -> Result<(), DataplaneError> {
+        let changed = if stands {
+            self.ike_spis.put(spi)
+        } else {
+            self.ike_spis.take(spi)
+        };
+        changed.then_some(()).ok_or(DataplaneError::IkeSpi(spi))
     }
 
     /// The interfaces and how their programs run.
@@ -516,6 +533,7 @@ impl Dataplane {
                 tracing::error!("a worker had panicked");
             }
         }
+        self.ike_spis.clear();
         self.clear_link.remove();
     }
 

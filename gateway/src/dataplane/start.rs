@@ -15,6 +15,7 @@ use super::clear_link::{ClearLink, queues};
 use super::config::Engine::{Direct, Xdp};
 use super::config::{DataplaneConfig, InterfaceConfig, Role};
 use super::error::DataplaneError;
+use super::ike_spis::IkeSpis;
 use super::load::{AttachMode, Loaded};
 use super::maps::Maps;
 use super::object::program;
@@ -57,6 +58,8 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
     let tables = SharedTables::new(&loaded.ebpf, &geometry)
         .map_err(|(map, error)| DataplaneError::Missing(format!("map {map}: {error}")))?;
     let tables = Arc::new(tables);
+    let ike_spis = IkeSpis::new(&loaded.ebpf)
+        .map_err(|error| DataplaneError::Missing(format!("map {}: {error}", map::IKE_SPIS)))?;
     tables.set_now_s(system::monotonic_s() as u32);
     let mut maps = Maps::take(&mut loaded.ebpf, Arc::clone(&tables))?;
     maps.set_settings(&config.settings)?;
@@ -83,6 +86,7 @@ pub(super) fn start(config: &DataplaneConfig) -> Result<Dataplane, DataplaneErro
         inboxes: inboxes(workers)?,
         counters: (0..workers).map(|_| Arc::default()).collect(),
         reports: Arc::new(ArrayQueue::new(REPORTS_MAX)),
+        ike_spis: Arc::new(ike_spis),
         ike: Arc::default(),
         tracing: Arc::default(),
         threads: Vec::new(),
@@ -327,7 +331,8 @@ fn worker(
             now_s: 0,
             now_ms: 0,
             reports: Arc::clone(&dataplane.reports),
-            fragments: Fragments::new(dataplane.inboxes.len() as u32, Arc::clone(&dataplane.ike)),
+            fragments: Fragments::new(dataplane.inboxes.len() as u32, Arc::clone(&dataplane.ike))
+                .knowing(Arc::clone(&dataplane.ike_spis)),
             tracing: Arc::clone(&dataplane.tracing),
             direct: match config.engine {
                 Xdp => None,

@@ -130,6 +130,7 @@ impl<E: Engine> Controller<E> {
             .clone_from(&config.ike.proposals_accepted);
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
+        ike.ike_spi_index_bits = limit::SA_INDEX_BITS;
         ike.children_in_all_max = limit::SAS_MAX as usize;
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
@@ -429,6 +430,10 @@ impl<E: Engine> Controller<E> {
                     if let Some(handle) = self.sadb.remove(child, direction) {
                         log_failure("SA not removed", self.engine.remove(handle, direction));
                     }
+                }
+                Output::IkeSpi { spi, stands } => {
+                    let outcome = self.engine.set_ike_spi(spi, stands);
+                    log_failure("an IKE SA has no more than its peer's address may send", outcome);
                 }
                 Output::Event(event) => self.note(&event),
             }

@@ -153,6 +153,13 @@ pub trait Engine {
     /// If the kernel refuses it.
     fn remove(&mut self, handle: Self::Handle, direction: Direction) -> anyhow::Result<()>;
 
+    /// Messages to this SPI of ours, which stands on an IKE SA now or does no more, pass whatever else comes in the name of the
+    /// peer's address.
+    ///
+    /// # Errors
+    /// If it has no place: they pass as long as the address has not sent too much.
+    fn set_ike_spi(&mut self, spi: u64, stands: bool) -> anyhow::Result<()>;
+
     /// Traffic of a Child SA; `None` if it is not installed.
     fn traffic(&self, handle: Self::Handle) -> Option<SaTraffic>;
 

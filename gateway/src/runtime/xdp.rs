@@ -218,6 +218,10 @@ impl Engine for Xdp {
         Ok(())
     }
 
+    fn set_ike_spi(&mut self, spi: u64, stands: bool) -> anyhow::Result<()> {
+        Ok(self.dataplane()?.set_ike_spi(spi, stands)?)
+    }
+
     fn traffic(&self, handle: SaHandle) -> Option<SaTraffic> {
         let stats = self.dataplane.as_ref()?.sa_stats(handle)?;
         Some(SaTraffic {

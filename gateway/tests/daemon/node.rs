@@ -46,6 +46,8 @@ pub(crate) struct Table {
     /// Whoever goes through flows does so here, if it is set: not before the test lets go of what it holds.
     pub(crate) held: Option<Arc<Held>>,
     pub(crate) flows: Vec<(FlowKey, Flow)>,
+    /// Our SPIs of IKE SAs that stand.
+    pub(crate) ike_spis: BTreeSet<u64>,
     next: u32,
 }
 
@@ -191,6 +193,17 @@ impl Engine for InMemory {
         if direction != Direction::Outbound {
             self.table().installed.remove(&handle);
         }
+        Ok(())
+    }
+
+    fn set_ike_spi(&mut self, spi: u64, stands: bool) -> anyhow::Result<()> {
+        let mut table = self.table();
+        let changed = if stands {
+            table.ike_spis.insert(spi)
+        } else {
+            table.ike_spis.remove(&spi)
+        };
+        anyhow::ensure!(changed, "{spi:#x} stands, or does not");
         Ok(())
     }
 

@@ -196,7 +196,7 @@ impl Site {
                     }
                 }
                 Output::Event(Event::Closed { .. } | Event::ConnectionDown { .. }) => self.outbound = None,
-                Output::UpdateChildSa { .. } | Output::Event(_) => {}
+                Output::UpdateChildSa { .. } | Output::IkeSpi { .. } | Output::Event(_) => {}
             }
         }
         Ok(())

@@ -468,4 +468,99 @@ fn worlds(now_s: u32) -> Vec<Vector> {
         expect: drop(IkeRateLimit),
     });
     vec![no_interface, no_worker, rate, rate6]
+        .into_iter()
+        .chain(beyond_the_source_s_limit(now_s))
+        .collect()
+}
+
+/// The header of an IKE message and twelve octets more: SPIs of initiator and responder, and whether the initiator sent it.
+fn ike_message(spis: [u64; 2], of_initiator: bool) -> Vec<u8> {
+    let [initiator, responder] = spis.map(u64::to_be_bytes);
+    let flags = if of_initiator { 0x08 } else { 0 };
+    let rest = [46, 0x20, 37, flags, 0, 0, 0, 1, 0, 0, 0, 40];
+    [&initiator[..], &responder, &rest, &[0xa5; 12]].concat()
+}
+
+/// A message as it comes from the router: by which family, and to which port.
+fn ike_frame(is_ipv6: bool, port: u16, message: &[u8]) -> Vec<u8> {
+    let marker: &[u8] = if port == 4500 { &[0; 4] } else { &[] };
+    let datagram = udp(61000, port, &[marker, message].concat());
+    if is_ipv6 {
+        from_router6(17, &datagram)
+    } else {
+        from_router(17, &datagram)
+    }
+}
+
+/// What may come of a source that has sent as much IKE in this second as it may.
+fn beyond_the_source_s_limit(now_s: u32) -> Vec<Vector> {
+    use world::{IKE_PER_S, IKE_SPI};
+    /// The peer's.
+    const THEIRS: u64 = 0xfeed_0000_0000_0001;
+    let step = |frame: &[u8], expect| Step {
+        program: Program::Wan,
+        frame: frame.to_vec(),
+        expect,
+    };
+    let (pass, limited) = (Expect::Pass(Path::WanIke), Expect::Drop(IkeRateLimit));
+    let mut vectors = vec![];
+    for is_ipv6 in [false, true] {
+        for port in [500, 4500] {
+            let frame = |spis, of_initiator| ike_frame(is_ipv6, port, &ike_message(spis, of_initiator));
+            let way = format!("to port {port} over {}", if is_ipv6 { "IPv6" } else { "IPv4" });
+            let forged = frame([THEIRS, IKE_SPI ^ 1], true);
+            let flood = || (0..IKE_PER_S).map(|_| step(&forged, pass.clone()));
+            let beyond = |description: String, steps: Vec<Step>| Vector {
+                description: format!("{description}, {way}"),
+                world: world::world(now_s),
+                steps: flood().chain(steps).collect(),
+            };
+            for (role, live) in [
+                ("its initiator", frame([THEIRS, IKE_SPI], true)),
+                ("its responder", frame([IKE_SPI, THEIRS], false)),
+            ] {
+                let of_sa = (0..IKE_PER_S).map(|_| step(&live, pass.clone()));
+                let then = [step(&live, limited.clone()), step(&forged, limited.clone())];
+                vectors.push(beyond(
+                    format!("on an IKE SA {role} may send as much beyond its source's limit"),
+                    [step(&forged, limited.clone())]
+                        .into_iter()
+                        .chain(of_sa)
+                        .chain(then)
+                        .collect(),
+                ));
+            }
+            let turned_away = [
+                (
+                    "of an SPI in whose place there is none",
+                    frame([THEIRS, 0x77], true),
+                ),
+                (
+                    "of an SPI in whose place is another's",
+                    frame([THEIRS, IKE_SPI ^ 1 << 63], true),
+                ),
+                ("that begins an IKE SA", frame([THEIRS, 0], true)),
+                (
+                    "of the initiator with our SPI as its own",
+                    frame([IKE_SPI, THEIRS], true),
+                ),
+                (
+                    "of the responder with our SPI as its own",
+                    frame([THEIRS, IKE_SPI], false),
+                ),
+            ];
+            for (words, frame) in turned_away {
+                vectors.push(beyond(
+                    format!("a message {words} is not passed beyond its source's limit"),
+                    vec![step(&frame, limited.clone())],
+                ));
+            }
+            let short = ike_frame(is_ipv6, port, &ike_message([THEIRS, IKE_SPI], true)[..27]);
+            vectors.push(beyond(
+                "a header that is cut short is not looked at beyond its source's limit".to_owned(),
+                vec![step(&short, Expect::Drop(TruncatedUdp))],
+            ));
+        }
+    }
+    vectors
 }

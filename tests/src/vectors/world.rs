@@ -66,6 +66,8 @@ pub const MTU: u32 = 1400;
 pub const HOP_MTU: u32 = 9000;
 /// IKE datagrams that one source may send in a second.
 pub const IKE_PER_S: u32 = 3;
+/// Our SPI of an IKE SA that stands.
+pub const IKE_SPI: u64 = 0x1b2c_3d4e_5f60_7182;
 /// Number of the active rule generation.
 pub const GENERATION: u32 = 4;
 
@@ -210,6 +212,7 @@ pub fn world(now_s: u32) -> HostTables {
         sa(SPI_UDP, 4, encapsulation::UDP, gateway4),
     ];
     tables.sa_inbound.extend(inbound.map(|sa| (sa.spi, sa)));
+    tables.ike_spis.insert(IKE_SPI);
     let outbound = SaOutbound {
         sa_index: SA_INDEX,
         shares: 0,

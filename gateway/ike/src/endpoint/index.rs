@@ -19,14 +19,27 @@ impl Endpoint {
             }
             None => {
                 self.entries.remove(&spi);
-                if let Some(key) = before.and_then(|before| before.answered) {
-                    self.answered.remove(&key);
+                if let Some(before) = before {
+                    self.forget(spi, &before);
                 }
             }
         }
         // Whatever became of it: a connection that is to be up and has nothing left is tried again.
         if let Some(name) = connection {
             self.set_timer(&name);
+        }
+    }
+
+    /// What is left to be taken out once an entry does not come back.
+    fn forget(&mut self, spi: u64, before: &Indexed) {
+        if let Some(key) = before.answered {
+            self.answered.remove(&key);
+        }
+        if before.stands {
+            self.outputs.push_back(Output::IkeSpi { spi, stands: false });
+        }
+        if before.has_index {
+            self.allocator.release_ike_index(spi);
         }
     }
 
@@ -106,6 +119,14 @@ impl Endpoint {
         self.by_id.insert(id, spi);
         self.by_child.extend(children.iter().map(|child| (*child, spi)));
         self.deadlines.insert((deadline.0, deadline.1, spi));
+        let (had_index, stood) = before
+            .as_ref()
+            .map_or((false, false), |before| (before.has_index, before.stands));
+        let has_index = had_index || self.allocator.take_ike_index(spi);
+        let stands = has_index && established.is_some();
+        if stands != stood {
+            self.outputs.push_back(Output::IkeSpi { spi, stands });
+        }
         let answered = before.and_then(|before| before.answered);
         self.indexed.insert(
             spi,
@@ -117,6 +138,8 @@ impl Endpoint {
                 connection,
                 answered,
                 half_open,
+                has_index,
+                stands,
             },
         );
     }

@@ -1,7 +1,7 @@
 //! A peer that does what no endpoint of ours does: it authenticates itself as it should, then sends whatever a
 //! test wants on the IKE SA, and answers whatever a test wants.
 
-use std::net::SocketAddr;
+use std::{collections::BTreeSet, net::SocketAddr};
 
 use super::*;
 use crate::{
@@ -18,6 +18,7 @@ mod collisions;
 mod hoarding;
 mod messages;
 mod selectors;
+mod standing;
 
 struct Everybody(SitePolicy);
 
@@ -68,6 +69,8 @@ struct Pair {
     peer: Endpoint,
     events: Vec<Event>,
     outputs: Vec<Output>,
+    /// SPIs of `ours` that stand.
+    standing: BTreeSet<u64>,
     /// What `ours` sent and nobody took yet.
     sent: Vec<Vec<u8>>,
     now_ms: u64,
@@ -111,6 +114,7 @@ impl Pair {
             peer: Endpoint::new(peers, Box::new(SystemRandom::new())),
             events: Vec::new(),
             outputs: Vec::new(),
+            standing: BTreeSet::new(),
             sent: Vec::new(),
             now_ms: 1_000,
         };
@@ -158,6 +162,12 @@ impl Pair {
             match output {
                 Output::Transmit { payload, .. } => self.sent.push(payload),
                 Output::Event(event) => self.events.push(event),
+                Output::IkeSpi { spi, stands: true } => {
+                    assert!(self.standing.insert(spi), "{spi:#x} told twice")
+                }
+                Output::IkeSpi { spi, stands: false } => {
+                    assert!(self.standing.remove(&spi), "{spi:#x} did not stand")
+                }
                 other @ (Output::InstallChildSa(_)
                 | Output::ActivateOutbound { .. }
                 | Output::UpdateChildSa { .. }

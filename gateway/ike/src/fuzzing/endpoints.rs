@@ -23,6 +23,8 @@ const CONNECTION: &str = "center";
 const IN_FLIGHT_MAX: usize = 64;
 /// Rounds of delivery, and of timeouts at one instant, after which two sides must have come to rest.
 const ROUNDS_MAX: usize = 2_000;
+/// Few, so that an index is not free at times.
+const IKE_SPI_INDEX_BITS: u32 = 3;
 
 /// What a run sent.
 pub struct Recorded {
@@ -45,6 +47,8 @@ struct Datagram {
 struct Plane {
     /// SPI of the inbound direction, and which directions there are.
     children: BTreeMap<ChildId, (u32, bool, bool)>,
+    /// Our SPIs of IKE SAs that stand, by their index.
+    ike_spis: BTreeMap<u64, u64>,
     installed: usize,
 }
 
@@ -306,6 +310,16 @@ impl Plane {
                     self.children.remove(child);
                 }
             }
+            Output::IkeSpi { spi, stands: true } => {
+                let index = spi % (1 << IKE_SPI_INDEX_BITS);
+                let before = self.ike_spis.insert(index, *spi);
+                assert_eq!(before, None, "{spi:#x} stands beside another of its index");
+            }
+            Output::IkeSpi { spi, stands: false } => {
+                let index = spi % (1 << IKE_SPI_INDEX_BITS);
+                let before = self.ike_spis.remove(&index);
+                assert_eq!(before, Some(*spi), "gone is one that did not stand");
+            }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
     }
@@ -410,6 +424,7 @@ fn endpoint(side: usize, crashes: u64) -> Endpoint {
     // Few are enough to meet each limit.
     config.crash_secret = Some(CrashSecret::new(&[7; 32]));
     config.ticket_lifetime_s = Some(3_600);
+    config.ike_spi_index_bits = IKE_SPI_INDEX_BITS;
     config.half_open_max = 6;
     config.cookie_from = 3;
     config.children_max = 3;

@@ -13,7 +13,8 @@ use std::{
 
 use gateway_ike::{
     AuthenticatedPeer, Authorizer, ChildId, ChildSaInstall, Command, Connection, Direction, Endpoint,
-    EndpointConfig, Event, IkeSaId, KeyMaterial, Output, Remote, SitePolicy, Time, TrafficSelector,
+    EndpointConfig, Event, IkeSaId, IkeSaInfo, KeyMaterial, Output, Remote, SitePolicy, Time,
+    TrafficSelector,
     crypto::random::Random,
     pki::{credential::Credential, trust::TrustAnchors},
 };
@@ -183,6 +184,12 @@ pub struct Installed {
     pub active: bool,
 }
 
+/// The SPI that we drew for an IKE SA.
+pub fn own_spi(info: &IkeSaInfo) -> u64 {
+    let (initiator, responder) = info.spis;
+    if info.initiator { initiator } else { responder }
+}
+
 #[derive(Default)]
 pub struct DataPlane {
     pub children: BTreeMap<ChildId, Installed>,
@@ -197,6 +204,8 @@ pub struct DataPlane {
     routes: Vec<((TrafficSelector, TrafficSelector), ChildId)>,
     /// SPIs that were received on at some time, with the keys of each.
     pub ever: HashMap<u32, KeyMaterial>,
+    /// Our SPIs of IKE SAs that stand.
+    pub ike_spis: BTreeSet<u64>,
     /// SPIs removed at once, without lingering: they were closed, not replaced.
     pub abrupt: BTreeSet<u32>,
 }
@@ -271,8 +280,23 @@ impl DataPlane {
                 installed.sa.udp_encap = *udp_encap;
                 self.moves += 1;
             }
+            Output::IkeSpi { spi, stands } => {
+                let changed = if *stands {
+                    self.ike_spis.insert(*spi)
+                } else {
+                    self.ike_spis.remove(spi)
+                };
+                assert!(changed, "{spi:#x} stands twice, or did not: {stands}");
+            }
             Output::Transmit { .. } | Output::Event(_) => {}
         }
+    }
+
+    /// Our SPIs stand of the IKE SAs that are set up, and no other.
+    fn check_ike_spis(&self, endpoint: &Endpoint) {
+        let set_up = endpoint.ike_sas().filter(|info| info.state != "half-open");
+        let set_up: BTreeSet<u64> = set_up.map(|info| own_spi(&info)).collect();
+        assert_eq!(self.ike_spis, set_up);
     }
 
     fn route(&mut self, sa: &ChildSaInstall, beside: &[ChildId]) {
@@ -522,9 +546,11 @@ impl Sim {
                 Output::InstallChildSa(_)
                 | Output::ActivateOutbound { .. }
                 | Output::UpdateChildSa { .. }
-                | Output::RemoveChildSa { .. } => {}
+                | Output::RemoveChildSa { .. }
+                | Output::IkeSpi { .. } => {}
             }
         }
+        self.planes[side].check_ike_spis(&self.endpoints[side]);
     }
 
     fn send(&mut self, mut datagram: Datagram) {

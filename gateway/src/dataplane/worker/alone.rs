@@ -13,6 +13,8 @@ use super::outer::OuterFragment;
 use super::reassembly::Bounds;
 use super::table::SaTable;
 use super::{Engine, Outcome};
+#[cfg(test)]
+use crate::dataplane::ike_spis::IkeSpis;
 use crate::dataplane::trace::Tracing;
 
 /// Reports that wait; nobody reads them.
@@ -70,6 +72,13 @@ impl FragmentWorker {
             engine,
             ike: messages,
         }
+    }
+
+    /// With our SPIs of IKE SAs.
+    #[cfg(test)]
+    pub(crate) fn knowing(mut self, ike_spis: Arc<IkeSpis>) -> Self {
+        self.engine.fragments = self.engine.fragments.knowing(ike_spis);
+        self
     }
 
     /// A round of the worker at this time: what has waited too long goes. Answers what was dropped since the last round

@@ -383,6 +383,10 @@ impl Tables for View {
         None
     }
 
+    fn is_ike_spi(&self, _: u64) -> bool {
+        false
+    }
+
     fn count_ike(&self, _: &[u8; 16], _: u32) -> u32 {
         u32::MAX
     }

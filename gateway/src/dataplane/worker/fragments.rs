@@ -6,12 +6,14 @@
 //! rules decided on is all that passes.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use gateway_common::abi::sa::{LinkHeader, fragment as mark};
 use gateway_common::drop::DropReason;
 use gateway_common::packet::icmp::Query;
+use gateway_common::packet::ike;
 use gateway_common::packet::ipv4::protocol;
 use zerocopy::IntoBytes as _;
 
@@ -20,6 +22,7 @@ use super::handover::Side;
 use super::outer::{self, Assembled, OuterFragment};
 use super::reassembly::{Bounds, Key, Piece, Reassembly};
 use super::{Engine, Outcome};
+use crate::dataplane::ike_spis::IkeSpis;
 
 /// Octets behind the IP header of the longest IPv4 packet.
 const IPV4_PAYLOAD_MAX: usize = 65_515;
@@ -41,8 +44,10 @@ pub(crate) const CLEAR: Bounds = Bounds {
 };
 /// IKE messages in IP fragments that a source may send in a second: an IPv4 address, or an IPv6 /64.
 const IKE_PER_SOURCE_PER_S: u32 = 20;
-/// And all sources together.
+/// And all sources together. As many again may come on IKE SAs that stand.
 const IKE_PER_S: u32 = 1000;
+/// Octets of the header up to the flags.
+const IKE_HEAD: usize = 4 * ike::WORDS;
 
 /// Scope of what is no site's.
 const NO_SITE: u32 = 0;
@@ -74,11 +79,44 @@ pub(crate) struct Fragments {
     /// Sites' packets that were given an identification, as far as it tells theirs.
     identified: u32,
     ike: Arc<OnceLock<IkeSink>>,
+    /// Our SPIs of IKE SAs, if any can be known.
+    ike_spis: Option<Arc<IkeSpis>>,
     ike_second: u64,
-    /// Messages of this second.
-    ike_messages: u32,
-    /// Those of each source.
-    ike_sources: HashMap<(u32, IpAddr), u32>,
+    /// Messages of this second by source.
+    ike_of_sources: Counted<(u32, IpAddr)>,
+    /// Those that were too many of their source, by our SPI of the IKE SA that they are on.
+    ike_of_sas: Counted<u64>,
+}
+
+/// IKE messages of a second: all, and those of each sender.
+struct Counted<K> {
+    all: u32,
+    senders: HashMap<K, u32>,
+}
+
+impl<K> Default for Counted<K> {
+    fn default() -> Self {
+        Self {
+            all: 0,
+            senders: HashMap::new(),
+        }
+    }
+}
+
+impl<K: Eq + Hash> Counted<K> {
+    /// Counts another one of a sender, if he may send it.
+    fn count(&mut self, sender: K) -> bool {
+        if self.all >= IKE_PER_S {
+            return false;
+        }
+        let of_sender = self.senders.entry(sender).or_default();
+        if *of_sender >= IKE_PER_SOURCE_PER_S {
+            return false;
+        }
+        *of_sender += 1;
+        self.all += 1;
+        true
+    }
 }
 
 impl Fragments {
@@ -96,9 +134,18 @@ impl Fragments {
             internet: Reassembly::new(clear),
             identified: 0,
             ike,
+            ike_spis: None,
             ike_second: 0,
-            ike_messages: 0,
-            ike_sources: HashMap::new(),
+            ike_of_sources: Counted::default(),
+            ike_of_sas: Counted::default(),
+        }
+    }
+
+    /// With our SPIs of IKE SAs.
+    pub(crate) fn knowing(self, ike_spis: Arc<IkeSpis>) -> Self {
+        Self {
+            ike_spis: Some(ike_spis),
+            ..self
         }
     }
 
@@ -123,23 +170,22 @@ impl Fragments {
         (self.identified * workers + worker % workers) as u16
     }
 
-    /// Whether the source of a packet may send another IKE message in fragments in this second.
-    fn may_send_ike(&mut self, key: &Key, now_s: u64) -> bool {
+    /// Whether the source of a packet may send another IKE message in fragments in this second; if it has had all that it may,
+    /// whether it is on an IKE SA that may have another, as `wan` has it of whole packets. `message` begins with the header.
+    fn may_send_ike(&mut self, key: &Key, message: &[u8], now_s: u64) -> bool {
         if self.ike_second != now_s {
             self.ike_second = now_s;
-            self.ike_messages = 0;
-            self.ike_sources.clear();
+            self.ike_of_sources = Counted::default();
+            self.ike_of_sas = Counted::default();
         }
-        if self.ike_messages >= IKE_PER_S {
-            return false;
+        if self.ike_of_sources.count(key.owner()) {
+            return true;
         }
-        let of_source = self.ike_sources.entry(key.owner()).or_default();
-        if *of_source >= IKE_PER_SOURCE_PER_S {
-            return false;
-        }
-        *of_source += 1;
-        self.ike_messages += 1;
-        true
+        let spi = self
+            .ike_spis
+            .as_ref()
+            .and_then(|standing| receiver_spi(message).filter(|spi| standing.has(*spi)));
+        spi.is_some_and(|spi| self.ike_of_sas.count(spi))
     }
 }
 
@@ -188,8 +234,13 @@ impl Engine {
                 side: Side::Wan,
                 frame,
             }),
-            Assembled::Ike { ports, payload } => {
-                if !self.fragments.may_send_ike(&key, self.now_s) {
+            Assembled::Ike {
+                ports,
+                payload,
+                header,
+            } => {
+                let message = payload.get(header..).unwrap_or_default();
+                if !self.fragments.may_send_ike(&key, message, self.now_s) {
                     return Err(DropReason::IkeRateLimit);
                 }
                 if let Some(ike) = self.fragments.ike.get() {
@@ -295,6 +346,14 @@ impl Engine {
             frames: pieces.iter().map(frame).collect(),
         })
     }
+}
+
+/// The SPI of ours that an IKE message is for.
+fn receiver_spi(message: &[u8]) -> Option<u64> {
+    let head: &[u8; IKE_HEAD] = message.first_chunk()?;
+    let (words, _) = head.as_chunks();
+    let words: [[u8; 4]; ike::WORDS] = words.try_into().ok()?;
+    ike::receiver_spi(words.map(u32::from_ne_bytes))
 }
 
 /// Whether an IPv4 packet is a fragment.

@@ -29,8 +29,13 @@ pub(super) struct OuterFragment {
 pub(super) enum Assembled {
     /// A frame with ESP.
     Esp(Vec<u8>),
-    /// An IKE message with its source and destination port; on port 4500 with the marker that the socket expects.
-    Ike { ports: (u16, u16), payload: Vec<u8> },
+    /// An IKE message with its source and destination port; on port 4500 with the marker that the socket expects. Where its
+    /// header begins.
+    Ike {
+        ports: (u16, u16),
+        payload: Vec<u8>,
+        header: usize,
+    },
 }
 
 impl OuterFragment {
@@ -149,23 +154,23 @@ pub(super) fn assemble(key: &Key, pieces: &[Piece]) -> Result<Assembled, DropRea
 
 /// The message, if a datagram is IKE.
 fn ike(key: &Key, datagram: &[u8]) -> Result<Option<Assembled>, DropReason> {
-    let (header, payload) = datagram
+    let (udp, payload) = datagram
         .split_first_chunk::<UDP_HEADER_LEN>()
         .ok_or(DropReason::TruncatedUdp)?;
-    let [s0, s1, d0, d1, l0, l1, c0, c1] = *header;
+    let [s0, s1, d0, d1, l0, l1, c0, c1] = *udp;
     let length = usize::from(u16::from_be_bytes([l0, l1]));
     let payload = length
         .checked_sub(UDP_HEADER_LEN)
         .and_then(|length| payload.get(..length))
         .ok_or(DropReason::TruncatedUdp)?;
     let (source, destination) = (u16::from_be_bytes([s0, s1]), u16::from_be_bytes([d0, d1]));
-    let message = match destination {
-        PORT_IKE => payload.len(),
-        PORT_NAT_TRAVERSAL if payload.starts_with(&NON_ESP_MARKER) => payload.len() - NON_ESP_MARKER.len(),
+    let header = match destination {
+        PORT_IKE => 0,
+        PORT_NAT_TRAVERSAL if payload.starts_with(&NON_ESP_MARKER) => NON_ESP_MARKER.len(),
         PORT_NAT_TRAVERSAL => return Ok(None),
         _ => return Err(DropReason::OuterProtocol),
     };
-    if message < IKE_HEADER_LEN {
+    if payload.len() - header < IKE_HEADER_LEN {
         return Err(DropReason::TruncatedUdp);
     }
     // Optional over IPv4 alone (RFC 768, RFC 8200 section 8.1).
@@ -181,6 +186,7 @@ fn ike(key: &Key, datagram: &[u8]) -> Result<Option<Assembled>, DropReason> {
     Ok(Some(Assembled::Ike {
         ports: (source, destination),
         payload: payload.to_vec(),
+        header,
     }))
 }
 

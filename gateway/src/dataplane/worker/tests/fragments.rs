@@ -7,6 +7,7 @@ use gateway_common::abi::sa::fragment as mark;
 use super::super::alone::{FragmentWorker, Whole};
 use super::super::fragment::fragment as cut;
 use super::*;
+use crate::dataplane::ike_spis::IkeSpis;
 
 /// Outer fragments of an Ethernet frame; `cuts` are multiples of eight.
 fn outer_fragments(frame: &[u8], cuts: &[usize]) -> Vec<Vec<u8>> {
@@ -280,18 +281,56 @@ fn ike_in_fragments_is_limited_for_each_source() {
 
 /// Messages among these, each in two fragments, that an only worker lets through to the daemon.
 fn ike_let_through(frames: impl IntoIterator<Item = Vec<u8>>) -> usize {
-    let mut worker = FragmentWorker::default();
-    let mut through = 0;
+    let through = which_ike_is_let_through(FragmentWorker::default(), frames);
+    through.into_iter().filter(|through| *through).count()
+}
+
+/// Of each of these, whether the worker lets it through.
+fn which_ike_is_let_through(
+    mut worker: FragmentWorker,
+    frames: impl IntoIterator<Item = Vec<u8>>,
+) -> Vec<bool> {
+    let mut which = vec![];
     for frame in frames {
+        let mut through = false;
         for piece in outer_fragments(&frame, &[1448]) {
             match worker.outer(&piece) {
                 Ok(None) | Err(DropReason::IkeRateLimit) => {}
-                Ok(Some(Whole::Ike(_))) => through += 1,
+                Ok(Some(Whole::Ike(_))) => through = true,
                 other => panic!("{other:?}"),
             }
         }
+        which.push(through);
     }
-    through
+    which
+}
+
+/// Regression: forged messages in its address's name had a site's own turned away, too.
+#[test]
+fn ike_in_fragments_on_an_ike_sa_is_let_through_beyond_the_limit_of_its_source() {
+    const SPI: u64 = 0x0102_0304_0506_0708;
+    let message = |[initiator, responder]: [u64; 2], flags: u8| {
+        let spis = [initiator.to_be_bytes(), responder.to_be_bytes()].concat();
+        [&spis[..], &[53, 0x20, 36, flags], &[0; 1980]].concat()
+    };
+    for port in [500u16, 4500] {
+        for of_sa in [message([9, SPI], 0x08), message([SPI, 9], 0x20)] {
+            let spis = IkeSpis::in_memory().unwrap();
+            assert!(spis.put(SPI));
+            let forged = message([9, SPI ^ 1 << 63], 0x08);
+            let all = [&forged, &of_sa].map(|message| std::iter::repeat_n(message, 30));
+            let frames = all.into_iter().flatten().zip(0u16..).map(|(message, number)| {
+                let marker: &[u8] = if port == 4500 { &[0; 4] } else { &[] };
+                let mut frame = ike(port, &[marker, message].concat(), false);
+                frame[18..20].copy_from_slice(&number.to_be_bytes());
+                frame
+            });
+            let which = which_ike_is_let_through(FragmentWorker::default().knowing(Arc::new(spis)), frames);
+            // Twenty in the name of the address, and twenty on the IKE SA.
+            let expected = [[true; 20].as_slice(), &[false; 10], &[true; 20], &[false; 10]].concat();
+            assert_eq!(which, expected, "port {port}");
+        }
+    }
 }
 
 /// Whoever has an IPv6 /64 has all of its addresses.
