@@ -13,10 +13,10 @@ use gateway_esp::{
     ConfigError, InboundConfig, InboundSa, OutboundConfig, OutboundSa, OuterDf, Selectors, TrafficSelector,
     Tunnel,
 };
+use gateway_ike::prefixes;
 
 use super::Dataplane;
 use super::error::DataplaneError;
-use super::prefixes::prefixes;
 use super::routes::{NETWORKS_MAX, Network, Routes, shares};
 use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
 use super::worker::commands::{Command, Install, Order};

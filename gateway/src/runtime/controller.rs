@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
+use crate::dataplane::{NETWORKS_IN_ALL_MAX, NETWORKS_MAX};
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
 const CLOSE_MS: u64 = 2_000;
@@ -131,6 +132,9 @@ impl<E: Engine> Controller<E> {
         ike.esp_proposals.clone_from(&config.ike.esp_proposals);
         ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
         ike.children_in_all_max = limit::SAS_MAX as usize;
+        ike.networks_per_site_max = NETWORKS_MAX;
+        ike.networks_in_all_max = NETWORKS_IN_ALL_MAX;
+        ike.sites_max = config.sites_max();
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;

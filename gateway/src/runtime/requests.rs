@@ -200,6 +200,7 @@ fn ike_drops(counters: &Counters, lost: u64) -> impl Iterator<Item = (u32, u64)>
         (DropReason::IkePuzzle, counters.puzzles_failed),
         (DropReason::IkeQueueFull, lost),
         (DropReason::IkeSiteSas, counters.over_allowance),
+        (DropReason::IkeSiteNetworks, counters.networks_refused),
     ]
     .into_iter()
     .filter(|(_, messages)| *messages > 0)

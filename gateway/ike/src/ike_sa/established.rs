@@ -537,6 +537,7 @@ impl Established {
     fn stop_sending(&mut self, ctx: &mut Context<'_>) {
         for child in self.children.iter_mut().filter(|child| !child.outbound_gone) {
             child.outbound_gone = true;
+            ctx.networks.let_go(child.id);
             ctx.outputs.push_back(Output::RemoveChildSa {
                 child: child.id,
                 direction: Direction::Outbound,
@@ -801,6 +802,8 @@ impl Established {
                 group,
                 resource,
             } => {
+                // What there is no room for is not asked for.
+                ctx.room_for(core.id, self.policy.site, &selectors.1).ok()?;
                 let (payloads, awaited) =
                     ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource)?;
                 Some((
