@@ -663,10 +663,7 @@ impl ExpectChildResponse {
             }
             (Some(child), None) => {
                 established.no_room(ctx, error);
-                let retry_at = retry_at(ctx);
-                if let Some(child) = established.children.iter_mut().find(|other| other.id == child) {
-                    child.rekey_at_ms = retry_at;
-                }
+                established.rekey_later(ctx, child);
                 report(ctx, core, "the rekeying of a Child SA", error);
             }
             (None, None) => {
