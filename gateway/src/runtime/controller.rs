@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{Admissions, SharedSites, SiteAuthorizer};
 use super::clock::Clock;
+use super::compiling::Compiling;
 use super::connections::Connections;
 use super::done;
 use super::engine::{Engine, Happening};
@@ -57,6 +58,7 @@ pub struct Controller<E: Engine> {
     pub(super) rules: Option<(u32, Arc<Compiled>)>,
     pub(super) rule_state: RuleState,
     pub(super) rejudging: Rejudging,
+    pub(super) compiling: Compiling,
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
@@ -167,6 +169,7 @@ impl<E: Engine> Controller<E> {
             rules: None,
             rule_state: RuleState::new(history),
             rejudging: Rejudging::default(),
+            compiling: Compiling::default(),
             names,
             clock,
             connections,
@@ -302,7 +305,7 @@ impl<E: Engine> Controller<E> {
             }
             Answer::Later(work) => self.listings.begin(work, call.reply),
             Answer::Sas => self.sa_lists.ask(call.reply),
-            Answer::Judged(loaded) => self.rejudging.answer_then(loaded, call.reply),
+            Answer::InForce(wanted) => self.put_in_force_later(wanted, call.reply),
             Answer::Reloaded => self.reload(call.reply),
         }
         self.drain().await;
