@@ -99,6 +99,7 @@ drop_reasons! {
     76 IkePuzzle "ike_puzzle" "the solution of an IKE puzzle is wrong (RFC 8019)",
     77 IkeQueueFull "ike_queue_full" "IKE messages came faster than they could be worked on: a socket's buffer or the queue behind it was full",
     78 IkeSiteSas "ike_site_sas" "a site had set up or rekeyed more SAs in a short time than it may",
+    79 IkeSiteNetworks "ike_site_networks" "a Child SA would have given a site more networks than it may have, or than there is room for",
     // Flows and their limits, clear and core side.
     80 TcpWindow "tcp_window" "TCP segment is outside of what its sender may send or acknowledge",
     81 SiteFlows "site_flows" "site has as many flows as it may",

@@ -160,6 +160,7 @@ pub(crate) fn install(
         Some(_) => established.sending_for_resources(selectors, new.replaces),
         None => Vec::new(),
     };
+    ctx.networks.hold(child, established.policy.site, &new.ts_remote);
     let path = established.child_path(core);
     ctx.outputs
         .push_back(Output::InstallChildSa(Box::new(ChildSaInstall {

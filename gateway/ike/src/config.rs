@@ -149,6 +149,13 @@ pub struct EndpointConfig {
     pub children_max: usize,
     /// Child SAs with all peers that the data plane has room for; the last eighth is for peers with less than their share.
     pub children_in_all_max: usize,
+    /// Networks of one site at most, as prefixes.
+    pub networks_per_site_max: usize,
+    /// Networks of all sites that the data plane has room for; the last eighth is for sites with no more than their share.
+    pub networks_in_all_max: usize,
+    /// Sites that there may be. Each has the same share of the room, whether it is connected or not: who comes first leaves room
+    /// for others.
+    pub sites_max: usize,
     /// IKE SAs with one peer identity at most; a further one ends the oldest.
     pub ike_sas_per_peer_max: usize,
     /// Lowest bits of an inbound ESP SPI in which no two agree, so that the data plane may find SAs by them; 32: SPIs merely
@@ -205,6 +212,9 @@ impl EndpointConfig {
             half_open_timeout_s: 30,
             children_max: 16,
             children_in_all_max: usize::MAX,
+            networks_per_site_max: usize::MAX,
+            networks_in_all_max: usize::MAX,
+            sites_max: 1,
             ike_sas_per_peer_max: 16,
             esp_spi_index_bits: 32,
             ike_spi_index_bits: 64,

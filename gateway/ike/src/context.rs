@@ -15,6 +15,7 @@ use crate::{
     endpoint::Entry,
     ids::{ChildId, IkeSaId},
     ike_sa::{Established, IkeSa, Task},
+    networks::Networks,
     output::{CloseReason, Direction, Event, Output},
     pki::identity::Identity,
     redirect::OtherGateway,
@@ -26,8 +27,13 @@ pub(crate) const NAT_PORT: u16 = 4500;
 /// Four zero octets where ESP would have its SPI.
 pub(crate) const NON_ESP_MARKER: [u8; 4] = [0; 4];
 
-/// The last part of the room for Child SAs, for peers below their share: one in so many.
-const CHILDREN_RESERVE: usize = 8;
+/// The last part of the room for Child SAs, and for networks, is for peers below their share: one in so many.
+const RESERVE: usize = 8;
+
+/// Whether something takes of that part when with it `used` of `max` are taken.
+pub(crate) fn is_reserved(used: usize, max: usize) -> bool {
+    used > max - max / RESERVE
+}
 
 /// Where messages come from and go to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -231,6 +237,7 @@ pub(crate) struct Context<'a> {
     pub(crate) neighbours: Neighbours<'a>,
     pub(crate) tickets: &'a mut Tickets,
     pub(crate) allowances: &'a mut Allowances,
+    pub(crate) networks: &'a mut Networks,
 }
 
 impl Context<'_> {
@@ -249,13 +256,14 @@ impl Context<'_> {
     /// few that hoard do not keep all others from rekeying.
     pub(crate) fn has_its_share(&self, established: &Established) -> bool {
         let (used, max) = (self.allocator.esp_spis_in_use(), self.config.children_in_all_max);
-        if used < max - max / CHILDREN_RESERVE {
+        if !is_reserved(used.saturating_add(1), max) {
             return false;
         }
         let neighbours = self.neighbours.with(&established.peer_identity);
         let of_neighbours: usize = neighbours.map(|other| other.children.len()).sum();
         let of_peer = established.children.len() + of_neighbours;
-        of_peer.saturating_mul(self.neighbours.peers().max(1)) >= max
+        let peers = self.neighbours.peers().max(self.config.sites_max).max(1);
+        of_peer.saturating_mul(peers) >= max
     }
 
     /// Queues datagrams, with the marker where the port asks for it.
@@ -303,6 +311,7 @@ impl Context<'_> {
     /// Removes a Child SA that another replaced: the outbound SA now, the inbound one when stragglers are in.
     pub(crate) fn remove_replaced(&mut self, child: &ChildSa) {
         if !child.outbound_gone {
+            self.networks.let_go(child.id);
             self.outputs.push_back(Output::RemoveChildSa {
                 child: child.id,
                 direction: Direction::Outbound,
@@ -335,6 +344,7 @@ impl Context<'_> {
         if child.outbound_gone {
             return self.remove_replaced(child);
         }
+        self.networks.let_go(child.id);
         self.outputs.push_back(Output::RemoveChildSa {
             child: child.id,
             direction: Direction::Both,

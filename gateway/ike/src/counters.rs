@@ -21,6 +21,8 @@ pub struct Counters {
     pub half_open_full: u64,
     /// Handshakes and requests for SAs refused because the peer had had too many in a short time.
     pub over_allowance: u64,
+    /// Child SAs refused, or taken back, because their networks were more than the site may have or than there is room for.
+    pub networks_refused: u64,
     /// Handshakes asked to return a cookie.
     pub cookies_sent: u64,
     /// Handshakes asked to solve a puzzle.

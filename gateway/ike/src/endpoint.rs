@@ -33,6 +33,7 @@ use crate::{
     ike_sa::{Established, IkeSa, State, Task},
     keepalive::NAT_KEEPALIVE,
     mobike,
+    networks::Networks,
     output::{CloseReason, Direction, Event, IkeSaInfo, Output, TimeoutReason},
     pki::identity::Identity,
     redirect::OtherGateway,
@@ -178,6 +179,7 @@ pub struct Endpoint {
     drained_to: Option<(u64, Option<IkeSaId>)>,
     tickets: Tickets,
     allowances: Allowances,
+    networks: Networks,
 }
 
 /// The IKE SA of a Child SA, to be told of what makes its deadlines later, where it stands. Its place in the index
@@ -210,6 +212,7 @@ macro_rules! context {
             neighbours: Neighbours::new(&$self.entries, &$self.by_peer),
             tickets: &mut $self.tickets,
             allowances: &mut $self.allowances,
+            networks: &mut $self.networks,
         }
     };
 }
@@ -248,6 +251,7 @@ impl Endpoint {
             drained_to: None,
             tickets: Tickets::default(),
             allowances: Allowances::default(),
+            networks: Networks::default(),
         };
         this.load_connections();
         this
@@ -257,6 +261,12 @@ impl Endpoint {
     pub fn set_config(&mut self, config: EndpointConfig) {
         self.config = config;
         self.load_connections();
+    }
+
+    /// Child SAs whose networks take room.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn children_with_networks(&self) -> impl Iterator<Item = ChildId> {
+        self.networks.children()
     }
 
     /// Handles a UDP payload received on `local` from `remote`. On local port 4500 it begins with the

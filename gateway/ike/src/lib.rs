@@ -48,6 +48,7 @@ mod keepalive;
 mod keys;
 mod mobike;
 mod nat;
+mod networks;
 mod pmtu;
 mod proof;
 mod puzzle;
@@ -60,6 +61,7 @@ pub use crash::CrashSecret;
 pub use endpoint::{Command, Draining, Endpoint};
 pub use half_open::{Defence, HalfOpenUse};
 pub use ids::{ChildId, IkeSaId};
+pub use networks::{Prefix, prefixes};
 pub use output::{
     CertificateDetails, ChildSaDetails, ChildSaInfo, CloseReason, Direction, Event, IkeSaDetails, IkeSaInfo,
     Output, TimeoutReason,

@@ -207,6 +207,15 @@ pub enum Event {
         offered: String,
         configured: String,
     },
+    /// No Child SA: its networks would be more than the site may have, or than there is room for.
+    NetworksRefused {
+        ike_sa: IkeSaId,
+        site: u32,
+        /// How many the site would have, as prefixes, and how many it may have.
+        networks: usize,
+        max: usize,
+        reason: &'static str,
+    },
     /// The peer refused something of ours; what for, and its notification.
     RefusedByPeer {
         remote: SocketAddr,
@@ -347,6 +356,18 @@ impl fmt::Display for Event {
                 write!(
                     f,
                     "traffic selectors of {remote} refused: it asks for {offered}; allowed are {configured}"
+                )
+            }
+            Self::NetworksRefused {
+                ike_sa,
+                site,
+                networks,
+                max,
+                reason,
+            } => {
+                write!(
+                    f,
+                    "no further Child SA of {ike_sa}: site {site} would have {networks} networks, as prefixes, of {max}: {reason}"
                 )
             }
             Self::RefusedByPeer {

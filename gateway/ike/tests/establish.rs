@@ -379,6 +379,38 @@ fn proposals_of_a_site_override_the_general_ones() {
     assert_eq!(child.suite, EspSuite::ChaCha20Poly1305);
 }
 
+/// What is looked up is what the list of all shows.
+#[test]
+fn sas_are_found_by_site_and_by_spi() {
+    let mut sim = connected(site_config(), center_config(), 19);
+    let child = sim.only_child(SITE);
+    sim.command(SITE, Command::RekeyChild(child));
+    // The one before is still there.
+    sim.run_ms(2);
+    let center = &sim.endpoints[CENTER];
+    let all: Vec<_> = center.ike_sas().collect();
+    let site = all[0].site.as_ref().unwrap().0;
+    assert_eq!(center.ike_sas_of_site(site).collect::<Vec<_>>(), all);
+    assert_eq!(center.ike_sas_of_site(site + 1).count(), 0);
+    for info in &all {
+        for spi in [info.spis.0, info.spis.1] {
+            assert_eq!(center.ike_sa_of_spi(spi).as_ref(), Some(info));
+        }
+        for child in &info.children {
+            for spi in [child.spi_in, child.spi_out] {
+                assert_eq!(center.child_of_spi(spi), Some((info.clone(), child.id)));
+            }
+        }
+    }
+    assert!(all[0].children.len() > 1);
+    assert!(center.ike_sa_of_spi(1).is_none() && center.child_of_spi(1).is_none());
+    sim.command(SITE, Command::CloseAll);
+    sim.run_ms(500);
+    let center = &sim.endpoints[CENTER];
+    assert_eq!(center.ike_sas_of_site(site).count(), 0, "closed");
+    assert!(center.ike_sa_of_spi(all[0].spis.0).is_none());
+}
+
 #[test]
 fn lifetimes_rekey_by_themselves() {
     let (mut site, mut center) = (site_config(), center_config());

@@ -430,6 +430,48 @@ fn a_peer_that_stays_away_is_forgotten() {
 }
 
 /// Lifetimes of a minute on both sides, re-authentication and idle close: hours of it.
+/// All places of SPIs are taken when a Child SA comes of age, and one becomes free before its lifetime ends: then it is
+/// rekeyed, and packets flow all the while.
+///
+/// Regression: the rekeying was dropped, and the Child SA ended by age. Packets were lost until there was another.
+#[test]
+fn a_rekeying_without_a_free_spi_is_tried_again() {
+    run("a_rekeying_without_a_free_spi", 20, |seed| {
+        let [mut site, mut center] = configs(seed);
+        // Two places.
+        site.esp_spi_index_bits = 1;
+        site.connections[0].childless = false;
+        (site.child_lifetime_s, center.child_lifetime_s) = (600, 6_000);
+        let mut sim = connected(site, center, seed);
+        let first = sim.only_child(SITE);
+        let another = Command::CreateChild {
+            ike_sa: sim.only_ike_sa(SITE),
+            ts_local: vec![net("192.168.1.0/24")],
+            ts_remote: vec![net("10.1.0.0/16")],
+            resource: None,
+        };
+        sim.command(SITE, another);
+        run_with_packets(&mut sim, 30_000);
+        let second = *sim.planes[SITE].children.keys().last().unwrap();
+        assert_ne!(first, second);
+        // They are to be rekeyed at 600 s at the latest, and end at 660 s.
+        run_with_packets(&mut sim, 610_000);
+        let rekeyed = |event: &Event| matches!(event, Event::ChildSaRekeyed { old, .. } if *old == first);
+        let ended = |event: &Event| matches!(event, Event::ChildSaClosed { child, .. } if *child == first);
+        let told = |sim: &Sim, what: &dyn Fn(&Event) -> bool| sim.events[SITE].iter().any(what);
+        assert!(!told(&sim, &rekeyed) && !told(&sim, &ended), "{}", words(&sim));
+        let finds_room = !seed.is_multiple_of(4);
+        if finds_room {
+            sim.command(SITE, Command::CloseChild(second));
+        }
+        run_with_packets(&mut sim, 100_000);
+        assert_eq!(told(&sim, &rekeyed), finds_room, "{}", words(&sim));
+        assert_eq!(told(&sim, &ended), !finds_room, "{}", words(&sim));
+        settle(&mut sim, 30_000);
+        assert_settled(&sim);
+    });
+}
+
 #[test]
 fn short_lifetimes() {
     run("short_lifetimes", 60, |seed| {

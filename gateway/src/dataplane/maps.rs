@@ -211,11 +211,16 @@ impl Maps {
         set.map_err(DataplaneError::map(map::SA_INBOUND))
     }
 
-    /// Has `wan` pass it no more.
+    /// Has `wan` pass it no more, if it does.
     pub(crate) fn clear_inbound(&mut self, spi: u32) -> Result<(), DataplaneError> {
-        let place = SaInbound::place(spi.to_be_bytes());
+        let (spi, fault) = (spi.to_be_bytes(), DataplaneError::map);
+        let place = SaInbound::place(spi);
+        let present = self.sa_inbound.get(&place, 0);
+        if present.map_err(fault(map::SA_INBOUND))?.spi != spi {
+            return Ok(());
+        }
         let set = self.sa_inbound.set(place, SaInbound::new_zeroed(), 0);
-        set.map_err(DataplaneError::map(map::SA_INBOUND))
+        set.map_err(fault(map::SA_INBOUND))
     }
 
     /// Removes the way to a network.

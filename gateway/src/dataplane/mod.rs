@@ -33,7 +33,6 @@ mod ike_spis;
 mod load;
 mod maps;
 pub mod object;
-mod prefixes;
 mod publish;
 mod reader;
 pub mod receiver;
@@ -78,6 +77,7 @@ pub(crate) use self::load::bpffs_name;
 pub use self::load::{AttachMode, fill_stages, fill_tracer, load_programs};
 pub use self::publish::Published;
 pub use self::reader::Reader;
+pub(crate) use self::routes::{NETWORKS_IN_ALL_MAX, NETWORKS_MAX};
 pub use self::sa::{Direction, SaHandle, SaInstall, SaStats, UdpEncap};
 pub use self::service_link::{ServiceLink, ServiceSockets};
 pub use self::stats::WorkerStats;
@@ -96,7 +96,6 @@ use self::clear_link::ClearLink;
 use self::ike_spis::IkeSpis;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
-use self::prefixes::prefixes;
 use self::sas::Sas;
 use self::standstill::Standstill;
 use self::stats::WorkerCounters;
@@ -342,7 +341,7 @@ impl Dataplane {
         let entries: Vec<_> = ranges
             .iter()
             .flat_map(|(first, last, direction)| {
-                let prefixes = prefixes(*first, *last).into_iter();
+                let prefixes = gateway_ike::prefixes(*first, *last).into_iter();
                 prefixes.map(|(address, length)| (address, length, *direction))
             })
             .collect();

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use gateway_common::abi::limit;
 use gateway_common::abi::sa::{SHARES, SaShares};
 
 use super::sa::SaHandle;
@@ -13,6 +14,9 @@ pub(crate) type Network = (u32, ([u8; 4], u8));
 /// Networks of one site at most, as prefixes, so that no site takes the room of others: a range of addresses may be
 /// dozens of them, and a peer may name many.
 pub(crate) const NETWORKS_MAX: usize = 256;
+/// Networks of all sites. The map holds one more: before 6.13 Linux changes no entry of a trie that is full, so that no site
+/// could be rekeyed.
+pub(crate) const NETWORKS_IN_ALL_MAX: usize = limit::SAS_MAX as usize - 1;
 
 /// The way to each network.
 #[derive(Debug, Default)]

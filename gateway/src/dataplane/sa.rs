@@ -35,13 +35,15 @@ impl SaHandle {
     }
 }
 
-/// Which half of an SA pair.
+/// Which half of an SA pair, or both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Direction {
     /// From the peer.
     Inbound,
     /// To the peer.
     Outbound,
+    /// The pair.
+    Both,
 }
 
 /// UDP ports of an encapsulated SA (RFC 3948).

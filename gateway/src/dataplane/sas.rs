@@ -13,10 +13,10 @@ use gateway_esp::{
     ConfigError, InboundConfig, InboundSa, OutboundConfig, OutboundSa, OuterDf, Selectors, TrafficSelector,
     Tunnel,
 };
+use gateway_ike::prefixes;
 
 use super::Dataplane;
 use super::error::DataplaneError;
-use super::prefixes::prefixes;
 use super::routes::{NETWORKS_MAX, Network, Routes, shares};
 use super::sa::{Direction, SaCounters, SaHandle, SaInstall, SaStats, split_index};
 use super::worker::commands::{Command, Install, Order};
@@ -240,13 +240,18 @@ impl Dataplane {
         self.activate(&mut self.sas(), handle, beside)
     }
 
-    /// Removes one direction; the keys of it are zeroed on return. The slot is free when both are gone.
+    /// Removes one direction or both; the keys are zeroed on return. The slot is free when both are gone.
     ///
     /// # Errors
-    /// [`DataplaneError::StaleHandle`], or a worker does not answer.
+    /// [`DataplaneError::StaleHandle`]; a worker does not answer, and may have the keys still; or a map refuses. All else is
+    /// removed then, and the slot stays taken, for packets that may be led there. It may be tried again.
     pub fn remove_sa(&self, handle: SaHandle, direction: Direction) -> Result<(), DataplaneError> {
-        let inbound = direction == Direction::Inbound;
-        self.remove(&mut self.sas(), handle, inbound, !inbound)
+        let (inbound, outbound) = match direction {
+            Direction::Inbound => (true, false),
+            Direction::Outbound => (false, true),
+            Direction::Both => (true, true),
+        };
+        self.remove(&mut self.sas(), handle, inbound, outbound)
     }
 
     /// Sends through another path: the peer moved, or its next hop or path MTU changed.
@@ -410,7 +415,8 @@ impl Dataplane {
         let record = sas.record(handle)?;
         let (inbound, outbound) = (inbound && record.inbound, outbound && record.outbound);
         let spi = record.spi_in;
-        // What fails keeps nothing else from going: least of all the keys, and with them the peer.
+        // What fails keeps nothing else from going: least of all the keys, and with them the peer. First nothing is sent any more
+        // that the peer could answer.
         let sends = if outbound {
             self.leave_ways(sas, handle)
         } else {
@@ -441,31 +447,43 @@ impl Dataplane {
         receives.and(sends)
     }
 
-    /// No packet to the site takes this SA any more.
+    /// No packet to the site takes this SA any more. The first error is the one to tell.
     fn leave_ways(&self, sas: &mut Sas, handle: SaHandle) -> Result<(), DataplaneError> {
         let path = sas.record(handle)?.path;
-        self.maps().remove_path(&path, handle.index())?;
+        let mut outcome = self.maps().remove_path(&path, handle.index());
         for network in sas.networks(handle)? {
-            if sas.routes.leave(network, handle) {
-                self.write_route(sas, network)?;
+            let before = sas.routes.to(network).to_vec();
+            if !sas.routes.leave(network, handle) {
+                continue;
             }
+            let written = self.write_route(sas, network);
+            if written.is_err() {
+                // The map leads here still.
+                sas.routes.restore(network, before);
+            }
+            outcome = outcome.and(written);
         }
-        Ok(())
+        outcome
     }
 
     /// `wan` passes the SPI no more, and no other worker knows whose it was.
     fn turn_away(&self, handle: SaHandle, spi: u32) -> Result<(), DataplaneError> {
-        self.maps().clear_inbound(spi)?;
+        let closed = self.maps().clear_inbound(spi);
         let sa_index = handle.index();
-        self.order_others(handle.worker, || Order::Unroute { spi, sa_index })
+        closed.and(self.order_others(handle.worker, || Order::Unroute { spi, sa_index }))
     }
 
+    /// One that does not answer keeps none of the others from being asked.
     fn order_others(&self, owner: u32, order: impl Fn() -> Order) -> Result<(), DataplaneError> {
         let workers = (0..self.inboxes.len() as u32).filter(|worker| *worker != owner);
-        let sent = workers.map(|worker| Ok((worker, self.send(worker, order())?)));
-        sent.collect::<Result<Vec<_>, DataplaneError>>()?
-            .into_iter()
-            .try_for_each(|(worker, answer)| await_answer(worker, &answer))
+        let sent: Vec<_> = workers
+            .map(|worker| (worker, self.send(worker, order())))
+            .collect();
+        let mut outcome = Ok(());
+        for (worker, answer) in sent {
+            outcome = outcome.and(answer.and_then(|answer| await_answer(worker, &answer)));
+        }
+        outcome
     }
 
     fn order(&self, worker: u32, order: Order) -> Result<(), DataplaneError> {

@@ -10,7 +10,8 @@ use crate::config::{PortBlock, Prefix};
 use crate::core::pools::{Change, Proposal};
 use crate::core::sites::{SiteEntry, Sites};
 
-/// Sites, shared by the controller and the authorizer inside the IKE endpoint; both run on the controller's task.
+/// Sites, shared by the controller and the authorizer inside the IKE endpoint, which run on the controller's task, and by who
+/// compiles rules on another thread, which looks one up at a time.
 #[derive(Clone)]
 pub(super) struct SharedSites(Arc<Mutex<Sites>>);
 

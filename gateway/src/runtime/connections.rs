@@ -231,6 +231,7 @@ fn ended(event: &Event) -> Option<Concerns<'_>> {
         | Event::ChildSaClosed { .. }
         | Event::PeerMoved { .. }
         | Event::MoveRefused { .. }
+        | Event::NetworksRefused { .. }
         | Event::Redirected { .. }
         | Event::RedirectRefused { .. }
         | Event::ConnectionDown { .. } => None,

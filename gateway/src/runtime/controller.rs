@@ -12,6 +12,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 
 use super::authorizer::{Admissions, SharedSites, SiteAuthorizer};
 use super::clock::Clock;
+use super::compiling::Compiling;
 use super::connections::Connections;
 use super::done;
 use super::engine::{Engine, Happening};
@@ -36,6 +37,7 @@ use crate::config::Config;
 use crate::core::journal::{EventLine, Journal, Notice};
 use crate::core::policy::Compiled;
 use crate::core::sadb::Sadb;
+use crate::dataplane::{NETWORKS_IN_ALL_MAX, NETWORKS_MAX};
 
 /// How long peers have to acknowledge the DELETE of a daemon that stops.
 const CLOSE_MS: u64 = 2_000;
@@ -56,6 +58,7 @@ pub struct Controller<E: Engine> {
     pub(super) rules: Option<(u32, Arc<Compiled>)>,
     pub(super) rule_state: RuleState,
     pub(super) rejudging: Rejudging,
+    pub(super) compiling: Compiling,
     pub(super) names: Names,
     pub(super) clock: Clock,
     pub(super) connections: Connections,
@@ -132,6 +135,9 @@ impl<E: Engine> Controller<E> {
         ike.esp_spi_index_bits = limit::SA_INDEX_BITS;
         ike.ike_spi_index_bits = limit::SA_INDEX_BITS;
         ike.children_in_all_max = limit::SAS_MAX as usize;
+        ike.networks_per_site_max = NETWORKS_MAX;
+        ike.networks_in_all_max = NETWORKS_IN_ALL_MAX;
+        ike.sites_max = config.sites_max();
         ike.dpd_after_s = config.ike.dpd_after_s;
         ike.ike_lifetime_s = config.ike.rekey_ike_after_s;
         ike.child_lifetime_s = config.ike.rekey_child_after_s;
@@ -164,6 +170,7 @@ impl<E: Engine> Controller<E> {
             rules: None,
             rule_state: RuleState::new(history),
             rejudging: Rejudging::default(),
+            compiling: Compiling::default(),
             names,
             clock,
             connections,
@@ -299,7 +306,7 @@ impl<E: Engine> Controller<E> {
             }
             Answer::Later(work) => self.listings.begin(work, call.reply),
             Answer::Sas => self.sa_lists.ask(call.reply),
-            Answer::Judged(loaded) => self.rejudging.answer_then(loaded, call.reply),
+            Answer::InForce(wanted) => self.put_in_force_later(wanted, call.reply),
             Answer::Reloaded => self.reload(call.reply),
         }
         self.drain().await;

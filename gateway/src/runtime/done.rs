@@ -1,6 +1,7 @@
 //! What other threads have done for the control task, which goes on meanwhile.
 use tokio::sync::mpsc;
 
+use super::compiling::RulesCompiled;
 use super::controller::Controller;
 use super::engine::Engine;
 use super::rejudging::Judged;
@@ -10,6 +11,8 @@ use super::reload::FilesRead;
 pub(super) enum Done {
     /// All flows were gone through.
     Judged(Judged),
+    /// A rule set was compiled.
+    Compiled(Box<RulesCompiled>),
     /// Files of certificates, lists and keys were read.
     Read(FilesRead),
 }
@@ -23,6 +26,7 @@ impl<E: Engine> Controller<E> {
     pub(super) async fn handle_done(&mut self, done: Done) {
         match done {
             Done::Judged(judged) => self.handle_judged(judged),
+            Done::Compiled(compiled) => self.handle_compiled(*compiled),
             Done::Read(read) => self.handle_read(read),
         }
         self.drain().await;

@@ -173,18 +173,16 @@ impl<E: Engine> Controller<E> {
                 })
             }
             SaId::IkeSpi(spi) => {
-                let has_spi = |ike: &IkeSaInfo| [ike.spis.0, ike.spis.1].contains(&spi);
-                let ike = self.endpoint.ike_sas().find(has_spi);
+                let ike = self.endpoint.ike_sa_of_spi(spi);
                 ike.map(|ike| Found { ike, child: None })
             }
-            SaId::EspSpi(spi) => self.endpoint.ike_sas().find_map(|ike| {
-                let has_spi = |child: &&ChildSaInfo| [child.spi_in, child.spi_out].contains(&spi);
-                let child = ike.children.iter().find(has_spi)?.id;
-                Some(Found {
+            SaId::EspSpi(spi) => {
+                let found = self.endpoint.child_of_spi(spi);
+                found.map(|(ike, child)| Found {
                     ike,
                     child: Some(child),
                 })
-            }),
+            }
         };
         found.ok_or_else(|| {
             anyhow!(
@@ -196,8 +194,7 @@ impl<E: Engine> Controller<E> {
     /// The established IKE SAs of a site; there is at least one.
     fn ike_sas_of(&self, site: &str) -> anyhow::Result<Vec<IkeSaInfo>> {
         let number = site_number(&self.sites.get(), site)?;
-        let of_site = |ike: &IkeSaInfo| ike.site.as_ref().is_some_and(|(site, _)| *site == number);
-        let found: Vec<_> = self.endpoint.ike_sas().filter(of_site).collect();
+        let found: Vec<_> = self.endpoint.ike_sas_of_site(number).collect();
         match found.is_empty() {
             true => bail!("site \"{site}\" has no SA; `gateway ike log {site}` shows why"),
             false => Ok(found),

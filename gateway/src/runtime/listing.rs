@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::sync::{Semaphore, oneshot};
 use tokio::task::spawn_blocking;
 
+use super::compiling::Wanted;
 use super::controller::Controller;
 use super::engine::Engine;
 use super::events::rule_name_of;
@@ -47,8 +48,8 @@ pub(super) enum Answer {
     Later(Work),
     /// All SAs, when they were gone through.
     Sas,
-    /// Rules are in force, and running flows are being judged.
-    Judged(view::RulesLoaded),
+    /// Rules, when they are in force.
+    InForce(Wanted),
     /// Files are in force, when they were read.
     Reloaded,
 }

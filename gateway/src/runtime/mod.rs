@@ -5,6 +5,7 @@
 mod asked;
 mod authorizer;
 mod clock;
+mod compiling;
 mod connections;
 mod controller;
 mod credentials;

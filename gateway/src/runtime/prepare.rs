@@ -7,7 +7,7 @@ use super::credentials::Credentials;
 use super::rules::{self, StoredRules};
 use crate::config::{Config, RuleSetFile};
 use crate::core::generations::{Author, Entry, History, Origin};
-use crate::core::policy::{self, Compiled};
+use crate::core::policy::{self, Compiled, Directory};
 use crate::core::pools::{Assignments, Proposal};
 use crate::core::sites::Sites;
 use crate::store;
@@ -163,6 +163,6 @@ fn first(
 }
 
 /// Parses and compiles a rule set against the sites.
-pub(super) fn compile(file: &str, text: &str, sites: &Sites) -> anyhow::Result<Compiled> {
+pub(super) fn compile(file: &str, text: &str, sites: &dyn Directory) -> anyhow::Result<Compiled> {
     Ok(policy::compile(RuleSetFile::parse(file, text)?, sites)?)
 }

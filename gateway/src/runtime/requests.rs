@@ -5,11 +5,14 @@ use gateway_common::abi::flow::state;
 use gateway_common::drop::DropReason;
 use gateway_ike::counters::Counters;
 use gateway_ike::{Command, OtherGateway};
+use tokio::sync::oneshot;
 
+use super::compiling::{Wanted, What};
 use super::controller::Controller;
 use super::engine::Engine;
 use super::inspect::Target;
 use super::listing::{Answer, Work};
+use super::rules::StoredRules;
 use crate::api::message::{HowToLoad, Reply, Request};
 use crate::api::view;
 use crate::core::journal::Notice;
@@ -50,19 +53,24 @@ impl<E: Engine> Controller<E> {
             Request::Drain { to } => self.drain_to(to.as_deref()).map(|view| Reply::view(&view)),
             Request::Drops => self.drops().map(|view| Reply::view(&view)),
             Request::RulesLoad { file, text, how } => {
-                let loaded = self.rules_load(file.clone(), text, &how);
-                if let Err(error) = &loaded {
+                let wanted = self.wanted(
+                    What::Given(StoredRules {
+                        file: file.clone(),
+                        text,
+                    }),
+                    how,
+                );
+                if let Err(error) = &wanted {
                     self.record(Notice::RulesRefused {
                         file: &file,
                         reason: &format!("{error:#}"),
                     });
                 }
-                return self.answer_loaded(loaded, &how);
+                return answer_in_force(wanted);
             }
             Request::RulesConfirm => self.rules_confirm().map(|view| Reply::view(&view)),
             Request::RulesRollback { generation, how } => {
-                let loaded = self.rules_rollback(generation, &how);
-                return self.answer_loaded(loaded, &how);
+                return answer_in_force(self.wanted(What::Before(generation), how));
             }
             Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
             Request::RulesText { generation } => self.rules_text(generation).map(|view| Reply::view(&view)),
@@ -74,12 +82,21 @@ impl<E: Engine> Controller<E> {
     }
 
     /// Who wants running flows judged is told when they are, if somebody is at it.
-    fn answer_loaded(&self, loaded: anyhow::Result<view::RulesLoaded>, how: &HowToLoad) -> Answer {
-        match loaded {
-            Ok(view) if how.rejudge && self.rejudging.is_under_way() => Answer::Judged(view),
-            Ok(view) => Answer::Ready(Reply::view(&view)),
-            Err(error) => Answer::Ready(refused(error)),
-        }
+    pub(super) fn answer_loaded(
+        &mut self,
+        loaded: anyhow::Result<view::RulesLoaded>,
+        how: &HowToLoad,
+        reply: oneshot::Sender<Reply>,
+    ) {
+        let answer = match loaded {
+            Ok(view) if how.rejudge && self.rejudging.is_under_way() => {
+                return self.rejudging.answer_then(view, reply);
+            }
+            Ok(view) => Reply::view(&view),
+            Err(error) => refused(error),
+        };
+        // The client may have gone; that is its affair.
+        let _ = reply.send(answer);
     }
 
     fn status(&self) -> anyhow::Result<view::Status> {
@@ -156,6 +173,10 @@ fn answer_later(work: anyhow::Result<Work>) -> Answer {
     work.map_or_else(|error| Answer::Ready(refused(error)), Answer::Later)
 }
 
+fn answer_in_force(wanted: anyhow::Result<Wanted>) -> Answer {
+    wanted.map_or_else(|error| Answer::Ready(refused(error)), Answer::InForce)
+}
+
 fn refused(error: anyhow::Error) -> Reply {
     Reply::Error(format!("{error:#}"))
 }
@@ -200,6 +221,7 @@ fn ike_drops(counters: &Counters, lost: u64) -> impl Iterator<Item = (u32, u64)>
         (DropReason::IkePuzzle, counters.puzzles_failed),
         (DropReason::IkeQueueFull, lost),
         (DropReason::IkeSiteSas, counters.over_allowance),
+        (DropReason::IkeSiteNetworks, counters.networks_refused),
     ]
     .into_iter()
     .filter(|(_, messages)| *messages > 0)

@@ -6,6 +6,7 @@ use anyhow::{Context as _, anyhow, bail};
 use gateway_common::abi::limit::RULES_MAX;
 use serde::{Deserialize, Serialize};
 
+use super::compiling::{Ahead, Wanted, What, check_confirm};
 use super::controller::{Controller, log_failure};
 use super::engine::Engine;
 use super::prepare::compile;
@@ -20,8 +21,6 @@ use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
 use crate::store;
 
-/// Longest time to confirm in seconds: a day.
-const CONFIRM_MAX_S: u32 = 86_400;
 /// Flows that one question may be about.
 const FLOWS_MAX: usize = 10_000;
 
@@ -94,7 +93,7 @@ pub(super) fn read_text(config: &Config, generation: u32) -> anyhow::Result<Stor
 
 /// First counter of a generation. Two that follow each other count in different halves, so that the new one's can be set
 /// to zero while the old one still counts.
-fn counter_base(generation: u32) -> u32 {
+pub(super) fn counter_base(generation: u32) -> u32 {
     generation % 2 * RULES_MAX
 }
 
@@ -127,35 +126,38 @@ impl<E: Engine> Controller<E> {
             self.store(&history, first.entry.generation, &first.stored)?;
             self.take_over(history);
         }
-        self.activate(first.entry.generation, first.compiled)?;
+        self.activate(first.entry.generation, first.compiled, None)?;
         if let Some(active) = self.active_rules() {
             self.record(Notice::RulesLoaded(&active));
         }
         Ok(())
     }
 
-    pub(super) fn rules_load(
-        &mut self,
-        file: String,
-        text: String,
-        how: &HowToLoad,
-    ) -> anyhow::Result<view::RulesLoaded> {
-        self.put_in_force(
-            author(&self.caller, how),
-            Origin::Loaded,
-            StoredRules { file, text },
+    /// What a caller wants in force.
+    ///
+    /// # Errors
+    /// It cannot be wanted so.
+    pub(super) fn wanted(&self, what: What, how: HowToLoad) -> anyhow::Result<Wanted> {
+        check_confirm(&how)?;
+        Ok(Wanted {
+            what,
+            author: author(&self.caller, &how),
             how,
-        )
+        })
     }
 
-    pub(super) fn rules_rollback(
-        &mut self,
-        generation: Option<u32>,
-        how: &HowToLoad,
-    ) -> anyhow::Result<view::RulesLoaded> {
-        let target = self.rule_state.history.rollback_target(generation)?.generation;
-        let stored = read_text(&self.config, target)?;
-        self.put_in_force(author(&self.caller, how), Origin::RolledBack(target), stored, how)
+    /// The set, and where it comes from.
+    ///
+    /// # Errors
+    /// There is no such.
+    pub(super) fn what_is_wanted(&self, what: What) -> anyhow::Result<(Origin, StoredRules)> {
+        match what {
+            What::Given(stored) => Ok((Origin::Loaded, stored)),
+            What::Before(generation) => {
+                let target = self.rule_state.history.rollback_target(generation)?.generation;
+                Ok((Origin::RolledBack(target), read_text(&self.config, target)?))
+            }
+        }
     }
 
     pub(super) fn rules_confirm(&mut self) -> anyhow::Result<view::RulesLoaded> {
@@ -168,21 +170,15 @@ impl<E: Engine> Controller<E> {
         self.loaded(None)
     }
 
-    /// Compiles, stores and activates; all or nothing.
-    fn put_in_force(
+    /// Stores and activates what was compiled of `stored`; all or nothing.
+    pub(super) fn put_in_force(
         &mut self,
         author: Author,
         origin: Origin,
         stored: StoredRules,
         how: &HowToLoad,
+        (compiled, ahead): (Compiled, Option<Ahead>),
     ) -> anyhow::Result<view::RulesLoaded> {
-        if how
-            .confirm_s
-            .is_some_and(|seconds| seconds == 0 || seconds > CONFIRM_MAX_S)
-        {
-            bail!("a rule set can wait from 1 to {CONFIRM_MAX_S} seconds to be confirmed");
-        }
-        let compiled = compile(&stored.file, &stored.text, &self.sites.get())?;
         // A history that names what is not there would have nothing to fall back to.
         self.store_what_fell_back()
             .context("the rule set in force is not stored yet, nothing is changed")?;
@@ -213,7 +209,7 @@ impl<E: Engine> Controller<E> {
                 return Err(error.context("the rule set cannot be stored, nothing is changed"));
             }
         };
-        if let Err(error) = self.activate(generation, compiled) {
+        if let Err(error) = self.activate(generation, compiled, ahead) {
             store::replace_json(&history_path(&self.config), &before)?;
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
@@ -263,12 +259,24 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// Puts a compiled rule set in force under its number.
-    fn activate(&mut self, generation: u32, mut compiled: Compiled) -> anyhow::Result<()> {
+    /// Puts a compiled rule set in force under its number, by tables that were made ahead if they fit.
+    fn activate(
+        &mut self,
+        generation: u32,
+        mut compiled: Compiled,
+        ahead: Option<Ahead>,
+    ) -> anyhow::Result<()> {
         let numbering = self.number_names(&mut compiled)?;
         let schedules = compiled.schedules_at(self.clock.now().unix_s);
         let base = counter_base(generation);
-        let tables = compiled.generation(generation, base, &schedules)?;
+        let fits = |ahead: &Ahead| {
+            (ahead.generation, &ahead.schedules, &ahead.name_numbers)
+                == (generation, &schedules, &compiled.name_numbers)
+        };
+        let tables = match ahead.filter(fits) {
+            Some(ahead) => ahead.tables,
+            None => compiled.generation(generation, base, &schedules)?,
+        };
         let count = u32::try_from(compiled.source.rules.len())?;
         self.engine.reset_rule_hits(base, count)?;
         self.rejudging.rules_change();
@@ -327,7 +335,9 @@ impl<E: Engine> Controller<E> {
             rejudge: true,
             ..HowToLoad::default()
         };
-        self.put_in_force(Author::default(), origin, stored, &how)
+        // At once: whoever waits for it has no other way in.
+        let compiled = compile(&stored.file, &stored.text, &*self.sites.get())?;
+        self.put_in_force(Author::default(), origin, stored, &how, (compiled, None))
             .map(|_| ())
     }
 

@@ -207,15 +207,15 @@ impl Engine for Xdp {
 
     fn remove(&mut self, handle: SaHandle, direction: Direction) -> anyhow::Result<()> {
         let dataplane = self.dataplane()?;
-        // Outbound first: nothing is sent any more that the peer could answer.
         if direction != Direction::Inbound {
             self.ways.remove(handle);
-            dataplane.remove_sa(handle, dataplane::Direction::Outbound)?;
         }
-        if direction != Direction::Outbound {
-            dataplane.remove_sa(handle, dataplane::Direction::Inbound)?;
-        }
-        Ok(())
+        let direction = match direction {
+            Direction::Inbound => dataplane::Direction::Inbound,
+            Direction::Outbound => dataplane::Direction::Outbound,
+            Direction::Both => dataplane::Direction::Both,
+        };
+        Ok(dataplane.remove_sa(handle, direction)?)
     }
 
     fn set_ike_spi(&mut self, spi: u64, stands: bool) -> anyhow::Result<()> {

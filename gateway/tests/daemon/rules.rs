@@ -255,6 +255,88 @@ fn a_rule_set_that_is_in_force_is_never_told_as_refused() {
     assert_eq!(center.ask(load("other", None))["flows_not_judged"], false);
 }
 
+/// Ten thousand rules, of which no two are alike.
+fn many(name: &str) -> String {
+    let rule = |number: u32| {
+        let [_, _, high, low] = number.to_be_bytes();
+        format!(
+            "[[rule]]\nname = \"r{number}\"\naction = \"allow\"\nsite = \"hospital\"\n\
+             destination = \"10.100.{high}.{low}\"\nprotocol = \"tcp\"\ndestination_ports = {}\n",
+            1 + number % 60_000
+        )
+    };
+    let rules: String = (0..10_000).map(rule).collect();
+    format!("name = \"{name}\"\n{rules}")
+}
+
+/// Regression: rules were compiled by the control task, and IKE and all other callers waited for it.
+#[test]
+fn who_loads_many_rules_holds_nobody_up() {
+    let (center, _site) = pair(Options::default());
+    loaded(&center, WEB);
+    let mut answer = center.send(Request::RulesLoad {
+        file: "many.toml".into(),
+        text: many("many"),
+        how: HowToLoad::default(),
+    });
+    // Asked after it, answered before.
+    assert_eq!(rules(&center), "web", "what is in force stays so meanwhile");
+    assert!(answer.try_recv().is_err(), "it was waited for");
+    let Reply::Ok(view) = answer.blocking_recv().expect("an answer") else {
+        panic!("it is refused");
+    };
+    assert_eq!(view["rules"]["rules"], 10_000);
+    assert_eq!(rules(&center), "many");
+}
+
+/// What is asked for one after the other is in force in that order, however long each takes to compile; each is the next
+/// generation, and a rollback is one from what is in force by then.
+#[test]
+fn rule_sets_come_into_force_in_the_order_they_were_asked_for() {
+    let (center, _site) = pair(Options::default());
+    loaded(&center, WEB);
+    let load = |text: String| Request::RulesLoad {
+        file: "rules.toml".into(),
+        text,
+        how: HowToLoad::default(),
+    };
+    let back = Request::RulesRollback {
+        generation: None,
+        how: HowToLoad::default(),
+    };
+    let asked = [
+        load(many("many")),
+        load("name = \"wrong\"\n[[rule]]\n".into()),
+        load("name = \"few\"\n".into()),
+        back,
+        load(WEB.into()),
+        load(WEB.into()),
+    ];
+    let answers = asked.map(|request| center.send(request));
+    let told = answers.map(|answer| match answer.blocking_recv().expect("an answer") {
+        Reply::Ok(view) => {
+            let rules = &view["rules"];
+            format!(
+                "{} {} {}",
+                rules["generation"], rules["name"], view["brought_back"]
+            )
+        }
+        Reply::Error(words) => words,
+    });
+    assert_eq!(told[0], "2 \"many\" null");
+    assert!(told[1].contains("rules.toml:2"), "{}", told[1]);
+    assert_eq!(told[2], "3 \"few\" null");
+    assert_eq!(told[3], "4 \"many\" 2");
+    assert_eq!(told[4], "5 \"web\" null");
+    assert!(
+        told[5].contains("nothing is changed"),
+        "one too many: {}",
+        told[5]
+    );
+    assert_eq!(rules(&center), "web");
+    assert!(names(&center).iter().any(|name| name == "rules_refused"));
+}
+
 /// A flow that [`WEB`] allows, of rules before all of the test.
 fn web_flow(node: &Node) -> (FlowKey, Flow) {
     let key = FlowKey {
@@ -332,11 +414,9 @@ fn flows_are_judged_by_the_rules_that_are_in_force_when_they_end() {
                     None
                 }
             };
-            // Calls are served in turn: the set is in force.
-            assert_eq!(
-                format!("name = \"{}\"", rules(&center)),
-                last.lines().next().expect("a name")
-            );
+            let name = last.lines().next().expect("a name");
+            let in_force = || (format!("name = \"{}\"", rules(&center)) == name).then_some(());
+            until(in_force, || format!("not in force: {last}"));
             drop(gate);
             assert_eq!(ended(answer), (ends, false), "{last}");
             if let Some(second) = second {

@@ -175,6 +175,25 @@ pub(crate) fn further_sa(directory: &std::path::Path, beside: Vec<SaHandle>) -> 
     }
 }
 
+/// An SA of the first site to a network that it has on no other.
+pub(crate) fn another_sa(directory: &std::path::Path) -> SaInstall {
+    let (first, last) = (Ipv4Addr::new(192, 168, 2, 0), Ipv4Addr::new(192, 168, 2, 255));
+    SaInstall {
+        ts_remote: vec![TrafficSelector::addresses(first, last)],
+        ..further_sa(directory, Vec::new())
+    }
+}
+
+/// Removes SAs; answers what went wrong.
+pub(crate) fn remove(dataplane: &Dataplane, sas: &[SaHandle]) -> String {
+    let removed = sas.iter().map(|sa| dataplane.remove_sa(*sa, Direction::Both));
+    let told: Vec<_> = removed
+        .filter_map(Result::err)
+        .map(|error| error.to_string())
+        .collect();
+    told.join("; ")
+}
+
 /// An SA of the first site with ten ranges of some thirty prefixes each, one of which holds its terminal.
 pub(crate) fn wide_sa(directory: &std::path::Path) -> SaInstall {
     let range = |number: u8| {

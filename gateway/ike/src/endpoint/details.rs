@@ -22,6 +22,45 @@ impl Endpoint {
         }
     }
 
+    /// The established IKE SAs of a site, oldest first.
+    pub fn ike_sas_of_site(&self, site: u32) -> impl Iterator<Item = IkeSaInfo> {
+        self.found(move |ike_sa| {
+            ike_sa
+                .established()
+                .is_some_and(|established| established.policy.site == site)
+        })
+    }
+
+    /// The IKE SA with this SPI, of either side; of several the oldest.
+    pub fn ike_sa_of_spi(&self, spi: u64) -> Option<IkeSaInfo> {
+        let has_it = move |ike_sa: &IkeSa| {
+            let (spi_i, spi_r) = ike_sa.core.channel.spis();
+            [spi_i, spi_r].contains(&spi)
+        };
+        self.found(has_it).next()
+    }
+
+    /// The Child SA with this SPI, in either direction, and its IKE SA; of several that of the oldest IKE SA.
+    pub fn child_of_spi(&self, spi: u32) -> Option<(IkeSaInfo, ChildId)> {
+        let of = move |ike_sa: &IkeSa| {
+            let children = &ike_sa.established()?.children;
+            let has_it = |child: &&ChildSa| [child.spi_in, child.spi_out].contains(&spi);
+            children.iter().find(has_it).map(|child| child.id)
+        };
+        let found = self.not_closed().find_map(|ike_sa| Some((ike_sa, of(ike_sa)?)));
+        found.map(|(ike_sa, child)| (ike_sa.info(self.now.mono_ms), child))
+    }
+
+    /// Those that are wanted, and only those, in words: the words of tens of thousands take a quarter of a second.
+    fn found(&self, is_wanted: impl Fn(&IkeSa) -> bool) -> impl Iterator<Item = IkeSaInfo> {
+        let found = self.not_closed().filter(move |ike_sa| is_wanted(ike_sa));
+        found.map(|ike_sa| ike_sa.info(self.now.mono_ms))
+    }
+
+    fn not_closed(&self) -> impl Iterator<Item = &IkeSa> {
+        self.by_id.keys().filter_map(|id| self.sa(*id))
+    }
+
     /// Everything known of the IKE SA of this name; `None` before its peer is authenticated.
     pub fn ike_sa_details(&self, id: IkeSaId) -> Option<IkeSaDetails> {
         self.sa(id)?.details(&self.config, self.now.mono_ms)

@@ -267,6 +267,7 @@ mod tests {
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
             allowances: &mut Default::default(),
+            networks: &mut Default::default(),
         })
     }
 

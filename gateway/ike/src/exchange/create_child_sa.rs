@@ -151,6 +151,8 @@ fn answer_child(
     };
     let narrowed = established.narrowed(ctx, core, (&ts_i.0, &ts_r.0));
     let (ts_remote, ts_local) = narrowed.ok_or_else(|| Refusal::of(kind::TS_UNACCEPTABLE))?;
+    let room = ctx.room_for(core.id, established.policy.site, &ts_remote);
+    room.map_err(Refusal::of)?;
     let resource = ResourceId::in_message(message);
     if resource.is_some() && old.is_none() && established.has_all_resources(ctx.config, &ts_local, &ts_remote)
     {
@@ -231,6 +233,10 @@ impl AnsweredChild {
         if moved_on || self.replaces.is_some_and(|old| !live(old)) {
             self.withdraw(ctx);
             return Err(Refusal::of(kind::TEMPORARY_FAILURE));
+        }
+        if let Err(notification) = ctx.room_for(core.id, established.policy.site, &self.ts_remote) {
+            self.withdraw(ctx);
+            return Err(Refusal::of(notification));
         }
         // The peer names it, so it has it. It may be the only one that is sent on before long.
         if let Some(old) = self.replaces {
@@ -367,7 +373,7 @@ impl Established {
     }
 
     /// A Child SA that took over lives on; the one before is to be deleted by us.
-    fn delete_later(&mut self, id: ChildId) {
+    pub(super) fn delete_later(&mut self, id: ChildId) {
         if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
             child.phase = Phase::Deleting;
             self.tasks.push_back(Task::DeleteChild(id));
@@ -585,8 +591,11 @@ impl ExpectChildResponse {
             .collision
             .as_ref()
             .is_some_and(|theirs| *lowest_nonce < theirs.lowest_nonce);
+        // The responder has it already: what there is no room for is made, not sent on, and deleted.
+        let room = ctx.room_for(core.id, established.policy.site, &agreement.ts_remote);
+        let goes = lost || room.is_err();
         let known = |id: &ChildId| established.children.iter().any(|child| child.id == *id);
-        let replaces = self.replaces.filter(|id| known(id) && !lost);
+        let replaces = self.replaces.filter(|id| known(id) && !goes);
         let new = NewChild {
             choice: agreement.choice,
             spi_in: self.spi_in,
@@ -596,13 +605,14 @@ impl ExpectChildResponse {
             initiated: true,
             ts_local: agreement.ts_local,
             ts_remote: agreement.ts_remote,
-            outbound_active: !lost,
+            outbound_active: !goes,
             replaces,
             resource: self.resource.clone(),
         };
         let id = child_sa::install(ctx, core, established, new).map_err(|_| kind::INVALID_SYNTAX)?;
-        if lost {
-            // The peer's exchange stands: we delete what ours made, the peer deletes the old one.
+        if goes {
+            // If the peer's exchange stands, the peer deletes the old one.
+            ctx.networks.let_go(id);
             established.delete_later(id);
         } else if let Some(old) = self.replaces {
             if let Some(theirs) = &self.collision {
@@ -653,10 +663,7 @@ impl ExpectChildResponse {
             }
             (Some(child), None) => {
                 established.no_room(ctx, error);
-                let retry_at = retry_at(ctx);
-                if let Some(child) = established.children.iter_mut().find(|other| other.id == child) {
-                    child.rekey_at_ms = retry_at;
-                }
+                established.rekey_later(ctx, child);
                 report(ctx, core, "the rekeying of a Child SA", error);
             }
             (None, None) => {

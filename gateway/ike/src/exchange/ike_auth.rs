@@ -327,6 +327,7 @@ fn first_child(
     let (ts_remote, ts_local) = established
         .narrowed(ctx, core, (&ts_i.0, &ts_r.0))
         .ok_or(kind::TS_UNACCEPTABLE)?;
+    ctx.room_for(core.id, established.policy.site, &ts_remote)?;
     // RFC 7296 section 2.8.3: a peer that authenticates itself anew is sent on the Child SA that it has until it
     // can have this one.
     let anew = message.notify(kind::INITIAL_CONTACT).is_none();
@@ -614,6 +615,8 @@ fn first_child_answer(
         return Err(kind::TS_UNACCEPTABLE);
     }
     let selectors = (ts_local.clone(), ts_remote.clone());
+    // The responder has it already: what there is no room for is made, not sent on, and deleted.
+    let room = ctx.room_for(core.id, established.policy.site, &ts_remote);
     let new = NewChild {
         choice,
         spi_in,
@@ -623,11 +626,16 @@ fn first_child_answer(
         initiated: true,
         ts_local,
         ts_remote,
-        outbound_active: true,
+        outbound_active: room.is_ok(),
         replaces: None,
         resource: connection.resources().next(),
     };
-    child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    let child = child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if room.is_err() {
+        ctx.networks.let_go(child);
+        established.delete_later(child);
+        return Ok(());
+    }
     established.ask_for_resources(connection.resources().skip(1), &selectors);
     Ok(())
 }
@@ -753,6 +761,7 @@ pub(super) mod tests {
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
             allowances: &mut Default::default(),
+            networks: &mut Default::default(),
         };
         for initiator in [true, false] {
             let somebody = "site2.lab.test".parse().unwrap();

@@ -415,6 +415,7 @@ mod tests {
             neighbours: Neighbours::default(),
             tickets: &mut Default::default(),
             allowances: &mut Default::default(),
+            networks: &mut Default::default(),
         };
         let suite: IkeProposal = "aes256gcm16-prfsha256-x25519-ke1_mlkem768".parse().unwrap();
         let seeds = Seeds {

@@ -49,6 +49,8 @@ struct Plane {
     children: BTreeMap<ChildId, (u32, bool, bool)>,
     /// Our SPIs of IKE SAs that stand, by their index.
     ike_spis: BTreeMap<u64, u64>,
+    /// Those that have been sent on, as long as they may be.
+    sent_on: BTreeSet<ChildId>,
     installed: usize,
 }
 
@@ -256,6 +258,7 @@ impl Pair {
             }
         }
         self.installed = self.planes.iter().map(|plane| plane.installed).sum();
+        self.planes[side].check_networks(&self.endpoints[side]);
     }
 
     fn send(&mut self, from: SocketAddr, to: SocketAddr, payload: Vec<u8>) {
@@ -266,6 +269,21 @@ impl Pair {
 }
 
 impl Plane {
+    /// What has networks is there to send on, and whatever is sent on has its networks.
+    fn check_networks(&self, endpoint: &Endpoint) {
+        let counted: BTreeSet<_> = endpoint.children_with_networks().collect();
+        let can_send = |child: &ChildId| self.children.get(child).is_some_and(|(_, _, outbound)| *outbound);
+        assert!(
+            counted.iter().all(can_send),
+            "networks of what is gone: {counted:?}"
+        );
+        assert!(
+            self.sent_on.is_subset(&counted),
+            "{:?} not in {counted:?}",
+            self.sent_on
+        );
+    }
+
     fn apply(&mut self, output: &Output) {
         match output {
             Output::InstallChildSa(sa) => {
@@ -276,6 +294,7 @@ impl Plane {
                 let before = self.children.insert(sa.child, (sa.spi_in, true, true));
                 assert!(before.is_none(), "{} installed twice", sa.child);
                 self.installed += 1;
+                self.sent_on.extend(sa.outbound_active.then_some(sa.child));
                 let inbound = self.children.values().filter(|(_, inbound, _)| *inbound);
                 let spis: Vec<_> = inbound.map(|(spi, ..)| *spi).collect();
                 let distinct: BTreeSet<_> = spis.iter().collect();
@@ -286,6 +305,7 @@ impl Plane {
                     let known = self.children.get(child).expect("activated what was not there");
                     assert!(known.2, "{child} activated after its removal");
                 }
+                self.sent_on.insert(*child);
             }
             Output::UpdateChildSa { child, .. } => {
                 assert!(
@@ -306,6 +326,9 @@ impl Plane {
                 );
                 known.1 &= !inbound;
                 known.2 &= !outbound;
+                if outbound {
+                    self.sent_on.remove(child);
+                }
                 if !known.1 && !known.2 {
                     self.children.remove(child);
                 }

@@ -537,6 +537,7 @@ impl Established {
     fn stop_sending(&mut self, ctx: &mut Context<'_>) {
         for child in self.children.iter_mut().filter(|child| !child.outbound_gone) {
             child.outbound_gone = true;
+            ctx.networks.let_go(child.id);
             ctx.outputs.push_back(Output::RemoveChildSa {
                 child: child.id,
                 direction: Direction::Outbound,
@@ -708,6 +709,14 @@ impl Established {
         }
     }
 
+    /// What keeps a Child SA from being rekeyed may be over before its lifetime is.
+    pub(crate) fn rekey_later(&mut self, ctx: &mut Context<'_>, id: ChildId) {
+        let retry_at_ms = create_child_sa::retry_at(ctx);
+        if let Some(child) = self.children.iter_mut().find(|child| child.id == id) {
+            child.rekey_at_ms = retry_at_ms;
+        }
+    }
+
     pub(super) fn pump(&mut self, core: &mut Core, ctx: &mut Context<'_>) {
         while self.outstanding.is_none() && !core.channel.used_up() {
             let request = match self.next_request.take() {
@@ -788,8 +797,12 @@ impl Established {
                     .find(|child| child.id == id && child.phase == Phase::Live)?;
                 let resource = child.resource.clone();
                 let selectors = (child.ts_local.clone(), child.ts_remote.clone());
-                let (payloads, awaited) =
-                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource)?;
+                let request =
+                    ExpectChildResponse::start(self, core, ctx, Some(id), selectors, group, resource);
+                if request.is_none() {
+                    self.rekey_later(ctx, id);
+                }
+                let (payloads, awaited) = request?;
                 Some((
                     Exchange::CreateChildSa,
                     payloads,
@@ -801,6 +814,8 @@ impl Established {
                 group,
                 resource,
             } => {
+                // What there is no room for is not asked for.
+                ctx.room_for(core.id, self.policy.site, &selectors.1).ok()?;
                 let (payloads, awaited) =
                     ExpectChildResponse::start(self, core, ctx, None, selectors, group, resource)?;
                 Some((

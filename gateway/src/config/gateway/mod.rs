@@ -15,6 +15,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use gateway_common::abi::interface::{IdleLimits, STATES, nat_flag};
+use gateway_common::abi::limit;
 use gateway_ike::crypto::sign::RsaPadding;
 use gateway_ike::pki::identity::{Identity, IdentityPattern};
 use gateway_ike::pki::revocation::RevocationPolicy;
@@ -474,6 +475,16 @@ impl Config {
             .chain(&self.internet)
             .copied()
             .collect()
+    }
+
+    /// How many sites there may be.
+    #[must_use]
+    pub fn sites_max(&self) -> usize {
+        let any: usize = self.any_sites.iter().map(|any| any.max as usize).sum();
+        self.sites
+            .len()
+            .saturating_add(any)
+            .clamp(1, limit::SITES_MAX as usize)
     }
 
     /// Reads and checks a file; relative paths in it start from its folder.

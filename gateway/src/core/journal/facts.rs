@@ -119,6 +119,7 @@ impl Facts {
             Event::AuthenticationFailed { .. }
             | Event::ProposalRefused { .. }
             | Event::TrafficSelectorsRefused { .. }
+            | Event::NetworksRefused { .. }
             | Event::RefusedByPeer { .. }
             | Event::MoveRefused { .. }
             | Event::Redirected { .. }

@@ -145,6 +145,19 @@ pub(super) fn record(event: &Event, facts: &Facts, sites: &Sites) -> Record {
         } => refused("traffic_selectors_refused", *remote, event.to_string())
             .with("offered", offered.as_str())
             .with("configured", configured.as_str()),
+        Event::NetworksRefused {
+            ike_sa,
+            site,
+            networks,
+            max,
+            reason,
+        } => {
+            let record = of_sa("networks_refused", Severity::Warning, event, Some(*site));
+            sas(record, Some(*ike_sa), None)
+                .with("networks", *networks)
+                .with("max", *max)
+                .with("reason", *reason)
+        }
         Event::RefusedByPeer {
             remote,
             what,

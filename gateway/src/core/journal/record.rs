@@ -10,7 +10,7 @@ use super::notice::Cause;
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 /// Every event that there is, in the order of docs/events.md.
-const EVENTS: [&str; 35] = [
+const EVENTS: [&str; 36] = [
     "daemon_started",
     "daemon_stopping",
     "rules_loaded",
@@ -41,6 +41,7 @@ const EVENTS: [&str; 35] = [
     "peer_not_admitted",
     "proposal_refused",
     "traffic_selectors_refused",
+    "networks_refused",
     "refused_by_peer",
     "name_refused",
     "name_private",

@@ -141,11 +141,17 @@ fn a_peer_has_its_share_of_new_sas() {
 
 /// Asks for a Child SA that the peer receives on at `spi`.
 fn another(pair: &mut Pair, spi: u32) -> Vec<Payload> {
+    another_with(pair, spi, &["192.168.1.0/24"])
+}
+
+/// Likewise, with these networks on the peer's side.
+fn another_with(pair: &mut Pair, spi: u32, networks: &[&str]) -> Vec<Payload> {
+    let networks = networks.iter().map(|text| net(text)).collect();
     let proposal = "aes256gcm16-modpnone-noesn".parse().unwrap();
     let asked = [
         Payload::Sa(offer_esp(&[proposal], spi, true)),
         Payload::Nonce(Nonce(vec![7; 32])),
-        Payload::TsI(TrafficSelectors(vec![net("192.168.1.0/24")])),
+        Payload::TsI(TrafficSelectors(networks)),
         Payload::TsR(TrafficSelectors(vec![net("10.1.0.0/16")])),
     ];
     pair.ask(Exchange::CreateChildSa, &asked).unwrap()
@@ -180,6 +186,144 @@ fn the_last_room_is_for_peers_below_their_share() {
     pair.ask_informational(&[Payload::Delete(Delete::Esp(gone))]);
     assert_eq!(pair.children(), 3);
     assert!(Message(another(&mut pair, 0x2008)).sa().is_some());
+}
+
+/// Another site takes as many networks.
+fn hoard(pair: &mut Pair, site: u32, networks: u8) {
+    let all: Vec<_> = (0..networks)
+        .map(|last| net(&format!("172.30.0.{last}/32")))
+        .collect();
+    pair.ours
+        .networks
+        .hold(ChildId(9_000 + u64::from(site)), site, &all);
+}
+
+/// Room for networks is one for all sites. When it runs short, who has its share gets no more, of which the peer is told
+/// before anything is made; who has less gets his, and what somebody has he keeps and rekeys.
+///
+/// Regression: sites that named as many networks as each may left no other one room to connect. That was found out when the
+/// Child SA was installed, after the peer had been told that it is there.
+#[test]
+fn the_last_networks_are_for_sites_that_have_no_more_than_their_share() {
+    // Eleven sites, of whom two are connected: four networks each, as no site has a part of one.
+    let mut pair = Pair::new(false, |config| {
+        (config.networks_in_all_max, config.sites_max) = (40, 11)
+    });
+    hoard(&mut pair, 2, 31);
+    assert_eq!(pair.ours.networks.in_all(), 1 + 31);
+    let (installed, spis) = (pair.outputs.len(), pair.ours.allocator.esp_spis_in_use());
+    let four = [
+        "192.168.1.1/32",
+        "192.168.1.3/32",
+        "192.168.1.5/32",
+        "192.168.1.7/32",
+    ];
+    let refused = another_with(&mut pair, 0x2001, &four);
+    assert_eq!(kinds(&refused), [kind::NO_ADDITIONAL_SAS]);
+    assert!(pair.said("site 1 would have 5 networks, as prefixes, of 4: room runs short"));
+    assert_eq!(pair.ours.counters().networks_refused, 1);
+    // Nothing of it is left.
+    let now = (pair.outputs.len(), pair.ours.allocator.esp_spis_in_use());
+    assert_eq!((now, pair.ours.networks.in_all()), ((installed, spis), 32));
+    let made = another_with(&mut pair, 0x2002, &four[..3]);
+    assert!(Message(made).sa().is_some());
+    // What it has needs no room, whoever asks and however little there is.
+    hoard(&mut pair, 3, 5);
+    assert_eq!(pair.ours.networks.in_all(), 40);
+    assert!(
+        Message(another_with(&mut pair, 0x2003, &four[..1]))
+            .sa()
+            .is_some()
+    );
+    assert!(rekey(&mut pair, 0x2002, 0x2004).is_done());
+    assert_eq!(
+        kinds(&another_with(&mut pair, 0x2005, &four[3..])),
+        [kind::NO_ADDITIONAL_SAS],
+        "there is none at all"
+    );
+    // The room comes back with the last Child SA that has a network.
+    let gone = vec![0x2002, 0x2004];
+    pair.ask_informational(&[Payload::Delete(Delete::Esp(gone))]);
+    assert_eq!(pair.ours.networks.in_all(), 40 - 2);
+    pair.command(Command::CloseAll);
+    assert_eq!(pair.ours.networks.in_all(), 31 + 5);
+}
+
+/// Of two sites only one is there yet. It does not get the last part for coming first.
+#[test]
+fn a_site_that_comes_later_finds_room() {
+    let mut pair = Pair::new(false, |config| {
+        (config.networks_in_all_max, config.sites_max) = (16, 8)
+    });
+    let many: Vec<_> = (0..16).map(|last| format!("192.168.1.{}/32", 2 * last)).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    assert_eq!(
+        kinds(&another_with(&mut pair, 0x2001, &many)),
+        [kind::NO_ADDITIONAL_SAS]
+    );
+    assert!(
+        Message(another_with(&mut pair, 0x2002, &many[..13]))
+            .sa()
+            .is_some()
+    );
+    assert_eq!(
+        kinds(&another_with(&mut pair, 0x2003, &many[..14])),
+        [kind::NO_ADDITIONAL_SAS]
+    );
+}
+
+/// Likewise with Child SAs.
+///
+/// Regression: a share was that of a connected peer, so that those who came first had all.
+#[test]
+fn a_site_that_comes_later_finds_room_for_child_sas() {
+    const ROOM: usize = 16;
+    let mut pair = Pair::new(false, |config| {
+        (config.children_in_all_max, config.sites_max) = (ROOM, 8)
+    });
+    let made = |spi: &u32| Message(another(&mut pair, *spi)).sa().is_some();
+    assert_eq!((0x2001..0x2011).filter(made).count(), ROOM - ROOM / 8 - 1);
+}
+
+/// More than any site may have: the selectors are what is wrong, and they are refused in IKE_AUTH as well, where the
+/// IKE SA stands without a Child SA (RFC 7296 section 1.2).
+#[test]
+fn more_networks_than_a_site_may_have_are_unacceptable() {
+    let mut pair = Pair::new(false, |config| config.networks_per_site_max = 1);
+    let two = ["192.168.1.0/25", "192.168.1.128/26"];
+    assert_eq!(
+        kinds(&another_with(&mut pair, 0x2001, &two)),
+        [kind::TS_UNACCEPTABLE]
+    );
+    assert!(Message(another(&mut pair, 0x2002)).sa().is_some());
+    assert!(pair.said("site 1 would have 3 networks, as prefixes, of 1: no site may have more"));
+    let pair = Pair::new(false, |config| config.networks_per_site_max = 0);
+    assert_eq!((pair.standing(), pair.children()), (Some("established"), 0));
+    assert!(pair.outputs.is_empty() && pair.ours.allocator.esp_spis_in_use() == 0);
+    assert_eq!(pair.ours.counters().networks_refused, 1);
+}
+
+/// What the peer has made at our request and there is no room for is deleted, and nothing is sent on it.
+#[test]
+fn a_child_sa_of_ours_without_room_is_deleted() {
+    let mut pair = Pair::new(true, |config| config.networks_in_all_max = 0);
+    assert_eq!(sent_on(&pair.outputs), None);
+    assert_eq!((pair.children(), pair.ours.networks.in_all()), (0, 0));
+    let removed = |output: &Output| matches!(output, Output::RemoveChildSa { direction, .. } if *direction != Direction::Inbound);
+    assert!(pair.outputs.iter().any(removed));
+    assert_eq!(
+        pair.peer.ike_sas().map(|info| info.children.len()).sum::<usize>(),
+        0
+    );
+    // Nor is one asked for, where it is known before.
+    pair.outputs.clear();
+    pair.command(Command::Acquire {
+        connection: "it".to_owned(),
+        ts_local: net("10.1.2.3/32"),
+        ts_remote: net("192.168.1.5/32"),
+    });
+    assert!(pair.asked().is_none() && pair.outputs.is_empty());
+    assert_eq!(pair.ours.counters().networks_refused, 2);
 }
 
 /// A router that leaves what it replaced to its lifetime: nothing is refused, the oldest goes by our DELETE.
