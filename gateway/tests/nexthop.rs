@@ -143,13 +143,16 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
         let prefixes: Vec<_> = hops
             .hops
             .iter()
-            .map(|(prefix, length, _)| (*prefix, *length))
+            .map(|(prefix, length, hop)| (*prefix, *length, hop.resolved))
             .collect();
-        assert_eq!(prefixes, [([203, 0, 113, 0], 24), ([198, 51, 100, 2], 32)]);
+        let on_link = ([198, 51, 100, 0], 24, 0);
+        let host = ([198, 51, 100, 2], 32, 1);
+        assert_eq!(prefixes, [on_link, host, ([203, 0, 113, 0], 24, 1)]);
         assert_eq!(hops.on_link, wanted);
         assert!(
             hops.hops
                 .iter()
+                .filter(|(_, _, hop)| hop.resolved != 0)
                 .all(|(_, _, hop)| hop.destination_mac == far && hop.source_mac == near)
         );
         assert_eq!(resolver.core_next_hops(&[], &wanted).await.unwrap().hops, []);
@@ -186,6 +189,50 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             let entry = ip(&format!("-n {near} neigh show {neighbour} dev near0"));
             assert!(entry.contains(pinned) && entry.contains("PERMANENT"), "{entry}");
         }
+    });
+}
+
+/// Regression: the route with the worst metric was taken, hosts on the link and routes whose router was silent had no prefix of
+/// their own, and multipath routes none at all.
+#[test]
+fn the_routes_that_the_kernel_takes_are_the_next_hops() {
+    let lab = Lab::new("metrics");
+    let near = lab.namespace("near");
+    for route in [
+        "default via 198.51.100.2 metric 100",
+        "default via 198.51.100.99 metric 200",
+        "192.0.2.0/25 via 198.51.100.99",
+        "192.0.2.128/25 nexthop via 198.51.100.99 nexthop via 198.51.100.2",
+        "blackhole 10.0.0.0/8",
+    ] {
+        ip(&format!("-n {near} route add {route}"));
+    }
+    run_near(&lab, async {
+        let resolver = Resolver::new().unwrap();
+        let router: IpAddr = "198.51.100.2".parse().unwrap();
+        let ifindex = resolve(&resolver, router).await.unwrap().ifindex;
+        let hops = resolver
+            .core_next_hops(&[ifindex], &BTreeSet::new())
+            .await
+            .unwrap();
+        let hops: Vec<_> = hops
+            .hops
+            .iter()
+            .map(|(prefix, length, hop)| (Ipv4Addr::from(*prefix).to_string(), *length, hop.resolved))
+            .collect();
+        let expected = [
+            ("0.0.0.0", 0, 1),
+            ("10.0.0.0", 8, 0),
+            ("192.0.2.0", 25, 0),
+            ("192.0.2.128", 25, 1),
+            ("198.51.100.0", 24, 0),
+            ("198.51.100.2", 32, 1),
+            ("203.0.113.0", 24, 1),
+        ];
+        assert_eq!(
+            hops,
+            expected.map(|(prefix, length, resolved)| (prefix.to_owned(), length, resolved))
+        );
     });
 }
 
@@ -295,10 +342,9 @@ fn many_silent_destinations_cost_as_much_as_one() {
         let mut found = false;
         for _ in 0..100 {
             let hops = resolver.core_next_hops(&[ifindex], &wanted).await.unwrap();
-            found = hops
-                .hops
-                .iter()
-                .any(|(address, length, _)| (*address, *length) == ([198, 51, 100, 2], 32));
+            found = hops.hops.iter().any(|(address, length, hop)| {
+                (*address, *length, hop.resolved) == ([198, 51, 100, 2], 32, 1)
+            });
             if found {
                 break;
             }

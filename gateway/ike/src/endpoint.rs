@@ -283,7 +283,8 @@ impl Endpoint {
         } else {
             Some(payload)
         };
-        let Some(message) = message else {
+        // Port 0 names nobody who could be answered (RFC 768): an IKE SA behind a NAT would move there.
+        let Some(message) = message.filter(|_| remote.port() != 0) else {
             self.counters.malformed += 1;
             return;
         };

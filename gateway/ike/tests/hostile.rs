@@ -40,6 +40,24 @@ fn recorded() -> (Sim, Vec<Datagram>) {
     (sim, sent)
 }
 
+/// Whoever changes the source port on the way, which nothing authentic covers, could send an IKE SA's answers nowhere.
+#[test]
+fn what_comes_from_port_0_is_not_looked_at() {
+    let (mut sim, sent) = recorded();
+    let before = standing(&sim);
+    for mut datagram in sent {
+        datagram.from.set_port(0);
+        let malformed = sim.endpoints.iter().map(|endpoint| endpoint.counters().malformed);
+        let malformed = malformed.sum::<u64>() + 1;
+        let answers = sim.sent.len();
+        sim.deliver(&datagram);
+        assert_eq!(sim.sent.len(), answers, "nobody is answered");
+        let counted = sim.endpoints.iter().map(|endpoint| endpoint.counters().malformed);
+        assert_eq!(counted.sum::<u64>(), malformed);
+    }
+    assert_eq!(standing(&sim), before);
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 

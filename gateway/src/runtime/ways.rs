@@ -299,7 +299,7 @@ impl Follower {
         }
         let resolved: BTreeSet<Ipv4Addr> = hops
             .iter()
-            .filter(|(_, length, _)| *length == 32)
+            .filter(|(_, length, hop)| *length == 32 && hop.resolved != 0)
             .map(|(address, _, _)| Ipv4Addr::from(*address))
             .collect();
         lock(&self.shared.wanted)

@@ -170,6 +170,10 @@ fn esp_in_udp(ip: &[u8], udp: Range<usize>) -> Result<(Range<usize>, UdpEncap), 
     if local_port != PORT_NAT_T {
         return Err(ReceivedError::NotEsp);
     }
+    // It names nobody who could be answered (RFC 768), and would look like ESP without UDP to who keeps it.
+    if remote_port == 0 {
+        return Err(ReceivedError::Malformed);
+    }
     let esp = udp.start + UDP_HEADER_LEN..udp.start + udp_len;
     match ip.get(esp.clone()) {
         Some([0xff]) => Err(ReceivedError::Keepalive),

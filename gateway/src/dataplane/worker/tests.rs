@@ -588,6 +588,32 @@ fn only_the_newest_packet_tells_where_the_peer_is() {
     ));
 }
 
+/// Regression: a packet whose source port somebody had made 0, which its ICV does not tell, moved the peer to where nothing
+/// reaches it; ESP seemed to go without UDP from then on, and no later packet moved it back.
+#[test]
+fn a_packet_from_port_0_moves_nobody() {
+    let mut bench = Bench::new(Suite::AesGcm16_256, NAT_T, 1);
+    let from = |mut frame: Vec<u8>, port: u16| {
+        frame[34..36].copy_from_slice(&port.to_be_bytes());
+        frame
+    };
+    let up = packet(TERMINAL, SERVER, 100, true);
+    let first = bench.sealed_by_router(&up);
+    bench.arrive(1, WAN, first);
+    assert!(matches!(bench.reports.pop(), Some(WorkerReport::FirstInbound(_))));
+    let nowhere = bench.sealed_by_router(&up);
+    bench.arrive(1, WAN, from(nowhere, 0));
+    assert_eq!(bench.reports.pop(), None);
+    let moved = bench.sealed_by_router(&up);
+    bench.arrive(1, WAN, from(moved, 32_000));
+    assert!(matches!(
+        bench.reports.pop(),
+        Some(WorkerReport::PeerMoved { port: 32_000, .. })
+    ));
+    assert_eq!(bench.left(1, CLEAR).len(), 2, "all but the one from port 0");
+    bench.assert_no_leak();
+}
+
 /// RFC 7296 section 2.23: UDP-encapsulated ESP is processed even when no NAT was detected.
 #[test]
 fn without_a_nat_esp_in_udp_is_opened_and_moves_nobody() {
