@@ -166,17 +166,27 @@ impl Tickets {
 
     /// The peer of a session, if what it proved itself with is still what it would.
     pub(crate) fn peer(&self, config: &EndpointConfig, session: &Session) -> Option<AuthenticatedPeer> {
-        let agreed = config.shared_keys.get(&session.identity);
-        let shared_key = agreed.filter(|agreed| agreed.peer == AuthKind::SharedKey);
-        let proof = match (session.by, shared_key) {
-            (AuthKind::SharedKey, Some(agreed)) if bound_to(&agreed.key) == session.proof => Proof::SharedKey,
-            (AuthKind::Certificate, None) => Proof::Certificate(Arc::clone(self.peers.get(&session.proof)?)),
-            (AuthKind::SharedKey, _) | (AuthKind::Certificate, Some(_)) => return None,
+        let proof = match session.by {
+            AuthKind::SharedKey => Proof::SharedKey,
+            AuthKind::Certificate => Proof::Certificate(Arc::clone(self.peers.get(&session.proof)?)),
         };
-        Some(AuthenticatedPeer {
+        let peer = AuthenticatedPeer {
             identity: session.identity.clone(),
             proof,
-        })
+        };
+        still_proves(config, &peer, &session.proof).then_some(peer)
+    }
+}
+
+/// Whether a peer would prove itself today in the way it did, and, if that was by a shared key, by the same: `proof` is that
+/// of its [`Session`].
+pub(crate) fn still_proves(config: &EndpointConfig, peer: &AuthenticatedPeer, proof: &[u8; 32]) -> bool {
+    let agreed = config.shared_keys.get(&peer.identity);
+    let shared_key = agreed.filter(|agreed| agreed.peer == AuthKind::SharedKey);
+    match (&peer.proof, shared_key) {
+        (Proof::SharedKey, Some(agreed)) => bound_to(&agreed.key) == *proof,
+        (Proof::Certificate(_), None) => true,
+        (Proof::SharedKey, None) | (Proof::Certificate(_), Some(_)) => false,
     }
 }
 

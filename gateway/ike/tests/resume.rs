@@ -280,6 +280,59 @@ fn a_changed_shared_key_ends_the_session() {
     }
 }
 
+/// The site has sent IKE_SESSION_RESUME and has its answer; its IKE_AUTH is on its way. The center has a reload, and only
+/// then the IKE_AUTH arrives.
+fn reload_before_auth(sim: &mut Sim, reload: impl FnOnce(&mut gateway_ike::Endpoint, gateway_ike::Time)) {
+    outage(sim);
+    sim.unreachable.clear();
+    sim.initiate();
+    while sim.endpoints[CENTER].half_open().count == 0 {
+        assert!(sim.step(sim.now_ms + 1_000), "{}", sim.history.join("\n"));
+    }
+    let now = sim.now();
+    reload(&mut sim.endpoints[CENTER], now);
+    sim.run_ms(1_000);
+}
+
+/// Regression: the shared key was compared at IKE_SESSION_RESUME alone. Who withheld its IKE_AUTH until the key was replaced
+/// was established without knowing the new one, and no later reload closed that IKE SA.
+#[test]
+fn a_shared_key_that_changes_on_the_way_ends_the_session() {
+    for key in [Some(&b"0xff112233445566778899aabbccddeeff"[..]), None, Some(PSK)] {
+        let (mut site, mut before) = (site(), center());
+        with_shared_key(&mut site, "gw.lab.test", PSK);
+        with_shared_key(&mut before, "site1.lab.test", PSK);
+        let mut sim = connected(site, before, 18);
+        let mut changed = center();
+        if let Some(key) = key {
+            with_shared_key(&mut changed, "site1.lab.test", key);
+        }
+        reload_before_auth(&mut sim, |endpoint, now| {
+            endpoint.set_shared_keys(now, changed.shared_keys);
+        });
+        let same = key == Some(PSK);
+        assert_eq!(counts(&sim).0, u64::from(same), "{}", sim.history.join("\n"));
+        let refused = sim
+            .words(CENTER)
+            .contains("what it proved itself with has changed");
+        assert_eq!(refused, !same, "{}", sim.history.join("\n"));
+    }
+}
+
+/// Regression: who withheld its IKE_AUTH until a preshared key was required of it went on without one.
+#[test]
+fn a_preshared_key_that_becomes_required_on_the_way_counts() {
+    for required in [true, false] {
+        let mut sim = connected(site(), center(), 19);
+        reload_before_auth(&mut sim, |endpoint, _| {
+            let mut ppks = gateway_ike::Ppks::default();
+            ppks.insert(identity("site1.lab.test"), ppk(required));
+            endpoint.set_ppks(ppks);
+        });
+        assert_eq!(counts(&sim).0, u64::from(!required), "{}", sim.history.join("\n"));
+    }
+}
+
 /// A preshared key that has become required since was not in the session; an algorithm is allowed no more.
 #[test]
 fn what_is_asked_for_now_counts() {

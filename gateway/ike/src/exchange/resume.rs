@@ -25,7 +25,7 @@ use crate::{
     pki::identity::Identity,
     redirect,
     shared_key::{AuthKind, SHARED_KEY_METHOD},
-    ticket::{ClientTicket, RESUMED_MAX_S, Session, TicketId, bound_to, lifetime_and_ticket},
+    ticket::{ClientTicket, RESUMED_MAX_S, Session, TicketId, bound_to, lifetime_and_ticket, still_proves},
     wire::{
         Header, Message, Payload,
         auth::Authentication,
@@ -43,8 +43,17 @@ pub(crate) struct Resumed {
     pub(crate) peer: AuthenticatedPeer,
     pub(crate) authenticated_unix_s: u64,
     pub(crate) ppk: bool,
-    /// The ticket to be spent, and its end: the responder's part.
-    pub(crate) ticket: Option<(TicketId, u64)>,
+    /// The ticket to be spent: the responder's part.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// A ticket that came to us, with a session that may go on.
+#[derive(Clone, Copy)]
+pub(crate) struct Ticket {
+    id: TicketId,
+    ends_unix_s: u64,
+    /// What the peer proved itself with: see [`Session`].
+    proof: [u8; 32],
 }
 
 /// Answers an IKE_SESSION_RESUME request, if the gate lets it in and the ticket is good.
@@ -152,7 +161,11 @@ fn accept(
             peer,
             authenticated_unix_s: session.authenticated_unix_s,
             ppk: session.ppk,
-            ticket: Some((id, session.ends_unix_s)),
+            ticket: Some(Ticket {
+                id,
+                ends_unix_s: session.ends_unix_s,
+                proof: session.proof,
+            }),
         })),
         deadline_ms: ctx.now.mono_ms.saturating_add(timeout_ms),
         address_proven: proven,
@@ -178,13 +191,13 @@ fn session(ctx: &Context<'_>, message: &Message) -> Option<(TicketId, Session, A
     // What was agreed then must be what we would agree now.
     let allowed = [&ctx.config.ike_proposals, &ctx.config.ike_proposals_accepted];
     let suite = allowed.iter().any(|list| list.contains(&session.suite));
-    let required = ctx
-        .config
-        .ppks
-        .get(&session.identity)
-        .is_some_and(|ppk| ppk.is_required());
     let peer = ctx.tickets.peer(ctx.config, &session)?;
-    (suite && (session.ppk || !required)).then_some((id, session, peer))
+    (suite && !lacks_ppk(ctx, session.ppk, &session.identity)).then_some((id, session, peer))
+}
+
+/// A preshared key is required of the peer, and is not in the keys of the session.
+fn lacks_ppk(ctx: &Context<'_>, ppk: bool, peer: &Identity) -> bool {
+    !ppk && ctx.config.ppks.get(peer).is_some_and(|ppk| ppk.is_required())
 }
 
 impl Handshake {
@@ -215,6 +228,19 @@ impl Handshake {
                 resumed.peer.identity
             ));
         }
+        // Its ticket was good when it came; shared keys and what is required may be others since.
+        if resumed
+            .ticket
+            .is_some_and(|ticket| !still_proves(ctx.config, &resumed.peer, &ticket.proof))
+        {
+            return Err("what it proved itself with has changed since".to_owned());
+        }
+        if lacks_ppk(ctx, resumed.ppk, identity) {
+            return Err(
+                "a post-quantum preshared key is required of it, and is not in the session that it resumes"
+                    .to_owned(),
+            );
+        }
         let mut peer = resumed.peer.clone();
         if let Some(verified) = peer.certificate() {
             let again = verified.verify_again(&ctx.config.trust, ctx.now.unix_s);
@@ -231,10 +257,10 @@ impl Handshake {
     /// RFC 5723 section 4.3: the ticket was good for this once.
     pub(super) fn spend_ticket(&self, ctx: &mut Context<'_>) -> Result<(), String> {
         let ticket = self.resumed.as_ref().and_then(|resumed| resumed.ticket);
-        let Some((id, ends_unix_s)) = ticket else {
+        let Some(ticket) = ticket else {
             return Ok(());
         };
-        match ctx.tickets.spend(ctx.now.unix_s, id, ends_unix_s) {
+        match ctx.tickets.spend(ctx.now.unix_s, ticket.id, ticket.ends_unix_s) {
             true => {
                 ctx.counters.sessions_resumed += 1;
                 Ok(())

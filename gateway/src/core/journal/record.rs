@@ -10,7 +10,7 @@ use super::notice::Cause;
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 /// Every event that there is, in the order of docs/events.md.
-const EVENTS: [&str; 36] = [
+const EVENTS: [&str; 38] = [
     "daemon_started",
     "daemon_stopping",
     "rules_loaded",
@@ -33,6 +33,8 @@ const EVENTS: [&str; 36] = [
     "ike_sa_closed",
     "peer_moved",
     "move_refused",
+    "redirected",
+    "redirect_refused",
     "child_sa_established",
     "child_sa_rekeyed",
     "child_sa_closed",
@@ -221,6 +223,25 @@ mod tests {
                 "{event} is not in docs/events.md"
             );
         }
+    }
+
+    /// The names that the sources give to their records.
+    #[test]
+    fn every_event_that_is_noted_is_among_them() {
+        let mut noted = 0;
+        for source in [include_str!("ike.rs"), include_str!("notice.rs")] {
+            for call in ["Record::new(", "of_sa(", "refused(", "of_gateway(", "of_site("] {
+                for arguments in source.split(call).skip(1) {
+                    let first = arguments.trim_start().strip_prefix('"');
+                    let Some((name, _)) = first.and_then(|rest| rest.split_once('"')) else {
+                        continue;
+                    };
+                    assert!(EVENTS.contains(&name), "{name} is not among the events");
+                    noted += 1;
+                }
+            }
+        }
+        assert!(noted >= 20, "{noted}");
     }
 
     #[test]

@@ -124,6 +124,25 @@ fn a_site_is_up_with_its_first_child_sa_and_down_after_its_last() {
     assert_eq!(scene.names(), ["ike_sa_closed", "site_down"]);
 }
 
+/// Regression: both were missing among the events.
+#[test]
+fn a_gateway_that_sends_us_away_is_told_of() {
+    let mut scene = Scene::new();
+    let (connection, from) = ("center".to_owned(), address(2).ip());
+    scene.ike(&Event::Redirected {
+        connection: connection.clone(),
+        from,
+        to: "198.51.100.3".into(),
+    });
+    scene.ike(&Event::RedirectRefused {
+        connection,
+        from,
+        to: "gw.example".into(),
+        reason: "it is a name, and only addresses are followed",
+    });
+    assert_eq!(scene.names(), ["redirected", "redirect_refused"]);
+}
+
 #[test]
 fn strangers_push_nothing_out_of_a_sites_log() {
     let mut scene = Scene::new();
