@@ -401,6 +401,7 @@ impl Established {
             return State::Established(self);
         };
         let Ok(message) = message else {
+            give_back(ctx, &pending);
             return self.finish(core, ctx, CloseReason::ProtocolViolation);
         };
         if std::mem::replace(&mut self.awaits_proof, false) {
@@ -480,11 +481,13 @@ impl Established {
         ctx: &mut Context<'_>,
         reason: CloseReason,
     ) -> State {
+        let outstanding = self.outstanding.take().map(|outstanding| outstanding.pending);
+        let next = self.next_request.take().map(|(_, _, pending)| pending);
+        for pending in outstanding.iter().chain(&next) {
+            give_back(ctx, pending);
+        }
         // The peer's rekeying of this IKE SA crossed ours, and it deleted the old one before it answered ours.
-        if let Some(Outstanding {
-            pending: Pending::RekeyIke(awaited),
-            ..
-        }) = self.outstanding.take()
+        if let Some(Pending::RekeyIke(awaited)) = outstanding
             && let Some(theirs) = &awaited.collision
         {
             create_child_sa::yield_to(&mut self, core, ctx, theirs);
@@ -731,6 +734,7 @@ impl Established {
                 continue;
             };
             let Ok(datagrams) = core.channel.request(exchange, &payloads, ctx.random) else {
+                give_back(ctx, &pending);
                 return;
             };
             ctx.transmit(core.path, &datagrams);
@@ -836,5 +840,12 @@ impl Established {
                 ))
             }
         }
+    }
+}
+
+/// What a request that is answered no more had taken: the inbound SPI of a Child SA that is not going to be.
+fn give_back(ctx: &mut Context<'_>, pending: &Pending) {
+    if let Pending::Child(awaited) = pending {
+        ctx.allocator.release(awaited.spi_in);
     }
 }

@@ -245,3 +245,42 @@ fn deleting_the_ike_sa_deletes_its_child_sas() {
     assert_eq!(pair.outputs.last(), Some(&gone));
     assert!(pair.said("deleted by the peer"));
 }
+
+/// Regression: an IKE SA that ended before the peer had answered about a Child SA kept the SPI for it until the daemon ended.
+#[test]
+fn an_ike_sa_that_ends_gives_back_the_spi_of_a_child_sa_that_is_not_to_be() {
+    let ways: [(&str, fn(&mut Pair)); 3] = [
+        ("deleted by the peer", |pair| {
+            pair.ask_informational(&[Payload::Delete(Delete::Ike)]);
+        }),
+        ("no answer", |pair| {
+            for _ in 0..600 {
+                pair.wait(1_000);
+            }
+        }),
+        ("an answer that is none", |pair| {
+            // Shorter than a nonce may be.
+            pair.reply(Exchange::CreateChildSa, &[Payload::Nonce(Nonce(vec![0; 3]))]);
+        }),
+    ];
+    for (name, end) in ways {
+        for rekeys in [true, false] {
+            let mut pair = Pair::new(false, |config| config.dpd_after_s = 100_000);
+            pair.command(if rekeys {
+                Command::RekeyChild(pair.child())
+            } else {
+                Command::CreateChild {
+                    ike_sa: pair.ike_sa(),
+                    ts_local: vec![net("10.1.0.0/16")],
+                    ts_remote: vec![net("192.168.1.0/24")],
+                    resource: None,
+                }
+            });
+            pair.asked().expect("asked for a Child SA");
+            assert_eq!(pair.ours.allocator.esp_spis_in_use(), 2, "{name}");
+            end(&mut pair);
+            assert_eq!(pair.standing(), None, "{name}");
+            assert_eq!(pair.ours.allocator.esp_spis_in_use(), 0, "{name}, {rekeys}");
+        }
+    }
+}
