@@ -249,7 +249,8 @@ fn deleting_the_ike_sa_deletes_its_child_sas() {
 /// Regression: an IKE SA that ended before the peer had answered about a Child SA kept the SPI for it until the daemon ended.
 #[test]
 fn an_ike_sa_that_ends_gives_back_the_spi_of_a_child_sa_that_is_not_to_be() {
-    let ways: [(&str, fn(&mut Pair)); 3] = [
+    type End = fn(&mut Pair);
+    let ways: [(&str, End); 3] = [
         ("deleted by the peer", |pair| {
             pair.ask_informational(&[Payload::Delete(Delete::Ike)]);
         }),
