@@ -29,7 +29,7 @@ pub(super) struct Floor {
     at_most_more: Option<f64>,
     /// In place of that in a short run, which is rough; without it a short run is not held against this.
     short: Option<f64>,
-    /// Of a case that short runs alone have: a full one measures it by another name.
+    /// Of a case that short runs alone have: a full one measures it by another name. The bound says then only which way it goes.
     #[serde(default)]
     short_alone: bool,
     /// What is aimed at.
