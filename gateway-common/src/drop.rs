@@ -119,6 +119,7 @@ drop_reasons! {
     96 NextHopTooBig "next_hop_too_big" "packet does not fit the link to the next hop and may not be fragmented",
     // Outer packet, again.
     97 IcmpLimit "icmp_limit" "outside sent more ICMP errors than the kernel gets in a second",
+    98 DiscoveryHopLimit "discovery_hop_limit" "neighbour discovery from beyond the link: its hop limit is not 255 (RFC 4861)",
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use gateway_tests::scene::Scene;
 use xtask::cmd;
+use xtask::lab::Lab;
 use xtask::lab::center::fetch;
 use xtask::lab::gateway::Config;
 use xtask::lab::pki::Auth;
@@ -147,6 +148,31 @@ fn an_interface_that_is_made_anew_is_served_by_the_next_gateway() -> Result<()> 
     ensure!(attached.contains("wan6"), "{attached}");
     scene.router(Site::One).initiate()?;
     fetch(Site::One.terminal(), "/whoami").map(|_| ())
+}
+
+/// Regression: the packet path followed an address that came after the start, and IKE listened on those of the start alone:
+/// nobody could connect to it before the gateway was started again.
+#[test]
+fn an_address_that_comes_after_the_start_can_be_connected_to() -> Result<()> {
+    let config = Config::usual(Auth::Rsa);
+    let lab = Lab::up(Options::default())?;
+    let gateway = |line: &str| {
+        let mut command = Node::Gateway.command("ip");
+        cmd::output(command.args(line.split(' '))).map(|_| ())
+    };
+    let (at_start, later) = ("2001:db8:6::77/64", format!("{GATEWAY_WAN6}/64"));
+    gateway(&format!("address add {at_start} dev wan6 nodad"))?;
+    gateway(&format!("address del {later} dev wan6"))?;
+    let daemon = lab.start_gateway(&config)?;
+    let router = lab.start_site(Site::Two, config.auth)?;
+    gateway(&format!("address add {later} dev wan6 nodad"))?;
+    gateway(&format!("address del {at_start} dev wan6"))?;
+    // The packet path looks every ten seconds.
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while let Err(error) = router.initiate() {
+        ensure!(Instant::now() < deadline, "{error:#}\n{}", daemon.log());
+    }
+    fetch(Site::Two.terminal(), "/whoami").map(|_| ())
 }
 
 /// A cable that is pulled and put back, on either side.

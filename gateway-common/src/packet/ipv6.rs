@@ -6,6 +6,8 @@ use super::ipv4::Fault;
 
 /// Length of the fixed header.
 pub const LENGTH: u32 = 40;
+/// Place of the hop limit in it.
+pub const HOP_LIMIT: u32 = 7;
 
 /// Next header of a fragment.
 pub const FRAGMENT: u8 = 44;

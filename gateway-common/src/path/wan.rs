@@ -22,6 +22,9 @@ use super::{Outcome, Verdict, pmtu, worker};
 const FRAGMENTS_PER_SOURCE_PER_S: u32 = 20_000;
 const FRAGMENTS_PER_S: u32 = 100_000;
 
+/// Hop limit of what no router has passed on.
+const OWN_LINK: u8 = 255;
+
 /// ICMP errors a second that the kernel gets, of all sources together: who forges them has as many as he likes. One that is lost
 /// costs no more than a silent router does.
 const KERNEL_ICMP_PER_S: u32 = 1000;
@@ -361,12 +364,19 @@ fn pass_error<T: Tables>(tables: &T) -> Outcome {
     Ok(Verdict::Pass(Path::WanPassed))
 }
 
-/// Neighbour discovery (RFC 4861; the kernel checks its hop limit of 255) and "packet too big" (RFC 8201).
+/// Neighbour discovery of the own link (RFC 4861 sections 6.1 and 7.1: no router has passed it on, by its hop limit; the
+/// kernel would find that out at a far higher price) and "packet too big" (RFC 8201).
 #[inline(always)]
 fn icmp6<P: Packet, T: Tables>(packet: &P, tables: &T, outer: &Outer, interface: &Interface) -> Outcome {
     let header: Icmp = packet.load(outer.offset).ok_or(DropReason::TruncatedIp)?;
     match header.kind {
-        kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => Ok(Verdict::Pass(Path::WanPassed)),
+        kind6::DISCOVERY_FIRST..=kind6::DISCOVERY_LAST => {
+            let place = outer.offset.wrapping_sub(ipv6::LENGTH - ipv6::HOP_LIMIT);
+            match packet.load::<u8>(place) {
+                Some(OWN_LINK) => Ok(Verdict::Pass(Path::WanPassed)),
+                _ => Err(DropReason::DiscoveryHopLimit),
+            }
+        }
         kind6::PACKET_TOO_BIG if is_ours(outer, interface) => {
             let ([m0, m1], [m2, m3]) = (header.identifier, header.sequence);
             too_big(packet, tables, outer, u32::from_be_bytes([m0, m1, m2, m3]))

@@ -122,6 +122,9 @@ pub enum Command {
     Close(IkeSaId),
     /// Delete all.
     CloseAll,
+    /// Delete all before the end, and answer nobody who begins anew: who is answered would have to be told at once that it
+    /// was for nothing. Asked again and again, whoever comes next answers.
+    Stop,
 }
 
 /// One side of any number of IKE SAs, by the SPI that peers address us by.
@@ -180,6 +183,8 @@ pub struct Endpoint {
     tickets: Tickets,
     allowances: Allowances,
     networks: Networks,
+    /// The end is near.
+    stopping: bool,
 }
 
 /// The IKE SA of a Child SA, to be told of what makes its deadlines later, where it stands. Its place in the index
@@ -252,6 +257,7 @@ impl Endpoint {
             tickets: Tickets::default(),
             allowances: Allowances::default(),
             networks: Networks::default(),
+            stopping: false,
         };
         this.load_connections();
         this
@@ -345,6 +351,9 @@ impl Endpoint {
                 self.counters.repeated += 1;
                 context!(self, deferred).transmit(path, &[answer]);
             }
+            return;
+        }
+        if self.stopping {
             return;
         }
         if self.half_open.is_full(&self.config) {
@@ -482,6 +491,10 @@ impl Endpoint {
                     self.forgo(spi);
                     self.close(spi);
                 }
+            }
+            Command::Stop => {
+                self.stopping = true;
+                self.handle_command(now, Command::CloseAll);
             }
             Command::CloseAll => {
                 let names: Vec<_> = self.links.keys().cloned().collect();

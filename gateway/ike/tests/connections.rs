@@ -302,6 +302,19 @@ fn sas_that_peers_began_are_closed_when_idle_too() {
     assert_eq!(sim.endpoints[SITE].ike_sas().count(), 0, "{}", sim.words(SITE));
 }
 
+/// Regression: a site that connected again while the gateway waited for others' acknowledgements was let in, and heard
+/// nothing when the gateway ended.
+#[test]
+fn a_gateway_that_stops_lets_nobody_in_again() {
+    let mut sim = Sim::new(site(Start::Now), center_config(), 11);
+    sim.run_ms(500);
+    assert_eq!(info(&sim).state, ConnectionState::Up);
+    sim.command(CENTER, Command::Stop);
+    sim.run_ms(20_000);
+    assert_eq!(info(&sim).state, ConnectionState::Connecting);
+    assert_eq!(sim.endpoints[CENTER].ike_sas().count(), 0);
+}
+
 #[test]
 fn it_comes_back_when_the_peer_closes_it_and_stays_down_when_we_do() {
     let mut sim = Sim::new(site(Start::Now), center_config(), 11);

@@ -30,7 +30,7 @@ pub struct Published {
 /// Publishes these as well; what is published already stays. Who may reach it is known before it can be reached.
 ///
 /// # Errors
-/// The first that has no room, or whose outside is another mapping's.
+/// The first that has no room, or whose outside is another mapping's; those after it are not published.
 pub(super) fn publish(
     maps: &mut Maps,
     tables: &SharedTables,

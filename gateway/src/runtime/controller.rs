@@ -21,7 +21,7 @@ use super::interfaces::Interfaces;
 use super::ledger::SharedLedger;
 use super::listing::{Answer, Listings, SaLists};
 use super::names::{Names, next_call};
-use super::nat::{Blocks, published};
+use super::nat::{Blocks, Unpublished, published};
 use super::prepare::Prepared;
 use super::rejudging::Rejudging;
 use super::reload::{Reading, Watch};
@@ -65,6 +65,7 @@ pub struct Controller<E: Engine> {
     pub(super) sockets: Sockets,
     /// Sites that the data plane does not know yet, or not as they are now.
     pub(super) new_sites: Vec<u32>,
+    pub(super) unpublished: Unpublished,
     pub(super) ledger: SharedLedger,
     pub(super) blocks: Blocks,
     polls: u32,
@@ -176,6 +177,7 @@ impl<E: Engine> Controller<E> {
             connections,
             sockets,
             new_sites: Vec::new(),
+            unpublished: Unpublished::default(),
             ledger,
             blocks: Blocks::default(),
             polls: 0,
@@ -330,6 +332,7 @@ impl<E: Engine> Controller<E> {
             self.next_second_of_journal();
             self.next_second_of_files();
             self.next_second_of_blocks();
+            self.next_second_of_publications();
             log_failure("flows and mappings not swept", self.engine.tend().await);
         }
         self.drain().await;
@@ -454,11 +457,12 @@ impl<E: Engine> Controller<E> {
 
     async fn install(&mut self, install: &ChildSaInstall) {
         let outcome = match self.add_sites() {
-            Ok(()) => {
+            // What keeps another site out is no reason to refuse this one.
+            Err(error) if self.new_sites.contains(&install.site) => Err(error),
+            _ => {
                 let beside = self.handles(&install.beside);
                 self.engine.install(install, beside).await
             }
-            Err(error) => Err(error),
         };
         match outcome {
             Ok(handle) => self.sadb.insert(install.child, install.site, handle),
@@ -490,11 +494,6 @@ impl<E: Engine> Controller<E> {
             .map(|entry| self.blocks.for_data_plane(entry))
             .collect();
         self.engine.set_sites(&all)?;
-        self.publish_ports()
-    }
-
-    /// Tells the data plane of all that is published of known sites.
-    fn publish_ports(&mut self) -> anyhow::Result<()> {
         let published: Vec<_> = self.sites.get().publications().map(published).collect();
         if published.is_empty() {
             return Ok(());
@@ -502,7 +501,11 @@ impl<E: Engine> Controller<E> {
         self.engine.publish(&published)
     }
 
-    /// Tells the data plane of the sites that came since; those that it does not take are told again.
+    /// Tells the data plane of the sites that came since, and of what is published of them; those that it does not take are
+    /// told again. What cannot be published keeps no site's SAs out, neither its own nor others'.
+    ///
+    /// # Errors
+    /// The data plane did not take a site.
     pub(super) fn add_sites(&mut self) -> anyhow::Result<()> {
         if self.new_sites.is_empty() {
             return Ok(());
@@ -512,15 +515,15 @@ impl<E: Engine> Controller<E> {
         let new: Vec<_> = new.map(|entry| self.blocks.for_data_plane(entry)).collect();
         self.engine.add_sites(&new)?;
         drop(sites);
-        self.publish_ports()?;
-        self.new_sites.clear();
+        let new = std::mem::take(&mut self.new_sites);
+        self.publish_ports(|_, site| new.contains(&site));
         Ok(())
     }
 
     /// Sends DELETE on every IKE SA and waits a bounded time for the acknowledgements.
     async fn delete_all(&mut self, datagrams: &mut mpsc::Receiver<Datagram>) {
         let until = self.clock.instant(self.clock.now().mono_ms + CLOSE_MS);
-        self.endpoint.handle_command(self.clock.now(), Command::CloseAll);
+        self.endpoint.handle_command(self.clock.now(), Command::Stop);
         self.drain().await;
         while self.endpoint.ike_sas().next().is_some() {
             let left = until.saturating_duration_since(tokio::time::Instant::now());

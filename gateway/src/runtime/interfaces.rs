@@ -43,6 +43,7 @@ impl<E: Engine> Controller<E> {
         if let Some(reason) = self.interfaces.look(lost) {
             self.must_end = Some(reason);
         }
+        self.sockets.follow(&self.config);
     }
 }
 

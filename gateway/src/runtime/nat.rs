@@ -1,6 +1,6 @@
 //! Port blocks of sites while the daemon runs: another one when ports run short, and back when it is not needed. And what
 //! operators see of them.
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::site::{Site, flag};
@@ -91,7 +91,50 @@ pub(super) fn published((number, site, publication): (u32, u32, &Publication)) -
     }
 }
 
+/// What is published and the data plane has not taken: number of the publication, and why, as it was told last.
+pub(super) type Unpublished = BTreeMap<u32, String>;
+
 impl<E: Engine> Controller<E> {
+    /// Publishes what is configured of known sites and is `wanted` by number and site. What has no room now is told, and
+    /// tried again each second.
+    pub(super) fn publish_ports(&mut self, wanted: impl Fn(u32, u32) -> bool) {
+        let sites = self.sites.get();
+        let all = sites
+            .publications()
+            .filter(|(number, site, _)| wanted(*number, *site));
+        let all: Vec<_> = all.map(published).collect();
+        drop(sites);
+        for one in all {
+            match self.engine.publish(std::slice::from_ref(&one)) {
+                Ok(()) => {
+                    self.unpublished.remove(&one.number);
+                }
+                Err(error) => {
+                    let reason = format!("{error:#}");
+                    let site = one.inside.site;
+                    if self.unpublished.insert(one.number, reason.clone()).as_ref() != Some(&reason) {
+                        self.record(Notice::NotPublished {
+                            site,
+                            reason: &reason,
+                        });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Tries again what could not be published.
+    pub(super) fn next_second_of_publications(&mut self) {
+        if self.unpublished.is_empty() {
+            return;
+        }
+        let numbers: BTreeSet<u32> = self.unpublished.keys().copied().collect();
+        self.publish_ports(|number, _| numbers.contains(&number));
+        if self.unpublished.is_empty() {
+            tracing::info!("all is published now that could not be");
+        }
+    }
+
     /// Gives sites whose ports run short another block.
     pub(super) fn give_blocks(&mut self) {
         for site in std::mem::take(&mut self.blocks.asked) {

@@ -93,8 +93,8 @@ pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
     })
 }
 
-/// The rule set that was in force last; before the first `rules load`, that of the configuration. One that waited to be
-/// confirmed falls back.
+/// The rule set that was in force last; before the first `rules load`, that of the configuration, and nothing once that
+/// names none any more. One that waited to be confirmed falls back.
 fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Result<Option<FirstRules>> {
     let in_force = history.in_force();
     if let (Some(waiting), Some(entry)) = (history.unconfirmed(), in_force) {
@@ -116,14 +116,16 @@ fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Res
             compiled,
         }));
     }
-    let Some(file) = &config.rules_file else {
-        return Ok(None);
-    };
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
-    let stored = StoredRules {
-        file: file.display().to_string(),
-        text,
+    let stored = match &config.rules_file {
+        Some(file) => StoredRules {
+            file: file.display().to_string(),
+            text: std::fs::read_to_string(file)
+                .with_context(|| format!("{}: cannot be read", file.display()))?,
+        },
+        // The file was taken out of the configuration: the history says so, or a set that is tried would fall back to the
+        // one that was withdrawn with it.
+        None if in_force.is_some() => rules::nothing(),
+        None => return Ok(None),
     };
     let mut first = first(sites, stored, Origin::Configured, history)?;
     // The same text as before is the same generation.

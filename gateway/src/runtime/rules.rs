@@ -101,8 +101,10 @@ impl<E: Engine> Controller<E> {
     /// Puts the rule set to begin with in force and stores it if it is not stored yet.
     pub(super) fn begin_rules(&mut self, first: Option<super::prepare::FirstRules>) -> anyhow::Result<()> {
         make_folder(&folder(&self.config))?;
-        let Some(first) = first else {
+        if first.as_ref().is_none_or(|first| first.stored == nothing()) {
             tracing::warn!("no rule set: every new connection is denied until `gateway rules load`");
+        }
+        let Some(first) = first else {
             return Ok(());
         };
         if let Origin::FellBack(generation) = first.entry.origin {

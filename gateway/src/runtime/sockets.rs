@@ -18,8 +18,9 @@ use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::task::AbortHandle;
 
-use crate::config::{Config, Role};
+use crate::config::{Config, Interface, Role};
 
 pub(super) const IKE_PORT: u16 = 500;
 const IKE_NAT_PORT: u16 = 4500;
@@ -64,11 +65,31 @@ impl DatagramQueue {
     }
 }
 
+/// An address that its interface does not have any more keeps its sockets for so many looks, a second each: a line that goes
+/// down and comes up again may take its addresses along.
+const LOOKS_WITHOUT_ADDRESS: u32 = 3_600;
+
 /// The open sockets by their local address.
 #[derive(Debug)]
 pub struct Sockets {
-    by_local: HashMap<SocketAddr, Arc<UdpSocket>>,
+    by_local: HashMap<SocketAddr, Open>,
     datagrams: DatagramQueue,
+    /// What could not be bound, as it was told.
+    refused: HashSet<SocketAddr>,
+}
+
+#[derive(Debug)]
+struct Open {
+    socket: Arc<UdpSocket>,
+    receiver: AbortHandle,
+    /// For so many looks no interface has had its address; `None`: it is of no interface.
+    looks_without: Option<u32>,
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
 }
 
 impl Sockets {
@@ -78,6 +99,7 @@ impl Sockets {
         Self {
             by_local: HashMap::new(),
             datagrams,
+            refused: HashSet::new(),
         }
     }
 
@@ -87,11 +109,7 @@ impl Sockets {
     /// If a WAN interface has no address, or a port is taken.
     pub fn bind(config: &Config, datagrams: DatagramQueue) -> anyhow::Result<Self> {
         let mut sockets = Self::new(datagrams);
-        for interface in config
-            .interfaces
-            .iter()
-            .filter(|interface| interface.role == Role::Wan)
-        {
+        for interface in wans(config) {
             let addresses = addresses(&interface.name)?;
             if addresses.is_empty() {
                 bail!(
@@ -100,16 +118,68 @@ impl Sockets {
                 );
             }
             for address in addresses {
-                for port in [IKE_PORT, IKE_NAT_PORT] {
-                    let local = SocketAddr::new(address, port);
-                    sockets
-                        .open(local)
-                        .with_context(|| format!("UDP {local} on {}", interface.name))
-                        .map_err(with_remedy)?;
-                }
+                sockets.open_ports(&interface.name, address)?;
             }
         }
         Ok(sockets)
+    }
+
+    /// Follows the addresses of the WAN interfaces, once a second: an IPv6 address may come after the start, and one of two
+    /// gateways take over the other's. What cannot be bound is told once, and tried again.
+    pub(super) fn follow(&mut self, config: &Config) {
+        let mut there = HashSet::new();
+        for interface in wans(config) {
+            // An interface that is not there is told of elsewhere.
+            for address in addresses(&interface.name).unwrap_or_default() {
+                there.insert(address);
+                if let Err(error) = self.open_ports(&interface.name, address) {
+                    tracing::error!(error = format!("{error:#}"), "IKE does not listen on an address");
+                }
+            }
+        }
+        self.refused.retain(|local| there.contains(&local.ip()));
+        self.by_local.retain(|local, open| {
+            let Some(looks) = &mut open.looks_without else {
+                return true;
+            };
+            *looks = if there.contains(&local.ip()) {
+                0
+            } else {
+                *looks + 1
+            };
+            let stays = *looks < LOOKS_WITHOUT_ADDRESS;
+            if !stays {
+                tracing::info!(%local, "IKE listens no more: no interface has had the address for an hour");
+            }
+            stays
+        });
+    }
+
+    /// Binds the ports of an address of an interface that are not bound.
+    ///
+    /// # Errors
+    /// The first that cannot be bound and was not known not to be.
+    fn open_ports(&mut self, interface: &str, address: IpAddr) -> anyhow::Result<()> {
+        for port in [IKE_PORT, IKE_NAT_PORT] {
+            let local = SocketAddr::new(address, port);
+            if self.by_local.contains_key(&local) {
+                continue;
+            }
+            match self.open(local) {
+                Ok(_) => {
+                    self.refused.remove(&local);
+                    if let Some(open) = self.by_local.get_mut(&local) {
+                        open.looks_without = Some(0);
+                    }
+                }
+                Err(error) if self.refused.insert(local) => {
+                    let error = anyhow::Error::new(error).context(format!("UDP {local} on {interface}"));
+                    return Err(with_remedy(error));
+                }
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     /// Binds one more socket; port 0 takes a free one. Returns its address.
@@ -119,8 +189,13 @@ impl Sockets {
     pub fn open(&mut self, local: SocketAddr) -> io::Result<SocketAddr> {
         let socket = Arc::new(bound(local)?);
         let local = socket.local_addr()?;
-        self.by_local.insert(local, socket.clone());
-        tokio::spawn(receive(socket, local, self.datagrams.clone()));
+        let receiver = tokio::spawn(receive(socket.clone(), local, self.datagrams.clone()));
+        let open = Open {
+            socket,
+            receiver: receiver.abort_handle(),
+            looks_without: None,
+        };
+        self.by_local.insert(local, open);
         tracing::info!(%local, "IKE listens");
         Ok(local)
     }
@@ -146,8 +221,8 @@ impl Sockets {
     pub fn lost(&self) -> u64 {
         let of_kernel = || -> io::Result<u64> {
             let mut inodes = HashSet::new();
-            for socket in self.by_local.values() {
-                let path = format!("/proc/self/fd/{}", socket.as_raw_fd());
+            for open in self.by_local.values() {
+                let path = format!("/proc/self/fd/{}", open.socket.as_raw_fd());
                 inodes.insert(std::fs::metadata(path)?.ino());
             }
             let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
@@ -162,7 +237,7 @@ impl Sockets {
 
     /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
     pub fn send(&self, local: SocketAddr, remote: SocketAddr, payload: &[u8]) {
-        let Some(socket) = self.by_local.get(&local) else {
+        let Some(Open { socket, .. }) = self.by_local.get(&local) else {
             tracing::warn!(%local, %remote, "no IKE socket has this local address");
             return;
         };
@@ -172,6 +247,11 @@ impl Sockets {
             tracing::debug!(%local, %remote, %error, "IKE datagram not sent");
         }
     }
+}
+
+fn wans(config: &Config) -> impl Iterator<Item = &Interface> {
+    let of_all = config.interfaces.iter();
+    of_all.filter(|interface| interface.role == Role::Wan)
 }
 
 /// What an operator does about a port that cannot be had.

@@ -2,6 +2,7 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
+use std::time::Duration;
 
 use gateway::api::message::Request;
 use gateway::core::nat_log::{Event as Logged, Question, Record, who};
@@ -10,8 +11,8 @@ use gateway_common::abi::event::{Event, kind};
 use gateway_common::abi::nat::OutsideKey;
 use gateway_common::abi::site::{Block, flag};
 
-use crate::node::{Node, until};
-use crate::{log, names};
+use crate::node::{Node, Options, pair, until};
+use crate::{log, names, up};
 
 /// Two sites that share addresses, and one with an address of its own.
 const SITES: &str = r#"
@@ -337,6 +338,50 @@ from = ["10.100.0.0/24"]
     let node = Node::alone(node.stop(), SITES);
     assert_eq!(holder(node.state_dir(), &port), [""; 0]);
     assert_eq!(holder(node.state_dir(), &whole), [""; 0]);
+}
+
+/// Regression: what could not be published of one site kept the SAs of all sites out, for as long as it could not.
+#[test]
+fn what_cannot_be_published_keeps_no_tunnel_out() {
+    const ANY: &str = r#"
+[[nat_pool]]
+name = "others"
+addresses = ["10.201.0.0/30"]
+mode = "block"
+[[any_site]]
+pattern = "*.lab.test"
+networks = ["192.168.1.0/24"]
+nat_pool = "others"
+[[publish]]
+name = "mri"
+site = "site1.lab.test"
+address = "192.168.1.20"
+protocol = "tcp"
+port = 443
+on = "10.203.0.1:8443"
+from = ["10.100.0.0/24"]
+"#;
+    let (center, site) = pair(Options {
+        center_knows: "another.lab.test",
+        more: [String::new(), ANY.into(), String::new()],
+        ..Options::default()
+    });
+    center.engine().unpublishable = Some(1);
+    up(&site);
+    assert_eq!(center.engine().installed.len(), 1);
+    let told = || {
+        let all = names(&center).into_iter();
+        all.filter(|name| name == "not_published").count()
+    };
+    assert_eq!((told(), center.engine().published.len()), (1, 0));
+    // It is tried again, and told once.
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(told(), 1);
+    center.engine().unpublishable = None;
+    until(
+        || (center.engine().published.len() == 1).then_some(()),
+        || log(&center, "site1.lab.test"),
+    );
 }
 
 fn copy(from: &Path, to: &Path) {

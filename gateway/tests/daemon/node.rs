@@ -39,6 +39,8 @@ pub(crate) struct Table {
     pub(crate) names: BTreeMap<Ipv4Addr, OpenAddress>,
     pub(crate) sites: BTreeMap<u32, Site>,
     pub(crate) published: Vec<Published>,
+    /// The publication that has no room.
+    pub(crate) unpublishable: Option<u32>,
     pub(crate) outsides: Vec<OutsideKey>,
     /// Flows cannot be ended; and how often they were gone through for it.
     pub(crate) flows_fail: bool,
@@ -135,7 +137,12 @@ impl Engine for InMemory {
     }
 
     fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
-        self.table().published = published.to_vec();
+        let mut table = self.table();
+        for one in published {
+            anyhow::ensure!(table.unpublishable != Some(one.number), "no room today");
+            table.published.retain(|other| other.number != one.number);
+            table.published.push(one.clone());
+        }
         Ok(())
     }
 

@@ -439,3 +439,28 @@ fn flows_of_the_rules_in_force_are_not_judged_again() {
     assert_eq!(ended(center.send(rejudged("name = \"nothing\"\n"))), (0, false));
     assert_eq!(ended(center.send(rejudged("name = \"nothing\"\n"))), (1, false));
 }
+
+/// Regression: with `[rules] file` taken out of the configuration, a set that nobody confirmed fell back to the one that was
+/// withdrawn with it.
+#[test]
+fn a_file_that_is_configured_no_more_is_not_fallen_back_to() {
+    let state = tempfile::tempdir().expect("folder");
+    let file = state.path().join("configured.toml");
+    std::fs::write(&file, "name = \"configured\"\n").expect("written");
+    let sites = "[[site]]\nname = \"clinic\"\nidentity = \"clinic.example\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.202.0.1\"\n";
+    let node = Node::alone(state, &format!("[rules]\nfile = {file:?}\n{sites}"));
+    assert_eq!(rules(&node), "configured");
+    let node = Node::alone(node.stop(), sites);
+    assert_eq!(rules(&node), "");
+    let entries = |node: &Node| node.ask(Request::RulesHistory).as_array().expect("a list").len();
+    assert_eq!(entries(&node), 2, "the history says so");
+    let node = Node::alone(node.stop(), sites);
+    assert_eq!(entries(&node), 2, "once");
+    node.ask(load("on trial", Some(1)));
+    assert_eq!(rules(&node), "on trial");
+    until(
+        || (rules(&node) != "on trial").then_some(()),
+        || node.ask(Request::RulesHistory).to_string(),
+    );
+    assert_eq!(rules(&node), "");
+}

@@ -2,10 +2,14 @@
 
 use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
+use gateway_common::packet;
 
 use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SPI, SPI_UDP, SPI6};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{ethernet, fix_ipv4, ipv4, ipv6, udp};
+
+/// Place of the hop limit in a frame of IPv6.
+const HOP_LIMIT: usize = (packet::ethernet::LENGTH + packet::ipv6::HOP_LIMIT) as usize;
 
 /// ESP with 40 bytes behind SPI and sequence number.
 fn esp(spi: [u8; 4]) -> Vec<u8> {
@@ -22,6 +26,12 @@ fn frame6(packet: &[u8]) -> Vec<u8> {
 
 fn from_router(protocol: u8, payload: &[u8]) -> Vec<u8> {
     frame4(&ipv4(protocol, ROUTER, GATEWAY, payload))
+}
+
+/// By one router: its hop limit is one less.
+fn passed_on(mut frame: Vec<u8>) -> Vec<u8> {
+    frame[HOP_LIMIT] -= 1;
+    frame
 }
 
 fn from_router6(next_header: u8, payload: &[u8]) -> Vec<u8> {
@@ -273,6 +283,16 @@ fn dropped() -> Vec<(&'static str, Vec<u8>, DropReason)> {
             "ICMPv6 echo from outside is dropped",
             from_router6(58, &[128, 0, 0, 0, 0, 1, 0, 1]),
             OuterProtocol,
+        ),
+        (
+            "a neighbour solicitation that a router passed on is dropped",
+            passed_on(from_router6(58, &[135; 24])),
+            DiscoveryHopLimit,
+        ),
+        (
+            "a router advertisement that a router passed on is dropped",
+            passed_on(from_router6(58, &[134, 0, 0, 0, 0, 0, 0, 0])),
+            DiscoveryHopLimit,
         ),
         (
             "ICMP cut short is dropped",

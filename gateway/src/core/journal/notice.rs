@@ -148,6 +148,13 @@ pub enum Notice<'a> {
         /// Why.
         reason: &'a str,
     },
+    /// The data plane did not take what is published of a site; it is tried again.
+    NotPublished {
+        /// Its number.
+        site: u32,
+        /// Why.
+        reason: &'a str,
+    },
     /// A site asked for a name that no rule lets it reach.
     NameRefused {
         /// Name of the site.
@@ -270,6 +277,13 @@ impl Notice<'_> {
                 let mut record = of_site("child_sa_not_installed", site, text);
                 record.severity = Severity::Error;
                 record.child = Some(child);
+                record.with("reason", reason)
+            }
+            Self::NotPublished { site, reason } => {
+                let text =
+                    format!("what is published of it is not reachable yet, and is tried again: {reason}");
+                let mut record = of_site("not_published", site, text);
+                record.severity = Severity::Error;
                 record.with("reason", reason)
             }
             Self::NameRefused { asked_by, name } => {

@@ -10,7 +10,7 @@ use super::notice::Cause;
 /// Version of the schema; raised when a field changes its meaning or goes. New events and new fields do not raise it.
 pub const SCHEMA: u32 = 1;
 /// Every event that there is, in the order of docs/events.md.
-const EVENTS: [&str; 38] = [
+const EVENTS: [&str; 39] = [
     "daemon_started",
     "daemon_stopping",
     "rules_loaded",
@@ -39,6 +39,7 @@ const EVENTS: [&str; 38] = [
     "child_sa_rekeyed",
     "child_sa_closed",
     "child_sa_not_installed",
+    "not_published",
     "authentication_failed",
     "peer_not_admitted",
     "proposal_refused",
