@@ -1,5 +1,6 @@
 //! A gateway that comes back: what it took over, and what sites find as they left it.
 
+use std::net::UdpSocket;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -173,6 +174,35 @@ fn an_address_that_comes_after_the_start_can_be_connected_to() -> Result<()> {
         ensure!(Instant::now() < deadline, "{error:#}\n{}", daemon.log());
     }
     fetch(Site::Two.terminal(), "/whoami").map(|_| ())
+}
+
+/// Regression: the packet path knew one address of each family. Of two IPv6 addresses the kernel names the newer one first: IKE
+/// to the one that a site was connected to was dropped as soon as there was another.
+#[test]
+fn a_further_address_takes_nothing_from_the_first_and_serves_as_well() -> Result<()> {
+    let scene = Scene::with_tunnels()?;
+    let further = "2001:db8:6::77";
+    let mut command = Node::Gateway.command("ip");
+    cmd::output(command.args(["address", "add", &format!("{further}/64"), "dev", "wan6", "nodad"]))?;
+    // The packet path looks every ten seconds.
+    sleep(Duration::from_secs(12));
+    scene
+        .router(Site::Two)
+        .rekey_ike()
+        .with_context(|| scene.gateway.log())?;
+    fetch(Site::Two.terminal(), "/whoami")?;
+    let dropped = scene.gateway.drops()?.get("outer_destination").copied();
+    ensure!(dropped.unwrap_or_default() == 0, "{dropped:?}");
+    // What is no IKE reaches IKE at either, and is counted there.
+    let before = scene.dropped("ike_malformed")?;
+    Site::Two.router().enter(|| {
+        let socket = UdpSocket::bind("[::]:0")?;
+        for address in [GATEWAY_WAN6, further] {
+            socket.send_to(&[0x25; 200], (address, 500))?;
+        }
+        Ok(())
+    })?;
+    scene.expect_dropped("ike_malformed", before, 2)
 }
 
 /// A cable that is pulled and put back, on either side.

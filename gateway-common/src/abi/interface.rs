@@ -28,16 +28,20 @@ pub struct Interface {
     pub xsk_base: u32,
     /// Receive queues, at most `limit::QUEUES_MAX`.
     pub queues: u32,
-    /// This interface's own IPv4 address (ESP to another destination is dropped); zero if none.
+    /// This interface's own IPv4 address, the first that it has: what it sends errors from. Zero if none.
     pub ipv4: [u8; 4],
-    /// This interface's own global IPv6 address; zero if none.
+    /// This interface's own global IPv6 address, likewise.
     pub ipv6: [u8; 16],
     /// MAC address.
     pub mac: [u8; 6],
     /// Zero.
     pub pad: [u8; 2],
+    /// Further ones that it is reached at from outside; zero if none.
+    pub further_ipv4: [[u8; 4]; limit::FURTHER_ADDRESSES_MAX],
+    /// Likewise.
+    pub further_ipv6: [[u8; 16]; limit::FURTHER_ADDRESSES_MAX],
 }
-abi_assert!(Interface, size = 40, align = 4);
+abi_assert!(Interface, size = 120, align = 4);
 
 /// All interfaces, in one value: the few indexes of a gateway are compared in less time than a hash is drawn.
 #[repr(C)]
@@ -48,7 +52,7 @@ pub struct Interfaces {
     /// The interface in the same place.
     pub interfaces: [Interface; INTERFACES],
 }
-abi_assert!(Interfaces, size = 704, align = 4);
+abi_assert!(Interfaces, size = 1984, align = 4);
 
 const INTERFACES: usize = limit::INTERFACES_MAX as usize;
 

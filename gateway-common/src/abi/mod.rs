@@ -21,7 +21,7 @@ pub mod trace;
 pub mod usage;
 
 /// Version of the layout and meaning of all maps; carried by the `ABI` map and checked at attach.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// Asserts the size and alignment of an ABI type at compile time, and (for the loader) that it may be copied as bytes.
 #[macro_export]
@@ -151,6 +151,8 @@ pub mod limit {
     pub const QUEUES_MAX: u32 = 64;
     /// Interfaces with a role.
     pub const INTERFACES_MAX: u32 = 16;
+    /// Addresses of each family that an interface is reached at, beside its first.
+    pub const FURTHER_ADDRESSES_MAX: usize = 4;
     /// Slots of the XSK map.
     pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
     /// Next hops and routes on the core side.

@@ -393,7 +393,22 @@ fn is_ours(outer: &Outer, interface: &Interface) -> bool {
     } else {
         words(interface.ipv6)
     };
-    ours != [0; 4] && outer.destination == ours
+    ours != [0; 4] && outer.destination == ours || is_further(outer, interface)
+}
+
+/// Whether the destination is an address that the interface has beside its first.
+#[inline(never)]
+fn is_further(outer: &Outer, interface: &Interface) -> bool {
+    let destination = outer.destination;
+    if destination == [0; 4] {
+        return false;
+    }
+    if outer.family == 4 {
+        let mut further = interface.further_ipv4.iter();
+        return further.any(|address| widen(*address) == destination);
+    }
+    let mut further = interface.further_ipv6.iter();
+    further.any(|address| words(*address) == destination)
 }
 
 /// One IPv4 address, or one IPv6 /64: its owner has all of it.

@@ -120,6 +120,14 @@ fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
         queues as usize,
         limit::QUEUES_MAX,
     )?;
+    let surplus = system::addresses(&config.name).map_or(0, |addresses| addresses.surplus);
+    if surplus > 0 {
+        tracing::warn!(
+            interface = config.name,
+            surplus,
+            "it has more addresses than the packet path serves: what is sent to the last ones is dropped"
+        );
+    }
     Ok(Planned {
         config: config.clone(),
         index,
@@ -197,6 +205,8 @@ fn insert(
         ipv6: addresses.ipv6,
         mac: addresses.mac,
         pad: [0; 2],
+        further_ipv4: addresses.further_ipv4,
+        further_ipv6: addresses.further_ipv6,
     };
     maps.set_interface(index, interface)
 }

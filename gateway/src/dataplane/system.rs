@@ -3,9 +3,10 @@
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::path::Path;
 
+use gateway_common::abi::limit;
 use nix::ifaddrs::getifaddrs;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
@@ -165,9 +166,31 @@ pub(crate) struct Addresses {
     pub(crate) mac: [u8; 6],
     pub(crate) ipv4: [u8; 4],
     pub(crate) ipv6: [u8; 16],
+    /// Those beside the first.
+    pub(crate) further_ipv4: [[u8; 4]; limit::FURTHER_ADDRESSES_MAX],
+    pub(crate) further_ipv6: [[u8; 16]; limit::FURTHER_ADDRESSES_MAX],
+    /// How many there are beyond those.
+    pub(crate) surplus: usize,
 }
 
-/// Reads the addresses of an interface: the first IPv4 address and the first IPv6 address that is not link-local.
+impl Addresses {
+    fn add(&mut self, address: IpAddr) {
+        let is_put = match address {
+            IpAddr::V4(address) => put(&mut self.ipv4, &mut self.further_ipv4, address.octets()),
+            IpAddr::V6(address) => put(&mut self.ipv6, &mut self.further_ipv6, address.octets()),
+        };
+        self.surplus += usize::from(!is_put);
+    }
+}
+
+/// Puts an address in the first place that is free; `false` if there is none.
+fn put<const N: usize>(first: &mut [u8; N], further: &mut [[u8; N]], address: [u8; N]) -> bool {
+    let mut places = std::iter::once(first).chain(further);
+    let free = places.find(|place| **place == [0; N]);
+    free.map(|place| *place = address).is_some()
+}
+
+/// Reads the addresses of an interface, without IPv6 addresses that are link-local.
 pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
     let mut found = Addresses::default();
     for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {
@@ -176,15 +199,12 @@ pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
         };
         if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
             found.mac = mac;
-        } else if let Some(ipv4) = address.as_sockaddr_in().map(|socket| socket.ip())
-            && found.ipv4 == [0; 4]
-        {
-            found.ipv4 = Ipv4Addr::octets(&ipv4);
+        } else if let Some(ipv4) = address.as_sockaddr_in().map(|socket| socket.ip()) {
+            found.add(ipv4.into());
         } else if let Some(ipv6) = address.as_sockaddr_in6().map(|socket| socket.ip())
-            && found.ipv6 == [0; 16]
             && !ipv6.is_unicast_link_local()
         {
-            found.ipv6 = Ipv6Addr::octets(&ipv6);
+            found.add(ipv6.into());
         }
     }
     Ok(found)

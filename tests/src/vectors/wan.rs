@@ -4,7 +4,10 @@ use gateway_common::abi::stats::Path;
 use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet;
 
-use super::world::{self, GATEWAY, GATEWAY6, MAC, MAC_HOP, ROUTER, ROUTER6, SPI, SPI_UDP, SPI6};
+use super::world::{
+    self, GATEWAY, GATEWAY_FURTHER, GATEWAY6, GATEWAY6_FURTHER, MAC, MAC_HOP, ROUTER, ROUTER6, SPI, SPI_UDP,
+    SPI6,
+};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{ethernet, fix_ipv4, ipv4, ipv6, udp};
 
@@ -112,6 +115,16 @@ fn accepted() -> Vec<(&'static str, Vec<u8>, Path)> {
         (
             "IKE over IPv6 passes",
             from_router6(17, &udp(500, 500, &ike)),
+            Path::WanIke,
+        ),
+        (
+            "IKE to a further address of the interface passes",
+            frame4(&ipv4(17, ROUTER, GATEWAY_FURTHER, &udp(500, 500, &ike))),
+            Path::WanIke,
+        ),
+        (
+            "IKE over IPv6 to a further address of the interface passes",
+            frame6(&ipv6(17, ROUTER6, GATEWAY6_FURTHER, &udp(500, 500, &ike))),
             Path::WanIke,
         ),
         (
@@ -262,6 +275,21 @@ fn dropped() -> Vec<(&'static str, Vec<u8>, DropReason)> {
         (
             "IKE to another address is dropped",
             to_other(17, &udp(500, 500, &[1; 40])),
+            OuterDestination,
+        ),
+        (
+            "IKE over IPv6 to another address is dropped",
+            frame6(&ipv6(17, ROUTER6, other6, &udp(500, 500, &[1; 40]))),
+            OuterDestination,
+        ),
+        (
+            "IKE to no address is dropped, though places of addresses are free",
+            frame4(&ipv4(17, ROUTER, [0; 4], &udp(500, 500, &[1; 40]))),
+            OuterDestination,
+        ),
+        (
+            "IKE over IPv6 to no address is dropped",
+            frame6(&ipv6(17, ROUTER6, [0; 16], &udp(500, 500, &[1; 40]))),
             OuterDestination,
         ),
         (

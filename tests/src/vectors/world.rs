@@ -40,6 +40,10 @@ pub const UNRESOLVED: [u8; 4] = [203, 0, 113, 200];
 pub const GATEWAY: [u8; 4] = [192, 0, 2, 1];
 /// The gateway in IPv6.
 pub const GATEWAY6: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+/// Addresses that the gateway has besides.
+pub const GATEWAY_FURTHER: [u8; 4] = [192, 0, 2, 3];
+/// In IPv6.
+pub const GATEWAY6_FURTHER: [u8; 16] = [0x20, 0x01, 0x0d, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 3];
 /// Router of [`SITE`].
 pub const ROUTER: [u8; 4] = [192, 0, 2, 77];
 /// Router of [`SITE_OTHER`].
@@ -187,6 +191,8 @@ pub fn world(now_s: u32) -> HostTables {
             ipv6: GATEWAY6,
             mac: MAC,
             pad: [0; 2],
+            further_ipv4: [GATEWAY_FURTHER, [0; 4], [0; 4], [0; 4]],
+            further_ipv6: [[0; 16], GATEWAY6_FURTHER, [0; 16], [0; 16]],
         }),
         rules: Some((GENERATION, rules())),
         directions: vec![(0, [0; 4], direction::SITE_TO_CENTER)],
