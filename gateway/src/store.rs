@@ -74,35 +74,77 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreErr
         .map_err(|error| StoreError::at(path)(error.into()))
 }
 
-/// Adds a line of JSON to a file, synced: after a crash at any moment the line is there as a whole or does not count.
-///
-/// # Errors
-/// With the path, if it cannot be written; no part of the line is left then.
-pub fn append_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
-    let append = || -> io::Result<()> {
+/// A file that lines of JSON are added to.
+#[derive(Debug)]
+pub struct Lines {
+    path: PathBuf,
+    /// Part of a line may be behind these bytes that could not be taken back: another one behind it would make the file
+    /// unreadable.
+    spoilt_from: Option<u64>,
+}
+
+impl Lines {
+    /// A file that holds whole lines, or is not there yet.
+    #[must_use]
+    pub const fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            spoilt_from: None,
+        }
+    }
+
+    /// Whether part of a line may be at its end.
+    #[must_use]
+    pub const fn is_spoilt(&self) -> bool {
+        self.spoilt_from.is_some()
+    }
+
+    /// Adds a line, synced: after a crash at any moment the line is there as a whole or does not count.
+    ///
+    /// # Errors
+    /// With the path, if it cannot be written, or what an earlier line has left cannot be taken back. No part of the line is
+    /// left then, or it is taken back before the next one is added.
+    pub fn append(&mut self, value: &impl Serialize) -> Result<(), StoreError> {
+        if let Some(length) = self.spoilt_from {
+            cut(&self.path, length).map_err(StoreError::at(&self.path))?;
+            self.spoilt_from = None;
+        }
+        self.write(value).map_err(StoreError::at(&self.path))
+    }
+
+    /// Removes the file, if it is there.
+    ///
+    /// # Errors
+    /// With the path, if it stays.
+    pub fn remove(&mut self) -> Result<(), StoreError> {
+        remove(&self.path)?;
+        self.spoilt_from = None;
+        Ok(())
+    }
+
+    fn write(&mut self, value: &impl Serialize) -> io::Result<()> {
         let mut line = serde_json::to_vec(value)?;
         line.push(b'\n');
         let mut file = OpenOptions::new()
             .append(true)
             .create(true)
             .mode(0o600)
-            .open(path)?;
+            .open(&self.path)?;
         let before = file.metadata()?.len();
         let mut written = file.write_all(&line).and_then(|()| file.sync_all());
         if before == 0 {
             // A file that is new is there for good once its folder is.
-            let folder = path.parent().unwrap_or(Path::new("."));
+            let folder = self.path.parent().unwrap_or(Path::new("."));
             written = written.and_then(|()| File::open(folder)?.sync_all());
         }
-        if written.is_err() {
-            file.set_len(before)?;
+        if written.is_err() && file.set_len(before).is_err() {
+            self.spoilt_from = Some(before);
         }
         written
-    };
-    append().map_err(StoreError::at(path))
+    }
 }
 
-/// The lines that [`append_json`] wrote; one without its end was never promised to anybody.
+/// The lines of [`Lines`]; one without its end was never promised to anybody.
 ///
 /// # Errors
 /// As [`read`], and if a whole line is no such JSON: what it held is not guessed.
@@ -123,6 +165,18 @@ pub fn remove(path: &Path) -> Result<(), StoreError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::at(path)(error)),
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Takes away what is behind the first bytes of a file.
+fn cut(path: &Path, length: u64) -> io::Result<()> {
+    let file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        opened => opened?,
+    };
+    if file.metadata()?.len() > length {
+        file.set_len(length)?;
+    }
+    file.sync_all()
 }
 
 fn temporary(path: &Path) -> PathBuf {
@@ -173,8 +227,9 @@ mod tests {
     fn a_line_counts_once_it_is_whole() {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("state.jsonl");
-        append_json(&path, &1).expect("written");
-        append_json(&path, &2).expect("written");
+        let mut lines = Lines::new(path.clone());
+        lines.append(&1).expect("written");
+        lines.append(&2).expect("written");
         assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2]);
         // What a crash in the middle of a write leaves.
         let mut text = fs::read_to_string(&path).expect("read");
@@ -189,6 +244,27 @@ mod tests {
         remove(&path).expect("gone");
         remove(&path).expect("gone already");
         assert_eq!(read_json_lines::<u8>(&path).expect("absent"), [0; 0]);
+    }
+
+    #[test]
+    fn what_could_not_be_taken_back_goes_before_the_next_line() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("state.jsonl");
+        let mut lines = Lines::new(path.clone());
+        lines.append(&1).expect("written");
+        // What a write leaves that failed in the middle, or whose sync failed.
+        for left in ["1", "17\n"] {
+            lines.spoilt_from = Some(fs::metadata(&path).expect("there").len());
+            fs::write(&path, fs::read_to_string(&path).expect("read") + left).expect("written");
+            lines.append(&2).expect("written");
+            assert!(!lines.is_spoilt());
+        }
+        assert_eq!(read_json_lines::<u8>(&path).expect("read"), [1, 2, 2]);
+        // It is gone meanwhile.
+        lines.spoilt_from = Some(6);
+        fs::remove_file(&path).expect("removed");
+        lines.append(&3).expect("written");
+        assert_eq!(read_json_lines::<u8>(&path).expect("read"), [3]);
     }
 
     #[test]

@@ -148,7 +148,7 @@ fn opened(rules: &mut Compiled, answers: &[Answer]) -> Openings {
     for answer in answers {
         for (_, site, groups) in SITES {
             let sets = rules.sets_for(answer.name, site, groups, &[]);
-            let open = openings.open(&sets, answer.name, &[answer.address], answer.until_s);
+            let open = openings.open(1, &sets, answer.name, &[answer.address], answer.until_s);
             // An address has room for eight sets; this test has patterns for six.
             open.expect("there is room");
         }

@@ -3,6 +3,7 @@
 //! An address is opened for a set when the DNS proxy is about to tell a site that one of the set's names leads there, and
 //! for as long as that answer is good. The packet path has a copy ([`gateway_common::abi::names`]) and checks the time
 //! itself.
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
@@ -14,6 +15,9 @@ use crate::config::NamePattern;
 /// Names that an address is listed with for one set. A set with a wildcard has no end of them, and who owns the domain, or
 /// merely asks, would have the controller go through all of them again and again.
 const NAMES_AN_ADDRESS: usize = 32;
+
+/// The last part of the room for addresses, for sites below their share of it: one in so many.
+const RESERVE: usize = 8;
 
 /// Names that a rule speaks of: those of one `[[address]]`, or of the rule itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,6 +60,11 @@ pub enum Full {
     /// As many addresses are open as may be.
     #[error("as many addresses are open by name as may be (addresses_max)")]
     Addresses,
+    /// Few more addresses may be open, and the site has its share of them.
+    #[error(
+        "nearly as many addresses are open by name as may be (addresses_max), and the site has its share"
+    )]
+    Share,
     /// One name leads to more addresses than it may.
     #[error("the name leads to more addresses than may be open (name_addresses_max)")]
     Name,
@@ -81,6 +90,16 @@ pub struct Opening {
     pub name: String,
     /// Second of the coarse clock at which it is open no longer.
     pub until_s: u32,
+}
+
+/// All that an address is open for.
+#[derive(Clone, Debug, Default)]
+struct Open {
+    openings: Vec<Opening>,
+    /// The site whose answer leaves it open longest, and until when: the address counts for that one. What many sites use
+    /// counts for none of them for good.
+    site: u32,
+    until_s: u32,
 }
 
 /// What the packet path is to be told.
@@ -109,9 +128,11 @@ pub struct Openings {
     /// Numbers of the sets in force, and of those that addresses are still open for. A set is what its patterns are: it
     /// keeps its number while rule sets come and go, and what is open for it stays open.
     numbers: BTreeMap<Vec<NamePattern>, u32>,
-    addresses: BTreeMap<Ipv4Addr, Vec<Opening>>,
+    addresses: BTreeMap<Ipv4Addr, Open>,
     /// Addresses that each name has opened.
     by_name: BTreeMap<String, u32>,
+    /// Addresses that count for each site.
+    by_site: BTreeMap<u32, u32>,
 }
 
 impl Openings {
@@ -135,7 +156,7 @@ impl Openings {
     pub fn number(&self, sets: &[NameSet]) -> Result<Numbering, TooManySets> {
         let keys: Vec<Vec<NamePattern>> = sets.iter().map(key).collect();
         let mut numbers = self.numbers.clone();
-        let is_open = |number: u32| self.addresses.values().flatten().any(|open| open.set == number);
+        let is_open = |number: u32| self.iter().any(|(_, open)| open.set == number);
         numbers.retain(|patterns, number| keys.contains(patterns) || is_open(*number));
         for patterns in &keys {
             if !numbers.contains_key(patterns) {
@@ -154,12 +175,14 @@ impl Openings {
         self.numbers = numbering.numbers;
     }
 
-    /// Opens addresses for sets until `until_s`: all of them or, if one cannot be opened, none. Answers what to write.
+    /// Opens addresses for sets until `until_s`, as a site has asked for: all of them or, if one cannot be opened, none.
+    /// Answers what to write.
     ///
     /// # Errors
     /// [`Full`].
     pub fn open(
         &mut self,
+        site: u32,
         sets: &[u32],
         name: &str,
         addresses: &[Ipv4Addr],
@@ -168,23 +191,16 @@ impl Openings {
         let mut addresses = addresses.to_vec();
         addresses.sort_unstable();
         addresses.dedup();
-        let is_new = |address: &&Ipv4Addr| !self.addresses.contains_key(*address);
-        let new = addresses.iter().filter(is_new).count();
-        if self.addresses.len() + new > self.bounds.addresses_max as usize {
-            return Err(Full::Addresses);
-        }
-        let of_name = |address: &Ipv4Addr| {
-            let open = self.addresses.get(address).into_iter().flatten();
-            open.into_iter().any(|open| open.name == name)
-        };
+        self.room(site, &addresses)?;
+        let of_name = |address: &Ipv4Addr| self.openings(*address).iter().any(|open| open.name == name);
         let more = addresses.iter().filter(|address| !of_name(address)).count() as u32;
         let before = self.by_name.get(name).copied().unwrap_or_default();
         if before + more > self.bounds.name_addresses_max {
             return Err(Full::Name);
         }
         for address in &addresses {
-            let open = self.addresses.get(address).into_iter().flatten();
-            let mut all: Vec<u32> = open.map(|open| open.set).chain(sets.iter().copied()).collect();
+            let open = self.openings(*address).iter().map(|open| open.set);
+            let mut all: Vec<u32> = open.chain(sets.iter().copied()).collect();
             all.sort_unstable();
             all.dedup();
             if all.len() > SETS_AN_ADDRESS {
@@ -195,33 +211,65 @@ impl Openings {
             self.by_name.insert(name.to_owned(), before + more);
         }
         for address in &addresses {
+            let open = self.addresses.entry(*address).or_default();
             for set in sets {
-                let open = self.addresses.entry(*address).or_default();
                 let opening = Opening {
                     set: *set,
                     name: name.to_owned(),
                     until_s,
                 };
-                if let Some(displaced) = list(open, opening) {
-                    forget(&mut self.by_name, &displaced);
+                if let Some(displaced) = list(&mut open.openings, opening) {
+                    forget(&mut self.by_name, displaced.as_str());
                 }
+            }
+            if open.until_s < until_s {
+                forget(&mut self.by_site, &open.site);
+                *self.by_site.entry(site).or_default() += 1;
+                (open.site, open.until_s) = (site, until_s);
             }
         }
         let write = |address: &Ipv4Addr| (*address, Some(self.at(*address)));
         Ok(addresses.iter().map(write).collect())
     }
 
+    /// Whether there is room for those of a site's addresses that are not open yet.
+    fn room(&self, site: u32, addresses: &[Ipv4Addr]) -> Result<(), Full> {
+        let is_new = |address: &&Ipv4Addr| !self.addresses.contains_key(*address);
+        let new = addresses.iter().filter(is_new).count();
+        if new == 0 {
+            return Ok(());
+        }
+        let (in_all, room) = (self.addresses.len() + new, self.bounds.addresses_max as usize);
+        if in_all > room {
+            return Err(Full::Addresses);
+        }
+        // The share of each site that has some, were there one more: one site alone has its share at half of the room.
+        let sites = self.by_site.len() + 1;
+        let of_site = self.by_site.get(&site).copied().unwrap_or_default() as usize;
+        if in_all > room - room / RESERVE && of_site.saturating_mul(sites) >= room {
+            return Err(Full::Share);
+        }
+        Ok(())
+    }
+
+    fn openings(&self, address: Ipv4Addr) -> &[Opening] {
+        let open = self.addresses.get(&address);
+        open.map_or(&[], |open| &open.openings)
+    }
+
     /// Forgets what is open no longer at `now_s`. Answers what to write.
     pub fn expire(&mut self, now_s: u32) -> Vec<Write> {
         let is_over = |open: &Opening| open.until_s <= now_s;
-        let changed = self.addresses.iter().filter(|(_, open)| open.iter().any(is_over));
+        let has_changed = |(_, open): &(&Ipv4Addr, &Open)| open.openings.iter().any(is_over);
+        let changed = self.addresses.iter().filter(has_changed);
         let changed: Vec<Ipv4Addr> = changed.map(|(address, _)| *address).collect();
         let mut writes = Vec::new();
         for address in changed {
             let Some(open) = self.addresses.get_mut(&address) else {
                 continue;
             };
-            let (over, left): (Vec<_>, Vec<_>) = std::mem::take(open).into_iter().partition(is_over);
+            let all = std::mem::take(&mut open.openings);
+            let (over, left): (Vec<_>, Vec<_>) = all.into_iter().partition(is_over);
             let mut names: Vec<&str> = over.iter().map(|open| open.name.as_str()).collect();
             names.sort_unstable();
             names.dedup();
@@ -231,10 +279,11 @@ impl Openings {
                 }
             }
             if left.is_empty() {
+                forget(&mut self.by_site, &open.site);
                 self.addresses.remove(&address);
                 writes.push((address, None));
             } else {
-                *open = left;
+                open.openings = left;
                 writes.push((address, Some(self.at(address))));
             }
         }
@@ -245,7 +294,7 @@ impl Openings {
     #[must_use]
     pub fn at(&self, address: Ipv4Addr) -> OpenAddress {
         let mut sets: BTreeMap<u32, u32> = BTreeMap::new();
-        for open in self.addresses.get(&address).into_iter().flatten() {
+        for open in self.openings(address) {
             let until_s = sets.entry(open.set).or_default();
             *until_s = open.until_s.max(*until_s);
         }
@@ -263,7 +312,7 @@ impl Openings {
     pub fn iter(&self) -> impl Iterator<Item = (Ipv4Addr, &Opening)> {
         self.addresses
             .iter()
-            .flat_map(|(address, open)| open.iter().map(move |open| (*address, open)))
+            .flat_map(|(address, open)| open.openings.iter().map(move |open| (*address, open)))
     }
 
     /// Number of addresses that are open.
@@ -300,12 +349,12 @@ fn list(open: &mut Vec<Opening>, opening: Opening) -> Option<String> {
     (!open.iter().any(|one| one.name == displaced)).then_some(displaced)
 }
 
-/// One address less that a name has opened.
-fn forget(by_name: &mut BTreeMap<String, u32>, name: &str) {
-    if let Some(count) = by_name.get_mut(name) {
+/// One address less that a name has opened, or that counts for a site.
+fn forget<K: Ord + Borrow<Q>, Q: Ord + ?Sized>(counts: &mut BTreeMap<K, u32>, whose: &Q) {
+    if let Some(count) = counts.get_mut(whose) {
         *count -= 1;
         if *count == 0 {
-            by_name.remove(name);
+            counts.remove(whose);
         }
     }
 }
@@ -356,7 +405,7 @@ mod tests {
         assert_eq!(refused.all(), [1], "nothing is open");
         // A site asks for a name of `a`, by the rules in force.
         openings
-            .open(&[1], "a.example", &[address(1)], 100)
+            .open(1, &[1], "a.example", &[address(1)], 100)
             .expect("room");
         assert_eq!(in_force(&mut openings, &[c, a]), Ok(vec![2, 1]));
         assert!(openings.at(address(1)).is_open_for(1, 99));
@@ -373,7 +422,7 @@ mod tests {
         assert_eq!(in_force(&mut openings, &[b.clone(), again]), Ok(vec![2, 1]));
         // What is open for a set that no rule speaks of keeps its number taken.
         openings
-            .open(&[2], "c.example", &[address(1)], 100)
+            .open(1, &[2], "c.example", &[address(1)], 100)
             .expect("room");
         assert_eq!(in_force(&mut openings, &[set("d", &["d.example"])]), Ok(vec![1]));
         assert_eq!(
@@ -401,25 +450,27 @@ mod tests {
             name_addresses_max: 2,
         });
         let three = [address(1), address(2), address(3)];
-        assert_eq!(openings.open(&[1], "a.example", &three, 9), Err(Full::Name));
+        assert_eq!(openings.open(1, &[1], "a.example", &three, 9), Err(Full::Name));
         assert!(openings.is_empty());
-        openings.open(&[1], "a.example", &three[..2], 9).expect("two fit");
+        openings
+            .open(1, &[1], "a.example", &three[..2], 9)
+            .expect("two fit");
         assert_eq!(
-            openings.open(&[1], "b.example", &[address(3), address(4)], 9),
+            openings.open(1, &[1], "b.example", &[address(3), address(4)], 9),
             Err(Full::Addresses)
         );
         assert_eq!(openings.len(), 2);
         // The same again is no more.
         openings
-            .open(&[1], "a.example", &three[..2], 19)
+            .open(1, &[1], "a.example", &three[..2], 19)
             .expect("the same two");
         for number in 2..=8 {
             openings
-                .open(&[number], "c.example", &[address(1)], 9)
+                .open(1, &[number], "c.example", &[address(1)], 9)
                 .expect("eight sets fit");
         }
         assert_eq!(
-            openings.open(&[9], "c.example", &[address(1)], 9),
+            openings.open(1, &[9], "c.example", &[address(1)], 9),
             Err(Full::Sets)
         );
         openings.expire(9);
@@ -438,12 +489,12 @@ mod tests {
         let mut openings = Openings::default();
         // One that lasts, and then others that each last a little longer than the one before.
         openings
-            .open(&[1, 2], "www.example", &[address(1)], 9_000)
+            .open(1, &[1, 2], "www.example", &[address(1)], 9_000)
             .expect("room");
         for number in 0..5_000 {
             let name = format!("n{number}.example");
             openings
-                .open(&[1], &name, &[address(1)], 1_000 + number)
+                .open(1, &[1], &name, &[address(1)], 1_000 + number)
                 .expect("room");
             assert!(openings.iter().count() <= NAMES_AN_ADDRESS + 1, "{number}");
             assert!(openings.by_name.len() <= NAMES_AN_ADDRESS, "{number}");
@@ -456,17 +507,63 @@ mod tests {
         assert!(openings.is_empty() && openings.by_name.is_empty());
     }
 
+    /// Regression: what is open was counted in all and for each name, not for each site: one that asked for ever new names
+    /// under a wildcard used up all addresses, and all others were told SERVFAIL.
+    #[test]
+    fn one_site_leaves_room_for_others() {
+        let mut openings = Openings::new(Bounds {
+            addresses_max: 100,
+            name_addresses_max: 32,
+        });
+        let mut open = |site, last: u8, until_s| {
+            let name = format!("n{last}.cdn.example");
+            openings
+                .open(site, &[1], &name, &[address(last)], until_s)
+                .map(|_| openings.len())
+        };
+        let refused = (0..=u8::MAX).find(|last| open(1, *last, 100).is_err());
+        assert_eq!(open(2, 200, 50), Ok(89), "site 1 has had {refused:?} addresses");
+        assert_eq!((refused, open(1, 88, 100)), (Some(88), Err(Full::Share)));
+        // What is open already takes no room.
+        assert_eq!(open(1, 0, 200), Ok(89));
+        // Others with less than their share go on, to the last one.
+        let refused = (201..=u8::MAX).find_map(|last| open(3, last, 50).err());
+        assert_eq!(refused, Some(Full::Addresses));
+        openings.expire(50);
+        assert_eq!(openings.by_site, BTreeMap::from([(1, 88)]));
+        openings.expire(100);
+        assert_eq!(openings.by_site, BTreeMap::from([(1, 1)]));
+        openings.expire(200);
+        assert!(openings.by_site.is_empty());
+    }
+
+    /// What all sites use does not count against the one that happened to be first for as long as others ask for it.
+    #[test]
+    fn an_address_counts_for_the_site_that_keeps_it_open() {
+        let mut openings = Openings::default();
+        let mut open = |site, until_s| {
+            openings
+                .open(site, &[1], "a.example", &[address(1)], until_s)
+                .expect("room");
+            openings.by_site.clone()
+        };
+        assert_eq!(open(1, 100), BTreeMap::from([(1, 1)]));
+        assert_eq!(open(2, 100), BTreeMap::from([(1, 1)]));
+        assert_eq!(open(2, 150), BTreeMap::from([(2, 1)]));
+        assert_eq!(open(3, 120), BTreeMap::from([(2, 1)]));
+    }
+
     #[derive(Clone, Debug)]
     enum Step {
-        Open(Vec<u32>, u8, Vec<u8>, u32),
+        Open(u32, Vec<u32>, u8, Vec<u8>, u32),
         Pass(u32),
     }
 
     fn step() -> impl Strategy<Value = Step> {
         use proptest::collection::vec;
         prop_oneof![
-            3 => (vec(1u32..5, 1..3), 0u8..4, vec(0u8..6, 1..4), 0u32..20)
-                .prop_map(|(sets, name, addresses, ttl)| Step::Open(sets, name, addresses, ttl)),
+            3 => (1u32..4, vec(1u32..5, 1..3), 0u8..4, vec(0u8..6, 1..4), 0u32..20)
+                .prop_map(|(site, sets, name, addresses, ttl)| Step::Open(site, sets, name, addresses, ttl)),
             1 => (0u32..8).prop_map(Step::Pass),
         ]
     }
@@ -483,11 +580,11 @@ mod tests {
             let mut now_s = 100;
             for step in steps {
                 let writes = match step {
-                    Step::Open(sets, name, addresses, ttl) => {
+                    Step::Open(site, sets, name, addresses, ttl) => {
                         let name = format!("n{name}.example");
                         let addresses: Vec<_> = addresses.into_iter().map(address).collect();
                         let until_s = now_s + ttl;
-                        match openings.open(&sets, &name, &addresses, until_s) {
+                        match openings.open(site, &sets, &name, &addresses, until_s) {
                             Ok(writes) => {
                                 for set in &sets {
                                     model.extend(addresses.iter().map(|to| (*set, name.clone(), *to, until_s)));
@@ -509,6 +606,7 @@ mod tests {
                     };
                 }
                 prop_assert!(openings.len() <= 5);
+                prop_assert_eq!(openings.by_site.values().sum::<u32>() as usize, openings.len());
                 for last in 0..6 {
                     for set in 1..5 {
                         let to = address(last);

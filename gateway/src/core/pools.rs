@@ -1,7 +1,8 @@
 //! Numbers, translated addresses and port blocks of sites: assigned once, kept for good.
 //!
 //! The center's firewalls know a site by its translated address. So a name keeps its site number and its address or first
-//! port block across restarts and changes of the configuration, as long as the configuration still allows it.
+//! port block across restarts and changes of the configuration, as long as the configuration still allows it. A name
+//! that it no longer admits keeps both until another one needs them.
 mod free;
 #[cfg(test)]
 mod model;
@@ -185,7 +186,10 @@ pub enum AssignError {
         name: String,
     },
     /// All site numbers are taken.
-    #[error("all {} site numbers are taken", SITES_MAX - 1)]
+    #[error(
+        "all {} site numbers are taken by names that the configuration admits; remove a [[site]], or let the pattern of an [[any_site]] admit fewer",
+        SITES_MAX - 1
+    )]
     SitesExhausted,
 }
 
@@ -205,7 +209,8 @@ pub struct Conflict {
 pub struct Surroundings<'a> {
     /// Addresses that the configuration fixes.
     pub fixed: &'a HashSet<Ipv4Addr>,
-    /// Whether the configuration no longer admits a name; its assignment may be taken when a pool is exhausted.
+    /// Whether the configuration no longer admits a name; its assignment may be taken when a pool is exhausted, or the
+    /// numbers are.
     pub is_orphan: &'a dyn Fn(&str) -> bool,
 }
 
@@ -341,16 +346,14 @@ impl Assignments {
             }
         }
         let site = match held {
-            Some(held) => held.site,
-            None => self.taken.free_site().ok_or(AssignError::SitesExhausted)?,
+            Some(held) => Some(held.site),
+            None => self.taken.free_site(),
         };
-        let (block, evicts) = match wanted {
-            Wanted::Fixed(address) => {
-                let whole = PortBlock::whole(address);
-                (whole, self.taken.holder(&whole))
-            }
-            Wanted::Pool(pool) => self.first_block(pool, site, around)?,
+        let Some(site) = site else {
+            let (site, block, evicted) = self.first_of_orphan(wanted, around)?;
+            return Ok(proposal(site, vec![block], Some(evicted)));
         };
+        let (block, evicts) = self.first_block(wanted, site, around)?;
         Ok(proposal(
             site,
             vec![block],
@@ -358,13 +361,36 @@ impl Assignments {
         ))
     }
 
+    /// A number for a name that has none when none is free, a block, and the orphan that gives its number. Where blocks are
+    /// short as well, it is the one that loses its block: it is enough that one goes.
+    fn first_of_orphan(
+        &mut self,
+        wanted: Wanted<'_>,
+        around: &Surroundings<'_>,
+    ) -> Result<(u32, PortBlock, String), AssignError> {
+        let (orphan, site) = self
+            .orphan_with_number(wanted, around)
+            .ok_or(AssignError::SitesExhausted)?;
+        let (block, loser) = self.first_block(wanted, site, around)?;
+        let evicted = loser.unwrap_or(orphan);
+        let site = self.get(&evicted).map_or(site, |held| held.site);
+        Ok((site, block, evicted))
+    }
+
     /// A block for a site that has none, and who loses it.
     fn first_block(
         &mut self,
-        pool: &NatPool,
+        wanted: Wanted<'_>,
         site: u32,
         around: &Surroundings<'_>,
     ) -> Result<(PortBlock, Option<String>), AssignError> {
+        let pool = match wanted {
+            Wanted::Fixed(address) => {
+                let whole = PortBlock::whole(address);
+                return Ok((whole, self.taken.holder(&whole)));
+            }
+            Wanted::Pool(pool) => pool,
+        };
         let (free, exhausted) = match pool.mode {
             PoolMode::Address => {
                 let address = self.taken.free_address(pool, around.fixed);
@@ -517,6 +543,29 @@ impl Assignments {
         if let Some(gone) = self.names.remove(name) {
             self.taken.remove(name, &gone);
         }
+    }
+
+    /// An orphan whose number is of use; one without blocks before the others, which would have theirs again if they were
+    /// admitted again.
+    fn orphan_with_number(&self, wanted: Wanted<'_>, around: &Surroundings<'_>) -> Option<(String, u32)> {
+        let is_of_use = |held: &Assignment| match wanted {
+            Wanted::Fixed(_) => true,
+            Wanted::Pool(pool) => match pool.mode {
+                PoolMode::Address => true,
+                PoolMode::Block(plan) => match plan.kind {
+                    PlanKind::Dynamic => true,
+                    PlanKind::Deterministic => pool
+                        .planned(&plan, held.site)
+                        .is_some_and(|block| held.blocks.contains(&block) || self.taken.is_free(&block)),
+                },
+            },
+        };
+        let find = |is_usable: &dyn Fn(&Assignment) -> bool| {
+            let mut names = self.names.iter();
+            names.find(|(name, held)| is_usable(held) && (around.is_orphan)(name))
+        };
+        let found = find(&|held| held.blocks.is_empty() && is_of_use(held)).or_else(|| find(&is_of_use));
+        found.map(|(name, held)| (name.clone(), held.site))
     }
 
     fn orphan(&self, pool: &NatPool, around: &Surroundings<'_>) -> Option<(String, PortBlock)> {

@@ -11,7 +11,7 @@ use crate::config::{Config, Publication};
 use crate::core::nat_log::{Event, Holding, Time, holdings, published};
 use crate::core::pools::{Assignments, Change, Proposal};
 use crate::core::sites::Sites;
-use crate::store;
+use crate::store::{self, Lines};
 
 /// Lines of the file of changes after which all is written into one again.
 const CHANGES_MAX: usize = 4_096;
@@ -27,7 +27,7 @@ struct Ledger {
     /// All assignments, as they were at the start or when there were many changes.
     whole: PathBuf,
     /// Changes since.
-    changes: PathBuf,
+    changes: Lines,
     changes_count: usize,
     log: NatLog,
     /// Of sites that are not known yet as well.
@@ -62,7 +62,7 @@ impl SharedLedger {
         let mut ledger = Ledger {
             clock,
             whole: assignments_path(config),
-            changes: first_visits_path(config),
+            changes: Lines::new(first_visits_path(config)),
             changes_count: 0,
             log,
             publications: config.publications.clone(),
@@ -109,7 +109,7 @@ impl Ledger {
         let events = events.chain(published.iter().cloned().map(Event::Assigned));
         let logged = self.log.append(now_ms, events);
         logged.map_err(|error| format!("the log of addresses and ports: {error}"))?;
-        if let Err(error) = store::append_json(&self.changes, proposal) {
+        if let Err(error) = self.changes.append(proposal) {
             // The log has said what does not come true. Should this fail as well, the next start puts it right.
             let undone = changes.iter().rev().map(|change| {
                 Event::from(&Change {
@@ -149,22 +149,25 @@ impl Ledger {
         }
         // A clock that is slewed moves by little each second.
         self.clock_offset_ms = offset_ms;
-        if self.changes_count > CHANGES_MAX {
-            self.store_all(assignments)?;
-        }
+        // Where there is no room, it may be the log's old files that take it: what follows is done all the same.
+        let stored = match self.changes_count > CHANGES_MAX || self.changes.is_spoilt() {
+            true => self.store_all(assignments),
+            false => Ok(()),
+        };
         self.clock_steady_s += 1;
         // A clock that is wrong by years, as after a start without battery, must not delete the log of these years.
         if self.clock_steady_s.is_multiple_of(CLOCK_STEADY_S) {
             self.log.delete_old(now_ms)?;
         }
-        self.log.tend(now_ms)
+        self.log.tend(now_ms)?;
+        stored
     }
 
     /// Writes all into one file. Should the daemon die between the two steps, the changes are applied to what they have
     /// led to, which leads there again.
     fn store_all(&mut self, assignments: &Assignments) -> anyhow::Result<()> {
         store::replace_json(&self.whole, assignments)?;
-        store::remove(&self.changes)?;
+        self.changes.remove()?;
         self.changes_count = 0;
         Ok(())
     }
@@ -341,5 +344,62 @@ mod tests {
         std::fs::remove_dir(&changes).expect("out of the way");
         assert!(admit().is_ok());
         assert_eq!(is_held(), [("a.clinic.example".to_owned(), 8443)]);
+    }
+
+    /// Regression: what a failed write had left of a line, and could not be taken back, was followed by the next line. The two
+    /// together are none, and the next start refused the state folder.
+    #[test]
+    fn a_line_that_cannot_be_taken_back_is_not_followed_by_another() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (ledger, mut sites) = ledger(folder.path());
+        let changes = folder.path().join("sites.jsonl");
+        let mut admit = |name: &str| {
+            let identity = name.parse().expect("identity");
+            let keep = |proposal: &Proposal, changes: &[Change]| ledger.keep(proposal, changes);
+            let admitted = sites.admit_and_keep(&identity, keep).map(|entry| entry.site);
+            (admitted, sites.assignments().clone())
+        };
+        // A device that is always full, and that cannot be cut.
+        std::os::unix::fs::symlink("/dev/full", &changes).expect("in the way");
+        let (refused, _) = admit("a.clinic.example");
+        let refused = refused.expect_err("not stored").to_string();
+        std::fs::remove_file(&changes).expect("out of the way");
+        std::fs::write(&changes, "{\"name\":\"a.cli").expect("half a line");
+        let (admitted, assignments) = admit("b.clinic.example");
+        assert!(admitted.is_ok(), "{admitted:?}");
+        assert_eq!(read_assignments(folder.path()).expect("read"), assignments);
+        // Why it was refused is what went wrong first.
+        assert!(refused.contains("No space left"), "{refused}");
+    }
+
+    /// As long as it can be neither taken back nor written anew, nothing is added; the next second tries to write all anew.
+    #[test]
+    fn a_spoilt_file_is_written_anew_or_nothing_is_kept() {
+        let folder = tempfile::tempdir().expect("folder");
+        let (ledger, mut sites) = ledger(folder.path());
+        let (changes, whole) = (
+            folder.path().join("sites.jsonl"),
+            folder.path().join("sites.json"),
+        );
+        let identity = "a.clinic.example".parse().expect("identity");
+        let admit = |sites: &mut Sites| {
+            let keep = |proposal: &Proposal, changes: &[Change]| ledger.keep(proposal, changes);
+            sites.admit_and_keep(&identity, keep).is_ok()
+        };
+        std::os::unix::fs::symlink("/dev/full", &changes).expect("in the way");
+        assert!(!admit(&mut sites));
+        std::fs::remove_file(&changes).expect("out of the way");
+        std::fs::create_dir(&changes).expect("in the way");
+        assert!(!admit(&mut sites));
+        std::fs::remove_dir(&changes).expect("out of the way");
+        std::fs::write(&changes, "{\"name\":\"a.cli").expect("half a line");
+        std::fs::remove_file(&whole).expect("removed");
+        ledger.next_second(sites.assignments()).expect("written anew");
+        assert!(whole.exists() && !changes.exists());
+        assert!(admit(&mut sites));
+        assert_eq!(
+            read_assignments(folder.path()).expect("read"),
+            *sites.assignments()
+        );
     }
 }

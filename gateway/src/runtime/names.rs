@@ -237,7 +237,8 @@ impl<E: Engine> Controller<E> {
             !in_force.is_empty(),
             "the rules changed while the name was looked up, and no longer allow it"
         );
-        let writes = self.names.openings.open(&in_force, name, addresses, until_s)?;
+        let openings = &mut self.names.openings;
+        let writes = openings.open(site, &in_force, name, addresses, until_s)?;
         self.engine.write_names(&writes)
     }
 

@@ -71,7 +71,7 @@ impl Taken {
         found.map(|(_, name)| name.clone())
     }
 
-    fn is_free(&self, block: &PortBlock) -> bool {
+    pub(super) fn is_free(&self, block: &PortBlock) -> bool {
         let held = self.ports.get(&block.address);
         !held.is_some_and(|held| held.iter().any(|(other, _)| other.overlaps(block)))
     }

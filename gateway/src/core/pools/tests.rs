@@ -81,6 +81,103 @@ fn an_orphan_gives_way_only_when_the_pool_is_exhausted() {
     assert_eq!(all.get("gone-1"), None);
 }
 
+/// Every site number is somebody's: names in their order, the first with site number 1 and so on, each with an address of its
+/// own from 10.0.0.1 on.
+fn all_numbers_taken(name: impl Fn(u32) -> String) -> Assignments {
+    let mut all = Assignments::default();
+    for site in 1..SITES_MAX {
+        let address = Ipv4Addr::from_bits(Ipv4Addr::new(10, 0, 0, 0).to_bits() + site);
+        all.accept(Proposal {
+            name: name(site),
+            assignment: Assignment {
+                site,
+                blocks: vec![PortBlock::whole(address)],
+            },
+            evicts: None,
+        });
+    }
+    all
+}
+
+/// Regression: a name kept its number for good, also when the configuration no longer admitted it. Once 65,535 names had been
+/// seen, a new `[[site]]` kept the daemon from starting, with addresses left.
+#[test]
+fn an_orphan_gives_its_number_when_none_is_left() {
+    let mut all = all_numbers_taken(|site| format!("gone-{site:05}"));
+    let pool = pool("10.0.0.0/15");
+    let around = Surroundings {
+        fixed: &HashSet::new(),
+        is_orphan: &|name| name.starts_with("gone"),
+    };
+    let proposal = all.propose("a", Wanted::Pool(&pool), &around).expect("orphan's");
+    let changes = all.changes(&proposal);
+    let changes = changes.iter().map(|change| {
+        (
+            change.given,
+            change.site,
+            change.name.as_str(),
+            change.block.address,
+        )
+    });
+    assert_eq!(
+        changes.collect::<Vec<_>>(),
+        [
+            (false, 1, "gone-00001", Ipv4Addr::new(10, 0, 0, 1)),
+            (true, 1, "a", Ipv4Addr::new(10, 1, 0, 0)),
+        ]
+    );
+    all.accept(proposal);
+    assert_eq!(all.iter().count(), SITES_MAX as usize - 1);
+    assert_eq!(all.check(), Ok(()));
+    // One that has lost its address goes before those that have one.
+    all.prune(|name, _, _| name != "gone-00500");
+    let b = assign(&mut all, "b", Wanted::Pool(&pool), &[]).expect("orphan's");
+    assert_eq!((b.site, all.get("gone-00500")), (500, None));
+    // A fixed address has none to take from.
+    let fixed = Ipv4Addr::new(10, 9, 0, 1);
+    let c = assign(&mut all, "c", Wanted::Fixed(fixed), &["10.9.0.1"]).expect("orphan's");
+    assert_eq!((c.site, all.get("gone-00002")), (2, None));
+    assert_eq!(all.iter().count(), SITES_MAX as usize - 1);
+}
+
+/// One orphan is enough where both number and address are short.
+#[test]
+fn an_orphan_gives_number_and_address_together() {
+    let mut all = all_numbers_taken(|site| format!("gone-{site:05}"));
+    let short = pool("10.0.1.0");
+    let got = assign(&mut all, "a", Wanted::Pool(&short), &[]).expect("orphan's");
+    let whole = PortBlock::whole(Ipv4Addr::new(10, 0, 1, 0));
+    assert_eq!((got.site, got.blocks.as_slice()), (256, [whole].as_slice()));
+    assert_eq!(all.get("gone-00256"), None);
+    assert_eq!(all.iter().count(), SITES_MAX as usize - 1);
+}
+
+/// A deterministic plan has room for some numbers alone.
+#[test]
+fn an_orphan_with_a_number_of_the_plan_gives_it() {
+    let mut all = all_numbers_taken(|site| format!("gone-{:05}", SITES_MAX - site));
+    let plan = BlockPlan::new(PlanKind::Deterministic, 2_048, 1, &crate::config::Nat::default());
+    let pool = NatPool {
+        mode: PoolMode::Block(plan),
+        ..pool("10.9.0.0/29")
+    };
+    let got = assign(&mut all, "a", Wanted::Pool(&pool), &[]).expect("orphan's");
+    assert_eq!(got.site, pool.room() as u32);
+    assert_eq!(pool.planned(&plan, got.site), got.blocks.first().copied());
+    assert_eq!(all.iter().count(), SITES_MAX as usize - 1);
+    assert_eq!(all.check(), Ok(()));
+}
+
+#[test]
+fn without_orphans_there_are_as_many_sites_as_numbers() {
+    let mut all = all_numbers_taken(|site| format!("x-{site:05}"));
+    let before = all.clone();
+    let error = assign(&mut all, "a", Wanted::Pool(&pool("10.0.0.0/15")), &[]).expect_err("exhausted");
+    assert_eq!(error, AssignError::SitesExhausted);
+    assert!(error.to_string().contains("remove a [[site]]"), "{error}");
+    assert_eq!(all, before);
+}
+
 #[test]
 fn a_fixed_address_is_taken_from_whoever_holds_it() {
     let (mut all, pool) = (Assignments::default(), pool("10.0.0.0/31"));
