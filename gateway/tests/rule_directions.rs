@@ -317,3 +317,49 @@ fn running_flows_are_judged_by_their_direction() {
     }
     assert_eq!(judge(RULES, Some(2)), [true, true, false, false, false]);
 }
+
+/// Regression: the caller of a ping between sites was looked for by the query's type in place of its identifier, and each set that
+/// was loaded ended the called site's half.
+#[test]
+fn both_halves_of_a_running_ping_between_sites_are_judged_by_its_rule() {
+    const TERMINAL: ([u8; 4], u16) = ([192, 168, 1, 10], 700);
+    const TERMINAL_OUTSIDE: ([u8; 4], u16) = ([10, 200, 0, 1], 900);
+    const ARCHIVE: [u8; 4] = [192, 168, 1, 20];
+    const ARCHIVE_OUTSIDE: [u8; 4] = [10, 200, 0, 2];
+    const PINGS: &str = "[[rule]]\nname = \"ping\"\naction = \"allow\"\ndirection = \"site-to-site\"\ngroups = \"clinics\"\n\
+        to_groups = \"archives\"\ndestination = \"192.168.1.20\"\nprotocol = \"icmp\"\n";
+    let icmp = |key| FlowKey { protocol: 1, ..key };
+    let of_icmp = |(key, mapping)| (InsideKey { protocol: 1, ..key }, mapping);
+    let whole = |(key, mapping)| (InsideKey { protocol: 0, ..key }, mapping);
+    let mappings = vec![
+        of_icmp(mapping(1, TERMINAL, TERMINAL_OUTSIDE)),
+        whole(mapping(2, (ARCHIVE, 0), (ARCHIVE_OUTSIDE, 0))),
+        // Another's ping to elsewhere, with the same identifier.
+        of_icmp(mapping(2, ([192, 168, 1, 99], 700), (ARCHIVE_OUTSIDE, 700))),
+    ];
+    let called = flag::FROM_CENTER | flag::PUBLISHED;
+    let flows = [
+        (
+            icmp(key(1, TERMINAL, (ARCHIVE_OUTSIDE, 0))),
+            flow(0, TERMINAL_OUTSIDE),
+        ),
+        (
+            icmp(key(2, (ARCHIVE, 900), (TERMINAL_OUTSIDE.0, 0))),
+            flow(called, (ARCHIVE_OUTSIDE, 900)),
+        ),
+    ];
+    let judge = |text: &str| {
+        let tables = compiled(text).generation(1, 0, &[]).expect("small");
+        let directions = directions();
+        let rejudge = Rejudge::new(
+            &tables,
+            &directions,
+            |site| Some(u64::from(site)),
+            || mappings.clone(),
+        );
+        flows.each_ref().map(|(key, flow)| rejudge.allows(key, flow))
+    };
+    assert_eq!(judge(PINGS), [true; 2]);
+    assert_eq!(judge(&PINGS.replace("1.20", "1.21")), [false; 2]);
+    assert_eq!(judge(&PINGS.replace("\"clinics\"", "\"archives\"")), [false; 2]);
+}

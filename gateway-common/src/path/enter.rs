@@ -4,7 +4,7 @@
 //! | what the packet is sent to | what must hold |
 //! |---|---|
 //! | published port or address (static mapping) | its source is the center's and in the publication's `from`, and a rule of direction center-to-site allows it |
-//! | mapping of a site with endpoint-independent filtering | a rule lets the inside endpoint reach the sender |
+//! | mapping of a site with endpoint-independent filtering | its source is the center's, and a rule lets the inside endpoint reach it |
 //! | the same with address-dependent filtering | and the endpoint has a flow to the sender's address |
 //! | any other | nothing opens a flow |
 //!
@@ -85,8 +85,11 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         may_enter(tables, &target)?;
         Tuple::to_site(&target.key, site)
     } else {
-        // The site might open the same flow.
+        // The site might open the same flow. The Internet calls nobody: the port that rules ask about would be one of its choice.
         let direction = tables.direction_to(target.key.destination);
+        if direction != direction::SITE_TO_CENTER {
+            return Err(otherwise);
+        }
         Tuple::new(&target.key, site).towards(direction)
     };
     if !tables.is_site(site, target.key.site) {

@@ -236,7 +236,8 @@ fn find_called<T: Tables>(tables: &T, seen: &Inner, target: &mut Target) -> bool
     true
 }
 
-/// The stage that asks the filtering of the site that is called.
+/// The stage that asks the filtering of the site that is called, and the rules once more: since the caller's flow was made, what
+/// it calls may be another's, or the rules other ones.
 ///
 /// # Errors
 /// The reason to drop the packet.
@@ -245,6 +246,7 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let (mut seen, mut target) = (Inner::NONE, Target::NONE);
     read_any(packet, &mut seen)?;
     let settings = tables.settings().ok_or(DropReason::Internal)?;
+    let key = seen.flow_from_site(site_of(packet)?);
     look(packet, tables, &mut seen, &mut target)?;
     let site = tables.site(target.key.site).ok_or(DropReason::UnknownSite)?;
     let mut outside = seen.outside();
@@ -255,10 +257,12 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     let is_open = if target.publication == 0 {
         is_let_in(tables, site, &seen, &outside, settings)
     } else {
-        // Both must hold: the rule that let the caller's flow be made, and who may reach what is published.
+        // Both must hold: a rule, and who may reach what is published.
         tables.may_enter(target.publication, seen.ip.source)
     };
-    if !tables.is_site(site, target.key.site) {
+    let caller = tables.site(key.site).ok_or(DropReason::UnknownSite)?;
+    let tuple = Tuple::site_to_site(&key, caller, &target.key, site);
+    if !tables.is_site(site, target.key.site) || !tables.is_site(caller, key.site) {
         return Ok(Next::Stage(Stage::HairpinEnter));
     }
     let has_ports = matches!(seen.ip.protocol, protocol::TCP | protocol::UDP);
@@ -266,9 +270,15 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
         return Err(DropReason::NoFlow);
     }
     filter::may_open(&seen)?;
+    let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
+    if judgement.action != action::ALLOW {
+        tables.count_rule(judgement.counter, seen.length());
+        return denied(tables, &key, &judgement);
+    }
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate_of_calls(tables, target.key.site, settings, tables.now_s())?;
     let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     // The caller's flow is logged, if the rule says so.
     scratch.store(left::FLAGS, 0);
     let [p0, p1] = outside.port;
@@ -291,9 +301,8 @@ pub fn add<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dro
     Ok(Next::Stage(Stage::Hairpin))
 }
 
-/// The packet as the site that is called sees it, and whom it is for; leaves the rule of the caller's flow, with its
-/// generation, to be that of the other flow. (Results of subprograms are scalars: the verifier refuses what is left in the
-/// register of a result that lies in memory.)
+/// The packet as the site that is called sees it, and whom it is for. (Results of subprograms are scalars: the verifier refuses
+/// what is left in the register of a result that lies in memory.)
 #[inline(never)]
 fn look<P: Packet, T: Tables>(
     packet: &P,
@@ -312,10 +321,6 @@ fn look<P: Packet, T: Tables>(
     if !find_called(tables, seen, target) {
         return Err(DropReason::NoMapping);
     }
-    let (rule, _) = halves(own.record.load(word::RULE));
-    let (_, generation) = halves(own.record.load(word::CREATED));
-    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(rule, generation));
     Ok(())
 }
 

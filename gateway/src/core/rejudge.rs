@@ -7,6 +7,7 @@ use gateway_common::abi::flow::{Flow, FlowKey, state};
 use gateway_common::abi::nat::{InsideKey, Mapping, OutsideKey};
 use gateway_common::abi::rule::action;
 use gateway_common::abi::site::Site;
+use gateway_common::packet::ipv4::protocol;
 use gateway_common::path::rules::Tuple;
 use gateway_common::path::tcp::flag;
 
@@ -118,9 +119,18 @@ where
     /// The same connection as the site at its other end sees it.
     fn other_end(&self, key: &FlowKey, flow: &Flow) -> Option<FlowKey> {
         let outsides = self.outsides();
+        let is_query = key.protocol == protocol::ICMP;
+        let was_called = flow.progress.flags & flag::FROM_CENTER != 0;
+        // Of a query the other end's port is the type. The caller is found by the identifier that it is translated to, which the
+        // called site's flow has at its own end; who is called by the address alone.
+        let port = match (is_query, was_called) {
+            (false, _) => key.destination_port,
+            (true, true) => key.source_port,
+            (true, false) => [0; 2],
+        };
         let outside = OutsideKey {
             address: key.destination,
-            port: key.destination_port,
+            port,
             protocol: key.protocol,
             pad: 0,
         };
@@ -136,10 +146,14 @@ where
             destination: flow.nat_address,
             source_port: match inside.protocol {
                 // A whole address keeps its ports.
-                0 => key.destination_port,
+                0 => port,
                 _ => inside.port,
             },
-            destination_port: flow.nat_port,
+            destination_port: if is_query {
+                key.destination_port
+            } else {
+                flow.nat_port
+            },
             protocol: key.protocol,
             pad: [0; 3],
         })

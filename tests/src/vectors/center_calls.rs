@@ -3,6 +3,7 @@
 use gateway_common::abi::interface::role;
 use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::rule::{Rule, action, direction};
+use gateway_common::abi::site::flag;
 use gateway_common::drop::DropReason::*;
 use gateway_common::packet::tcp::flag::{ACK, SYN};
 use gateway_common::tables::host::HostTables;
@@ -173,7 +174,39 @@ fn from_the_internet(now_s: u32) -> Vec<Case> {
     let syn = Clear::tcp(MAINTAINER, PUBLISHED, SYN);
     let query = Clear::udp((TERMINAL, 1024), (NAME_SERVER, 53));
     let answer = Clear::udp((NAME_SERVER, 53), (NAT, 1024));
+    // As its port it has the one that sites may call.
+    let stranger = Clear::udp((MAINTAINER.0, 53), (NAT, 1024));
+    let lax = |flags| {
+        let mut tables = internet(false);
+        if let Some(site) = tables.sites.get_mut(&SITE) {
+            site.flags |= flags;
+        }
+        let to_all = Rule {
+            destination_mask: [0; 4],
+            ..world::allow(2, [0; 4], 17, 53)
+        };
+        tables.rules = Some((world::GENERATION, vec![to_all]));
+        tables
+    };
     vec![
+        (
+            "nobody in the Internet calls a mapping, whatever the site's filtering says",
+            lax(flag::FILTER_NOTHING),
+            vec![
+                leaves(query.clone(), SITE, (NAT, 1024)),
+                refused(&stranger, NoFlow),
+                enters(&answer, (TERMINAL, 1024)),
+            ],
+        ),
+        (
+            "a site that called a host in the Internet is not called by its other ports",
+            lax(flag::FILTER_ADDRESS),
+            vec![
+                leaves(query.clone(), SITE, (NAT, 1024)),
+                refused(&Clear::udp((NAME_SERVER, 54), (NAT, 1024)), NoFlow),
+                enters(&answer, (TERMINAL, 1024)),
+            ],
+        ),
         (
             "an answer from the Internet reaches the site that asked",
             internet(false),

@@ -4,6 +4,7 @@
 //! SITE        TERMINAL:6000 as NAT:6000        ---- gateway ----  NAT_OTHER:5000 is TERMINAL:5000  SITE_OTHER
 //! ```
 
+use gateway_common::abi::flow::{Flow, FlowKey, Half, Progress, state};
 use gateway_common::abi::nat::{InsideKey, OutsideKey};
 use gateway_common::abi::rule::{Rule, action, direction};
 use gateway_common::abi::sa::{LinkHeader, SaOutbound, SaOutboundKey};
@@ -14,7 +15,7 @@ use gateway_common::packet::tcp::flag::{ACK, FIN, RST, SYN};
 use gateway_common::tables::host::HostTables;
 use zerocopy::IntoBytes as _;
 
-use super::clear::leaves;
+use super::clear::{leaves, put_mapping};
 use super::nat::publish;
 use super::world::{self, MTU, NAME_SERVER, NAT, NAT_OTHER, SA_INDEX, SITE, SITE_OTHER, TERMINAL};
 use super::{Expect, Program, Step, Vector};
@@ -189,6 +190,48 @@ fn datagrams(now_s: u32) -> Vec<Case> {
     ]
 }
 
+/// The caller's half of a call was made, when the rules let it, and the called site's was not: its filtering or its rate did
+/// not let it in.
+fn half_made(tables: HostTables, now_s: u32) -> HostTables {
+    let inside = InsideKey {
+        site: SITE,
+        address: CALLER.0,
+        port: CALLER.1.to_be_bytes(),
+        protocol: 17,
+        pad: 0,
+    };
+    let half = Half {
+        seen_s: now_s,
+        ..Half::default()
+    };
+    let flow = Flow {
+        progress: Progress {
+            state: state::UDP_UNREPLIED,
+            ..Progress::default()
+        },
+        out: half,
+        back: half,
+        created_s: now_s,
+        generation: 1,
+        nat_address: CALLER_OUTSIDE.0,
+        nat_port: inside.port,
+        mapping: put_mapping(&tables, inside, CALLER_OUTSIDE, now_s),
+        ..Flow::default()
+    };
+    let key = FlowKey {
+        site: SITE,
+        source: CALLER.0,
+        destination: CALLED_OUTSIDE.0,
+        source_port: inside.port,
+        destination_port: CALLED_OUTSIDE.1.to_be_bytes(),
+        protocol: 17,
+        pad: [0; 3],
+    };
+    let put = tables.put_flow(&key, &flow);
+    assert!(put.is_ok(), "{put:?}");
+    tables
+}
+
 /// A packet of [`SITE`] that does not fit the other site's tunnel.
 fn too_big(clear: &Clear) -> Step {
     let mut icmp = vec![3, 4, 0, 0, 0, 0];
@@ -334,6 +377,28 @@ fn refusals(now_s: u32) -> Vec<Case> {
             "rules do not speak of what the called site is translated to",
             world(now_s, vec![outside]),
             vec![mapped(), dropped(SITE, &call(), RuleDefault)],
+        ),
+        (
+            "a call goes on that was made by half, if a rule lets it",
+            half_made(world(now_s, to_other()), now_s),
+            vec![mapped(), there(&call(), CALLED)],
+        ),
+        (
+            "a call that was made by half is not made whole when no rule lets it any more",
+            half_made(world(now_s, vec![]), now_s),
+            vec![mapped(), dropped(SITE, &call(), RuleDefault)],
+        ),
+        (
+            "a call that was made by half does not reach who has the outside now",
+            half_made(world(now_s, vec![own]), now_s),
+            vec![
+                leaves(
+                    Clear::udp((NEIGHBOUR, CALLED.1), (NAME_SERVER, 53)),
+                    SITE_OTHER,
+                    CALLED_OUTSIDE,
+                ),
+                dropped(SITE, &call(), RuleDefault),
+            ],
         ),
         (
             "who is allowed to call is not allowed to be called",
