@@ -136,6 +136,20 @@ fn rule(name: &str, action: &str, rest: &str) -> String {
     format!("[[rule]]\nname = \"{name}\"\naction = \"{action}\"\n{rest}\n")
 }
 
+/// Regression: a set was told to be right that `rules load` then refused.
+#[test]
+fn a_set_that_the_packet_path_cannot_take_does_not_pass_the_check() {
+    let rules = |count: u32| -> String {
+        let rest = |number| format!("direction = \"site-to-internet\"\nfqdn = \"n{number}.example\"");
+        (0..count)
+            .map(|number| rule(&format!("r{number}"), "allow", &rest(number)))
+            .collect()
+    };
+    check(&check_text(&rules(1023), &[]), 0, "1023 rules", "");
+    let output = check_text(&rules(1024), &[]);
+    check(&output, 1, "", "rules speak of more sets of names than 1023");
+}
+
 #[test]
 fn rules_that_never_decide_are_named_with_both_lines() {
     let wide = rule("wide", "allow", "destination = \"10.100.0.0/16\"");

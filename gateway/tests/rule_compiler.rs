@@ -403,3 +403,25 @@ fn unknown_names_are_told_with_line_and_choice() {
         "{fault}"
     );
 }
+
+/// Regression: the file's own group took the place of gateway.toml's, and the sites of that were in no rule that spoke of it.
+#[test]
+fn a_group_of_sites_has_no_name_that_the_configuration_has_a_group_of() {
+    let text = |name: &str| {
+        format!(
+            "[[site_group]]\nname = \"{name}\"\nsites = [\"a\"]\n[[rule]]\nname = \"r\"\naction = \"deny\"\ngroups = \"{name}\"\n"
+        )
+    };
+    let compile = |name| {
+        compile(
+            RuleSetFile::parse("rules.toml", &text(name)).expect("right by itself"),
+            &Center,
+        )
+    };
+    assert!(compile("own").is_ok());
+    let fault = compile("g").expect_err("two things at once").to_string();
+    assert!(
+        fault.contains("rules.toml:2: site_group \"g\": gateway.toml has a group of that name\n  to mend it: give it another"),
+        "{fault}"
+    );
+}

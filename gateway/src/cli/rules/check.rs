@@ -8,9 +8,19 @@ use crate::cli::Common;
 use crate::config::{Config, Format, RuleSetFile};
 use crate::core::analysis::analyse;
 use crate::core::coverage::idle;
+use crate::core::names::Openings;
+use crate::core::policy::Compiled;
 
 /// Findings that are shown.
 const FINDINGS_MAX: usize = 100;
+
+/// Whether the packet path can take it, at any time of its schedules, as `load` would ask it to.
+fn fits(compiled: &Compiled) -> anyhow::Result<()> {
+    let _numbers = Openings::default().number(&compiled.name_sets)?;
+    let always = vec![true; compiled.schedules.len()];
+    compiled.generation(1, 0, &always)?;
+    Ok(())
+}
 
 pub(super) fn check(common: &Common, file: &Path, config: Option<&Path>, strict: bool) -> anyhow::Result<()> {
     let parsed = RuleSetFile::parse(&file.display().to_string(), &read(file)?)?;
@@ -28,6 +38,7 @@ pub(super) fn check(common: &Common, file: &Path, config: Option<&Path>, strict:
     };
     let config = Config::load(config)?;
     let (compiled, _) = offline::compile(parsed, &config)?;
+    fits(&compiled)?;
     let (findings, pairs) = analyse(&compiled, FINDINGS_MAX);
     let idle = idle(&compiled, &config);
     let total = pairs + idle.len();

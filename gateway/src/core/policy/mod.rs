@@ -151,10 +151,11 @@ impl Compiled {
 /// Compiles a rule set.
 ///
 /// # Errors
-/// Names that are unknown, and rules beyond [`RULES_MAX`], with their lines.
+/// Names that are unknown or two things at once, and rules beyond [`RULES_MAX`], with their lines.
 pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compiled, Diagnostics> {
     let mut checker = Checker::new(&source.file, &source.text);
     let mut resolver = Resolver::new(&source, directory, &mut checker);
+    resolver.site_groups();
     let schedules = resolver.schedules();
     let mut rules = Vec::new();
     let mut schedule_of = Vec::new();

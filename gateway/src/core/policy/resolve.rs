@@ -78,6 +78,21 @@ impl<'a, 'c> Resolver<'a, 'c> {
         }
     }
 
+    /// A name must not be a group of sites here and another one in gateway.toml: whichever was meant, a rule would be about the
+    /// other's sites.
+    pub(super) fn site_groups(&mut self) {
+        for found in &self.file.site_groups {
+            let name = &found.model.name;
+            if self.directory.group(name).is_some() {
+                self.checker.fault(
+                    found.locate(&self.file.text, name),
+                    format!("site_group \"{name}\": gateway.toml has a group of that name"),
+                    "give it another name; a rule's groups may list both",
+                );
+            }
+        }
+    }
+
     /// The schedules of the file, in its order.
     pub(super) fn schedules(&mut self) -> Vec<Schedule> {
         let mut schedules = Vec::new();
