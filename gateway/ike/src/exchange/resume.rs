@@ -7,9 +7,12 @@
 //! ```
 //! It has no forward secrecy: who has SK_d of the IKE SA before has all keys. So it is off unless configured.
 
+use std::net::IpAddr;
+
 use super::{
     admission::{Admission, Gate},
     announced::Announced,
+    authentication::check_source,
     ike_auth::{ExpectAuthRequest, Handshake},
     ike_intermediate::IntAuth,
     ike_sa_init::{Answered, answer_unproven, extensions, message_max},
@@ -215,7 +218,7 @@ impl Handshake {
         &self,
         ctx: &Context<'_>,
         resumed: &Resumed,
-        identity: &Identity,
+        (identity, source): (&Identity, IpAddr),
         (auth, octets, by_initiator): (&Authentication, &[u8], bool),
     ) -> Result<AuthenticatedPeer, String> {
         let sk_p = if by_initiator { &self.sk_pi } else { &self.sk_pr };
@@ -243,6 +246,7 @@ impl Handshake {
         }
         let mut peer = resumed.peer.clone();
         if let Some(verified) = peer.certificate() {
+            check_source(ctx, identity, source)?;
             let again = verified.verify_again(&ctx.config.trust, ctx.now.unix_s);
             peer.proof = Proof::Certificate(again.map_err(|error| error.to_string())?.into());
         }
