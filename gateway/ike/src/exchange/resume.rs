@@ -16,6 +16,7 @@ use super::{
     ike_auth::{ExpectAuthRequest, Handshake},
     ike_intermediate::IntAuth,
     ike_sa_init::{Answered, answer_unproven, extensions, message_max},
+    ppk::lacks_ppk,
 };
 use crate::{
     channel::Channel,
@@ -196,11 +197,6 @@ fn session(ctx: &Context<'_>, message: &Message) -> Option<(TicketId, Session, A
     let suite = allowed.iter().any(|list| list.contains(&session.suite));
     let peer = ctx.tickets.peer(ctx.config, &session)?;
     (suite && !lacks_ppk(ctx, session.ppk, &session.identity)).then_some((id, session, peer))
-}
-
-/// A preshared key is required of the peer, and is not in the keys of the session.
-fn lacks_ppk(ctx: &Context<'_>, ppk: bool, peer: &Identity) -> bool {
-    !ppk && ctx.config.ppks.get(peer).is_some_and(|ppk| ppk.is_required())
 }
 
 impl Handshake {
