@@ -363,7 +363,10 @@ fn first_child(
         replaces,
         resource: resource.clone(),
     };
-    child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if child_sa::install(ctx, core, established, new).is_err() {
+        ctx.allocator.release(spi_in);
+        return Err(kind::NO_PROPOSAL_CHOSEN);
+    }
     if replaces.is_some() {
         established.wait_for_proof(ctx.now.mono_ms);
     }
