@@ -174,8 +174,8 @@ pub(crate) struct Established {
     pub(crate) ppk: bool,
     /// The peer, which came to us, can be sent to another gateway (RFC 5685).
     pub(crate) redirectable: bool,
-    /// When the peer proved itself in full, on this IKE SA or the one that it comes from.
-    pub(crate) authenticated_unix_s: u64,
+    /// When the peer proved itself in full, on this IKE SA or the one that it comes from; by the monotonic clock.
+    pub(crate) authenticated_ms: u64,
 }
 
 /// A request to be made.

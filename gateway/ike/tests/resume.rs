@@ -398,6 +398,30 @@ fn a_ticket_ends() {
     assert_eq!(counts(&sim).1, 2);
 }
 
+/// A ticket, and the key that sealed it, end by the time that has passed, whatever the wall clock says.
+///
+/// Regression: both ended by the wall clock. When that was set back, a ticket that somebody recorded was taken for as long
+/// after its end, and no new key was made.
+#[test]
+fn a_ticket_ends_when_the_wall_clock_is_set() {
+    const MONTH_S: i64 = 30 * 86_400;
+    for off_s in [-MONTH_S, 0, MONTH_S] {
+        for (after_s, good) in [(3_000, true), (3_700, false)] {
+            let mut sim = connected(site(), center(), 21);
+            let given_ms = sim.now_ms;
+            outage(&mut sim);
+            sim.initiate();
+            let recorded = resumes(&sim).remove(0);
+            sim.wall_clock_off_s = off_s;
+            sim.run_ms(given_ms + after_s * 1000 - sim.now_ms);
+            sim.deliver(&recorded);
+            let taken = sim.endpoints[CENTER].half_open().count;
+            assert_eq!(taken, usize::from(good), "{off_s} s, after {after_s} s");
+            assert_eq!(counts(&sim).2, u64::from(!good));
+        }
+    }
+}
+
 /// However often it is resumed: a day after the full proof no ticket prolongs it.
 #[test]
 fn sessions_do_not_go_on_for_ever() {

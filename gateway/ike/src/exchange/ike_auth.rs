@@ -670,7 +670,7 @@ impl Established {
     fn goes_on(&mut self, resumed: Option<&Resumed>, ppk: bool) {
         self.ppk = ppk;
         if let Some(resumed) = resumed {
-            self.authenticated_unix_s = resumed.authenticated_unix_s;
+            self.authenticated_ms = resumed.authenticated_ms;
         }
     }
 

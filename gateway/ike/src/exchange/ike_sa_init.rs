@@ -690,7 +690,7 @@ impl ExpectInitResponse {
         };
         let resumed = Resumed {
             peer: ticket.peer,
-            authenticated_unix_s: ticket.authenticated_unix_s,
+            authenticated_ms: ticket.authenticated_ms,
             ppk: ticket.ppk,
             ticket: None,
         };
