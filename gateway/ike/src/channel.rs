@@ -13,7 +13,7 @@ use crate::{
     wire::{
         Chain, Exchange, Header, Payload, WireError,
         encrypted::{self, ProtectError},
-        fragment::{self, FragmentFields, Reassembly},
+        fragment::{self, Added, FragmentFields, Reassembly},
         header::HEADER_LEN,
         payload_type,
     },
@@ -36,8 +36,10 @@ pub(crate) enum Opened {
     Response(u8, Zeroizing<Vec<u8>>),
     /// The request before, which was answered: answer again.
     Repeated,
-    /// A fragment; more are needed.
+    /// A fragment that was not seen before; more are needed.
     Partial,
+    /// A fragment that came before, or is of the request that was answered; nothing is to be done.
+    Stale,
 }
 
 /// Why a datagram was dropped.
@@ -414,7 +416,7 @@ impl Channel {
         next: u8,
         content: Zeroizing<Vec<u8>>,
     ) -> Opened {
-        let joined = match place {
+        let added = match place {
             Place::NewRequest => self.requests.add(message_id, fields, next, content),
             Place::Response => self.responses.add(message_id, fields, next, content),
             // RFC 7383 section 2.6.1: only the first fragment is answered again.
@@ -425,10 +427,10 @@ impl Channel {
                 }
                 return Opened::Repeated;
             }
-            Place::OldRequest => None,
+            Place::OldRequest => Added::Old,
         };
-        match joined {
-            Some((first, content)) => {
+        match added {
+            Added::Joined(first, content) => {
                 if matches!(place, Place::NewRequest) {
                     self.asked_again.1 = fields.total;
                     // What the peer found to come through this way is the best guess for the other.
@@ -439,7 +441,8 @@ impl Channel {
                 }
                 self.complete(place, first, content)
             }
-            None => Opened::Partial,
+            Added::New => Opened::Partial,
+            Added::Old => Opened::Stale,
         }
     }
 }

@@ -2,9 +2,14 @@
 //! nowhere.
 //!
 //! ```text
-//!  | bits of the puzzle that went with it, 0 for none | HMAC-SHA-256(secret, bits | Ni | address | SPIi) |
+//!  | bits of the puzzle that went with it, 0 for none | HMAC-SHA-256(secret, bits | SPIi | IP | interface | port | Ni) |
+//!                                                                            1      8     16      4        2    16 to 256
 //! ```
+//! Of what is authenticated only the last part has no fixed length, so that no two initiators come to the same octets.
+//!
 //! RFC 8019 section 7.1.1.3: what puzzle was asked is read out of the cookie again.
+
+use std::net::SocketAddr;
 
 use ring::hmac;
 
@@ -90,13 +95,28 @@ impl CookieJar {
     }
 }
 
+/// What a cookie is bound to: see the head of this file.
 fn bound(bits: u8, nonce: &[u8], path: Path, spi_i: u64) -> Vec<u8> {
-    let address = path.remote.to_string();
-    [&[bits], nonce, address.as_bytes(), &spi_i.to_be_bytes()].concat()
+    let (ip, interface) = match path.remote {
+        SocketAddr::V4(remote) => (remote.ip().to_ipv6_mapped(), 0),
+        // A link-local address is another on each interface.
+        SocketAddr::V6(remote) => (*remote.ip(), remote.scope_id()),
+    };
+    [
+        &[bits],
+        &spi_i.to_be_bytes()[..],
+        &ip.octets(),
+        &interface.to_be_bytes(),
+        &path.remote.port().to_be_bytes(),
+        nonce,
+    ]
+    .concat()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddrV6;
+
     use super::*;
     use crate::crypto::random::SystemRandom;
 
@@ -127,6 +147,43 @@ mod tests {
         }
         assert_eq!(accepts(&mut jar, 70_000, &cookie, b"nonce", here, 7), Some(3));
         assert_eq!(accepts(&mut jar, 140_000, &cookie, b"nonce", here, 7), None);
+    }
+
+    /// Regression: what is authenticated was nonce and address one after the other, the address as text. An octet moved from
+    /// the one to the other made a cookie for 203.0.113.7 good for 3.0.113.7, where its owner receives nothing.
+    #[test]
+    fn a_cookie_is_for_one_nonce_and_one_address() {
+        let mut random = SystemRandom::new();
+        let mut jar = CookieJar::new(&mut random);
+        let path = |remote: &str| Path {
+            local: "[::1]:500".parse().unwrap(),
+            remote: remote.parse().unwrap(),
+        };
+        let (nonce, here) = (b"0123456789abcdef", path("203.0.113.7:500"));
+        let cookie = jar.bake(1_000, &mut random, nonce, here, (7, 0));
+        let mut accepts =
+            |nonce: &[u8], path| jar.accepts(1_000, &mut SystemRandom::new(), &cookie, nonce, path, 7);
+        assert_eq!(accepts(b"0123456789abcdef20", path("3.0.113.7:500")), None);
+        assert_eq!(accepts(b"0123456789abcde", here), None);
+        // Octets of the address are none of the nonce, in whatever form they are.
+        let mapped = [&nonce[..], &[0; 10], &[0xff; 2], &[203, 0, 113, 7, 1, 0xf4]].concat();
+        assert_eq!(accepts(&mapped, path("[::]:0")), None);
+        assert_eq!(accepts(nonce, path("203.0.113.7:501")), None);
+        assert_eq!(accepts(nonce, here), Some(0));
+    }
+
+    #[test]
+    fn link_local_addresses_of_two_interfaces_are_two() {
+        let mut random = SystemRandom::new();
+        let mut jar = CookieJar::new(&mut random);
+        let on = |interface| Path {
+            local: "[::1]:500".parse().unwrap(),
+            remote: SocketAddrV6::new("fe80::1".parse().unwrap(), 500, 0, interface).into(),
+        };
+        let cookie = jar.bake(1_000, &mut random, b"nonce", on(2), (7, 0));
+        let mut accepts = |path| jar.accepts(1_000, &mut SystemRandom::new(), &cookie, b"nonce", path, 7);
+        assert_eq!(accepts(on(3)), None);
+        assert_eq!(accepts(on(2)), Some(0));
     }
 
     #[test]

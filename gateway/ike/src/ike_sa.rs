@@ -174,8 +174,8 @@ pub(crate) struct Established {
     pub(crate) ppk: bool,
     /// The peer, which came to us, can be sent to another gateway (RFC 5685).
     pub(crate) redirectable: bool,
-    /// When the peer proved itself in full, on this IKE SA or the one that it comes from.
-    pub(crate) authenticated_unix_s: u64,
+    /// When the peer proved itself in full, on this IKE SA or the one that it comes from; by the monotonic clock.
+    pub(crate) authenticated_ms: u64,
 }
 
 /// A request to be made.
@@ -240,7 +240,9 @@ impl IkeSa {
         self.core.channel.forget_stale_fragments(ctx.now.mono_ms);
         match self.core.channel.open(header, datagram) {
             Err(dropped) => ctx.counters.dropped(dropped),
+            // RFC 7296 section 2.4: only what is fresh shows that the peer lives. Anybody can repeat the rest.
             Ok(Opened::Partial) => self.heard(ctx),
+            Ok(Opened::Stale) => {}
             Ok(Opened::Repeated) => {
                 ctx.counters.repeated += 1;
                 let ipv6 = path.remote.is_ipv6();
@@ -262,7 +264,6 @@ impl IkeSa {
             }
             Ok(Opened::Request(first, content)) => {
                 self.follow(ctx, path);
-                self.heard(ctx);
                 self.handle_request(ctx, header.exchange, Message::parse(first, &content));
             }
             Ok(Opened::Response(first, content)) => {
@@ -336,12 +337,13 @@ impl IkeSa {
                 (state, Some(payloads))
             }
             // The peer has decided which of two IKE SAs made at once stands, we have not yet: its request
-            // stays unanswered until the Child SAs are here. It will come again.
+            // stays unanswered until the Child SAs are here. It will come again, whoever sends it: no sign of life.
             (state @ State::Established(_), _) if state.awaits_adoption(&message) => {
                 ctx.counters.unexpected += 1;
                 (state, None)
             }
-            (State::Established(established), exchange) => {
+            (State::Established(mut established), exchange) => {
+                established.last_heard_ms = ctx.now.mono_ms;
                 let (payloads, state) = established.handle_request(core, ctx, exchange, message);
                 (state, Some(payloads))
             }

@@ -5,8 +5,9 @@
 //!     1         8        12                                                                                  16
 //! ```
 //! The keys that seal are in the memory of this endpoint alone, and change; with them all tickets are gone after a
-//! restart. A peer's verified certificates are not in the ticket, only their fingerprint: the endpoint remembers the
-//! chains, and verifies them again before a session goes on.
+//! restart. So the times are those of the monotonic clock, and a wall clock that is set back prolongs nothing. A peer's
+//! verified certificates are not in the ticket, only their fingerprint: the endpoint remembers the chains, and verifies
+//! them again before a session goes on.
 
 use std::{collections::HashMap, fmt, net::IpAddr, sync::Arc};
 
@@ -41,11 +42,11 @@ const FLAG_SHARED_KEY: u8 = 2;
 struct Key {
     id: [u8; KEY_ID_LEN],
     key: aead::LessSafeKey,
-    made_unix_s: u64,
+    made_ms: u64,
 }
 
 impl Key {
-    fn new(random: &mut dyn Random, made_unix_s: u64) -> Option<Self> {
+    fn new(random: &mut dyn Random, made_ms: u64) -> Option<Self> {
         let (mut id, mut octets) = ([0; KEY_ID_LEN], Zeroizing::new([0; 32]));
         random.fill(&mut id);
         random.fill(&mut *octets);
@@ -53,7 +54,7 @@ impl Key {
         Some(Self {
             id,
             key: aead::LessSafeKey::new(key),
-            made_unix_s,
+            made_ms,
         })
     }
 }
@@ -72,8 +73,8 @@ pub(crate) struct Session {
     pub(crate) sk_d: Secret,
     pub(crate) ppk: bool,
     /// When the peer proved itself in full.
-    pub(crate) authenticated_unix_s: u64,
-    pub(crate) ends_unix_s: u64,
+    pub(crate) authenticated_ms: u64,
+    pub(crate) ends_ms: u64,
 }
 
 /// The tickets of one endpoint.
@@ -90,11 +91,11 @@ impl Tickets {
     pub(crate) fn seal(
         &mut self,
         random: &mut dyn Random,
-        now_unix_s: u64,
+        now_ms: u64,
         lifetime_s: u64,
         session: &Session,
     ) -> Option<Vec<u8>> {
-        self.rotate(random, now_unix_s, lifetime_s);
+        self.rotate(random, now_ms, lifetime_s.saturating_mul(1000));
         let key = self.current.as_ref()?;
         let mut nonce = [0; aead::NONCE_LEN];
         random.fill(&mut nonce);
@@ -108,16 +109,16 @@ impl Tickets {
     }
 
     /// A key seals for as long as a ticket is good, and opens for as long again.
-    fn rotate(&mut self, random: &mut dyn Random, now_unix_s: u64, lifetime_s: u64) {
-        let old = |key: &Key| now_unix_s.saturating_sub(key.made_unix_s) >= lifetime_s;
+    fn rotate(&mut self, random: &mut dyn Random, now_ms: u64, lifetime_ms: u64) {
+        let old = |key: &Key| now_ms.saturating_sub(key.made_ms) >= lifetime_ms;
         if self.current.as_ref().is_none_or(old) {
             self.previous = self.current.take();
-            self.current = Key::new(random, now_unix_s);
+            self.current = Key::new(random, now_ms);
         }
     }
 
     /// The session of a ticket that is ours, not expired and not used. Nothing here costs much: who asks is not known.
-    pub(crate) fn open(&self, now_unix_s: u64, ticket: &[u8]) -> Option<(TicketId, Session)> {
+    pub(crate) fn open(&self, now_ms: u64, ticket: &[u8]) -> Option<(TicketId, Session)> {
         let (version, rest) = ticket.split_first()?;
         let (id, rest) = rest.split_first_chunk::<KEY_ID_LEN>()?;
         let (nonce, rest) = rest.split_first_chunk::<{ aead::NONCE_LEN }>()?;
@@ -134,19 +135,19 @@ impl Tickets {
             .open_in_place(nonce, aead::Aad::from(LABEL), &mut content)
             .ok()?;
         let session = Session::from_octets(plain).ok()?;
-        let good = session.ends_unix_s > now_unix_s && !self.used.contains_key(tag);
+        let good = session.ends_ms > now_ms && !self.used.contains_key(tag);
         good.then_some((*tag, session))
     }
 
     /// RFC 5723 section 4.3: a ticket is for one use. False if it was used; or if it cannot be remembered that it was.
-    pub(crate) fn spend(&mut self, now_unix_s: u64, id: TicketId, ends_unix_s: u64) -> bool {
+    pub(crate) fn spend(&mut self, now_ms: u64, id: TicketId, ends_ms: u64) -> bool {
         if self.used.len() >= USED_MAX {
-            self.used.retain(|_, ends_unix_s| *ends_unix_s > now_unix_s);
+            self.used.retain(|_, ends_ms| *ends_ms > now_ms);
         }
         if self.used.len() >= USED_MAX || self.used.contains_key(&id) {
             return false;
         }
-        self.used.insert(id, ends_unix_s);
+        self.used.insert(id, ends_ms);
         true
     }
 
@@ -211,8 +212,8 @@ impl Session {
             128 + suite.len() + identity.len() + self.sk_d.len(),
         ));
         out.push(flags);
-        out.extend_from_slice(&self.ends_unix_s.to_be_bytes());
-        out.extend_from_slice(&self.authenticated_unix_s.to_be_bytes());
+        out.extend_from_slice(&self.ends_ms.to_be_bytes());
+        out.extend_from_slice(&self.authenticated_ms.to_be_bytes());
         out.extend_from_slice(&self.proof);
         out.push(self.identity.id_type());
         for part in [identity.as_slice(), suite.as_bytes(), &self.sk_d] {
@@ -227,7 +228,7 @@ impl Session {
         let wrong = WireError::BadValue("ticket");
         let mut reader = Reader::new(octets, "ticket");
         let flags = reader.u8()?;
-        let (ends_unix_s, authenticated_unix_s) = (reader.u64()?, reader.u64()?);
+        let (ends_ms, authenticated_ms) = (reader.u64()?, reader.u64()?);
         let proof = reader.array::<32>()?;
         let id_type = reader.u8()?;
         let mut part = || -> Result<&[u8], WireError> {
@@ -247,8 +248,8 @@ impl Session {
             suite: suite.parse().map_err(|_| wrong)?,
             sk_d: Zeroizing::new(sk_d.to_vec()),
             ppk: flags & FLAG_PPK != 0,
-            authenticated_unix_s,
-            ends_unix_s,
+            authenticated_ms,
+            ends_ms,
         })
     }
 }
@@ -265,7 +266,7 @@ pub(crate) struct ClientTicket {
     pub(crate) suite: IkeProposal,
     pub(crate) sk_d: Secret,
     pub(crate) ppk: bool,
-    pub(crate) authenticated_unix_s: u64,
+    pub(crate) authenticated_ms: u64,
 }
 
 impl fmt::Debug for ClientTicket {
@@ -286,7 +287,7 @@ mod tests {
     use super::*;
     use crate::crypto::random::SystemRandom;
 
-    fn session(ends_unix_s: u64) -> Session {
+    fn session(ends_ms: u64) -> Session {
         Session {
             identity: "clinic-7.example".parse().unwrap(),
             proof: [7; 32],
@@ -294,22 +295,25 @@ mod tests {
             suite: "aes256gcm16-prfsha384-ecp384".parse().unwrap(),
             sk_d: Zeroizing::new(vec![9; 48]),
             ppk: true,
-            authenticated_unix_s: 900,
-            ends_unix_s,
+            authenticated_ms: 900,
+            ends_ms,
         }
     }
 
     #[test]
     fn a_ticket_holds_the_session_and_shows_nothing_of_it() {
         let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
-        let before = session(2_000);
-        let ticket = tickets.seal(&mut random, 1_000, 3_600, &before).unwrap();
-        let (_, after) = tickets.open(1_999, &ticket).unwrap();
+        let before = session(2_000_000);
+        let ticket = tickets.seal(&mut random, 1_000_000, 3_600, &before).unwrap();
+        let (_, after) = tickets.open(1_999_000, &ticket).unwrap();
         assert_eq!(after.to_octets(), before.to_octets());
         assert!(!ticket.windows(6).any(|part| part == b"clinic" || part == [9; 6]));
-        assert!(tickets.open(2_000, &ticket).is_none(), "expired");
+        assert!(tickets.open(2_000_000, &ticket).is_none(), "expired");
         // Two of one session are told apart by nobody but us.
-        assert_ne!(ticket, tickets.seal(&mut random, 1_000, 3_600, &before).unwrap());
+        assert_ne!(
+            ticket,
+            tickets.seal(&mut random, 1_000_000, 3_600, &before).unwrap()
+        );
         let lengths = lifetime_and_ticket(&[&[0, 0, 0x0e, 0x10], ticket.as_slice()].concat())
             .map(|(s, t)| (s, t.len()));
         assert_eq!(lengths, Some((3_600, ticket.len())));
@@ -318,15 +322,17 @@ mod tests {
     #[test]
     fn every_changed_octet_is_noticed() {
         let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
-        let ticket = tickets.seal(&mut random, 1_000, 3_600, &session(2_000)).unwrap();
+        let ticket = tickets
+            .seal(&mut random, 1_000_000, 3_600, &session(2_000_000))
+            .unwrap();
         for index in 0..ticket.len() {
             let mut changed = ticket.clone();
             changed[index] ^= 1;
-            assert!(tickets.open(1_000, &changed).is_none(), "octet {index}");
-            assert!(tickets.open(1_000, &ticket[..index]).is_none());
+            assert!(tickets.open(1_000_000, &changed).is_none(), "octet {index}");
+            assert!(tickets.open(1_000_000, &ticket[..index]).is_none());
         }
         assert!(
-            Tickets::default().open(1_000, &ticket).is_none(),
+            Tickets::default().open(1_000_000, &ticket).is_none(),
             "of another endpoint"
         );
     }
@@ -334,12 +340,16 @@ mod tests {
     #[test]
     fn keys_change_and_the_one_before_is_good_for_what_it_sealed() {
         let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
-        let first = tickets.seal(&mut random, 0, 100, &session(1_000)).unwrap();
-        let second = tickets.seal(&mut random, 100, 100, &session(1_000)).unwrap();
+        let first = tickets.seal(&mut random, 0, 100, &session(1_000_000)).unwrap();
+        let second = tickets
+            .seal(&mut random, 100_000, 100, &session(1_000_000))
+            .unwrap();
         assert_ne!(first[1..9], second[1..9]);
-        assert!(tickets.open(150, &first).is_some() && tickets.open(150, &second).is_some());
-        tickets.seal(&mut random, 200, 100, &session(1_000)).unwrap();
-        assert!(tickets.open(200, &first).is_none() && tickets.open(200, &second).is_some());
+        assert!(tickets.open(150_000, &first).is_some() && tickets.open(150_000, &second).is_some());
+        tickets
+            .seal(&mut random, 200_000, 100, &session(1_000_000))
+            .unwrap();
+        assert!(tickets.open(200_000, &first).is_none() && tickets.open(200_000, &second).is_some());
     }
 
     /// RFC 5723 section 4.3: one use; when it cannot be remembered, none.
@@ -362,7 +372,7 @@ mod tests {
     #[test]
     fn a_spent_ticket_does_not_open() {
         let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
-        let ticket = tickets.seal(&mut random, 0, 100, &session(50)).unwrap();
+        let ticket = tickets.seal(&mut random, 0, 100, &session(50_000)).unwrap();
         let (id, _) = tickets.open(0, &ticket).unwrap();
         tickets.spend(0, id, 50);
         assert!(tickets.open(0, &ticket).is_none());

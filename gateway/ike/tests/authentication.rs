@@ -7,12 +7,13 @@ mod peers;
 use common::*;
 use gateway_ike::{
     AuthKind, CloseReason, Command, EndpointConfig, PeerSharedKey, SharedKey, SharedKeys,
-    crypto::sign::RsaPadding,
-    pki::{credential::Credential, trust::TrustAnchors},
+    crypto::sign::{KeyKind, PublicKey, RsaPadding},
+    pki::{certificate::Certificate, credential::Credential, trust::TrustAnchors},
     wire::{Header, Message, Payload, header::HEADER_LEN, notify::kind},
 };
 use issue::{Authority, dns, email, ip, nothing};
 use peers::*;
+use rustls_pki_types::{CertificateDer, SubjectPublicKeyInfoDer, pem::PemObject};
 
 const KEY: &str = "0x000102030405060708090a0b0c0d0e0f";
 const OTHER_KEY: &str = "0xf0f102030405060708090a0b0c0d0e0f";
@@ -427,6 +428,91 @@ mod signatures {
         assert!(reason(&sim, CENTER).contains("no signature method for our Ed25519 key"));
     }
 
+    /// The hashes that a site announces in IKE_SA_INIT.
+    fn announced() -> Vec<u16> {
+        let sim = connected(site_config(), center_config(), 1);
+        let request = &sim.sent[0].payload;
+        let header = Header::parse(request).unwrap();
+        let message = Message::parse(header.next_payload, &request[HEADER_LEN..]).unwrap();
+        let notify = message.notify(kind::SIGNATURE_HASH_ALGORITHMS).unwrap();
+        let (ids, []) = notify.data.as_chunks() else {
+            panic!("an odd number of octets")
+        };
+        ids.iter().map(|id| u16::from_be_bytes(*id)).collect()
+    }
+
+    fn public_key(pem: &[u8]) -> PublicKey {
+        if let Ok(certificate) = CertificateDer::from_pem_slice(pem) {
+            return Certificate::from_der(&certificate).unwrap().public_key().unwrap();
+        }
+        PublicKey::from_spki_der(&SubjectPublicKeyInfoDer::from_pem_slice(pem).unwrap()).unwrap()
+    }
+
+    /// Authentication data of method 14 over "signed octets" that openssl signed (tests/data/make.sh), with the number of the
+    /// hash. The AlgorithmIdentifiers are those of RFC 7427 appendix A.
+    fn by_openssl() -> Vec<(u8, PublicKey, Vec<u8>)> {
+        let rsa = || public_key(include_bytes!("data/rsa-leaf.crt"));
+        let p256 = || public_key(include_bytes!("data/ec-leaf.crt"));
+        let p384 = || public_key(include_bytes!("data/p384.pub"));
+        let rsa_with = |hash: u8, signature: &[u8]| {
+            let algorithm = b"\x0f\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x01";
+            [&algorithm[..], &[9 + hash, 5, 0], signature].concat()
+        };
+        let ecdsa_with = |hash: u8, signature: &[u8]| {
+            let algorithm = b"\x0c\x30\x0a\x06\x08\x2a\x86\x48\xce\x3d\x04\x03";
+            [&algorithm[..], &[hash], signature].concat()
+        };
+        vec![
+            (2, rsa(), rsa_with(2, include_bytes!("data/rsa-sha256.sig"))),
+            (3, rsa(), rsa_with(3, include_bytes!("data/rsa-sha384.sig"))),
+            (4, rsa(), rsa_with(4, include_bytes!("data/rsa-sha512.sig"))),
+            (2, p256(), ecdsa_with(2, include_bytes!("data/ec-sha256.sig"))),
+            (3, p256(), ecdsa_with(3, include_bytes!("data/ec-sha384.sig"))),
+            (4, p256(), ecdsa_with(4, include_bytes!("data/ec-sha512.sig"))),
+            (2, p384(), ecdsa_with(2, include_bytes!("data/p384-sha256.sig"))),
+            (3, p384(), ecdsa_with(3, include_bytes!("data/p384-sha384.sig"))),
+            (4, p384(), ecdsa_with(4, include_bytes!("data/p384-sha512.sig"))),
+        ]
+    }
+
+    /// RFC 7427 section 4: what is announced can be verified, whatever key the peer has. (5, Identity, is for Ed25519.)
+    ///
+    /// Regression: SHA2-512 was announced, and ECDSA is not verified with it. Libreswan, which signs with the strongest hash
+    /// that is announced and no other, was refused with every ECDSA certificate.
+    #[test]
+    fn what_is_announced_is_verified() {
+        let announced = announced();
+        assert!(announced.contains(&2) && announced.contains(&3));
+        for hash in announced.into_iter().filter(|hash| *hash != 5) {
+            let signatures = by_openssl().into_iter();
+            let signatures: Vec<_> = signatures.filter(|(with, ..)| u16::from(*with) == hash).collect();
+            assert_eq!(signatures.len(), 3, "hash {hash}");
+            for (_, key, data) in signatures {
+                let verified = key.verify(14, b"signed octets", &data);
+                assert!(verified.is_ok(), "hash {hash}, {:?}: {verified:?}", key.kind());
+                assert!(key.verify(14, b"other octets", &data).is_err());
+            }
+        }
+    }
+
+    /// SHA2-512 is not announced. Who signs with it all the same is accepted with an RSA key, and told what to do with another.
+    #[test]
+    fn sha2_512_is_for_rsa() {
+        for (_, key, data) in by_openssl().into_iter().filter(|(hash, ..)| *hash == 4) {
+            let verified = key.verify(14, b"signed octets", &data);
+            if key.kind() == KeyKind::Rsa {
+                assert!(verified.is_ok(), "{verified:?}");
+            } else {
+                let error = verified.unwrap_err().to_string();
+                assert!(error.contains("ECDSA with SHA-512"), "{error}");
+                assert!(
+                    error.contains("let the peer sign with SHA-256 or SHA-384"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
     /// RFC 7296 section 3.6, RFC 7427 section 4: what is announced in the clear. HTTP_CERT_LOOKUP_SUPPORTED (16392)
     /// never, SHA-1 (1) never.
     #[test]
@@ -442,7 +528,7 @@ mod signatures {
             for payload in &message.0 {
                 match payload {
                     Payload::Notify(notify) if notify.kind == kind::SIGNATURE_HASH_ALGORITHMS => {
-                        assert_eq!(notify.data, [0, 2, 0, 3, 0, 4, 0, 5]);
+                        assert_eq!(notify.data, [0, 2, 0, 3, 0, 5]);
                         hashes += 1;
                     }
                     Payload::Notify(notify) => assert_ne!(notify.kind, 16392),

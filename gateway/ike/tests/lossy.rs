@@ -3,7 +3,7 @@
 mod common;
 
 use common::*;
-use gateway_ike::{Command, Event, TimeoutReason};
+use gateway_ike::{Command, Event, TimeoutReason, wire::payload_type};
 
 fn sim(seed: u64, link: Link) -> Sim {
     let (mut site, mut center) = (site_config(), center_config());
@@ -197,6 +197,56 @@ fn a_dead_peer_is_dropped() {
     assert!((60..80).contains(&waited_s), "{waited_s} s");
     assert!(sim.planes[CENTER].children.is_empty());
     assert!(sim.words(CENTER).contains("the peer does not answer"));
+}
+
+/// Hands the center a fragment again and again while the site is silent, and says how long it takes the center to notice.
+fn noticed_after_s(sim: &mut Sim, fragment: &Datagram) -> u64 {
+    assert_eq!(fragment.payload[16], payload_type::SKF);
+    let began_ms = sim.now_ms;
+    while sim.endpoints[CENTER].ike_sas().count() > 0 {
+        assert!(sim.now_ms < began_ms + 600_000, "never noticed");
+        sim.deliver(fragment);
+        sim.run_ms(10_000);
+    }
+    assert!(sim.words(CENTER).contains("the peer does not answer"));
+    (sim.now_ms - began_ms) / 1000
+}
+
+/// RFC 7296 section 2.4: fresh messages show that the peer lives, and what somebody on the path repeats is none.
+///
+/// Regression: a fragment of the request answered last, other than the first, counted as a sign of life; and so did a
+/// fragment of a request that is not complete, each time that it came, and once more after it was forgotten.
+#[test]
+fn repeated_fragments_are_no_sign_of_life() {
+    for dpd_after_s in [30, 60] {
+        let make = || {
+            let (mut site, mut center) = (site_config(), center_config());
+            (site.fragment_size, center.fragment_size) = (Some(500), Some(500));
+            site.ike_proposals = vec!["aes256gcm16-prfsha384-modp4096".parse().unwrap()];
+            center.ike_proposals = site.ike_proposals.clone();
+            center.dpd_after_s = dpd_after_s;
+            connected(site, center, 1)
+        };
+        let second = |sim: &Sim, after: usize| {
+            let mut sent = sim.sent[after..].iter();
+            let found = sent.find(|one| one.from == site_address() && one.payload[32..34] == [0, 2]);
+            found.unwrap().clone()
+        };
+        let expected_s = dpd_after_s + 30..dpd_after_s + 60;
+        let mut sim = make();
+        let of_ike_auth = second(&sim, 0);
+        sim.link.loss = 100;
+        let waited_s = noticed_after_s(&mut sim, &of_ike_auth);
+        assert!(expected_s.contains(&waited_s), "{waited_s} s");
+
+        let mut sim = make();
+        sim.link.loss = 100;
+        let (sent, ike_sa) = (sim.sent.len(), sim.only_ike_sa(SITE));
+        sim.command(SITE, Command::RekeyIke(ike_sa));
+        let of_a_new_request = second(&sim, sent);
+        let waited_s = noticed_after_s(&mut sim, &of_a_new_request);
+        assert!(expected_s.contains(&waited_s), "{waited_s} s");
+    }
 }
 
 /// Traffic on the Child SA is proof enough: no liveness requests are sent while it flows.

@@ -5,7 +5,7 @@ mod issue;
 mod peers;
 
 use common::*;
-use gateway_ike::{AuthKind, Command, EndpointConfig, PeerSharedKey, Ppk, SharedKey};
+use gateway_ike::{AuthKind, Command, EndpointConfig, PeerSharedKey, Ppk, Ppks, SharedKey};
 use peers::{close_reason, details, identity, reason, refused};
 
 const USE_PPK: [u8; 2] = [0x40, 0x33];
@@ -124,6 +124,35 @@ fn one_side_without_it_is_let_in_where_it_may_be() {
         let optional = |has: bool| has.then(|| ppk("a", KEY, false));
         let sim = connected(site(optional(site_has)), center(optional(center_has)), 4);
         assert_eq!(in_use(&sim), [false, false]);
+    }
+}
+
+/// The answer to the site's IKE_AUTH is on its way when a key becomes required of the center.
+///
+/// Regression: the initiator held to what it had asked for, and went on without the key.
+#[test]
+fn a_key_that_becomes_required_on_the_way_counts() {
+    let optional = || ppk("a", KEY, false);
+    for (of_site, of_center) in [(false, false), (true, false), (true, true)] {
+        for required in [true, false] {
+            let mut sim = Sim::new(site(of_site.then(optional)), center(of_center.then(optional)), 8);
+            sim.initiate();
+            while !sim.planes[CENTER].began {
+                assert!(sim.step(sim.now_ms + 1_000), "{}", sim.history.join("\n"));
+            }
+            let mut ppks = Ppks::default();
+            ppks.insert(identity("gw.lab.test"), ppk("a", KEY, required));
+            sim.endpoints[SITE].set_ppks(ppks);
+            sim.run_ms(1_000);
+            let refused = required && !of_center;
+            let count = sim.endpoints[SITE].ike_sas().count();
+            assert_eq!(count, usize::from(!refused), "{}", sim.history.join("\n"));
+            if refused {
+                assert!(reason(&sim, SITE).contains("a post-quantum preshared key is required"));
+            } else {
+                assert_eq!(in_use(&sim), [of_center, of_center]);
+            }
+        }
     }
 }
 

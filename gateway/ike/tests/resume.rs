@@ -8,7 +8,8 @@ use common::*;
 use gateway_ike::{
     AuthKind, Command, EndpointConfig, Event, PeerSharedKey, Ppk, SharedKey, Start, pki::trust::TrustAnchors,
 };
-use peers::{details, identity};
+use issue::{Authority, ip, nothing};
+use peers::{details, identity, with_certificates};
 
 const RESUME: u8 = 38;
 const TICKET_NACK: [u8; 2] = [0x40, 0x1c];
@@ -260,6 +261,34 @@ fn who_would_be_refused_is_refused() {
     assert!(sim.words(CENTER).contains("no configured site matches"));
 }
 
+/// RFC 4945 section 3.1.1: an address as identity is that of the sender, of a resumed session too, unless that is waived.
+///
+/// Regression: the sender was compared in a full IKE_AUTH alone, and a session went on from wherever it was resumed.
+#[test]
+fn an_address_is_that_of_the_sender() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("site1", vec![ip("192.0.2.1")], nothing);
+    for (moves, waived) in [(true, false), (true, true), (false, false)] {
+        let (certified_site, certified_center) = with_certificates(&root, &leaf);
+        let (mut site, mut center) = (site(), center());
+        (site.credential, site.trust) = (certified_site.credential, certified_site.trust);
+        (center.credential, center.trust) = (certified_center.credential, certified_center.trust);
+        site.local_identity = identity("192.0.2.1");
+        center.address_identity_is_source = !waived;
+        let mut sim = connected(site, center, 20);
+        outage(&mut sim);
+        sim.nat = moves.then(|| "203.0.113.9:1024".parse().unwrap());
+        mend(&mut sim);
+        let resumed = !moves || waived;
+        assert_eq!(counts(&sim).0, u64::from(resumed), "{}", sim.history.join("\n"));
+        assert_eq!(sim.endpoints[CENTER].ike_sas().count(), usize::from(resumed));
+        let told = sim
+            .words(CENTER)
+            .contains("the address 192.0.2.1, but it sends from 203.0.113.9");
+        assert_eq!(told, !resumed, "{}", sim.history.join("\n"));
+    }
+}
+
 /// A shared key that was changed or taken away ends what it began.
 #[test]
 fn a_changed_shared_key_ends_the_session() {
@@ -367,6 +396,30 @@ fn a_ticket_ends() {
     sim.run_ms(5_000);
     assert!(resumes(&sim).is_empty());
     assert_eq!(counts(&sim).1, 2);
+}
+
+/// A ticket, and the key that sealed it, end by the time that has passed, whatever the wall clock says.
+///
+/// Regression: both ended by the wall clock. When that was set back, a ticket that somebody recorded was taken for as long
+/// after its end, and no new key was made.
+#[test]
+fn a_ticket_ends_when_the_wall_clock_is_set() {
+    const MONTH_S: i64 = 30 * 86_400;
+    for off_s in [-MONTH_S, 0, MONTH_S] {
+        for (after_s, good) in [(3_000, true), (3_700, false)] {
+            let mut sim = connected(site(), center(), 21);
+            let given_ms = sim.now_ms;
+            outage(&mut sim);
+            sim.initiate();
+            let recorded = resumes(&sim).remove(0);
+            sim.wall_clock_off_s = off_s;
+            sim.run_ms(given_ms + after_s * 1000 - sim.now_ms);
+            sim.deliver(&recorded);
+            let taken = sim.endpoints[CENTER].half_open().count;
+            assert_eq!(taken, usize::from(good), "{off_s} s, after {after_s} s");
+            assert_eq!(counts(&sim).2, u64::from(!good));
+        }
+    }
 }
 
 /// However often it is resumed: a day after the full proof no ticket prolongs it.

@@ -2,7 +2,7 @@
 //! and crashes, over a link that loses, repeats, reorders and delays, while ESP packets flow.
 //!
 //! At every packet: no key is used before the peer has it or after it is gone ([`Sim::send_packet`] names what
-//! cannot be otherwise). Once all is settled: both sides have the same IKE SAs and Child SAs.
+//! cannot be otherwise). Once all is settled: both sides have the same IKE SAs and Child SAs, and no SPI is taken but by them.
 //!
 //! `GATEWAY_SIM_SEEDS=5000` runs so many seeds of each kind; `GATEWAY_SIM_SEED=17` runs one.
 
@@ -199,6 +199,20 @@ fn assert_settled(sim: &Sim) {
     };
     let broken = sim.events.iter().flatten().find(broken);
     assert!(broken.is_none(), "{broken:?}\n{}", words(sim));
+    for side in [SITE, CENTER] {
+        assert_spis(sim, side);
+    }
+}
+
+/// An SPI is taken by each Child SA that is received on, and by nothing else: no way that one ends keeps it.
+fn assert_spis(sim: &Sim, side: usize) {
+    let received_on = sim.planes[side].children.values().filter(|one| one.inbound);
+    assert_eq!(
+        sim.endpoints[side].esp_spi_count(),
+        received_on.count(),
+        "side {side}\n{}",
+        words(sim)
+    );
 }
 
 /// Packets of every flow pass in both directions.
@@ -426,6 +440,7 @@ fn a_peer_that_stays_away_is_forgotten() {
         settle(&mut sim, 200_000);
         assert_eq!(sim.endpoints[CENTER].ike_sas().count(), 0, "{}", words(&sim));
         assert!(sim.planes[CENTER].children.is_empty(), "{}", words(&sim));
+        assert_spis(&sim, CENTER);
     });
 }
 

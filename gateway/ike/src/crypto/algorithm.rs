@@ -93,6 +93,9 @@ pub(super) fn parse_algorithm_identifier(der: &[u8]) -> Result<SignatureScheme, 
     if *name == oid::OID_PKCS1_SHA1WITHRSA || name.as_bytes() == ECDSA_WITH_SHA1_OID {
         return Err(VerifyError::Sha1);
     }
+    if *name == oid::OID_SIG_ECDSA_WITH_SHA512 {
+        return Err(VerifyError::EcdsaSha512);
+    }
     if *name == oid::OID_PKCS1_RSASSAPSS {
         return parse_pss(&identifier);
     }

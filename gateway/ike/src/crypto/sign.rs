@@ -30,8 +30,11 @@ pub enum HashAlgorithm {
 }
 
 impl HashAlgorithm {
-    /// What we announce, in the order of our preference.
+    /// Those that we know.
     pub const ALL: [Self; 4] = [Self::Sha256, Self::Sha384, Self::Sha512, Self::Identity];
+    /// What we announce, in the order of our preference. RFC 7427 section 4: the peer takes any of them for whatever key it
+    /// has, so SHA2-512 is left out: `ring` has no ECDSA with it.
+    pub const ANNOUNCED: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Identity];
 
     /// The algorithm of an IANA number, if it is one of ours. SHA-1 (1) is not.
     pub fn from_id(id: u16) -> Option<Self> {
@@ -204,6 +207,11 @@ pub enum VerifyError {
         "the peer signed with SHA-1, which is refused; set it to SHA-256 or to RFC 7427 signature authentication"
     )]
     Sha1,
+    /// ECDSA over SHA-512, which was not announced.
+    #[error(
+        "the peer signed by ECDSA with SHA-512, which is not supported and was not announced; let the peer sign with SHA-256 or SHA-384"
+    )]
+    EcdsaSha512,
     /// The signature is not the key's over this message.
     #[error("the signature does not verify with the peer's certificate")]
     Signature,

@@ -9,6 +9,11 @@ impl Endpoint {
         self.by_id.len()
     }
 
+    /// How many of our ESP SPIs are taken: by Child SAs that are received on, or are being set up.
+    pub fn esp_spi_count(&self) -> usize {
+        self.allocator.esp_spis_in_use()
+    }
+
     /// The IKE SA of this name in words.
     pub fn ike_sa(&self, id: IkeSaId) -> Option<IkeSaInfo> {
         Some(self.sa(id)?.info(self.now.mono_ms))

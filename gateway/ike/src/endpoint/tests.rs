@@ -211,7 +211,7 @@ impl Pair {
             let header = Header::parse(datagram).unwrap();
             match self.hand().core.channel.open(&header, datagram) {
                 Ok(Opened::Response(first, content)) => Some(Message::parse(first, &content).unwrap().0),
-                Ok(Opened::Request(..) | Opened::Repeated | Opened::Partial) | Err(_) => None,
+                Ok(Opened::Request(..) | Opened::Repeated | Opened::Partial | Opened::Stale) | Err(_) => None,
             }
         })
     }
@@ -225,7 +225,7 @@ impl Pair {
             Ok(Opened::Request(first, content)) => {
                 Some((header.exchange, Message::parse(first, &content).unwrap()))
             }
-            Ok(Opened::Response(..) | Opened::Repeated | Opened::Partial) | Err(_) => None,
+            Ok(Opened::Response(..) | Opened::Repeated | Opened::Partial | Opened::Stale) | Err(_) => None,
         }
     }
 

@@ -94,7 +94,7 @@ impl Handshake {
             .ok_or("it sent no AUTH payload: EAP is not offered here")?;
         let octets = self.signed_octets(by_initiator, id);
         if let Some(resumed) = &self.resumed {
-            return self.verify_resumed(ctx, resumed, &identity, (auth, &octets, by_initiator));
+            return self.verify_resumed(ctx, resumed, (&identity, source), (auth, &octets, by_initiator));
         }
         let agreed = ctx.config.shared_keys.get_key_value(&identity);
         if auth.method == SHARED_KEY_METHOD {
@@ -206,7 +206,7 @@ fn does_not_speak_for(verified: &VerifiedPeer, identity: &Identity) -> String {
 }
 
 /// RFC 4945 section 3.1.1: an address as an identity is that of the sender, unless the operator waives it.
-fn check_source(ctx: &Context<'_>, identity: &Identity, source: IpAddr) -> Result<(), String> {
+pub(super) fn check_source(ctx: &Context<'_>, identity: &Identity, source: IpAddr) -> Result<(), String> {
     let claimed = match identity {
         Identity::Ipv4(address) => IpAddr::V4(*address),
         Identity::Ipv6(address) => IpAddr::V6(*address),

@@ -122,10 +122,10 @@ impl Handshake {
             payloads.extend(connection.resources().next().map(|id| id.notification()));
             FirstChild::Asked { spi_in }
         };
-        let datagrams = core
-            .channel
-            .request(Exchange::IkeAuth, &payloads, ctx.random)
-            .ok()?;
+        let Ok(datagrams) = core.channel.request(Exchange::IkeAuth, &payloads, ctx.random) else {
+            first_child.release(ctx);
+            return None;
+        };
         ctx.transmit(core.path, &datagrams);
         let clock = Retransmission::start(ctx.config.retransmit, ctx.now.mono_ms);
         let awaited = ExpectAuthResponse {
@@ -161,6 +161,16 @@ enum FirstChild {
     Asked { spi_in: u32 },
     /// Nothing (RFC 6023). A packet that waits will ask.
     Later { by_packet: bool },
+}
+
+impl FirstChild {
+    /// It is not going to be.
+    fn release(self, ctx: &mut Context<'_>) {
+        match self {
+            Self::Asked { spi_in } => ctx.allocator.release(spi_in),
+            Self::Later { .. } => {}
+        }
+    }
 }
 
 /// A half-open IKE SA waits for the initiator's IKE_AUTH.
@@ -353,7 +363,10 @@ fn first_child(
         replaces,
         resource: resource.clone(),
     };
-    child_sa::install(ctx, core, established, new).map_err(|_| kind::NO_PROPOSAL_CHOSEN)?;
+    if child_sa::install(ctx, core, established, new).is_err() {
+        ctx.allocator.release(spi_in);
+        return Err(kind::NO_PROPOSAL_CHOSEN);
+    }
     if replaces.is_some() {
         established.wait_for_proof(ctx.now.mono_ms);
     }
@@ -411,10 +424,7 @@ impl ExpectAuthResponse {
     }
 
     fn release(&self, ctx: &mut Context<'_>) {
-        match self.first_child {
-            FirstChild::Asked { spi_in } => ctx.allocator.release(spi_in),
-            FirstChild::Later { .. } => {}
-        }
+        self.first_child.release(ctx);
     }
 
     pub(crate) fn abandon(&self, core: &Core, ctx: &mut Context<'_>, reason: CloseReason) {
@@ -447,7 +457,7 @@ impl ExpectAuthResponse {
         let mixing = std::mem::take(&mut self.mixing);
         let authenticated = self
             .handshake
-            .end_mixing(mixing, &message)
+            .end_mixing(ctx, &self.connection.remote_identity, mixing, &message)
             .and_then(|ppk| Ok((self.authenticate(core, ctx, &message)?, ppk)));
         match authenticated {
             Ok((peer, ppk)) => {
@@ -660,7 +670,7 @@ impl Established {
     fn goes_on(&mut self, resumed: Option<&Resumed>, ppk: bool) {
         self.ppk = ppk;
         if let Some(resumed) = resumed {
-            self.authenticated_unix_s = resumed.authenticated_unix_s;
+            self.authenticated_ms = resumed.authenticated_ms;
         }
     }
 

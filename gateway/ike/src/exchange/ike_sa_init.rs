@@ -280,7 +280,7 @@ pub(super) fn certificate_request(ctx: &Context<'_>) -> Payload {
 pub(super) fn extensions(ctx: &Context<'_>, fragmentation: bool, hashes: bool) -> Vec<Payload> {
     let mut payloads = Vec::new();
     if hashes && ctx.config.digital_signatures {
-        let hashes: Vec<u8> = HashAlgorithm::ALL
+        let hashes: Vec<u8> = HashAlgorithm::ANNOUNCED
             .iter()
             .flat_map(|hash| hash.id().to_be_bytes())
             .collect();
@@ -690,7 +690,7 @@ impl ExpectInitResponse {
         };
         let resumed = Resumed {
             peer: ticket.peer,
-            authenticated_unix_s: ticket.authenticated_unix_s,
+            authenticated_ms: ticket.authenticated_ms,
             ppk: ticket.ppk,
             ticket: None,
         };

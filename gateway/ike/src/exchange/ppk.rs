@@ -40,6 +40,11 @@ pub(super) enum Mixing {
     Optional(Unmixed),
 }
 
+/// A preshared key is required of the peer, and is not in the keys.
+pub(super) fn lacks_ppk(ctx: &Context<'_>, in_use: bool, peer: &Identity) -> bool {
+    !in_use && ctx.config.ppks.get(peer).is_some_and(|ppk| ppk.is_required())
+}
+
 impl Handshake {
     fn mix(&mut self, ppk: &Ppk) -> Result<Unmixed, String> {
         let mix = |key: &Secret| {
@@ -88,20 +93,33 @@ impl Handshake {
         Ok((Mixing::Optional(self.mix(ppk)?), payloads))
     }
 
-    /// The initiator, when the responder has answered; whether the key is in use.
-    pub(super) fn end_mixing(&mut self, mixing: Mixing, answer: &Message) -> Result<bool, String> {
+    /// The initiator, when the responder has answered; whether the key is in use. What is required of the responder counts as
+    /// it is now.
+    pub(super) fn end_mixing(
+        &mut self,
+        ctx: &Context<'_>,
+        peer: &Identity,
+        mixing: Mixing,
+        answer: &Message,
+    ) -> Result<bool, String> {
         let taken = answer.notify(kind::PPK_IDENTITY).is_some();
-        match mixing {
-            Mixing::None => Ok(self.has_ppk()),
-            Mixing::Required | Mixing::Optional(_) if taken => Ok(true),
+        let in_use = match mixing {
+            Mixing::None => self.has_ppk(),
+            Mixing::Required | Mixing::Optional(_) if taken => true,
             Mixing::Required => {
-                Err("it answered without the post-quantum preshared key that is required".to_owned())
+                return Err("it answered without the post-quantum preshared key that is required".to_owned());
             }
             Mixing::Optional(Unmixed { sk_d, sk_pi, sk_pr }) => {
                 (self.sk_d, self.sk_pi, self.sk_pr) = (sk_d, sk_pi, sk_pr);
-                Ok(false)
+                false
             }
+        };
+        if lacks_ppk(ctx, in_use, peer) {
+            return Err(
+                "a post-quantum preshared key is required of it by now, and is not in the keys".to_owned(),
+            );
         }
+        Ok(in_use)
     }
 
     /// The responder, before it verifies the initiator: mixes the key in if the initiator used the one that is

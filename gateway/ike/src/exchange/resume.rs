@@ -7,12 +7,16 @@
 //! ```
 //! It has no forward secrecy: who has SK_d of the IKE SA before has all keys. So it is off unless configured.
 
+use std::net::IpAddr;
+
 use super::{
     admission::{Admission, Gate},
     announced::Announced,
+    authentication::check_source,
     ike_auth::{ExpectAuthRequest, Handshake},
     ike_intermediate::IntAuth,
     ike_sa_init::{Answered, answer_unproven, extensions, message_max},
+    ppk::lacks_ppk,
 };
 use crate::{
     channel::Channel,
@@ -41,7 +45,7 @@ use crate::{
 pub(crate) struct Resumed {
     /// Who the other side proved to be.
     pub(crate) peer: AuthenticatedPeer,
-    pub(crate) authenticated_unix_s: u64,
+    pub(crate) authenticated_ms: u64,
     pub(crate) ppk: bool,
     /// The ticket to be spent: the responder's part.
     pub(crate) ticket: Option<Ticket>,
@@ -51,7 +55,7 @@ pub(crate) struct Resumed {
 #[derive(Clone, Copy)]
 pub(crate) struct Ticket {
     id: TicketId,
-    ends_unix_s: u64,
+    ends_ms: u64,
     /// What the peer proved itself with: see [`Session`].
     proof: [u8; 32],
 }
@@ -159,11 +163,11 @@ fn accept(
         said: Announced::in_message(message),
         resumed: Some(Box::new(Resumed {
             peer,
-            authenticated_unix_s: session.authenticated_unix_s,
+            authenticated_ms: session.authenticated_ms,
             ppk: session.ppk,
             ticket: Some(Ticket {
                 id,
-                ends_unix_s: session.ends_unix_s,
+                ends_ms: session.ends_ms,
                 proof: session.proof,
             }),
         })),
@@ -187,17 +191,12 @@ fn accept(
 fn session(ctx: &Context<'_>, message: &Message) -> Option<(TicketId, Session, AuthenticatedPeer)> {
     ctx.config.ticket_lifetime_s?;
     let ticket = message.notify(kind::TICKET_OPAQUE)?;
-    let (id, session) = ctx.tickets.open(ctx.now.unix_s, &ticket.data)?;
+    let (id, session) = ctx.tickets.open(ctx.now.mono_ms, &ticket.data)?;
     // What was agreed then must be what we would agree now.
     let allowed = [&ctx.config.ike_proposals, &ctx.config.ike_proposals_accepted];
     let suite = allowed.iter().any(|list| list.contains(&session.suite));
     let peer = ctx.tickets.peer(ctx.config, &session)?;
     (suite && !lacks_ppk(ctx, session.ppk, &session.identity)).then_some((id, session, peer))
-}
-
-/// A preshared key is required of the peer, and is not in the keys of the session.
-fn lacks_ppk(ctx: &Context<'_>, ppk: bool, peer: &Identity) -> bool {
-    !ppk && ctx.config.ppks.get(peer).is_some_and(|ppk| ppk.is_required())
 }
 
 impl Handshake {
@@ -215,7 +214,7 @@ impl Handshake {
         &self,
         ctx: &Context<'_>,
         resumed: &Resumed,
-        identity: &Identity,
+        (identity, source): (&Identity, IpAddr),
         (auth, octets, by_initiator): (&Authentication, &[u8], bool),
     ) -> Result<AuthenticatedPeer, String> {
         let sk_p = if by_initiator { &self.sk_pi } else { &self.sk_pr };
@@ -243,6 +242,7 @@ impl Handshake {
         }
         let mut peer = resumed.peer.clone();
         if let Some(verified) = peer.certificate() {
+            check_source(ctx, identity, source)?;
             let again = verified.verify_again(&ctx.config.trust, ctx.now.unix_s);
             peer.proof = Proof::Certificate(again.map_err(|error| error.to_string())?.into());
         }
@@ -260,7 +260,7 @@ impl Handshake {
         let Some(ticket) = ticket else {
             return Ok(());
         };
-        match ctx.tickets.spend(ctx.now.unix_s, ticket.id, ticket.ends_unix_s) {
+        match ctx.tickets.spend(ctx.now.mono_ms, ticket.id, ticket.ends_ms) {
             true => {
                 ctx.counters.sessions_resumed += 1;
                 Ok(())
@@ -294,14 +294,11 @@ impl Established {
     fn sealed(&self, core: &Core, ctx: &mut Context<'_>, configured_s: u64) -> Option<(u32, Vec<u8>)> {
         let now = ctx.now;
         let left_s = |end_ms: u64| end_ms.saturating_sub(now.mono_ms) / 1000;
-        let authentic_s = self
-            .authenticated_unix_s
-            .saturating_add(RESUMED_MAX_S)
-            .saturating_sub(now.unix_s);
+        let authentic_until_ms = self.authenticated_ms.saturating_add(RESUMED_MAX_S * 1000);
         let ends = [
             left_s(self.expire_at_ms),
             left_s(self.proof_ends_ms),
-            authentic_s,
+            left_s(authentic_until_ms),
             configured_s,
         ];
         let lifetime_s = ends.into_iter().min().filter(|lifetime_s| *lifetime_s > 0)?;
@@ -323,12 +320,12 @@ impl Established {
             suite: core.suite,
             sk_d: self.sk_d.clone(),
             ppk: self.ppk,
-            authenticated_unix_s: self.authenticated_unix_s,
-            ends_unix_s: now.unix_s.saturating_add(lifetime_s),
+            authenticated_ms: self.authenticated_ms,
+            ends_ms: now.mono_ms.saturating_add(lifetime_s.saturating_mul(1000)),
         };
         let ticket = ctx
             .tickets
-            .seal(ctx.random, now.unix_s, configured_s.max(1), &session)?;
+            .seal(ctx.random, now.mono_ms, configured_s.max(1), &session)?;
         Some((u32::try_from(lifetime_s).unwrap_or(u32::MAX), ticket))
     }
 
@@ -352,7 +349,7 @@ impl Established {
             suite: core.suite,
             sk_d: self.sk_d.clone(),
             ppk: self.ppk,
-            authenticated_unix_s: self.authenticated_unix_s,
+            authenticated_ms: self.authenticated_ms,
         })
     }
 }

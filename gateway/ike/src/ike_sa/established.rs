@@ -58,7 +58,7 @@ impl Established {
             peer_token: None,
             ppk: false,
             redirectable: false,
-            authenticated_unix_s: ctx.now.unix_s,
+            authenticated_ms: ctx.now.mono_ms,
             mobike: Mobike::default(),
             keepalive_at_ms: u64::MAX,
         }
@@ -106,7 +106,7 @@ impl Established {
         self.took_over = before.took_over;
         self.ppk = before.ppk;
         self.redirectable = before.redirectable;
-        self.authenticated_unix_s = before.authenticated_unix_s;
+        self.authenticated_ms = before.authenticated_ms;
         self.mobike.clone_from(&before.mobike);
         self.tasks.extend(before.unfinished_move());
     }

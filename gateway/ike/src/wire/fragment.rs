@@ -105,6 +105,17 @@ pub fn seal_content(
     messages.collect()
 }
 
+/// What a fragment came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Added {
+    /// The last that was needed: type of the first inner payload, and the joined content.
+    Joined(u8, Zeroizing<Vec<u8>>),
+    /// One that never came before; more are needed.
+    New,
+    /// One that came before, kept or forgotten, or of a set that a larger one took the place of.
+    Old,
+}
+
 /// Collects the authenticated fragments of one message.
 #[derive(Debug, Default)]
 pub struct Reassembly {
@@ -113,6 +124,35 @@ pub struct Reassembly {
     pieces: Vec<Option<Zeroizing<Vec<u8>>>>,
     /// When they were first seen to be incomplete.
     since_ms: Option<u64>,
+    seen: Seen,
+}
+
+/// Which fragments of a message came at any time, in the largest number of them that it was cut into.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Seen {
+    message_id: u32,
+    total: u16,
+    /// One bit for each.
+    numbers: u64,
+}
+
+const _: () = assert!(FRAGMENTS_MAX as u32 <= u64::BITS);
+
+impl Seen {
+    /// Whether a fragment is new. Message IDs only go up, so that none is new twice.
+    fn note(&mut self, message_id: u32, fields: FragmentFields) -> bool {
+        if self.message_id != message_id || self.total < fields.total {
+            *self = Self {
+                message_id,
+                total: fields.total,
+                numbers: 0,
+            };
+        }
+        let number = 1 << (fields.number.saturating_sub(1) % FRAGMENTS_MAX);
+        let new = self.total == fields.total && self.numbers & number == 0;
+        self.numbers |= if new { number } else { 0 };
+        new
+    }
 }
 
 /// RFC 7383 section 2.6 leaves it to the receiver: fragments wait so long for the others.
@@ -128,7 +168,7 @@ impl Reassembly {
         }
         let since_ms = *self.since_ms.get_or_insert(now_ms);
         if now_ms.saturating_sub(since_ms) >= COMPLETE_WITHIN_MS {
-            *self = Self::default();
+            self.forget();
         }
     }
 
@@ -138,8 +178,7 @@ impl Reassembly {
         pieces + self.pieces.capacity() * size_of::<Option<Zeroizing<Vec<u8>>>>()
     }
 
-    /// Adds a fragment that was opened; `next` is the type in its generic header. Returns the type of the
-    /// first inner payload and the joined content once all are there.
+    /// Adds a fragment that was opened; `next` is the type in its generic header.
     ///
     /// A fragment of another message, or with a larger total (the sender found a smaller path MTU,
     /// RFC 7383 section 2.6), starts anew; one with a smaller total is dropped.
@@ -149,31 +188,36 @@ impl Reassembly {
         fields: FragmentFields,
         next: u8,
         content: Zeroizing<Vec<u8>>,
-    ) -> Option<(u8, Zeroizing<Vec<u8>>)> {
+    ) -> Added {
+        let added = if self.seen.note(message_id, fields) {
+            Added::New
+        } else {
+            Added::Old
+        };
         let total = usize::from(fields.total);
         if self.message_id != message_id || self.pieces.len() < total {
-            *self = Self {
-                message_id,
-                first: payload_type::NONE,
-                pieces: vec![None; total],
-                since_ms: None,
-            };
+            self.forget();
+            self.message_id = message_id;
+            self.pieces = vec![None; total];
         }
         if self.pieces.len() > total {
-            return None;
+            return Added::Old;
         }
-        let slot = self.pieces.get_mut(usize::from(fields.number).checked_sub(1)?)?;
+        let at = usize::from(fields.number).checked_sub(1);
+        let Some(slot) = at.and_then(|at| self.pieces.get_mut(at)) else {
+            return Added::Old;
+        };
         slot.get_or_insert(content);
         if fields.number == 1 {
             self.first = next;
         }
         let len: usize = self.pieces.iter().flatten().map(|piece| piece.len()).sum();
         if len > JOINED_MAX {
-            *self = Self::default();
-            return None;
+            self.forget();
+            return added;
         }
         if self.pieces.iter().any(Option::is_none) {
-            return None;
+            return added;
         }
         let mut joined = Zeroizing::new(Vec::with_capacity(len));
         self.pieces
@@ -181,8 +225,17 @@ impl Reassembly {
             .flatten()
             .for_each(|piece| joined.extend_from_slice(piece));
         let first = self.first;
-        *self = Self::default();
-        Some((first, joined))
+        self.forget();
+        Added::Joined(first, joined)
+    }
+
+    /// What was collected goes; which fragments came stays known.
+    fn forget(&mut self) {
+        let seen = std::mem::take(&mut self.seen);
+        *self = Self {
+            seen,
+            ..Self::default()
+        };
     }
 }
 
@@ -209,31 +262,32 @@ mod tests {
     #[test]
     fn joins_in_any_order_and_ignores_repetitions() {
         let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.add(1, fragment(3, 3), 0, content(3)), None);
-        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), None);
-        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(9)), None);
+        assert_eq!(reassembly.add(1, fragment(3, 3), 0, content(3)), Added::New);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), Added::New);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(9)), Added::Old);
         let joined = reassembly.add(1, fragment(2, 3), 0, content(2));
-        assert_eq!(joined, Some((35, Zeroizing::new(vec![1, 1, 2, 2, 3, 3]))));
+        assert_eq!(joined, Added::Joined(35, Zeroizing::new(vec![1, 1, 2, 2, 3, 3])));
     }
 
     #[test]
     fn a_larger_total_or_another_message_starts_anew() {
         let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), None);
-        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), None);
+        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), Added::New);
+        assert_eq!(reassembly.add(1, fragment(1, 3), 35, content(1)), Added::New);
         assert_eq!(
             reassembly.add(1, fragment(2, 2), 0, content(2)),
-            None,
+            Added::Old,
             "smaller total is dropped"
         );
-        assert_eq!(reassembly.add(2, fragment(2, 2), 0, content(2)), None);
-        assert!(reassembly.add(2, fragment(1, 2), 33, content(1)).is_some());
+        assert_eq!(reassembly.add(2, fragment(2, 2), 0, content(2)), Added::New);
+        let joined = reassembly.add(2, fragment(1, 2), 33, content(1));
+        assert!(matches!(joined, Added::Joined(33, _)));
     }
 
     #[test]
     fn fragments_do_not_wait_for_ever() {
         let mut reassembly = Reassembly::default();
-        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), None);
+        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), Added::New);
         reassembly.forget_stale(1_000);
         reassembly.forget_stale(30_999);
         assert!(reassembly.octets() > 0);
@@ -241,19 +295,45 @@ mod tests {
         assert_eq!(reassembly.octets(), 0);
         assert_eq!(
             reassembly.add(1, fragment(2, 2), 0, content(2)),
-            None,
+            Added::New,
             "the first is gone"
         );
         reassembly.forget_stale(40_000);
-        assert!(reassembly.add(1, fragment(1, 2), 35, content(1)).is_some());
+        let joined = reassembly.add(1, fragment(1, 2), 35, content(1));
+        assert!(matches!(joined, Added::Joined(35, _)));
+    }
+
+    /// What comes again is not new, even where it is needed: after it was forgotten, and after a set of another size.
+    #[test]
+    fn each_fragment_is_new_once() {
+        let mut reassembly = Reassembly::default();
+        for number in 1..FRAGMENTS_MAX {
+            let added = reassembly.add(0, fragment(number, FRAGMENTS_MAX), 35, content(1));
+            assert_eq!(added, Added::New);
+        }
+        for now_ms in [0, COMPLETE_WITHIN_MS, 2 * COMPLETE_WITHIN_MS] {
+            reassembly.forget_stale(now_ms);
+            for number in 1..FRAGMENTS_MAX {
+                let added = reassembly.add(0, fragment(number, FRAGMENTS_MAX), 35, content(1));
+                assert_eq!(added, Added::Old);
+            }
+        }
+        reassembly.forget_stale(4 * COMPLETE_WITHIN_MS);
+        assert_eq!(reassembly.octets(), 0);
+        assert_eq!(
+            reassembly.add(0, fragment(1, 2), 35, content(1)),
+            Added::Old,
+            "of a set before"
+        );
+        assert_eq!(reassembly.add(1, fragment(1, 2), 35, content(1)), Added::New);
     }
 
     #[test]
     fn memory_is_bounded() {
         let mut reassembly = Reassembly::default();
         let big = Zeroizing::new(vec![0; 40_000]);
-        assert_eq!(reassembly.add(1, fragment(1, 64), 35, big.clone()), None);
-        assert_eq!(reassembly.add(1, fragment(2, 64), 0, big), None);
+        assert_eq!(reassembly.add(1, fragment(1, 64), 35, big.clone()), Added::New);
+        assert_eq!(reassembly.add(1, fragment(2, 64), 0, big), Added::New);
         assert!(reassembly.pieces.is_empty());
     }
 }

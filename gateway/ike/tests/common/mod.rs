@@ -369,6 +369,8 @@ pub struct Sim {
     pub events: [Vec<Event>; 2],
     pub link: Link,
     pub now_ms: u64,
+    /// How far the wall clock was set forward, or back, since the beginning.
+    pub wall_clock_off_s: i64,
     pub rng: Seeded,
     /// By delivery time.
     pub in_flight: BTreeMap<(u64, u64), Datagram>,
@@ -407,6 +409,7 @@ impl Sim {
                 ..Link::default()
             },
             now_ms: 1_000,
+            wall_clock_off_s: 0,
             rng,
             in_flight: BTreeMap::new(),
             sent: Vec::new(),
@@ -501,7 +504,7 @@ impl Sim {
     pub fn now(&self) -> Time {
         Time {
             mono_ms: self.now_ms,
-            unix_s: UNIX_S + self.now_ms / 1000,
+            unix_s: (UNIX_S + self.now_ms / 1000).saturating_add_signed(self.wall_clock_off_s),
         }
     }
 

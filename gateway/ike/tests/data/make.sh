@@ -55,10 +55,13 @@ openssl rsa -in rsa1024.key -pubout -out rsa1024.pub 2>/dev/null
 for k in p384 ed25519; do openssl pkey -in $k.key -pubout -out $k.pub; done
 # Signatures over "signed octets", made by another implementation.
 printf 'signed octets' > message
-openssl dgst -sha256 -sign rsa-leaf.key -out rsa-sha256.sig message
+for h in 256 384 512; do
+    openssl dgst -sha$h -sign rsa-leaf.key -out rsa-sha$h.sig message
+    openssl dgst -sha$h -sign ec-leaf.key -out ec-sha$h.sig message
+    openssl dgst -sha$h -sign p384.key -out p384-sha$h.sig message
+done
 openssl dgst -sha1 -sign rsa-leaf.key -out rsa-sha1.sig message
 openssl dgst -sha384 -sign rsa-leaf.key -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:48 -sigopt rsa_mgf1_md:sha384 -out rsa-pss-sha384.sig message
-openssl dgst -sha256 -sign ec-leaf.key -out ec-sha256.sig message
 openssl pkeyutl -sign -rawin -in message -inkey ed25519.key -out ed25519.sig
 # A certificate signed with RSASSA-PSS: its AlgorithmIdentifier is openssl's.
 openssl req -new -x509 -key rsa-leaf.key -subj /CN=pss -sha384 -sigopt rsa_padding_mode:pss -sigopt rsa_pss_saltlen:48 -sigopt rsa_mgf1_md:sha384 -outform der -out pss.der

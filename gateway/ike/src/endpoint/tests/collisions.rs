@@ -285,3 +285,25 @@ fn an_ike_sa_that_ends_gives_back_the_spi_of_a_child_sa_that_is_not_to_be() {
         }
     }
 }
+
+/// Regression: the SPI of the first Child SA stayed taken when the IKE_AUTH request could not be made.
+#[test]
+fn an_ike_auth_that_cannot_be_sent_gives_back_its_spi() {
+    let mut pair = Pair::new(false, |_| {});
+    pair.command(Command::Close(pair.ike_sa()));
+    pair.carry();
+    assert_eq!(
+        (pair.standing(), pair.ours.allocator.esp_spis_in_use()),
+        (None, 0)
+    );
+    pair.peer.config.fragment_size = Some(1_280);
+    // No octet of a message fits a fragment.
+    pair.ours.config.fragment_size = Some(90);
+    let connection = "it".to_owned();
+    pair.command(Command::Initiate { connection });
+    // The first request is answered with a cookie.
+    pair.carry();
+    pair.carry();
+    assert!(pair.said("the peer broke the protocol"), "{:?}", pair.events);
+    assert_eq!(pair.ours.allocator.esp_spis_in_use(), 0);
+}

@@ -50,7 +50,7 @@ fn rekey(pair: &mut Pair, old: u32, new: u32) -> Round {
                     }
                 }
             }
-            Some(Opened::Repeated | Opened::Partial) | None => {}
+            Some(Opened::Repeated | Opened::Partial | Opened::Stale) | None => {}
         }
     }
     round
