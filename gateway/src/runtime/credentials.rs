@@ -58,6 +58,11 @@ pub(super) fn trust(config: &Config) -> anyhow::Result<TrustAnchors> {
             // A download that failed must not look like a list without entries.
             bail!("{}: holds no X509 CRL section and is no DER", file.display());
         }
+        for list in &found {
+            trust
+                .check_signer(list)
+                .with_context(|| file.display().to_string())?;
+        }
         lists.extend(found);
     }
     trust.set_revocation(lists, config.ike.crl_policy);

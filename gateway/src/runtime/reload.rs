@@ -211,7 +211,7 @@ impl<E: Engine> Controller<E> {
 
     /// What was revoked stays so: lists are not followed backwards.
     fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
-        trust.knows_what_was_known_to(self.endpoint.trust())?;
+        trust.knows_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s)?;
         Ok(trust)
     }
 
