@@ -233,6 +233,38 @@ mod validity {
         }
     }
 
+    /// A list that was dated ahead and waited has its effect on what stands, too, once its time has come.
+    #[test]
+    fn a_list_whose_time_comes_ends_what_it_lists() {
+        let root = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let pem = |list: &rcgen::CertificateRevocationList| list.pem().unwrap();
+        let lists = pem(&root.crl(&[], 3, false)) + &pem(&root.crl_after_now_s(&[&leaf.serial], 1_000));
+        let both = || {
+            let mut trust = root.trust();
+            trust
+                .set_crls(lists.as_bytes(), RevocationPolicy::Always)
+                .unwrap();
+            trust
+        };
+        for from_the_start in [true, false] {
+            let (site, mut center) = with_certificates(&root, &leaf);
+            if from_the_start {
+                center.trust = both();
+            }
+            let mut sim = connected(site, center, 1);
+            if !from_the_start {
+                set_trust(&mut sim, both());
+            }
+            // Five minutes of tolerance before its date.
+            sim.run_ms(690_000);
+            assert_eq!(close_reason(&sim, CENTER), None);
+            sim.run_ms(11_000);
+            let words = close_reason(&sim, CENTER).unwrap().to_string();
+            assert!(words.contains("is revoked by its issuer"), "{words}");
+        }
+    }
+
     #[test]
     fn an_authority_that_is_taken_away_ends_what_it_vouched_for() {
         let root = Authority::root("Root", nothing);

@@ -133,8 +133,12 @@ impl RevocationList {
 
     /// Whether it was made at a time that is still to come.
     pub fn is_not_yet_valid(&self, unix_s: u64) -> bool {
-        let latest = unix_s.saturating_add(CLOCK_TOLERANCE_S);
-        self.this_update_unix_s > i64::try_from(latest).unwrap_or(i64::MAX)
+        self.valid_from_unix_s() > unix_s
+    }
+
+    pub(super) fn valid_from_unix_s(&self) -> u64 {
+        let made = u64::try_from(self.this_update_unix_s).unwrap_or(0);
+        made.saturating_sub(CLOCK_TOLERANCE_S)
     }
 
     /// Whether it bears the name of its issuer as another list does.

@@ -151,6 +151,13 @@ impl TrustAnchors {
         self.lists.all()
     }
 
+    /// When the next of those that are not valid yet is, unix time.
+    pub(crate) fn next_list_unix_s(&self, unix_s: u64) -> Option<u64> {
+        let to_come = self.revocation_lists().iter();
+        let to_come = to_come.filter(|list| list.is_not_yet_valid(unix_s));
+        to_come.map(RevocationList::valid_from_unix_s).min()
+    }
+
     /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
     /// before, or of an issuer none at all while the authorities are the same. Whoever can have an old list read that is in date
     /// still, or the list of somebody else, would have revoked certificates accepted again. Lists are compared with those of the
