@@ -178,6 +178,8 @@ pub struct Endpoint {
     now: Time,
     /// While chains are verified again: the last IKE SA that was.
     verified_to: Option<Option<IkeSaId>>,
+    /// When the next revocation list that is not valid yet is, unix time.
+    next_list_unix_s: Option<u64>,
     /// While peers are sent away: when the next are, and the last that was.
     drained_to: Option<(u64, Option<IkeSaId>)>,
     tickets: Tickets,
@@ -253,6 +255,7 @@ impl Endpoint {
                 unix_s: 0,
             },
             verified_to: None,
+            next_list_unix_s: None,
             drained_to: None,
             tickets: Tickets::default(),
             allowances: Allowances::default(),
@@ -260,6 +263,7 @@ impl Endpoint {
             stopping: false,
         };
         this.load_connections();
+        this.await_next_list();
         this
     }
 
@@ -267,6 +271,7 @@ impl Endpoint {
     pub fn set_config(&mut self, config: EndpointConfig) {
         self.config = config;
         self.load_connections();
+        self.await_next_list();
     }
 
     /// Child SAs whose networks take room.
@@ -414,6 +419,7 @@ impl Endpoint {
             .map(|(_, name)| Arc::clone(name))
             .collect();
         due.iter().for_each(|name| self.tend(name));
+        self.take_lists_that_came();
         self.verify_some_again();
         self.redirect_some();
     }
@@ -640,7 +646,9 @@ impl Endpoint {
             .map(|(due, _)| (*due, TimeoutReason::Connect));
         let verify = self
             .is_verifying()
-            .then_some((self.now.mono_ms, TimeoutReason::Verify));
+            .then_some(self.now.mono_ms)
+            .or(self.next_list_ms())
+            .map(|due_ms| (due_ms, TimeoutReason::Verify));
         let redirect = self
             .drained_to
             .map(|(due_ms, _)| (due_ms, TimeoutReason::Redirect));

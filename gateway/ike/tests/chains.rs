@@ -434,6 +434,23 @@ mod revocation {
         assert!(verify(&other, &leaf, &[&middle]).is_ok());
     }
 
+    /// DER puts a zero octet before a serial number whose first bit is set, in the certificate and on the list.
+    #[test]
+    fn serial_numbers_are_compared_as_they_are_written() {
+        let root = Authority::root("Root", nothing);
+        let serials = [&[0x80, 1][..], &[0xff; 20], &[0x7f], &[1, 0]].map(rcgen::SerialNumber::from_slice);
+        for serial in &serials {
+            let leaf = root.issue("gw", Vec::new(), |params| {
+                params.serial_number = Some(serial.clone())
+            });
+            let others: Vec<_> = serials.iter().filter(|other| *other != serial).collect();
+            for (listed, good) in [(vec![serial], false), (others, true)] {
+                let trust = trust(&root, &[root.crl(&listed, 1, false)], RevocationPolicy::Always);
+                assert_eq!(verify(&trust, &leaf, &[]).is_ok(), good, "{serial}");
+            }
+        }
+    }
+
     /// RFC 5280 section 5.1.2.5: a list whose next update is over proves nothing, whatever the policy.
     #[test]
     fn an_expired_list_lets_nobody_in() {
@@ -460,7 +477,7 @@ mod revocation {
             |given: &[rcgen::CertificateRevocationList]| trust(&root, given, RevocationPolicy::WhereListed);
         let before = of(&[root.crl(&[], 3, false), middle.crl(&[], 3, true)]);
         let all = |given: &[rcgen::CertificateRevocationList]| {
-            let outcome = of(given).knows_what_was_known_to(&before);
+            let outcome = of(given).knows_what_was_known_to(&before, NOW);
             outcome.map_err(|error| error.to_string())
         };
         let (same, newer) = (root.crl(&[], 3, false), middle.crl(&[], 4, false));
@@ -479,9 +496,9 @@ mod revocation {
         let other = Authority::root("Other", nothing);
         let mut replaced = other.trust();
         replaced.set_revocation(lists(&[other.crl(&[], 1, false)]), RevocationPolicy::WhereListed);
-        assert!(replaced.knows_what_was_known_to(&before).is_ok());
+        assert!(replaced.knows_what_was_known_to(&before, NOW).is_ok());
         // Of the first time nothing is known.
-        assert!(before.knows_what_was_known_to(&root.trust()).is_ok());
+        assert!(before.knows_what_was_known_to(&root.trust(), NOW).is_ok());
     }
 
     #[test]
@@ -527,6 +544,291 @@ mod revocation {
         assert!(
             verify(&list, &leaf, &[&no_crl_sign]).is_err(),
             "keyUsage without cRLSign"
+        );
+    }
+
+    fn both(old: &Authority, new: &Authority) -> TrustAnchors {
+        let pem = old.certificate.pem() + &new.certificate.pem();
+        TrustAnchors::from_pem(pem.as_bytes()).unwrap()
+    }
+
+    fn with_lists(mut trust: TrustAnchors, given: &[&rcgen::CertificateRevocationList]) -> TrustAnchors {
+        let read = given
+            .iter()
+            .flat_map(|list| RevocationList::read_file(list.der()).unwrap());
+        trust.set_revocation(read.collect(), RevocationPolicy::WhereListed);
+        trust
+    }
+
+    /// RFC 5280 section 6.3.3 (f) and (g): a list is for the certificates of the key that signed it. An authority that takes a
+    /// new key keeps its name, and each key has its list. Regression: the newest list of the name decided; whoever was issued
+    /// by the other key was refused, as its signature did not fit.
+    #[test]
+    fn each_key_of_an_authority_has_its_own_list() {
+        let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+        let of_old = old.issue("old", Vec::new(), nothing);
+        let of_new = new.issue("new", Vec::new(), nothing);
+        for (old_month, new_month) in [(2, 5), (5, 2)] {
+            let outcome = |leaf: &Leaf, old_list: &[&Leaf], new_list: &[&Leaf]| {
+                let serials = |of: &[&Leaf]| of.iter().map(|one| one.serial.clone()).collect::<Vec<_>>();
+                let (old_list, new_list) = (serials(old_list), serials(new_list));
+                let old_list = old.crl(&old_list.iter().collect::<Vec<_>>(), old_month, false);
+                let new_list = new.crl(&new_list.iter().collect::<Vec<_>>(), new_month, false);
+                let trust = with_lists(both(&old, &new), &[&old_list, &new_list]);
+                verify(&trust, leaf, &[]).map(|_| ())
+            };
+            for leaf in [&of_old, &of_new] {
+                outcome(leaf, &[], &[]).unwrap();
+            }
+            // Revoked by its key's list, whichever is the newer; on the other's list it means nothing.
+            for (leaf, is_listed) in [(&of_old, [&[&of_old][..], &[]]), (&of_new, [&[], &[&of_new]])] {
+                let error = outcome(leaf, is_listed[0], is_listed[1]).unwrap_err();
+                assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+                outcome(leaf, is_listed[1], is_listed[0]).unwrap();
+            }
+        }
+        // One key's list says nothing of the other's certificates, and is no absence of lists.
+        let trust = with_lists(both(&old, &new), &[&old.crl(&[], 5, false)]);
+        verify(&trust, &of_old, &[]).unwrap();
+        let error = verify(&trust, &of_new, &[]).unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+    }
+
+    /// The same below a root: an intermediate's two keys.
+    #[test]
+    fn each_key_of_an_intermediate_has_its_own_list() {
+        let root = Authority::root("Root", nothing);
+        let (old, new) = (root.below("Middle", nothing), root.below("Middle", nothing));
+        for (old_month, new_month) in [(2, 5), (5, 2)] {
+            for issuer in [&old, &new] {
+                let leaf = issuer.issue("gw", Vec::new(), nothing);
+                let listed = issuer.issue("gw", Vec::new(), nothing);
+                let serial = [&listed.serial];
+                let on = |one: &Authority| {
+                    if one.der() == issuer.der() {
+                        &serial[..]
+                    } else {
+                        &[]
+                    }
+                };
+                let lists = [
+                    &root.crl(&[], 1, false),
+                    &old.crl(on(&old), old_month, false),
+                    &new.crl(on(&new), new_month, false),
+                ];
+                let trust = with_lists(root.trust(), &lists);
+                verify(&trust, &leaf, &[&old, &new]).unwrap();
+                let error = verify(&trust, &listed, &[&old, &new]).unwrap_err();
+                assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+            }
+        }
+    }
+
+    /// A list that its authority did not sign is nobody's: it hides no list that counts, and of a certificate nothing is known
+    /// by it. Regression: it came before all older lists of the name, and was a reason to refuse for good.
+    #[test]
+    fn a_list_that_nobody_signed_hides_none_that_counts() {
+        let root = Authority::root("Root", nothing);
+        let impostor = Authority::root("Root", nothing);
+        let leaf = root.issue("gw", Vec::new(), nothing);
+        let forged = || impostor.crl(&[], 5, false);
+        for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+            verify(
+                &trust(&root, &[forged(), root.crl(&[], 2, false)], policy),
+                &leaf,
+                &[],
+            )
+            .unwrap();
+            let lists = [forged(), root.crl(&[&leaf.serial], 2, false)];
+            let error = verify(&trust(&root, &lists, policy), &leaf, &[]).unwrap_err();
+            assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+            let error = verify(&trust(&root, &[forged()], policy), &leaf, &[]).unwrap_err();
+            assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+        }
+    }
+
+    /// A list that bears an authority's name must be its own, or is refused as an unreadable one is; whose an intermediate's is
+    /// shows when its certificate comes.
+    #[test]
+    fn a_list_that_an_authority_did_not_sign_is_not_loaded() {
+        let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+        let impostor = Authority::root("Root", nothing);
+        let middle = old.below("Middle", nothing);
+        let load = |mut trust: TrustAnchors, list: &Authority| {
+            trust
+                .set_crls(list.crl(&[], 5, false).der(), RevocationPolicy::WhereListed)
+                .map(|()| trust.revocation_lists().len())
+                .map_err(|error| error.to_string())
+        };
+        for list in [&old, &new, &middle] {
+            assert_eq!(load(both(&old, &new), list), Ok(1));
+        }
+        for (trust, list) in [(both(&old, &new), &impostor), (old.trust(), &new)] {
+            assert_eq!(
+                load(trust, list).unwrap_err(),
+                "the revocation list of O=Lab, CN=Root, of 2026-05-01 00:00:00 UTC, was not signed by the authority of that \
+                 name in [ike] ca: it is damaged, or somebody else's\n  to mend it: fetch it again, or add the certificate \
+                 of the authority's new key to ca"
+            );
+        }
+        // Damaged where no field is: a serial number on it.
+        let leaf = old.issue("gw", Vec::new(), nothing);
+        let mut damaged = old.crl(&[&leaf.serial], 5, false).der().to_vec();
+        let serial = &leaf.serial.to_bytes()[..];
+        let at = damaged.windows(serial.len()).position(|at| at == serial).unwrap();
+        damaged[at] ^= 1;
+        let error = old
+            .trust()
+            .set_crls(&damaged, RevocationPolicy::WhereListed)
+            .unwrap_err();
+        assert!(error.to_string().contains("damaged"), "{error}");
+    }
+
+    /// Regression: a list was held against every later one of its name, of another key too, and whoever signed it.
+    #[test]
+    fn lists_follow_those_of_the_same_key() {
+        let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+        let impostor = Authority::root("Root", nothing);
+        let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(both(&old, &new), given);
+        let outcome = |given: &[&rcgen::CertificateRevocationList], before: &TrustAnchors| {
+            let outcome = of(given).knows_what_was_known_to(before, NOW);
+            outcome.map_err(|error| error.to_string())
+        };
+        let (at_2, at_4, at_6) = (
+            old.crl(&[], 2, false),
+            old.crl(&[], 4, false),
+            old.crl(&[], 6, false),
+        );
+        let (new_at_1, new_at_3) = (new.crl(&[], 1, false), new.crl(&[], 3, false));
+        let forged = impostor.crl(&[], 5, false);
+        let before = of(&[&at_4, &new_at_1]);
+        for good in [
+            &[&at_4, &new_at_1][..],
+            &[&at_6, &new_at_3],
+            &[&at_4, &new_at_3, &at_2],
+        ] {
+            assert_eq!(outcome(good, &before), Ok(()));
+        }
+        // An older one of its key, whatever there is of the other.
+        let older = outcome(&[&at_2, &new_at_3], &before).unwrap_err();
+        assert!(older.contains("older"), "{older}");
+        // None of its key; of another, or of nobody's.
+        for bad in [&[&at_6][..], &[&new_at_3], &[&forged], &[&at_4, &forged]] {
+            let gone = outcome(bad, &before).unwrap_err();
+            assert!(gone.contains("O=Lab, CN=Root") && gone.contains("key"), "{gone}");
+        }
+        // What nobody signed is held against none.
+        assert_eq!(outcome(&[&at_2, &new_at_1], &of(&[&forged])), Ok(()));
+    }
+
+    /// Keys of intermediates are known by chains that came: their new ones are too.
+    #[test]
+    fn an_intermediate_may_take_a_new_key() {
+        let root = Authority::root("Root", nothing);
+        let (old, new) = (root.below("Middle", nothing), root.below("Middle", nothing));
+        let impostor = Authority::root("Middle", nothing);
+        let of = |list: &rcgen::CertificateRevocationList| with_lists(root.trust(), &[list]);
+        let (of_old, of_new) = (
+            old.issue("old", Vec::new(), nothing),
+            new.issue("new", Vec::new(), nothing),
+        );
+        let before = of(&old.crl(&[], 3, false));
+        let outcome = |list: &rcgen::CertificateRevocationList| {
+            let outcome = of(list).knows_what_was_known_to(&before, NOW);
+            outcome.map_err(|error| error.to_string())
+        };
+        let (forged, of_new_key) = (impostor.crl(&[], 4, false), new.crl(&[], 2, false));
+        // Nobody came: there is the name alone.
+        assert_eq!(outcome(&forged), Ok(()));
+        assert!(outcome(&of_new_key).unwrap_err().contains("older"));
+        verify(&before, &of_old, &[&old]).unwrap();
+        assert!(
+            outcome(&forged)
+                .unwrap_err()
+                .contains("none is signed by the key")
+        );
+        assert!(
+            outcome(&of_new_key)
+                .unwrap_err()
+                .contains("none is signed by the key")
+        );
+        let error = verify(&before, &of_new, &[&new]).unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+        assert_eq!(outcome(&of_new_key), Ok(()));
+        assert!(
+            outcome(&forged)
+                .unwrap_err()
+                .contains("none is signed by the key")
+        );
+        // What turned out to be nobody's keeps none out.
+        let before = of(&forged);
+        assert!(verify(&before, &of_old, &[&old]).is_err());
+        let own = of(&old.crl(&[], 2, false));
+        assert_eq!(own.knows_what_was_known_to(&before, NOW), Ok(()));
+        verify(&own, &of_old, &[&old]).unwrap();
+    }
+
+    /// A list of a time to come takes the place of none until then: that of the present decides. Where there is none, nothing is
+    /// known, but that what it lists is revoked. Regression: it was in force at once, and for its date all later ones were
+    /// refused.
+    #[test]
+    fn a_list_of_a_time_to_come_waits_for_it() {
+        const AHEAD_S: u64 = 86_400;
+        let root = Authority::root("Root", nothing);
+        let (leaf, listed) = (
+            root.issue("gw", Vec::new(), nothing),
+            root.issue("gw", Vec::new(), nothing),
+        );
+        let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(root.trust(), given);
+        let at = |trust: &TrustAnchors, leaf: &Leaf, unix_s| {
+            trust
+                .verify_chain(&leaf.der(), &[], unix_s)
+                .map_err(|error| match error {
+                    ChainError::Revoked { .. } => "revoked",
+                    ChainError::RevocationUnknown { .. } => "unknown",
+                    other => panic!("{other}"),
+                })
+        };
+        let (current, newer) = (root.crl(&[&listed.serial], 3, false), root.crl(&[], 4, false));
+        let to_come = root.crl_after_now_s(&[&leaf.serial], AHEAD_S);
+        let within_tolerance = root.crl_after_now_s(&[&leaf.serial], 200);
+        let trust = of(&[&current, &to_come]);
+        at(&trust, &leaf, NOW).unwrap();
+        assert_eq!(at(&trust, &listed, NOW).unwrap_err(), "revoked");
+        assert_eq!(at(&trust, &leaf, NOW + AHEAD_S).unwrap_err(), "revoked");
+        at(&trust, &listed, NOW + AHEAD_S).unwrap();
+        assert_eq!(
+            at(&of(&[&current, &within_tolerance]), &leaf, NOW).unwrap_err(),
+            "revoked"
+        );
+        let alone = of(&[&to_come]);
+        assert_eq!(at(&alone, &leaf, NOW).unwrap_err(), "revoked");
+        assert_eq!(at(&alone, &listed, NOW).unwrap_err(), "unknown");
+
+        // It takes the place of none, of no absence either; at its time it does.
+        let outcome = |next: &TrustAnchors, before: &TrustAnchors, unix_s| {
+            let outcome = next.knows_what_was_known_to(before, unix_s);
+            outcome.map_err(|error| error.to_string())
+        };
+        for before in [of(&[&current]), of(&[])] {
+            let refused = outcome(&alone, &before, NOW).unwrap_err();
+            assert!(
+                refused.starts_with(
+                    "the revocation list of O=Lab, CN=Root is not valid before 2027-01-02 00:00:00 UTC"
+                ),
+                "{refused}"
+            );
+            assert_eq!(outcome(&alone, &before, NOW + AHEAD_S), Ok(()));
+            assert_eq!(outcome(&trust, &before, NOW), Ok(()));
+        }
+        // One that was there at the start keeps none out.
+        for next in [&alone, &of(&[&newer])] {
+            assert_eq!(outcome(next, &alone, NOW), Ok(()));
+        }
+        assert!(
+            outcome(&of(&[&newer]), &alone, NOW + AHEAD_S)
+                .unwrap_err()
+                .contains("older")
         );
     }
 

@@ -9,7 +9,7 @@ use gateway_ike::{
     CloseReason, Command, Endpoint, EndpointConfig, Event, Output, Time,
     pki::{
         revocation::{RevocationList, RevocationPolicy},
-        trust::TrustAnchors,
+        trust::{ChainError, TrustAnchors},
     },
 };
 use issue::{Authority, after_now_s, dns, nothing};
@@ -191,6 +191,77 @@ mod validity {
                     );
                 }
             }
+        }
+    }
+
+    /// Regression: a list that its issuer did not sign, a damaged one or somebody else's, was measured by like any other: it
+    /// closed every IKE SA of the issuer, and with a later date it kept the issuer's own lists out until a restart.
+    #[test]
+    fn a_list_that_its_issuer_did_not_sign_ends_nothing_and_keeps_no_list_out() {
+        let root = Authority::root("Root", nothing);
+        let impostor = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+            let list = |list: rcgen::CertificateRevocationList| {
+                let mut trust = root.trust();
+                trust.set_revocation(RevocationList::read_file(list.der()).expect("a list"), policy);
+                trust
+            };
+            let (site, center) = with_certificates(&root, &leaf);
+            let mut sim = connected(site, center, 1);
+            set_trust(&mut sim, list(root.crl(&[], 1, false)));
+            set_trust(&mut sim, list(impostor.crl(&[], 5, false)));
+            assert_eq!(close_reason(&sim, CENTER), None, "{policy:?}");
+            // Nobody new comes in, as nothing is known of who is revoked.
+            let error = sim.endpoints[CENTER]
+                .trust()
+                .verify_chain(&leaf.der(), &[], UNIX_S);
+            assert!(
+                matches!(error, Err(ChainError::RevocationUnknown { .. })),
+                "{error:?}"
+            );
+            // The issuer's own, from before the impostor's, is taken and has its effect.
+            let own = list(root.crl(&[&leaf.serial], 3, false));
+            let before = sim.endpoints[CENTER].trust();
+            assert_eq!(own.knows_what_was_known_to(before, UNIX_S), Ok(()));
+            set_trust(&mut sim, own);
+            let words = close_reason(&sim, CENTER).unwrap().to_string();
+            assert!(
+                words.contains("is revoked by its issuer O=Lab, CN=Root"),
+                "{words}"
+            );
+        }
+    }
+
+    /// A list that was dated ahead and waited has its effect on what stands, too, once its time has come.
+    #[test]
+    fn a_list_whose_time_comes_ends_what_it_lists() {
+        let root = Authority::root("Root", nothing);
+        let leaf = root.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let pem = |list: &rcgen::CertificateRevocationList| list.pem().unwrap();
+        let lists = pem(&root.crl(&[], 3, false)) + &pem(&root.crl_after_now_s(&[&leaf.serial], 1_000));
+        let both = || {
+            let mut trust = root.trust();
+            trust
+                .set_crls(lists.as_bytes(), RevocationPolicy::Always)
+                .unwrap();
+            trust
+        };
+        for from_the_start in [true, false] {
+            let (site, mut center) = with_certificates(&root, &leaf);
+            if from_the_start {
+                center.trust = both();
+            }
+            let mut sim = connected(site, center, 1);
+            if !from_the_start {
+                set_trust(&mut sim, both());
+            }
+            // Five minutes of tolerance before its date.
+            sim.run_ms(690_000);
+            assert_eq!(close_reason(&sim, CENTER), None);
+            sim.run_ms(11_000);
+            let words = close_reason(&sim, CENTER).unwrap().to_string();
+            assert!(words.contains("is revoked by its issuer"), "{words}");
         }
     }
 

@@ -58,6 +58,11 @@ pub(super) fn trust(config: &Config) -> anyhow::Result<TrustAnchors> {
             // A download that failed must not look like a list without entries.
             bail!("{}: holds no X509 CRL section and is no DER", file.display());
         }
+        for list in &found {
+            trust
+                .check_signer(list)
+                .with_context(|| file.display().to_string())?;
+        }
         lists.extend(found);
     }
     trust.set_revocation(lists, config.ike.crl_policy);
@@ -147,6 +152,39 @@ mod tests {
         std::fs::write(&path, text).expect("written");
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("mode");
         (folder, path)
+    }
+
+    /// Regression: it was taken like any other, in the place of the authority's own.
+    #[test]
+    fn a_list_that_is_damaged_is_refused_with_its_name() {
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+        let folder = tempfile::tempdir().expect("folder");
+        let crl = folder.path().join("ec.crl");
+        let text = format!(
+            "[gateway]\nname = \"test\"\n[[interface]]\nname = \"w\"\nrole = \"wan\"\n\
+             [[interface]]\nname = \"c\"\nrole = \"core\"\n[ike]\ncertificate = \"rsa-leaf.crt\"\n\
+             private_key = \"rsa-leaf.pkcs8.key\"\nca = \"ec-ca.crt\"\ncrl = {crl:?}\nidentity = \"gw.lab.test\"\n\
+             [center]\nnetworks = [\"10.100.0.0/16\"]\n[[site]]\nname = \"s\"\nidentity = \"s.lab.test\"\n\
+             networks = [\"192.168.1.0/24\"]\nnat_address = \"10.200.0.1\"\n"
+        );
+        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        let mut list = std::fs::read_to_string(data.join("ec.crl")).expect("read");
+        std::fs::write(&crl, &list).expect("written");
+        assert_eq!(trust(&config).expect("right").revocation_lists().len(), 1);
+        // Within the signature, which comes last.
+        let at = list.find("\n-----END").expect("PEM") - 8;
+        let other = if &list[at..=at] == "A" { "B" } else { "A" };
+        list.replace_range(at..=at, other);
+        std::fs::write(&crl, &list).expect("written");
+        let error = format!("{:#}", trust(&config).expect_err("damaged"));
+        assert!(
+            error.starts_with(&crl.display().to_string()) && error.contains("O=Lab, CN=EC CA"),
+            "{error}"
+        );
+        assert!(
+            error.contains("it is damaged") && error.contains("to mend it"),
+            "{error}"
+        );
     }
 
     #[test]

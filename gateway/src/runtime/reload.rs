@@ -27,14 +27,26 @@ use crate::core::journal::Notice;
 /// Seconds between two looks at the files of authorities and revocation lists.
 const LOOK_EVERY_S: u32 = 3;
 
+/// Seconds after which files that were refused are read again, though they are the same ones: there was no memory or file descriptor
+/// left, the clock was wrong, a list's time has come, or a site's chain has shown since whose list it is.
+const AGAIN_AFTER_S: u32 = 60;
+
 /// Sees that files were replaced.
 pub(super) struct Watch {
     files: Vec<PathBuf>,
+    /// What the files were when they were read last.
     loaded: Vec<Stamp>,
     last_look: Vec<Stamp>,
+    /// Why that was not taken over, if so.
+    refused: Option<Refused>,
     seconds: u32,
     /// Ends that were told already: what, of whom, when, whether it is over.
     told: BTreeSet<(What, String, Option<i64>, bool)>,
+}
+
+struct Refused {
+    reason: String,
+    again_in_s: u32,
 }
 
 /// Files that are being read.
@@ -76,22 +88,38 @@ impl Watch {
             last_look: loaded.clone(),
             files: watched(config),
             loaded,
+            refused: None,
             seconds: 0,
             told: BTreeSet::new(),
         }
     }
 
-    /// A second went by; true when the files have changed since they were loaded and stood still since the last look:
-    /// one that is being written is left alone.
-    fn has_changed(&mut self) -> bool {
+    /// A look; true when files are to be read: they have changed since they were last, or were refused a while ago. And they
+    /// stood still since the last look: one that is being written is left alone.
+    fn is_due(&mut self) -> bool {
         let now = stamps(&self.files);
         let still = now == self.last_look;
-        let changed = still && now != self.loaded;
-        if changed {
+        let changed = now != self.loaded;
+        let again = self.refused.as_mut().is_some_and(|refused| {
+            refused.again_in_s = refused.again_in_s.saturating_sub(LOOK_EVERY_S);
+            refused.again_in_s == 0
+        });
+        if still && changed {
+            // What is wrong with the new ones is told, be it the same.
+            self.refused = None;
             self.loaded.clone_from(&now);
         }
         self.last_look = now;
-        changed
+        still && (changed || again)
+    }
+
+    /// What was read is not taken over; true when the reason is a new one.
+    fn refuse(&mut self, reason: &str) -> bool {
+        let before = self.refused.replace(Refused {
+            reason: reason.to_owned(),
+            again_in_s: AGAIN_AFTER_S,
+        });
+        before.is_none_or(|before| before.reason != reason)
     }
 }
 
@@ -113,7 +141,7 @@ impl<E: Engine> Controller<E> {
         }
         self.watch.seconds = 0;
         // A change that is not looked at now is there the next time.
-        if !self.reading.under_way && self.watch.has_changed() {
+        if !self.reading.under_way && self.watch.is_due() {
             let config = Arc::clone(&self.config);
             self.read(move || FilesRead::Changed(trust(&config)));
         }
@@ -150,9 +178,18 @@ impl<E: Engine> Controller<E> {
         match read {
             FilesRead::Changed(trust) => {
                 let because = "a file changed";
-                let trust = trust.and_then(|trust| self.nothing_forgotten(trust));
-                let trust = self.recorded(trust, because);
-                trust.map(|trust| self.set_trust(trust, because)).ok();
+                match trust.and_then(|trust| self.nothing_forgotten(trust)) {
+                    Ok(trust) => {
+                        self.watch.refused = None;
+                        self.set_trust(trust, because);
+                    }
+                    Err(error) => {
+                        let reason = format!("{error:#}");
+                        if self.watch.refuse(&reason) {
+                            self.record_refusal(because, &reason);
+                        }
+                    }
+                }
             }
             FilesRead::All(credentials, asked) => {
                 let read = credentials.and_then(|read| {
@@ -177,12 +214,13 @@ impl<E: Engine> Controller<E> {
     fn recorded<T>(&mut self, read: anyhow::Result<T>, because: &'static str) -> Result<T, String> {
         read.map_err(|error| {
             let reason = format!("{error:#}");
-            self.record(Notice::CredentialsRefused {
-                because,
-                reason: &reason,
-            });
+            self.record_refusal(because, &reason);
             reason
         })
+    }
+
+    fn record_refusal(&mut self, because: &'static str, reason: &str) {
+        self.record(Notice::CredentialsRefused { because, reason });
     }
 
     fn take_over_credentials(&mut self, credentials: Credentials) -> view::Reloaded {
@@ -194,6 +232,7 @@ impl<E: Engine> Controller<E> {
             stamps,
         } = credentials;
         self.watch.loaded = stamps;
+        self.watch.refused = None;
         self.endpoint.set_credential(credential);
         self.endpoint.set_ppks(ppks);
         self.endpoint.set_shared_keys(self.clock.now(), shared_keys);
@@ -211,7 +250,7 @@ impl<E: Engine> Controller<E> {
 
     /// What was revoked stays so: lists are not followed backwards.
     fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
-        trust.knows_what_was_known_to(self.endpoint.trust())?;
+        trust.knows_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s)?;
         Ok(trust)
     }
 
@@ -375,9 +414,55 @@ mod tests {
         let credentials = Credentials::read(&config).expect("certificates and key");
         std::fs::rename(&new, &ca).expect("replaced");
         let mut watch = Watch::new(&config, credentials.stamps);
-        assert!(!watch.has_changed(), "it may still be written");
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed(), "once");
+        assert!(!watch.is_due(), "it may still be written");
+        assert!(watch.is_due());
+        assert!(!watch.is_due(), "once");
+    }
+
+    fn watch(path: &std::path::Path) -> Watch {
+        let files = vec![path.to_owned()];
+        let loaded = stamps(&files);
+        Watch {
+            files,
+            last_look: loaded.clone(),
+            loaded,
+            refused: None,
+            seconds: 0,
+            told: BTreeSet::new(),
+        }
+    }
+
+    /// Regression: a list that could not be read once, as there was no memory, counted as read until its file changed again.
+    #[test]
+    fn what_was_refused_is_read_again_and_told_once() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("ca.crl");
+        std::fs::write(&path, "one").expect("written");
+        let mut watch = watch(&path);
+        let looks_to_next = |watch: &mut Watch| (1..100).find(|_| watch.is_due());
+        std::fs::write(&path, "another").expect("written");
+        assert_eq!(looks_to_next(&mut watch), Some(2));
+        assert!(watch.refuse("no memory"));
+        let a_minute = usize::try_from(AGAIN_AFTER_S / LOOK_EVERY_S).expect("few");
+        for (reason, is_news) in [
+            ("no memory", false),
+            ("no descriptor", true),
+            ("no descriptor", false),
+        ] {
+            assert_eq!(looks_to_next(&mut watch), Some(a_minute));
+            assert_eq!(watch.refuse(reason), is_news, "{reason}");
+        }
+        // Another file is read at once, and what is wrong with it told.
+        std::fs::write(&path, "a third one").expect("written");
+        assert_eq!(looks_to_next(&mut watch), Some(2));
+        assert!(watch.refuse("no descriptor"));
+        // One that is being written is not read for that a minute went by.
+        for number in 0..2 * a_minute {
+            std::fs::write(&path, "x".repeat(20 + number)).expect("written");
+            assert!(!watch.is_due());
+        }
+        assert!(watch.is_due());
+        assert_eq!(looks_to_next(&mut watch), None, "it was taken over");
     }
 
     #[test]
@@ -385,32 +470,24 @@ mod tests {
         let folder = tempfile::tempdir().expect("folder");
         let path = folder.path().join("ca.crl");
         std::fs::write(&path, "one").expect("written");
-        let files = vec![path.clone()];
-        let loaded = stamps(&files);
-        let mut watch = Watch {
-            files,
-            last_look: loaded.clone(),
-            loaded,
-            seconds: 0,
-            told: BTreeSet::new(),
-        };
-        assert!(!watch.has_changed());
+        let mut watch = watch(&path);
+        assert!(!watch.is_due());
         std::fs::write(&path, "half of a lo").expect("written");
-        assert!(!watch.has_changed(), "it may still be written");
+        assert!(!watch.is_due(), "it may still be written");
         std::fs::write(&path, "half of a longer file").expect("written");
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
-        assert!(!watch.has_changed(), "once");
+        assert!(!watch.is_due());
+        assert!(watch.is_due());
+        assert!(!watch.is_due(), "once");
         // Replaced by renaming, with the same size.
         let other = folder.path().join("new");
         std::fs::write(&other, "HALF of a longer file").expect("written");
         std::fs::rename(&other, &path).expect("renamed");
-        assert!(!watch.has_changed());
-        assert!(watch.has_changed());
+        assert!(!watch.is_due());
+        assert!(watch.is_due());
         std::fs::remove_file(&path).expect("removed");
-        assert!(!watch.has_changed());
+        assert!(!watch.is_due());
         assert!(
-            watch.has_changed(),
+            watch.is_due(),
             "a file that is gone is told of, and what it said stays in force"
         );
     }

@@ -7,6 +7,7 @@ use x509_parser::prelude::FromDer;
 /// Universal and context tags that are written here (X.690 section 8).
 pub(crate) mod tag {
     pub(crate) const INTEGER: u8 = 0x02;
+    pub(crate) const BIT_STRING: u8 = 0x03;
     pub(crate) const OCTET_STRING: u8 = 0x04;
     pub(crate) const OID: u8 = 0x06;
     pub(crate) const UTF8_STRING: u8 = 0x0c;

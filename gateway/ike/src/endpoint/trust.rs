@@ -26,7 +26,9 @@ impl Endpoint {
     pub fn set_trust(&mut self, now: Time, trust: TrustAnchors) -> TrustAnchors {
         self.now = now;
         self.verified_to = Some(None);
-        std::mem::replace(&mut self.config.trust, trust)
+        let before = std::mem::replace(&mut self.config.trust, trust);
+        self.await_next_list();
+        before
     }
 
     /// Authorities and revocation lists in use.
@@ -71,6 +73,28 @@ impl Endpoint {
     /// Whether chains of established IKE SAs wait to be verified again.
     pub(super) fn is_verifying(&self) -> bool {
         self.verified_to.is_some()
+    }
+
+    /// To be called when trust is another.
+    pub(super) fn await_next_list(&mut self) {
+        self.next_list_unix_s = self.config.trust.next_list_unix_s(self.now.unix_s);
+    }
+
+    /// When the next revocation list is valid by the monotonic clock, if no clock is set until then.
+    pub(super) fn next_list_ms(&self) -> Option<u64> {
+        let left_s = self.next_list_unix_s?.saturating_sub(self.now.unix_s);
+        Some(self.now.mono_ms.saturating_add(left_s.saturating_mul(1000)))
+    }
+
+    /// What stands is measured by a list whose time has come.
+    pub(super) fn take_lists_that_came(&mut self) {
+        if self
+            .next_list_unix_s
+            .is_some_and(|valid| valid <= self.now.unix_s)
+        {
+            self.verified_to = Some(None);
+            self.await_next_list();
+        }
     }
 
     /// Verifies the next chains again. IKE SAs are taken in the order of their age, so that one which takes over from

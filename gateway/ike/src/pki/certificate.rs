@@ -36,6 +36,7 @@ pub struct Certificate {
     may_sign: bool,
     is_authority: bool,
     may_sign_certificates: bool,
+    may_sign_lists: bool,
 }
 
 /// Why a certificate was not read.
@@ -83,6 +84,7 @@ impl Certificate {
             may_sign: true,
             is_authority: false,
             may_sign_certificates: true,
+            may_sign_lists: true,
         };
         for extension in parsed.extensions() {
             let read = [
@@ -146,6 +148,7 @@ impl Certificate {
             ParsedExtension::KeyUsage(usage) => {
                 self.may_sign = usage.digital_signature() || usage.non_repudiation();
                 self.may_sign_certificates = usage.key_cert_sign();
+                self.may_sign_lists = usage.crl_sign();
                 Ok(())
             }
             ParsedExtension::BasicConstraints(constraints) => {
@@ -263,6 +266,11 @@ impl Certificate {
     /// (RFC 5280 section 6.1.4, k and n).
     pub fn may_issue(&self) -> bool {
         self.is_authority && self.may_sign_certificates
+    }
+
+    /// Whether the key usage lets the key sign revocation lists; true where there is no such extension.
+    pub(super) fn may_sign_lists(&self) -> bool {
+        self.may_sign_lists
     }
 
     /// SHA-256 of the certificate.

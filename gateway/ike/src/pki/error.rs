@@ -35,11 +35,41 @@ pub enum TrustError {
         /// What is wrong with it.
         reason: String,
     },
+    /// A revocation list in the name of an authority that did not sign it.
+    #[error(
+        "the revocation list of {issuer}, of {}, was not signed by the authority of that name in [ike] ca: it is damaged, or somebody else's\n  to mend it: fetch it again, or add the certificate of the authority's new key to ca",
+        utc(*.this_update_unix_s)
+    )]
+    NotItsList {
+        /// Whose name it bears.
+        issuer: String,
+        /// When it was made, unix time.
+        this_update_unix_s: i64,
+    },
+    /// A revocation list that is of a time to come.
+    #[error(
+        "the revocation list of {issuer} is not valid before {}\n  to mend it: set the clock, the gateway's or the authority's; at that time the gateway takes it by itself",
+        utc(*.this_update_unix_s)
+    )]
+    ListNotYetValid {
+        /// Whose list.
+        issuer: String,
+        /// When it is made, unix time.
+        this_update_unix_s: i64,
+    },
     /// A revocation list from before the one in force.
     #[error(
         "the revocation list of {issuer} is older than the one in force\n  to mend it: load the newest, or restart the gateway if the older one is meant"
     )]
     OlderList {
+        /// Whose list.
+        issuer: String,
+    },
+    /// Lists of the name alone, none of the key that signed the one in force.
+    #[error(
+        "of the revocation lists of {issuer} none is signed by the key that signed the one in force\n  to mend it: fetch the list again, beside that of another key, or restart the gateway if none of this key is meant"
+    )]
+    OtherSigner {
         /// Whose list.
         issuer: String,
     },

@@ -6,6 +6,7 @@ pub mod certreq;
 pub mod credential;
 mod error;
 pub mod identity;
+mod lists;
 pub mod name;
 mod name_constraints;
 pub mod revocation;

@@ -2,12 +2,21 @@
 
 use super::certificate::{Certificate, uris};
 use super::name::DistinguishedName;
-use super::trust::TrustError;
-use rustls_pki_types::CertificateRevocationListDer;
+use super::trust::{CHAIN_ALGORITHMS, TrustError};
+use crate::crypto::der::{split, tag};
 use rustls_pki_types::pem::PemObject;
-use webpki::{CertRevocationList, OwnedCertRevocationList};
+use rustls_pki_types::{CertificateRevocationListDer, SubjectPublicKeyInfoDer};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use webpki::{BorrowedCertRevocationList, RawPublicKeyEntity};
 use x509_parser::prelude::{FromDer, ParsedExtension};
 use x509_parser::revocation_list::CertificateRevocationList;
+
+/// Clocks of an authority and ours may differ by so much: a list that was made later than that is not valid yet.
+pub const CLOCK_TOLERANCE_S: u64 = 300;
+/// Keys that a list remembers whether they signed it. An authority has one or two; whose certificate is refused below a
+/// trusted one can make more.
+const KEYS_MAX: usize = 64;
 
 /// What to do where no list of the issuer is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,15 +28,27 @@ pub enum RevocationPolicy {
     Always,
 }
 
-/// A complete revocation list (no delta). Its signature is checked at each use, by the issuer that the path gives.
+/// A complete revocation list (no delta). To read it proves nothing: it counts for certificates of the key that signed it,
+/// which the authorities' certificates or a peer's chain bring.
 #[derive(Debug)]
 pub struct RevocationList {
-    pub(super) list: CertRevocationList<'static>,
+    signed: Signed,
+    serials: BTreeSet<Box<[u8]>>,
     issuer: DistinguishedName,
     this_update_unix_s: i64,
     next_update_unix_s: Option<i64>,
-    revoked: usize,
     scope: Option<Scope>,
+    /// Keys (SubjectPublicKeyInfo) that it was looked at with, and whether they signed it. Of a list of tens of megabytes
+    /// that takes as long as a hundred handshakes.
+    keys: Mutex<BTreeMap<Box<[u8]>, bool>>,
+}
+
+/// What a key signs of a list, and the signature.
+struct Signed {
+    message: Box<[u8]>,
+    /// Content of the AlgorithmIdentifier.
+    algorithm: Box<[u8]>,
+    signature: Box<[u8]>,
 }
 
 /// What a list is for, if not for all certificates of its issuer (RFC 5280 section 5.2.5).
@@ -60,24 +81,31 @@ impl RevocationList {
     }
 
     fn from_der(der: &[u8]) -> Result<Self, String> {
-        let list = OwnedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        // webpki refuses deltas, indirect lists and what else would have to be evaluated.
+        let list = BorrowedCertRevocationList::from_der(der).map_err(|error| error.to_string())?;
+        let serials = list
+            .into_iter()
+            .map(|one| one.map(|one| one.serial_number.into()));
         let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|error| error.to_string())?;
         let issuer =
             DistinguishedName::from_der(parsed.issuer().as_raw()).map_err(|error| error.to_string())?;
         Ok(Self {
+            signed: Signed::read(der).ok_or("not a signed list")?,
+            serials: serials
+                .collect::<Result<_, _>>()
+                .map_err(|error| error.to_string())?,
             issuer,
             this_update_unix_s: parsed.last_update().timestamp(),
             next_update_unix_s: parsed.next_update().map(|time| time.timestamp()),
-            revoked: parsed.iter_revoked_certificates().count(),
             scope: parsed
                 .extensions()
                 .iter()
                 .find_map(|one| Scope::read(one.parsed_extension())),
-            list: list.into(),
+            keys: Mutex::default(),
         })
     }
 
-    /// Whose list it is.
+    /// Whose list it is, by its own words.
     pub fn issuer(&self) -> &DistinguishedName {
         &self.issuer
     }
@@ -94,33 +122,106 @@ impl RevocationList {
 
     /// How many certificates it lists.
     pub fn revoked(&self) -> usize {
-        self.revoked
+        self.serials.len()
     }
 
     /// Whether it is out of date.
     pub fn is_expired(&self, unix_s: u64) -> bool {
         let now = i64::try_from(unix_s).unwrap_or(i64::MAX);
-        self.next_update_unix_s.is_none_or(|next| next < now)
+        self.next_update_unix_s.is_none_or(|next| next <= now)
     }
 
-    /// Whether it is for the same certificates as another.
+    /// Whether it was made at a time that is still to come.
+    pub fn is_not_yet_valid(&self, unix_s: u64) -> bool {
+        self.valid_from_unix_s() > unix_s
+    }
+
+    pub(super) fn valid_from_unix_s(&self) -> u64 {
+        let made = u64::try_from(self.this_update_unix_s).unwrap_or(0);
+        made.saturating_sub(CLOCK_TOLERANCE_S)
+    }
+
+    /// Whether it bears the name of its issuer as another list does.
+    pub(super) fn is_of_issuer(&self, other: &Self) -> bool {
+        self.issuer.der() == other.issuer.der()
+    }
+
+    /// Whether it is for the same certificates as another, of whichever key.
     pub(super) fn is_like(&self, other: &Self) -> bool {
-        self.issuer.der() == other.issuer.der() && self.scope == other.scope
+        self.is_of_issuer(other) && self.scope == other.scope
     }
 
-    /// Whether it is for `certificate`: the same rule by which webpki finds a list, and takes none for no objection.
+    /// Whether it is for `certificate`, of whichever key.
     pub(super) fn covers(&self, certificate: &Certificate) -> bool {
         let is_issuer = self.issuer.der() == certificate.issuer().der();
         is_issuer && self.scope.as_ref().is_none_or(|scope| scope.covers(certificate))
     }
 
-    /// Whether it lists `certificate`; looked at where path building has refused already.
-    pub(super) fn lists(&self, certificate: &Certificate) -> bool {
-        *certificate.issuer() == self.issuer
-            && self
-                .list
-                .find_serial(certificate.serial())
-                .is_ok_and(|found| found.is_some())
+    /// Whether it lists the serial number (content octets of the INTEGER).
+    pub(super) fn lists(&self, serial: &[u8]) -> bool {
+        self.serials.contains(serial)
+    }
+
+    /// Whether a key (SubjectPublicKeyInfo) signed it.
+    pub(super) fn is_signed_by(&self, spki_der: &[u8]) -> bool {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = keys.get(spki_der) {
+            return *known;
+        }
+        let is_signed = self.signed.is_by(spki_der);
+        if keys.len() >= KEYS_MAX {
+            keys.retain(|_, signed| *signed);
+        }
+        keys.insert(spki_der.into(), is_signed);
+        is_signed
+    }
+
+    /// The keys that it was looked at with.
+    pub(super) fn keys_seen(&self) -> Vec<Box<[u8]>> {
+        let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.keys().cloned().collect()
+    }
+}
+
+impl Signed {
+    fn read(list: &[u8]) -> Option<Self> {
+        let (tag::SEQUENCE, content, []) = split(list)? else {
+            return None;
+        };
+        let (_, _, after) = split(content)?;
+        let message = content.strip_suffix(after)?;
+        let (tag::SEQUENCE, algorithm, after) = split(after)? else {
+            return None;
+        };
+        // No bits of the last octet are unused.
+        let (tag::BIT_STRING, [0, signature @ ..], []) = split(after)? else {
+            return None;
+        };
+        Some(Self {
+            message: message.into(),
+            algorithm: algorithm.into(),
+            signature: signature.into(),
+        })
+    }
+
+    fn is_by(&self, spki_der: &[u8]) -> bool {
+        let spki = SubjectPublicKeyInfoDer::from(spki_der);
+        let Ok(key) = RawPublicKeyEntity::try_from(&spki) else {
+            return false;
+        };
+        // One of them at most is for the key as well.
+        CHAIN_ALGORITHMS
+            .iter()
+            .filter(|one| one.signature_alg_id().as_ref() == &*self.algorithm)
+            .any(|one| key.verify_signature(*one, &self.message, &self.signature).is_ok())
+    }
+}
+
+impl std::fmt::Debug for Signed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signed")
+            .field("len", &self.message.len())
+            .finish()
     }
 }
 
@@ -146,7 +247,37 @@ impl Scope {
     }
 }
 
-/// Newest first: where an issuer has several lists, the first that fits decides.
-pub(super) fn newest_first(lists: &mut [RevocationList]) {
-    lists.sort_by_key(|list| std::cmp::Reverse(list.this_update_unix_s));
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: each handshake, and each chain that was verified again, went through the whole list for its digest: 17 ms
+    /// for one of 15 MB.
+    #[test]
+    fn a_list_is_gone_through_once_for_each_key() {
+        let list = include_bytes!("../../tests/data/ec.crl");
+        let mut list = RevocationList::read_file(list).unwrap().remove(0);
+        let key_of = |pem: &[u8]| {
+            let certificates = crate::pki::credential::certificates_from_pem(pem).unwrap();
+            certificates[0].spki_der().to_vec()
+        };
+        let own = key_of(include_bytes!("../../tests/data/ec-ca.crt"));
+        let other = key_of(include_bytes!("../../tests/data/rsa-ca.crt"));
+        assert!(list.is_signed_by(&own) && !list.is_signed_by(&other));
+        assert!(!list.is_signed_by(b"no key"));
+        // What is signed is not looked at again.
+        let message = std::mem::take(&mut list.signed.message);
+        assert!(list.is_signed_by(&own) && !list.is_signed_by(&other));
+        assert_eq!(list.keys_seen().len(), 3);
+        list.keys = Mutex::default();
+        assert!(!list.is_signed_by(&own));
+        // Nor is it remembered of whoever comes.
+        (list.keys, list.signed.message) = (Mutex::default(), message);
+        assert!(list.is_signed_by(&own));
+        for number in 0..3 * KEYS_MAX {
+            assert!(!list.is_signed_by(&number.to_be_bytes()));
+            assert!(list.keys_seen().len() <= KEYS_MAX);
+        }
+        assert!(list.keys_seen().iter().any(|key| **key == own[..]));
+    }
 }

@@ -3,7 +3,7 @@
 //! every time.
 
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 
@@ -18,8 +18,6 @@ type Digest = [u8; 32];
 #[derive(Default)]
 pub(super) struct SignatureMemory {
     generations: Mutex<Generations>,
-    /// Digests of revocation lists by where they lie, which they do unchanged as long as this memory is asked about them.
-    lists: Mutex<BTreeMap<(usize, usize), Digest>>,
 }
 
 #[derive(Default)]
@@ -29,13 +27,6 @@ struct Generations {
 }
 
 impl SignatureMemory {
-    /// The digest of a list: of tens of megabytes, it takes longer than all the rest of a chain.
-    fn digest_of_list(&self, message: &[u8]) -> Digest {
-        let place = (message.as_ptr().addr(), message.len());
-        let mut lists = self.lists.lock().unwrap_or_else(PoisonError::into_inner);
-        *lists.entry(place).or_insert_with(|| digest(message))
-    }
-
     fn has(&self, digest: &Digest) -> bool {
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         if generations.new.contains(digest) {
@@ -54,12 +45,6 @@ impl SignatureMemory {
     }
 }
 
-fn digest(message: &[u8]) -> Digest {
-    let mut digest = [0; 32];
-    digest.copy_from_slice(ring::digest::digest(&ring::digest::SHA256, message).as_ref());
-    digest
-}
-
 impl Generations {
     fn insert(&mut self, digest: Digest) {
         if self.new.len() >= GENERATION_MAX {
@@ -75,23 +60,17 @@ pub(super) struct Remembered<'a> {
     pub(super) memory: &'a SignatureMemory,
     /// Of this chain.
     pub(super) wrong: &'a SignatureMemory,
-    /// Octets of the longest certificate of this chain. What is longer and signed is a list, of those that the memory is for.
-    pub(super) certificate_max: usize,
 }
 
 impl Remembered<'_> {
     /// Each part with its length in front, so that no two inputs give the same octets.
     fn digest(&self, public_key: &[u8], message: &[u8], signature: &[u8]) -> Digest {
         let mut context = ring::digest::Context::new(&ring::digest::SHA256);
-        let signed = match message.len() > self.certificate_max {
-            true => self.memory.digest_of_list(message),
-            false => digest(message),
-        };
         let (key_id, signature_id) = (
             self.algorithm.public_key_alg_id(),
             self.algorithm.signature_alg_id(),
         );
-        for part in [&key_id, &signature_id, public_key, &signed, signature] {
+        for part in [&key_id, &signature_id, public_key, message, signature] {
             context.update(&(part.len() as u64).to_be_bytes());
             context.update(part);
         }
@@ -175,7 +154,6 @@ mod tests {
             algorithm: &Counting,
             memory: &memory,
             wrong: &wrong,
-            certificate_max: 5,
         };
         let asked = |key: &[u8], message: &[u8], signature: &[u8]| {
             let before = ASKED.load(Ordering::Relaxed);
@@ -187,11 +165,6 @@ mod tests {
         // Another key, another cut between the parts, another message or signature: verified.
         assert_eq!(asked(b"kez", b"text", b"text"), (true, 1));
         assert_eq!(asked(b"keyt", b"ext", b"text"), (false, 1));
-        // A list, which is longer than every certificate.
-        assert_eq!(asked(b"key", b"a list", b"a list"), (true, 1));
-        assert_eq!(asked(b"key", b"a list", b"a list"), (true, 0));
-        assert_eq!(asked(b"kez", b"a list", b"a list"), (true, 1));
-        assert_eq!(asked(b"key", b"b list", b"a list"), (false, 1));
         assert_eq!(asked(b"key", b"texu", b"text"), (false, 1));
         // A wrong one is verified once in each chain.
         assert_eq!(asked(b"key", b"text", b"texu"), (false, 1));
@@ -204,20 +177,6 @@ mod tests {
         assert!(next_chain.verify_signature(b"key", b"text", b"texu").is_err());
         assert!(next_chain.verify_signature(b"key", b"text", b"text").is_ok());
         assert_eq!(ASKED.load(Ordering::Relaxed) - before, 1);
-    }
-
-    /// Regression: each handshake, and each chain that was verified again, took the digest of the whole list: 17 ms for one
-    /// of 15 MB.
-    #[test]
-    fn a_list_is_gone_through_once() {
-        let memory = SignatureMemory::default();
-        let mut list = vec![1_u8; 64];
-        let first = memory.digest_of_list(&list);
-        // What lies there is not read again.
-        list[0] = 2;
-        assert_eq!(memory.digest_of_list(&list), first);
-        assert_ne!(memory.digest_of_list(&list[..63]), first);
-        assert_ne!(SignatureMemory::default().digest_of_list(&list), first);
     }
 
     #[test]

@@ -6,16 +6,18 @@ use super::certreq::{AUTHORITY_HASH_LEN, authority_hash};
 use super::credential::{CredentialError, certificates_from_pem};
 pub use super::error::{ChainError, TrustError};
 use super::identity::Identity;
+use super::lists::{Key, RevocationLists};
 use super::name::DistinguishedName;
 use super::name_constraints::{NameConstraints, has_own_forms, without_own_forms};
+use super::revocation::RevocationList;
 pub use super::revocation::RevocationPolicy;
-use super::revocation::{RevocationList, newest_first};
 use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
-use std::collections::BTreeSet;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use webpki::{CertRevocationList, EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
+use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
 /// The most certificates beside the leaf that a peer may send. It bounds the work of building a path.
 pub const INTERMEDIATES_MAX: usize = 8;
@@ -26,8 +28,7 @@ pub const SAME_SUBJECT_MAX: usize = 2;
 /// The authorities that peers' certificates must lead to, and what is known of revoked certificates.
 pub struct TrustAnchors {
     anchors: Vec<Anchor>,
-    crls: Vec<RevocationList>,
-    policy: RevocationPolicy,
+    lists: RevocationLists,
     signatures: SignatureMemory,
 }
 
@@ -105,8 +106,7 @@ impl TrustAnchors {
         }
         Ok(Self {
             anchors,
-            crls: Vec::new(),
-            policy: RevocationPolicy::default(),
+            lists: RevocationLists::default(),
             signatures: SignatureMemory::default(),
         })
     }
@@ -114,47 +114,84 @@ impl TrustAnchors {
     /// Replaces the revocation lists by those of a file (see [`RevocationList::read_file`]).
     ///
     /// # Errors
-    /// If a list is unreadable; the lists then stay as they were.
+    /// If a list is unreadable, or see [`Self::check_signer`]; the lists then stay as they were.
     pub fn set_crls(&mut self, file: &[u8], policy: RevocationPolicy) -> Result<(), TrustError> {
-        self.set_revocation(RevocationList::read_file(file)?, policy);
+        let lists = RevocationList::read_file(file)?;
+        lists.iter().try_for_each(|list| self.check_signer(list))?;
+        self.set_revocation(lists, policy);
         Ok(())
     }
 
+    /// That a list which bears the name of one of these authorities is signed by it: otherwise it is damaged or somebody else's,
+    /// and would say nothing of anybody. A list of an intermediate's name shows when chains come. That takes long with a
+    /// long list, and is remembered with it.
+    ///
+    /// # Errors
+    /// [`TrustError::NotItsList`].
+    pub fn check_signer(&self, list: &RevocationList) -> Result<(), TrustError> {
+        let mut keys = self.keys_of(list.issuer()).peekable();
+        if keys.peek().is_none() || keys.any(|key| list.is_signed_by(key)) {
+            return Ok(());
+        }
+        Err(TrustError::NotItsList {
+            issuer: list.issuer().to_string(),
+            this_update_unix_s: list.this_update_unix_s(),
+        })
+    }
+
     /// Replaces the revocation lists. They must be complete ones (no deltas) that the issuer of the certificates
-    /// signed. Of several lists of one issuer the newest decides.
-    pub fn set_revocation(&mut self, mut lists: Vec<RevocationList>, policy: RevocationPolicy) {
-        newest_first(&mut lists);
-        self.crls = lists;
-        self.policy = policy;
-        // It knows lists by where they lie.
-        self.signatures = SignatureMemory::default();
+    /// signed: for a certificate the newest decides of those that are for it and signed by its issuer's key. Where lists bear the
+    /// issuer's name and none is signed by the key, the revocation is not known.
+    pub fn set_revocation(&mut self, lists: Vec<RevocationList>, policy: RevocationPolicy) {
+        self.lists = RevocationLists::new(lists, policy);
     }
 
     /// The revocation lists in use, newest first.
     pub fn revocation_lists(&self) -> &[RevocationList] {
-        &self.crls
+        self.lists.all()
+    }
+
+    /// When the next of those that are not valid yet is, unix time.
+    pub(crate) fn next_list_unix_s(&self, unix_s: u64) -> Option<u64> {
+        let to_come = self.revocation_lists().iter();
+        let to_come = to_come.filter(|list| list.is_not_yet_valid(unix_s));
+        to_come.map(RevocationList::valid_from_unix_s).min()
     }
 
     /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
     /// before, or of an issuer none at all while the authorities are the same. Whoever can have an old list read that is in date
-    /// still, or the list of somebody else, would have revoked certificates accepted again.
+    /// still, or the list of somebody else, would have revoked certificates accepted again. Lists are compared with those of the
+    /// same key; one that no key signed which is known by its name is held against none. One of a time to come takes the place of
+    /// none, nor is it held against any.
     ///
     /// # Errors
-    /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`].
-    pub fn knows_what_was_known_to(&self, before: &Self) -> Result<(), TrustError> {
-        for old in &before.crls {
-            let issuer = || old.issuer().to_string();
-            // The newest is the first.
-            let now = self.crls.iter().find(|list| list.is_like(old));
-            if now.is_some_and(|list| list.this_update_unix_s() < old.this_update_unix_s()) {
-                return Err(TrustError::OlderList { issuer: issuer() });
-            }
-            let has_any = self.crls.iter().any(|list| list.issuer() == old.issuer());
-            if !has_any && self.has_the_authorities_of(before) {
-                return Err(TrustError::NoListAnyMore { issuer: issuer() });
-            }
+    /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`], [`TrustError::OtherSigner`],
+    /// [`TrustError::ListNotYetValid`].
+    pub fn knows_what_was_known_to(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
+        self.lists.wait_for_none(&before.lists, unix_s)?;
+        let must_be = self.has_the_authorities_of(before);
+        let in_force = before.revocation_lists().iter();
+        for old in in_force.filter(|list| !list.is_not_yet_valid(unix_s)) {
+            // Those of authorities, and those of chains that came.
+            let of_name = before
+                .revocation_lists()
+                .iter()
+                .filter(|list| list.is_of_issuer(old));
+            let seen = of_name.flat_map(RevocationList::keys_seen);
+            let theirs = before.keys_of(old.issuer()).map(Key::from);
+            let mut keys: BTreeMap<_, _> = seen.chain(theirs).map(|key| (key, false)).collect();
+            keys.extend(self.keys_of(old.issuer()).map(|key| (key.into(), true)));
+            self.lists.follow(old, &keys, must_be, unix_s)?;
         }
         Ok(())
+    }
+
+    /// Keys of the authorities of a name.
+    fn keys_of<'a>(&'a self, name: &'a DistinguishedName) -> impl Iterator<Item = &'a [u8]> {
+        let of_name = self
+            .certificates()
+            .filter(|one| one.subject().der() == name.der());
+        of_name.map(Certificate::spki_der)
     }
 
     fn has_the_authorities_of(&self, other: &Self) -> bool {
@@ -245,10 +282,6 @@ impl TrustAnchors {
         unix_s: u64,
     ) -> Result<(Vec<&'a Certificate>, &'a Anchor), ChainError> {
         let explain = |error| self.explain(error, peer, others, unix_s);
-        if self.crls.is_empty() && self.policy == RevocationPolicy::Always {
-            // webpki checks revocation only where it has a list at all.
-            return Err(explain(webpki::Error::UnknownRevocationStatus));
-        }
         let leaf_der = CertificateDer::from(peer.der());
         let leaf = EndEntityCert::try_from(&leaf_der).map_err(explain)?;
         // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it.
@@ -261,22 +294,25 @@ impl TrustAnchors {
         let valid = |anchor: &&Anchor| check_validity(&anchor.certificate, unix_s).is_ok();
         let valid: Vec<_> = self.anchors.iter().filter(valid).collect();
         let anchors: Vec<_> = valid.iter().map(|anchor| anchor.anchor.clone()).collect();
-        let crls: Vec<_> = self.crls.iter().map(|one| &one.list).collect();
+        // What is said of the revocation of a path that is right in all else.
+        let objection = RefCell::new(None);
         // Called for each path that webpki finds in order; what it refuses leaves others to be tried.
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
             let (intermediates, anchor) =
                 resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
             anchor.check(peer, &intermediates)?;
-            self.check_lists(peer, &intermediates)
+            let path: Vec<_> = std::iter::once(peer)
+                .chain(intermediates)
+                .chain([&anchor.certificate])
+                .collect();
+            let found = self.lists.check(&path, unix_s);
+            found.map_err(|found| remember(&mut objection.borrow_mut(), found))
         };
         let wrong = SignatureMemory::default();
-        let certificate_max = intermediates.iter().map(|one| one.len()).max();
-        let certificate_max = certificate_max.unwrap_or(0).max(leaf_der.len());
         let algorithms = CHAIN_ALGORITHMS.map(|algorithm| Remembered {
             algorithm,
             memory: &self.signatures,
             wrong: &wrong,
-            certificate_max,
         });
         let algorithms = algorithms
             .each_ref()
@@ -288,44 +324,11 @@ impl TrustAnchors {
                 &intermediates,
                 UnixTime::since_unix_epoch(Duration::from_secs(unix_s)),
                 IkePurpose,
-                self.revocation(&crls),
+                None,
                 Some(&keeps_to_anchor),
             )
-            .map_err(explain)?;
+            .map_err(|error| objection.take().unwrap_or_else(|| explain(error)))?;
         resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
-    }
-
-    /// What webpki leaves out where it lets unknown states pass: lists of an issuer that are all for other certificates say
-    /// nothing of this one, and are no absence of lists.
-    fn check_lists(&self, peer: &Certificate, intermediates: &[&Certificate]) -> Result<(), webpki::Error> {
-        let is_left_out = |one: &Certificate| {
-            let mut lists = self.crls.iter();
-            !lists.clone().any(|list| list.covers(one)) && lists.any(|list| list.issuer() == one.issuer())
-        };
-        let mut path = std::iter::once(peer).chain(intermediates.iter().copied());
-        match path.any(is_left_out) {
-            true => Err(webpki::Error::UnknownRevocationStatus),
-            false => Ok(()),
-        }
-    }
-
-    fn revocation<'a>(
-        &self,
-        crls: &'a [&'a CertRevocationList<'a>],
-    ) -> Option<webpki::RevocationOptions<'a>> {
-        let status = match self.policy {
-            RevocationPolicy::WhereListed => webpki::UnknownStatusPolicy::Allow,
-            RevocationPolicy::Always => webpki::UnknownStatusPolicy::Deny,
-        };
-        let builder = webpki::RevocationOptionsBuilder::new(crls).ok()?;
-        let builder = builder
-            .with_depth(webpki::RevocationCheckDepth::Chain)
-            .with_status_policy(status);
-        Some(
-            builder
-                .with_expiration_policy(webpki::ExpirationPolicy::Enforce)
-                .build(),
-        )
     }
 
     fn explain(
@@ -378,24 +381,6 @@ impl TrustAnchors {
                  e-mail addresses, which is evaluated only for the authorities of [ike] ca: add it there",
             ),
             Error::NameConstraintViolation => authority("a name is outside an authority's name constraints"),
-            Error::CertRevoked => self.revoked(peer, others),
-            // A list that is out of date says less than a current one, but what it lists is revoked; and it may be another
-            // certificate's list that is.
-            Error::CrlExpired { .. } | Error::UnknownRevocationStatus
-                if std::iter::once(peer).chain(others).any(|one| self.is_listed(one)) =>
-            {
-                self.revoked(peer, others)
-            }
-            Error::CrlExpired { .. } => ChainError::RevocationUnknown {
-                subject,
-                reason: "the issuer's revocation list is out of date; load a new one".to_owned(),
-            },
-            Error::UnknownRevocationStatus => ChainError::RevocationUnknown {
-                subject,
-                reason:
-                    "no revocation list of its issuer is loaded, or none that is for it (distribution point)"
-                        .to_owned(),
-            },
             // webpki has more than fifty reasons and may get more; its own words will do for the rest.
             other => ChainError::Refused {
                 subject,
@@ -405,31 +390,12 @@ impl TrustAnchors {
     }
 }
 
-impl TrustAnchors {
-    /// Whether the newest list that is for a certificate names it.
-    fn is_listed(&self, one: &Certificate) -> bool {
-        let newest = self.crls.iter().find(|list| list.covers(one));
-        newest.is_some_and(|list| list.lists(one))
-    }
-
-    /// Which certificate of the chain it is that a list names.
-    fn revoked(&self, peer: &Certificate, others: &[Certificate]) -> ChainError {
-        let listed = |one: &&Certificate| self.is_listed(one);
-        let found = std::iter::once(peer).chain(others).find(listed).unwrap_or(peer);
-        ChainError::Revoked {
-            subject: found.subject().to_string(),
-            serial: hex(found.serial()),
-            issuer: found.issuer().to_string(),
-        }
-    }
-}
-
 impl std::fmt::Debug for TrustAnchors {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let subjects: Vec<_> = self.certificates().map(|one| one.subject().to_string()).collect();
         f.debug_struct("TrustAnchors")
             .field("anchors", &subjects)
-            .field("crls", &self.crls.len())
+            .field("crls", &self.revocation_lists().len())
             .finish()
     }
 }
@@ -481,8 +447,8 @@ impl Anchor {
     }
 }
 
-/// Signatures within chains: SHA-1 and RSA below 2048 bits are not among them.
-const CHAIN_ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 11] = [
+/// Signatures of certificates and of revocation lists: SHA-1 and RSA below 2048 bits are not among them.
+pub(super) const CHAIN_ALGORITHMS: [&dyn SignatureVerificationAlgorithm; 11] = [
     webpki::ring::ECDSA_P256_SHA256,
     webpki::ring::ECDSA_P256_SHA384,
     webpki::ring::ECDSA_P384_SHA256,
@@ -524,6 +490,19 @@ impl ExtendedKeyUsageValidator for IkePurpose {
         Err(webpki::Error::RequiredEkuNotFoundContext(
             webpki::RequiredEkuNotFoundContext { required, present },
         ))
+    }
+}
+
+/// Keeps what is said of the revocation of a path, for the words of the refusal: that somebody is revoked counts most. What
+/// webpki gets lets it try other paths.
+fn remember(objection: &mut Option<ChainError>, found: ChainError) -> webpki::Error {
+    let is_revoked = matches!(found, ChainError::Revoked { .. });
+    if is_revoked || objection.is_none() {
+        *objection = Some(found);
+    }
+    match is_revoked {
+        true => webpki::Error::CertRevoked,
+        false => webpki::Error::UnknownRevocationStatus,
     }
 }
 
@@ -614,8 +593,4 @@ fn unknown_issuer(peer: &Certificate, others: &[Certificate]) -> ChainError {
         subject: peer.subject().to_string(),
         issuer: last.issuer().to_string(),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

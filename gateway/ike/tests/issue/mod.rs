@@ -170,24 +170,42 @@ impl Authority {
         expired: bool,
         point: Option<CrlIssuingDistributionPoint>,
     ) -> rcgen::CertificateRevocationList {
+        self.crl_with(revoked, month, |list| {
+            if expired {
+                list.next_update = date_time_ymd(2026, 12, 31);
+            }
+            list.issuing_distribution_point = point;
+        })
+    }
+
+    /// A list that is made `s` seconds after [`NOW`].
+    pub fn crl_after_now_s(&self, revoked: &[&SerialNumber], s: u64) -> rcgen::CertificateRevocationList {
+        self.crl_with(revoked, 1, |list| {
+            list.this_update = date_time_ymd(2027, 1, 1) + Duration::from_secs(s);
+        })
+    }
+
+    fn crl_with(
+        &self,
+        revoked: &[&SerialNumber],
+        month: u8,
+        change: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> rcgen::CertificateRevocationList {
         let revoked_certs = revoked.iter().map(|serial| RevokedCertParams {
             serial_number: (*serial).clone(),
             revocation_time: date_time_ymd(2026, 1, 1),
             reason_code: None,
             invalidity_date: None,
         });
-        let list = CertificateRevocationListParams {
+        let mut list = CertificateRevocationListParams {
             this_update: date_time_ymd(2026, month, 1),
-            next_update: if expired {
-                date_time_ymd(2026, 12, 31)
-            } else {
-                date_time_ymd(2045, 1, 1)
-            },
+            next_update: date_time_ymd(2045, 1, 1),
             crl_number: SerialNumber::from(u64::from(month)),
-            issuing_distribution_point: point,
+            issuing_distribution_point: None,
             revoked_certs: revoked_certs.collect(),
             key_identifier_method: KeyIdMethod::Sha256,
         };
+        change(&mut list);
         list.signed_by(&self.issuer()).unwrap()
     }
 

@@ -1,0 +1,161 @@
+//! The revocation lists in use: which of them speaks for a certificate, and what it says (RFC 5280 section 6.3.3).
+//!
+//! A list counts for the certificates of the key that signed it, whatever name it bears: an authority that takes a new key
+//! keeps its name and has a list for each, and what its authority did not sign is nobody's. webpki takes the first of a name
+//! and refuses where its signature does not fit, so it gets none; this is asked for each path that webpki finds.
+
+use super::certificate::Certificate;
+use super::error::{ChainError, TrustError};
+use super::revocation::{RevocationList, RevocationPolicy};
+use std::collections::BTreeMap;
+
+/// A SubjectPublicKeyInfo.
+pub(super) type Key = Box<[u8]>;
+
+/// Newest first.
+#[derive(Default)]
+pub(super) struct RevocationLists {
+    lists: Vec<RevocationList>,
+    policy: RevocationPolicy,
+}
+
+/// What is known of one certificate.
+enum Status {
+    NotRevoked,
+    Revoked,
+    /// And why.
+    Unknown(String),
+}
+
+impl RevocationLists {
+    pub(super) fn new(mut lists: Vec<RevocationList>, policy: RevocationPolicy) -> Self {
+        lists.sort_by_key(|list| std::cmp::Reverse(list.this_update_unix_s()));
+        Self { lists, policy }
+    }
+
+    pub(super) fn all(&self) -> &[RevocationList] {
+        &self.lists
+    }
+
+    /// Looks at each certificate of a path but the last: from the peer's own to the authority's, each issued by the one
+    /// after it. That one is revoked counts more than that of another nothing is known.
+    pub(super) fn check(&self, path: &[&Certificate], unix_s: u64) -> Result<(), ChainError> {
+        let mut unknown = None;
+        for (i, pair) in path.windows(2).enumerate() {
+            let [one, issuer] = pair else { continue };
+            // What an authority may do that the operator trusts, the operator knows: as webpki has it.
+            let may_sign = i + 2 == path.len() || issuer.may_sign_lists();
+            match self.status(one, issuer, may_sign, unix_s) {
+                Status::NotRevoked => {}
+                Status::Revoked => {
+                    return Err(ChainError::Revoked {
+                        subject: one.subject().to_string(),
+                        serial: one.serial().iter().map(|byte| format!("{byte:02x}")).collect(),
+                        issuer: one.issuer().to_string(),
+                    });
+                }
+                Status::Unknown(reason) => {
+                    let subject = path.first().unwrap_or(one).subject().to_string();
+                    unknown.get_or_insert(ChainError::RevocationUnknown { subject, reason });
+                }
+            }
+        }
+        unknown.map_or(Ok(()), Err)
+    }
+
+    fn status(&self, one: &Certificate, issuer: &Certificate, may_sign: bool, unix_s: u64) -> Status {
+        let name = one.issuer();
+        let unknown = |reason: &str| Status::Unknown(format!("{reason} {name}"));
+        if !self.lists.iter().any(|list| list.issuer() == name) {
+            return match self.policy {
+                RevocationPolicy::WhereListed => Status::NotRevoked,
+                RevocationPolicy::Always => unknown("no revocation list is loaded of its issuer"),
+            };
+        }
+        let covering = self.lists.iter().filter(|list| list.covers(one));
+        // Lists for other certificates of the issuer say nothing of this one, and are no absence of lists.
+        if covering.clone().next().is_none() {
+            return unknown("no revocation list is for it (distribution point), of those of its issuer");
+        }
+        let mut signed = covering.filter(|list| list.is_signed_by(issuer.spki_der()));
+        // One that is to come decides nothing while there is another.
+        let decides = signed.clone().find(|list| !list.is_not_yet_valid(unix_s));
+        let Some(list) = decides.or_else(|| signed.next()) else {
+            return unknown("its issuer's key signed none of the revocation lists that bear the name of");
+        };
+        // A list that is out of date says less than a current one, but what it lists is revoked.
+        if list.lists(one.serial()) {
+            Status::Revoked
+        } else if list.is_not_yet_valid(unix_s) {
+            unknown("the revocation list is of a time to come; look at the clocks, ours and that of")
+        } else if list.is_expired(unix_s) {
+            unknown("the revocation list is out of date; load a new one of")
+        } else if !may_sign {
+            unknown("the key usage allows no signatures of revocation lists (cRLSign) to")
+        } else {
+            Status::NotRevoked
+        }
+    }
+
+    /// That none is of a time to come of which there is neither a current one beside it nor one in force: whose revocation is not
+    /// asked for, or known by another list, must not be unknown for that.
+    pub(super) fn wait_for_none(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
+        let mut to_come = self.lists.iter().filter(|list| list.is_not_yet_valid(unix_s));
+        let stands_alone = |list: &&RevocationList| {
+            let is_current = |one: &RevocationList| one.is_like(list) && !one.is_not_yet_valid(unix_s);
+            !self.lists.iter().any(is_current) && !before.lists.iter().any(|one| one.is_like(list))
+        };
+        to_come
+            .find(stands_alone)
+            .map_or(Ok(()), |list| Err(not_yet_valid(list)))
+    }
+
+    /// That of the key which signed `old`, a list in force, there is one no older. `keys`: all that are known of the issuer's name,
+    /// and whether they are of authorities in use. `must_be`: the authorities are the same.
+    pub(super) fn follow(
+        &self,
+        old: &RevocationList,
+        keys: &BTreeMap<Key, bool>,
+        must_be: bool,
+        unix_s: u64,
+    ) -> Result<(), TrustError> {
+        let issuer = || old.issuer().to_string();
+        let signer = keys.iter().find(|(key, _)| old.is_signed_by(key));
+        if signer.is_none() && !keys.is_empty() {
+            // It is nobody's.
+            return Ok(());
+        }
+        // Where no chain came that could have shown whose it is, the name is all there is.
+        let of_name = || self.lists.iter().filter(|list| list.issuer() == old.issuer());
+        let of_key = || of_name().filter(|list| signer.is_none_or(|(key, _)| list.is_signed_by(key)));
+        let like = || of_key().filter(|list| list.is_like(old));
+        match like().find(|list| !list.is_not_yet_valid(unix_s)) {
+            Some(list) if list.this_update_unix_s() < old.this_update_unix_s() => {
+                return Err(TrustError::OlderList { issuer: issuer() });
+            }
+            Some(_) => {}
+            None => like().next().map_or(Ok(()), |list| Err(not_yet_valid(list)))?,
+        }
+        if !must_be || of_key().next().is_some() {
+            return Ok(());
+        }
+        if of_name().next().is_none() {
+            return Err(TrustError::NoListAnyMore { issuer: issuer() });
+        }
+        // An intermediate takes a new key, and nothing that we are told says that the old one is over.
+        let is_known = |list: &RevocationList| {
+            !list.is_not_yet_valid(unix_s) && keys.keys().any(|key| list.is_signed_by(key))
+        };
+        match signer {
+            Some((_, false)) if of_name().any(is_known) => Ok(()),
+            Some(_) | None => Err(TrustError::OtherSigner { issuer: issuer() }),
+        }
+    }
+}
+
+fn not_yet_valid(list: &RevocationList) -> TrustError {
+    TrustError::ListNotYetValid {
+        issuer: list.issuer().to_string(),
+        this_update_unix_s: list.this_update_unix_s(),
+    }
+}
