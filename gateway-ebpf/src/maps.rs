@@ -116,11 +116,11 @@ pub(crate) static PUBLICATION_SOURCES: LpmTrie<
     { limit::PUBLICATION_SOURCES_MAX as usize },
 > = LpmTrie::new();
 #[btf_map]
-pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::NEXT_HOPS_MAX as usize }> = LpmTrie::new();
+pub(crate) static ROUTES: LpmTrie<[u8; 4], u32, { limit::HOP_NUMBERS as usize }> = LpmTrie::new();
 #[btf_map]
 pub(crate) static DIRECTIONS: LpmTrie<[u8; 4], u32, { limit::DIRECTIONS_MAX as usize }> = LpmTrie::new();
 #[btf_map]
-pub(crate) static NEXT_HOPS: Array<NextHop, { limit::NEXT_HOPS_MAX as usize }, MMAPABLE> = Array::new();
+pub(crate) static NEXT_HOPS: Array<NextHop, { limit::HOP_NUMBERS as usize }, MMAPABLE> = Array::new();
 #[btf_map]
 pub(crate) static EGRESS: DevMapHash<{ limit::INTERFACES_MAX as usize }> = DevMapHash::new();
 #[btf_map]

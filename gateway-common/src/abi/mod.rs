@@ -155,8 +155,11 @@ pub mod limit {
     pub const FURTHER_ADDRESSES_MAX: usize = 4;
     /// Slots of the XSK map.
     pub const XSK_SLOTS: u32 = QUEUES_MAX * INTERFACES_MAX;
-    /// Next hops and routes on the core side.
+    /// Prefixes on the core side, each with its next hop.
     pub const NEXT_HOPS_MAX: u32 = 16_384;
+    /// Numbers of next hops, and prefixes that may be there at a time: all may change, and what is new comes before what is
+    /// old goes. So the trie is never full, of which Linux before 6.13 changes no entry.
+    pub const HOP_NUMBERS: u32 = 2 * NEXT_HOPS_MAX;
     /// Networks of the center and outside addresses of sites, as prefixes.
     pub const DIRECTIONS_MAX: u32 = 2 * SITES_MAX;
     /// Networks that may open flows to what is published, of all publications.

@@ -19,4 +19,15 @@ pub struct NextHop {
     /// Largest packet that the way there carries, in bytes.
     pub mtu: u32,
 }
+
+impl NextHop {
+    /// Of a route that leads nowhere: packets are dropped.
+    pub const NOWHERE: Self = Self {
+        ifindex: 0,
+        resolved: 0,
+        destination_mac: [0; 6],
+        source_mac: [0; 6],
+        mtu: 0,
+    };
+}
 abi_assert!(NextHop, size = 24, align = 4);

@@ -32,6 +32,18 @@ pub enum DataplaneError {
         /// How many there may be.
         max: usize,
     },
+    /// The core side has more prefixes than the maps hold.
+    #[error(
+        "the core side has {have} prefixes that lead different ways, of {max}: packets to {closed} of them are dropped\n  to mend it: have the routing daemon put fewer into the main table, or aggregates"
+    )]
+    NextHops {
+        /// How many it has.
+        have: usize,
+        /// How many it may have.
+        max: usize,
+        /// How many lead nowhere for that.
+        closed: usize,
+    },
     /// The kernel refuses the object.
     #[error("the kernel{kernel} does not load the XDP programs: {0}", kernel = release())]
     Load(#[from] EbpfError),

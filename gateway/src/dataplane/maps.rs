@@ -13,7 +13,6 @@ use gateway_common::abi::event::Event;
 use gateway_common::abi::interface::{Interface, Interfaces, Settings};
 use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::nat::PublicationSource;
-use gateway_common::abi::next_hop::NextHop;
 use gateway_common::abi::rule::Chunk;
 use gateway_common::abi::sa::{SaInbound, SaOutbound, SaOutboundKey, SaPath, SaPathKey, SaShares};
 use gateway_common::abi::site::Site;
@@ -24,6 +23,7 @@ use gateway_common::drop::DropReason;
 use zerocopy::{FromBytes as _, FromZeros as _};
 
 use super::error::DataplaneError;
+use super::next_hops::{Fitted, KernelMaps, NextHops};
 use super::routes::Network;
 use super::tables::SharedTables;
 
@@ -49,10 +49,8 @@ pub(crate) struct Maps {
     rule_sets: ArrayOfMaps<MapData, Array<MapData, Chunk>>,
     open_names: HashMap<MapData, [u8; 4], OpenAddress>,
     pub(crate) publication_sources: LpmTrie<MapData, PublicationSource, u32>,
-    routes: LpmTrie<MapData, [u8; 4], u32>,
     directions: LpmTrie<MapData, [u8; 4], u32>,
-    next_hops: Array<MapData, NextHop>,
-    hops: Numbered<([u8; 4], u8), NextHop>,
+    pub(crate) next_hops: NextHops<KernelMaps>,
     egress: DevMapHash<MapData>,
     drops: PerCpuArray<MapData, u64>,
     paths: PerCpuArray<MapData, Counter>,
@@ -87,10 +85,11 @@ impl Maps {
             rule_sets: take(ebpf, map::RULE_SETS)?,
             open_names: take(ebpf, map::OPEN_NAMES)?,
             publication_sources: take(ebpf, map::PUBLICATION_SOURCES)?,
-            routes: take(ebpf, map::ROUTES)?,
             directions: take(ebpf, map::DIRECTIONS)?,
-            next_hops: take(ebpf, map::NEXT_HOPS)?,
-            hops: Numbered::new(limit::NEXT_HOPS_MAX),
+            next_hops: NextHops::new(KernelMaps {
+                routes: take(ebpf, map::ROUTES)?,
+                next_hops: take(ebpf, map::NEXT_HOPS)?,
+            }),
             egress: take(ebpf, map::EGRESS)?,
             drops: take(ebpf, map::DROPS)?,
             paths: take(ebpf, map::PATHS)?,
@@ -250,47 +249,13 @@ impl Maps {
         }
     }
 
-    /// Makes the next hops exactly these. New ones come before old ones go.
-    pub(crate) fn set_next_hops(&mut self, hops: &[([u8; 4], u8, NextHop)]) -> Result<(), DataplaneError> {
-        let fault = DataplaneError::map;
-        let key = |(address, length): ([u8; 4], u8)| Key::new(u32::from(length.min(32)), address);
-        let mut changed = false;
-        for (address, length, hop) in hops {
-            let prefix = (*address, *length);
-            if self.hops.get(&prefix) == Some(hop) {
-                continue;
-            }
-            let number = self.hops.take().ok_or(DataplaneError::TooMany {
-                what: "next hops",
-                have: self.hops.values.len() + 1,
-                max: limit::NEXT_HOPS_MAX as usize,
-            })?;
-            let set = self.next_hops.set(number, hop, 0);
-            let set = set.map_err(fault(map::NEXT_HOPS)).and_then(|()| {
-                let inserted = self.routes.insert(&key(prefix), number, 0);
-                inserted.map_err(fault(map::ROUTES))
-            });
-            if let Err(error) = set {
-                self.hops.give_up(number);
-                return Err(error);
-            }
-            self.hops.assign(prefix, number, *hop);
-            changed = true;
-        }
-        let wanted: HashSet<_> = hops
-            .iter()
-            .map(|(address, length, _)| (*address, *length))
-            .collect();
-        let old = self.hops.keys().filter(|prefix| !wanted.contains(*prefix));
-        for prefix in old.copied().collect::<Vec<_>>() {
-            absent_is_fine(self.routes.remove(&key(prefix))).map_err(fault(map::ROUTES))?;
-            self.hops.forget(&prefix);
-            changed = true;
-        }
+    /// Makes the next hops these, as far as the kernel does, and tells flows.
+    pub(crate) fn set_next_hops(&mut self, fitted: &Fitted) -> Result<(), DataplaneError> {
+        let (changed, result) = self.next_hops.set(fitted);
         if changed {
             self.tables.hops_changed();
         }
-        Ok(())
+        result
     }
 
     /// Makes these the directions of destinations, in place of those before.
@@ -434,7 +399,7 @@ fn sum(map: &PerCpuArray<MapData, Counter>, index: u32) -> Counter {
 
 /// Numbers of values that flows remember. A value that changes takes another number, and a number that was given up is
 /// taken again as late as may be: a program that has just read it finds what it was.
-struct Numbered<K, V> {
+pub(crate) struct Numbered<K, V> {
     values: BTreeMap<K, (u32, V)>,
     next: u32,
     max: u32,
@@ -442,7 +407,7 @@ struct Numbered<K, V> {
 }
 
 impl<K: Ord, V: Copy> Numbered<K, V> {
-    fn new(max: u32) -> Self {
+    pub(crate) fn new(max: u32) -> Self {
         Self {
             values: BTreeMap::new(),
             next: 0,
@@ -451,16 +416,21 @@ impl<K: Ord, V: Copy> Numbered<K, V> {
         }
     }
 
-    fn get(&self, key: &K) -> Option<&V> {
+    pub(crate) fn get(&self, key: &K) -> Option<&V> {
         self.values.get(key).map(|(_, value)| value)
     }
 
-    fn keys(&self) -> impl Iterator<Item = &K> {
+    /// Number and value, which is to become what the maps have.
+    pub(crate) fn get_mut(&mut self, key: &K) -> Option<(u32, &mut V)> {
+        self.values.get_mut(key).map(|(number, value)| (*number, value))
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &K> {
         self.values.keys()
     }
 
     /// A number for a new value, which is to be [assigned](Self::assign) once the maps have it, or given up.
-    fn take(&mut self) -> Option<u32> {
+    pub(crate) fn take(&mut self) -> Option<u32> {
         if self.next < self.max {
             self.next += 1;
             return Some(self.next - 1);
@@ -468,18 +438,18 @@ impl<K: Ord, V: Copy> Numbered<K, V> {
         self.given_up.pop_front()
     }
 
-    fn give_up(&mut self, number: u32) {
+    pub(crate) fn give_up(&mut self, number: u32) {
         self.given_up.push_back(number);
     }
 
     /// From now on this is the key's value.
-    fn assign(&mut self, key: K, number: u32, value: V) {
+    pub(crate) fn assign(&mut self, key: K, number: u32, value: V) {
         if let Some((old, _)) = self.values.insert(key, (number, value)) {
             self.give_up(old);
         }
     }
 
-    fn forget(&mut self, key: &K) {
+    pub(crate) fn forget(&mut self, key: &K) {
         if let Some((number, _)) = self.values.remove(key) {
             self.give_up(number);
         }
@@ -488,6 +458,11 @@ impl<K: Ord, V: Copy> Numbered<K, V> {
 
 #[cfg(test)]
 mod tests {
+    use aya::EbpfLoader;
+    use gateway_common::abi::next_hop::NextHop;
+
+    use super::super::object::EBPF;
+    use super::super::tables::{TableSizes, prepare};
     use super::*;
 
     fn number(numbered: &mut Numbered<char, u32>, key: char, value: u32) -> Option<u32> {
@@ -522,5 +497,118 @@ mod tests {
         let mut again = [numbered.take(), numbered.take()];
         again.sort_unstable();
         assert_eq!((again, numbered.take()), ([Some(0), Some(1)], None));
+    }
+
+    type Hop = ([u8; 4], u8, NextHop);
+
+    const FULL: u32 = limit::NEXT_HOPS_MAX;
+
+    /// The maps of the object, in the kernel. Needs root.
+    fn maps() -> Maps {
+        let geometry = TableSizes::default().geometry().expect("random octets");
+        let mut loader = EbpfLoader::new();
+        prepare(&mut loader, &geometry);
+        let mut ebpf = loader.load(EBPF).expect("maps, for which it takes root");
+        let tables = SharedTables::new(&ebpf, &geometry).expect("tables");
+        Maps::take(&mut ebpf, Arc::new(tables)).expect("maps")
+    }
+
+    fn set(maps: &mut Maps, hops: &[Hop]) -> Result<(), DataplaneError> {
+        let fitted = Fitted::new(hops, &[]);
+        let set = maps.set_next_hops(&fitted);
+        set.and(fitted.refused())
+    }
+
+    fn by(mac: u32) -> NextHop {
+        let [_, high, middle, low] = mac.to_be_bytes();
+        NextHop {
+            ifindex: 3,
+            resolved: 1,
+            destination_mac: [2, 0, 0, high, middle, low],
+            source_mac: [9; 6],
+            mtu: 1500,
+        }
+    }
+
+    /// Networks from 10.0.0.0/24 on, each by a router of its own.
+    fn networks(count: u32) -> Vec<Hop> {
+        let network = |number: u32| ((0x0a00_0000 + (number << 8)).to_be_bytes(), 24, by(number));
+        (0..count).map(network).collect()
+    }
+
+    /// What the programs find, in the order of prefixes.
+    fn found(maps: &Maps) -> Vec<Hop> {
+        let KernelMaps {
+            routes,
+            next_hops: hops,
+        } = &maps.next_hops.maps;
+        let entry = |key: Key<[u8; 4]>| {
+            let number = routes.get(&key, 0).expect("an entry");
+            let hop = hops.get(&number, 0).expect("a next hop");
+            (key.data(), key.prefix_len() as u8, hop)
+        };
+        let mut found: Vec<Hop> = routes.keys().flatten().map(entry).collect();
+        found.sort_by_key(|(address, length, _)| (*address, *length));
+        found
+    }
+
+    /// Regression: a hop that changed took a new number before its own was free, and when all were taken none changed any more.
+    #[test]
+    fn in_a_full_table_next_hops_change() {
+        let mut maps = maps();
+        let mut full = networks(FULL);
+        set(&mut maps, &full).expect("they fit");
+        assert_eq!(found(&maps), full);
+        full[7].2 = by(99_999);
+        set(&mut maps, &full).expect("they fit");
+        assert_eq!(found(&maps), full);
+        for (_, _, hop) in &mut full {
+            hop.source_mac = [8; 6];
+        }
+        set(&mut maps, &full).expect("they fit, also when all change");
+        assert_eq!(found(&maps), full);
+    }
+
+    /// Regression: new next hops found no room beside the old ones, of which none was then removed.
+    #[test]
+    fn a_full_table_makes_room_for_another() {
+        let mut maps = maps();
+        set(&mut maps, &networks(FULL)).expect("they fit");
+        let others = |count: u32| -> Vec<Hop> {
+            let other = |number: u32| ((0xac10_0000 + number).to_be_bytes(), 32, by(number));
+            (0..count).map(other).collect()
+        };
+        set(&mut maps, &others(10)).expect("they fit");
+        assert_eq!(found(&maps), others(10));
+        set(&mut maps, &networks(FULL)).expect("they fit");
+        set(&mut maps, &others(FULL)).expect("they fit");
+        assert_eq!(found(&maps), others(FULL));
+    }
+
+    /// Regression: with one next hop too many, flows were not told of those that had changed, and others did not change at all.
+    #[test]
+    fn one_next_hop_too_many_keeps_no_other_from_changing() {
+        let mut maps = maps();
+        let mut hops = networks(FULL);
+        set(&mut maps, &hops).expect("they fit");
+        let before = maps.tables.epochs().hop;
+        let (first, last) = (2, FULL as usize - 1);
+        hops[first].2 = by(88_888);
+        hops[last].2 = by(99_999);
+        hops.insert(0, ([0; 4], 0, by(77_777)));
+        set(&mut maps, &hops).expect_err("one too many");
+        assert!(maps.tables.epochs().hop > before);
+        let now = found(&maps);
+        let is_there = |hop: &&Hop| {
+            let at = now.binary_search_by_key(&(hop.0, hop.1), |(address, length, _)| (*address, *length));
+            at.is_ok_and(|at| now[at] == **hop)
+        };
+        assert!([0, first + 1, last + 1].iter().all(|at| is_there(&&hops[*at])));
+        // Two beside each other give way to one that leads nowhere.
+        assert_eq!(now.len(), FULL as usize);
+        assert_eq!(hops.iter().filter(is_there).count(), FULL as usize - 1);
+        let epoch = maps.tables.epochs().hop;
+        set(&mut maps, &hops).expect_err("still");
+        assert_eq!(maps.tables.epochs().hop, epoch, "nothing new");
     }
 }

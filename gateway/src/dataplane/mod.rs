@@ -5,6 +5,7 @@
 //! | `config`, `error` | what it is started with, what can go wrong |
 //! | `object`, `load` | the BPF object; loading and attaching |
 //! | `maps` | typed access to the maps |
+//! | `next_hops` | next hops of the core side: which have room, and the order in which they change |
 //! | `start` | the order in which everything comes up |
 //! | `ike_spis` | our SPIs of IKE SAs |
 //! | `sa`, `sas` | SAs as the controller sees them; installing and removing |
@@ -32,6 +33,7 @@ mod ethtool;
 mod ike_spis;
 mod load;
 mod maps;
+mod next_hops;
 pub mod object;
 mod publish;
 mod reader;
@@ -96,6 +98,7 @@ use self::clear_link::ClearLink;
 use self::ike_spis::IkeSpis;
 use self::load::Loaded;
 use self::maps::{Maps, absent_is_fine, entries};
+use self::next_hops::Fitted;
 use self::sas::Sas;
 use self::standstill::Standstill;
 use self::stats::WorkerCounters;
@@ -348,12 +351,27 @@ impl Dataplane {
         self.maps().set_directions(&entries)
     }
 
-    /// Makes these the next hops of the core side: prefix, its length, where to.
+    /// Makes these the next hops of the core side: `hops` as prefix, its length, where to; `fixed` are of addresses, in place
+    /// of what `hops` have for them. Flows follow.
     ///
     /// # Errors
-    /// The map is full.
-    pub fn set_next_hops(&self, hops: &[([u8; 4], u8, NextHop)]) -> Result<(), DataplaneError> {
-        self.maps().set_next_hops(hops)
+    /// There are more than the maps hold ([`DataplaneError::NextHops`]), or the kernel refuses some. All others are there
+    /// then, and what belongs to one that is not is dropped, so that it takes no shorter prefix.
+    pub fn set_next_hops(
+        &self,
+        hops: &[([u8; 4], u8, NextHop)],
+        fixed: &[(Ipv4Addr, NextHop)],
+    ) -> Result<(), DataplaneError> {
+        // Of a million routes this takes a while, for which nobody is to wait.
+        let fitted = Fitted::new(hops, fixed);
+        let set = self.maps().set_next_hops(&fitted);
+        set.and(fitted.refused())
+    }
+
+    /// Where the packet path has packets go that are for this address on the core side.
+    #[must_use]
+    pub fn next_hop(&self, destination: Ipv4Addr) -> Option<NextHop> {
+        self.maps().next_hops.to(destination)
     }
 
     /// What a site uses of the tables: flows, half-open TCP connections, NAT mappings; of all sites together for 0.

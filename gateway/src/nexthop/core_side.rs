@@ -167,7 +167,7 @@ fn table(
                 let mac = router.and_then(|router| macs.get(&(*ifindex, router)).copied());
                 hop(*ifindex, mac, route.mtu)
             }
-            Way::Nowhere => Some(NOWHERE),
+            Way::Nowhere => Some(NextHop::NOWHERE),
         });
         let ways: Vec<NextHop> = ways.collect();
         // Of several, the first that can be taken now.
@@ -191,15 +191,6 @@ fn table(
         .map(|((prefix, length), hop)| (prefix, length, hop));
     hops.collect()
 }
-
-/// What the packet path has for a route that leads nowhere.
-const NOWHERE: NextHop = NextHop {
-    ifindex: 0,
-    resolved: 0,
-    destination_mac: [0; 6],
-    source_mac: [0; 6],
-    mtu: 0,
-};
 
 /// The route with the longest prefix of an address.
 fn route_to(routes: &Routes, address: Ipv4Addr) -> Option<&Route> {
@@ -387,7 +378,7 @@ mod tests {
             [
                 ([0; 4], 0, hop([1; 6], 1400)),
                 ([10, 1, 0, 0], 16, unresolved()),
-                ([10, 9, 0, 0], 16, NOWHERE),
+                ([10, 9, 0, 0], 16, NextHop::NOWHERE),
                 ([10, 100, 0, 0], 24, unresolved()),
             ]
         );

@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 
 use super::asked::Asked;
 use crate::core::path_mtu::PathMtus;
-use crate::dataplane::{Dataplane, SaHandle, monotonic_s};
+use crate::dataplane::{Dataplane, DataplaneError, SaHandle, monotonic_s};
 use crate::nexthop::{CoreHops, PeerHop, ResolveError, Resolver, Watcher};
 
 /// Everything is looked at anew so often, should news from the kernel be lost.
@@ -94,15 +94,15 @@ struct Wanted {
 }
 
 impl Ways {
-    /// Starts to follow. `core` are the interfaces of the core side by index; `fixed` are next hops that the kernel does
-    /// not know of, before those that it does.
+    /// Starts to follow. `core` are the interfaces of the core side by index; `fixed` are next hops of
+    /// addresses that the kernel does not know of, before those that it does.
     ///
     /// # Errors
     /// The kernel refuses a netlink socket.
     pub(super) fn follow(
         dataplane: Arc<Dataplane>,
         core: Vec<u32>,
-        fixed: Vec<([u8; 4], u8, NextHop)>,
+        fixed: Vec<(Ipv4Addr, NextHop)>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let resolver = Arc::new(Resolver::new()?);
@@ -112,6 +112,7 @@ impl Ways {
             dataplane,
             core,
             fixed,
+            missing: Missing::default(),
             lost: HashSet::new(),
         };
         Ok(Self {
@@ -232,9 +233,36 @@ struct Follower {
     shared: Arc<Shared>,
     dataplane: Arc<Dataplane>,
     core: Vec<u32>,
-    fixed: Vec<([u8; 4], u8, NextHop)>,
+    fixed: Vec<(Ipv4Addr, NextHop)>,
+    /// Why next hops are missing, that was told already.
+    missing: Missing,
     /// Peers without a way, that was told already.
     lost: HashSet<IpAddr>,
+}
+
+/// Why not all next hops of the core side are there.
+#[derive(Default)]
+struct Missing(Option<String>);
+
+impl Missing {
+    /// Whether it is another reason than before, or none any more. How many are too many changes with each route.
+    fn is_news(&mut self, set: &Result<(), DataplaneError>) -> bool {
+        let reason = set.as_ref().err().map(|error| match error {
+            DataplaneError::NextHops { .. } => "too many".to_owned(),
+            other => other.to_string(),
+        });
+        std::mem::replace(&mut self.0, reason.clone()) != reason
+    }
+
+    fn tell(&mut self, set: &Result<(), DataplaneError>) {
+        if !self.is_news(set) {
+            return;
+        }
+        match set {
+            Ok(()) => tracing::info!("all next hops of the core side are there"),
+            Err(error) => tracing::error!(%error, "next hops of the core side"),
+        }
+    }
 }
 
 /// What a pass looks at.
@@ -272,36 +300,32 @@ impl Follower {
         }
     }
 
-    async fn core_side(&self) {
+    async fn core_side(&mut self) {
         let (asked, destinations) = {
             let wanted = lock(&self.shared.wanted);
             let asked = wanted.asked.destinations();
             let destinations: BTreeSet<Ipv4Addr> = wanted.named.union(&asked).copied().collect();
             (asked, destinations)
         };
-        let CoreHops { mut hops, on_link } =
-            match self.resolver.core_next_hops(&self.core, &destinations).await {
-                Ok(hops) => hops,
-                Err(error) => {
-                    tracing::error!(%error, "next hops of the core side");
-                    return;
-                }
-            };
-        hops.retain(|(prefix, length, _)| {
-            !self
-                .fixed
-                .iter()
-                .any(|fixed| (fixed.0, fixed.1) == (*prefix, *length))
-        });
-        hops.extend(&self.fixed);
-        if let Err(error) = self.dataplane.set_next_hops(&hops) {
-            tracing::error!(%error, "next hops of the core side");
-        }
+        let CoreHops { hops, on_link } = match self.resolver.core_next_hops(&self.core, &destinations).await {
+            Ok(hops) => hops,
+            Err(error) => {
+                tracing::error!(%error, "next hops of the core side");
+                return;
+            }
+        };
+        let set = self.dataplane.set_next_hops(&hops, &self.fixed);
+        let is_there = |address: &Ipv4Addr, hop: &NextHop| {
+            set.is_ok() || self.dataplane.next_hop(*address).as_ref() == Some(hop)
+        };
         let resolved: BTreeSet<Ipv4Addr> = hops
             .iter()
             .filter(|(_, length, hop)| *length == 32 && hop.resolved != 0)
-            .map(|(address, _, _)| Ipv4Addr::from(*address))
+            .map(|(address, _, hop)| (Ipv4Addr::from(*address), hop))
+            .filter(|(address, hop)| asked.contains(address) && is_there(address, hop))
+            .map(|(address, _)| address)
             .collect();
+        self.missing.tell(&set);
         lock(&self.shared.wanted)
             .asked
             .found(&asked, &resolved, &on_link, monotonic_s());
@@ -426,6 +450,25 @@ mod tests {
             tunnel,
             stale: false,
         }
+    }
+
+    /// Regression: that a table was too large was told every ten seconds.
+    #[test]
+    fn that_next_hops_are_missing_is_told_once() {
+        let mut missing = Missing::default();
+        assert!(!missing.is_news(&Ok(())));
+        let too_many = |have| {
+            Err(DataplaneError::NextHops {
+                have,
+                max: 16_384,
+                closed: 2,
+            })
+        };
+        assert!(missing.is_news(&too_many(16_385)));
+        assert!(!missing.is_news(&too_many(16_386)));
+        let other = Err(DataplaneError::Missing("memory".to_owned()));
+        assert!(missing.is_news(&other) && !missing.is_news(&other));
+        assert!(missing.is_news(&Ok(())) && !missing.is_news(&Ok(())));
     }
 
     /// Regression: each time that a router moved, routes and neighbours of the core side were asked for anew.

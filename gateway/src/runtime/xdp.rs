@@ -105,7 +105,7 @@ impl Xdp {
             .map(|attached| attached.index)
             .collect();
         let fixed = config.dns.iter().zip(&service);
-        let fixed = fixed.map(|(dns, service)| (dns.listen.octets(), 32, service.link.hop));
+        let fixed = fixed.map(|(dns, service)| (dns.listen, service.link.hop));
         let ways =
             Ways::follow(Arc::clone(&dataplane), core, fixed.collect()).context("routes and neighbours")?;
         Ok(Self {

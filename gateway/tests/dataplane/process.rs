@@ -78,7 +78,9 @@ pub(crate) fn configure(dataplane: &Dataplane, directory: &std::path::Path) -> V
         source_mac: mac(directory, "core0"),
         mtu: 1500,
     };
-    dataplane.set_next_hops(&[([203, 0, 113, 0], 24, hop)]).unwrap();
+    dataplane
+        .set_next_hops(&[([203, 0, 113, 0], 24, hop)], &[])
+        .unwrap();
     dataplane
         .publish(&(1..=SITES).map(published).collect::<Vec<_>>())
         .unwrap();

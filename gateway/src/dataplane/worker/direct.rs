@@ -252,7 +252,7 @@ impl View {
             frame_max: frame_max.unwrap_or(0),
             settings: None,
             now_s: 0,
-            hops: vec![OnceCell::new(); limit::NEXT_HOPS_MAX as usize],
+            hops: vec![OnceCell::new(); limit::HOP_NUMBERS as usize],
         }
     }
 
