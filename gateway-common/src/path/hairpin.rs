@@ -271,14 +271,14 @@ pub fn enter<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, D
     }
     filter::may_open(&seen)?;
     let judgement = tables.judge(&tuple).ok_or(DropReason::NoRuleSet)?;
+    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
+    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     if judgement.action != action::ALLOW {
         tables.count_rule(judgement.counter, seen.length());
         return denied(tables, &key, &judgement);
     }
     sa_to_site(tables, target.key.site, target.key.source)?;
     limits::rate_of_calls(tables, target.key.site, settings, tables.now_s())?;
-    let scratch = tables.scratch().ok_or(DropReason::Internal)?;
-    scratch.store(left::RULE, pair(judgement.rule, judgement.generation));
     // The caller's flow is logged, if the rule says so.
     scratch.store(left::FLAGS, 0);
     let [p0, p1] = outside.port;

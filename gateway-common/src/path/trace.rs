@@ -276,6 +276,10 @@ fn from_stages<T: Tables>(tables: &T, event: &mut TraceEvent) {
         point::JUDGE | point::HAIRPIN_JUDGE => goes_on || is_verdict_of_a_rule(event.value),
         point::MAP | point::ADD | point::ANSWER | point::PERMIT | point::ENTER_ADD => true,
         point::ENTER => goes_on && event.value == open::Stage::EnterAdd as u32,
+        point::HAIRPIN_ENTER => match goes_on {
+            true => event.value == open::Stage::HairpinAdd as u32,
+            false => is_verdict_of_a_rule(event.value),
+        },
         _ => false,
     };
     let is_mapped = match event.point {

@@ -457,9 +457,10 @@ impl<E: Engine> Controller<E> {
 
     async fn install(&mut self, install: &ChildSaInstall) {
         let outcome = match self.add_sites() {
-            // What keeps another site out is no reason to refuse this one.
             Err(error) if self.new_sites.contains(&install.site) => Err(error),
-            _ => {
+            // What keeps another site out is no reason to refuse this one.
+            added => {
+                log_failure("a site is not known to the data plane yet", added);
                 let beside = self.handles(&install.beside);
                 self.engine.install(install, beside).await
             }
