@@ -415,6 +415,45 @@ fn a_list_that_is_replaced_is_read_without_being_told() {
     assert!(names(&center).contains(&"credentials_loaded".to_owned()));
 }
 
+/// Regression: what was wrong with the list of one authority kept those of all others from being followed, and a gateway that was
+/// started with it did not start.
+#[test]
+fn a_wrong_list_of_one_authority_leaves_those_of_others_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, mut options) = certified(folder.path());
+    let [other, impostor] = [(); 2].map(|()| Authority::root("Other", nothing));
+    let path = |name: &str| folder.path().join(name);
+    let both = [&root, &other].map(|one| one.certificate.pem()).concat();
+    std::fs::write(path("ca.crt"), both).expect("written");
+    // Wrong from the start.
+    std::fs::write(path("other.crl"), impostor.crl(&[], 1, false).der()).expect("written");
+    options.more[0] = format!("crl = [{:?}, {:?}]", path("ca.crl"), path("other.crl"));
+    let (center, site) = pair(options);
+    up(&site);
+    let refused = || {
+        names(&center)
+            .iter()
+            .filter(|name| *name == "credentials_refused")
+            .count()
+    };
+    assert_eq!(refused(), 1, "it is told at the start");
+    let replace = |name: &str, list: &rcgen::CertificateRevocationList| {
+        std::fs::write(path("new"), list.der()).expect("written");
+        std::fs::rename(path("new"), path(name)).expect("renamed");
+    };
+    replace("other.crl", &impostor.crl(&[], 2, false));
+    until(|| (refused() == 2).then_some(()), || log(&center, "hospital"));
+    assert_eq!(center.engine().installed.len(), 1);
+    replace("ca.crl", &root.crl(&[&serial], 2, false));
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || log(&center, "hospital"),
+    );
+    // Who asks is told, and nothing is done by halves.
+    let error = center.refused(Request::Reload);
+    assert!(error.contains("CN=Other"), "{error}");
+}
+
 #[test]
 fn what_is_about_to_end_is_told_ahead_and_once() {
     let folder = tempfile::tempdir().expect("folder");

@@ -501,6 +501,58 @@ mod revocation {
         assert!(before.knows_what_was_known_to(&root.trust(), NOW).is_ok());
     }
 
+    /// Regression: what was wrong with the list of one issuer kept those of all others from being followed.
+    #[test]
+    fn a_list_that_cannot_be_taken_leaves_those_of_others_alone() {
+        let root = Authority::root("Root", nothing);
+        let (middle, other) = (root.below("Middle", nothing), root.below("Other", nothing));
+        let leaf = root.issue("gw", Vec::new(), nothing);
+        let (of_middle, of_other) = (
+            middle.issue("a", Vec::new(), nothing),
+            other.issue("b", Vec::new(), nothing),
+        );
+        let of =
+            |given: &[rcgen::CertificateRevocationList]| trust(&root, given, RevocationPolicy::WhereListed);
+        let before = of(&[
+            root.crl(&[], 3, false),
+            middle.crl(&[&of_middle.serial], 3, false),
+            other.crl(&[&of_other.serial], 3, false),
+        ]);
+        let impostor = Authority::root("Root", nothing);
+        // One that is older, one that is gone; and what is new of the root, beside what is not its own.
+        let mut now = of(&[
+            impostor.crl(&[], 9, false),
+            root.crl(&[&leaf.serial], 4, false),
+            middle.crl(&[], 2, false),
+        ]);
+        let faults = now.keep_what_was_known_to(&before, NOW);
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        let told = |issuer: &str| faults.iter().filter(|fault| fault.contains(issuer)).count();
+        assert_eq!(
+            (faults.len(), told("CN=Root"), told("CN=Middle"), told("CN=Other")),
+            (3, 1, 1, 1),
+            "{faults:?}"
+        );
+        for (leaf, chain) in [
+            (&leaf, None),
+            (&of_middle, Some(&middle)),
+            (&of_other, Some(&other)),
+        ] {
+            let chain: Vec<_> = chain.into_iter().collect();
+            let error = verify(&now, leaf, &chain).unwrap_err();
+            assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+        }
+        // Once all is right, all is followed.
+        let mut then = of(&[
+            root.crl(&[], 5, false),
+            middle.crl(&[], 5, false),
+            other.crl(&[], 5, false),
+        ]);
+        assert_eq!(then.keep_what_was_known_to(&now, NOW), []);
+        assert_eq!(then.revocation_lists().len(), 3);
+        assert!(verify(&then, &of_middle, &[&middle]).is_ok());
+    }
+
     #[test]
     fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
         let root = Authority::root("Root", nothing);
@@ -667,8 +719,8 @@ mod revocation {
             assert_eq!(
                 load(trust, list).unwrap_err(),
                 "the revocation list of O=Lab, CN=Root, of 2026-05-01 00:00:00 UTC, was not signed by the authority of that \
-                 name in [ike] ca: it is damaged, or somebody else's\n  to mend it: fetch it again, or add the certificate \
-                 of the authority's new key to ca"
+                 name in [ike] ca, or by an algorithm that is not accepted (SHA-1, RSA below 2048 bits): it is damaged, or \
+                 somebody else's\n  to mend it: fetch it again, or add the certificate of the authority's new key to ca"
             );
         }
         // Damaged where no field is: a serial number on it.

@@ -200,6 +200,7 @@ impl<E: Engine> Controller<E> {
         };
         controller.set_sites()?;
         controller.begin_rules(rules)?;
+        controller.tell_wrong_lists();
         controller.tell_what_ends();
         Ok(controller)
     }

@@ -178,21 +178,30 @@ impl<E: Engine> Controller<E> {
         match read {
             FilesRead::Changed(trust) => {
                 let because = "a file changed";
-                match trust.and_then(|trust| self.nothing_forgotten(trust)) {
-                    Ok(trust) => {
+                let (trust, faults) = match trust {
+                    Ok(trust) => self.without_what_is_wrong(trust),
+                    Err(error) => (None, format!("{error:#}")),
+                };
+                let is_news = match faults.is_empty() {
+                    true => {
                         self.watch.refused = None;
-                        self.set_trust(trust, because);
+                        true
                     }
-                    Err(error) => {
-                        let reason = format!("{error:#}");
-                        if self.watch.refuse(&reason) {
-                            self.record_refusal(because, &reason);
-                        }
-                    }
+                    // Read again with the same outcome, all that is right is in force already.
+                    false => self.watch.refuse(&faults),
+                };
+                if is_news && !faults.is_empty() {
+                    self.record_refusal(because, &faults);
+                }
+                if let Some(trust) = trust.filter(|_| is_news) {
+                    self.set_trust(trust, because);
                 }
             }
             FilesRead::All(credentials, asked) => {
                 let read = credentials.and_then(|read| {
+                    for list in read.trust.revocation_lists() {
+                        read.trust.check_signer(list)?;
+                    }
                     let trust = self.nothing_forgotten(read.trust)?;
                     Ok(Credentials { trust, ..read })
                 });
@@ -252,6 +261,24 @@ impl<E: Engine> Controller<E> {
     fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
         trust.knows_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s)?;
         Ok(trust)
+    }
+
+    /// What is wrong with the list of one issuer leaves those of others alone: they are followed, and what was in force of that
+    /// one stays. Nobody waits for an answer here who could mend it. And what is wrong.
+    fn without_what_is_wrong(&self, mut trust: TrustAnchors) -> (Option<TrustAnchors>, String) {
+        let faults = trust.keep_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s);
+        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+        (Some(trust), faults.join("\n"))
+    }
+
+    /// What is wrong with the revocation lists of the start. They are in use all the same: what they say is unknown then, and the
+    /// peers of their issuers alone are refused.
+    pub(super) fn tell_wrong_lists(&mut self) {
+        let (trust, now_s) = (self.endpoint.trust(), self.clock.now().unix_s);
+        let faults: Vec<_> = trust.wrong_lists(now_s).iter().map(ToString::to_string).collect();
+        for fault in faults {
+            self.record_refusal("start", &fault);
+        }
     }
 
     fn set_trust(&mut self, trust: TrustAnchors, because: &str) -> view::Reloaded {

@@ -37,7 +37,7 @@ pub enum TrustError {
     },
     /// A revocation list in the name of an authority that did not sign it.
     #[error(
-        "the revocation list of {issuer}, of {}, was not signed by the authority of that name in [ike] ca: it is damaged, or somebody else's\n  to mend it: fetch it again, or add the certificate of the authority's new key to ca",
+        "the revocation list of {issuer}, of {}, was not signed by the authority of that name in [ike] ca, or by an algorithm that is not accepted (SHA-1, RSA below 2048 bits): it is damaged, or somebody else's\n  to mend it: fetch it again, or add the certificate of the authority's new key to ca",
         utc(*.this_update_unix_s)
     )]
     NotItsList {

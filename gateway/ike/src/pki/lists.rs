@@ -8,6 +8,7 @@ use super::certificate::Certificate;
 use super::error::{ChainError, TrustError};
 use super::revocation::{RevocationList, RevocationPolicy};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// A SubjectPublicKeyInfo.
 pub(super) type Key = Box<[u8]>;
@@ -15,7 +16,7 @@ pub(super) type Key = Box<[u8]>;
 /// Newest first.
 #[derive(Default)]
 pub(super) struct RevocationLists {
-    lists: Vec<RevocationList>,
+    lists: Vec<Arc<RevocationList>>,
     policy: RevocationPolicy,
 }
 
@@ -28,13 +29,18 @@ enum Status {
 }
 
 impl RevocationLists {
-    pub(super) fn new(mut lists: Vec<RevocationList>, policy: RevocationPolicy) -> Self {
+    pub(super) fn new(mut lists: Vec<Arc<RevocationList>>, policy: RevocationPolicy) -> Self {
         lists.sort_by_key(|list| std::cmp::Reverse(list.this_update_unix_s()));
         Self { lists, policy }
     }
 
-    pub(super) fn all(&self) -> &[RevocationList] {
+    pub(super) fn all(&self) -> &[Arc<RevocationList>] {
         &self.lists
+    }
+
+    /// Takes these in place of those in use.
+    pub(super) fn replace(&mut self, lists: Vec<Arc<RevocationList>>) {
+        *self = Self::new(lists, self.policy);
     }
 
     /// Looks at each certificate of a path but the last: from the peer's own to the authority's, each issued by the one
@@ -97,17 +103,23 @@ impl RevocationLists {
         }
     }
 
-    /// That none is of a time to come of which there is neither a current one beside it nor one in force: whose revocation is not
+    /// That a list is not of a time to come, unless there is a current one beside it or one in force: whose revocation is not
     /// asked for, or known by another list, must not be unknown for that.
-    pub(super) fn wait_for_none(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
-        let mut to_come = self.lists.iter().filter(|list| list.is_not_yet_valid(unix_s));
-        let stands_alone = |list: &&RevocationList| {
-            let is_current = |one: &RevocationList| one.is_like(list) && !one.is_not_yet_valid(unix_s);
-            !self.lists.iter().any(is_current) && !before.lists.iter().any(|one| one.is_like(list))
-        };
-        to_come
-            .find(stands_alone)
-            .map_or(Ok(()), |list| Err(not_yet_valid(list)))
+    pub(super) fn is_awaited_by_none(
+        &self,
+        list: &RevocationList,
+        before: &Self,
+        unix_s: u64,
+    ) -> Result<(), TrustError> {
+        let is_current = |one: &Arc<RevocationList>| one.is_like(list) && !one.is_not_yet_valid(unix_s);
+        let stands_alone = list.is_not_yet_valid(unix_s)
+            && !self.lists.iter().any(is_current)
+            && !before.lists.iter().any(|one| one.is_like(list));
+        if stands_alone {
+            Err(not_yet_valid(list))
+        } else {
+            Ok(())
+        }
     }
 
     /// That of the key which signed `old`, a list in force, there is one no older. `keys`: all that are known of the issuer's name,
@@ -143,7 +155,7 @@ impl RevocationLists {
             return Err(TrustError::NoListAnyMore { issuer: issuer() });
         }
         // An intermediate takes a new key, and nothing that we are told says that the old one is over.
-        let is_known = |list: &RevocationList| {
+        let is_known = |list: &Arc<RevocationList>| {
             !list.is_not_yet_valid(unix_s) && keys.keys().any(|key| list.is_signed_by(key))
         };
         match signer {

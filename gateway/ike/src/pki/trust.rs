@@ -16,6 +16,7 @@ use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter, VerifiedPath};
 
@@ -143,11 +144,12 @@ impl TrustAnchors {
     /// signed: for a certificate the newest decides of those that are for it and signed by its issuer's key. Where lists bear the
     /// issuer's name and none is signed by the key, the revocation is not known.
     pub fn set_revocation(&mut self, lists: Vec<RevocationList>, policy: RevocationPolicy) {
+        let lists = lists.into_iter().map(Arc::new).collect();
         self.lists = RevocationLists::new(lists, policy);
     }
 
     /// The revocation lists in use, newest first.
-    pub fn revocation_lists(&self) -> &[RevocationList] {
+    pub fn revocation_lists(&self) -> &[Arc<RevocationList>] {
         self.lists.all()
     }
 
@@ -155,7 +157,7 @@ impl TrustAnchors {
     pub(crate) fn next_list_unix_s(&self, unix_s: u64) -> Option<u64> {
         let to_come = self.revocation_lists().iter();
         let to_come = to_come.filter(|list| list.is_not_yet_valid(unix_s));
-        to_come.map(RevocationList::valid_from_unix_s).min()
+        to_come.map(|list| list.valid_from_unix_s()).min()
     }
 
     /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
@@ -168,22 +170,73 @@ impl TrustAnchors {
     /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`], [`TrustError::OtherSigner`],
     /// [`TrustError::ListNotYetValid`].
     pub fn knows_what_was_known_to(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
-        self.lists.wait_for_none(&before.lists, unix_s)?;
+        for list in self.revocation_lists() {
+            self.lists.is_awaited_by_none(list, &before.lists, unix_s)?;
+        }
+        self.forgotten_of(before, unix_s)
+            .next()
+            .map_or(Ok(()), |(_, error)| Err(error))
+    }
+
+    /// Takes the lists that [`Self::knows_what_was_known_to`] and [`Self::check_signer`] find fault with out, and keeps those of
+    /// `before` that would be forgotten: what is wrong with the list of one issuer leaves those of others alone. Answers what
+    /// is wrong.
+    pub fn keep_what_was_known_to(&mut self, before: &Self, unix_s: u64) -> Vec<TrustError> {
+        let mut faults = Vec::new();
+        let mut lists = Vec::new();
+        for list in self.revocation_lists() {
+            let signer = self.check_signer(list);
+            match signer.and_then(|()| self.lists.is_awaited_by_none(list, &before.lists, unix_s)) {
+                Ok(()) => lists.push(Arc::clone(list)),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        self.lists.replace(lists);
+        let forgotten: Vec<_> = self.forgotten_of(before, unix_s).collect();
+        let mut lists = self.revocation_lists().to_vec();
+        for (old, fault) in forgotten {
+            lists.push(old);
+            faults.push(fault);
+        }
+        self.lists.replace(lists);
+        faults
+    }
+
+    /// What is wrong with lists that nothing stands beside: they are signed by none of the authorities whose name they bear, or of a
+    /// time to come.
+    pub fn wrong_lists(&self, unix_s: u64) -> Vec<TrustError> {
+        let none = RevocationLists::default();
+        let of = |list: &Arc<RevocationList>| {
+            let signer = self.check_signer(list);
+            signer
+                .and_then(|()| self.lists.is_awaited_by_none(list, &none, unix_s))
+                .err()
+        };
+        self.revocation_lists().iter().filter_map(of).collect()
+    }
+
+    /// Lists of `before` in whose place there is none that may take it, and why.
+    fn forgotten_of<'a>(
+        &'a self,
+        before: &'a Self,
+        unix_s: u64,
+    ) -> impl Iterator<Item = (Arc<RevocationList>, TrustError)> + 'a {
         let must_be = self.has_the_authorities_of(before);
         let in_force = before.revocation_lists().iter();
-        for old in in_force.filter(|list| !list.is_not_yet_valid(unix_s)) {
+        let in_force = in_force.filter(move |list| !list.is_not_yet_valid(unix_s));
+        in_force.filter_map(move |old| {
             // Those of authorities, and those of chains that came.
             let of_name = before
                 .revocation_lists()
                 .iter()
                 .filter(|list| list.is_of_issuer(old));
-            let seen = of_name.flat_map(RevocationList::keys_seen);
+            let seen = of_name.flat_map(|list| list.keys_seen());
             let theirs = before.keys_of(old.issuer()).map(Key::from);
             let mut keys: BTreeMap<_, _> = seen.chain(theirs).map(|key| (key, false)).collect();
             keys.extend(self.keys_of(old.issuer()).map(|key| (key.into(), true)));
-            self.lists.follow(old, &keys, must_be, unix_s)?;
-        }
-        Ok(())
+            let fault = self.lists.follow(old, &keys, must_be, unix_s).err()?;
+            Some((Arc::clone(old), fault))
+        })
     }
 
     /// Keys of the authorities of a name.

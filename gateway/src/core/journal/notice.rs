@@ -214,8 +214,9 @@ impl Notice<'_> {
                 lists,
             } => credentials_loaded(because, authorities, lists),
             Self::CredentialsRefused { because, reason } => {
-                let text =
-                    format!("certificates or keys not read again ({because}), those in force stay: {reason}");
+                let text = format!(
+                    "not all certificates, lists and keys are taken ({because}), what was in force stays in their place: {reason}"
+                );
                 let mut record = of_gateway("credentials_refused", text);
                 record.severity = Severity::Error;
                 record.with("because", because).with("reason", reason)
