@@ -118,7 +118,10 @@ fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Res
     } else {
         (kept?.unwrap_or_else(rules::nothing), true)
     };
-    let compiled = compile(&stored.file, &stored.text, sites);
+    let compiled = match is_kept {
+        true => compile_kept(&stored.file, &stored.text, sites),
+        false => compile(&stored.file, &stored.text, sites),
+    };
     let compiled = match follows {
         true => compiled?,
         false => compiled.with_context(|| {
@@ -170,4 +173,16 @@ fn new_entry(stored: &StoredRules, compiled: &Compiled, origin: Origin, history:
 /// Parses and compiles a rule set against the sites.
 pub(super) fn compile(file: &str, text: &str, sites: &dyn Directory) -> anyhow::Result<Compiled> {
     Ok(policy::compile(RuleSetFile::parse(file, text)?, sites)?)
+}
+
+/// The same of a rule set that is in force or was before. What would be a fault of a new one, but has a meaning, keeps it.
+pub(super) fn compile_kept(file: &str, text: &str, sites: &dyn Directory) -> anyhow::Result<Compiled> {
+    let (compiled, tolerated) = policy::compile_kept(RuleSetFile::parse(file, text)?, sites)?;
+    if !tolerated.0.is_empty() {
+        tracing::error!(
+            faults = %tolerated,
+            "the rule set has groups of gateway.toml's names: its rules mean its own groups, as before. It could not be loaded again: mend it, and load it"
+        );
+    }
+    Ok(compiled)
 }

@@ -528,6 +528,43 @@ fn a_configured_set_that_came_back_goes_with_its_file() {
     assert_eq!(rules(&node), "");
 }
 
+/// Regression: gateway.toml got a group that a stored rule set has as a group of its own, and the daemon did not start.
+#[test]
+fn a_stored_set_whose_group_gateway_toml_has_as_well_stays_in_force() {
+    let grouped = CLINIC.replace("[[site]]\n", "[[site]]\ngroups = [\"g\"]\n");
+    let text = "name = \"own group\"\n[[site_group]]\nname = \"g\"\nsites = [\"clinic\"]\n\
+        [[rule]]\nname = \"r\"\naction = \"allow\"\ngroups = \"g\"\n";
+    let loading = |how| Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how,
+    };
+    let node = Node::alone(tempfile::tempdir().expect("folder"), CLINIC);
+    node.ask(loading(HowToLoad::default()));
+    let node = Node::alone(node.stop(), &grouped);
+    assert_eq!(rules(&node), "own group");
+    // What comes into force is looked at as ever.
+    assert!(
+        node.refused(loading(HowToLoad::default()))
+            .contains("has a group of that name")
+    );
+    // It is fallen back to, while the gateway runs and at a start.
+    node.ask(load("on trial", Some(1)));
+    until(
+        || (rules(&node) == "own group").then_some(()),
+        || node.ask(Request::RulesHistory).to_string(),
+    );
+    node.ask(load("on trial", Some(600)));
+    let node = Node::alone(node.stop(), &grouped);
+    assert_eq!(rules(&node), "own group");
+    node.ask(load("another", None));
+    let back = node.refused(Request::RulesRollback {
+        generation: None,
+        how: HowToLoad::default(),
+    });
+    assert!(back.contains("has a group of that name"), "{back}");
+}
+
 /// Regression: of a set that was to be fallen back to, only the fault was told.
 #[test]
 fn a_stored_set_that_does_not_fit_the_configuration_is_told_with_the_way_out() {
