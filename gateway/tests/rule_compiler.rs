@@ -6,7 +6,7 @@ use gateway::config::{
 };
 use gateway::core::classifier::Generation;
 use gateway::core::names::Openings;
-use gateway::core::policy::{Compiled, Directory, compile};
+use gateway::core::policy::{Compiled, Directory, compile, compile_kept};
 use gateway_common::abi::event::RULE_DEFAULT;
 use gateway_common::abi::limit::RULES_MAX;
 use gateway_common::abi::rule::action;
@@ -424,4 +424,12 @@ fn a_group_of_sites_has_no_name_that_the_configuration_has_a_group_of() {
         fault.contains("rules.toml:2: site_group \"g\": gateway.toml has a group of that name\n  to mend it: give it another"),
         "{fault}"
     );
+    // One that was in force means what it meant.
+    let parsed = RuleSetFile::parse("rules.toml", &text("g")).expect("right by itself");
+    let (kept, told) = compile_kept(parsed, &Center).expect("it was in force");
+    assert_eq!(told.to_string(), fault);
+    let [rule] = &kept.rules[..] else {
+        panic!("one rule")
+    };
+    assert_eq!((&rule.sites[..], rule.groups), (&[1][..], 0));
 }

@@ -72,6 +72,9 @@ pub struct History {
     /// Those that waited and that nobody confirmed while they were in force.
     #[serde(default)]
     never_confirmed: BTreeSet<u32>,
+    /// Those that fell back to what the configuration said.
+    #[serde(default)]
+    fell_back_to_configured: BTreeSet<u32>,
 }
 
 /// Why there is nothing to roll back to or to confirm.
@@ -104,6 +107,23 @@ impl History {
         self.unconfirmed
     }
 
+    /// The entry that comes back unless the one in force is confirmed.
+    #[must_use]
+    pub fn fall_back_entry(&self) -> Option<&Entry> {
+        self.numbered(self.unconfirmed?.fall_back_to?)
+    }
+
+    /// Whether an entry is what the configuration says: `[rules] file`, or that fell back to it. A start follows the
+    /// configuration then.
+    #[must_use]
+    pub fn is_configured(&self, entry: &Entry) -> bool {
+        entry.origin == Origin::Configured || self.fell_back_to_configured.contains(&entry.generation)
+    }
+
+    fn numbered(&self, generation: u32) -> Option<&Entry> {
+        self.entries.iter().find(|entry| entry.generation == generation)
+    }
+
     /// All entries, oldest first.
     #[must_use]
     pub fn entries(&self) -> &[Entry] {
@@ -123,13 +143,9 @@ impl History {
     /// # Errors
     /// There is none.
     pub fn rollback_target(&self, generation: Option<u32>) -> Result<&Entry, HistoryError> {
-        let numbered = |number| self.entries.iter().find(|entry| entry.generation == number);
         match (generation, self.unconfirmed) {
-            (Some(number), _) => numbered(number).ok_or(HistoryError::Unknown(number)),
-            (None, Some(waiting)) => waiting
-                .fall_back_to
-                .and_then(numbered)
-                .ok_or(HistoryError::NothingBefore),
+            (Some(number), _) => self.numbered(number).ok_or(HistoryError::Unknown(number)),
+            (None, Some(_)) => self.fall_back_entry().ok_or(HistoryError::NothingBefore),
             (None, None) => self
                 .line()
                 .into_iter()
@@ -179,6 +195,14 @@ impl History {
             fall_back_to,
             until_unix_s,
         });
+        let is_fall_back = matches!(entry.origin, Origin::FellBack(_));
+        if is_fall_back
+            && self
+                .fall_back_entry()
+                .is_some_and(|back| self.is_configured(back))
+        {
+            next.fell_back_to_configured.insert(entry.generation);
+        }
         next.entries.push(entry);
         let kept = |entry: &Entry| {
             Some(entry.generation) == next.unconfirmed.and_then(|waiting| waiting.fall_back_to)
@@ -192,9 +216,12 @@ impl History {
         let History {
             entries,
             never_confirmed,
+            fell_back_to_configured,
             ..
         } = &mut next;
-        never_confirmed.retain(|number| entries.iter().any(|entry| entry.generation == *number));
+        for numbers in [never_confirmed, fell_back_to_configured] {
+            numbers.retain(|number| entries.iter().any(|entry| entry.generation == *number));
+        }
         next
     }
 
@@ -335,11 +362,36 @@ mod tests {
     }
 
     #[test]
+    fn what_falls_back_to_the_configured_set_is_the_configured_set() {
+        let of = |generation, origin| Entry {
+            origin,
+            ..entry(generation)
+        };
+        let is_configured = |history: &History| history.is_configured(history.in_force().expect("one"));
+        let configured = History::default().with(of(1, Origin::Configured), None);
+        let once = configured
+            .with(entry(2), Some(60))
+            .with(of(3, Origin::FellBack(2)), None);
+        let twice = once
+            .with(entry(4), Some(60))
+            .with(of(5, Origin::FellBack(4)), None);
+        assert!(is_configured(&once) && is_configured(&twice));
+        let loaded = twice.with(entry(6), None);
+        let back = loaded
+            .with(entry(7), Some(60))
+            .with(of(8, Origin::FellBack(7)), None);
+        assert!(!is_configured(&loaded) && !is_configured(&back));
+        assert!(!is_configured(&back.with(of(9, Origin::RolledBack(1)), None)));
+    }
+
+    #[test]
     fn a_history_of_an_earlier_release_is_read() {
         let history = with_origin(&History::default().with(entry(1), None), Origin::FellBack(9));
         let mut stored = serde_json::to_value(&history).expect("written");
         let map = stored.as_object_mut().expect("a map");
-        assert!(map.remove("never_confirmed").is_some());
+        for later in ["never_confirmed", "fell_back_to_configured"] {
+            assert!(map.remove(later).is_some());
+        }
         assert_eq!(serde_json::from_value::<History>(stored).expect("read"), history);
     }
 }

@@ -1,7 +1,8 @@
 //! Typed access to every map of `gateway_common::abi::map`.
 
 use std::borrow::Borrow;
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
@@ -38,6 +39,8 @@ pub(crate) struct Maps {
     settings: Array<MapData, Settings>,
     interface_table: Array<MapData, Interfaces>,
     interfaces: Interfaces,
+    /// Addresses that have no place in it, by the interface's index, as they were told.
+    surplus: BTreeMap<u32, BTreeSet<IpAddr>>,
     sa_inbound: Array<MapData, SaInbound>,
     sa_paths: HashMap<MapData, SaPathKey, SaPath>,
     sa_routes: LpmTrie<MapData, SaOutboundKey, u32>,
@@ -74,6 +77,7 @@ impl Maps {
             settings: take(ebpf, map::SETTINGS)?,
             interface_table: take(ebpf, map::INTERFACES)?,
             interfaces: Interfaces::new_zeroed(),
+            surplus: BTreeMap::new(),
             sa_inbound: take(ebpf, map::SA_INBOUND)?,
             sa_paths: take(ebpf, map::SA_PATHS)?,
             sa_routes: take(ebpf, map::SA_ROUTES)?,
@@ -127,6 +131,22 @@ impl Maps {
         }
         let set = self.interface_table.set(0, self.interfaces, 0);
         set.map_err(DataplaneError::map(map::INTERFACES))
+    }
+
+    /// The interface of that index as the packet path has it; zero before it is added.
+    pub(crate) fn interface(&self, index: u32) -> Interface {
+        let all = &self.interfaces;
+        let mut places = all.indexes.iter().zip(all.interfaces);
+        let found = places.find(|(have, _)| **have == index);
+        found.map_or_else(Interface::new_zeroed, |(_, interface)| interface)
+    }
+
+    /// Notes the addresses of an interface that have no place. Whether they are others than were noted before.
+    pub(crate) fn surplus_changes(&mut self, index: u32, surplus: &BTreeSet<IpAddr>) -> bool {
+        let told = self.surplus.entry(index).or_default();
+        let changes = told != surplus;
+        told.clone_from(surplus);
+        changes
     }
 
     /// Lets XDP redirect out of an interface.

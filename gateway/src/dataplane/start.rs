@@ -2,6 +2,9 @@
 //! programs attached last, when everything they redirect to is there.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::iter::once;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -120,14 +123,6 @@ fn plan_interface(config: &InterfaceConfig) -> Result<Planned, DataplaneError> {
         queues as usize,
         limit::QUEUES_MAX,
     )?;
-    let surplus = system::addresses(&config.name).map_or(0, |addresses| addresses.surplus);
-    if surplus > 0 {
-        tracing::warn!(
-            interface = config.name,
-            surplus,
-            "it has more addresses than the packet path serves: what is sent to the last ones is dropped"
-        );
-    }
     Ok(Planned {
         config: config.clone(),
         index,
@@ -164,7 +159,8 @@ fn fill_clear_link(
     )
 }
 
-/// Writes role, queues and present addresses of an interface; `place` is its place in the configuration.
+/// Writes role, queues and present addresses of an interface, and tells of those that are not served when they change; `place`
+/// is its place in the configuration.
 pub(super) fn fill_interface(
     maps: &mut Maps,
     interface: &Attached,
@@ -197,18 +193,46 @@ fn insert(
         interface: name.to_owned(),
         source,
     })?;
+    let served = maps.interface(index);
+    let served_ipv4 = once(served.ipv4).chain(served.further_ipv4);
+    let served_ipv6 = once(served.ipv6).chain(served.further_ipv6);
+    let ([ipv4, further_ipv4 @ ..], surplus_ipv4) = system::places(served_ipv4, &addresses.ipv4);
+    let ([ipv6, further_ipv6 @ ..], surplus_ipv6) = system::places(served_ipv6, &addresses.ipv6);
     let interface = Interface {
         role,
         xsk_base: place * limit::QUEUES_MAX,
         queues,
-        ipv4: addresses.ipv4,
-        ipv6: addresses.ipv6,
+        ipv4,
+        ipv6,
         mac: addresses.mac,
         pad: [0; 2],
-        further_ipv4: addresses.further_ipv4,
-        further_ipv6: addresses.further_ipv6,
+        further_ipv4,
+        further_ipv6,
     };
-    maps.set_interface(index, interface)
+    maps.set_interface(index, interface)?;
+    let surplus_ipv4 = surplus_ipv4.into_iter().map(IpAddr::from);
+    let surplus_ipv6 = surplus_ipv6.into_iter().map(IpAddr::from);
+    let surplus: BTreeSet<_> = surplus_ipv4.chain(surplus_ipv6).collect();
+    if maps.surplus_changes(index, &surplus) {
+        tell_surplus(name, &surplus);
+    }
+    Ok(())
+}
+
+fn tell_surplus(interface: &str, surplus: &BTreeSet<IpAddr>) {
+    /// Addresses that are named; more are counted.
+    const NAMED_MAX: usize = 8;
+    if surplus.is_empty() {
+        tracing::info!(interface, "the packet path serves all its addresses again");
+        return;
+    }
+    let named = surplus.iter().take(NAMED_MAX).map(IpAddr::to_string);
+    tracing::warn!(
+        interface,
+        surplus = surplus.len(),
+        addresses = named.collect::<Vec<_>>().join(", "),
+        "it has more addresses than the packet path serves: what is sent to these is dropped"
+    );
 }
 
 /// WAN interfaces by name, with the port that every worker has for them.

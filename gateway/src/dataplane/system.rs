@@ -3,7 +3,6 @@
 use std::fs;
 use std::future::Future;
 use std::io;
-use std::net::IpAddr;
 use std::path::Path;
 
 use gateway_common::abi::limit;
@@ -160,37 +159,17 @@ pub(crate) fn interface_index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
 }
 
-/// Addresses of an interface; those it lacks are zero.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Addresses of an interface, in the order in which the kernel names them; of IPv6 that is the newest first.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Addresses {
+    /// Zero if it has none.
     pub(crate) mac: [u8; 6],
-    pub(crate) ipv4: [u8; 4],
-    pub(crate) ipv6: [u8; 16],
-    /// Those beside the first.
-    pub(crate) further_ipv4: [[u8; 4]; limit::FURTHER_ADDRESSES_MAX],
-    pub(crate) further_ipv6: [[u8; 16]; limit::FURTHER_ADDRESSES_MAX],
-    /// How many there are beyond those.
-    pub(crate) surplus: usize,
+    pub(crate) ipv4: Vec<[u8; 4]>,
+    /// Without those that are link-local.
+    pub(crate) ipv6: Vec<[u8; 16]>,
 }
 
-impl Addresses {
-    fn add(&mut self, address: IpAddr) {
-        let is_put = match address {
-            IpAddr::V4(address) => put(&mut self.ipv4, &mut self.further_ipv4, address.octets()),
-            IpAddr::V6(address) => put(&mut self.ipv6, &mut self.further_ipv6, address.octets()),
-        };
-        self.surplus += usize::from(!is_put);
-    }
-}
-
-/// Puts an address in the first place that is free; `false` if there is none.
-fn put<const N: usize>(first: &mut [u8; N], further: &mut [[u8; N]], address: [u8; N]) -> bool {
-    let mut places = std::iter::once(first).chain(further);
-    let free = places.find(|place| **place == [0; N]);
-    free.map(|place| *place = address).is_some()
-}
-
-/// Reads the addresses of an interface, without IPv6 addresses that are link-local.
+/// Reads the addresses of an interface.
 pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
     let mut found = Addresses::default();
     for interface in getifaddrs()?.filter(|interface| interface.interface_name == name) {
@@ -200,14 +179,37 @@ pub(crate) fn addresses(name: &str) -> io::Result<Addresses> {
         if let Some(mac) = address.as_link_addr().and_then(|link| link.addr()) {
             found.mac = mac;
         } else if let Some(ipv4) = address.as_sockaddr_in().map(|socket| socket.ip()) {
-            found.add(ipv4.into());
+            found.ipv4.push(ipv4.octets());
         } else if let Some(ipv6) = address.as_sockaddr_in6().map(|socket| socket.ip())
             && !ipv6.is_unicast_link_local()
         {
-            found.add(ipv6.into());
+            found.ipv6.push(ipv6.octets());
         }
     }
     Ok(found)
+}
+
+/// Addresses of one family that the packet path serves: the first, and those beside it. Free places are zero, after all others.
+pub(crate) type Places<const N: usize> = [[u8; N]; 1 + limit::FURTHER_ADDRESSES_MAX];
+
+/// Gives addresses that were found their places; those that get none are answered beside. What is served and still there
+/// goes before, in its order: sites are connected to it.
+pub(crate) fn places<const N: usize>(
+    served: impl IntoIterator<Item = [u8; N]>,
+    found: &[[u8; N]],
+) -> (Places<N>, Vec<[u8; N]>) {
+    let mut all = Vec::new();
+    for address in served.into_iter().chain(found.iter().copied()) {
+        if found.contains(&address) && !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    let mut places = [[0; N]; 1 + limit::FURTHER_ADDRESSES_MAX];
+    let surplus = all.split_off(all.len().min(places.len()));
+    for (place, address) in places.iter_mut().zip(all) {
+        *place = address;
+    }
+    (places, surplus)
 }
 
 /// The largest packet that an interface takes.
@@ -255,4 +257,40 @@ where
         run.join()
             .unwrap_or_else(|_| Err("netlink thread panicked".to_owned()))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: the kernel names the newest IPv6 address first, and with a sixth the oldest lost its place, which sites are
+    /// connected to.
+    #[test]
+    fn an_address_that_is_served_keeps_its_place_while_it_is_there() {
+        let named = |numbers: &[u8]| numbers.iter().map(|number| [*number; 16]).collect::<Vec<_>>();
+        let placed = |served: &[u8], found: &[u8]| {
+            let (places, surplus) = places(named(served), &named(found));
+            (places.map(|[first, ..]| first), surplus)
+        };
+        assert_eq!(
+            placed(&[0; 5], &[2, 1]),
+            ([2, 1, 0, 0, 0], vec![]),
+            "at the start"
+        );
+        assert_eq!(placed(&[2, 1, 0, 0, 0], &[3, 2, 1]).0, [2, 1, 3, 0, 0]);
+        let full = [1, 2, 3, 4, 5];
+        assert_eq!(placed(&full, &[6, 5, 4, 3, 2, 1]), (full, named(&[6])));
+        assert_eq!(placed(&full, &[7, 6, 5, 4, 2, 1]), ([1, 2, 4, 5, 7], named(&[6])));
+        assert_eq!(
+            placed(&full, &[6, 5, 4, 3, 2]),
+            ([2, 3, 4, 5, 6], vec![]),
+            "whatever is first is there"
+        );
+        assert_eq!(placed(&full, &[]), ([0; 5], vec![]));
+        assert_eq!(
+            placed(&[0; 5], &[1, 1, 2]),
+            ([1, 2, 0, 0, 0], vec![]),
+            "with two prefix lengths"
+        );
+    }
 }

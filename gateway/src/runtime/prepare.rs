@@ -94,61 +94,72 @@ pub fn prepare(config: Config) -> anyhow::Result<Prepared> {
 }
 
 /// The rule set that was in force last; before the first `rules load`, that of the configuration, and nothing once that
-/// names none any more. One that waited to be confirmed falls back.
+/// names none any more. One that waited to be confirmed falls back: if that is to the configuration's, to what it says now.
 fn first_rules(config: &Config, sites: &Sites, history: &History) -> anyhow::Result<Option<FirstRules>> {
-    let in_force = history.in_force();
-    if let (Some(waiting), Some(entry)) = (history.unconfirmed(), in_force) {
-        let stored = match waiting.fall_back_to {
-            Some(generation) => rules::read_text(config, generation)?,
-            None => rules::nothing(),
+    let last = history.in_force();
+    let before = match history.unconfirmed() {
+        Some(_) => history.fall_back_entry(),
+        None => last,
+    };
+    let kept = before
+        .map(|entry| rules::read_text(config, entry.generation))
+        .transpose();
+    let follows = last.is_none() || before.is_some_and(|entry| history.is_configured(entry));
+    let (stored, is_kept) = if follows {
+        let says = match configured(config)? {
+            Some(says) => says,
+            // The file was taken out of the configuration: the history says so, or a set that is tried would fall back to
+            // the one that was withdrawn with it.
+            None if last.is_some() => rules::nothing(),
+            None => return Ok(None),
         };
-        return first(sites, stored, Origin::FellBack(entry.generation), history).map(Some);
-    }
-    if let Some(entry) = in_force.filter(|entry| entry.origin != Origin::Configured) {
-        let stored = rules::read_text(config, entry.generation)?;
-        let compiled = compile(&stored.file, &stored.text, sites).with_context(|| {
+        let is_kept = kept.is_ok_and(|kept| kept.as_ref() == Some(&says));
+        (says, is_kept)
+    } else {
+        (kept?.unwrap_or_else(rules::nothing), true)
+    };
+    let compiled = match is_kept {
+        true => compile_kept(&stored.file, &stored.text, sites),
+        false => compile(&stored.file, &stored.text, sites),
+    };
+    let compiled = match follows {
+        true => compiled?,
+        false => compiled.with_context(|| {
             let folder = config.state_dir.join("rules");
             format!("the rule set in force last no longer fits the configuration: mend that, or remove {} to begin with [rules] file", folder.display())
-        })?;
-        return Ok(Some(FirstRules {
-            entry: entry.clone(),
-            stored,
-            compiled,
-        }));
-    }
-    let stored = match &config.rules_file {
-        Some(file) => StoredRules {
-            file: file.display().to_string(),
-            text: std::fs::read_to_string(file)
-                .with_context(|| format!("{}: cannot be read", file.display()))?,
-        },
-        // The file was taken out of the configuration: the history says so, or a set that is tried would fall back to the
-        // one that was withdrawn with it.
-        None if in_force.is_some() => rules::nothing(),
-        None => return Ok(None),
+        })?,
     };
-    let mut first = first(sites, stored, Origin::Configured, history)?;
-    // The same text as before is the same generation.
-    if let Some(entry) = in_force
-        && rules::read_text(config, entry.generation).is_ok_and(|before| before == first.stored)
-    {
-        first.entry = entry.clone();
-    }
-    Ok(Some(first))
+    let new = |origin| new_entry(&stored, &compiled, origin, history);
+    let entry = match (last, history.unconfirmed()) {
+        (Some(last), Some(_)) => new(Origin::FellBack(last.generation)),
+        // The same text as before is the same generation.
+        (Some(last), None) if is_kept => last.clone(),
+        (Some(_) | None, _) => new(Origin::Configured),
+    };
+    Ok(Some(FirstRules {
+        entry,
+        stored,
+        compiled,
+    }))
 }
 
-fn first(
-    sites: &Sites,
-    stored: StoredRules,
-    origin: Origin,
-    history: &History,
-) -> anyhow::Result<FirstRules> {
-    let compiled = compile(&stored.file, &stored.text, sites)?;
+/// What the configuration says.
+fn configured(config: &Config) -> anyhow::Result<Option<StoredRules>> {
+    let Some(file) = &config.rules_file else {
+        return Ok(None);
+    };
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("{}: cannot be read", file.display()))?;
+    let file = file.display().to_string();
+    Ok(Some(StoredRules { file, text }))
+}
+
+fn new_entry(stored: &StoredRules, compiled: &Compiled, origin: Origin, history: &History) -> Entry {
     let at_unix_s = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let entry = Entry {
+    Entry {
         generation: history.next(),
         at_unix_s,
         author: Author::default(),
@@ -156,15 +167,22 @@ fn first(
         file: stored.file.clone(),
         name: compiled.source.name.clone(),
         rules: compiled.source.rules.len(),
-    };
-    Ok(FirstRules {
-        entry,
-        stored,
-        compiled,
-    })
+    }
 }
 
 /// Parses and compiles a rule set against the sites.
 pub(super) fn compile(file: &str, text: &str, sites: &dyn Directory) -> anyhow::Result<Compiled> {
     Ok(policy::compile(RuleSetFile::parse(file, text)?, sites)?)
+}
+
+/// The same of a rule set that is in force or was before. What would be a fault of a new one, but has a meaning, keeps it.
+pub(super) fn compile_kept(file: &str, text: &str, sites: &dyn Directory) -> anyhow::Result<Compiled> {
+    let (compiled, tolerated) = policy::compile_kept(RuleSetFile::parse(file, text)?, sites)?;
+    if !tolerated.0.is_empty() {
+        tracing::error!(
+            faults = %tolerated,
+            "the rule set has groups of gateway.toml's names: its rules mean its own groups, as before. It could not be loaded again: mend it, and load it"
+        );
+    }
+    Ok(compiled)
 }

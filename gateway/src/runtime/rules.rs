@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::compiling::{Ahead, Wanted, What, check_confirm};
 use super::controller::{Controller, log_failure};
 use super::engine::Engine;
-use super::prepare::compile;
+use super::prepare::compile_kept;
 use crate::api::caller::Caller;
 use crate::api::message::HowToLoad;
 use crate::api::view;
@@ -338,7 +338,7 @@ impl<E: Engine> Controller<E> {
             ..HowToLoad::default()
         };
         // At once: whoever waits for it has no other way in.
-        let compiled = compile(&stored.file, &stored.text, &*self.sites.get())?;
+        let compiled = compile_kept(&stored.file, &stored.text, &*self.sites.get())?;
         self.put_in_force(Author::default(), origin, stored, &how, (compiled, None))
             .map(|_| ())
     }

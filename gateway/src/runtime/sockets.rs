@@ -138,21 +138,35 @@ impl Sockets {
             }
         }
         self.refused.retain(|local| there.contains(&local.ip()));
-        self.by_local.retain(|local, open| {
+        self.close_those_without(&there);
+    }
+
+    /// Closes sockets whose address no interface has had for an hour; `there` are the addresses that one has now.
+    fn close_those_without(&mut self, there: &HashSet<IpAddr>) {
+        let goes = |local: &SocketAddr, open: &mut Open| {
             let Some(looks) = &mut open.looks_without else {
-                return true;
+                return false;
             };
             *looks = if there.contains(&local.ip()) {
                 0
             } else {
                 *looks + 1
             };
-            let stays = *looks < LOOKS_WITHOUT_ADDRESS;
-            if !stays {
-                tracing::info!(%local, "IKE listens no more: no interface has had the address for an hour");
-            }
-            stays
-        });
+            *looks >= LOOKS_WITHOUT_ADDRESS
+        };
+        let gone: Vec<_> = self
+            .by_local
+            .extract_if(|local, open| goes(local, open))
+            .collect();
+        if gone.is_empty() {
+            return;
+        }
+        // The kernel forgets what it counts of a socket that is closed.
+        let lost = of_kernel(gone.iter().map(|(_, open)| open)).unwrap_or_default();
+        self.datagrams.lost.fetch_add(lost, Relaxed);
+        for (local, _) in gone {
+            tracing::info!(%local, "IKE listens no more: no interface has had the address for an hour");
+        }
     }
 
     /// Binds the ports of an address of an interface that are not bound.
@@ -219,20 +233,7 @@ impl Sockets {
     /// Datagrams that were lost before the controller saw them: the queue or a socket's buffer was full.
     #[must_use]
     pub fn lost(&self) -> u64 {
-        let of_kernel = || -> io::Result<u64> {
-            let mut inodes = HashSet::new();
-            for open in self.by_local.values() {
-                let path = format!("/proc/self/fd/{}", open.socket.as_raw_fd());
-                inodes.insert(std::fs::metadata(path)?.ino());
-            }
-            let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
-            // A kernel without IPv6 has but the first.
-            let tables = tables
-                .iter()
-                .filter_map(|path| std::fs::read_to_string(path).ok());
-            Ok(tables.map(|table| lost_in_kernel(&table, &inodes)).sum())
-        };
-        self.datagrams.lost.load(Relaxed) + of_kernel().unwrap_or_default()
+        self.datagrams.lost.load(Relaxed) + of_kernel(self.by_local.values()).unwrap_or_default()
     }
 
     /// Sends. A datagram that cannot be sent now is lost, as any may be; IKE repeats it.
@@ -313,7 +314,22 @@ fn bound(local: SocketAddr) -> io::Result<UdpSocket> {
     UdpSocket::from_std(socket.into())
 }
 
-/// Datagrams that found the receive buffers of these sockets full, by the kernel's list of UDP sockets: the tenth column is
+/// Datagrams that found the receive buffers of these sockets full.
+fn of_kernel<'a>(sockets: impl Iterator<Item = &'a Open>) -> io::Result<u64> {
+    let mut inodes = HashSet::new();
+    for open in sockets {
+        let path = format!("/proc/self/fd/{}", open.socket.as_raw_fd());
+        inodes.insert(std::fs::metadata(path)?.ino());
+    }
+    let tables = ["/proc/thread-self/net/udp", "/proc/thread-self/net/udp6"];
+    // A kernel without IPv6 has but the first.
+    let tables = tables
+        .iter()
+        .filter_map(|path| std::fs::read_to_string(path).ok());
+    Ok(tables.map(|table| lost_in_kernel(&table, &inodes)).sum())
+}
+
+/// The same of sockets with these inodes, by the kernel's list of UDP sockets: the tenth column is
 /// the inode, the thirteenth the count.
 fn lost_in_kernel(table: &str, inodes: &HashSet<u64>) -> u64 {
     let of_line = |line: &str| {
@@ -412,6 +428,15 @@ mod tests {
         assert!(datagrams.try_recv().is_err() && sockets.lost() == 4);
     }
 
+    /// Sends more than the buffer of a socket holds, which nobody reads.
+    fn overflow(local: SocketAddr) {
+        let peer = std::net::UdpSocket::bind((local.ip(), 0)).expect("bound");
+        // Twice the buffer, of which the kernel gives twice what was asked for.
+        for _ in 0..RECEIVE_BUFFER_BYTES * 4 / 1024 {
+            peer.send_to(&[0; 1024], local).expect("sent");
+        }
+    }
+
     /// Nothing here awaits: nobody reads the socket.
     #[tokio::test]
     async fn what_the_kernel_loses_is_counted() {
@@ -422,12 +447,31 @@ mod tests {
         assert_eq!(sockets.lost(), 0);
         for local in all {
             let before = sockets.lost();
-            let peer = std::net::UdpSocket::bind((local.ip(), 0)).expect("bound");
-            // Twice the buffer, of which the kernel gives twice what was asked for.
-            for _ in 0..RECEIVE_BUFFER_BYTES * 4 / 1024 {
-                peer.send_to(&[0; 1024], local).expect("sent");
-            }
+            overflow(local);
             assert!(sockets.lost() > before, "{local}");
         }
+    }
+
+    /// Regression: what the kernel had counted went with the socket, and the counter went backwards.
+    #[tokio::test]
+    async fn what_a_socket_has_lost_stays_counted_when_it_is_closed() {
+        let (queue, _datagrams) = DatagramQueue::new(1);
+        let mut sockets = Sockets::new(queue);
+        let address = |text: &str| text.parse().expect("address");
+        let [stays, goes] =
+            ["127.0.0.1:0", "[::1]:0"].map(|local| sockets.open(address(local)).expect("bound"));
+        for (local, open) in &mut sockets.by_local {
+            open.looks_without = Some(LOOKS_WITHOUT_ADDRESS - 2);
+            overflow(*local);
+        }
+        let lost = sockets.lost();
+        assert!(lost > 0);
+        let there = HashSet::from([stays.ip()]);
+        sockets.close_those_without(&there);
+        assert!(sockets.has(goes), "not an hour yet");
+        assert_eq!(sockets.lost(), lost);
+        sockets.close_those_without(&there);
+        assert!(sockets.has(stays) && !sockets.has(goes));
+        assert_eq!(sockets.lost(), lost);
     }
 }

@@ -333,6 +333,15 @@ impl Node {
         Self::start_in(state, &config, address)
     }
 
+    /// Why a gateway with these tables does not start in this state folder.
+    pub(crate) fn start_refused(state: &Path, tables: &str) -> String {
+        let tables = alone(state, tables);
+        let text = format!("[gateway]\nname = \"test\"\nstate_dir = {state:?}\n{tables}");
+        let data = Path::new(env!("CARGO_MANIFEST_DIR")).join("ike/tests/data");
+        let config = Config::parse("gateway.toml", &text, &data).expect("right");
+        format!("{:#}", prepare(config).err().expect("it does not start"))
+    }
+
     /// Stops it and gives its state folder back.
     pub(crate) fn stop(mut self) -> tempfile::TempDir {
         let state = self.state.take().expect("it has one until it stops");

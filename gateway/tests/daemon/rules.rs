@@ -464,3 +464,126 @@ fn a_file_that_is_configured_no_more_is_not_fallen_back_to() {
     );
     assert_eq!(rules(&node), "");
 }
+
+/// A site for gateways to which nobody connects.
+const CLINIC: &str = "[[site]]\nname = \"clinic\"\nidentity = \"clinic.example\"\nnetworks = [\"192.168.1.0/24\"]\nnat_address = \"10.202.0.1\"\n";
+
+/// Regression: a set that waited to be confirmed fell back at the start to the file of before, and what had been configured
+/// stayed in force from then on, whatever the configuration said.
+#[test]
+fn a_start_falls_back_to_what_the_configuration_says_by_then() {
+    let configured = |state: &tempfile::TempDir, text: &str| {
+        let file = state.path().join("configured.toml");
+        std::fs::write(&file, text).expect("written");
+        format!("[rules]\nfile = {file:?}\n{CLINIC}")
+    };
+    let origins = |node: &Node| {
+        let history = node.ask(Request::RulesHistory);
+        let entries = history.as_array().expect("a list").iter();
+        entries
+            .map(|entry| entry["origin"].to_string())
+            .collect::<Vec<_>>()
+    };
+    let state = tempfile::tempdir().expect("folder");
+    let tables = configured(&state, "name = \"configured\"\n");
+    let node = Node::alone(state, &tables);
+    node.ask(load("on trial", Some(600)));
+    let node = Node::alone(node.stop(), &tables);
+    assert_eq!(rules(&node), "configured");
+    assert_eq!(
+        origins(&node),
+        ["\"configured\"", "\"loaded\"", "{\"fell_back\":2}"]
+    );
+    // It is the configuration's as it was before the trial: it follows.
+    let state = node.stop();
+    let tables = configured(&state, "name = \"edited\"\n");
+    let node = Node::alone(state, &tables);
+    assert_eq!(rules(&node), "edited");
+    // Also when the file changes during a trial, or goes.
+    node.ask(load("on trial", Some(600)));
+    let state = node.stop();
+    let tables = configured(&state, "name = \"edited again\"\n");
+    let node = Node::alone(state, &tables);
+    assert_eq!(rules(&node), "edited again");
+    node.ask(load("on trial", Some(600)));
+    let node = Node::alone(node.stop(), CLINIC);
+    assert_eq!(rules(&node), "");
+    let node = Node::alone(node.stop(), CLINIC);
+    assert_eq!(rules(&node), "");
+}
+
+/// Regression: likewise of one that fell back while the gateway ran.
+#[test]
+fn a_configured_set_that_came_back_goes_with_its_file() {
+    let state = tempfile::tempdir().expect("folder");
+    let file = state.path().join("configured.toml");
+    std::fs::write(&file, "name = \"configured\"\n").expect("written");
+    let node = Node::alone(state, &format!("[rules]\nfile = {file:?}\n{CLINIC}"));
+    node.ask(load("on trial", Some(1)));
+    until(
+        || (rules(&node) == "configured").then_some(()),
+        || node.ask(Request::RulesHistory).to_string(),
+    );
+    let node = Node::alone(node.stop(), CLINIC);
+    assert_eq!(rules(&node), "");
+}
+
+/// Regression: gateway.toml got a group that a stored rule set has as a group of its own, and the daemon did not start.
+#[test]
+fn a_stored_set_whose_group_gateway_toml_has_as_well_stays_in_force() {
+    let grouped = CLINIC.replace("[[site]]\n", "[[site]]\ngroups = [\"g\"]\n");
+    let text = "name = \"own group\"\n[[site_group]]\nname = \"g\"\nsites = [\"clinic\"]\n\
+        [[rule]]\nname = \"r\"\naction = \"allow\"\ngroups = \"g\"\n";
+    let loading = |how| Request::RulesLoad {
+        file: "rules.toml".into(),
+        text: text.into(),
+        how,
+    };
+    let node = Node::alone(tempfile::tempdir().expect("folder"), CLINIC);
+    node.ask(loading(HowToLoad::default()));
+    let node = Node::alone(node.stop(), &grouped);
+    assert_eq!(rules(&node), "own group");
+    // What comes into force is looked at as ever.
+    assert!(
+        node.refused(loading(HowToLoad::default()))
+            .contains("has a group of that name")
+    );
+    // It is fallen back to, while the gateway runs and at a start.
+    node.ask(load("on trial", Some(1)));
+    until(
+        || (rules(&node) == "own group").then_some(()),
+        || node.ask(Request::RulesHistory).to_string(),
+    );
+    node.ask(load("on trial", Some(600)));
+    let node = Node::alone(node.stop(), &grouped);
+    assert_eq!(rules(&node), "own group");
+    node.ask(load("another", None));
+    let back = node.refused(Request::RulesRollback {
+        generation: None,
+        how: HowToLoad::default(),
+    });
+    assert!(back.contains("has a group of that name"), "{back}");
+}
+
+/// Regression: of a set that was to be fallen back to, only the fault was told.
+#[test]
+fn a_stored_set_that_does_not_fit_the_configuration_is_told_with_the_way_out() {
+    let text = WEB.replace("hospital", "clinic");
+    let other = CLINIC
+        .replace("\"clinic\"", "\"other\"")
+        .replace("10.202.0.1", "10.202.0.2");
+    let node = Node::alone(tempfile::tempdir().expect("folder"), CLINIC);
+    loaded(&node, &text);
+    let state = node.stop();
+    let in_force = Node::start_refused(state.path(), &other);
+    let node = Node::alone(state, CLINIC);
+    node.ask(load("on trial", Some(600)));
+    let fallen_back_to = Node::start_refused(node.stop().path(), &other);
+    for told in [in_force, fallen_back_to] {
+        assert!(
+            told.contains("no longer fits the configuration: mend that, or remove")
+                && told.contains("no site is named \"clinic\""),
+            "{told}"
+        );
+    }
+}

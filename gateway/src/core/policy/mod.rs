@@ -153,9 +153,41 @@ impl Compiled {
 /// # Errors
 /// Names that are unknown or two things at once, and rules beyond [`RULES_MAX`], with their lines.
 pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compiled, Diagnostics> {
+    compile_as(Standing::New, source, directory).map(|(compiled, _)| compiled)
+}
+
+/// Compiles a rule set that has been in force. What would be a fault of a new one, but has a meaning, keeps it and is answered
+/// beside: a configuration that changed must not leave the gateway without rules.
+///
+/// # Errors
+/// What has no meaning, as of [`compile`].
+pub fn compile_kept(
+    source: RuleSetFile,
+    directory: &dyn Directory,
+) -> Result<(Compiled, Diagnostics), Diagnostics> {
+    compile_as(Standing::Kept, source, directory)
+}
+
+/// Whether a rule set has been in force.
+enum Standing {
+    New,
+    Kept,
+}
+
+fn compile_as(
+    standing: Standing,
+    source: RuleSetFile,
+    directory: &dyn Directory,
+) -> Result<(Compiled, Diagnostics), Diagnostics> {
     let mut checker = Checker::new(&source.file, &source.text);
+    let mut tolerated = Checker::new(&source.file, &source.text);
+    let groups_checker = match standing {
+        Standing::New => &mut checker,
+        Standing::Kept => &mut tolerated,
+    };
+    resolve::site_groups(&source, directory, groups_checker);
+    let tolerated = tolerated.into_faults();
     let mut resolver = Resolver::new(&source, directory, &mut checker);
-    resolver.site_groups();
     let schedules = resolver.schedules();
     let mut rules = Vec::new();
     let mut schedule_of = Vec::new();
@@ -178,14 +210,17 @@ pub fn compile(source: RuleSetFile, directory: &dyn Directory) -> Result<Compile
     }
     let name_sets = resolver.into_name_sets();
     let clean = checker.finish(());
-    clean.map(|()| Compiled {
-        rules,
-        group_bitmaps: directory.group_bitmaps(),
-        name_numbers: (1..).take(name_sets.len()).collect(),
-        name_sets,
-        schedules,
-        schedule_of,
-        source,
+    clean.map(|()| {
+        let compiled = Compiled {
+            rules,
+            group_bitmaps: directory.group_bitmaps(),
+            name_numbers: (1..).take(name_sets.len()).collect(),
+            name_sets,
+            schedules,
+            schedule_of,
+            source,
+        };
+        (compiled, tolerated)
     })
 }
 

@@ -50,6 +50,21 @@ pub(super) struct Resolver<'a, 'c> {
     name_places: HashMap<&'a str, u32>,
 }
 
+/// A name must not be a group of sites here and another one in gateway.toml: whichever was meant, a rule would be about the
+/// other's sites. Rules mean the one here.
+pub(super) fn site_groups(file: &RuleSetFile, directory: &dyn Directory, checker: &mut Checker<'_>) {
+    for found in &file.site_groups {
+        let name = &found.model.name;
+        if directory.group(name).is_some() {
+            checker.fault(
+                found.locate(&file.text, name),
+                format!("site_group \"{name}\": gateway.toml has a group of that name"),
+                "give it another name; a rule's groups may list both",
+            );
+        }
+    }
+}
+
 impl<'a, 'c> Resolver<'a, 'c> {
     pub(super) fn new(
         file: &'a RuleSetFile,
@@ -75,21 +90,6 @@ impl<'a, 'c> Resolver<'a, 'c> {
             schedules: schedules.collect(),
             name_sets: Vec::new(),
             name_places: HashMap::new(),
-        }
-    }
-
-    /// A name must not be a group of sites here and another one in gateway.toml: whichever was meant, a rule would be about the
-    /// other's sites.
-    pub(super) fn site_groups(&mut self) {
-        for found in &self.file.site_groups {
-            let name = &found.model.name;
-            if self.directory.group(name).is_some() {
-                self.checker.fault(
-                    found.locate(&self.file.text, name),
-                    format!("site_group \"{name}\": gateway.toml has a group of that name"),
-                    "give it another name; a rule's groups may list both",
-                );
-            }
         }
     }
 
