@@ -179,7 +179,10 @@ impl<E: Engine> Controller<E> {
             FilesRead::Changed(trust) => {
                 let because = "a file changed";
                 let (trust, faults) = match trust {
-                    Ok(trust) => self.without_what_is_wrong(trust),
+                    Ok(trust) => {
+                        let (right, faults) = self.without_what_is_wrong(trust);
+                        (Some(right), faults)
+                    }
                     Err(error) => (None, format!("{error:#}")),
                 };
                 let is_news = match faults.is_empty() {
@@ -265,10 +268,10 @@ impl<E: Engine> Controller<E> {
 
     /// What is wrong with the list of one issuer leaves those of others alone: they are followed, and what was in force of that
     /// one stays. Nobody waits for an answer here who could mend it. And what is wrong.
-    fn without_what_is_wrong(&self, mut trust: TrustAnchors) -> (Option<TrustAnchors>, String) {
+    fn without_what_is_wrong(&self, mut trust: TrustAnchors) -> (TrustAnchors, String) {
         let faults = trust.keep_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s);
         let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
-        (Some(trust), faults.join("\n"))
+        (trust, faults.join("\n"))
     }
 
     /// What is wrong with the revocation lists of the start. They are in use all the same: what they say is unknown then, and the

@@ -1,0 +1,618 @@
+//! Revocation lists (RFC 5280 section 6.3): which of them speaks for a certificate, and which may take another's place.
+
+use super::*;
+
+fn lists(lists: &[rcgen::CertificateRevocationList]) -> Vec<RevocationList> {
+    let pem: String = lists.iter().map(|list| list.pem().unwrap()).collect();
+    RevocationList::read_file(pem.as_bytes()).unwrap()
+}
+
+fn trust(
+    root: &Authority,
+    revocation: &[rcgen::CertificateRevocationList],
+    policy: RevocationPolicy,
+) -> TrustAnchors {
+    let mut trust = root.trust();
+    trust.set_revocation(lists(revocation), policy);
+    trust
+}
+
+#[test]
+fn the_revoked_one_of_the_chain_is_named() {
+    let root = Authority::root("Root", nothing);
+    let serial = rcgen::SerialNumber::from(4711u64);
+    let middle = root.below("Middle", |params| params.serial_number = Some(serial.clone()));
+    let leaf = middle.issue("gw", Vec::new(), nothing);
+    let error = verify(
+        &trust(
+            &root,
+            &[root.crl(&[&serial], 1, false)],
+            RevocationPolicy::WhereListed,
+        ),
+        &leaf,
+        &[&middle],
+    );
+    let error = error.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the certificate of O=Lab, CN=Middle (serial 1267) is revoked by its issuer O=Lab, CN=Root"
+    );
+    let error = verify(
+        &trust(
+            &root,
+            &[middle.crl(&[&leaf.serial], 1, false)],
+            RevocationPolicy::WhereListed,
+        ),
+        &leaf,
+        &[&middle],
+    );
+    assert!(
+        error
+            .unwrap_err()
+            .to_string()
+            .starts_with("the certificate of O=Lab, CN=gw ")
+    );
+    // The same serial number of another issuer means nothing.
+    let other = trust(
+        &root,
+        &[root.crl(&[&leaf.serial], 1, false)],
+        RevocationPolicy::WhereListed,
+    );
+    assert!(verify(&other, &leaf, &[&middle]).is_ok());
+}
+
+/// DER puts a zero octet before a serial number whose first bit is set, in the certificate and on the list.
+#[test]
+fn serial_numbers_are_compared_as_they_are_written() {
+    let root = Authority::root("Root", nothing);
+    let serials = [&[0x80, 1][..], &[0xff; 20], &[0x7f], &[1, 0]].map(rcgen::SerialNumber::from_slice);
+    for serial in &serials {
+        let leaf = root.issue("gw", Vec::new(), |params| {
+            params.serial_number = Some(serial.clone())
+        });
+        let others: Vec<_> = serials.iter().filter(|other| *other != serial).collect();
+        for (listed, good) in [(vec![serial], false), (others, true)] {
+            let trust = trust(&root, &[root.crl(&listed, 1, false)], RevocationPolicy::Always);
+            assert_eq!(verify(&trust, &leaf, &[]).is_ok(), good, "{serial}");
+        }
+    }
+}
+
+/// RFC 5280 section 5.1.2.5: a list whose next update is over proves nothing, whatever the policy.
+#[test]
+fn an_expired_list_lets_nobody_in() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+        let expired = trust(&root, &[root.crl(&[], 1, true)], policy);
+        let error = verify(&expired, &leaf, &[]).unwrap_err();
+        assert!(error.to_string().contains("out of date"), "{error}");
+        assert!(expired.revocation_lists()[0].is_expired(NOW));
+        let current = trust(&root, &[root.crl(&[], 1, false)], policy);
+        assert!(verify(&current, &leaf, &[]).is_ok());
+        assert!(!current.revocation_lists()[0].is_expired(NOW));
+    }
+}
+
+/// A list that is older than the one before, and still in date, has not all that are revoked; somebody else's list in the
+/// place of an issuer's has none of them.
+#[test]
+fn what_is_revoked_is_not_forgotten() {
+    let root = Authority::root("Root", nothing);
+    let middle = root.below("Middle", nothing);
+    let of = |given: &[rcgen::CertificateRevocationList]| trust(&root, given, RevocationPolicy::WhereListed);
+    let before = of(&[root.crl(&[], 3, false), middle.crl(&[], 3, true)]);
+    let all = |given: &[rcgen::CertificateRevocationList]| {
+        let outcome = of(given).knows_what_was_known_to(&before, NOW);
+        outcome.map_err(|error| error.to_string())
+    };
+    let (same, newer) = (root.crl(&[], 3, false), middle.crl(&[], 4, false));
+    assert_eq!(all(&[same, newer]), Ok(()));
+    // The old one may stand beside the new one.
+    let (old, new) = (root.crl(&[], 2, false), root.crl(&[], 5, false));
+    assert_eq!(all(&[old, new, middle.crl(&[], 3, false)]), Ok(()));
+    let older = all(&[root.crl(&[], 2, false), middle.crl(&[], 4, false)]).unwrap_err();
+    assert!(
+        older.contains("O=Lab, CN=Root") && older.contains("older"),
+        "{older}"
+    );
+    let gone = all(&[root.crl(&[], 3, false)]).unwrap_err();
+    assert!(gone.contains("O=Lab, CN=Middle"), "{gone}");
+    // Of other authorities other lists.
+    let other = Authority::root("Other", nothing);
+    let mut replaced = other.trust();
+    replaced.set_revocation(lists(&[other.crl(&[], 1, false)]), RevocationPolicy::WhereListed);
+    assert!(replaced.knows_what_was_known_to(&before, NOW).is_ok());
+    // Of the first time nothing is known.
+    assert!(before.knows_what_was_known_to(&root.trust(), NOW).is_ok());
+}
+
+/// Regression: what was wrong with the list of one issuer kept those of all others from being followed.
+#[test]
+fn a_list_that_cannot_be_taken_leaves_those_of_others_alone() {
+    let root = Authority::root("Root", nothing);
+    let (middle, other) = (root.below("Middle", nothing), root.below("Other", nothing));
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let (of_middle, of_other) = (
+        middle.issue("a", Vec::new(), nothing),
+        other.issue("b", Vec::new(), nothing),
+    );
+    let of = |given: &[rcgen::CertificateRevocationList]| trust(&root, given, RevocationPolicy::WhereListed);
+    let before = of(&[
+        root.crl(&[], 3, false),
+        middle.crl(&[&of_middle.serial], 3, false),
+        other.crl(&[&of_other.serial], 3, false),
+    ]);
+    let impostor = Authority::root("Root", nothing);
+    // One that is older, one that is gone; and what is new of the root, beside what is not its own.
+    let mut now = of(&[
+        impostor.crl(&[], 9, false),
+        root.crl(&[&leaf.serial], 4, false),
+        middle.crl(&[], 2, false),
+    ]);
+    let faults = now.keep_what_was_known_to(&before, NOW);
+    let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    let told = |issuer: &str| faults.iter().filter(|fault| fault.contains(issuer)).count();
+    assert_eq!(
+        (faults.len(), told("CN=Root"), told("CN=Middle"), told("CN=Other")),
+        (3, 1, 1, 1),
+        "{faults:?}"
+    );
+    for (leaf, chain) in [
+        (&leaf, None),
+        (&of_middle, Some(&middle)),
+        (&of_other, Some(&other)),
+    ] {
+        let chain: Vec<_> = chain.into_iter().collect();
+        let error = verify(&now, leaf, &chain).unwrap_err();
+        assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+    }
+    // Once all is right, all is followed.
+    let mut then = of(&[
+        root.crl(&[], 5, false),
+        middle.crl(&[], 5, false),
+        other.crl(&[], 5, false),
+    ]);
+    assert_eq!(then.keep_what_was_known_to(&now, NOW), []);
+    assert_eq!(then.revocation_lists().len(), 3);
+    assert!(verify(&then, &of_middle, &[&middle]).is_ok());
+}
+
+#[test]
+fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let old = || root.crl(&[], 2, true);
+    let new = || root.crl(&[&leaf.serial], 3, false);
+    let released = || root.crl(&[], 4, false);
+    for (given, good) in [
+        (vec![old(), new()], false),
+        (vec![new(), old()], false),
+        (vec![new(), released(), old()], true),
+    ] {
+        let trust = trust(&root, &given, RevocationPolicy::Always);
+        assert_eq!(verify(&trust, &leaf, &[]).is_ok(), good);
+    }
+}
+
+#[test]
+fn a_list_counts_only_if_its_issuer_signed_it_and_may() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let impostor = Authority::root("Root", nothing);
+    for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+        let forged = trust(&root, &[impostor.crl(&[], 1, false)], policy);
+        assert!(verify(&forged, &leaf, &[]).is_err());
+    }
+    let no_crl_sign = root.below("Middle", |params| {
+        params.key_usages = vec![KeyUsagePurpose::KeyCertSign]
+    });
+    let leaf = no_crl_sign.issue("gw", Vec::new(), nothing);
+    let mut may_sign = Authority {
+        key: rcgen::KeyPair::from_pem(&no_crl_sign.key.serialize_pem()).unwrap(),
+        ..no_crl_sign.below("x", nothing)
+    };
+    may_sign.params.distinguished_name = name("Middle");
+    let list = trust(
+        &root,
+        &[may_sign.crl(&[], 1, false)],
+        RevocationPolicy::WhereListed,
+    );
+    assert!(
+        verify(&list, &leaf, &[&no_crl_sign]).is_err(),
+        "keyUsage without cRLSign"
+    );
+}
+
+fn both(old: &Authority, new: &Authority) -> TrustAnchors {
+    let pem = old.certificate.pem() + &new.certificate.pem();
+    TrustAnchors::from_pem(pem.as_bytes()).unwrap()
+}
+
+fn with_lists(mut trust: TrustAnchors, given: &[&rcgen::CertificateRevocationList]) -> TrustAnchors {
+    let read = given
+        .iter()
+        .flat_map(|list| RevocationList::read_file(list.der()).unwrap());
+    trust.set_revocation(read.collect(), RevocationPolicy::WhereListed);
+    trust
+}
+
+/// RFC 5280 section 6.3.3 (f) and (g): a list is for the certificates of the key that signed it. An authority that takes a
+/// new key keeps its name, and each key has its list. Regression: the newest list of the name decided; whoever was issued
+/// by the other key was refused, as its signature did not fit.
+#[test]
+fn each_key_of_an_authority_has_its_own_list() {
+    let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+    let of_old = old.issue("old", Vec::new(), nothing);
+    let of_new = new.issue("new", Vec::new(), nothing);
+    for (old_month, new_month) in [(2, 5), (5, 2)] {
+        let outcome = |leaf: &Leaf, old_list: &[&Leaf], new_list: &[&Leaf]| {
+            let serials = |of: &[&Leaf]| of.iter().map(|one| one.serial.clone()).collect::<Vec<_>>();
+            let (old_list, new_list) = (serials(old_list), serials(new_list));
+            let old_list = old.crl(&old_list.iter().collect::<Vec<_>>(), old_month, false);
+            let new_list = new.crl(&new_list.iter().collect::<Vec<_>>(), new_month, false);
+            let trust = with_lists(both(&old, &new), &[&old_list, &new_list]);
+            verify(&trust, leaf, &[]).map(|_| ())
+        };
+        for leaf in [&of_old, &of_new] {
+            outcome(leaf, &[], &[]).unwrap();
+        }
+        // Revoked by its key's list, whichever is the newer; on the other's list it means nothing.
+        for (leaf, is_listed) in [(&of_old, [&[&of_old][..], &[]]), (&of_new, [&[], &[&of_new]])] {
+            let error = outcome(leaf, is_listed[0], is_listed[1]).unwrap_err();
+            assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+            outcome(leaf, is_listed[1], is_listed[0]).unwrap();
+        }
+    }
+    // One key's list says nothing of the other's certificates, and is no absence of lists.
+    let trust = with_lists(both(&old, &new), &[&old.crl(&[], 5, false)]);
+    verify(&trust, &of_old, &[]).unwrap();
+    let error = verify(&trust, &of_new, &[]).unwrap_err();
+    assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+}
+
+/// The same below a root: an intermediate's two keys.
+#[test]
+fn each_key_of_an_intermediate_has_its_own_list() {
+    let root = Authority::root("Root", nothing);
+    let (old, new) = (root.below("Middle", nothing), root.below("Middle", nothing));
+    for (old_month, new_month) in [(2, 5), (5, 2)] {
+        for issuer in [&old, &new] {
+            let leaf = issuer.issue("gw", Vec::new(), nothing);
+            let listed = issuer.issue("gw", Vec::new(), nothing);
+            let serial = [&listed.serial];
+            let on = |one: &Authority| {
+                if one.der() == issuer.der() {
+                    &serial[..]
+                } else {
+                    &[]
+                }
+            };
+            let lists = [
+                &root.crl(&[], 1, false),
+                &old.crl(on(&old), old_month, false),
+                &new.crl(on(&new), new_month, false),
+            ];
+            let trust = with_lists(root.trust(), &lists);
+            verify(&trust, &leaf, &[&old, &new]).unwrap();
+            let error = verify(&trust, &listed, &[&old, &new]).unwrap_err();
+            assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+        }
+    }
+}
+
+/// A list that its authority did not sign is nobody's: it hides no list that counts, and of a certificate nothing is known
+/// by it. Regression: it came before all older lists of the name, and was a reason to refuse for good.
+#[test]
+fn a_list_that_nobody_signed_hides_none_that_counts() {
+    let root = Authority::root("Root", nothing);
+    let impostor = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let forged = || impostor.crl(&[], 5, false);
+    for policy in [RevocationPolicy::WhereListed, RevocationPolicy::Always] {
+        verify(
+            &trust(&root, &[forged(), root.crl(&[], 2, false)], policy),
+            &leaf,
+            &[],
+        )
+        .unwrap();
+        let lists = [forged(), root.crl(&[&leaf.serial], 2, false)];
+        let error = verify(&trust(&root, &lists, policy), &leaf, &[]).unwrap_err();
+        assert!(matches!(error, ChainError::Revoked { .. }), "{error}");
+        let error = verify(&trust(&root, &[forged()], policy), &leaf, &[]).unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+    }
+}
+
+/// A list that bears an authority's name must be its own, or is refused as an unreadable one is; whose an intermediate's is
+/// shows when its certificate comes.
+#[test]
+fn a_list_that_an_authority_did_not_sign_is_not_loaded() {
+    let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+    let impostor = Authority::root("Root", nothing);
+    let middle = old.below("Middle", nothing);
+    let load = |mut trust: TrustAnchors, list: &Authority| {
+        trust
+            .set_crls(list.crl(&[], 5, false).der(), RevocationPolicy::WhereListed)
+            .map(|()| trust.revocation_lists().len())
+            .map_err(|error| error.to_string())
+    };
+    for list in [&old, &new, &middle] {
+        assert_eq!(load(both(&old, &new), list), Ok(1));
+    }
+    for (trust, list) in [(both(&old, &new), &impostor), (old.trust(), &new)] {
+        assert_eq!(
+            load(trust, list).unwrap_err(),
+            "the revocation list of O=Lab, CN=Root, of 2026-05-01 00:00:00 UTC, was not signed by the authority of that \
+             name in [ike] ca, or by an algorithm that is not accepted (SHA-1, RSA below 2048 bits): it is damaged, or \
+             somebody else's\n  to mend it: fetch it again, or add the certificate of the authority's new key to ca"
+        );
+    }
+    // Damaged where no field is: a serial number on it.
+    let leaf = old.issue("gw", Vec::new(), nothing);
+    let mut damaged = old.crl(&[&leaf.serial], 5, false).der().to_vec();
+    let serial = &leaf.serial.to_bytes()[..];
+    let at = damaged.windows(serial.len()).position(|at| at == serial).unwrap();
+    damaged[at] ^= 1;
+    let error = old
+        .trust()
+        .set_crls(&damaged, RevocationPolicy::WhereListed)
+        .unwrap_err();
+    assert!(error.to_string().contains("damaged"), "{error}");
+}
+
+/// Regression: a list was held against every later one of its name, of another key too, and whoever signed it.
+#[test]
+fn lists_follow_those_of_the_same_key() {
+    let (old, new) = (Authority::root("Root", nothing), Authority::root("Root", nothing));
+    let impostor = Authority::root("Root", nothing);
+    let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(both(&old, &new), given);
+    let outcome = |given: &[&rcgen::CertificateRevocationList], before: &TrustAnchors| {
+        let outcome = of(given).knows_what_was_known_to(before, NOW);
+        outcome.map_err(|error| error.to_string())
+    };
+    let (at_2, at_4, at_6) = (
+        old.crl(&[], 2, false),
+        old.crl(&[], 4, false),
+        old.crl(&[], 6, false),
+    );
+    let (new_at_1, new_at_3) = (new.crl(&[], 1, false), new.crl(&[], 3, false));
+    let forged = impostor.crl(&[], 5, false);
+    let before = of(&[&at_4, &new_at_1]);
+    for good in [
+        &[&at_4, &new_at_1][..],
+        &[&at_6, &new_at_3],
+        &[&at_4, &new_at_3, &at_2],
+    ] {
+        assert_eq!(outcome(good, &before), Ok(()));
+    }
+    // An older one of its key, whatever there is of the other.
+    let older = outcome(&[&at_2, &new_at_3], &before).unwrap_err();
+    assert!(older.contains("older"), "{older}");
+    // None of its key; of another, or of nobody's.
+    for bad in [&[&at_6][..], &[&new_at_3], &[&forged], &[&at_4, &forged]] {
+        let gone = outcome(bad, &before).unwrap_err();
+        assert!(gone.contains("O=Lab, CN=Root") && gone.contains("key"), "{gone}");
+    }
+    // What nobody signed is held against none.
+    assert_eq!(outcome(&[&at_2, &new_at_1], &of(&[&forged])), Ok(()));
+}
+
+/// Keys of intermediates are known by chains that came: their new ones are too.
+#[test]
+fn an_intermediate_may_take_a_new_key() {
+    let root = Authority::root("Root", nothing);
+    let (old, new) = (root.below("Middle", nothing), root.below("Middle", nothing));
+    let impostor = Authority::root("Middle", nothing);
+    let of = |list: &rcgen::CertificateRevocationList| with_lists(root.trust(), &[list]);
+    let (of_old, of_new) = (
+        old.issue("old", Vec::new(), nothing),
+        new.issue("new", Vec::new(), nothing),
+    );
+    let before = of(&old.crl(&[], 3, false));
+    let outcome = |list: &rcgen::CertificateRevocationList| {
+        let outcome = of(list).knows_what_was_known_to(&before, NOW);
+        outcome.map_err(|error| error.to_string())
+    };
+    let (forged, of_new_key) = (impostor.crl(&[], 4, false), new.crl(&[], 2, false));
+    // Nobody came: there is the name alone.
+    assert_eq!(outcome(&forged), Ok(()));
+    assert!(outcome(&of_new_key).unwrap_err().contains("older"));
+    verify(&before, &of_old, &[&old]).unwrap();
+    assert!(
+        outcome(&forged)
+            .unwrap_err()
+            .contains("none is signed by the key")
+    );
+    assert!(
+        outcome(&of_new_key)
+            .unwrap_err()
+            .contains("none is signed by the key")
+    );
+    let error = verify(&before, &of_new, &[&new]).unwrap_err();
+    assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+    assert_eq!(outcome(&of_new_key), Ok(()));
+    assert!(
+        outcome(&forged)
+            .unwrap_err()
+            .contains("none is signed by the key")
+    );
+    // What turned out to be nobody's keeps none out.
+    let before = of(&forged);
+    assert!(verify(&before, &of_old, &[&old]).is_err());
+    let own = of(&old.crl(&[], 2, false));
+    assert_eq!(own.knows_what_was_known_to(&before, NOW), Ok(()));
+    verify(&own, &of_old, &[&old]).unwrap();
+}
+
+/// A list of a time to come takes the place of none until then: that of the present decides. Where there is none, nothing is
+/// known, but that what it lists is revoked. Regression: it was in force at once, and for its date all later ones were
+/// refused.
+#[test]
+fn a_list_of_a_time_to_come_waits_for_it() {
+    const AHEAD_S: u64 = 86_400;
+    let root = Authority::root("Root", nothing);
+    let (leaf, listed) = (
+        root.issue("gw", Vec::new(), nothing),
+        root.issue("gw", Vec::new(), nothing),
+    );
+    let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(root.trust(), given);
+    let at = |trust: &TrustAnchors, leaf: &Leaf, unix_s| {
+        trust
+            .verify_chain(&leaf.der(), &[], unix_s)
+            .map_err(|error| match error {
+                ChainError::Revoked { .. } => "revoked",
+                ChainError::RevocationUnknown { .. } => "unknown",
+                other => panic!("{other}"),
+            })
+    };
+    let (current, newer) = (root.crl(&[&listed.serial], 3, false), root.crl(&[], 4, false));
+    let to_come = root.crl_after_now_s(&[&leaf.serial], AHEAD_S);
+    let within_tolerance = root.crl_after_now_s(&[&leaf.serial], 200);
+    let trust = of(&[&current, &to_come]);
+    at(&trust, &leaf, NOW).unwrap();
+    assert_eq!(at(&trust, &listed, NOW).unwrap_err(), "revoked");
+    assert_eq!(at(&trust, &leaf, NOW + AHEAD_S).unwrap_err(), "revoked");
+    at(&trust, &listed, NOW + AHEAD_S).unwrap();
+    assert_eq!(
+        at(&of(&[&current, &within_tolerance]), &leaf, NOW).unwrap_err(),
+        "revoked"
+    );
+    let alone = of(&[&to_come]);
+    assert_eq!(at(&alone, &leaf, NOW).unwrap_err(), "revoked");
+    assert_eq!(at(&alone, &listed, NOW).unwrap_err(), "unknown");
+
+    // It takes the place of none, of no absence either; at its time it does.
+    let outcome = |next: &TrustAnchors, before: &TrustAnchors, unix_s| {
+        let outcome = next.knows_what_was_known_to(before, unix_s);
+        outcome.map_err(|error| error.to_string())
+    };
+    for before in [of(&[&current]), of(&[])] {
+        let refused = outcome(&alone, &before, NOW).unwrap_err();
+        assert!(
+            refused.starts_with(
+                "the revocation list of O=Lab, CN=Root is not valid before 2027-01-02 00:00:00 UTC"
+            ),
+            "{refused}"
+        );
+        assert_eq!(outcome(&alone, &before, NOW + AHEAD_S), Ok(()));
+        assert_eq!(outcome(&trust, &before, NOW), Ok(()));
+    }
+    // One that was there at the start keeps none out.
+    for next in [&alone, &of(&[&newer])] {
+        assert_eq!(outcome(next, &alone, NOW), Ok(()));
+    }
+    assert!(
+        outcome(&of(&[&newer]), &alone, NOW + AHEAD_S)
+            .unwrap_err()
+            .contains("older")
+    );
+}
+
+#[test]
+fn with_the_policy_always_each_issuer_needs_its_list() {
+    let root = Authority::root("Root", nothing);
+    let middle = root.below("Middle", nothing);
+    let leaf = middle.issue("gw", Vec::new(), nothing);
+    let (of_root, of_middle) = (|| root.crl(&[], 1, false), || middle.crl(&[], 1, false));
+    for (given, good) in [
+        (vec![of_root()], false),
+        (vec![of_middle()], false),
+        (vec![of_root(), of_middle()], true),
+    ] {
+        let trust = trust(&root, &given, RevocationPolicy::Always);
+        assert_eq!(verify(&trust, &leaf, &[&middle]).is_ok(), good);
+    }
+}
+
+/// RFC 5280 section 6.3.3 (b): a list may be for a part of its issuer's certificates. Regression: where the only lists of an
+/// issuer were for others, its certificates passed as if it had none, those on the list too.
+#[test]
+fn lists_for_other_certificates_of_the_issuer_let_nobody_in() {
+    let point = |uri: &str| rcgen::CrlDistributionPoint {
+        uris: vec![uri.to_owned()],
+    };
+    let of = |uri: &str, scope: Option<rcgen::CrlScope>| {
+        Some(rcgen::CrlIssuingDistributionPoint {
+            distribution_point: point(uri),
+            scope,
+        })
+    };
+    let root = Authority::root("Root", nothing);
+    let at = |uri: &'static str| {
+        move |params: &mut CertificateParams| {
+            params.crl_distribution_points = vec![point(uri)];
+        }
+    };
+    let (one, other) = ("http://lab.test/1.crl", "http://lab.test/2.crl");
+    let leaf = root.issue("gw", Vec::new(), at(one));
+    let plain = root.issue("gw", Vec::new(), nothing);
+    let middle = root.below("Middle", at(one));
+    let below = middle.issue("gw", Vec::new(), nothing);
+    let outcome = |lists: &[rcgen::CertificateRevocationList], leaf, others: &[&Authority]| {
+        let trust = trust(&root, lists, RevocationPolicy::WhereListed);
+        verify(&trust, leaf, others).map(|_| ())
+    };
+    let unknown = |outcome: Result<(), ChainError>| {
+        let error = outcome.unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+    };
+    // For the other distribution point, with the certificate on it and without.
+    unknown(outcome(
+        &[root.crl_of(&[&leaf.serial], 1, false, of(other, None))],
+        &leaf,
+        &[],
+    ));
+    unknown(outcome(
+        &[root.crl_of(&[], 1, false, of(other, None))],
+        &leaf,
+        &[],
+    ));
+    // For authorities alone; and for all but authorities, where an intermediate comes along.
+    let authorities = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::CaCertsOnly)));
+    let users = || root.crl_of(&[], 1, false, of(one, Some(rcgen::CrlScope::UserCertsOnly)));
+    unknown(outcome(&[authorities()], &leaf, &[]));
+    unknown(outcome(&[users()], &below, &[&middle]));
+    // One that is for it beside others, or for a certificate that names no point.
+    for (lists, leaf) in [
+        (
+            vec![
+                root.crl_of(&[], 1, false, of(other, None)),
+                root.crl_of(&[], 1, false, of(one, None)),
+            ],
+            &leaf,
+        ),
+        (vec![authorities(), users()], &leaf),
+        (vec![root.crl_of(&[], 1, false, of(one, None))], &plain),
+        (vec![root.crl(&[], 1, false)], &leaf),
+    ] {
+        outcome(&lists, leaf, &[]).unwrap();
+    }
+    outcome(&[authorities(), users()], &below, &[&middle]).unwrap();
+}
+
+#[test]
+fn files_are_pem_or_der() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let list = root.crl(&[&leaf.serial], 5, false);
+    let read = RevocationList::read_file(list.der()).unwrap();
+    assert_eq!((read.len(), read[0].revoked()), (1, 1));
+    assert_eq!(read[0].issuer().to_string(), "O=Lab, CN=Root");
+    // 1 May 2026 and 1 January 2045.
+    assert_eq!(read[0].this_update_unix_s(), 1_777_593_600);
+    assert_eq!(read[0].next_update_unix_s(), Some(2_366_841_600));
+    let mut trust = root.trust();
+    trust.set_revocation(read, RevocationPolicy::WhereListed);
+    assert!(matches!(
+        verify(&trust, &leaf, &[]),
+        Err(ChainError::Revoked { .. })
+    ));
+    assert!(RevocationList::read_file(&list.der()[..list.der().len() - 1]).is_err());
+    assert!(RevocationList::read_file(b"").unwrap().is_empty());
+    let cut = list.pem().unwrap();
+    assert!(
+        RevocationList::read_file(&cut.as_bytes()[..cut.len() - 40]).is_err(),
+        "a file half written"
+    );
+}
