@@ -19,12 +19,33 @@ use nix::sched::{CloneFlags, setns};
 struct Lab(String);
 
 impl Lab {
+    /// Both nodes have IPv6 addresses that may be used: the kernel sees that a link has come up only after a while.
     fn new(test: &str) -> Self {
+        let lab = Self::with_questions_whether_an_address_is_used(test, 0);
+        for node in ["near", "far"] {
+            let addresses = format!(
+                "-n {} -6 address show dev {node}0 scope link",
+                lab.namespace(node)
+            );
+            let is_ready = || ip(&addresses).contains("fe80") && !ip(&addresses).contains("tentative");
+            let ready = (0..300).any(|_| {
+                std::thread::sleep(Duration::from_millis(100));
+                is_ready()
+            });
+            assert!(ready, "{node}: {}", ip(&addresses));
+        }
+        lab
+    }
+
+    /// The near node asks so often, a second apart, whether another node uses its link-local address (RFC 4862 section 5.4).
+    fn with_questions_whether_an_address_is_used(test: &str, questions: u32) -> Self {
         let lab = Self(format!("{test}-{}", std::process::id()));
         let (near, far) = (lab.namespace("near"), lab.namespace("far"));
         for command in [
             format!("netns add {near}"),
             format!("netns add {far}"),
+            format!("netns exec {near} sysctl -qw net.ipv6.conf.default.dad_transmits={questions}"),
+            format!("netns exec {far} sysctl -qw net.ipv6.conf.default.dad_transmits=0"),
             format!("-n {near} link add near0 type veth peer name far0 netns {far}"),
             format!("-n {near} address add 198.51.100.1/24 dev near0"),
             format!("-n {near} address add 2001:db8:1::1/64 dev near0 nodad"),
@@ -236,6 +257,35 @@ fn the_routes_that_the_kernel_takes_are_the_next_hops() {
     });
 }
 
+/// Regression: the kernel asks for no IPv6 neighbour before the interface has a link-local address that is its own, and gave up
+/// meanwhile; nobody asked again for ten seconds after each link that came up.
+#[test]
+fn a_neighbour_that_was_asked_for_in_vain_is_asked_for_again_once_the_interface_is_ready() {
+    let lab = Lab::with_questions_whether_an_address_is_used("ready", 5);
+    run_near(&lab, async {
+        let mut watcher = Watcher::new().unwrap();
+        let resolver = Resolver::new().unwrap();
+        let peer: IpAddr = "2001:db8:1::2".parse().unwrap();
+        let hour = Duration::from_secs(3600);
+        let found = async {
+            loop {
+                match resolver.peer_hop(peer).await {
+                    Ok(hop) if hop.destination_mac.is_some() => break,
+                    Ok(_) => {}
+                    Err(error) => assert!(matches!(error, ResolveError::Unreachable { .. }), "{error}"),
+                }
+                // As the daemon does, and never without news.
+                let interfaces = watcher.changed(hour).await;
+                resolver.forget();
+                resolver.ask_again(&interfaces);
+            }
+        };
+        let found = tokio::time::timeout(Duration::from_secs(30), found).await;
+        found.expect("the neighbour");
+        assert!(resolver.counts().probes > 1, "it was asked for in vain first");
+    });
+}
+
 #[test]
 fn a_silent_router_holds_up_nobody_else() {
     let lab = Lab::new("silent");
@@ -382,7 +432,7 @@ fn news_are_not_lost_to_who_does_something_else_meanwhile() {
         let told = async { watcher.changed(hour).await };
         tokio::select! {
             () = no_end => {}
-            told = tokio::time::timeout(Duration::from_secs(30), told) => told.expect("told of"),
+            told = tokio::time::timeout(Duration::from_secs(30), told) => drop(told.expect("told of")),
         }
     });
 }

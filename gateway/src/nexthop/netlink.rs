@@ -7,6 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _, pin_mut};
+use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::neighbour::{
     NeighbourAddress, NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
@@ -85,6 +87,22 @@ pub(super) struct Link {
     pub(super) mtu: u32,
 }
 
+/// A neighbour that has not answered yet.
+#[derive(Clone, Copy)]
+struct Asked {
+    /// Since when it may.
+    since: Instant,
+    /// Its interface has changed since, so that the kernel may have asked in vain: it is asked at each pass, for as long as
+    /// the kernel takes to give up, because a question that it gave up meanwhile begins anew by that alone.
+    again: bool,
+}
+
+impl Asked {
+    fn is_left_alone(&self) -> bool {
+        !self.again || self.since.elapsed() >= RESOLVE_MAX
+    }
+}
+
 /// Asks the kernel. Belongs to the tokio runtime that it was made in.
 ///
 /// What it has learnt of links and neighbours it answers again until [`Resolver::forget`]: thousands of peers are
@@ -100,9 +118,9 @@ pub struct Resolver {
 struct Known {
     links: HashMap<u32, Link>,
     macs: HashMap<Neighbour, [u8; 6]>,
-    /// Neighbours that were asked for and have not answered: since when. News do not end this; one that answers after all is
-    /// found in the kernel's table.
-    asked: HashMap<Neighbour, Instant>,
+    /// Neighbours that were asked for and have not answered. News of neighbours do not end this; one that answers after all
+    /// is found in the kernel's table.
+    asked: HashMap<Neighbour, Asked>,
     counts: Counts,
     /// Counts how often it was forgotten: an answer asked for before is not kept.
     forgotten: u64,
@@ -128,6 +146,18 @@ impl Resolver {
         known.links.clear();
         known.macs.clear();
         known.forgotten += 1;
+    }
+
+    /// These interfaces have changed, or their addresses: whoever is silent there is asked for again. An IPv6 neighbour is
+    /// asked for in vain until the interface has a link-local address that no other node uses (RFC 4862 section 5.4), which
+    /// takes as long after a link comes up as the kernel's three questions do.
+    pub fn ask_again(&self, interfaces: &BTreeSet<u32>) {
+        let since = Instant::now();
+        let mut known = self.known();
+        let asked = known.asked.iter_mut();
+        for (_, asked) in asked.filter(|((ifindex, _), _)| interfaces.contains(ifindex)) {
+            *asked = Asked { since, again: true };
+        }
     }
 
     /// How often the kernel was asked so far.
@@ -224,9 +254,10 @@ impl Resolver {
     pub(super) async fn ask_for(&self, wanted: &BTreeSet<Neighbour>) -> Result<(), ResolveError> {
         let unknown: BTreeSet<Neighbour> = {
             let mut known = self.known();
-            known.asked.retain(|_, at| at.elapsed() < SILENT);
+            known.asked.retain(|_, asked| asked.since.elapsed() < SILENT);
             let is_unknown = |neighbour: &&Neighbour| {
-                !known.macs.contains_key(*neighbour) && !known.asked.contains_key(*neighbour)
+                let is_left_alone = known.asked.get(*neighbour).is_some_and(Asked::is_left_alone);
+                !known.macs.contains_key(*neighbour) && !is_left_alone
             };
             wanted.iter().filter(is_unknown).copied().collect()
         };
@@ -241,7 +272,11 @@ impl Resolver {
             }
             {
                 let mut known = self.known();
-                known.asked.insert(neighbour, Instant::now());
+                let first = Asked {
+                    since: Instant::now(),
+                    again: false,
+                };
+                known.asked.entry(neighbour).or_insert(first);
                 known.counts.probes += 1;
             }
             match self.probe(neighbour.0, neighbour.1).await {
@@ -278,7 +313,7 @@ impl Resolver {
     /// Whether the kernel has asked for a neighbour lately, and given up.
     pub(super) fn is_silent(&self, neighbour: Neighbour) -> bool {
         let asked = self.known().asked.get(&neighbour).copied();
-        asked.is_some_and(|at| at.elapsed() >= RESOLVE_MAX)
+        asked.is_some_and(|asked| asked.since.elapsed() >= RESOLVE_MAX)
     }
 
     /// Those of `wanted` that the kernel has resolved, and `counts` says so; they are known from now on. The table is read
@@ -334,10 +369,13 @@ impl Drop for Resolver {
 
 /// Hears of changes of routes, neighbours, addresses and links.
 pub struct Watcher {
-    messages: futures_util::stream::BoxStream<'static, ()>,
+    /// The interface that is news, or whose addresses are.
+    messages: futures_util::stream::BoxStream<'static, Option<u32>>,
     driver: JoinHandle<()>,
     /// When the first and the last of the news came that nobody was told of yet.
     news: Option<(Instant, Instant)>,
+    /// Interfaces of which nobody was told yet.
+    interfaces: BTreeSet<u32>,
     /// When somebody was told last.
     told: Instant,
 }
@@ -357,16 +395,19 @@ impl Watcher {
             MulticastGroup::Ipv6Route,
         ])?;
         Ok(Self {
-            messages: messages.map(|_| ()).boxed(),
+            messages: messages.map(|(message, _)| interface_of(&message)).boxed(),
             driver: tokio::spawn(connection),
             news: None,
+            interfaces: BTreeSet::new(),
             told: Instant::now(),
         })
     }
 
     /// Waits for a change, or for `refresh` to pass since the last: lost news are made good then. Changes that come
     /// together count as one. Who stops waiting and waits again misses nothing.
-    pub async fn changed(&mut self, refresh: Duration) {
+    ///
+    /// Gives the interfaces that changed themselves, or in their addresses ([`Resolver::ask_again`]).
+    pub async fn changed(&mut self, refresh: Duration) -> BTreeSet<u32> {
         loop {
             let due = match self.news {
                 Some((first, last)) => (last + SETTLE).min(first + SETTLE_MAX),
@@ -376,8 +417,9 @@ impl Watcher {
                 break;
             }
             match timeout_at(due, self.messages.next()).await {
-                Ok(Some(())) => {
+                Ok(Some(interface)) => {
                     let now = Instant::now();
+                    self.interfaces.extend(interface);
                     let first = self.news.map_or(now, |(first, _)| first);
                     self.news = Some((first, now));
                 }
@@ -388,12 +430,22 @@ impl Watcher {
         }
         self.news = None;
         self.told = Instant::now();
+        std::mem::take(&mut self.interfaces)
     }
 }
 
 impl Drop for Watcher {
     fn drop(&mut self) {
         self.driver.abort();
+    }
+}
+
+/// The interface that a message is of, if it speaks of an interface or its addresses.
+const fn interface_of(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
+    match &message.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Some(link.header.index),
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => Some(address.header.index),
+        _ => None,
     }
 }
 

@@ -291,8 +291,9 @@ impl Follower {
             }
             self.peers(scope).await;
             scope = tokio::select! {
-                () = watcher.changed(REFRESH) => {
+                interfaces = watcher.changed(REFRESH) => {
                     self.resolver.forget();
+                    self.resolver.ask_again(&interfaces);
                     Scope::All
                 }
                 more = self.shared.more.next() => more,
