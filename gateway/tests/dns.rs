@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use gateway::dns::message::{ADDRESSES_MAX, PAYLOAD_MAX};
 use gateway::dns::private::Private;
 use gateway::dns::proxy::{
-    ASK_MS, Admission, Ask, Client, Output, Proxy, QUESTION_MS, Report, Settings, Transport,
+    ASK_MS, Admission, Ask, Client, Output, Proxy, QUESTION_MS, Report, Settings, Shares, Transport,
 };
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::opt::EdnsOption;
@@ -29,6 +29,7 @@ fn server(last: u8) -> SocketAddr {
 
 fn settings() -> Settings {
     Settings {
+        shares: Shares::NONE,
         upstream: vec![server(1), server(2)],
         site_queries_per_s: 10,
         outstanding_max: 20,
@@ -709,11 +710,50 @@ fn a_flood_of_one_site_does_not_silence_another() {
         world.send(flooder, &octets);
     }
     let counters = world.proxy.counters();
-    assert_eq!((counters.over_rate, counters.unknown_client), (99_500, 500));
+    assert_eq!((counters.over_rate, counters.unknown_client), (99_990, 10));
     world.ask(&query("update.av.example", RecordType::A));
     let honest = answer(world.asked_last(), vec![a("update.av.example", UPDATE, 60)]);
     world.upstream(&honest);
     assert_eq!(world.addresses(), [UPDATE]);
+}
+
+/// Regression: all port blocks of an address had one bucket, which the first to flood emptied.
+#[test]
+fn a_flood_from_one_port_block_does_not_silence_the_other_sites_of_its_address() {
+    let mut world = World::new(Settings {
+        shares: Shares::of_blocks([4_096, 2_048].into_iter()),
+        ..settings()
+    });
+    let octets = query("update.av.example", RecordType::A)
+        .to_vec()
+        .expect("a message");
+    let at_port = |port| Client {
+        // Nobody has it: what comes through is counted by itself.
+        address: SocketAddrV4::new(Ipv4Addr::new(10, 201, 0, 66), port),
+        ..client(Transport::Udp)
+    };
+    let counted = |world: &World| {
+        let counters = world.proxy.counters();
+        (counters.over_rate, counters.unknown_client)
+    };
+    for port in (2_048..4_096).cycle().take(100_000) {
+        world.send(at_port(port), &octets);
+    }
+    assert_eq!(counted(&world), (99_990, 10));
+    for port in [2_047, 4_096] {
+        world.send(at_port(port), &octets);
+    }
+    assert_eq!(counted(&world), (99_990, 12));
+    // Many blocks together do not ask without an end.
+    let shares = 100_u16;
+    let mut crowd = World::new(Settings {
+        shares: Shares::of_blocks([64].into_iter()),
+        ..settings()
+    });
+    for number in 0..shares * 20 {
+        crowd.send(at_port(1_024 + number % shares * 64), &octets);
+    }
+    assert_eq!(counted(&crowd), (1_500, 500));
 }
 
 #[test]

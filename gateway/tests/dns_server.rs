@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use gateway::dns::private::Private;
-use gateway::dns::proxy::{Admission, Settings, Transport};
+use gateway::dns::proxy::{Admission, Settings, Shares, Transport};
 use gateway::dns::server::{Call, Server, Sockets};
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::rdata::A;
@@ -96,6 +96,7 @@ impl World {
         udp.set_nonblocking(true).expect("not blocking");
         tcp.set_nonblocking(true).expect("not blocking");
         let settings = Settings {
+            shares: Shares::NONE,
             upstream: vec![at],
             site_queries_per_s: 1_000,
             outstanding_max: 100,

@@ -154,6 +154,9 @@ pub enum Request {
     RulesExplain {
         /// The flows.
         flows: Vec<crate::core::explain::Query>,
+        /// Leaves out why rules before the one that decides do not match: with many flows and rules that is very much.
+        #[serde(default)]
+        verdicts_alone: bool,
     },
 }
 

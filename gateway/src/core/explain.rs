@@ -126,6 +126,7 @@ pub struct Explainer<'a> {
     lines: Vec<usize>,
     /// What is open by name, and the second of the coarse clock.
     open: Option<(&'a Openings, u32)>,
+    tells_reasons: bool,
 }
 
 impl<'a> Explainer<'a> {
@@ -143,7 +144,17 @@ impl<'a> Explainer<'a> {
             generation,
             lines: lines(compiled),
             open: None,
+            tells_reasons: true,
         })
+    }
+
+    /// Leaves [`Explanation::earlier`] empty.
+    #[must_use]
+    pub fn without_reasons(self) -> Self {
+        Self {
+            tells_reasons: false,
+            ..self
+        }
     }
 
     /// With what is open by name at `now_s` of the coarse clock.
@@ -183,10 +194,11 @@ impl<'a> Explainer<'a> {
             let (conditions, others) = rest.split_at(own);
             rest = others;
             match self.obstacle(number, conditions, &tuple, query) {
-                Some(because) => earlier.push(Passed {
+                Some(because) if self.tells_reasons => earlier.push(Passed {
                     rule: self.name(number),
                     because,
                 }),
+                Some(_) => {}
                 None => {
                     found = Some(number);
                     break;

@@ -19,13 +19,41 @@ pub const QUESTION_MS: u64 = 4_500;
 /// Milliseconds that the controller has to decide or to open.
 const DECIDE_MS: u64 = 2_000;
 
-/// Questions of one address in a second that are read, as a multiple of those that a site may ask: sites may share an
-/// address. What is more costs a look-up and is gone before anybody else's question waits for it.
+/// Questions of one address in a second that are read, as a multiple of those that a site may ask, and that one port block
+/// may: sites may share an address. What is more costs a look-up and is gone before anybody else's question waits for it.
 const ADDRESS_SHARE: u32 = 50;
+
+/// How sites share addresses, as far as it is known before anybody is asked: by blocks of so many ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shares {
+    ports: u32,
+}
+
+impl Shares {
+    /// Nobody shares an address.
+    pub const NONE: Self = Self { ports: 1 << 16 };
+
+    /// Port blocks of these sizes; each begins at a multiple of its size. A site with blocks of a larger size, or with several
+    /// blocks, has several shares.
+    #[must_use]
+    pub fn of_blocks(sizes: impl Iterator<Item = u32>) -> Self {
+        let smallest = sizes.filter(|size| *size > 0).min();
+        smallest.map_or(Self::NONE, |ports| Self { ports })
+    }
+
+    /// A number that two sites never have in common.
+    #[must_use]
+    pub fn of(self, client: SocketAddrV4) -> u64 {
+        let block = u32::from(client.port()) / self.ports;
+        u64::from(u32::from(*client.ip())) << 16 | u64::from(block)
+    }
+}
 
 /// What the proxy is told by configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// How sites share addresses.
+    pub shares: Shares,
     /// Servers to ask, first first.
     pub upstream: Vec<SocketAddr>,
     /// Questions of one site in a second.
@@ -202,7 +230,8 @@ enum Stage {
 pub struct Proxy {
     settings: Settings,
     rate: Rate,
-    /// By address, before anything is read.
+    /// By port block, before anything is read; then by address.
+    blocks: Rate,
     addresses: Rate,
     pending: BTreeMap<Token, Pending>,
     lookups: Lookups,
@@ -219,6 +248,7 @@ impl Proxy {
     pub fn new(settings: Settings) -> Self {
         Self {
             rate: Rate::new(settings.site_queries_per_s),
+            blocks: Rate::new(settings.site_queries_per_s),
             addresses: Rate::new(settings.site_queries_per_s.saturating_mul(ADDRESS_SHARE)),
             settings,
             pending: BTreeMap::new(),
@@ -258,7 +288,10 @@ impl Proxy {
     /// A message of a site.
     pub fn handle_query(&mut self, now_ms: u64, client: Client, octets: &[u8]) {
         self.counters.queries += 1;
-        if !self.addresses.take(u32::from(*client.address.ip()), now_ms) {
+        let block = self.settings.shares.of(client.address);
+        let address = u64::from(u32::from(*client.address.ip()));
+        // In this order: what one block asks too much takes nothing from the others of its address.
+        if !self.blocks.take(block, now_ms) || !self.addresses.take(address, now_ms) {
             self.counters.over_rate += 1;
             return;
         }
@@ -306,7 +339,7 @@ impl Proxy {
             return;
         };
         let site = admission.site;
-        if !self.rate.take(site, now_ms) {
+        if !self.rate.take(site.into(), now_ms) {
             self.counters.over_rate += 1;
             return;
         }

@@ -1,16 +1,16 @@
-//! How often a site or an address may ask: a bucket of tokens for each.
+//! How often a site, an address or a block of its ports may ask: a bucket of tokens for each.
 use std::collections::HashMap;
 
-/// Sites or addresses that are remembered at most; one that has not asked for a second has a full bucket and is forgotten first.
+/// Sites, addresses or port blocks that are remembered at most; one that has not asked for a second has a full bucket and is forgotten first.
 const SITES_MAX: usize = 65_536;
 /// Tokens are counted in thousandths, so that a millisecond's share is not lost.
 const THOUSANDTHS: u64 = 1_000;
 
-/// Buckets by number of a site or by address.
+/// Buckets by number of a site, or of whatever else asks.
 #[derive(Debug)]
 pub struct Rate {
     per_s: u64,
-    buckets: HashMap<u32, Bucket>,
+    buckets: HashMap<u64, Bucket>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -30,13 +30,13 @@ impl Rate {
     }
 
     /// Whether it may ask once more.
-    pub fn take(&mut self, site: u32, now_ms: u64) -> bool {
+    pub fn take(&mut self, number: u64, now_ms: u64) -> bool {
         let full = self.per_s * THOUSANDTHS;
-        if self.buckets.len() >= SITES_MAX && !self.buckets.contains_key(&site) {
+        if self.buckets.len() >= SITES_MAX && !self.buckets.contains_key(&number) {
             self.buckets
                 .retain(|_, bucket| now_ms.saturating_sub(bucket.at_ms) < 1_000);
         }
-        let bucket = self.buckets.entry(site).or_insert(Bucket {
+        let bucket = self.buckets.entry(number).or_insert(Bucket {
             thousandths: full,
             at_ms: now_ms,
         });

@@ -12,7 +12,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::proxy::{Admission, Ask, Client, Counters, Output, Proxy, Report, Settings, Token, Transport};
+use super::proxy::{
+    Admission, Ask, Client, Counters, Output, Proxy, Report, Settings, Shares, Token, Transport,
+};
 
 /// Longest message over UDP that is read: no more is asked for.
 const DATAGRAM_MAX: usize = 4_096;
@@ -22,8 +24,8 @@ const DATAGRAMS_AT_ONCE: usize = 64;
 const FORGED_MAX: usize = 64;
 /// Connections of sites at a time.
 const CONNECTIONS_MAX: usize = 256;
-/// Of one address.
-const CONNECTIONS_PER_ADDRESS: usize = 8;
+/// Of one address, or of one port block where sites share addresses.
+const CONNECTIONS_PER_SHARE: usize = 8;
 /// Seconds that a connection may be silent (RFC 7766 section 6.2.3 lets the server be short of patience).
 const IDLE_S: u64 = 10;
 /// Messages of tasks that wait for the proxy.
@@ -150,6 +152,7 @@ struct Connection {
 }
 
 struct Shell {
+    shares: Shares,
     proxy: Proxy,
     udp: UdpSocket,
     tcp: TcpListener,
@@ -170,6 +173,7 @@ impl Shell {
         shared: Arc<Mutex<Counters>>,
     ) -> io::Result<Self> {
         Ok(Self {
+            shares: settings.shares,
             proxy: Proxy::new(settings),
             udp: UdpSocket::from_std(sockets.udp)?,
             tcp: TcpListener::from_std(sockets.tcp)?,
@@ -363,9 +367,10 @@ impl Shell {
     }
 
     fn accept(&mut self, stream: TcpStream, address: SocketAddrV4) {
-        let same = |connection: &&Connection| connection.address.ip() == address.ip();
-        let of_address = self.connections.values().filter(same).count();
-        if self.connections.len() >= CONNECTIONS_MAX || of_address >= CONNECTIONS_PER_ADDRESS {
+        let share = self.shares.of(address);
+        let same = |connection: &&Connection| self.shares.of(connection.address) == share;
+        let of_share = self.connections.values().filter(same).count();
+        if self.connections.len() >= CONNECTIONS_MAX || of_share >= CONNECTIONS_PER_SHARE {
             return;
         }
         self.next_connection += 1;

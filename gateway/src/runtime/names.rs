@@ -1,6 +1,7 @@
 //! Names in rules at run time: what the DNS proxy asks of the controller, and what is open.
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddrV4};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -8,13 +9,15 @@ use tokio::sync::mpsc;
 
 use super::controller::Controller;
 use super::engine::Engine;
+use super::listing::Work;
+use crate::api::message::Reply;
 use crate::api::view;
-use crate::config::{DnsConfig, Protocol};
+use crate::config::{Config, DnsConfig, PoolMode, Protocol};
 use crate::core::journal::Notice;
 use crate::core::names::{Bounds, Numbering, Openings};
 use crate::core::policy::Compiled;
 use crate::dns::private::Private;
-use crate::dns::proxy::{Admission, Report, Settings, Transport};
+use crate::dns::proxy::{Admission, Report, Settings, Shares, Transport};
 use crate::dns::server::{Call, Server, Sockets};
 
 /// Questions of the proxy that wait for the controller, at the least: all who wait for one answer want it opened at once.
@@ -131,7 +134,8 @@ impl<E: Engine> Controller<E> {
         let dns = self.config.dns.as_ref().context("there is no [dns]")?;
         let calls_max = CALLS_MIN.max(dns.outstanding_max as usize);
         let (sender, calls) = mpsc::channel(calls_max);
-        let server = Server::start(settings(dns), sockets, sender).context("DNS proxy")?;
+        let server =
+            Server::start(settings(dns, shares(&self.config)), sockets, sender).context("DNS proxy")?;
         self.names.proxy = Some(server);
         self.names.calls = Some(calls);
         Ok(())
@@ -270,40 +274,60 @@ impl<E: Engine> Controller<E> {
     }
 
     /// What is open by name.
-    pub(super) fn dns_list(&self) -> view::OpenNames {
+    pub(super) fn dns_list(&self) -> Work {
         let now_s = self.engine.now_s();
-        let compiled = self.rules.as_ref().map(|(_, compiled)| compiled);
-        let label = |set: u32| {
-            let compiled = compiled?;
-            let place = compiled.name_numbers.iter().position(|number| *number == set)?;
-            Some(compiled.name_sets.get(place)?.label.clone())
-        };
-        let rules_of = |set: u32| compiled.map_or_else(Vec::new, |compiled| compiled.rules_of_set(set));
-        let open = self.names.openings.iter();
-        let open = open.filter(|(_, opening)| opening.until_s > now_s);
-        view::OpenNames {
-            proxy: self.config.dns.as_ref().map(|dns| dns.listen),
-            counters: self
-                .names
-                .proxy
-                .as_ref()
-                .map(Server::counters)
-                .unwrap_or_default(),
-            names: open
-                .map(|(address, opening)| view::OpenName {
-                    name: opening.name.clone(),
-                    address,
-                    left_s: opening.until_s - now_s,
-                    set: label(opening.set),
-                    rules: rules_of(opening.set),
-                })
-                .collect(),
-        }
+        let compiled = self.rules.as_ref().map(|(_, compiled)| Arc::clone(compiled));
+        let openings = self.names.openings.clone();
+        let proxy = self.config.dns.as_ref().map(|dns| dns.listen);
+        let counters = self.names.proxy.as_ref().map(Server::counters);
+        Box::new(move || {
+            Reply::view(&view::OpenNames {
+                proxy,
+                counters: counters.unwrap_or_default(),
+                names: open_names(&openings, compiled.as_deref(), now_s),
+            })
+        })
     }
 }
 
-fn settings(dns: &DnsConfig) -> Settings {
+/// The names that are open, with the rules that speak of them: those are looked for once a set.
+fn open_names(openings: &Openings, compiled: Option<&Compiled>, now_s: u32) -> Vec<view::OpenName> {
+    let label_and_rules = |set: u32| {
+        let Some(compiled) = compiled else {
+            return (None, Vec::new());
+        };
+        let place = compiled.name_numbers.iter().position(|number| *number == set);
+        let label = place.and_then(|place| Some(compiled.name_sets.get(place)?.label.clone()));
+        (label, compiled.rules_of_set(set))
+    };
+    let mut of_sets = HashMap::new();
+    let open = openings.iter();
+    open.filter(|(_, opening)| opening.until_s > now_s)
+        .map(|(address, opening)| {
+            let set = opening.set;
+            let (label, rules) = of_sets.entry(set).or_insert_with(|| label_and_rules(set));
+            view::OpenName {
+                name: opening.name.clone(),
+                address,
+                left_s: opening.until_s - now_s,
+                set: label.clone(),
+                rules: rules.clone(),
+            }
+        })
+        .collect()
+}
+
+fn shares(config: &Config) -> Shares {
+    let sizes = config.nat_pools.iter().filter_map(|pool| match pool.mode {
+        PoolMode::Address => None,
+        PoolMode::Block(plan) => Some(plan.size),
+    });
+    Shares::of_blocks(sizes)
+}
+
+fn settings(dns: &DnsConfig, shares: Shares) -> Settings {
     Settings {
+        shares,
         upstream: dns.upstream.clone(),
         site_queries_per_s: dns.site_queries_per_s,
         outstanding_max: dns.outstanding_max,

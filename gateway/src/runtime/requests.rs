@@ -29,8 +29,14 @@ impl<E: Engine> Controller<E> {
             Request::NatList { site, limit } => {
                 return answer_later(self.list_mappings(site.as_deref(), limit));
             }
+            Request::RulesExplain {
+                flows,
+                verdicts_alone,
+            } => {
+                return answer_later(self.rules_explain(flows, verdicts_alone));
+            }
             Request::SaList => return Answer::Sas,
-            Request::DnsList => return Answer::large(self.dns_list()),
+            Request::DnsList => return Answer::Later(self.dns_list()),
             Request::NatPlan => return Answer::large(self.nat_plan()),
             Request::Status => self.status().map(|view| Reply::view(&view)),
             Request::SaShow { id } => self.sa_show(&id).map(|view| Reply::view(&view)),
@@ -74,7 +80,6 @@ impl<E: Engine> Controller<E> {
             }
             Request::RulesHistory => Ok(Reply::view(&self.rules_history())),
             Request::RulesText { generation } => self.rules_text(generation).map(|view| Reply::view(&view)),
-            Request::RulesExplain { flows } => self.rules_explain(&flows).map(|view| Reply::view(&view)),
             Request::Trace(_) => Err(anyhow!("packets are traced on a connection of their own")),
             Request::RulesShow => self.rules_show().map(|view| Reply::view(&view)),
         };

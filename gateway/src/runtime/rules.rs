@@ -1,4 +1,5 @@
 //! Rule sets of the running gateway: loading, confirming, falling back, schedules, and what is asked about them.
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -9,13 +10,14 @@ use serde::{Deserialize, Serialize};
 use super::compiling::{Ahead, Wanted, What, check_confirm};
 use super::controller::{Controller, log_failure};
 use super::engine::Engine;
+use super::listing::Work;
 use super::prepare::compile_kept;
 use crate::api::caller::Caller;
-use crate::api::message::HowToLoad;
+use crate::api::message::{HowToLoad, Reply};
 use crate::api::view;
 use crate::config::Config;
 use crate::core::directions::Directions;
-use crate::core::explain::{Explainer, Query};
+use crate::core::explain::{Explainer, Query, Subject};
 use crate::core::generations::{Author, Entry, History, Origin};
 use crate::core::journal::Notice;
 use crate::core::policy::Compiled;
@@ -23,6 +25,8 @@ use crate::store;
 
 /// Flows that one question may be about.
 const FLOWS_MAX: usize = 10_000;
+/// Reasons why rules do not match that are told at once, in all: hundreds of megabytes of text.
+const REASONS_MAX: usize = 1_000_000;
 
 /// A rule set as it is stored.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -445,7 +449,21 @@ impl<E: Engine> Controller<E> {
         })
     }
 
-    pub(super) fn rules_explain(&self, flows: &[Query]) -> anyhow::Result<Vec<view::RulesExplained>> {
+    /// The sites that the flows name.
+    fn subjects(&self, flows: &[Query]) -> HashMap<String, Subject> {
+        let sites = self.sites.get();
+        let names = flows
+            .iter()
+            .flat_map(|flow| [Some(&flow.site), flow.to_site.as_ref()]);
+        let known = names.flatten().filter_map(|name| {
+            let site = sites.by_name(name)?;
+            Some((name.clone(), (site.site, site.groups)))
+        });
+        known.collect()
+    }
+
+    /// Explains flows beside the control task: tables are built for it.
+    pub(super) fn rules_explain(&self, flows: Vec<Query>, verdicts_alone: bool) -> anyhow::Result<Work> {
         if flows.len() > FLOWS_MAX {
             bail!(
                 "{} flows are too many at once; ask about {FLOWS_MAX} at most",
@@ -453,18 +471,40 @@ impl<E: Engine> Controller<E> {
             );
         }
         let (generation, compiled) = self.rules.as_ref().context("no rule set is in force")?;
+        let (generation, compiled) = (*generation, Arc::clone(compiled));
+        let reasons = flows.len().saturating_mul(compiled.source.rules.len());
+        if !verdicts_alone && reasons > REASONS_MAX {
+            bail!(
+                "{} flows and {} rules have too many reasons; ask about fewer flows at once, or for verdicts alone",
+                flows.len(),
+                compiled.source.rules.len()
+            );
+        }
         let directions = Directions::new(&self.config);
-        let explainer = Explainer::new(compiled, directions, self.clock.now().unix_s)?
-            .with_openings(&self.names.openings, self.engine.now_s());
-        let sites = self.sites.get();
-        let explain = |query: &Query| {
-            let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));
-            Ok(view::RulesExplained {
-                generation: *generation,
-                explanation: explainer.explain(query, site)?,
-            })
-        };
-        flows.iter().map(explain).collect()
+        let (unix_s, now_s) = (self.clock.now().unix_s, self.engine.now_s());
+        let openings = self.names.openings.clone();
+        let subjects = self.subjects(&flows);
+        Ok(Box::new(move || {
+            let explain = || {
+                let mut explainer =
+                    Explainer::new(&compiled, directions, unix_s)?.with_openings(&openings, now_s);
+                if verdicts_alone {
+                    explainer = explainer.without_reasons();
+                }
+                let site = |name: &str| subjects.get(name).copied();
+                let explanations = flows.iter().map(|query| {
+                    Ok(view::RulesExplained {
+                        generation,
+                        explanation: explainer.explain(query, site)?,
+                    })
+                });
+                explanations.collect::<anyhow::Result<Vec<_>>>()
+            };
+            explain().map_or_else(
+                |error| Reply::Error(format!("{error:#}")),
+                |view| Reply::view(&view),
+            )
+        }))
     }
 }
 

@@ -106,7 +106,10 @@ fn the_running_rules_explain_a_flow() {
         source_port: None,
     };
     let flows = vec![query("hospital", 443), query("hospital", 80)];
-    let view = center.ask(Request::RulesExplain { flows });
+    let view = center.ask(Request::RulesExplain {
+        flows: flows.clone(),
+        verdicts_alone: false,
+    });
     let verdicts: Vec<_> = view
         .as_array()
         .expect("a list")
@@ -139,12 +142,52 @@ fn the_running_rules_explain_a_flow() {
     );
     let error = center.refused(Request::RulesExplain {
         flows: vec![query("nobody", 443)],
+        verdicts_alone: false,
     });
     assert!(error.contains("nobody"), "{error}");
     let many = Request::RulesExplain {
         flows: vec![query("hospital", 443); 100_000],
+        verdicts_alone: true,
     };
     assert!(center.refused(many).contains("are too many at once"));
+
+    let view = center.ask(Request::RulesExplain {
+        flows,
+        verdicts_alone: true,
+    });
+    assert_eq!(view[1]["rule"]["name"], "rest");
+    assert_eq!(view[1]["earlier"].as_array().map(Vec::len), Some(0), "{view}");
+}
+
+/// Regression: ten thousand flows under ten thousand rules were explained with every reason, gigabytes, on the control task.
+#[test]
+fn reasons_without_number_are_not_told() {
+    let (center, _site) = pair(Options::default());
+    let mut text = String::from("name = \"many\"\n");
+    for number in 0..200 {
+        text += &format!(
+            "[[rule]]\nname = \"r{number}\"\naction = \"allow\"\nsite = \"hospital\"\ndestination = \"10.100.0.{number}\"\nprotocol = \"icmp\"\n"
+        );
+    }
+    loaded(&center, &text);
+    let query = gateway::core::explain::Query {
+        site: "hospital".into(),
+        from: "192.168.1.10".parse().expect("an address"),
+        to: "10.100.0.10".parse().expect("an address"),
+        direction: None,
+        to_site: None,
+        protocol: gateway::config::Protocol::TCP,
+        port: Some(443),
+        name: None,
+        source_port: None,
+    };
+    let ask = |verdicts_alone| Request::RulesExplain {
+        flows: vec![query.clone(); 5_001],
+        verdicts_alone,
+    };
+    assert!(center.refused(ask(false)).contains("too many reasons"));
+    let view = center.ask(ask(true));
+    assert_eq!(view.as_array().map(Vec::len), Some(5_001));
 }
 
 #[test]

@@ -61,7 +61,7 @@ pub(super) fn explain(
         name: flow.name,
         source_port: flow.source_port,
     };
-    for explanation in choice.ask(common, vec![query])? {
+    for explanation in choice.ask(common, vec![query], false)? {
         if common.json {
             println!("{:#}", serde_json::to_value(&explanation)?);
         } else {
@@ -148,7 +148,7 @@ pub(super) fn test(common: &Common, file: &Path, choice: &offline::Choice) -> an
             source_port: expected.source_port,
         }
     };
-    let answers = choice.ask(common, parsed.test.iter().map(query).collect())?;
+    let answers = choice.ask(common, parsed.test.iter().map(query).collect(), true)?;
     let mut failures = Vec::new();
     for (expected, answer) in parsed.test.iter().zip(&answers) {
         let line = crate::config::line_of(&text, expected.span().start);

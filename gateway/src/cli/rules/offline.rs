@@ -36,12 +36,21 @@ pub(super) fn compile(parsed: RuleSetFile, config: &Config) -> anyhow::Result<(C
 }
 
 impl Choice {
-    /// Asks about flows.
-    pub(super) fn ask(&self, common: &Common, flows: Vec<Query>) -> anyhow::Result<Vec<Explanation>> {
+    /// Asks about flows; with or without the rules that do not match.
+    pub(super) fn ask(
+        &self,
+        common: &Common,
+        flows: Vec<Query>,
+        verdicts_alone: bool,
+    ) -> anyhow::Result<Vec<Explanation>> {
         let (Some(rules), Some(config)) = (&self.rules, &self.config) else {
             let mut answers: Vec<RulesExplained> = Vec::new();
             // Without --json here: the caller prints.
-            common.ask_plain(&Request::RulesExplain { flows }, |view| answers = view)?;
+            let request = Request::RulesExplain {
+                flows,
+                verdicts_alone,
+            };
+            common.ask_plain(&request, |view| answers = view)?;
             return Ok(answers.into_iter().map(|answer| answer.explanation).collect());
         };
         let parsed = RuleSetFile::parse(&rules.display().to_string(), &read(rules)?)?;
@@ -49,7 +58,10 @@ impl Choice {
         let (compiled, sites) = compile(parsed, &config)?;
         let at = self.at.unwrap_or_else(Timestamp::now).as_second();
         let at = u64::try_from(at).context("a time before 1970")?;
-        let explainer = Explainer::new(&compiled, Directions::new(&config), at)?;
+        let mut explainer = Explainer::new(&compiled, Directions::new(&config), at)?;
+        if verdicts_alone {
+            explainer = explainer.without_reasons();
+        }
         let site = |name: &str| sites.by_name(name).map(|site| (site.site, site.groups));
         let explain = |query: &Query| Ok(explainer.explain(query, site)?);
         flows.iter().map(explain).collect()
