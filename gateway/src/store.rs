@@ -30,7 +30,8 @@ impl StoreError {
 /// Replaces a file as a whole: after a crash at any moment it holds the old bytes or the new ones.
 ///
 /// # Errors
-/// With the path, if the folder cannot be written; the file is unchanged then.
+/// With the path, if the folder cannot be written; the file is unchanged then. If the folder's own sync fails, the file holds
+/// the new bytes already: put the old ones back, if they are what counts.
 pub fn replace(path: &Path, bytes: &[u8]) -> Result<(), StoreError> {
     let temporary = temporary(path);
     write_synced(&temporary, bytes).map_err(StoreError::at(&temporary))?;

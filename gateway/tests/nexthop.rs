@@ -12,7 +12,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::process::Command;
 use std::time::Duration;
 
-use gateway::nexthop::{Counts, PeerHop, ResolveError, Resolver, Watcher};
+use gateway::nexthop::{Counts, News, PeerHop, ResolveError, Resolver, Watcher};
 use nix::sched::{CloneFlags, setns};
 
 /// One a test.
@@ -113,6 +113,14 @@ async fn resolve(resolver: &Resolver, remote: IpAddr) -> Result<PeerHop, Resolve
     }
 }
 
+/// Whatever may have changed.
+fn everything() -> News {
+    News {
+        ways: true,
+        ..News::default()
+    }
+}
+
 /// Runs in the namespace `near`.
 fn run_near(lab: &Lab, test: impl Future<Output = ()>) {
     let file = File::open(format!("/run/netns/{}", lab.namespace("near"))).unwrap();
@@ -189,7 +197,7 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             resolve(&resolver, peers[0]).await.unwrap().destination_mac,
             Some(far)
         );
-        resolver.forget();
+        resolver.forget(&everything());
         assert_eq!(
             resolve(&resolver, peers[0]).await.unwrap().destination_mac,
             Some([2, 0, 0, 0, 0, 0x99])
@@ -205,7 +213,7 @@ fn peers_and_core_next_hops_are_resolved_from_nothing() {
             for _ in 0..2 {
                 let hop = resolve(&resolver, neighbour.parse().unwrap()).await.unwrap();
                 assert_eq!(hop.destination_mac, Some([2, 0, 0, 0, 0, 0x77]), "{neighbour}");
-                resolver.forget();
+                resolver.forget(&everything());
             }
             let entry = ip(&format!("-n {near} neigh show {neighbour} dev near0"));
             assert!(entry.contains(pinned) && entry.contains("PERMANENT"), "{entry}");
@@ -275,9 +283,9 @@ fn a_neighbour_that_was_asked_for_in_vain_is_asked_for_again_once_the_interface_
                     Err(error) => assert!(matches!(error, ResolveError::Unreachable { .. }), "{error}"),
                 }
                 // As the daemon does, and never without news.
-                let interfaces = watcher.changed(hour).await;
-                resolver.forget();
-                resolver.ask_again(&interfaces);
+                let news = watcher.changed(hour).await;
+                resolver.forget(&news);
+                resolver.ask_again(&news.interfaces);
             }
         };
         let found = tokio::time::timeout(Duration::from_secs(30), found).await;
@@ -301,7 +309,7 @@ fn a_silent_router_holds_up_nobody_else() {
         let pass = async || {
             let before = resolver.counts();
             let hops = resolver.peer_hops(all.clone()).await.unwrap();
-            let Counts { probes, dumps } = resolver.counts();
+            let Counts { probes, dumps, .. } = resolver.counts();
             (hops, probes - before.probes, dumps - before.dumps)
         };
         let (hops, probes, dumps) = pass().await;
@@ -339,7 +347,7 @@ fn a_silent_router_holds_up_nobody_else() {
         let mut live_mac = None;
         let mut asked_in_all = 0;
         for _ in 0..100 {
-            resolver.forget();
+            resolver.forget(&everything());
             let (hops, probes, _) = pass().await;
             asked_in_all += probes;
             for remote in &lost {
@@ -373,7 +381,7 @@ fn many_silent_destinations_cost_as_much_as_one() {
         for pass in 0..5 {
             let before = resolver.counts();
             let hops = resolver.core_next_hops(&[ifindex], &scanned).await.unwrap();
-            let Counts { probes, dumps } = resolver.counts();
+            let Counts { probes, dumps, .. } = resolver.counts();
             assert_eq!(hops.on_link, scanned);
             assert!(
                 dumps - before.dumps <= 4,
@@ -384,7 +392,7 @@ fn many_silent_destinations_cost_as_much_as_one() {
             let probes = probes - before.probes;
             let expected = if pass == 0 { 200..=201 } else { 0..=1 };
             assert!(expected.contains(&probes), "pass {pass}: {probes} probes");
-            resolver.forget();
+            resolver.forget(&everything());
         }
         // Nobody waited for them: a neighbour that answers is there all the same.
         let live = BTreeSet::from([Ipv4Addr::new(198, 51, 100, 2)]);
@@ -400,6 +408,78 @@ fn many_silent_destinations_cost_as_much_as_one() {
             }
         }
         assert!(found);
+    });
+}
+
+/// Regression: with one interface of the core side gone, no next hop of the others was followed any more.
+#[test]
+fn an_interface_that_is_gone_takes_no_other_with_it() {
+    let lab = Lab::new("gone");
+    let near = lab.namespace("near");
+    ip(&format!("-n {near} link add lost0 type veth peer name lost1"));
+    ip(&format!("-n {near} link set lost0 up"));
+    run_near(&lab, async {
+        let resolver = Resolver::new().unwrap();
+        let router: IpAddr = "198.51.100.2".parse().unwrap();
+        let kept = resolve(&resolver, router).await.unwrap().ifindex;
+        ip(&format!("-n {near} route add 192.0.2.0/24 dev lost0"));
+        let lost = resolver.peer_hop("192.0.2.1".parse().unwrap()).await.unwrap();
+        let prefixes = async || {
+            let hops = resolver
+                .core_next_hops(&[lost.ifindex, kept], &BTreeSet::new())
+                .await;
+            let hops = hops.unwrap().hops.into_iter();
+            hops.map(|(prefix, _, _)| Ipv4Addr::from(prefix).to_string())
+                .collect::<Vec<_>>()
+        };
+        let rest = ["198.51.100.0", "198.51.100.2", "203.0.113.0"];
+        assert_eq!(prefixes().await[1..], rest);
+        ip(&format!("-n {near} link del lost0"));
+        resolver.forget(&everything());
+        assert_eq!(prefixes().await, rest);
+    });
+}
+
+/// Regression: at each news of a neighbour the kernel was asked for the way to every peer.
+#[test]
+fn ways_are_asked_for_anew_when_more_than_neighbours_changed() {
+    let lab = Lab::new("ways");
+    let near = lab.namespace("near");
+    run_near(&lab, async {
+        let mut watcher = Watcher::new().unwrap();
+        let resolver = Resolver::new().unwrap();
+        let remotes: HashSet<IpAddr> = (1..=50)
+            .map(|last| Ipv4Addr::new(203, 0, 113, last).into())
+            .collect();
+        let mut pass = async |change: &str| {
+            ip(&format!("-n {near} {change}"));
+            let news = watcher.changed(Duration::from_secs(3600)).await;
+            resolver.forget(&news);
+            let before = resolver.counts().routes;
+            let hops = resolver.peer_hops(remotes.clone()).await.unwrap();
+            let hop = hops.get(remotes.iter().next().unwrap()).unwrap();
+            let ifindex = hop.as_ref().map(|hop| hop.ifindex).ok();
+            (resolver.counts().routes - before, ifindex.is_some())
+        };
+        assert_eq!(pass("route add 192.0.2.0/24 via 198.51.100.2").await, (50, true));
+        let neighbour = "neigh replace 198.51.100.50 dev near0 lladdr 02:00:00:00:00:50";
+        assert_eq!(pass(neighbour).await, (0, true));
+        // What the kernel found out about the router by the first pass is news of a neighbour, too.
+        assert_eq!(pass("route del 203.0.113.0/24").await, (50, false));
+    });
+    // Whoever hears of neighbours only is told of all else now and then.
+    run_near(&lab, async {
+        let mut watcher = Watcher::new().unwrap();
+        let refresh = Duration::from_millis(300);
+        for octet in 0..100 {
+            ip(&format!(
+                "-n {near} neigh replace 198.51.100.60 dev near0 lladdr 02:00:00:00:00:{octet:02x}"
+            ));
+            if watcher.changed(refresh).await.ways {
+                return;
+            }
+        }
+        panic!("a hundred news, and each of neighbours alone");
     });
 }
 

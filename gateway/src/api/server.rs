@@ -215,8 +215,8 @@ impl Client {
         }
     }
 
-    /// Writes events as they come until the client hangs up. One that reads too slowly loses the oldest, and is told
-    /// how many.
+    /// Writes events as they come until the client hangs up, or has read nothing of what waits for it for a minute. One that
+    /// reads too slowly loses the oldest, and is told how many.
     async fn follow(
         self,
         mut reader: impl AsyncRead + Unpin,
@@ -226,13 +226,13 @@ impl Client {
     ) -> io::Result<()> {
         let Ok(_permit) = self.followers.try_acquire() else {
             let words = format!("{FOLLOWERS_MAX} clients follow the events already; end one of them");
-            return send(&mut writer, Reply::Error(words)).await;
+            return self.send(&mut writer, Reply::Error(words)).await;
         };
         // Subscribed first, so that nothing falls between the last events and the next.
         let mut events = self.events.subscribe();
         let reply = ask(&self.calls, Request::EventsRecent { last }, caller).await;
         let mut seen = newest(&reply);
-        send(&mut writer, reply).await?;
+        self.send(&mut writer, reply).await?;
         let mut byte = [0];
         loop {
             let event = tokio::select! {
@@ -254,8 +254,13 @@ impl Client {
             seen = event.sequence;
             line += &event.json;
             line.push('\n');
-            writer.write_all(line.as_bytes()).await?;
+            // Its place is somebody else's if it reads nothing at all.
+            tokio::time::timeout(self.answer_within, writer.write_all(line.as_bytes())).await??;
         }
+    }
+
+    async fn send(&self, writer: &mut (impl AsyncWrite + Unpin), reply: Reply) -> io::Result<()> {
+        tokio::time::timeout(self.answer_within, send(writer, reply)).await?
     }
 }
 
@@ -271,11 +276,11 @@ impl Client {
     ) -> io::Result<()> {
         let Ok(_permit) = self.followers.try_acquire() else {
             let words = format!("{FOLLOWERS_MAX} clients follow events or trace already; end one of them");
-            return send(&mut writer, Reply::Error(words)).await;
+            return self.send(&mut writer, Reply::Error(words)).await;
         };
         let (lines, mut incoming) = mpsc::channel(TRACE_LINES_MAX);
         let reply = ask_for_lines(&self.calls, request, caller, Some(lines)).await;
-        send(&mut writer, reply).await?;
+        self.send(&mut writer, reply).await?;
         let mut byte = [0];
         loop {
             let line: Option<String> = tokio::select! {
@@ -444,7 +449,10 @@ mod tests {
 
     /// A server that says of the last events that there was one.
     fn telling(path: &Path, events: &broadcast::Sender<EventLine>) {
-        let server = Server::bind(path, own_uid()).expect("bound");
+        tell(Server::bind(path, own_uid()).expect("bound"), events);
+    }
+
+    fn tell(server: Server, events: &broadcast::Sender<EventLine>) {
         let (calls, mut incoming) = mpsc::channel::<Call>(1);
         tokio::spawn(server.run(calls, events.clone()));
         tokio::spawn(async move {
@@ -533,6 +541,31 @@ mod tests {
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
             assert!(std::time::Instant::now() < deadline, "its place is not free");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Regression: `gateway events --follow` that its operator had stopped kept its place for good.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn followers_that_never_read_lose_their_places() {
+        let folder = tempfile::tempdir().expect("folder");
+        let path = folder.path().join("gateway.sock");
+        let (events, _) = broadcast::channel(8);
+        let mut server = Server::bind(&path, own_uid()).expect("bound");
+        server.answer_within = Duration::from_millis(100);
+        tell(server, &events);
+        let mut stopped = Vec::new();
+        for _ in 0..FOLLOWERS_MAX {
+            stopped.push(follow(&path).await);
+        }
+        let deadline = std::time::Instant::now() + Duration::from_secs(20);
+        let mut sequence = 0;
+        while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
+            assert!(std::time::Instant::now() < deadline, "no place is free");
+            for _ in 0..20 {
+                sequence += 1;
+                let _ = events.send(event(sequence));
+            }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }

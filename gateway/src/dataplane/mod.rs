@@ -285,9 +285,14 @@ impl Dataplane {
     /// # Errors
     /// The first that has no room, or whose outside is another mapping's.
     pub fn publish(&self, published: &[Published]) -> Result<(), DataplaneError> {
+        // Most come from sites that come again: they do not wait for a sweep.
+        let news = publish::news(&mut self.maps(), &self.tables, published)?;
+        if news.is_empty() {
+            return Ok(());
+        }
         let now_s = monotonic_s() as u32;
         let _unswept = self.sweep();
-        publish::publish(&mut self.maps(), &self.tables, published, now_s)
+        publish::publish(&self.tables, &news, now_s)
     }
 
     /// Makes a rule generation the active one, in one step: a packet sees the old set or the new one, and none sees the
@@ -310,13 +315,16 @@ impl Dataplane {
     /// Opens addresses by name, or closes them (`None`).
     ///
     /// # Errors
-    /// The map is full: those before the one that did not fit are open.
+    /// The first that the map has no room for; all others are written, and what is closed makes room before.
     pub fn write_names(&self, writes: &[(Ipv4Addr, Option<OpenAddress>)]) -> Result<(), DataplaneError> {
         let mut maps = self.maps();
-        for (address, open) in writes {
-            maps.write_name(address.octets(), open.as_ref())?;
-        }
-        Ok(())
+        let (closed, open): (Vec<_>, Vec<_>) = writes.iter().partition(|(_, open)| open.is_none());
+        let written = closed
+            .into_iter()
+            .chain(open)
+            .map(|(address, open)| maps.write_name(address.octets(), open.as_ref()));
+        // All of them: whoever asked does not ask again.
+        written.fold(Ok(()), Result::and)
     }
 
     /// The site that has a flow from this translated address to that server.

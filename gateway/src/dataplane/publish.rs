@@ -27,16 +27,15 @@ pub struct Published {
     pub from: Vec<([u8; 4], u8)>,
 }
 
-/// Publishes these as well; what is published already stays. Who may reach it is known before it can be reached.
+/// Says who may reach these, before they can be reached. Answers which of them are not published yet.
 ///
 /// # Errors
-/// The first that has no room, or whose outside is another mapping's; those after it are not published.
-pub(super) fn publish(
+/// A map is full.
+pub(super) fn news<'a>(
     maps: &mut Maps,
     tables: &SharedTables,
-    published: &[Published],
-    now_s: u32,
-) -> Result<(), DataplaneError> {
+    published: &'a [Published],
+) -> Result<Vec<&'a Published>, DataplaneError> {
     for one in published {
         for (source, length) in &one.from {
             let key = PublicationSource {
@@ -47,6 +46,25 @@ pub(super) fn publish(
             let inserted = maps.publication_sources.insert(&key, 1, 0);
             inserted.map_err(DataplaneError::map(map::PUBLICATION_SOURCES))?;
         }
+    }
+    let mappings = tables.mappings();
+    let is_there = |one: &Published| {
+        let found = mappings.find(&one.inside);
+        found.is_some_and(|found| found.is_static() && found.outside(one.inside.protocol) == one.outside)
+    };
+    Ok(published.iter().filter(|one| !is_there(one)).collect())
+}
+
+/// Publishes these as well; what is published already stays.
+///
+/// # Errors
+/// The first that has no room, or whose outside is another mapping's; those after it are not published.
+pub(super) fn publish(
+    tables: &SharedTables,
+    published: &[&Published],
+    now_s: u32,
+) -> Result<(), DataplaneError> {
+    for one in published {
         map_statically(tables, one, now_s)?;
     }
     Ok(())

@@ -257,7 +257,7 @@ impl Dataplane {
     /// Sends through another path: the peer moved, or its next hop or path MTU changed.
     ///
     /// # Errors
-    /// Nothing has changed then.
+    /// A worker does not answer, and nothing has changed; or a map refuses: part of it has, and the same call makes it whole.
     pub fn update_path(
         &self,
         handle: SaHandle,
@@ -280,18 +280,37 @@ impl Dataplane {
             tunnel.remote.is_ipv6(),
             tunnel.udp.is_some(),
         );
-        let fits_other = std::mem::replace(&mut record.inner_mtu, inner_mtu) != inner_mtu;
+        let before = std::mem::replace(&mut record.inner_mtu, inner_mtu);
+        let fits_other = before != inner_mtu;
+        let told = self.tell_path(&mut sas, handle, &tunnel, fits_other);
+        if told.is_err() {
+            // Whoever tries again finds that routes are to be written still.
+            sas.record(handle)?.inner_mtu = before;
+        }
+        told
+    }
+
+    /// Tells the packet path what a worker knows already; routes, if what fits through the tunnel is another.
+    fn tell_path(
+        &self,
+        sas: &mut Sas,
+        handle: SaHandle,
+        tunnel: &Tunnel,
+        fits_other: bool,
+    ) -> Result<(), DataplaneError> {
+        let record = sas.record(handle)?;
         if record.outbound {
-            let key = path_key(u32::from_be_bytes(record.path.spi), &tunnel);
-            let before = std::mem::replace(&mut record.path, key);
+            let key = path_key(u32::from_be_bytes(record.path.spi), tunnel);
+            let before = record.path;
             let mut maps = self.maps();
+            maps.set_path(&key, &path_of(handle, record.site, tunnel))?;
+            record.path = key;
             if before != key {
                 maps.remove_path(&before, handle.index())?;
             }
-            maps.set_path(&key, &path_of(handle, record.site, &tunnel))?;
         }
         if record.inbound {
-            let value = inbound_value(record.spi_in, record.site, &tunnel);
+            let value = inbound_value(record.spi_in, record.site, tunnel);
             self.admit(handle, value)?;
         }
         // A peer that moves each second does not have all of its routes written anew for that.
@@ -302,7 +321,7 @@ impl Dataplane {
         };
         for network in networks {
             if sas.routes.to(network).contains(&handle) {
-                self.write_route(&mut sas, network)?;
+                self.write_route(sas, network)?;
             }
         }
         Ok(())

@@ -106,7 +106,12 @@ impl Resolver {
     async fn core_links(&self, interfaces: &[u32]) -> Result<BTreeMap<u32, Side>, ResolveError> {
         let mut sides = BTreeMap::new();
         for &ifindex in interfaces {
-            let link = self.link(ifindex).await?;
+            let link = match self.link(ifindex).await {
+                Ok(link) => link,
+                // It is gone, and its routes are: by the others everything goes on.
+                Err(ResolveError::Netlink(rtnetlink::Error::NetlinkError(_))) => continue,
+                Err(error) => return Err(error),
+            };
             if let Some(mac) = link.mac {
                 sides.insert(ifindex, Side { mac, mtu: link.mtu });
             }

@@ -14,5 +14,5 @@ mod netlink;
 mod peer;
 
 pub use self::core_side::CoreHops;
-pub use self::netlink::{Counts, ResolveError, Resolver, Watcher};
+pub use self::netlink::{Counts, News, ResolveError, Resolver, Watcher};
 pub use self::peer::PeerHop;

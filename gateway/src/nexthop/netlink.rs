@@ -25,6 +25,8 @@ const RESOLVE_STEP: Duration = Duration::from_millis(20);
 /// How long a neighbour that was asked for is not asked for again: one that is silent costs the kernel three questions in
 /// this time, however many ways lead over it.
 const SILENT: Duration = Duration::from_secs(10);
+/// Ways that are known at a time; further ones are asked for each time.
+const ROUTES_MAX: usize = 100_000;
 /// News within this time are one change.
 const SETTLE: Duration = Duration::from_millis(50);
 /// News that do not end are told of so often.
@@ -40,6 +42,8 @@ pub struct Counts {
     pub probes: u64,
     /// For all neighbours of a family.
     pub dumps: u64,
+    /// For the way to an address.
+    pub routes: u64,
 }
 
 /// Why there is no next hop.
@@ -87,6 +91,15 @@ pub(super) struct Link {
     pub(super) mtu: u32,
 }
 
+/// What has changed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Interfaces that changed themselves, or in their addresses ([`Resolver::ask_again`]).
+    pub interfaces: BTreeSet<u32>,
+    /// Anything but neighbours may have changed: routes, addresses, links, or whatever there was no news of.
+    pub ways: bool,
+}
+
 /// A neighbour that has not answered yet.
 #[derive(Clone, Copy)]
 struct Asked {
@@ -117,6 +130,8 @@ pub struct Resolver {
 #[derive(Default)]
 struct Known {
     links: HashMap<u32, Link>,
+    /// The ways that were asked for.
+    routes: HashMap<IpAddr, Route>,
     macs: HashMap<Neighbour, [u8; 6]>,
     /// Neighbours that were asked for and have not answered. News of neighbours do not end this; one that answers after all
     /// is found in the kernel's table.
@@ -140,10 +155,13 @@ impl Resolver {
         })
     }
 
-    /// Something changed: links and neighbours are asked for anew.
-    pub fn forget(&self) {
+    /// Something changed: neighbours are asked for anew, and routes and links unless neighbours alone changed.
+    pub fn forget(&self, news: &News) {
         let mut known = self.known();
-        known.links.clear();
+        if news.ways {
+            known.links.clear();
+            known.routes.clear();
+        }
         known.macs.clear();
         known.forgotten += 1;
     }
@@ -170,7 +188,25 @@ impl Resolver {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The way to `remote`, which is asked for once until routes change: thousands of peers cost nothing when a neighbour does.
     pub(super) async fn route(&self, remote: IpAddr) -> Result<Route, ResolveError> {
+        let forgotten = {
+            let known = self.known();
+            if let Some(route) = known.routes.get(&remote) {
+                return Ok(route.clone());
+            }
+            known.forgotten
+        };
+        self.known().counts.routes += 1;
+        let route = self.ask_route(remote).await?;
+        let mut known = self.known();
+        if known.forgotten == forgotten && known.routes.len() < ROUTES_MAX {
+            known.routes.insert(remote, route.clone());
+        }
+        Ok(route)
+    }
+
+    async fn ask_route(&self, remote: IpAddr) -> Result<Route, ResolveError> {
         let length = if remote.is_ipv4() { 32 } else { 128 };
         let no_route = ResolveError::NoRoute(remote);
         let question = match RouteMessageBuilder::<IpAddr>::new().destination_prefix(remote, length) {
@@ -369,15 +405,14 @@ impl Drop for Resolver {
 
 /// Hears of changes of routes, neighbours, addresses and links.
 pub struct Watcher {
-    /// The interface that is news, or whose addresses are.
-    messages: futures_util::stream::BoxStream<'static, Option<u32>>,
+    messages: futures_util::stream::BoxStream<'static, About>,
     driver: JoinHandle<()>,
     /// When the first and the last of the news came that nobody was told of yet.
     news: Option<(Instant, Instant)>,
-    /// Interfaces of which nobody was told yet.
-    interfaces: BTreeSet<u32>,
-    /// When somebody was told last.
-    told: Instant,
+    /// What nobody was told of yet.
+    untold: News,
+    /// When somebody was told last of more than neighbours.
+    told_of_ways: Instant,
 }
 
 impl Watcher {
@@ -395,31 +430,35 @@ impl Watcher {
             MulticastGroup::Ipv6Route,
         ])?;
         Ok(Self {
-            messages: messages.map(|(message, _)| interface_of(&message)).boxed(),
+            messages: messages.map(|(message, _)| about(&message)).boxed(),
             driver: tokio::spawn(connection),
             news: None,
-            interfaces: BTreeSet::new(),
-            told: Instant::now(),
+            untold: News::default(),
+            told_of_ways: Instant::now(),
         })
     }
 
-    /// Waits for a change, or for `refresh` to pass since the last: lost news are made good then. Changes that come
+    /// Waits for a change, or for `refresh` to pass since the last of more than neighbours: lost news are made good then. Changes that come
     /// together count as one. Who stops waiting and waits again misses nothing.
-    ///
-    /// Gives the interfaces that changed themselves, or in their addresses ([`Resolver::ask_again`]).
-    pub async fn changed(&mut self, refresh: Duration) -> BTreeSet<u32> {
+    pub async fn changed(&mut self, refresh: Duration) -> News {
         loop {
             let due = match self.news {
                 Some((first, last)) => (last + SETTLE).min(first + SETTLE_MAX),
-                None => self.told + refresh,
+                None => self.told_of_ways + refresh,
             };
             if Instant::now() >= due {
                 break;
             }
             match timeout_at(due, self.messages.next()).await {
-                Ok(Some(interface)) => {
+                Ok(Some(about)) => {
                     let now = Instant::now();
-                    self.interfaces.extend(interface);
+                    match about {
+                        About::Neighbours => {}
+                        About::Ways(interface) => {
+                            self.untold.ways = true;
+                            self.untold.interfaces.extend(interface);
+                        }
+                    }
                     let first = self.news.map_or(now, |(first, _)| first);
                     self.news = Some((first, now));
                 }
@@ -429,8 +468,12 @@ impl Watcher {
             }
         }
         self.news = None;
-        self.told = Instant::now();
-        std::mem::take(&mut self.interfaces)
+        let mut news = std::mem::take(&mut self.untold);
+        news.ways |= self.told_of_ways.elapsed() >= refresh;
+        if news.ways {
+            self.told_of_ways = Instant::now();
+        }
+        news
     }
 }
 
@@ -440,12 +483,26 @@ impl Drop for Watcher {
     }
 }
 
-/// The interface that a message is of, if it speaks of an interface or its addresses.
-const fn interface_of(message: &NetlinkMessage<RouteNetlinkMessage>) -> Option<u32> {
+/// What a message is about.
+enum About {
+    Neighbours,
+    /// Routes, addresses or links; with the interface, if that or its addresses are new.
+    Ways(Option<u32>),
+}
+
+const fn about(message: &NetlinkMessage<RouteNetlinkMessage>) -> About {
     match &message.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Some(link.header.index),
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => Some(address.header.index),
-        _ => None,
+        NetlinkPayload::InnerMessage(
+            RouteNetlinkMessage::NewNeighbour(_) | RouteNetlinkMessage::DelNeighbour(_),
+        ) => About::Neighbours,
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
+            About::Ways(Some(link.header.index))
+        }
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => {
+            About::Ways(Some(address.header.index))
+        }
+        // Also that news were lost.
+        _ => About::Ways(None),
     }
 }
 

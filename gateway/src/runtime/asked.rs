@@ -5,8 +5,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-/// Destinations that have answered and are kept resolved.
-const RESOLVED_MAX: usize = 4096;
+/// Destinations that have answered or are looked for, where the kernel holds twice as many neighbours.
+const PLACES_MAX: usize = 4096;
+/// The same, where it does not say how many it holds: half of what Linux holds unless told otherwise (`gc_thresh3`).
+const PLACES_DEFAULT: usize = 512;
 /// Destinations that are looked for at a time: a quarter of the neighbours that Linux holds unless told otherwise
 /// (`gc_thresh3`), which IKE and the routers need too.
 const WAITING_MAX: usize = 256;
@@ -18,22 +20,41 @@ const WAITING_S: u64 = 4;
 const SILENT_S: u64 = 10;
 
 /// All of them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Asked {
-    resolved: BTreeSet<Ipv4Addr>,
-    waiting: BTreeMap<Ipv4Addr, Waiting>,
+    places: usize,
+    /// Those that have answered and are kept resolved.
+    resolved: BTreeMap<Ipv4Addr, Since>,
+    /// Those that have not yet.
+    waiting: BTreeMap<Ipv4Addr, Since>,
     /// Until when they are left alone.
     silent: BTreeMap<Ipv4Addr, u64>,
 }
 
-/// One that has not answered yet.
-#[derive(Debug)]
-struct Waiting {
+/// Which site asked, and since when it is in its place.
+#[derive(Clone, Copy, Debug)]
+struct Since {
     site: u32,
     since_s: u64,
 }
 
+impl Default for Asked {
+    fn default() -> Self {
+        Self::beside(None)
+    }
+}
+
 impl Asked {
+    /// Nothing yet. `neighbours`: how many the kernel holds, if it says so.
+    pub(super) fn beside(neighbours: Option<usize>) -> Self {
+        Self {
+            places: neighbours.map_or(PLACES_DEFAULT, |neighbours| PLACES_MAX.min(neighbours / 2)),
+            resolved: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            silent: BTreeMap::new(),
+        }
+    }
+
     /// A packet of a site asks for a destination. Whether it is to be looked for.
     pub(super) fn ask(&mut self, destination: Ipv4Addr, site: u32, now_s: u64) -> bool {
         let is_silent = self
@@ -46,42 +67,37 @@ impl Asked {
             .filter(|waiting| waiting.site == site)
             .count();
         if is_silent
-            || self.resolved.contains(&destination)
+            || self.resolved.contains_key(&destination)
             || self.waiting.contains_key(&destination)
-            || self.resolved.len() + self.waiting.len() >= RESOLVED_MAX
             || of_site >= SITE_WAITING_MAX
-            || (self.waiting.len() >= WAITING_MAX && !self.make_room(of_site))
+            || (self.waiting.len() >= WAITING_MAX && !give_up_newest(&mut self.waiting, of_site))
+            || (self.resolved.len() + self.waiting.len() >= self.places && !self.make_room(site))
         {
             return false;
         }
-        self.waiting.insert(destination, Waiting { site, since_s: now_s });
+        self.waiting.insert(destination, Since { site, since_s: now_s });
         true
     }
 
-    /// Gives up the newest that the greediest site waits for, if it waits for more than one that waits for `of_site` would
-    /// with one more: few sites that scan do not keep all others from being heard.
-    fn make_room(&mut self, of_site: usize) -> bool {
-        let mut counts = BTreeMap::<u32, usize>::new();
-        for waiting in self.waiting.values() {
-            *counts.entry(waiting.site).or_default() += 1;
-        }
-        let Some((greediest, most)) = counts.into_iter().max_by_key(|(_, count)| *count) else {
-            return false;
-        };
-        let of_greediest = self
-            .waiting
-            .iter()
-            .filter(|(_, waiting)| waiting.site == greediest);
-        let newest = of_greediest.max_by_key(|(_, waiting)| waiting.since_s);
-        let Some(destination) = newest.map(|(destination, _)| *destination) else {
-            return false;
-        };
-        most > of_site + 1 && self.waiting.remove(&destination).is_some()
+    /// Keeps the oldest that the greediest site has had resolved no longer, or else the site's own oldest: the kernel knows it
+    /// for a while still.
+    fn make_room(&mut self, site: u32) -> bool {
+        let of_site = self.resolved.values().filter(|one| one.site == site).count();
+        let greediest = greediest(&self.resolved, of_site).unwrap_or(site);
+        let of_greediest = self.resolved.iter().filter(|(_, one)| one.site == greediest);
+        let oldest = of_greediest.min_by_key(|(_, one)| one.since_s);
+        let oldest = oldest.map(|(destination, _)| *destination);
+        oldest.is_some_and(|destination| self.resolved.remove(&destination).is_some())
+    }
+
+    /// An interface or its addresses changed: who was silent may answer.
+    pub(super) fn ask_again(&mut self) {
+        self.silent.clear();
     }
 
     /// Those to be resolved and kept so.
     pub(super) fn destinations(&self) -> BTreeSet<Ipv4Addr> {
-        self.resolved.iter().chain(self.waiting.keys()).copied().collect()
+        self.resolved.keys().chain(self.waiting.keys()).copied().collect()
     }
 
     /// What became of `looked_for`: which of them are resolved, and which are on the link at all. Those behind a router need
@@ -96,21 +112,21 @@ impl Asked {
         self.silent.retain(|_, until_s| now_s < *until_s);
         for destination in looked_for {
             if resolved.contains(destination) {
-                if self.waiting.remove(destination).is_some() {
-                    self.resolved.insert(*destination);
+                if let Some(one) = self.waiting.remove(destination) {
+                    self.resolved.insert(*destination, one);
                 }
                 continue;
             }
-            let was_resolved = self.resolved.remove(destination);
-            if was_resolved {
-                // It is looked for anew; of no site's share.
-                let waiting = Waiting {
+            if self.resolved.remove(destination).is_some() {
+                // It is looked for anew; of no site's share. Its route may be away for a moment, with its interface.
+                let waiting = Since {
                     site: 0,
                     since_s: now_s,
                 };
                 self.waiting.insert(*destination, waiting);
+                continue;
             }
-            let is_due = |waiting: &Waiting| now_s.saturating_sub(waiting.since_s) < WAITING_S;
+            let is_due = |waiting: &Since| now_s.saturating_sub(waiting.since_s) < WAITING_S;
             let is_awaited =
                 on_link.contains(destination) && self.waiting.get(destination).is_some_and(is_due);
             if !is_awaited && self.waiting.remove(destination).is_some() {
@@ -118,6 +134,28 @@ impl Asked {
             }
         }
     }
+}
+
+/// The site that has most, if that is more than one that has `of_site` would have with one more: few sites that scan do not
+/// keep all others from being heard.
+fn greediest(of: &BTreeMap<Ipv4Addr, Since>, of_site: usize) -> Option<u32> {
+    let mut counts = BTreeMap::<u32, usize>::new();
+    for one in of.values() {
+        *counts.entry(one.site).or_default() += 1;
+    }
+    let (greediest, most) = counts.into_iter().max_by_key(|(_, count)| *count)?;
+    (most > of_site + 1).then_some(greediest)
+}
+
+/// Gives up the newest of the greediest site; whether it did.
+fn give_up_newest(of: &mut BTreeMap<Ipv4Addr, Since>, of_site: usize) -> bool {
+    let Some(greediest) = greediest(of, of_site) else {
+        return false;
+    };
+    let of_greediest = of.iter().filter(|(_, one)| one.site == greediest);
+    let newest = of_greediest.max_by_key(|(_, one)| one.since_s);
+    let newest = newest.map(|(destination, _)| *destination);
+    newest.is_some_and(|destination| of.remove(&destination).is_some())
 }
 
 #[cfg(test)]
@@ -178,6 +216,55 @@ mod tests {
         let mut asked = Asked::default();
         let ask = |number: u32| asked.ask(host(number), number, 0);
         assert_eq!((0..1_000).map(ask).filter(|taken| *taken).count(), WAITING_MAX);
+    }
+
+    /// Regression: who answered once had its place for good, and the first site to ask for many had all places.
+    #[test]
+    fn a_site_that_scans_addresses_that_answer_leaves_room_for_others() {
+        let mut asked = Asked::beside(Some(1_024));
+        for number in 0..1_000 {
+            asked.ask(host(number), 1, u64::from(number));
+            let all: Vec<_> = asked.destinations().into_iter().collect();
+            pass(&mut asked, &all, u64::from(number));
+        }
+        assert_eq!(asked.destinations().len(), 512, "half of what the kernel holds");
+        for site in 2..202 {
+            assert!(asked.ask(host(5_000 + site), site, 3_000), "site {site}");
+            let all: Vec<_> = asked.destinations().into_iter().collect();
+            pass(&mut asked, &all, 3_000);
+        }
+        let kept = asked.destinations();
+        assert_eq!(kept.len(), 512);
+        assert!((2..202).all(|site| kept.contains(&host(5_000 + site))));
+        assert!(
+            !kept.contains(&host(687)) && kept.contains(&host(688)),
+            "the oldest went"
+        );
+        assert!(asked.ask(host(6_000), 1, 3_000));
+        let all: BTreeSet<_> = kept.difference(&asked.destinations()).copied().collect();
+        assert!(
+            all.len() == 1 && all.first() < Some(&host(2_000)),
+            "{all:?}, one of its own"
+        );
+    }
+
+    /// Regression: a destination that was there until its interface went for a moment was left alone for ten seconds.
+    #[test]
+    fn one_whose_interface_was_away_for_a_moment_is_looked_for_again() {
+        let mut asked = Asked::default();
+        assert!(asked.ask(host(1), 1, 0));
+        pass(&mut asked, &[host(1)], 0);
+        let away = |asked: &mut Asked, now_s| {
+            let looked_for = asked.destinations();
+            asked.found(&looked_for, &BTreeSet::new(), &BTreeSet::new(), now_s);
+        };
+        away(&mut asked, 100);
+        assert_eq!(asked.destinations(), BTreeSet::from([host(1)]));
+        // It stays away, and comes back.
+        away(&mut asked, 101);
+        assert!(!asked.ask(host(1), 1, 102));
+        asked.ask_again();
+        assert!(asked.ask(host(1), 1, 102));
     }
 
     #[test]

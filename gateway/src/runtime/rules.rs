@@ -168,8 +168,10 @@ impl<E: Engine> Controller<E> {
 
     pub(super) fn rules_confirm(&mut self) -> anyhow::Result<view::RulesLoaded> {
         let history = self.rule_state.history.confirmed()?;
-        store::replace_json(&history_path(&self.config), &history)
-            .context("the confirmation cannot be stored, the rule set still falls back")?;
+        if let Err(error) = store::replace_json(&history_path(&self.config), &history) {
+            self.put_back(&self.rule_state.history);
+            return Err(error).context("the confirmation cannot be stored, the rule set still falls back");
+        }
         self.rule_state.history = history;
         self.rule_state.fall_back_at_ms = None;
         tracing::info!("the rule set is confirmed");
@@ -212,11 +214,12 @@ impl<E: Engine> Controller<E> {
                 Some(stored)
             }
             (Err(error), Origin::Configured | Origin::Loaded | Origin::RolledBack(_)) => {
+                self.put_back(&before);
                 return Err(error.context("the rule set cannot be stored, nothing is changed"));
             }
         };
         if let Err(error) = self.activate(generation, compiled, ahead) {
-            store::replace_json(&history_path(&self.config), &before)?;
+            self.put_back(&before);
             return Err(error.context("the data plane refuses the rule set, nothing is changed"));
         }
         self.take_over(history);
@@ -238,6 +241,13 @@ impl<E: Engine> Controller<E> {
     fn store(&self, history: &History, generation: u32, stored: &StoredRules) -> anyhow::Result<()> {
         store::replace_json(&text_path(&self.config, generation), stored)?;
         Ok(store::replace_json(&history_path(&self.config), history)?)
+    }
+
+    /// What was to be stored instead may be on the disk, although it is said to have failed: a restart would take it.
+    fn put_back(&self, before: &History) {
+        if let Err(error) = store::replace_json(&history_path(&self.config), before) {
+            tracing::error!(%error, "the history of rule sets is not put back: a restart may take one that was refused");
+        }
     }
 
     /// Stores the set in force, if it came back while that could not be done.

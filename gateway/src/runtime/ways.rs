@@ -12,7 +12,7 @@ use std::time::Duration;
 use gateway_common::abi::next_hop::NextHop;
 use gateway_esp::{LinkHeader, Tunnel, UdpEncap};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, yield_now};
 
 use super::asked::Asked;
 use crate::core::path_mtu::PathMtus;
@@ -21,6 +21,8 @@ use crate::nexthop::{CoreHops, PeerHop, ResolveError, Resolver, Watcher};
 
 /// Everything is looked at anew so often, should news from the kernel be lost.
 const REFRESH: Duration = Duration::from_secs(10);
+/// Peers that are moved before others have their turn.
+const PEERS_AT_ONCE: usize = 64;
 
 /// How packets reach a peer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +107,7 @@ impl Ways {
         fixed: Vec<(Ipv4Addr, NextHop)>,
     ) -> std::io::Result<Self> {
         let shared = Arc::new(Shared::default());
+        lock(&shared.wanted).asked = Asked::beside(neighbours_max());
         let resolver = Arc::new(Resolver::new()?);
         let follower = Follower {
             resolver: Arc::clone(&resolver),
@@ -291,9 +294,12 @@ impl Follower {
             }
             self.peers(scope).await;
             scope = tokio::select! {
-                interfaces = watcher.changed(REFRESH) => {
-                    self.resolver.forget();
-                    self.resolver.ask_again(&interfaces);
+                news = watcher.changed(REFRESH) => {
+                    self.resolver.forget(&news);
+                    self.resolver.ask_again(&news.interfaces);
+                    if !news.interfaces.is_empty() {
+                        lock(&self.shared.wanted).asked.ask_again();
+                    }
                     Scope::All
                 }
                 more = self.shared.more.next() => more,
@@ -350,7 +356,11 @@ impl Follower {
                 return;
             }
         };
-        for (handle, way) in peers {
+        for (number, (handle, way)) in peers.into_iter().enumerate() {
+            // Each one that moves waits for its worker: IKE has its turn in between.
+            if number % PEERS_AT_ONCE == PEERS_AT_ONCE - 1 {
+                yield_now().await;
+            }
             if let Some(Ok(hop)) = found.get(&way.tunnel.remote)
                 && let Some(destination) = hop.destination_mac
             {
@@ -410,6 +420,12 @@ impl Follower {
             Err(error) => tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed"),
         }
     }
+}
+
+/// Neighbours that the kernel holds, of all network namespaces together; it says so in the first of them alone.
+fn neighbours_max() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/neigh/default/gc_thresh3").ok()?;
+    text.trim().parse().ok()
 }
 
 fn tell_mtu(way: &Way, now: u16) {
