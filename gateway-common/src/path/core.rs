@@ -100,7 +100,7 @@ pub fn core<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, Dr
 }
 
 #[inline(always)]
-const fn passed() -> Result<Next, DropReason> {
+pub(super) const fn passed() -> Result<Next, DropReason> {
     Ok(Next::Decided(Verdict::Pass(Path::CorePassed)))
 }
 
@@ -124,11 +124,26 @@ fn is_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
     if packet.load(IP + ipv4::DESTINATION) != Some(interface.ipv4) {
         return false;
     }
+    interface.ipv4 != [0; 4] && is_echo_request(packet)
+}
+
+/// The same of the addresses that the interface has beside its first: no flow is like such a packet, so that this is asked of
+/// what the first stage does not know.
+#[inline(never)]
+pub(super) fn is_further_ping<P: Packet>(packet: &P, interface: &Interface) -> bool {
+    let Some(destination) = packet.load::<[u8; 4]>(IP + ipv4::DESTINATION) else {
+        return false;
+    };
+    let mut further = interface.further_ipv4.iter();
+    destination != [0; 4] && further.any(|address| *address == destination) && is_echo_request(packet)
+}
+
+#[inline(always)]
+fn is_echo_request<P: Packet>(packet: &P) -> bool {
     let (Some(ip), Some(header)) = (packet.load::<Ipv4>(IP), packet.load::<Icmp>(TRANSPORT)) else {
         return false;
     };
-    is_own(&ip, interface)
-        && ip.version_length == 0x45
+    ip.version_length == 0x45
         && ip.protocol == protocol::ICMP
         && !ip.is_fragment()
         && header.kind == kind::ECHO

@@ -28,7 +28,7 @@ use zerocopy::IntoBytes;
 
 use super::back::share;
 use super::clear::{Next, SITES, fitting, known_next_hop, leave, site_of};
-use super::core::{of_its_side, outbound};
+use super::core::{is_further_ping, of_its_side, outbound, passed};
 use super::filter::{self, Direction};
 use super::inner::{IP, TRANSPORT};
 use super::open::Stage;
@@ -134,12 +134,16 @@ pub fn from_site<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Nex
 }
 
 /// An error that a host or router of the center sends about a packet of a site. Its sender stays visible, as in a path
-/// without translation (RFC 5508 REQ-4).
+/// without translation (RFC 5508 REQ-4). Or a ping of a further address of the gateway, which the kernel answers.
 ///
 /// # Errors
 /// The reason to drop it.
 #[inline(always)]
 pub fn from_center<P: Packet, T: Tables>(packet: &mut P, tables: &T) -> Result<Next, DropReason> {
+    let interface = tables.interface().ok_or(DropReason::InterfaceUnknown)?;
+    if is_further_ping(packet, interface) {
+        return passed();
+    }
     inward::<P, T, false>(packet, tables)
 }
 

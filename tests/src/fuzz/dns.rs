@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use gateway::dns::private::Private;
-use gateway::dns::proxy::{Admission, Ask, Client, Output, Proxy, Settings, Transport};
+use gateway::dns::proxy::{Admission, Ask, Client, Output, Proxy, Settings, Shares, Transport};
 use hickory_proto::op::Message;
 use hickory_proto::rr::RData;
 
@@ -20,6 +20,7 @@ pub fn dns(input: &[u8]) {
     let mut input = Input(input);
     let mut world = World {
         proxy: Proxy::new(Settings {
+            shares: Shares::NONE,
             upstream: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
             site_queries_per_s: 1_000,
             outstanding_max: 16,

@@ -7,7 +7,9 @@ use gateway_common::drop::DropReason::{self, *};
 use gateway_common::packet::tcp::flag::{ACK, FIN, PSH, RST, SYN};
 
 use super::clear::{PORT, dropped, leaves, segment, with_flow, with_flow_and_mapping};
-use super::world::{self, GATEWAY, MAC, MAC_HOP, MTU, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL};
+use super::world::{
+    self, GATEWAY, GATEWAY_FURTHER, MAC, MAC_HOP, MTU, NAME_SERVER, NAT, SA_INDEX, SERVER, SITE, TERMINAL,
+};
 use super::{Expect, Program, Step, Vector};
 use crate::frames::{Clear, End, ISN, checksum, ethernet, ipv4};
 
@@ -73,6 +75,10 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Expect)> {
     };
     let to_gateway =
         |protocol, payload: &[u8]| ethernet(MAC, MAC_HOP, 0x0800, &ipv4(protocol, SERVER, GATEWAY, payload));
+    let ping_of = |gateway| {
+        let ping = [8, 0, 0, 0, 0, 1, 0, 1];
+        ethernet(MAC, MAC_HOP, 0x0800, &ipv4(1, SERVER, gateway, &ping))
+    };
     let passed = Expect::Pass(Path::CorePassed);
     let drop = Expect::Drop;
     vec![
@@ -90,6 +96,16 @@ fn malformed() -> Vec<(&'static str, Vec<u8>, Expect)> {
             "a ping of the gateway passes",
             to_gateway(1, &[8, 0, 0, 0, 0, 1, 0, 1]),
             passed.clone(),
+        ),
+        (
+            "a ping of a further address of the gateway passes",
+            ping_of(GATEWAY_FURTHER),
+            passed.clone(),
+        ),
+        (
+            "a ping of no address is dropped, although it reads as the places of further ones that are free",
+            ping_of([0; 4]),
+            drop(InnerAddress),
         ),
         (
             "an answer to the gateway's ping passes",
