@@ -68,7 +68,7 @@ pub(crate) static SA_OUTBOUND: Array<SaOutbound, { limit::SA_NUMBERS as usize }>
 #[btf_map]
 pub(crate) static SA_SHARES: Array<SaShares, { limit::SA_NUMBERS as usize }> = Array::new();
 #[btf_map]
-pub(crate) static SA_PATHS: HashMap<SaPathKey, SaPath, { limit::SAS_MAX as usize }, NO_PREALLOC> =
+pub(crate) static SA_PATHS: HashMap<SaPathKey, SaPath, { limit::SA_NUMBERS as usize }, NO_PREALLOC> =
     HashMap::new();
 #[btf_map]
 pub(crate) static XSKS: XskMap<{ limit::XSK_SLOTS as usize }> = XskMap::new();

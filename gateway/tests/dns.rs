@@ -29,7 +29,7 @@ fn server(last: u8) -> SocketAddr {
 
 fn settings() -> Settings {
     Settings {
-        shares: Shares::NONE,
+        shares: Shares::default(),
         upstream: vec![server(1), server(2)],
         site_queries_per_s: 10,
         outstanding_max: 20,
@@ -720,8 +720,12 @@ fn a_flood_of_one_site_does_not_silence_another() {
 /// Regression: all port blocks of an address had one bucket, which the first to flood emptied.
 #[test]
 fn a_flood_from_one_port_block_does_not_silence_the_other_sites_of_its_address() {
+    let address = Ipv4Addr::new(10, 201, 0, 66);
+    // A pool beside it has smaller blocks, which is nothing to this one.
+    let other = Ipv4Addr::new(10, 202, 0, 1);
+    let pools = [(other, other, 64), (address, address, 2_048)];
     let mut world = World::new(Settings {
-        shares: Shares::of_blocks([4_096, 2_048].into_iter()),
+        shares: Shares::new(pools),
         ..settings()
     });
     let octets = query("update.av.example", RecordType::A)
@@ -729,7 +733,7 @@ fn a_flood_from_one_port_block_does_not_silence_the_other_sites_of_its_address()
         .expect("a message");
     let at_port = |port| Client {
         // Nobody has it: what comes through is counted by itself.
-        address: SocketAddrV4::new(Ipv4Addr::new(10, 201, 0, 66), port),
+        address: SocketAddrV4::new(address, port),
         ..client(Transport::Udp)
     };
     let counted = |world: &World| {
@@ -747,7 +751,7 @@ fn a_flood_from_one_port_block_does_not_silence_the_other_sites_of_its_address()
     // Many blocks together do not ask without an end.
     let shares = 100_u16;
     let mut crowd = World::new(Settings {
-        shares: Shares::of_blocks([64].into_iter()),
+        shares: Shares::new([(address, address, 64)]),
         ..settings()
     });
     for number in 0..shares * 20 {

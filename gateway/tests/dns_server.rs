@@ -96,7 +96,7 @@ impl World {
         udp.set_nonblocking(true).expect("not blocking");
         tcp.set_nonblocking(true).expect("not blocking");
         let settings = Settings {
-            shares: Shares::NONE,
+            shares: Shares::default(),
             upstream: vec![at],
             site_queries_per_s: 1_000,
             outstanding_max: 100,

@@ -464,6 +464,13 @@ fn ways_are_asked_for_anew_when_more_than_neighbours_changed() {
         assert_eq!(pass("route add 192.0.2.0/24 via 198.51.100.2").await, (50, true));
         let neighbour = "neigh replace 198.51.100.50 dev near0 lladdr 02:00:00:00:00:50";
         assert_eq!(pass(neighbour).await, (0, true));
+        // A peer that comes, or keys anew, does not wait for the news.
+        let peer = *remotes.iter().next().unwrap();
+        ip(&format!("-n {near} route add {peer}/32 dev near0"));
+        let before = resolver.counts().routes;
+        assert!(resolver.peer_hop(peer).await.is_ok());
+        assert_eq!(resolver.counts().routes - before, 1);
+        ip(&format!("-n {near} route del {peer}/32 dev near0"));
         // What the kernel found out about the router by the first pass is news of a neighbour, too.
         assert_eq!(pass("route del 203.0.113.0/24").await, (50, false));
     });
@@ -480,6 +487,50 @@ fn ways_are_asked_for_anew_when_more_than_neighbours_changed() {
             }
         }
         panic!("a hundred news, and each of neighbours alone");
+    });
+}
+
+/// Regression: of two routers the kernel takes the one that answers, and sends no news of routes when it changes its mind; the
+/// way over the silent one was kept for ten seconds.
+#[test]
+fn a_router_that_falls_silent_gives_way_to_another_of_the_same_route() {
+    let lab = Lab::new("failover");
+    let (near, far) = (lab.namespace("near"), lab.namespace("far"));
+    ip(&format!(
+        "-n {near} route add 192.0.2.0/24 nexthop via 198.51.100.2 nexthop via 198.51.100.3"
+    ));
+    ip(&format!("-n {far} address add 198.51.100.3/24 dev far0"));
+    ip(&format!(
+        "netns exec {near} sysctl -qw net.ipv4.fib_multipath_use_neigh=1"
+    ));
+    run_near(&lab, async {
+        let mut watcher = Watcher::new().unwrap();
+        let resolver = Resolver::new().unwrap();
+        let remotes: HashSet<IpAddr> = (1..=20)
+            .map(|last| Ipv4Addr::new(192, 0, 2, last).into())
+            .collect();
+        let mut all_found = async |refresh| {
+            loop {
+                let hops = resolver.peer_hops(remotes.clone()).await.unwrap();
+                let is_found = |hop: &Result<PeerHop, ResolveError>| {
+                    hop.as_ref().is_ok_and(|hop| hop.destination_mac.is_some())
+                };
+                if hops.values().all(is_found) {
+                    return;
+                }
+                let news = watcher.changed(refresh).await;
+                resolver.forget(&news);
+                resolver.ask_again(&news.interfaces);
+            }
+        };
+        let hour = Duration::from_secs(3600);
+        let found = tokio::time::timeout(Duration::from_secs(30), all_found(hour)).await;
+        found.expect("both routers");
+        ip(&format!("-n {far} address del 198.51.100.3/24 dev far0"));
+        ip(&format!("-n {near} neigh flush to 198.51.100.3 dev near0"));
+        resolver.forget(&News::default());
+        let found = tokio::time::timeout(Duration::from_secs(30), all_found(hour)).await;
+        found.expect("the other router, after news of neighbours alone");
     });
 }
 

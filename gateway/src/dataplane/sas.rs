@@ -303,11 +303,12 @@ impl Dataplane {
             let key = path_key(u32::from_be_bytes(record.path.spi), tunnel);
             let before = record.path;
             let mut maps = self.maps();
+            // An SA more than there may be: there is room for it beside its old path.
             maps.set_path(&key, &path_of(handle, record.site, tunnel))?;
-            record.path = key;
             if before != key {
                 maps.remove_path(&before, handle.index())?;
             }
+            record.path = key;
         }
         if record.inbound {
             let value = inbound_value(record.spi_in, record.site, tunnel);

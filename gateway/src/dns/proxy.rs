@@ -24,28 +24,26 @@ const DECIDE_MS: u64 = 2_000;
 const ADDRESS_SHARE: u32 = 50;
 
 /// How sites share addresses, as far as it is known before anybody is asked: by blocks of so many ports.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Shares {
-    ports: u32,
-}
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shares(Vec<(Ipv4Addr, Ipv4Addr, u32)>);
 
 impl Shares {
-    /// Nobody shares an address.
-    pub const NONE: Self = Self { ports: 1 << 16 };
-
-    /// Port blocks of these sizes; each begins at a multiple of its size. A site with blocks of a larger size, or with several
-    /// blocks, has several shares.
+    /// From the first to the last of each run of addresses there are port blocks of this size, of which each begins at a
+    /// multiple of its size. Nobody shares other addresses.
     #[must_use]
-    pub fn of_blocks(sizes: impl Iterator<Item = u32>) -> Self {
-        let smallest = sizes.filter(|size| *size > 0).min();
-        smallest.map_or(Self::NONE, |ports| Self { ports })
+    pub fn new(blocks: impl IntoIterator<Item = (Ipv4Addr, Ipv4Addr, u32)>) -> Self {
+        let blocks = blocks.into_iter().filter(|(_, _, size)| *size > 0);
+        Self(blocks.collect())
     }
 
-    /// A number that two sites never have in common.
+    /// A number that two sites never have in common; a site has one for each of its blocks.
     #[must_use]
-    pub fn of(self, client: SocketAddrV4) -> u64 {
-        let block = u32::from(client.port()) / self.ports;
-        u64::from(u32::from(*client.ip())) << 16 | u64::from(block)
+    pub fn of(&self, client: SocketAddrV4) -> u64 {
+        let address = client.ip();
+        let mut shared = self.0.iter();
+        let found = shared.find(|(first, last, _)| (first..=last).contains(&address));
+        let block = found.map_or(0, |(_, _, size)| u32::from(client.port()) / size);
+        u64::from(u32::from(*address)) << 16 | u64::from(block)
     }
 }
 

@@ -26,6 +26,8 @@ const FORGED_MAX: usize = 64;
 const CONNECTIONS_MAX: usize = 256;
 /// Of one address, or of one port block where sites share addresses.
 const CONNECTIONS_PER_SHARE: usize = 8;
+/// Of one address in all: a site may have several blocks.
+const CONNECTIONS_PER_ADDRESS: usize = 64;
 /// Seconds that a connection may be silent (RFC 7766 section 6.2.3 lets the server be short of patience).
 const IDLE_S: u64 = 10;
 /// Messages of tasks that wait for the proxy.
@@ -173,7 +175,7 @@ impl Shell {
         shared: Arc<Mutex<Counters>>,
     ) -> io::Result<Self> {
         Ok(Self {
-            shares: settings.shares,
+            shares: settings.shares.clone(),
             proxy: Proxy::new(settings),
             udp: UdpSocket::from_std(sockets.udp)?,
             tcp: TcpListener::from_std(sockets.tcp)?,
@@ -370,7 +372,12 @@ impl Shell {
         let share = self.shares.of(address);
         let same = |connection: &&Connection| self.shares.of(connection.address) == share;
         let of_share = self.connections.values().filter(same).count();
-        if self.connections.len() >= CONNECTIONS_MAX || of_share >= CONNECTIONS_PER_SHARE {
+        let same_address = |connection: &&Connection| connection.address.ip() == address.ip();
+        let of_address = self.connections.values().filter(same_address).count();
+        if self.connections.len() >= CONNECTIONS_MAX
+            || of_share >= CONNECTIONS_PER_SHARE
+            || of_address >= CONNECTIONS_PER_ADDRESS
+        {
             return;
         }
         self.next_connection += 1;

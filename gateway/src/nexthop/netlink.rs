@@ -206,6 +206,15 @@ impl Resolver {
         Ok(route)
     }
 
+    /// The ways to these are asked for anew: news of routes come later than a change, and none when the kernel prefers another
+    /// of several routers because one is silent.
+    pub(super) fn forget_routes<'a>(&self, remotes: impl IntoIterator<Item = &'a IpAddr>) {
+        let mut known = self.known();
+        for remote in remotes {
+            known.routes.remove(remote);
+        }
+    }
+
     async fn ask_route(&self, remote: IpAddr) -> Result<Route, ResolveError> {
         let length = if remote.is_ipv4() { 32 } else { 128 };
         let no_route = ResolveError::NoRoute(remote);

@@ -5,6 +5,14 @@ use std::net::IpAddr;
 
 use super::netlink::{Neighbour, ResolveError, Resolver};
 
+/// Over which neighbour the ways lead, and the hops without its MAC address.
+type Ways = HashMap<IpAddr, Result<(Neighbour, PeerHop), ResolveError>>;
+
+fn neighbours(ways: &Ways) -> BTreeSet<Neighbour> {
+    let ways = ways.values().filter_map(|way| way.as_ref().ok());
+    ways.map(|(neighbour, _)| *neighbour).collect()
+}
+
 /// Where the packets of a tunnel leave to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerHop {
@@ -28,6 +36,7 @@ impl Resolver {
     /// # Errors
     /// [`ResolveError`] says what is missing; of a neighbour, that it was asked lately and did not answer.
     pub async fn peer_hop(&self, remote: IpAddr) -> Result<PeerHop, ResolveError> {
+        self.forget_routes([&remote]);
         let (neighbour, hop) = self.way_out(remote).await?;
         let wanted = BTreeSet::from([neighbour]);
         self.ask_for(&wanted).await?;
@@ -43,20 +52,41 @@ impl Resolver {
         &self,
         remotes: HashSet<IpAddr>,
     ) -> Result<HashMap<IpAddr, Result<PeerHop, ResolveError>>, ResolveError> {
-        let mut ways = Vec::with_capacity(remotes.len());
-        for remote in remotes {
-            ways.push((remote, self.way_out(remote).await));
-        }
-        let wanted = ways
+        let mut ways = self.ways_out(remotes).await;
+        let wanted = neighbours(&ways);
+        let mut found = self.find(&wanted).await?;
+        // The kernel may know a better way than over somebody who is silent.
+        let is_lost = |way: &Result<(Neighbour, PeerHop), ResolveError>| {
+            way.as_ref()
+                .is_ok_and(|(neighbour, _)| !found.contains_key(neighbour))
+        };
+        let lost: HashSet<IpAddr> = ways
             .iter()
-            .filter_map(|(_, way)| Some(way.as_ref().ok()?.0))
+            .filter(|(_, way)| is_lost(way))
+            .map(|(remote, _)| *remote)
             .collect();
-        let found = self.find(&wanted).await?;
+        if !lost.is_empty() {
+            self.forget_routes(&lost);
+            let again = self.ways_out(lost).await;
+            let others: BTreeSet<Neighbour> = neighbours(&again).difference(&wanted).copied().collect();
+            if !others.is_empty() {
+                found.extend(self.find(&others).await?);
+            }
+            ways.extend(again);
+        }
         let hop = |(remote, way): (IpAddr, Result<(Neighbour, PeerHop), ResolveError>)| {
             let hop = way.and_then(|(neighbour, hop)| self.with_mac(hop, neighbour, &found));
             (remote, hop)
         };
         Ok(ways.into_iter().map(hop).collect())
+    }
+
+    async fn ways_out(&self, remotes: HashSet<IpAddr>) -> Ways {
+        let mut ways = Ways::with_capacity(remotes.len());
+        for remote in remotes {
+            ways.insert(remote, self.way_out(remote).await);
+        }
+        ways
     }
 
     /// The neighbour that leads to `remote`, and the way without its MAC address.

@@ -5,15 +5,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-/// Destinations that have answered or are looked for, where the kernel holds twice as many neighbours.
-const PLACES_MAX: usize = 4096;
-/// The same, where it does not say how many it holds: half of what Linux holds unless told otherwise (`gc_thresh3`).
-const PLACES_DEFAULT: usize = 512;
-/// Destinations that are looked for at a time: a quarter of the neighbours that Linux holds unless told otherwise
-/// (`gc_thresh3`), which IKE and the routers need too.
+/// Neighbours that Linux holds unless told otherwise (`gc_thresh3`).
+const NEIGHBOURS_DEFAULT: usize = 1024;
+/// Destinations that have answered and are kept resolved: half of the neighbours, or fewer.
+const RESOLVED_MAX: usize = 4096;
+/// Destinations that are looked for at a time: a quarter of the neighbours, or fewer. The rest is for IKE and the routers.
 const WAITING_MAX: usize = 256;
-/// Of them, those that one site asked for.
-const SITE_WAITING_MAX: usize = 64;
+/// Of them, one in so many may be of one site.
+const SITE_SHARE: usize = 4;
 /// How long one is looked for: the kernel asks three times, a second apart.
 const WAITING_S: u64 = 4;
 /// How long one that did not answer is not looked for again, unless it is heard of.
@@ -22,7 +21,8 @@ const SILENT_S: u64 = 10;
 /// All of them.
 #[derive(Debug)]
 pub(super) struct Asked {
-    places: usize,
+    resolved_max: usize,
+    waiting_max: usize,
     /// Those that have answered and are kept resolved.
     resolved: BTreeMap<Ipv4Addr, Since>,
     /// Those that have not yet.
@@ -36,6 +36,8 @@ pub(super) struct Asked {
 struct Since {
     site: u32,
     since_s: u64,
+    /// It was resolved, and is looked for anew: of no site's share.
+    returns: bool,
 }
 
 impl Default for Asked {
@@ -47,8 +49,10 @@ impl Default for Asked {
 impl Asked {
     /// Nothing yet. `neighbours`: how many the kernel holds, if it says so.
     pub(super) fn beside(neighbours: Option<usize>) -> Self {
+        let neighbours = neighbours.unwrap_or(NEIGHBOURS_DEFAULT);
         Self {
-            places: neighbours.map_or(PLACES_DEFAULT, |neighbours| PLACES_MAX.min(neighbours / 2)),
+            resolved_max: RESOLVED_MAX.min(neighbours / 2),
+            waiting_max: WAITING_MAX.min(neighbours / 4),
             resolved: BTreeMap::new(),
             waiting: BTreeMap::new(),
             silent: BTreeMap::new(),
@@ -64,18 +68,22 @@ impl Asked {
         let of_site = self
             .waiting
             .values()
-            .filter(|waiting| waiting.site == site)
+            .filter(|waiting| waiting.site == site && !waiting.returns)
             .count();
         if is_silent
             || self.resolved.contains_key(&destination)
             || self.waiting.contains_key(&destination)
-            || of_site >= SITE_WAITING_MAX
-            || (self.waiting.len() >= WAITING_MAX && !give_up_newest(&mut self.waiting, of_site))
-            || (self.resolved.len() + self.waiting.len() >= self.places && !self.make_room(site))
+            || of_site >= self.waiting_max / SITE_SHARE
+            || (self.waiting.len() >= self.waiting_max && !give_up_newest(&mut self.waiting, of_site))
         {
             return false;
         }
-        self.waiting.insert(destination, Since { site, since_s: now_s });
+        let one = Since {
+            site,
+            since_s: now_s,
+            returns: false,
+        };
+        self.waiting.insert(destination, one);
         true
     }
 
@@ -112,16 +120,25 @@ impl Asked {
         self.silent.retain(|_, until_s| now_s < *until_s);
         for destination in looked_for {
             if resolved.contains(destination) {
-                if let Some(one) = self.waiting.remove(destination) {
-                    self.resolved.insert(*destination, one);
+                if let Some(one) = self.waiting.remove(destination)
+                    && (self.resolved.len() < self.resolved_max || self.make_room(one.site))
+                {
+                    self.resolved.insert(
+                        *destination,
+                        Since {
+                            returns: false,
+                            ..one
+                        },
+                    );
                 }
                 continue;
             }
-            if self.resolved.remove(destination).is_some() {
-                // It is looked for anew; of no site's share. Its route may be away for a moment, with its interface.
+            if let Some(one) = self.resolved.remove(destination) {
+                // It is looked for anew. Its route may be away for a moment, with its interface.
                 let waiting = Since {
-                    site: 0,
                     since_s: now_s,
+                    returns: true,
+                    ..one
                 };
                 self.waiting.insert(*destination, waiting);
                 continue;
@@ -140,7 +157,7 @@ impl Asked {
 /// keep all others from being heard.
 fn greediest(of: &BTreeMap<Ipv4Addr, Since>, of_site: usize) -> Option<u32> {
     let mut counts = BTreeMap::<u32, usize>::new();
-    for one in of.values() {
+    for one in of.values().filter(|one| !one.returns) {
         *counts.entry(one.site).or_default() += 1;
     }
     let (greediest, most) = counts.into_iter().max_by_key(|(_, count)| *count)?;
@@ -152,7 +169,7 @@ fn give_up_newest(of: &mut BTreeMap<Ipv4Addr, Since>, of_site: usize) -> bool {
     let Some(greediest) = greediest(of, of_site) else {
         return false;
     };
-    let of_greediest = of.iter().filter(|(_, one)| one.site == greediest);
+    let of_greediest = of.iter().filter(|(_, one)| one.site == greediest && !one.returns);
     let newest = of_greediest.max_by_key(|(_, one)| one.since_s);
     let newest = newest.map(|(destination, _)| *destination);
     newest.is_some_and(|destination| of.remove(&destination).is_some())
@@ -161,6 +178,9 @@ fn give_up_newest(of: &mut BTreeMap<Ipv4Addr, Since>, of_site: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// As many of one site are looked for at a time as the documentation says.
+    const SITE_WAITING: usize = 64;
 
     fn host(number: u32) -> Ipv4Addr {
         Ipv4Addr::from(0x0a64_0000 + number)
@@ -181,10 +201,10 @@ mod tests {
     fn a_site_that_scans_silent_addresses_leaves_room_for_others() {
         let mut asked = Asked::default();
         let taken = (0..1_000).filter(|number| asked.ask(host(*number), 1, 0)).count();
-        assert_eq!(taken, SITE_WAITING_MAX);
+        assert_eq!(taken, SITE_WAITING);
         assert!(asked.ask(host(5_000), 2, 0), "another site");
         pass(&mut asked, &[host(5_000)], 0);
-        assert_eq!(asked.destinations().len(), SITE_WAITING_MAX + 1);
+        assert_eq!(asked.destinations().len(), SITE_WAITING + 1);
         // The kernel has given up: they are left alone, and the site's share is free for others.
         pass(&mut asked, &[host(5_000)], WAITING_S);
         assert_eq!(asked.destinations(), BTreeSet::from([host(5_000)]));
@@ -198,7 +218,7 @@ mod tests {
         let mut asked = Asked::default();
         for number in 0..WAITING_MAX as u32 {
             assert!(
-                asked.ask(host(number), 1 + number / SITE_WAITING_MAX as u32, 0),
+                asked.ask(host(number), 1 + number / SITE_WAITING as u32, 0),
                 "{number}"
             );
         }
@@ -241,11 +261,54 @@ mod tests {
             "the oldest went"
         );
         assert!(asked.ask(host(6_000), 1, 3_000));
-        let all: BTreeSet<_> = kept.difference(&asked.destinations()).copied().collect();
+        let all: Vec<_> = asked.destinations().into_iter().collect();
+        pass(&mut asked, &all, 3_000);
+        let gone: BTreeSet<_> = kept.difference(&asked.destinations()).copied().collect();
         assert!(
-            all.len() == 1 && all.first() < Some(&host(2_000)),
-            "{all:?}, one of its own"
+            gone.len() == 1 && gone.first() < Some(&host(2_000)),
+            "{gone:?}, one of its own"
         );
+    }
+
+    #[test]
+    fn sites_that_scan_silent_addresses_take_no_place_of_those_that_answer() {
+        for neighbours in [256, 1_024] {
+            let mut asked = Asked::beside(Some(neighbours));
+            let live: Vec<_> = (0..neighbours as u32 / 2)
+                .map(|number| host(10_000 + number))
+                .collect();
+            for (number, destination) in live.iter().enumerate() {
+                assert!(asked.ask(*destination, 100 + number as u32, 0));
+                pass(&mut asked, &live, 0);
+            }
+            for number in 0..5_000 {
+                asked.ask(host(number), number % 4, 1);
+            }
+            assert_eq!(asked.destinations().len(), neighbours * 3 / 4);
+            assert!(live.iter().all(|one| asked.destinations().contains(one)));
+            assert!(asked.ask(host(9_000), 50, 1), "others are heard");
+        }
+    }
+
+    /// Regression: what was resolved again after a moment without neighbours was nobody's, and so the first to be given up.
+    #[test]
+    fn what_comes_back_is_of_the_same_site() {
+        let mut asked = Asked::beside(Some(32));
+        let live: Vec<_> = (0..16).map(host).collect();
+        for (number, destination) in live.iter().enumerate() {
+            assert!(asked.ask(*destination, number as u32, 0));
+            pass(&mut asked, &live, 0);
+        }
+        pass(&mut asked, &[], 1);
+        pass(&mut asked, &live, 2);
+        for number in 0..10 {
+            assert!(asked.ask(host(100 + number), 99, 3));
+            let all: Vec<_> = asked.destinations().into_iter().collect();
+            pass(&mut asked, &all, 3);
+        }
+        let kept = asked.destinations();
+        let lost: Vec<_> = live.iter().filter(|one| !kept.contains(one)).collect();
+        assert!(lost.is_empty(), "each site's only one is given up: {lost:?}");
     }
 
     /// Regression: a destination that was there until its interface went for a moment was left alone for ten seconds.

@@ -318,11 +318,16 @@ fn open_names(openings: &Openings, compiled: Option<&Compiled>, now_s: u32) -> V
 }
 
 fn shares(config: &Config) -> Shares {
-    let sizes = config.nat_pools.iter().filter_map(|pool| match pool.mode {
-        PoolMode::Address => None,
-        PoolMode::Block(plan) => Some(plan.size),
+    let blocks = config.nat_pools.iter().flat_map(|pool| {
+        let size = match pool.mode {
+            PoolMode::Address => 0,
+            PoolMode::Block(plan) => plan.size,
+        };
+        pool.addresses
+            .iter()
+            .map(move |range| (range.first, range.last, size))
     });
-    Shares::of_blocks(sizes)
+    Shares::new(blocks)
 }
 
 fn settings(dns: &DnsConfig, shares: Shares) -> Settings {

@@ -417,7 +417,11 @@ impl Follower {
                 }
                 *kept = now;
             }
-            Err(error) => tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed"),
+            Err(error) => {
+                tracing::error!(%error, remote = %way.tunnel.remote, "path of an SA not changed");
+                // Part of it may have, also if the next pass finds that it need not.
+                kept.stale = true;
+            }
         }
     }
 }

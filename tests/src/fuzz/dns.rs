@@ -20,7 +20,7 @@ pub fn dns(input: &[u8]) {
     let mut input = Input(input);
     let mut world = World {
         proxy: Proxy::new(Settings {
-            shares: Shares::NONE,
+            shares: Shares::default(),
             upstream: vec![SocketAddr::from(([192, 0, 2, 53], 53))],
             site_queries_per_s: 1_000,
             outstanding_max: 16,
