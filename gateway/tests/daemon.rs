@@ -33,7 +33,7 @@ use gateway_common::abi::stats::Path as PacketPath;
 use gateway_common::abi::trace::{TraceEvent, known, outcome, point};
 use gateway_common::drop::DropReason;
 use issue::{Authority, dns, nothing};
-use node::{Node, OWN_KEY, Options, pair, until};
+use node::{Node, OWN_KEY, Options, awaited, pair, until};
 use serde_json::Value;
 
 fn names(node: &Node) -> Vec<String> {
@@ -643,7 +643,7 @@ fn trace(port: Option<u16>, count: Option<u64>, seconds: u64) -> Request {
 
 /// The next line that the daemon sends.
 fn next(lines: &mut tokio::sync::mpsc::Receiver<String>) -> Option<Value> {
-    let line = lines.blocking_recv()?;
+    let line = awaited(lines.recv())?;
     Some(serde_json::from_str(&line).expect("JSON"))
 }
 
@@ -728,7 +728,7 @@ fn a_trace_ends_by_its_time_and_when_its_reader_goes() {
 #[test]
 fn a_reader_that_is_too_slow_is_told_how_much_it_lost() {
     let (center, _site) = pair(Options::default());
-    let (_, mut lines) = center.follow(trace(None, None, 2), 4);
+    let (_, mut lines) = center.follow(trace(None, None, 10), 4);
     let sent = traced(point::CLEAR, outcome::SENT, PacketPath::ClearForwarded as u32);
     center.engine().traces.events = vec![sent; 10];
     until(

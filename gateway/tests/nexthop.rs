@@ -8,12 +8,21 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr};
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use gateway::nexthop::{Counts, News, PeerHop, ResolveError, Resolver, Watcher};
 use nix::sched::{CloneFlags, setns};
+
+/// A neighbour that did not answer is asked for again after ten seconds: what is told sooner holds.
+const LEFT_ALONE: Duration = Duration::from_secs(8);
+/// What is waited for takes less, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// One a test.
 struct Lab(String);
@@ -265,11 +274,15 @@ fn the_routes_that_the_kernel_takes_are_the_next_hops() {
     });
 }
 
+/// Until the interface is ready: long after the kernel gives up, some three seconds after it was asked, and soon enough for who
+/// was asked for in vain to be left alone still by who does not ask again.
+const READY_S: u32 = 8;
+
 /// Regression: the kernel asks for no IPv6 neighbour before the interface has a link-local address that is its own, and gave up
 /// meanwhile; nobody asked again for ten seconds after each link that came up.
 #[test]
 fn a_neighbour_that_was_asked_for_in_vain_is_asked_for_again_once_the_interface_is_ready() {
-    let lab = Lab::with_questions_whether_an_address_is_used("ready", 5);
+    let lab = Lab::with_questions_whether_an_address_is_used("ready", READY_S);
     run_near(&lab, async {
         let mut watcher = Watcher::new().unwrap();
         let resolver = Resolver::new().unwrap();
@@ -288,7 +301,7 @@ fn a_neighbour_that_was_asked_for_in_vain_is_asked_for_again_once_the_interface_
                 resolver.ask_again(&news.interfaces);
             }
         };
-        let found = tokio::time::timeout(Duration::from_secs(30), found).await;
+        let found = tokio::time::timeout(Duration::from_secs(60), found).await;
         found.expect("the neighbour");
         assert!(resolver.counts().probes > 1, "it was asked for in vain first");
     });
@@ -312,6 +325,7 @@ fn a_silent_router_holds_up_nobody_else() {
             let Counts { probes, dumps, .. } = resolver.counts();
             (hops, probes - before.probes, dumps - before.dumps)
         };
+        let begun = Instant::now();
         let (hops, probes, dumps) = pass().await;
         assert_eq!(probes, 2, "the router of 50 peers, and the peer on the link");
         assert!(dumps <= 3, "{dumps}");
@@ -346,11 +360,12 @@ fn a_silent_router_holds_up_nobody_else() {
         ip(&format!("-n {near} neigh flush dev near0"));
         let mut live_mac = None;
         let mut asked_in_all = 0;
-        for _ in 0..100 {
+        let changed = Instant::now();
+        while live_mac.is_none() && changed.elapsed() < PATIENCE {
             resolver.forget(&everything());
             let (hops, probes, _) = pass().await;
             asked_in_all += probes;
-            for remote in &lost {
+            for remote in lost.iter().filter(|_| begun.elapsed() < LEFT_ALONE) {
                 let hop = hops.get(remote).unwrap();
                 assert!(
                     matches!(hop, Err(ResolveError::Unreachable { .. })),
@@ -358,12 +373,13 @@ fn a_silent_router_holds_up_nobody_else() {
                 );
             }
             live_mac = hops.get(&live).unwrap().as_ref().unwrap().destination_mac;
-            if live_mac.is_some() {
-                break;
-            }
         }
         assert_eq!(live_mac, Some([2, 0, 0, 0, 0, 0x99]));
-        assert_eq!(asked_in_all, 1, "the silent one is left alone");
+        if begun.elapsed() < LEFT_ALONE {
+            assert_eq!(asked_in_all, 1, "the silent one is left alone");
+        } else {
+            println!("the machine is too busy to tell whether the silent one is left alone");
+        }
     });
 }
 
@@ -377,6 +393,7 @@ fn many_silent_destinations_cost_as_much_as_one() {
             .await
             .unwrap()
             .ifindex;
+        let begun = Instant::now();
         let scanned: BTreeSet<Ipv4Addr> = (3..=202).map(|last| Ipv4Addr::new(198, 51, 100, last)).collect();
         for pass in 0..5 {
             let before = resolver.counts();
@@ -391,21 +408,22 @@ fn many_silent_destinations_cost_as_much_as_one() {
             // The router of the route that is there is asked again after news; each of them once.
             let probes = probes - before.probes;
             let expected = if pass == 0 { 200..=201 } else { 0..=1 };
-            assert!(expected.contains(&probes), "pass {pass}: {probes} probes");
+            assert!(
+                expected.contains(&probes) || begun.elapsed() > LEFT_ALONE,
+                "pass {pass}: {probes} probes"
+            );
             resolver.forget(&everything());
         }
         // Nobody waited for them: a neighbour that answers is there all the same.
         let live = BTreeSet::from([Ipv4Addr::new(198, 51, 100, 2)]);
         let wanted: BTreeSet<_> = scanned.union(&live).copied().collect();
         let mut found = false;
-        for _ in 0..100 {
+        let asked = Instant::now();
+        while !found && asked.elapsed() < PATIENCE {
             let hops = resolver.core_next_hops(&[ifindex], &wanted).await.unwrap();
             found = hops.hops.iter().any(|(address, length, hop)| {
                 (*address, *length, hop.resolved) == ([198, 51, 100, 2], 32, 1)
             });
-            if found {
-                break;
-            }
         }
         assert!(found);
     });
@@ -541,29 +559,86 @@ fn news_are_not_lost_to_who_does_something_else_meanwhile() {
     run_near(&lab, async {
         let mut watcher = Watcher::new().unwrap();
         let hour = Duration::from_secs(3600);
-        ip(&format!("-n {near} route add 192.0.2.0/24 via 198.51.100.2"));
-        // It has heard, and is interrupted before the news have settled.
-        let heard = tokio::time::timeout(Duration::from_millis(25), watcher.changed(hour)).await;
-        if heard.is_err() {
-            let told = tokio::time::timeout(Duration::from_secs(10), watcher.changed(hour)).await;
+        // It hears of a route, and is interrupted again and again before that has settled: five times, unless the machine stops.
+        let mut interrupted = 0;
+        for metric in 1..=50 {
+            ip(&format!(
+                "-n {near} route add 192.0.2.0/24 via 198.51.100.2 metric {metric}"
+            ));
+            interrupted = 0;
+            let told = async {
+                while tokio::time::timeout(SETTLE / 5, watcher.changed(hour))
+                    .await
+                    .is_err()
+                {
+                    interrupted += 1;
+                }
+            };
+            let told = tokio::time::timeout(PATIENCE, told).await;
             told.expect("the news that it had heard");
+            if interrupted >= 3 {
+                break;
+            }
         }
+        assert!(interrupted >= 3, "it was never interrupted");
 
         // News that never end are told of.
-        let mut metric = 0;
-        let no_end = async {
-            loop {
-                metric += 1;
-                ip(&format!(
-                    "-n {near} route add 192.0.2.0/24 via 198.51.100.2 metric {metric}"
-                ));
-                tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut first = 1;
+        let mut longest = Duration::MAX;
+        for _ in 0..50 {
+            let routes = Routes::start(&near, first);
+            let told = tokio::time::timeout(PATIENCE, watcher.changed(hour)).await;
+            told.expect("told of");
+            (first, longest) = routes.stop();
+            if longest < SETTLE {
+                break;
             }
-        };
-        let told = async { watcher.changed(hour).await };
-        tokio::select! {
-            () = no_end => {}
-            told = tokio::time::timeout(Duration::from_secs(30), told) => drop(told.expect("told of")),
         }
+        assert!(longest < SETTLE, "the news ended for {longest:?}");
     });
+}
+
+/// How long news take to settle.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// Adds routes without end.
+struct Routes {
+    is_over: Arc<AtomicBool>,
+    adding: JoinHandle<(u32, Duration)>,
+}
+
+impl Routes {
+    fn start(namespace: &str, first_metric: u32) -> Self {
+        let mut batch = Command::new("ip")
+            .args(["-n", namespace, "-batch", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = batch.stdin.take().unwrap();
+        let is_over = Arc::new(AtomicBool::new(false));
+        let over = Arc::clone(&is_over);
+        let mut add =
+            move |metric: u32| writeln!(input, "route add 192.0.2.128/25 via 198.51.100.2 metric {metric}");
+        add(first_metric).unwrap();
+        let adding = std::thread::spawn(move || {
+            let (mut metric, mut last, mut longest) = (first_metric, Instant::now(), Duration::ZERO);
+            while !over.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_millis(5));
+                metric += 1;
+                add(metric).unwrap();
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            drop(add);
+            assert!(batch.wait().unwrap().success());
+            (metric + 1, longest)
+        });
+        Self { is_over, adding }
+    }
+
+    /// Answers the metric that comes next, and how long there was no news at most.
+    fn stop(self) -> (u32, Duration) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.adding.join().unwrap()
+    }
 }

@@ -65,7 +65,12 @@ fn works_whoever_begins(gateway: &Gateway, router: &StrongSwan) -> Result<()> {
             router.initiate().with_context(log)?;
         }
         center::fetch(SITE.terminal(), "/whoami").with_context(log)?;
+        let old = router.tunnel()?.context("no tunnel to rekey")?;
         gateway.cli(&["sa", "rekey", "--site", SITE.name()])?;
+        // One rekey after the other: whoever is asked for one during his own says that he cannot now (RFC 7296 section 2.25).
+        router
+            .wait_for_tunnel(|new| new.spi_in != old.spi_in)
+            .with_context(log)?;
         router.rekey_ike().with_context(log)?;
         center::fetch(SITE.terminal(), "/whoami").with_context(log)?;
         router.terminate()?;

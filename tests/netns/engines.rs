@@ -95,6 +95,8 @@ fn each_datagram_arrives_once_and_in_order() -> Result<()> {
         let scene = scene(engine, 1)?;
         let terminal = traffic::bind(Site::One.terminal(), TERMINAL, 0)?;
         let server = traffic::bind(Node::Center, SERVER, BENCH_PORT)?;
+        // All of them wait there if this thread does not come to run.
+        traffic::keep_many(&server)?;
         terminal.connect((SERVER, BENCH_PORT))?;
         let before = forwarded(&scene)?;
         const COUNT: u32 = 6000;
@@ -107,7 +109,7 @@ fn each_datagram_arrives_once_and_in_order() -> Result<()> {
             }
             Ok(terminal)
         });
-        server.set_read_timeout(Some(Duration::from_secs(3)))?;
+        server.set_read_timeout(Some(Duration::from_secs(10)))?;
         for number in 0..COUNT {
             let mut datagram = [0; 64];
             let (length, _) = server

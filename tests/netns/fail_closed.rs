@@ -153,7 +153,7 @@ fn forwarding_that_somebody_turned_on_is_off_when_the_daemon_has_stopped() -> Re
     };
     Node::Gateway.enter(on)?;
     ensure!(!Node::Gateway.enter(is_off)?, "forwarding cannot be turned on");
-    gateway.stop();
+    gateway.stop()?;
     ensure!(Node::Gateway.enter(is_off)?, "the kernel forwards");
     Ok(())
 }

@@ -12,7 +12,7 @@ use xtask::cmd;
 use xtask::lab::center::curl;
 use xtask::lab::gateway::{Config, SITE1_NAT_ADDRESS};
 use xtask::lab::internet::{
-    NAME_ALIAS, NAME_BIG, NAME_INSIDE, NAME_OTHER, NAME_UPDATE, UPDATE_TTL_S, ask, questions,
+    NAME_ALIAS, NAME_BIG, NAME_BRIEF, NAME_INSIDE, NAME_OTHER, NAME_UPDATE, UPDATE_TTL_S, ask, questions,
 };
 use xtask::lab::pki::Auth;
 use xtask::lab::topology::{DNS_PROXY, Node, Options, SITE_OTHER_WEB, SITE_UPDATE, Site, UPDATE_PORT};
@@ -219,11 +219,14 @@ fn aliases_and_answers_that_are_too_long_for_a_datagram_open_too() -> Result<()>
 fn after_the_ttl_connections_go_on_and_new_ones_are_refused() -> Result<()> {
     let scene = scene()?;
     let site1 = Site::One.terminal();
-    ask(site1, DNS_PROXY, NAME_UPDATE, "A", false)?;
-    let mut lasting = connection(site1)?;
-    let mut first = [0; 4];
-    std::io::Read::read_exact(lasting.stdout.as_mut().context("no output")?, &mut first)?;
-    ensure!(&first == b"open");
+    let lasting = briefly_open(site1, || {
+        let mut connection = connection(site1)?;
+        let mut first = [0; 4];
+        std::io::Read::read_exact(connection.stdout.as_mut().context("no output")?, &mut first)?;
+        ensure!(&first == b"open");
+        Ok(connection)
+    });
+    let mut lasting = lasting.with_context(|| state(&scene))?;
     let deadline = Instant::now() + Duration::from_secs(20);
     while !open_names(&scene)?.is_empty() {
         if Instant::now() > deadline {
@@ -238,9 +241,20 @@ fn after_the_ttl_connections_go_on_and_new_ones_are_refused() -> Result<()> {
     let answered = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(answered.contains(SITE1_NAT_ADDRESS), "{answered}");
     // Who asks again gets in again.
-    ask(site1, DNS_PROXY, NAME_UPDATE, "A", false)?;
-    cmd::read(&mut fetch(site1, SITE_UPDATE, 3))?;
+    briefly_open(site1, || cmd::read(&mut fetch(site1, SITE_UPDATE, 3))).with_context(|| state(&scene))?;
     Ok(())
+}
+
+/// Asks for the name whose time is short, and does `work`; both again where a busy machine took longer than that time.
+fn briefly_open<T>(terminal: Node, work: impl Fn() -> Result<T>) -> Result<T> {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    loop {
+        ask(terminal, DNS_PROXY, NAME_BRIEF, "A", false)?;
+        match work() {
+            Err(_) if Instant::now() < deadline => {}
+            done => return done,
+        }
+    }
 }
 
 /// The packet path closes what a dead daemon cannot; the proxy's link and namespace go with it and come again.

@@ -41,7 +41,7 @@ pub(crate) fn start_again(scene: Scene, config: &Config, kill: bool) -> Result<S
         site1.kill();
         site2.kill();
     } else {
-        gateway.stop();
+        gateway.stop()?;
         site1.stop();
         site2.stop();
     }

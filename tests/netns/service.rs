@@ -94,7 +94,7 @@ fn a_service_manager_hears_that_the_gateway_serves_lives_and_stops() -> Result<(
         sleep(Duration::from_millis(50));
     }
 
-    gateway.stop();
+    gateway.stop()?;
     let said = notices.so_far()?;
     ensure!(said.contains(&"STOPPING=1".to_owned()), "{said:?}");
     ensure!(said.contains(&"STATUS=SIGTERM".to_owned()), "{said:?}");
@@ -161,8 +161,7 @@ fn a_gateway_with_a_worker_that_stands_still_gives_no_sign_of_life() -> Result<(
         log.contains("a worker has stood still"),
         "the log does not say why"
     );
-    gateway.stop();
-    Ok(())
+    gateway.stop()
 }
 
 /// Regression: the control task waited for a service manager that did not listen.
@@ -182,8 +181,7 @@ fn a_service_manager_that_stands_still_does_not_stop_the_gateway() -> Result<()>
     let gateway = lab.start_gateway(&config)?;
     sleep(Duration::from_secs(SIGNS_S));
     gateway.cli(&["status"])?;
-    gateway.stop();
-    Ok(())
+    gateway.stop()
 }
 
 /// Regression: the control task waited for whoever reads standard error, and IKE with it.

@@ -28,12 +28,14 @@ pub(crate) fn trace(scene: &Scene, filters: &[&str], traffic: impl Fn() -> Resul
         filters,
     ]
     .concat();
+    // It says in the log that it has begun, as those before it did.
+    let says = format!("trace {} for {SECONDS} s by ", Site::One.name());
+    let begun = || scene.gateway.log().matches(&says).count();
+    let before = begun();
     let output = thread::scope(|scope| -> Result<_> {
         let tracing = scope.spawn(|| scene.gateway.try_cli(&arguments));
-        // It says in the log that it has begun.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let begun = format!("trace {} for {SECONDS} s by ", Site::One.name());
-        while !scene.gateway.log().contains(&begun) {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while begun() == before {
             ensure!(Instant::now() < deadline, "the trace does not begin");
             thread::sleep(Duration::from_millis(20));
         }

@@ -24,9 +24,11 @@ use xtask::lab::tap::Tap;
 /// Shortest frame that a packet socket sends: an Ethernet header.
 const FRAME_MIN: usize = 14;
 /// How long a frame may take.
-const ARRIVAL: Duration = Duration::from_secs(1);
-/// How long to look whether a frame arrives that should not.
+const ARRIVAL: Duration = Duration::from_secs(5);
+/// How long a frame that a program has sent on is under way on a link.
 const SILENCE: Duration = Duration::from_millis(2);
+/// Length of a frame that every program drops in every world: of an EtherType for experiments (IEEE 802).
+const LAST: usize = 64;
 
 #[test]
 fn every_vector_over_real_links() -> Result<()> {
@@ -71,6 +73,13 @@ fn run() -> Result<()> {
         failures.join("\n")
     );
     Ok(())
+}
+
+/// A frame that is dropped by whichever program it comes to.
+fn last() -> Vec<u8> {
+    let mut frame = vec![0xff; LAST];
+    frame[12..14].copy_from_slice(&[0x88, 0xb5]);
+    frame
 }
 
 /// The links and everything that listens on them.
@@ -184,9 +193,22 @@ impl Wire {
             );
             sleep(Duration::from_micros(200));
         }
+        // Once a frame behind it is dropped, a program has done with it, however late that came to run.
+        self.far.send(&last())?;
+        let all = dropped.values().sum::<u64>() + 1;
+        let deadline = Instant::now() + ARRIVAL;
+        while increase(&drops, &self.kernel.drops()?).values().sum::<u64>() < all {
+            ensure!(Instant::now() < deadline, "the frame behind it is not dropped");
+            sleep(Duration::from_micros(200));
+        }
         sleep(SILENCE);
         self.collect(&mut out)?;
         ensure!(out == expected, "something more came out: {out:02x?}");
+        let new_drops = increase(&drops, &self.kernel.drops()?);
+        ensure!(
+            new_drops.values().sum::<u64>() == all,
+            "more was dropped: {new_drops:?}"
+        );
         Ok(())
     }
 

@@ -10,6 +10,9 @@ use xtask::lab::pki::Auth;
 use xtask::lab::strongswan::StrongSwan;
 use xtask::lab::topology::{Options, Site};
 
+/// How long a rekey may take, with one more try of whoever found the other side busy.
+const REKEY_S: u64 = 40;
+
 /// A lab with the gateway and both sites' routers running. Dropping it takes everything down.
 #[derive(Debug)]
 pub struct Scene {
@@ -70,7 +73,7 @@ impl Scene {
         let mut verb = vec!["sa", "rekey", "--site", site.name()];
         verb.extend(ike.then_some("--ike"));
         self.gateway.cli(&verb)?;
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let deadline = Instant::now() + Duration::from_secs(REKEY_S);
         loop {
             let replaced = router.tunnel()?.is_some_and(|new| match ike {
                 true => new.ike_spis != old.ike_spis,
@@ -81,7 +84,7 @@ impl Scene {
             }
             if Instant::now() > deadline {
                 bail!(
-                    "{}: no new SA in 10 s; the gateway's log:\n{}",
+                    "{}: no new SA in {REKEY_S} s; the gateway's log:\n{}",
                     site.name(),
                     self.gateway.log()
                 );

@@ -32,7 +32,7 @@ pub fn run() -> Result<()> {
         eprintln!("the gateway's log:\n{}", gateway.log());
     }
     shown?;
-    gateway.stop();
+    gateway.stop()?;
     drop(lab);
     println!(
         "\nEverything is taken down again. {:.0} s.",

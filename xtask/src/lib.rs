@@ -8,6 +8,7 @@ pub mod fuzz;
 pub mod interop;
 pub mod kernels;
 pub mod lab;
+mod leavings;
 pub mod paths;
 pub mod setup;
 pub mod test;

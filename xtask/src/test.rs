@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 use serde::Deserialize;
 
-use crate::{cmd, lab, paths, setup};
+use crate::{cmd, lab, leavings, paths, setup};
 
 /// The crate whose tests need the kernel, the lab or more than one crate.
 const TESTS: &str = "gateway-tests";
@@ -131,6 +131,7 @@ fn run_part(part: Part, variables: &[(&str, &str)]) -> Result<Tally> {
 }
 
 fn unit() -> Result<Tally> {
+    leavings::sweep();
     let mut tally = counted(&mut cargo(&[
         "test",
         "--workspace",

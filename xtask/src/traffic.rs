@@ -65,8 +65,13 @@ const BUFFER: usize = 64 << 20;
 /// Has the kernel note when each datagram for `socket` arrives, and keep many of them.
 pub fn stamp(socket: &UdpSocket) -> Result<()> {
     setsockopt(socket, sockopt::ReceiveTimestampns, &true)?;
-    setsockopt(socket, sockopt::RcvBufForce, &BUFFER)?;
+    keep_many(socket)?;
     Ok(socket.set_nonblocking(true)?)
+}
+
+/// Has the kernel keep many datagrams for `socket` until they are read.
+pub fn keep_many(socket: &UdpSocket) -> Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &BUFFER).context("a receive buffer")
 }
 
 /// Gives every datagram that waits at a socket of [`stamp`] to `each`: when it arrived (ns since 1970), from whom, and

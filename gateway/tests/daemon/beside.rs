@@ -2,12 +2,14 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use gateway::api::message::{Reply, Request};
+use nix::fcntl::OFlag;
 
-use crate::node::{Held, Options, pair, until};
+use crate::node::{Held, Options, awaited, pair, until};
 use crate::{certified, up};
 
 /// Regression: a list of a million flows was read, sorted and written by the control task, and IKE waited for it.
@@ -34,7 +36,7 @@ fn who_lists_flows_holds_nobody_up_and_few_lists_are_made_at_a_time() {
     drop(gone);
     drop(gate);
     for answer in [first, second, third] {
-        match answer.blocking_recv().expect("an answer") {
+        match awaited(answer).expect("an answer") {
             Reply::Ok(view) => assert_eq!(view["total"], 0),
             Reply::Error(words) => panic!("{words}"),
         }
@@ -55,7 +57,17 @@ fn who_reads_a_list_holds_nobody_up_and_what_is_read_last_stays() {
     let made = std::process::Command::new("mkfifo").arg(&crl).status();
     assert!(made.expect("mkfifo").success());
     let first = center.send(Request::Reload);
-    let mut pipe = File::options().write(true).open(&crl).expect("opened");
+    // The kernel refuses a writer where nobody reads, and this one would not wait for the reader in vain.
+    let no_reader_is_an_error = OFlag::O_NONBLOCK.bits();
+    let open = || {
+        let mut options = File::options();
+        options
+            .write(true)
+            .custom_flags(no_reader_is_an_error)
+            .open(&crl)
+            .ok()
+    };
+    let mut pipe = until(open, || "nobody reads the list".to_owned());
     // It is being read, and another one is there by now. All others are served, by what is in force.
     let new = folder.path().join("new");
     std::fs::write(&new, lists[1].der()).expect("written");
@@ -65,7 +77,7 @@ fn who_reads_a_list_holds_nobody_up_and_what_is_read_last_stays() {
     assert_eq!(center.ask(Request::Status)["sites_known"], 1);
     pipe.write_all(lists[0].der()).expect("written");
     drop(pipe);
-    let revoked = |answer: tokio::sync::oneshot::Receiver<Reply>| match answer.blocking_recv() {
+    let revoked = |answer: tokio::sync::oneshot::Receiver<Reply>| match awaited(answer) {
         Ok(Reply::Ok(view)) => view["revocation_lists"][0]["revoked"].clone(),
         other => panic!("{other:?}"),
     };
@@ -85,7 +97,7 @@ fn all_sas_are_listed_in_parts() {
     up(&site);
     let answers: Vec<_> = (0..3).map(|_| center.send(Request::SaList)).collect();
     for answer in answers {
-        match answer.blocking_recv().expect("an answer") {
+        match awaited(answer).expect("an answer") {
             Reply::Ok(view) => assert_eq!(view.as_array().map(Vec::len), Some(1)),
             Reply::Error(words) => panic!("{words}"),
         }

@@ -2,7 +2,6 @@
 use std::fs;
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::time::Duration;
 
 use gateway::api::message::Request;
 use gateway::core::nat_log::{Event as Logged, Question, Record, who};
@@ -375,7 +374,11 @@ from = ["10.100.0.0/24"]
     };
     assert_eq!((told(), center.engine().published.len()), (1, 0));
     // It is tried again, and told once.
-    std::thread::sleep(Duration::from_millis(2_500));
+    let tried = center.engine().publish_attempts;
+    until(
+        || (center.engine().publish_attempts >= tried + 2).then_some(()),
+        || log(&center, "site1.lab.test"),
+    );
     assert_eq!(told(), 1);
     center.engine().unpublishable = None;
     until(

@@ -41,6 +41,8 @@ pub(crate) struct Table {
     pub(crate) published: Vec<Published>,
     /// The publication that has no room.
     pub(crate) unpublishable: Option<u32>,
+    /// How often it was tried to publish.
+    pub(crate) publish_attempts: usize,
     pub(crate) outsides: Vec<OutsideKey>,
     /// Flows cannot be ended; and how often they were gone through for it.
     pub(crate) flows_fail: bool,
@@ -109,6 +111,8 @@ impl Reader for Lists {
     }
 }
 
+/// Longer than anything takes that is waited for, on a busy machine too.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// The private key of a node: its file's name, in the folder of what it has.
 pub(crate) const OWN_KEY: &str = "rsa-leaf.pkcs8.key";
 /// Time on the clock of traced packets.
@@ -138,6 +142,7 @@ impl Engine for InMemory {
 
     fn publish(&mut self, published: &[Published]) -> anyhow::Result<()> {
         let mut table = self.table();
+        table.publish_attempts += 1;
         for one in published {
             anyhow::ensure!(table.unpublishable != Some(one.number), "no room today");
             table.published.retain(|other| other.number != one.number);
@@ -415,7 +420,7 @@ impl Node {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             runtime.expect("runtime").block_on(serve);
         });
-        is_ready.recv().expect("the controller starts");
+        is_ready.recv_timeout(PATIENCE).expect("the controller starts");
         Self {
             address,
             calls,
@@ -451,7 +456,7 @@ impl Node {
     }
 
     fn reply_with_lines(&self, request: Request, lines: Option<mpsc::Sender<String>>) -> Reply {
-        self.call(request, lines).blocking_recv().expect("it answers")
+        awaited(self.call(request, lines)).expect("it answers")
     }
 
     /// Asks, and does not wait for the answer.
@@ -471,7 +476,7 @@ impl Node {
             reply,
             lines,
         };
-        self.calls.blocking_send(call).expect("it runs");
+        awaited(self.calls.send(call)).expect("it runs");
         answer
     }
 
@@ -501,8 +506,15 @@ impl Node {
 impl Drop for Node {
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        let Some(thread) = self.thread.take() else { return };
+        let deadline = Instant::now() + PATIENCE;
+        while !thread.is_finished() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if thread.is_finished() {
             let _ = thread.join();
+        } else if !std::thread::panicking() {
+            panic!("the controller does not end");
         }
     }
 }
@@ -575,10 +587,22 @@ pub(crate) fn pair(options: Options) -> (Node, Node) {
     (center, Node::start(&site_config, site))
 }
 
+/// Waits for what the controller is about to do; no test hangs because it does not.
+#[track_caller]
+pub(crate) fn awaited<F: Future>(what: F) -> F::Output {
+    let clock = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build();
+    let done = clock
+        .expect("runtime")
+        .block_on(async { tokio::time::timeout(PATIENCE, what).await });
+    done.expect("the controller does it")
+}
+
 /// Waits until `done` has something; `otherwise` says what to read when it never has.
 #[track_caller]
 pub(crate) fn until<T>(done: impl Fn() -> Option<T>, otherwise: impl Fn() -> String) -> T {
-    let deadline = Instant::now() + Duration::from_secs(30);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(value) = done() {
             return value;

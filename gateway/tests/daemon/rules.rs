@@ -7,8 +7,11 @@ use gateway::api::message::{HowToLoad, Reply, Request};
 use gateway_common::abi::flow::{Flow, FlowKey};
 use serde_json::Value;
 
-use crate::node::{Held, Node, Options, pair, until};
+use crate::node::{Held, Node, Options, awaited, pair, until};
 use crate::{names, up};
+
+/// How long a set that falls back is in force: a busy machine sees that it is.
+const TRIAL_S: u32 = 5;
 
 fn load(name: &str, confirm_s: Option<u32>) -> Request {
     Request::RulesLoad {
@@ -31,8 +34,8 @@ fn rules(node: &Node) -> String {
 fn only_a_confirmed_rule_set_stays() {
     let (center, _site) = pair(Options::default());
     center.ask(load("first", None));
-    let loaded = center.ask(load("second", Some(1)));
-    assert_eq!(loaded["confirm_within_s"], 1);
+    let loaded = center.ask(load("second", Some(TRIAL_S)));
+    assert_eq!(loaded["confirm_within_s"], TRIAL_S);
     assert_eq!(rules(&center), "second");
     until(
         || (rules(&center) == "first").then_some(()),
@@ -253,7 +256,7 @@ fn a_rule_set_is_shown_with_the_hits_of_each_rule() {
 fn what_is_not_confirmed_falls_back_also_if_that_cannot_be_stored() {
     let (center, _site) = pair(Options::default());
     center.ask(load("first", None));
-    let waiting = center.ask(load("second", Some(1)));
+    let waiting = center.ask(load("second", Some(TRIAL_S)));
     let next = waiting["rules"]["generation"].as_u64().expect("a number") + 1;
     let folder = center.state_dir().join("rules");
     let in_the_way = folder.join(format!("{next}.json.new"));
@@ -325,7 +328,7 @@ fn who_loads_many_rules_holds_nobody_up() {
     // Asked after it, answered before.
     assert_eq!(rules(&center), "web", "what is in force stays so meanwhile");
     assert!(answer.try_recv().is_err(), "it was waited for");
-    let Reply::Ok(view) = answer.blocking_recv().expect("an answer") else {
+    let Reply::Ok(view) = awaited(answer).expect("an answer") else {
         panic!("it is refused");
     };
     assert_eq!(view["rules"]["rules"], 10_000);
@@ -356,7 +359,7 @@ fn rule_sets_come_into_force_in_the_order_they_were_asked_for() {
         load(WEB.into()),
     ];
     let answers = asked.map(|request| center.send(request));
-    let told = answers.map(|answer| match answer.blocking_recv().expect("an answer") {
+    let told = answers.map(|answer| match awaited(answer).expect("an answer") {
         Reply::Ok(view) => {
             let rules = &view["rules"];
             format!(
@@ -406,7 +409,7 @@ fn rejudged(text: &str) -> Request {
 }
 
 fn ended(answer: tokio::sync::oneshot::Receiver<Reply>) -> (u64, bool) {
-    match answer.blocking_recv().expect("an answer") {
+    match awaited(answer).expect("an answer") {
         Reply::Ok(view) => (
             view["ended_flows"].as_u64().expect("a number"),
             view["flows_not_judged"].as_bool().expect("told"),
@@ -499,7 +502,7 @@ fn a_file_that_is_configured_no_more_is_not_fallen_back_to() {
     assert_eq!(entries(&node), 2, "the history says so");
     let node = Node::alone(node.stop(), sites);
     assert_eq!(entries(&node), 2, "once");
-    node.ask(load("on trial", Some(1)));
+    node.ask(load("on trial", Some(TRIAL_S)));
     assert_eq!(rules(&node), "on trial");
     until(
         || (rules(&node) != "on trial").then_some(()),
@@ -562,7 +565,7 @@ fn a_configured_set_that_came_back_goes_with_its_file() {
     let file = state.path().join("configured.toml");
     std::fs::write(&file, "name = \"configured\"\n").expect("written");
     let node = Node::alone(state, &format!("[rules]\nfile = {file:?}\n{CLINIC}"));
-    node.ask(load("on trial", Some(1)));
+    node.ask(load("on trial", Some(TRIAL_S)));
     until(
         || (rules(&node) == "configured").then_some(()),
         || node.ask(Request::RulesHistory).to_string(),
@@ -592,7 +595,7 @@ fn a_stored_set_whose_group_gateway_toml_has_as_well_stays_in_force() {
             .contains("has a group of that name")
     );
     // It is fallen back to, while the gateway runs and at a start.
-    node.ask(load("on trial", Some(1)));
+    node.ask(load("on trial", Some(TRIAL_S)));
     until(
         || (rules(&node) == "own group").then_some(()),
         || node.ask(Request::RulesHistory).to_string(),

@@ -123,9 +123,15 @@ impl Lab {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (lines, output) = channel();
+        thread::spawn(move || {
+            let mut read = stdout.lines().map_while(Result::ok);
+            read.try_for_each(|line| lines.send(line))
+        });
         let mut gateway = Gateway {
             input: child.stdin.take(),
-            output: BufReader::new(child.stdout.take().unwrap()),
+            output,
             child,
         };
         let ready = gateway.line("READY");
@@ -162,19 +168,27 @@ pub(crate) fn sh(command: &str) -> String {
 pub(crate) struct Gateway {
     child: Child,
     input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    output: Receiver<String>,
 }
+
+/// What the gateway takes at most to say something or to end. The kernel verifies its programs first, which on a busy machine
+/// takes half a minute.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// Until counters are as they will be.
+const COUNTED: Duration = Duration::from_secs(10);
 
 impl Gateway {
     pub(crate) fn line(&mut self, word: &str) -> String {
-        let mut line = String::new();
-        while self.output.read_line(&mut line).unwrap() > 0 {
-            if line.starts_with(word) {
-                return line;
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.output.recv_timeout(left) {
+                Ok(line) if line.starts_with(word) => return line,
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => panic!("the gateway does not say {word}"),
+                Err(RecvTimeoutError::Disconnected) => panic!("the gateway ended before it said {word}"),
             }
-            line.clear();
         }
-        panic!("the gateway ended before it said {word}");
     }
 
     pub(crate) fn ask(&mut self, question: &str, word: &str) -> String {
@@ -186,6 +200,21 @@ impl Gateway {
         self.ask("stats", "STATS")
     }
 
+    /// What it says once all of `wanted` are in its statistics, behind what it said before: each event is told once.
+    pub(crate) fn stats_with(&mut self, wanted: &[&str]) -> String {
+        let until = Instant::now() + COUNTED;
+        let mut told = String::new();
+        loop {
+            let stats = self.stats();
+            told = told + &stats + "\n";
+            if wanted.iter().all(|count| stats.contains(count)) {
+                return told;
+            }
+            assert!(Instant::now() < until, "not {wanted:?}: {told}");
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// No way to clean up: what a crash or the OOM killer does.
     pub(crate) fn kill(mut self) {
         // `ip netns exec` becomes the gateway, so this is its process.
@@ -195,7 +224,15 @@ impl Gateway {
 
     pub(crate) fn stop(mut self) {
         drop(self.input.take());
-        assert!(self.child.wait().unwrap().success());
+        let until = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < until, "the gateway does not end");
+            thread::sleep(Duration::from_millis(5));
+        };
+        assert!(status.success(), "{status}");
     }
 }
 

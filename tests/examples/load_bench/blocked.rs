@@ -191,7 +191,7 @@ fn restart(side: &mut Side) -> Result<()> {
         return Ok(());
     };
     if let Some(gateway) = gateway.take() {
-        gateway.stop();
+        gateway.stop()?;
     }
     let started = Core::Measured.run(|| side.lab.start_gateway_program(program(), config))?;
     *gateway = Some(started);

@@ -331,8 +331,18 @@ impl Gateway {
     }
 
     /// Ends the daemon in order.
-    pub fn stop(self) {
-        self.process.end();
+    ///
+    /// # Errors
+    /// When it did not end by itself and was killed.
+    pub fn stop(self) -> Result<()> {
+        if !self.process.end(state::STOP_S) {
+            bail!(
+                "the gateway did not stop within {} s; it printed:\n{}",
+                state::STOP_S,
+                self.log()
+            );
+        }
+        Ok(())
     }
 
     /// Ends the daemon as a crash would.

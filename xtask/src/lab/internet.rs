@@ -15,9 +15,13 @@ use crate::cmd;
 const SCRIPT: &str = include_str!("dns.py");
 const START_S: u64 = 10;
 /// Seconds that the server's answer about [`NAME_UPDATE`] is good for.
-pub const UPDATE_TTL_S: u32 = 2;
+pub const UPDATE_TTL_S: u32 = 10;
+/// Seconds that its answer about [`NAME_BRIEF`] is good for.
+const BRIEF_TTL_S: u32 = 2;
 /// A name of the update server.
 pub const NAME_UPDATE: &str = "update.av.example";
+/// Another name of the update server, which has run out before anybody is bored.
+pub const NAME_BRIEF: &str = "brief.av.example";
 /// An alias of the update server that a name of no rule stands behind.
 pub const NAME_ALIAS: &str = "cdn.av.example";
 /// A name whose answer fits no datagram.
@@ -62,6 +66,7 @@ pub(super) fn start() -> Result<()> {
         .arg(state::path("dns-questions.log"));
     names.args([
         format!("{NAME_UPDATE}={SITE_UPDATE}/{UPDATE_TTL_S}"),
+        format!("{NAME_BRIEF}={SITE_UPDATE}/{BRIEF_TTL_S}"),
         format!("{NAME_ALIAS}=>edge.cdn.example"),
         format!("edge.cdn.example={SITE_UPDATE}/{UPDATE_TTL_S}"),
         format!("{NAME_BIG}=cut:{SITE_UPDATE}/{UPDATE_TTL_S}"),

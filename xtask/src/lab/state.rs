@@ -23,8 +23,10 @@ use nix::unistd::Pid;
 use super::topology::STATE;
 
 const LOCK: &str = "/run/gwlab.lock";
-/// How long a process may take to end after SIGTERM.
+/// How long a process may take to end after SIGTERM where the lab is taken down.
 const TERM_S: u64 = 3;
+/// How long one that a test stops may take.
+pub(super) const STOP_S: u64 = 30;
 
 /// The state folder or a path in it.
 #[must_use]
@@ -85,13 +87,15 @@ impl Process {
         }
     }
 
-    /// Ends it: SIGTERM, and SIGKILL if it does not obey.
-    pub fn end(&self) {
+    /// Ends it: SIGTERM, and SIGKILL if it does not obey within `limit_s`. Answers whether it obeyed.
+    pub fn end(&self, limit_s: u64) -> bool {
         self.signal(Signal::SIGTERM);
-        if !self.wait(Duration::from_secs(TERM_S)) {
+        let obeyed = self.wait(Duration::from_secs(limit_s));
+        if !obeyed {
             self.signal(Signal::SIGKILL);
-            self.wait(Duration::from_secs(TERM_S));
+            self.wait(Duration::from_secs(limit_s));
         }
+        obeyed
     }
 
     /// Waits until it has ended; false if it still runs after `limit`.
@@ -151,7 +155,7 @@ pub(super) fn clear() -> Result<()> {
         process.signal(Signal::SIGTERM);
     }
     for process in processes.iter().rev() {
-        process.end();
+        process.end(TERM_S);
     }
     match fs::remove_dir_all(STATE) {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(error).context(STATE),
@@ -198,7 +202,7 @@ mod tests {
             ..running
         };
         assert!(!recycled.is_running());
-        recycled.end();
+        assert!(recycled.end(TERM_S));
     }
 
     #[test]

@@ -22,14 +22,18 @@ use crate::{cmd, debian13};
 const CHILD: &str = "net";
 /// The name of the one connection.
 const CONNECTION: &str = "tunnel";
-const START_S: u64 = 5;
+/// Long enough for a busy machine; a charon that has ended is not waited for.
+const START_S: u64 = 60;
 /// The device that `kernel-libipsec` makes.
 const TUN: &str = "ipsec0";
 /// Less than the 1,400 that it comes with, which with a 32-octet ICV in UDP over IPv6 makes more than 1,500: a packet
 /// would leave in fragments, which only the tests of fragments ask for.
 const TUN_MTU: u32 = 1380;
-/// How long a set-up or rekey may take.
+/// How long a set-up may take.
 const EXCHANGE_S: u64 = 15;
+/// How long it may take until an SA is there that somebody was asked for. charon repeats a rekey that collided with one of its
+/// peer after 15 seconds at most.
+const SA_S: u64 = 40;
 /// What charon says of an IKE SA that it was about to delete.
 const GONE_BY_ITSELF: &str = "not found";
 
@@ -343,7 +347,7 @@ impl StrongSwan {
     /// # Errors
     /// When none comes, with the end of charon's log.
     pub fn wait_for_tunnel(&self, wanted: impl Fn(&Tunnel) -> bool) -> Result<Tunnel> {
-        let deadline = Instant::now() + Duration::from_secs(EXCHANGE_S);
+        let deadline = Instant::now() + Duration::from_secs(SA_S);
         while Instant::now() < deadline {
             if let Some(tunnel) = self.tunnel()?.filter(&wanted) {
                 return Ok(tunnel);
@@ -351,7 +355,7 @@ impl StrongSwan {
             sleep(Duration::from_millis(20));
         }
         bail!(
-            "{}: no such SAs in {EXCHANGE_S} s; charon's log ends:\n{}",
+            "{}: no such SAs in {SA_S} s; charon's log ends:\n{}",
             self.node,
             self.tail()
         )
@@ -379,7 +383,7 @@ impl StrongSwan {
 
     /// Ends charon; it tells its peers.
     pub fn stop(self) {
-        self.process.end();
+        self.process.end(state::STOP_S);
     }
 
     /// Ends charon on the spot; its peers are told nothing.
