@@ -101,6 +101,42 @@ fn a_daemon_that_is_not_there_is_exit_code_3() {
     }
 }
 
+/// Regression: `gateway ... | head` ended in a panic and exit code 101 when `head` had gone.
+#[test]
+fn a_reader_that_has_gone_ends_the_program_in_silence() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("rules.toml");
+    // More than a pipe holds: it cannot be done with writing before nobody reads.
+    let text: String = (0..10_000)
+        .map(|number| rule(&format!("r{number}"), "allow", ""))
+        .collect();
+    fs::write(&path, text).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["rules", "convert"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.as_ref()), (Some(141), ""));
+}
+
+/// Regression: it panicked. What could not be written is no success.
+#[test]
+fn a_full_disk_under_the_output_is_told() {
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("opened");
+    let output = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"))
+        .args(["rules", "check", "rules.json"])
+        .stdout(full)
+        .output()
+        .expect("the program runs");
+    check(&output, 1, "", "gateway: standard output: ");
+}
+
 #[test]
 fn a_wrong_command_line_is_exit_code_2() {
     check(&gateway(&["sa", "rekey"]), 2, "", "--site");
