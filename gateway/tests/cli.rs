@@ -460,6 +460,68 @@ fn a_difference_is_told_by_name() {
     check(&output, 0, "\"name\": \"eligibility-web\"", "");
 }
 
+/// Regression: of a rule that comes or goes only the name was told.
+#[test]
+fn a_rule_that_comes_or_goes_is_told_with_place_and_content() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let first = rule("first", "deny", "protocol = \"icmp\"");
+    let added = rule(
+        "pictures",
+        "allow",
+        "direction = \"site-to-site\"\ngroups = \"clinics\"\nto_sites = \"hospital-a\"\ndestination = \"192.168.1.20\"\nprotocol = \"tcp\"\ndestination_ports = 104",
+    );
+    let address = "[[address]]\nname = \"archive\"\naddresses = \"10.100.0.9\"\n";
+    let old = file("old.toml", &first);
+    let new = file("new.toml", &(address.to_owned() + &first + &added));
+    let output = gateway(&["rules", "diff", &new, "--against", &old]);
+    let content = "action allow, direction site-to-site, who @clinics, called hospital-a, source any, destination 192.168.1.20, proto tcp, ports 104";
+    check(
+        &output,
+        0,
+        &format!("+ rule \"pictures\" as number 2, after \"first\"\n    {content}\n"),
+        "",
+    );
+    check(
+        &output,
+        0,
+        "+ address \"archive\"\n    addresses: [\"10.100.0.9\"]\n",
+        "",
+    );
+    let output = gateway(&["rules", "diff", &old, "--against", &new]);
+    check(
+        &output,
+        0,
+        &format!("- rule \"pictures\" as number 2, after \"first\"\n    {content}\n"),
+        "",
+    );
+    let output = gateway(&["rules", "diff", &old, "--against", &file("none.toml", "")]);
+    check(
+        &output,
+        0,
+        "+ rule \"first\" as number 1, before all others\n",
+        "",
+    );
+    let output = gateway(&["rules", "diff", &new, "--against", &old, "--json"]);
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rule = view
+        .as_array()
+        .expect("changes")
+        .iter()
+        .find(|change| change["kind"] == "rule");
+    let rule = rule.expect("the rule");
+    assert_eq!(
+        rule["place"],
+        serde_json::json!({ "number": 2, "after": "first" })
+    );
+    assert_eq!(rule["content"]["action"], "allow");
+    assert_eq!(rule["content"]["to_sites"], serde_json::json!(["hospital-a"]));
+}
+
 #[test]
 fn names_of_names_of_names_do_not_multiply() {
     let mut text = String::new();
