@@ -242,6 +242,61 @@ fn rules_that_never_decide_are_named_with_both_lines() {
     );
 }
 
+/// Regression: a rule with a schedule was in conflict with none that was always in force, or at other times.
+#[test]
+fn rules_conflict_when_their_times_meet() {
+    let schedule = |name: &str, rest: &str| format!("[[schedule]]\nname = \"{name}\"\n{rest}\n");
+    let allow = "destination = \"10.100.0.0/16\"\nsource = \"192.168.1.0/28\"";
+    let deny = "destination = \"10.100.3.0/24\"";
+    let at = |rest: &str, name: &str| format!("{rest}\nschedule = \"{name}\"");
+    let night = schedule(
+        "night",
+        "time_zone = \"Asia/Tokyo\"\nfrom = \"22:00\"\nto = \"05:00\"",
+    );
+    let text = night.clone() + &rule("nightly", "allow", &at(allow, "night")) + &rule("never", "deny", deny);
+    let output = check_text(&text, &["--strict"]);
+    check(
+        &output,
+        1,
+        "rule \"never\" conflicts with \"nightly\"",
+        "--strict allows none",
+    );
+    for (other, meets) in [
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"05:00\"\nto = \"22:00\"",
+            false,
+        ),
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"04:59\"\nto = \"22:00\"",
+            true,
+        ),
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"05:00\"\nto = \"22:01\"",
+            true,
+        ),
+        // What another zone's hours are is not the same all year.
+        ("time_zone = \"UTC\"\nfrom = \"05:00\"\nto = \"12:00\"", true),
+    ] {
+        let text = night.clone()
+            + &schedule("other", other)
+            + &rule("nightly", "allow", &at(allow, "night"))
+            + &rule("never", "deny", &at(deny, "other"));
+        let output = check_text(&text, &["--strict"]);
+        let (code, words) = match meets {
+            true => (1, "rule \"never\" conflicts with \"nightly\""),
+            false => (0, "nothing wrong"),
+        };
+        check(&output, code, words, "");
+    }
+    // What is decided at night only shadows nothing by day.
+    let inside = "destination = \"10.100.3.0/24\"\nsource = \"192.168.1.0/28\"";
+    for action in ["allow", "deny"] {
+        let text =
+            night.clone() + &rule("nightly", "allow", &at(allow, "night")) + &rule("day", action, inside);
+        check(&check_text(&text, &["--strict"]), 0, "nothing wrong", "");
+    }
+}
+
 #[test]
 fn rules_that_allow_what_no_tunnel_carries_are_named() {
     for (rest, because) in [
