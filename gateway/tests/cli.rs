@@ -484,6 +484,86 @@ fn an_internet_site_is_explained_by_its_name() {
     check(&output, 0, "deny: no rule matches (site-to-center)", "");
 }
 
+/// Explains a TCP flow to port 443 of the example's hospital by a rule set and a configuration that are written for it.
+fn explained(rules: &str, config: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("folder");
+    let [rules_file, config_file] = ["rules.toml", "gateway.toml"].map(|name| folder.path().join(name));
+    fs::write(&rules_file, rules).expect("written");
+    fs::write(&config_file, config).expect("written");
+    let flow = [
+        "rules",
+        "explain",
+        "--site",
+        "hospital-a",
+        "--proto",
+        "tcp",
+        "--port",
+        "443",
+    ];
+    let [rules_file, config_file] = [&rules_file, &config_file].map(|path| path.to_str().expect("UTF-8"));
+    gateway(
+        &[
+            &flow[..],
+            &["--rules", rules_file, "--config", config_file],
+            arguments,
+        ]
+        .concat(),
+    )
+}
+
+const CONFIG: &str = include_str!("../examples/gateway.toml");
+
+/// Regression: a name that is not ASCII was in no set, although the same word in the rule is.
+#[test]
+fn a_name_is_explained_in_every_spelling_that_rules_have() {
+    let rules = rule(
+        "books",
+        "allow",
+        "direction = \"site-to-internet\"\nfqdn = \"b\u{fc}cher.example\"",
+    );
+    let ask = |name: &str| {
+        let flow = ["--from", "192.168.1.10", "--to", "198.51.100.80", "--name", name];
+        explained(&rules, CONFIG, &flow)
+    };
+    for name in [
+        "B\u{fc}cher.example",
+        "xn--bcher-kva.example.",
+        "b\u{fc}cher\u{3002}example",
+    ] {
+        let output = ask(name);
+        check(&output, 0, "allow: rule 1 \"books\"", "");
+        check(&output, 0, "xn--bcher-kva.example has opened the address", "");
+    }
+    check(&ask("no name"), 1, "", "\"no name\" is no host name");
+}
+
+/// Regression: the eight sets that an address may be open for were taken from all rules, and those of others left no room for the
+/// site's own.
+#[test]
+fn a_name_is_explained_by_the_sets_that_the_site_may_reach() {
+    let names = |number: u32| {
+        format!("direction = \"site-to-internet\"\nfqdn = [\"x.example\", \"n{number}.example\"]")
+    };
+    let of_others = |number: u32| {
+        rule(
+            &format!("r{number}"),
+            "allow",
+            &(names(number) + "\ngroups = \"clinics\""),
+        )
+    };
+    let rules: String = (0..8).map(of_others).collect();
+    let rules = rules + &rule("own", "allow", &(names(8) + "\ngroups = \"hospitals\""));
+    let flow = [
+        "--from",
+        "192.168.1.10",
+        "--to",
+        "198.51.100.80",
+        "--name",
+        "x.example",
+    ];
+    check(&explained(&rules, CONFIG, &flow), 0, "allow: rule 9 \"own\"", "");
+}
+
 #[test]
 fn names_that_are_never_opened_are_told() {
     let output = gateway(&[
