@@ -564,6 +564,45 @@ fn a_name_is_explained_by_the_sets_that_the_site_may_reach() {
     check(&explained(&rules, CONFIG, &flow), 0, "allow: rule 9 \"own\"", "");
 }
 
+/// Regression: what had an address of the center as its source was a call of the center, although the packet path looks at the
+/// destination alone, and a site may have a network of the center's.
+#[test]
+fn the_center_is_inferred_to_call_only_where_the_site_has_the_destination() {
+    let config = CONFIG.replace(
+        "name = \"hospital-a\"\nidentity = \"hospital-a.hospital.example\"\ngroups = [\"hospitals\"]\nnetworks = [\"192.168.1.0/24\"]",
+        "name = \"hospital-a\"\nidentity = \"hospital-a.hospital.example\"\ngroups = [\"hospitals\"]\nnetworks = [\"10.100.3.0/24\"]",
+    );
+    assert_ne!(config, CONFIG);
+    let rules = rule(
+        "all",
+        "allow",
+        "direction = [\"site-to-center\", \"center-to-site\", \"site-to-internet\"]",
+    );
+    let ask = |from: &str, to: &str, more: &[&str]| {
+        explained(&rules, &config, &[&["--from", from, "--to", to], more].concat())
+    };
+    for (from, to, direction) in [
+        ("10.100.3.7", "198.51.100.80", "site-to-internet"),
+        ("10.100.3.7", "10.100.7.1", "site-to-center"),
+        ("10.100.7.1", "10.100.3.7", "center-to-site"),
+    ] {
+        check(&ask(from, to, &[]), 0, &format!("({direction})"), "");
+    }
+    // Each side has both addresses.
+    let within = ("10.100.3.7", "10.100.3.8");
+    check(
+        &ask(within.0, within.1, &[]),
+        1,
+        "",
+        "--direction site-to-center or --direction center-to-site",
+    );
+    let said = ["--direction", "center-to-site"];
+    check(&ask(within.0, within.1, &said), 0, "(center-to-site)", "");
+    // Not one of the site's: what leaves the site for it goes to the Internet.
+    let output = explained(&rules, CONFIG, &["--from", "10.100.7.1", "--to", "192.168.2.1"]);
+    check(&output, 0, "(site-to-internet)", "");
+}
+
 #[test]
 fn names_that_are_never_opened_are_told() {
     let output = gateway(&[

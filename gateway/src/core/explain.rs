@@ -27,7 +27,7 @@ pub struct Query {
     pub from: Ipv4Addr,
     /// Address of who is called, as its own side knows it.
     pub to: Ipv4Addr,
-    /// Direction; left out: what the addresses say.
+    /// Direction; left out: what the addresses say, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     /// Name of the site that is called by another site.
@@ -104,6 +104,18 @@ pub enum ExplainError {
         "a flow from site to site needs the site that is called: --to-site NAME, with its own address as --to"
     )]
     NoSiteCalled,
+    /// The site and the center have the same addresses.
+    #[error(
+        "{from} may be of the center or of site \"{site}\": say who calls, by --direction {from_site} or --direction center-to-site"
+    )]
+    NoDirection {
+        /// Address of who opens the flow.
+        from: Ipv4Addr,
+        /// Name of the site.
+        site: String,
+        /// The direction if that is the site.
+        from_site: Direction,
+    },
     /// A site is called where none is.
     #[error("direction {0} calls no second site: leave --to-site out")]
     SiteCalled(Direction),
@@ -299,18 +311,36 @@ impl<'a> Explainer<'a> {
 
     /// The direction that the query says, or else its addresses do.
     fn direction(&self, query: &Query) -> Result<Direction, ExplainError> {
-        let by_addresses = match &query.to_site {
-            Some(_) => Direction::SiteToSite,
-            None if self.directions.is_center(query.from) && !self.directions.is_center(query.to) => {
-                Direction::CenterToSite
-            }
-            None => self.directions.from_site(query.to),
+        let direction = match query.direction {
+            Some(direction) => direction,
+            None => self.direction_of_addresses(query)?,
         };
-        let direction = query.direction.unwrap_or(by_addresses);
         match (direction, &query.to_site) {
             (Direction::SiteToSite, None) => Err(ExplainError::NoSiteCalled),
             (Direction::SiteToSite, Some(_)) | (_, None) => Ok(direction),
             (_, Some(_)) => Err(ExplainError::SiteCalled(direction)),
+        }
+    }
+
+    /// Of what a site sends, the packet path looks at the destination alone. The center calls a site only at an address that the site
+    /// has; who has an address of both may be either.
+    fn direction_of_addresses(&self, query: &Query) -> Result<Direction, ExplainError> {
+        if query.to_site.is_some() {
+            return Ok(Direction::SiteToSite);
+        }
+        let is_own = |address: Ipv4Addr| self.directions.is_of_site(&query.site, address);
+        let from_site = self.directions.from_site(query.to);
+        match (
+            self.directions.is_center(query.from) && is_own(query.to),
+            is_own(query.from),
+        ) {
+            (false, _) => Ok(from_site),
+            (true, false) => Ok(Direction::CenterToSite),
+            (true, true) => Err(ExplainError::NoDirection {
+                from: query.from,
+                site: query.site.clone(),
+                from_site,
+            }),
         }
     }
 
