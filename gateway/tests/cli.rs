@@ -1,7 +1,8 @@
 //! The program as an operator calls it: output, exit codes, messages.
 use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -157,6 +158,29 @@ fn run_check_names_what_is_missing() {
         "",
         "absent.toml: cannot be read",
     );
+}
+
+/// Regression: the last events of all sites were asked for, and those of the site picked from them.
+#[test]
+fn the_last_events_of_a_site_are_asked_for_as_such() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("gateway.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let daemon = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the program");
+        let mut stream = BufReader::new(stream);
+        let mut request = String::new();
+        stream.read_line(&mut request).expect("a request");
+        let answer =
+            r#"{"version":1,"ok":{"newest":9,"events":[{"event":"site_up","site":"a","text":"up"}]}}"#;
+        writeln!(stream.get_mut(), "{answer}").expect("read");
+        request
+    });
+    let socket = path.to_str().expect("UTF-8");
+    let output = gateway(&["--socket", socket, "events", "--site", "a", "--last", "3"]);
+    let request = daemon.join().expect("no panic");
+    check(&output, 0, "a  up", "");
+    assert!(request.contains(r#""last":3,"site":"a"}"#), "{request}");
 }
 
 /// Writes a rule set beside nothing else and checks it against the example configuration.
