@@ -1,7 +1,8 @@
 //! The program as an operator calls it: output, exit codes, messages.
 use std::fs::{self, OpenOptions};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -101,6 +102,42 @@ fn a_daemon_that_is_not_there_is_exit_code_3() {
     }
 }
 
+/// Regression: `gateway ... | head` ended in a panic and exit code 101 when `head` had gone.
+#[test]
+fn a_reader_that_has_gone_ends_the_program_in_silence() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("rules.toml");
+    // More than a pipe holds: it cannot be done with writing before nobody reads.
+    let text: String = (0..10_000)
+        .map(|number| rule(&format!("r{number}"), "allow", ""))
+        .collect();
+    fs::write(&path, text).expect("written");
+    let mut child = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .args(["rules", "convert"])
+        .arg(&path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the program runs");
+    drop(child.stdout.take());
+    let output = child.wait_with_output().expect("it ends");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), said.as_ref()), (Some(141), ""));
+}
+
+/// Regression: it panicked. What could not be written is no success.
+#[test]
+fn a_full_disk_under_the_output_is_told() {
+    let full = OpenOptions::new().write(true).open("/dev/full").expect("opened");
+    let output = Command::new(env!("CARGO_BIN_EXE_gateway"))
+        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join("examples"))
+        .args(["rules", "check", "rules.json"])
+        .stdout(full)
+        .output()
+        .expect("the program runs");
+    check(&output, 1, "", "gateway: standard output: ");
+}
+
 #[test]
 fn a_wrong_command_line_is_exit_code_2() {
     check(&gateway(&["sa", "rekey"]), 2, "", "--site");
@@ -121,6 +158,29 @@ fn run_check_names_what_is_missing() {
         "",
         "absent.toml: cannot be read",
     );
+}
+
+/// Regression: the last events of all sites were asked for, and those of the site picked from them.
+#[test]
+fn the_last_events_of_a_site_are_asked_for_as_such() {
+    let folder = tempfile::tempdir().expect("folder");
+    let path = folder.path().join("gateway.sock");
+    let listener = UnixListener::bind(&path).expect("bound");
+    let daemon = std::thread::spawn(move || {
+        let (stream, _) = listener.accept().expect("the program");
+        let mut stream = BufReader::new(stream);
+        let mut request = String::new();
+        stream.read_line(&mut request).expect("a request");
+        let answer =
+            r#"{"version":1,"ok":{"newest":9,"events":[{"event":"site_up","site":"a","text":"up"}]}}"#;
+        writeln!(stream.get_mut(), "{answer}").expect("read");
+        request
+    });
+    let socket = path.to_str().expect("UTF-8");
+    let output = gateway(&["--socket", socket, "events", "--site", "a", "--last", "3"]);
+    let request = daemon.join().expect("no panic");
+    check(&output, 0, "a  up", "");
+    assert!(request.contains(r#""last":3,"site":"a"}"#), "{request}");
 }
 
 /// Writes a rule set beside nothing else and checks it against the example configuration.
@@ -204,6 +264,61 @@ fn rules_that_never_decide_are_named_with_both_lines() {
         "2 rules, 3 compiled, nothing wrong",
         "",
     );
+}
+
+/// Regression: a rule with a schedule was in conflict with none that was always in force, or at other times.
+#[test]
+fn rules_conflict_when_their_times_meet() {
+    let schedule = |name: &str, rest: &str| format!("[[schedule]]\nname = \"{name}\"\n{rest}\n");
+    let allow = "destination = \"10.100.0.0/16\"\nsource = \"192.168.1.0/28\"";
+    let deny = "destination = \"10.100.3.0/24\"";
+    let at = |rest: &str, name: &str| format!("{rest}\nschedule = \"{name}\"");
+    let night = schedule(
+        "night",
+        "time_zone = \"Asia/Tokyo\"\nfrom = \"22:00\"\nto = \"05:00\"",
+    );
+    let text = night.clone() + &rule("nightly", "allow", &at(allow, "night")) + &rule("never", "deny", deny);
+    let output = check_text(&text, &["--strict"]);
+    check(
+        &output,
+        1,
+        "rule \"never\" conflicts with \"nightly\"",
+        "--strict allows none",
+    );
+    for (other, meets) in [
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"05:00\"\nto = \"22:00\"",
+            false,
+        ),
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"04:59\"\nto = \"22:00\"",
+            true,
+        ),
+        (
+            "time_zone = \"Asia/Tokyo\"\nfrom = \"05:00\"\nto = \"22:01\"",
+            true,
+        ),
+        // What another zone's hours are is not the same all year.
+        ("time_zone = \"UTC\"\nfrom = \"05:00\"\nto = \"12:00\"", true),
+    ] {
+        let text = night.clone()
+            + &schedule("other", other)
+            + &rule("nightly", "allow", &at(allow, "night"))
+            + &rule("never", "deny", &at(deny, "other"));
+        let output = check_text(&text, &["--strict"]);
+        let (code, words) = match meets {
+            true => (1, "rule \"never\" conflicts with \"nightly\""),
+            false => (0, "nothing wrong"),
+        };
+        check(&output, code, words, "");
+    }
+    // What is decided at night only shadows nothing by day.
+    let inside = "destination = \"10.100.3.0/24\"\nsource = \"192.168.1.0/28\"";
+    for action in ["allow", "deny"] {
+        let text =
+            night.clone() + &rule("nightly", "allow", &at(allow, "night")) + &rule("day", action, inside);
+        check(&check_text(&text, &["--strict"]), 0, "nothing wrong", "");
+    }
 }
 
 #[test]
@@ -393,6 +508,125 @@ fn an_internet_site_is_explained_by_its_name() {
     check(&output, 0, "deny: no rule matches (site-to-center)", "");
 }
 
+/// Explains a TCP flow to port 443 of the example's hospital by a rule set and a configuration that are written for it.
+fn explained(rules: &str, config: &str, arguments: &[&str]) -> Output {
+    let folder = tempfile::tempdir().expect("folder");
+    let [rules_file, config_file] = ["rules.toml", "gateway.toml"].map(|name| folder.path().join(name));
+    fs::write(&rules_file, rules).expect("written");
+    fs::write(&config_file, config).expect("written");
+    let flow = [
+        "rules",
+        "explain",
+        "--site",
+        "hospital-a",
+        "--proto",
+        "tcp",
+        "--port",
+        "443",
+    ];
+    let [rules_file, config_file] = [&rules_file, &config_file].map(|path| path.to_str().expect("UTF-8"));
+    gateway(
+        &[
+            &flow[..],
+            &["--rules", rules_file, "--config", config_file],
+            arguments,
+        ]
+        .concat(),
+    )
+}
+
+const CONFIG: &str = include_str!("../examples/gateway.toml");
+
+/// Regression: a name that is not ASCII was in no set, although the same word in the rule is.
+#[test]
+fn a_name_is_explained_in_every_spelling_that_rules_have() {
+    let rules = rule(
+        "books",
+        "allow",
+        "direction = \"site-to-internet\"\nfqdn = \"b\u{fc}cher.example\"",
+    );
+    let ask = |name: &str| {
+        let flow = ["--from", "192.168.1.10", "--to", "198.51.100.80", "--name", name];
+        explained(&rules, CONFIG, &flow)
+    };
+    for name in [
+        "B\u{fc}cher.example",
+        "xn--bcher-kva.example.",
+        "b\u{fc}cher\u{3002}example",
+    ] {
+        let output = ask(name);
+        check(&output, 0, "allow: rule 1 \"books\"", "");
+        check(&output, 0, "xn--bcher-kva.example has opened the address", "");
+    }
+    check(&ask("no name"), 1, "", "\"no name\" is no host name");
+}
+
+/// Regression: the eight sets that an address may be open for were taken from all rules, and those of others left no room for the
+/// site's own.
+#[test]
+fn a_name_is_explained_by_the_sets_that_the_site_may_reach() {
+    let names = |number: u32| {
+        format!("direction = \"site-to-internet\"\nfqdn = [\"x.example\", \"n{number}.example\"]")
+    };
+    let of_others = |number: u32| {
+        rule(
+            &format!("r{number}"),
+            "allow",
+            &(names(number) + "\ngroups = \"clinics\""),
+        )
+    };
+    let rules: String = (0..8).map(of_others).collect();
+    let rules = rules + &rule("own", "allow", &(names(8) + "\ngroups = \"hospitals\""));
+    let flow = [
+        "--from",
+        "192.168.1.10",
+        "--to",
+        "198.51.100.80",
+        "--name",
+        "x.example",
+    ];
+    check(&explained(&rules, CONFIG, &flow), 0, "allow: rule 9 \"own\"", "");
+}
+
+/// Regression: what had an address of the center as its source was a call of the center, although the packet path looks at the
+/// destination alone, and a site may have a network of the center's.
+#[test]
+fn the_center_is_inferred_to_call_only_where_the_site_has_the_destination() {
+    let config = CONFIG.replace(
+        "name = \"hospital-a\"\nidentity = \"hospital-a.hospital.example\"\ngroups = [\"hospitals\"]\nnetworks = [\"192.168.1.0/24\"]",
+        "name = \"hospital-a\"\nidentity = \"hospital-a.hospital.example\"\ngroups = [\"hospitals\"]\nnetworks = [\"10.100.3.0/24\"]",
+    );
+    assert_ne!(config, CONFIG);
+    let rules = rule(
+        "all",
+        "allow",
+        "direction = [\"site-to-center\", \"center-to-site\", \"site-to-internet\"]",
+    );
+    let ask = |from: &str, to: &str, more: &[&str]| {
+        explained(&rules, &config, &[&["--from", from, "--to", to], more].concat())
+    };
+    for (from, to, direction) in [
+        ("10.100.3.7", "198.51.100.80", "site-to-internet"),
+        ("10.100.3.7", "10.100.7.1", "site-to-center"),
+        ("10.100.7.1", "10.100.3.7", "center-to-site"),
+    ] {
+        check(&ask(from, to, &[]), 0, &format!("({direction})"), "");
+    }
+    // Each side has both addresses.
+    let within = ("10.100.3.7", "10.100.3.8");
+    check(
+        &ask(within.0, within.1, &[]),
+        1,
+        "",
+        "--direction site-to-center or --direction center-to-site",
+    );
+    let said = ["--direction", "center-to-site"];
+    check(&ask(within.0, within.1, &said), 0, "(center-to-site)", "");
+    // Not one of the site's: what leaves the site for it goes to the Internet.
+    let output = explained(&rules, CONFIG, &["--from", "10.100.7.1", "--to", "192.168.2.1"]);
+    check(&output, 0, "(site-to-internet)", "");
+}
+
 #[test]
 fn names_that_are_never_opened_are_told() {
     let output = gateway(&[
@@ -422,6 +656,68 @@ fn a_difference_is_told_by_name() {
     );
     let output = gateway(&["rules", "convert", "rules.toml"]);
     check(&output, 0, "\"name\": \"eligibility-web\"", "");
+}
+
+/// Regression: of a rule that comes or goes only the name was told.
+#[test]
+fn a_rule_that_comes_or_goes_is_told_with_place_and_content() {
+    let folder = tempfile::tempdir().expect("folder");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).expect("written");
+        path.to_str().expect("UTF-8").to_owned()
+    };
+    let first = rule("first", "deny", "protocol = \"icmp\"");
+    let added = rule(
+        "pictures",
+        "allow",
+        "direction = \"site-to-site\"\ngroups = \"clinics\"\nto_sites = \"hospital-a\"\ndestination = \"192.168.1.20\"\nprotocol = \"tcp\"\ndestination_ports = 104",
+    );
+    let address = "[[address]]\nname = \"archive\"\naddresses = \"10.100.0.9\"\n";
+    let old = file("old.toml", &first);
+    let new = file("new.toml", &(address.to_owned() + &first + &added));
+    let output = gateway(&["rules", "diff", &new, "--against", &old]);
+    let content = "action allow, direction site-to-site, who @clinics, called hospital-a, source any, destination 192.168.1.20, proto tcp, ports 104";
+    check(
+        &output,
+        0,
+        &format!("+ rule \"pictures\" as number 2, after \"first\"\n    {content}\n"),
+        "",
+    );
+    check(
+        &output,
+        0,
+        "+ address \"archive\"\n    addresses: [\"10.100.0.9\"]\n",
+        "",
+    );
+    let output = gateway(&["rules", "diff", &old, "--against", &new]);
+    check(
+        &output,
+        0,
+        &format!("- rule \"pictures\" as number 2, after \"first\"\n    {content}\n"),
+        "",
+    );
+    let output = gateway(&["rules", "diff", &old, "--against", &file("none.toml", "")]);
+    check(
+        &output,
+        0,
+        "+ rule \"first\" as number 1, before all others\n",
+        "",
+    );
+    let output = gateway(&["rules", "diff", &new, "--against", &old, "--json"]);
+    let view: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let rule = view
+        .as_array()
+        .expect("changes")
+        .iter()
+        .find(|change| change["kind"] == "rule");
+    let rule = rule.expect("the rule");
+    assert_eq!(
+        rule["place"],
+        serde_json::json!({ "number": 2, "after": "first" })
+    );
+    assert_eq!(rule["content"]["action"], "allow");
+    assert_eq!(rule["content"]["to_sites"], serde_json::json!(["hospital-a"]));
 }
 
 #[test]

@@ -37,7 +37,10 @@ use node::{Node, OWN_KEY, Options, awaited, pair, until};
 use serde_json::Value;
 
 fn names(node: &Node) -> Vec<String> {
-    let view = node.ask(Request::EventsRecent { last: 1_000 });
+    let view = node.ask(Request::EventsRecent {
+        last: 1_000,
+        site: None,
+    });
     let events = view["events"].as_array().expect("events");
     let name = |event: &Value| event["event"].as_str().expect("a name").to_owned();
     events.iter().map(name).collect()
@@ -98,6 +101,31 @@ fn a_connection_is_brought_up_by_a_verb_and_taken_down() {
     assert_eq!(names(&center).last().map(String::as_str), Some("site_down"));
     let error = site.refused(Request::ConnectionUp { name: "x".into() });
     assert_eq!(error, "no connection is named \"x\"; there are to-center");
+}
+
+/// Regression: a site's last events were picked from the last of all.
+#[test]
+fn the_last_events_of_a_site_are_told_whatever_came_after() {
+    let (center, site) = pair(Options::default());
+    up(&site);
+    let last = |of: Option<&str>| {
+        let view = center.ask(Request::EventsRecent {
+            last: 1,
+            site: of.map(str::to_owned),
+        });
+        view["events"][0]["event"].clone()
+    };
+    until(
+        || (last(None) == "site_up").then_some(()),
+        || log(&center, "hospital"),
+    );
+    center.ask(Request::Reload);
+    until(
+        || (last(None) == "credentials_loaded").then_some(()),
+        || log(&center, "hospital"),
+    );
+    assert_eq!(last(Some("hospital")), "site_up");
+    assert_eq!(last(Some("center")), Value::Null);
 }
 
 #[test]
@@ -304,7 +332,12 @@ fn a_peer_that_is_no_site_is_told_nothing_and_the_operator_why() {
         || log(&center, &site.address.to_string()),
     );
     assert!(names(&center).contains(&"peer_not_admitted".to_owned()));
-    let events = center.ask(Request::EventsRecent { last: 100 }).to_string();
+    let events = center
+        .ask(Request::EventsRecent {
+            last: 100,
+            site: None,
+        })
+        .to_string();
     assert!(
         events.contains("no [[site]] has the identity site1.lab.test"),
         "{events}"
@@ -469,7 +502,10 @@ fn what_is_about_to_end_is_told_ahead_and_once() {
     options.more = Default::default();
     let (center, _site) = pair(options);
     let ends = |node: &Node| {
-        let view = node.ask(Request::EventsRecent { last: 1_000 });
+        let view = node.ask(Request::EventsRecent {
+            last: 1_000,
+            site: None,
+        });
         let events = view["events"].as_array().expect("events").clone();
         let of = |event: &&Value| event["event"] == "certificate_ends";
         events
@@ -786,7 +822,10 @@ fn an_operators_command_is_noted_with_who_gave_it() {
         site: None,
         id: Some(id),
     });
-    let view = center.ask(Request::EventsRecent { last: 1_000 });
+    let view = center.ask(Request::EventsRecent {
+        last: 1_000,
+        site: None,
+    });
     let events = view["events"].as_array().expect("events").iter();
     let commands: Vec<_> = events
         .filter(|event| event["event"] == "operator_command")

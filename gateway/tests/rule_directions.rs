@@ -92,7 +92,10 @@ fn directions() -> Directions {
         "10.100.0.0/16".parse().expect("a prefix"),
         "10.200.0.0/24".parse().expect("a prefix"),
     ];
-    Directions::of(center, vec!["10.200.0.1-10.200.0.9".parse().expect("a range")])
+    let outsides = vec!["10.200.0.1-10.200.0.9".parse().expect("a range")];
+    let networks = ["192.168.1.0/24".parse().expect("a prefix")];
+    let sites = ["a", "b"].map(|name| (name, networks.as_slice()));
+    Directions::of(center, outsides).with_sites(sites.into_iter())
 }
 
 fn explain(words: &str) -> Result<Explanation, String> {

@@ -72,11 +72,17 @@ pub enum Request {
     EventsRecent {
         /// At most so many.
         last: usize,
+        /// Of the site of this name only.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
     },
-    /// The last events, and then a line for each event as it happens, until the client hangs up.
+    /// The last events, and then a line for each event as it happens, of whichever site, until the client hangs up.
     EventsFollow {
         /// At most so many of the last.
         last: usize,
+        /// The last ones of the site of this name only. The lines that follow are of all: their numbers say what was lost.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        site: Option<String>,
     },
     /// Sites that the gateway connects to: a list of [`super::view::Connection`].
     ConnectionList,

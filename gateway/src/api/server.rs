@@ -197,10 +197,11 @@ impl Client {
                 .await;
             }
             let reply = match parse(&line) {
-                Ok(Request::EventsFollow { last }) => {
+                Ok(Request::EventsFollow { last, site }) => {
                     // It may stay for long, and has a limit of its own.
                     drop(permit);
-                    return self.follow(reader, writer, last, caller).await;
+                    let recent = Request::EventsRecent { last, site };
+                    return self.follow(reader, writer, recent, caller).await;
                 }
                 Ok(request @ Request::Trace(_)) => {
                     drop(permit);
@@ -221,7 +222,7 @@ impl Client {
         self,
         mut reader: impl AsyncRead + Unpin,
         mut writer: impl AsyncWrite + Unpin,
-        last: usize,
+        recent: Request,
         caller: Caller,
     ) -> io::Result<()> {
         let Ok(_permit) = self.followers.try_acquire() else {
@@ -230,7 +231,7 @@ impl Client {
         };
         // Subscribed first, so that nothing falls between the last events and the next.
         let mut events = self.events.subscribe();
-        let reply = ask(&self.calls, Request::EventsRecent { last }, caller).await;
+        let reply = ask(&self.calls, recent, caller).await;
         let mut seen = newest(&reply);
         self.send(&mut writer, reply).await?;
         let mut byte = [0];
@@ -505,7 +506,8 @@ mod tests {
 
     async fn follow(path: &Path) -> BufReader<UnixStream> {
         let mut stream = UnixStream::connect(path).await.expect("connected");
-        let request = serde_json::to_string(&Envelope::new(Request::EventsFollow { last: 5 })).expect("JSON");
+        let request = serde_json::to_string(&Envelope::new(Request::EventsFollow { last: 5, site: None }))
+            .expect("JSON");
         stream
             .write_all(format!("{request}\n").as_bytes())
             .await
@@ -528,7 +530,7 @@ mod tests {
         for _ in 0..FOLLOWERS_MAX {
             followers.push(follow(&path).await);
         }
-        let refusal = call(&path, Request::EventsFollow { last: 1 })
+        let refusal = call(&path, Request::EventsFollow { last: 1, site: None })
             .await
             .expect_err("one more");
         assert!(
@@ -539,7 +541,10 @@ mod tests {
         // One that hangs up makes room.
         drop(followers.pop());
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
-        while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
+        while call(&path, Request::EventsFollow { last: 1, site: None })
+            .await
+            .is_err()
+        {
             assert!(std::time::Instant::now() < deadline, "its place is not free");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

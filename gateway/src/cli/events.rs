@@ -11,7 +11,7 @@ pub(super) struct Arguments {
     /// Go on with what happens from now on, until interrupted.
     #[arg(long)]
     follow: bool,
-    /// Begin with at most so many of the last.
+    /// Begin with at most so many of the last, of those that are shown.
     #[arg(long, default_value_t = 20, value_name = "COUNT")]
     last: usize,
     /// Of this site only.
@@ -24,8 +24,14 @@ pub(super) fn run(common: &Common, arguments: &Arguments) -> anyhow::Result<()> 
     let mut client = Client::connect(&common.socket)?;
     let show = |event: &Value| show(common.json, site.as_deref(), event);
     let request = match follow {
-        true => Request::EventsFollow { last: *last },
-        false => Request::EventsRecent { last: *last },
+        true => Request::EventsFollow {
+            last: *last,
+            site: site.clone(),
+        },
+        false => Request::EventsRecent {
+            last: *last,
+            site: site.clone(),
+        },
     };
     let view = client.call(&request)?;
     let Events { events, .. } = serde_json::from_value(view).map_err(ClientError::Answer)?;

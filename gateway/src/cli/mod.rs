@@ -1,4 +1,8 @@
 //! The command line: one verb a file. People get tables, machines `--json`.
+// Before the verbs, for its macros.
+#[macro_use]
+mod print;
+
 mod connection;
 mod dns;
 mod drain;
@@ -37,7 +41,7 @@ const UNREACHABLE: u8 = 3;
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers."
+    after_help = "Exit codes: 0 done, 1 refused or failed, 2 usage, 3 no daemon answers, 141 nobody reads the output any more."
 )]
 struct Arguments {
     #[command(flatten)]
@@ -119,7 +123,7 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("gateway: {}", words(&error));
+            print::complain(&words(&error));
             let unreachable = matches!(
                 error.downcast_ref(),
                 Some(ClientError::Unreachable { .. } | ClientError::Silent { .. })

@@ -19,4 +19,5 @@ pub use list::List;
 pub use rule_set::{
     Action, AddressModel, AddressWord, Direction, Format, IcmpType, Located, NamePattern, PortRange,
     Protocol, RuleModel, RuleSetFile, ScheduleModel, ServiceModel, SiteGroupModel, SourceRule, host_name,
+    host_name_of,
 };

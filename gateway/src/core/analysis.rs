@@ -61,10 +61,11 @@ pub fn analyse(compiled: &Compiled, max: usize) -> (Vec<Finding>, usize) {
     let (mut findings, mut total) = (Vec::new(), 0);
     for (place, (later, extent)) in rules.iter().zip(&extents).enumerate() {
         for (earlier, other) in rules.iter().zip(&extents).take(place) {
-            if !other.meets(extent) || !is_on_whenever(compiled, earlier, later) {
+            if !other.meets(extent) {
                 continue;
             }
-            let Some(kind) = relation(earlier, later) else {
+            let in_time = |kind: &Kind| matters_in_time(compiled, *kind, earlier, later);
+            let Some(kind) = relation(earlier, later).filter(in_time) else {
                 continue;
             };
             total += 1;
@@ -94,13 +95,24 @@ fn name(compiled: &Compiled, rule: &[Condition]) -> (String, usize) {
         .unwrap_or_default()
 }
 
-/// Whether the earlier rule is in force whenever the later one is.
-fn is_on_whenever(compiled: &Compiled, earlier: &[Condition], later: &[Condition]) -> bool {
+/// Whether what two rules are to each other is so at the times at which they are in force: one that is in force at times only keeps
+/// none that is always from deciding; a conflict takes a time at which both are.
+fn matters_in_time(compiled: &Compiled, kind: Kind, earlier: &[Condition], later: &[Condition]) -> bool {
     let schedule = |rule: &[Condition]| {
         let number = rule.first()?.record.source_rule as usize;
         compiled.schedule_of.get(number).copied().flatten()
     };
-    schedule(earlier).is_none() || schedule(earlier) == schedule(later)
+    let (earlier, later) = (schedule(earlier), schedule(later));
+    match kind {
+        Kind::Shadowed | Kind::Redundant => earlier.is_none() || earlier == later,
+        Kind::Conflicting => {
+            let times = |place: Option<usize>| compiled.schedules.get(place?);
+            match (times(earlier), times(later)) {
+                (Some(earlier), Some(later)) => earlier.may_meet(later),
+                (_, None) | (None, _) => true,
+            }
+        }
+    }
 }
 
 fn relation(earlier: &[Condition], later: &[Condition]) -> Option<Kind> {

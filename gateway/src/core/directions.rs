@@ -2,7 +2,10 @@
 //!
 //! The configuration decides, not the routes: a route that is lost must not turn packets for the center into packets for the
 //! Internet. The packet path sees besides that a packet leaves by an interface of the side that its destination belongs to.
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
+
+use gateway_ike::pki::identity::{Identity, IdentityPattern};
 
 use crate::config::{AddressRange, Config, Direction, NatSource, Prefix};
 
@@ -12,6 +15,9 @@ pub struct Directions {
     center: Vec<Prefix>,
     /// What sites are translated to.
     outsides: Vec<AddressRange>,
+    /// Networks of sites by their names, and of those that a pattern admits.
+    sites: HashMap<String, Vec<Prefix>>,
+    any_sites: Vec<(IdentityPattern, Vec<Prefix>)>,
 }
 
 impl Directions {
@@ -31,13 +37,37 @@ impl Directions {
             first: address,
             last: address,
         });
-        Self::of(config.center.networks.clone(), pools.chain(single).collect())
+        let any_sites = config.any_sites.iter();
+        Self {
+            any_sites: any_sites
+                .map(|any| (any.pattern.clone(), any.networks.clone()))
+                .collect(),
+            ..Self::of(config.center.networks.clone(), pools.chain(single).collect())
+        }
+        .with_sites(
+            config
+                .sites
+                .iter()
+                .map(|site| (site.name.as_str(), &*site.networks)),
+        )
     }
 
     /// With these networks of the center, and these addresses that sites are translated to.
     #[must_use]
-    pub const fn of(center: Vec<Prefix>, outsides: Vec<AddressRange>) -> Self {
-        Self { center, outsides }
+    pub fn of(center: Vec<Prefix>, outsides: Vec<AddressRange>) -> Self {
+        Self {
+            center,
+            outsides,
+            ..Self::default()
+        }
+    }
+
+    /// With sites of these names and networks.
+    #[must_use]
+    pub fn with_sites<'a>(mut self, sites: impl Iterator<Item = (&'a str, &'a [Prefix])>) -> Self {
+        let owned = |(name, networks): (&str, &[Prefix])| (name.to_owned(), networks.to_vec());
+        self.sites.extend(sites.map(owned));
+        self
     }
 
     /// Direction of a flow that a site opens.
@@ -56,6 +86,21 @@ impl Directions {
     #[must_use]
     pub fn is_center(&self, address: Ipv4Addr) -> bool {
         self.center.iter().any(|prefix| prefix.contains(address))
+    }
+
+    /// Whether an address is in the networks that the site of that name may have.
+    #[must_use]
+    pub fn is_of_site(&self, name: &str, address: Ipv4Addr) -> bool {
+        let admitted = || {
+            let identity: Identity = name.parse().ok()?;
+            let mut any_sites = self.any_sites.iter();
+            any_sites.find(|(pattern, _)| pattern.admits(&identity))
+        };
+        let networks = match self.sites.get(name) {
+            Some(networks) => Some(networks),
+            None => admitted().map(|(_, networks)| networks),
+        };
+        networks.is_some_and(|networks| networks.iter().any(|prefix| prefix.contains(address)))
     }
 
     /// Ranges of addresses whose direction is not "to the Internet". The longest prefix decides, so that a network of the center
@@ -86,10 +131,10 @@ mod tests {
     fn what_sites_are_translated_to_comes_before_the_center() {
         let prefix = |word: &str| word.parse::<Prefix>().expect("a prefix");
         let address = |word: &str| word.parse::<Ipv4Addr>().expect("an address");
-        let directions = Directions {
-            center: vec![prefix("10.0.0.0/8"), prefix("10.200.0.4/30")],
-            outsides: vec!["10.200.0.1-10.200.0.254".parse().expect("a range")],
-        };
+        let directions = Directions::of(
+            vec![prefix("10.0.0.0/8"), prefix("10.200.0.4/30")],
+            vec!["10.200.0.1-10.200.0.254".parse().expect("a range")],
+        );
         for (destination, direction) in [
             ("10.1.2.3", Direction::SiteToCenter),
             ("10.200.0.0", Direction::SiteToCenter),
@@ -104,5 +149,22 @@ mod tests {
             2,
             "the /30 would win as the longer prefix"
         );
+    }
+
+    #[test]
+    fn networks_of_a_site_are_found_by_its_name_or_pattern() {
+        let text = include_str!("../../examples/gateway.toml");
+        let config = Config::parse("gateway.toml", text, std::path::Path::new("/")).expect("right");
+        let directions = Directions::new(&config);
+        for (site, address, is_own) in [
+            ("hospital-a", [192, 168, 1, 10], true),
+            ("hospital-a", [192, 168, 2, 10], false),
+            ("a.clinic.example", [192, 168, 1, 10], true),
+            ("a.clinic.example", [192, 168, 2, 10], false),
+            ("nobody", [192, 168, 1, 10], false),
+        ] {
+            let found = directions.is_of_site(site, address.into());
+            assert_eq!(found, is_own, "{site} {address:?}");
+        }
     }
 }

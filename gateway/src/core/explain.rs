@@ -3,16 +3,16 @@
 use std::net::Ipv4Addr;
 
 use gateway_common::abi::event::RULE_DEFAULT;
-use gateway_common::abi::names::{OpenAddress, OpenName};
+use gateway_common::abi::names::OpenAddress;
 use gateway_common::abi::rule::action;
 use gateway_common::path::rules::Tuple;
 use serde::{Deserialize, Serialize};
 
 use super::classifier::Condition;
 use super::directions::Directions;
-use super::names::Openings;
+use super::names::{Full, Openings};
 use super::policy::Compiled;
-use crate::config::{Direction, IcmpType, Protocol};
+use crate::config::{Direction, IcmpType, Protocol, host_name_of};
 
 /// Source port of a query that names none: the first of the ports that clients take (RFC 6335 section 6).
 const SOURCE_PORT: u16 = 49_152;
@@ -27,7 +27,7 @@ pub struct Query {
     pub from: Ipv4Addr,
     /// Address of who is called, as its own side knows it.
     pub to: Ipv4Addr,
-    /// Direction; left out: what the addresses say.
+    /// Direction; left out: what the addresses say, if they do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub direction: Option<Direction>,
     /// Name of the site that is called by another site.
@@ -104,9 +104,32 @@ pub enum ExplainError {
         "a flow from site to site needs the site that is called: --to-site NAME, with its own address as --to"
     )]
     NoSiteCalled,
+    /// The site and the center have the same addresses.
+    #[error(
+        "{from} may be of the center or of site \"{site}\": say who calls, by --direction {from_site} or --direction center-to-site"
+    )]
+    NoDirection {
+        /// Address of who opens the flow.
+        from: Ipv4Addr,
+        /// Name of the site.
+        site: String,
+        /// The direction if that is the site.
+        from_site: Direction,
+    },
     /// A site is called where none is.
     #[error("direction {0} calls no second site: leave --to-site out")]
     SiteCalled(Direction),
+    /// Nobody asks for such a name.
+    #[error("\"{0}\" is no host name")]
+    NoName(String),
+    /// The name would not be opened.
+    #[error("the address would not be opened for {name}: {reason}")]
+    NotOpened {
+        /// The name.
+        name: String,
+        /// Why.
+        reason: Full,
+    },
     /// The two ways to an answer disagree.
     #[error(
         "the packet path decides by {0}, reading the rules one by one by {1}: this is a fault of the program, report it with the rule set"
@@ -116,6 +139,15 @@ pub enum ExplainError {
 
 /// A site as rules see it: number and groups.
 pub type Subject = (u32, u64);
+
+/// What the destination is open for by name.
+#[derive(Default)]
+struct Open {
+    told: OpenAddress,
+    now_s: u32,
+    /// The name that the query supposes, as names are compared.
+    supposed: Option<String>,
+}
 
 /// Explains flows under one rule set.
 pub struct Explainer<'a> {
@@ -180,8 +212,8 @@ impl<'a> Explainer<'a> {
         let called = query.to_site.as_ref().map(find).transpose()?;
         let direction = self.direction(query)?;
         let tuple = tuple(query, opener, called.unwrap_or_default(), direction)?;
-        let (open, now_s) = self.open_for(query);
-        let judgement = self.generation.judge_by_name(&tuple, &open, now_s);
+        let open = self.open_for(query, opener)?;
+        let judgement = self.generation.judge_by_name(&tuple, &open.told, open.now_s);
         let by_tables = judgement.map_or(RULE_DEFAULT, |judgement| judgement.rule);
         let mut earlier = Vec::new();
         let mut found = None;
@@ -193,7 +225,7 @@ impl<'a> Explainer<'a> {
                 .count();
             let (conditions, others) = rest.split_at(own);
             rest = others;
-            match self.obstacle(number, conditions, &tuple, query) {
+            match self.obstacle(number, conditions, &tuple, (query, &open)) {
                 Some(because) if self.tells_reasons => earlier.push(Passed {
                     rule: self.name(number),
                     because,
@@ -222,39 +254,40 @@ impl<'a> Explainer<'a> {
         };
         Ok(Explanation {
             verdict: verdict.to_owned(),
-            opened_by: found.and_then(|number| self.opened_by(number, query)),
+            opened_by: found.and_then(|number| self.opened_by(number, query, &open)),
             direction,
             rule: found.map(|number| self.name(number)),
             earlier,
         })
     }
 
-    /// What the destination is open for, as the packet path would have it.
-    fn open_for(&self, query: &Query) -> (OpenAddress, u32) {
-        let Some(name) = &query.name else {
-            return self.open.map_or_else(Default::default, |(openings, now_s)| {
-                (openings.at(query.to), now_s)
-            });
-        };
-        let name = asked(name);
-        let sets = self.compiled.name_sets.iter().zip(&self.compiled.name_numbers);
-        let matching = sets.filter(|(set, _)| set.matches(&name));
-        let mut open = OpenAddress {
-            address: query.to.octets(),
-            ..OpenAddress::default()
-        };
-        for (place, (_, number)) in open.names.iter_mut().zip(matching) {
-            *place = OpenName {
-                set: *number,
-                until_s: 1,
+    /// What the destination is open for, as the packet path would have it: where the query supposes a name, what the DNS proxy
+    /// opens when the site asks for it.
+    fn open_for(&self, query: &Query, (site, groups): Subject) -> Result<Open, ExplainError> {
+        let Some(word) = &query.name else {
+            let open = |(openings, now_s): (&Openings, u32)| Open {
+                told: openings.at(query.to),
+                now_s,
+                supposed: None,
             };
+            return Ok(self.open.map_or_else(Open::default, open));
+        };
+        let name = host_name_of(word).ok_or_else(|| ExplainError::NoName(word.clone()))?;
+        let sets = self.compiled.sets_for(&name, site, groups, &self.schedules);
+        let mut openings = Openings::default();
+        let opened = openings.open(site, &sets, &name, &[query.to], 1);
+        if let Err(reason) = opened {
+            return Err(ExplainError::NotOpened { name, reason });
         }
-        (open, 0)
+        Ok(Open {
+            told: openings.at(query.to),
+            now_s: 0,
+            supposed: Some(name),
+        })
     }
 
     /// Whether the destination is open for a set that the condition names.
-    fn is_open(&self, condition: &Condition, query: &Query) -> bool {
-        let (open, now_s) = self.open_for(query);
+    fn is_open(&self, condition: &Condition, open: &Open) -> bool {
         let number = |place: &u32| {
             let place = (*place as usize).wrapping_sub(1);
             self.compiled.name_numbers.get(place).copied().unwrap_or_default()
@@ -262,18 +295,18 @@ impl<'a> Explainer<'a> {
         condition
             .names
             .iter()
-            .any(|place| open.is_open_for(number(place), now_s))
+            .any(|place| open.told.is_open_for(number(place), open.now_s))
     }
 
     /// The name by which the destination is open to a rule of names.
-    fn opened_by(&self, number: usize, query: &Query) -> Option<String> {
+    fn opened_by(&self, number: usize, query: &Query, open: &Open) -> Option<String> {
         let of_rule = |rule: &&Condition| rule.record.source_rule as usize == number;
         let condition = self.compiled.rules.iter().find(of_rule)?;
-        if within(&condition.destination, u32::from(query.to)) || !self.is_open(condition, query) {
+        if within(&condition.destination, u32::from(query.to)) || !self.is_open(condition, open) {
             return None;
         }
-        if let Some(name) = &query.name {
-            return Some(asked(name));
+        if open.supposed.is_some() {
+            return open.supposed.clone();
         }
         let (openings, now_s) = self.open?;
         let sets: Vec<u32> = condition
@@ -290,18 +323,36 @@ impl<'a> Explainer<'a> {
 
     /// The direction that the query says, or else its addresses do.
     fn direction(&self, query: &Query) -> Result<Direction, ExplainError> {
-        let by_addresses = match &query.to_site {
-            Some(_) => Direction::SiteToSite,
-            None if self.directions.is_center(query.from) && !self.directions.is_center(query.to) => {
-                Direction::CenterToSite
-            }
-            None => self.directions.from_site(query.to),
+        let direction = match query.direction {
+            Some(direction) => direction,
+            None => self.direction_of_addresses(query)?,
         };
-        let direction = query.direction.unwrap_or(by_addresses);
         match (direction, &query.to_site) {
             (Direction::SiteToSite, None) => Err(ExplainError::NoSiteCalled),
             (Direction::SiteToSite, Some(_)) | (_, None) => Ok(direction),
             (_, Some(_)) => Err(ExplainError::SiteCalled(direction)),
+        }
+    }
+
+    /// Of what a site sends, the packet path looks at the destination alone. The center calls a site only at an address that the site
+    /// has; who has an address of both may be either.
+    fn direction_of_addresses(&self, query: &Query) -> Result<Direction, ExplainError> {
+        if query.to_site.is_some() {
+            return Ok(Direction::SiteToSite);
+        }
+        let is_own = |address: Ipv4Addr| self.directions.is_of_site(&query.site, address);
+        let from_site = self.directions.from_site(query.to);
+        match (
+            self.directions.is_center(query.from) && is_own(query.to),
+            is_own(query.from),
+        ) {
+            (false, _) => Ok(from_site),
+            (true, false) => Ok(Direction::CenterToSite),
+            (true, true) => Err(ExplainError::NoDirection {
+                from: query.from,
+                site: query.site.clone(),
+                from_site,
+            }),
         }
     }
 
@@ -320,7 +371,7 @@ impl<'a> Explainer<'a> {
         number: usize,
         conditions: &[Condition],
         tuple: &Tuple,
-        query: &Query,
+        (query, open): (&Query, &Open),
     ) -> Option<String> {
         let model = &self.compiled.source.rules.get(number)?.model;
         if !self
@@ -359,7 +410,7 @@ impl<'a> Explainer<'a> {
         }
         if !first.names.is_empty()
             && !within(&first.destination, tuple.destination)
-            && !self.is_open(first, query)
+            && !self.is_open(first, open)
         {
             return Some(format!(
                 "{} is open for none of the names {}",
@@ -474,11 +525,6 @@ fn tuple(
         to_site,
         to_groups,
     })
-}
-
-/// A name as names are compared.
-fn asked(name: &str) -> String {
-    name.trim_end_matches('.').to_ascii_lowercase()
 }
 
 fn within<T: PartialOrd>(ranges: &[(T, T)], value: T) -> bool {

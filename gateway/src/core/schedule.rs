@@ -6,6 +6,7 @@ use jiff::tz::TimeZone;
 use crate::config::ScheduleModel;
 
 const MINUTES_A_DAY: u16 = 24 * 60;
+const MINUTES_A_WEEK: u16 = 7 * MINUTES_A_DAY;
 const DAYS: [&str; 7] = ["mon", "tue", "wed", "thu", "fri", "sat", "sun"];
 
 /// A schedule that is understood.
@@ -79,6 +80,32 @@ impl Schedule {
             return self.begins_on(today) && (self.from..self.to).contains(&minute);
         }
         (self.begins_on(today) && minute >= self.from) || (self.begins_on(yesterday) && minute < self.to)
+    }
+
+    /// Whether both may be in force at one time. Of different time zones that is not asked: their clocks are set on different days.
+    #[must_use]
+    pub fn may_meet(&self, other: &Self) -> bool {
+        if self.zone != other.zone {
+            return true;
+        }
+        // On the circle that a week is, two spans meet if one begins within the other.
+        let begins_within = |start: u16, (from, length): (u16, u16)| {
+            (start + MINUTES_A_WEEK - from) % MINUTES_A_WEEK < length
+        };
+        self.spans().any(|own| {
+            let mut others = other.spans();
+            others.any(|other| begins_within(own.0, other) || begins_within(other.0, own))
+        })
+    }
+
+    /// Minute of the week at which it begins on each of its days, and for how many minutes it lasts.
+    fn spans(&self) -> impl Iterator<Item = (u16, u16)> {
+        let length = match self.from < self.to {
+            true => self.to - self.from,
+            false => MINUTES_A_DAY - self.from + self.to,
+        };
+        let days = (0..).zip(self.days).filter(|(_, begins)| *begins);
+        days.map(move |(day, _): (u16, _)| (day * MINUTES_A_DAY + self.from, length))
     }
 
     fn begins_on(&self, day: Weekday) -> bool {
@@ -170,6 +197,34 @@ mod tests {
         };
         assert_eq!(hours("2026-03-29T00:00:00[Europe/Berlin]", 6 * 60), 0);
         assert_eq!(hours("2026-10-25T00:00:00[Europe/Berlin]", 6 * 60), 120);
+    }
+
+    #[test]
+    fn schedules_meet_if_a_minute_is_in_both() {
+        const TIMES: [(&[&str], &str, &str); 8] = [
+            (&[], "00:00", "24:00"),
+            (&[], "08:00", "08:00"),
+            (&["sun"], "22:00", "05:00"),
+            (&["mon"], "05:00", "22:00"),
+            (&["mon"], "04:59", "05:00"),
+            (&["sun", "wed"], "21:00", "22:00"),
+            (&["sat"], "22:00", "21:00"),
+            (&["wed"], "21:59", "24:00"),
+        ];
+        let all = TIMES.map(|(days, from, to)| schedule("UTC", days, from, to).expect("right"));
+        let monday = at("2026-11-23T00:00:00[UTC]");
+        let mut met = 0;
+        for one in &all {
+            for other in &all {
+                let mut minutes = (0..u64::from(MINUTES_A_WEEK)).map(|minute| monday + minute * 60);
+                let meet = minutes.any(|time| one.is_on(time) && other.is_on(time));
+                assert_eq!(one.may_meet(other), meet, "{one:?} {other:?}");
+                met += usize::from(meet);
+            }
+        }
+        assert!((20..60).contains(&met), "{met}");
+        let elsewhere = schedule("Asia/Tokyo", &["mon"], "05:00", "06:00").expect("right");
+        assert!(all.iter().all(|one| one.may_meet(&elsewhere)), "not known");
     }
 
     #[test]

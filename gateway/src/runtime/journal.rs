@@ -54,12 +54,16 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// The last events.
-    pub(super) fn recent_events(&self, count: usize) -> anyhow::Result<view::Events> {
+    /// The last events, of all or of the site of this name.
+    pub(super) fn recent_events(&self, count: usize, site: Option<&str>) -> anyhow::Result<view::Events> {
         let event = |line: &crate::core::journal::EventLine| serde_json::from_str(&line.json);
         Ok(view::Events {
-            newest: self.journal.recent(1).map(|line| line.sequence).sum(),
-            events: self.journal.recent(count).map(event).collect::<Result<_, _>>()?,
+            newest: self.journal.newest(),
+            events: self
+                .journal
+                .recent(count, site)
+                .map(event)
+                .collect::<Result<_, _>>()?,
         })
     }
 

@@ -49,9 +49,9 @@ impl<E: Engine> Controller<E> {
             Request::IkeLog { of } => self.ike_log(&of).map(|view| Reply::view(&view)),
             Request::IkePeers => Ok(Reply::view(&self.ike_peers())),
             // Following is the socket's affair; the controller knows the last ones only.
-            Request::EventsRecent { last } | Request::EventsFollow { last } => {
-                self.recent_events(last).map(|view| Reply::view(&view))
-            }
+            Request::EventsRecent { last, site } | Request::EventsFollow { last, site } => self
+                .recent_events(last, site.as_deref())
+                .map(|view| Reply::view(&view)),
             Request::ConnectionList => Ok(Reply::view(&self.connection_list())),
             Request::ConnectionUp { name } => self.connection_up(&name).map(|view| Reply::view(&view)),
             Request::ConnectionDown { name } => self.connection_down(&name).map(|view| Reply::view(&view)),

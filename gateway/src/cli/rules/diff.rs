@@ -3,13 +3,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
 
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
-use super::read;
+use super::{read, words};
 use crate::api::message::Request;
 use crate::api::view::RulesText;
 use crate::cli::Common;
-use crate::config::{Located, RuleSetFile};
+use crate::config::{Located, RuleModel, RuleSetFile};
 
 /// What became of something with a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -24,14 +24,46 @@ struct Change {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "change", rename_all = "snake_case")]
 enum What {
-    Added,
-    Removed,
+    Added(Whole),
+    Removed(Whole),
     /// Key by key: before and after.
     Changed {
         keys: BTreeMap<String, (Value, Value)>,
     },
     /// In front of or behind rules that it was not in front of or behind before.
-    Moved,
+    Moved {
+        place: Place,
+    },
+}
+
+/// Something as its file has it, which the other one does not.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Whole {
+    /// Of a rule.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    place: Option<Place>,
+    content: Map<String, Value>,
+    /// The content for people, a line each.
+    #[serde(skip)]
+    lines: Vec<String>,
+}
+
+/// Where a rule stands: the first that matches decides.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+struct Place {
+    /// From 1.
+    number: usize,
+    /// The rule before it.
+    after: Option<String>,
+}
+
+impl std::fmt::Display for Place {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.after {
+            Some(name) => write!(formatter, "as number {}, after \"{name}\"", self.number),
+            None => write!(formatter, "as number {}, before all others", self.number),
+        }
+    }
 }
 
 pub(super) fn run(
@@ -71,19 +103,28 @@ pub(super) fn run(
 fn print(change: &Change) {
     let (kind, name) = (change.kind, &change.name);
     match &change.what {
-        What::Added => println!("+ {kind} \"{name}\""),
-        What::Removed => println!("- {kind} \"{name}\""),
-        What::Moved => println!("> {kind} \"{name}\" stands elsewhere in the order"),
+        What::Added(whole) => print_whole("+", change, whole),
+        What::Removed(whole) => print_whole("-", change, whole),
+        What::Moved { place } => println!("> {kind} \"{name}\" stands elsewhere in the order: {place}"),
         What::Changed { keys } => {
             println!("~ {kind} \"{name}\"");
             for (key, (before, after)) in keys {
-                println!("    {key}: {} -> {}", words(before), words(after));
+                println!("    {key}: {} -> {}", value_words(before), value_words(after));
             }
         }
     }
 }
 
-fn words(value: &Value) -> String {
+fn print_whole(sign: &str, Change { kind, name, .. }: &Change, whole: &Whole) {
+    let place = whole
+        .place
+        .as_ref()
+        .map_or(String::new(), |place| format!(" {place}"));
+    println!("{sign} {kind} \"{name}\"{place}");
+    whole.lines.iter().for_each(|line| println!("    {line}"));
+}
+
+fn value_words(value: &Value) -> String {
     match value {
         Value::Null => "(not set)".to_owned(),
         other => other.to_string(),
@@ -94,49 +135,61 @@ fn changes(old: &RuleSetFile, new: &RuleSetFile) -> Vec<Change> {
     let mut changes = Vec::new();
     compare(
         "address",
-        &old.addresses,
-        &new.addresses,
+        (&old.addresses, &new.addresses),
         |model| &model.name,
+        object,
         &mut changes,
     );
     compare(
         "service",
-        &old.services,
-        &new.services,
+        (&old.services, &new.services),
         |model| &model.name,
+        object,
         &mut changes,
     );
     compare(
         "site_group",
-        &old.site_groups,
-        &new.site_groups,
+        (&old.site_groups, &new.site_groups),
         |model| &model.name,
+        object,
         &mut changes,
     );
     compare(
         "schedule",
-        &old.schedules,
-        &new.schedules,
+        (&old.schedules, &new.schedules),
         |model| &model.name,
+        object,
         &mut changes,
     );
-    compare("rule", &old.rules, &new.rules, |model| &model.name, &mut changes);
+    compare(
+        "rule",
+        (&old.rules, &new.rules),
+        |model| &model.name,
+        rule,
+        &mut changes,
+    );
     let names = |file: &RuleSetFile| -> Vec<String> {
         file.rules.iter().map(|rule| rule.model.name.clone()).collect()
     };
-    changes.extend(moved(&names(old), &names(new)).into_iter().map(|name| Change {
-        kind: "rule",
-        name,
-        what: What::Moved,
-    }));
+    let moved = moved(&names(old), &names(new)).into_iter().filter_map(|name| {
+        let index = new.rules.iter().position(|rule| rule.model.name == name)?;
+        Some(Change {
+            kind: "rule",
+            name,
+            what: What::Moved {
+                place: place(&new.rules, index),
+            },
+        })
+    });
+    changes.extend(moved);
     changes
 }
 
 fn compare<T: Serialize>(
     kind: &'static str,
-    old: &[Located<T>],
-    new: &[Located<T>],
+    (old, new): (&[Located<T>], &[Located<T>]),
     name: impl Fn(&T) -> &String,
+    whole: impl Fn(&[Located<T>], usize) -> Whole,
     changes: &mut Vec<Change>,
 ) {
     let before: HashMap<&String, &T> = old
@@ -151,13 +204,16 @@ fn compare<T: Serialize>(
             what,
         });
     };
-    for found in old.iter().filter(|found| !after.contains(name(&found.model))) {
-        push(name(&found.model), What::Removed);
+    for (index, found) in old.iter().enumerate() {
+        let name = name(&found.model);
+        if !after.contains(name) {
+            push(name, What::Removed(whole(old, index)));
+        }
     }
-    for found in new {
+    for (index, found) in new.iter().enumerate() {
         let name = name(&found.model);
         match before.get(name) {
-            None => push(name, What::Added),
+            None => push(name, What::Added(whole(new, index))),
             Some(old) => {
                 let keys = keys(*old, &found.model);
                 if !keys.is_empty() {
@@ -168,20 +224,58 @@ fn compare<T: Serialize>(
     }
 }
 
+/// All of what rules name: its keys.
+fn object<T: Serialize>(all: &[Located<T>], index: usize) -> Whole {
+    let content = all
+        .get(index)
+        .map_or_else(Default::default, |found| fields(&found.model));
+    let keys = content.iter().filter(|(key, _)| *key != "name");
+    Whole {
+        place: None,
+        lines: keys.map(|(key, value)| format!("{key}: {value}")).collect(),
+        content,
+    }
+}
+
+/// All of a rule: what `rules show` says of it, and where it stands.
+fn rule(all: &[Located<RuleModel>], index: usize) -> Whole {
+    let words = all.get(index).map(|found| words::of(&found.model));
+    let columns = words::HEAD.iter().zip(words.into_iter().flatten());
+    let said = columns.filter(|(_, words)| !words.is_empty());
+    let said: Vec<_> = said
+        .map(|(head, words)| format!("{} {words}", head.to_lowercase()))
+        .collect();
+    Whole {
+        place: Some(place(all, index)),
+        lines: vec![said.join(", ")],
+        ..object(all, index)
+    }
+}
+
+fn place(all: &[Located<RuleModel>], index: usize) -> Place {
+    let before = index.checked_sub(1).and_then(|before| all.get(before));
+    Place {
+        number: index + 1,
+        after: before.map(|found| found.model.name.clone()),
+    }
+}
+
 /// Keys whose values differ.
 fn keys<T: Serialize>(old: &T, new: &T) -> BTreeMap<String, (Value, Value)> {
-    let object = |value: &T| match serde_json::to_value(value) {
-        Ok(Value::Object(object)) => object,
-        _ => serde_json::Map::new(),
-    };
-    let (old, new) = (object(old), object(new));
+    let (old, new) = (fields(old), fields(new));
     let all: HashSet<&String> = old.keys().chain(new.keys()).collect();
-    let value =
-        |object: &serde_json::Map<String, Value>, key: &String| object.get(key).cloned().unwrap_or_default();
+    let value = |object: &Map<String, Value>, key: &String| object.get(key).cloned().unwrap_or_default();
     let pairs = all
         .into_iter()
         .map(|key| (key.clone(), (value(&old, key), value(&new, key))));
     pairs.filter(|(_, (before, after))| before != after).collect()
+}
+
+fn fields<T: Serialize>(value: &T) -> Map<String, Value> {
+    match serde_json::to_value(value) {
+        Ok(Value::Object(fields)) => fields,
+        _ => Map::new(),
+    }
 }
 
 /// The fewest names that had to move to make the old order the new one: all that are not in a longest run of names whose order

@@ -5,6 +5,7 @@ mod explain;
 mod load;
 mod offline;
 mod show;
+mod words;
 
 use std::path::{Path, PathBuf};
 

@@ -1,9 +1,8 @@
 //! `gateway rules show` and `gateway rules hits`
-use super::table;
+use super::{table, words};
 use crate::api::message::Request;
 use crate::api::view::{Rule, RuleSet};
 use crate::cli::Common;
-use crate::config::List;
 
 pub(super) fn show(common: &Common) -> anyhow::Result<()> {
     common.ask(&Request::RulesShow, print)
@@ -57,59 +56,62 @@ fn print(set: RuleSet) {
         .enumerate()
         .map(|(index, rule)| row(index, rule))
         .collect();
-    let head = [
-        ">#",
-        "NAME",
-        "ACTION",
-        "WHO",
-        "SOURCE",
-        "DESTINATION",
-        "PROTO",
-        "PORTS",
-        "SCHEDULE",
-        ">HITS",
-    ];
+    let head: Vec<_> = [">#", "NAME"]
+        .into_iter()
+        .chain(words::HEAD)
+        .chain([">HITS"])
+        .collect();
     table::print(&head, &rows);
     println!("what no rule allows is denied");
 }
 
 fn row(index: usize, Rule { rule, hits }: Rule) -> Vec<String> {
-    let groups = rule.groups.0.iter().map(|group| format!("@{group}"));
-    let who: Vec<_> = rule.sites.0.iter().cloned().chain(groups).collect();
-    let ports = match (rule.icmp_types.is_any(), rule.source_ports.is_any()) {
-        (false, _) => words(&rule.icmp_types),
-        (true, true) => words(&rule.destination_ports),
-        (true, false) => format!(
-            "{} > {}",
-            words(&rule.source_ports),
-            words(&rule.destination_ports)
-        ),
-    };
-    let (protocol, ports) = match rule.services.is_any() {
-        true => (words(&rule.protocol), ports),
-        false => (words(&rule.services), String::new()),
-    };
-    vec![
-        (index + 1).to_string(),
-        rule.name,
-        format!("{:?}", rule.action).to_lowercase(),
-        if who.is_empty() {
-            "any".to_owned()
-        } else {
-            who.join(",")
-        },
-        words(&rule.source),
-        words(&rule.destination),
-        protocol,
-        ports,
-        rule.schedule.unwrap_or_default(),
-        hits.to_string(),
-    ]
+    let words = words::of(&rule);
+    let number = (index + 1).to_string();
+    [number, rule.name]
+        .into_iter()
+        .chain(words)
+        .chain([hits.to_string()])
+        .collect()
 }
 
-fn words<T: ToString>(list: &List<T>) -> String {
-    match list.is_any() {
-        true => "any".to_owned(),
-        false => list.0.iter().map(T::to_string).collect::<Vec<_>>().join(","),
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::RuleSetFile;
+
+    fn rows(text: &str) -> Vec<Vec<String>> {
+        let file = RuleSetFile::parse("rules.toml", text).expect("right");
+        let rules = file.rules.into_iter().enumerate();
+        let rule = |found: crate::config::SourceRule| Rule {
+            rule: found.model,
+            hits: 0,
+        };
+        rules.map(|(index, found)| row(index, rule(found))).collect()
+    }
+
+    /// Regression: a rule of names was shown to be about any destination, one from site to site as a catch-all, and no direction
+    /// at all.
+    #[test]
+    fn a_row_has_everything_that_a_rule_is_about() {
+        let rows = rows(
+            "[[rule]]\nname = \"names\"\naction = \"allow\"\ndirection = \"site-to-internet\"\nfqdn = [\"*.av.example\", \"b.example\"]\n\
+             [[rule]]\nname = \"both\"\naction = \"allow\"\ndirection = \"site-to-internet\"\nfqdn = \"b.example\"\ndestination = \"192.0.2.1\"\n\
+             [[rule]]\nname = \"pictures\"\naction = \"allow\"\ndirection = \"site-to-site\"\nto_sites = \"b\"\nto_groups = \"archives\"\n\
+             [[rule]]\nname = \"rest\"\naction = \"deny\"\n",
+        );
+        let about: Vec<Vec<&str>> = rows
+            .iter()
+            .map(|row| row.iter().map(String::as_str).skip(3).take(5).collect())
+            .collect();
+        assert_eq!(
+            about,
+            [
+                ["site-to-internet", "any", "", "any", "*.av.example,b.example"],
+                ["site-to-internet", "any", "", "any", "192.0.2.1,b.example"],
+                ["site-to-site", "any", "b,@archives", "any", "any"],
+                ["site-to-center", "any", "", "any", "any"],
+            ]
+        );
     }
 }

@@ -66,8 +66,7 @@ impl FromStr for NamePattern {
                 "\"{word}\" is no host name; write letters, digits and hyphens in labels that dots join, like \"update.example\" or \"*.update.example\""
             )
         };
-        let ascii = idna::domain_to_ascii(rest.strip_suffix('.').unwrap_or(rest)).map_err(|_| fault())?;
-        let name = host_name(ascii.split('.').map(str::as_bytes)).ok_or_else(fault)?;
+        let name = host_name_of(rest).ok_or_else(fault)?;
         let labels: Vec<&str> = name.split('.').collect();
         if labels
             .last()
@@ -118,6 +117,13 @@ pub fn host_name<'a>(labels: impl Iterator<Item = &'a [u8]>) -> Option<String> {
         name.extend(label.iter().map(|octet| char::from(octet.to_ascii_lowercase())));
     }
     (!name.is_empty() && name.len() <= NAME_MAX).then_some(name)
+}
+
+/// A name as people write it, in the form in which [`host_name`] gives it. `None`: it is no host name.
+#[must_use]
+pub fn host_name_of(word: &str) -> Option<String> {
+    let ascii = idna::domain_to_ascii(word.strip_suffix('.').unwrap_or(word)).ok()?;
+    host_name(ascii.split('.').map(str::as_bytes))
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use toml::Spanned;
 
 use super::diagnostic::{Checker, Diagnostics, line_of, split_remedy};
 
-pub use self::fqdn::{NamePattern, host_name};
+pub use self::fqdn::{NamePattern, host_name, host_name_of};
 pub use self::model::{Action, AddressModel, RuleModel, ScheduleModel, ServiceModel, SiteGroupModel};
 pub(crate) use self::words::is_name;
 pub use self::words::{AddressWord, Direction, IcmpType, PortRange, Protocol};

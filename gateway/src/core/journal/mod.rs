@@ -44,7 +44,8 @@ pub struct Journal {
     facts: Facts,
     logs: Logs,
     limits: Limits,
-    recent: VecDeque<EventLine>,
+    /// Each with the name of the site that it is about.
+    recent: VecDeque<(Option<String>, EventLine)>,
     out: VecDeque<(Record, EventLine)>,
 }
 
@@ -118,7 +119,7 @@ impl Journal {
         if self.recent.len() == RECENT_MAX {
             self.recent.pop_front();
         }
-        self.recent.push_back(line.clone());
+        self.recent.push_back((record.site_name.clone(), line.clone()));
         self.out.push_back((record, line));
     }
 
@@ -128,9 +129,19 @@ impl Journal {
         self.out.pop_front()
     }
 
-    /// The last records, oldest first.
-    pub fn recent(&self, count: usize) -> impl Iterator<Item = &EventLine> {
-        self.recent.iter().skip(self.recent.len().saturating_sub(count))
+    /// The last records, oldest first: of all, or of the site of this name only.
+    pub fn recent(&self, count: usize, site: Option<&str>) -> impl Iterator<Item = &EventLine> {
+        let is_of = move |about: &Option<String>| site.is_none() || about.as_deref() == site;
+        let lines = || self.recent.iter().filter(move |(about, _)| is_of(about));
+        lines()
+            .skip(lines().count().saturating_sub(count))
+            .map(|(_, line)| line)
+    }
+
+    /// Number of the last record; 0: there was none.
+    #[must_use]
+    pub const fn newest(&self) -> u64 {
+        self.sequence
     }
 
     /// The log of a site: its own lines, what came from its addresses, and what others said in its name.

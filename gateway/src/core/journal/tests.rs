@@ -249,5 +249,27 @@ fn what_is_kept_back_is_told() {
     let events = scene.events();
     assert_eq!(events[0]["event"], "events_suppressed");
     assert_eq!(events[0]["of_strangers"], 100 - told);
-    assert_eq!(scene.journal.recent(usize::MAX).count(), told + 1);
+    assert_eq!(scene.journal.recent(usize::MAX, None).count(), told + 1);
+}
+
+/// Regression: the last events of a site were looked for among the last of all, and whoever made many hid it.
+#[test]
+fn the_last_records_of_a_site_are_found_behind_those_of_others() {
+    let mut scene = Scene::new();
+    scene.established(1, 2);
+    for number in 0..10 {
+        scene.ike(&failed(address(number), "x.example", "no"));
+    }
+    let found = |count, site| -> Vec<u64> {
+        let recent = scene.journal.recent(count, site);
+        recent.map(|line| line.sequence).collect()
+    };
+    let all = found(usize::MAX, Some("hospital-a"));
+    assert_eq!(all.len(), 3, "both SAs, and that the site is up: {all:?}");
+    assert_eq!(found(2, Some("hospital-a")), all[1..]);
+    assert!(found(2, Some("hospital-b")).is_empty());
+    assert_eq!(
+        found(2, None),
+        [scene.journal.newest() - 1, scene.journal.newest()]
+    );
 }
