@@ -565,7 +565,10 @@ mod tests {
         }
         let deadline = std::time::Instant::now() + Duration::from_secs(20);
         let mut sequence = 0;
-        while call(&path, Request::EventsFollow { last: 1 }).await.is_err() {
+        while call(&path, Request::EventsFollow { last: 1, site: None })
+            .await
+            .is_err()
+        {
             assert!(std::time::Instant::now() < deadline, "no place is free");
             for _ in 0..20 {
                 sequence += 1;
