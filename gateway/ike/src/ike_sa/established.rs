@@ -632,7 +632,7 @@ impl Established {
             self.tasks.push_back(Task::Liveness);
         }
         if !self.is_ending()
-            && let Some(reason) = self.proof_expired(ctx.now)
+            && let Some(reason) = self.proof_expired(ctx)
         {
             self.begin_close(ctx, reason);
         }

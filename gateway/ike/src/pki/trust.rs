@@ -15,6 +15,7 @@ use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -337,23 +338,24 @@ impl TrustAnchors {
         let explain = |error| self.explain(error, peer, others, unix_s);
         let leaf_der = CertificateDer::from(peer.der());
         let leaf = EndEntityCert::try_from(&leaf_der).map_err(explain)?;
-        // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it.
-        let intermediates: Vec<_> = others
+        // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it. It takes the first
+        // path that is right: of those that were issued again with the same key, the one that lasts longest comes first.
+        let mut may_issue: Vec<_> = others.iter().filter(|one| one.may_issue()).collect();
+        may_issue.sort_by_key(|one| Reverse(one.not_after_unix_s()));
+        let intermediates: Vec<_> = may_issue
             .iter()
-            .filter(|one| one.may_issue())
             .map(|one| CertificateDer::from(one.der()))
             .collect();
         // RFC 5280 gives an anchor no end of validity, operators do. An expired one would hide its successor.
         let valid = |anchor: &&Anchor| check_validity(&anchor.certificate, unix_s).is_ok();
-        let valid: Vec<_> = self.anchors.iter().filter(valid).collect();
+        let mut valid: Vec<_> = self.anchors.iter().filter(valid).collect();
+        valid.sort_by_key(|anchor| Reverse(anchor.certificate.not_after_unix_s()));
         let anchors: Vec<_> = valid.iter().map(|anchor| anchor.anchor.clone()).collect();
         // What is said of the revocation of a path that is right in all else.
         let objection = RefCell::new(None);
         // Called for each path that webpki finds in order; what it refuses leaves others to be tried.
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
-            let (intermediates, anchor) =
-                resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
-            anchor.check(peer, &intermediates)?;
+            let (intermediates, anchor) = resolve(path, peer, others, &valid)?;
             let path: Vec<_> = std::iter::once(peer)
                 .chain(intermediates)
                 .chain([&anchor.certificate])
@@ -381,7 +383,7 @@ impl TrustAnchors {
                 Some(&keeps_to_anchor),
             )
             .map_err(|error| objection.take().unwrap_or_else(|| explain(error)))?;
-        resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
+        resolve(&path, peer, others, &valid).map_err(explain)
     }
 
     fn explain(
@@ -559,25 +561,29 @@ fn remember(objection: &mut Option<ChainError>, found: ChainError) -> webpki::Er
     }
 }
 
-/// The certificates that a path of webpki's is made of.
+/// The certificates that a path of webpki's is made of. Of authorities that it cannot tell apart, with one name and key, the first of
+/// `anchors` counts that the path keeps to.
 fn resolve<'a>(
     path: &VerifiedPath<'_>,
+    peer: &Certificate,
     others: &'a [Certificate],
     anchors: &[&'a Anchor],
-) -> Option<(Vec<&'a Certificate>, &'a Anchor)> {
+) -> Result<(Vec<&'a Certificate>, &'a Anchor), webpki::Error> {
     let intermediates = path.intermediate_certificates().map(|used| {
         let der = used.der();
         others.iter().find(|one| one.der() == &der[..])
     });
-    let spki = path.anchor().subject_public_key_info.as_ref();
-    let subject = path.anchor().subject.as_ref();
-    let constraints = path.anchor().name_constraints.as_deref();
-    let anchor = anchors.iter().find(|one| {
-        one.anchor.subject.as_ref() == subject
-            && one.anchor.subject_public_key_info.as_ref() == spki
-            && one.anchor.name_constraints.as_deref() == constraints
-    })?;
-    Some((intermediates.collect::<Option<_>>()?, anchor))
+    let intermediates: Vec<_> = intermediates
+        .collect::<Option<_>>()
+        .ok_or(webpki::Error::UnknownIssuer)?;
+    let mut refusal = webpki::Error::UnknownIssuer;
+    for anchor in anchors.iter().filter(|one| one.anchor == *path.anchor()) {
+        match anchor.check(peer, &intermediates) {
+            Ok(()) => return Ok((intermediates, anchor)),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }
 
 /// Each certificate once.
