@@ -123,12 +123,12 @@ impl RevocationLists {
     }
 
     /// That of the key which signed `old`, a list in force, there is one no older. `keys`: all that are known of the issuer's name,
-    /// and whether they are of authorities in use. `must_be`: the authorities are the same.
+    /// and whether they are of authorities in use. `all_there`: no authority was taken away.
     pub(super) fn follow(
         &self,
         old: &RevocationList,
         keys: &BTreeMap<Key, bool>,
-        must_be: bool,
+        all_there: bool,
         unix_s: u64,
     ) -> Result<(), TrustError> {
         let issuer = || old.issuer().to_string();
@@ -148,6 +148,8 @@ impl RevocationLists {
             Some(_) => {}
             None => like().next().map_or(Ok(()), |list| Err(not_yet_valid(list)))?,
         }
+        // Of an authority in use there must be one, and of an intermediate, unless what it was below may be gone.
+        let must_be = all_there || signer.is_some_and(|(_, of_authority)| *of_authority);
         if !must_be || of_key().next().is_some() {
             return Ok(());
         }

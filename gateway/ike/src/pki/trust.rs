@@ -162,7 +162,7 @@ impl TrustAnchors {
     }
 
     /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
-    /// before, or of an issuer none at all while the authorities are the same. Whoever can have an old list read that is in date
+    /// before, or of an issuer none at all while its authority is there. Whoever can have an old list read that is in date
     /// still, or the list of somebody else, would have revoked certificates accepted again. Lists are compared with those of the
     /// same key; one that no key signed which is known by its name is held against none. One of a time to come takes the place of
     /// none, nor is it held against any.
@@ -222,7 +222,8 @@ impl TrustAnchors {
         before: &'a Self,
         unix_s: u64,
     ) -> impl Iterator<Item = (Arc<RevocationList>, TrustError)> + 'a {
-        let must_be = self.has_the_authorities_of(before);
+        // Of an intermediate nothing tells whose it was: it may have been of one that was taken away.
+        let all_there = self.has_the_authorities_of(before);
         let in_force = before.revocation_lists().iter();
         let in_force = in_force.filter(move |list| !list.is_not_yet_valid(unix_s));
         in_force.filter_map(move |old| {
@@ -235,7 +236,7 @@ impl TrustAnchors {
             let theirs = before.keys_of(old.issuer()).map(Key::from);
             let mut keys: BTreeMap<_, _> = seen.chain(theirs).map(|key| (key, false)).collect();
             keys.extend(self.keys_of(old.issuer()).map(|key| (key.into(), true)));
-            let fault = self.lists.follow(old, &keys, must_be, unix_s).err()?;
+            let fault = self.lists.follow(old, &keys, all_there, unix_s).err()?;
             Some((Arc::clone(old), fault))
         })
     }
@@ -248,14 +249,10 @@ impl TrustAnchors {
         of_name.map(Certificate::spki_der)
     }
 
+    /// By name and key: one that was issued again is the same.
     fn has_the_authorities_of(&self, other: &Self) -> bool {
-        let all = |trust: &Self| -> BTreeSet<_> {
-            trust
-                .certificates()
-                .map(Certificate::fingerprint_sha256)
-                .collect()
-        };
-        all(self) == all(other)
+        let is_here = |one: &Certificate| self.keys_of(one.subject()).any(|key| key == one.spki_der());
+        other.certificates().all(is_here)
     }
 
     /// The authorities' certificates.

@@ -178,6 +178,80 @@ fn a_list_that_cannot_be_taken_leaves_those_of_others_alone() {
     assert!(verify(&then, &of_middle, &[&middle]).is_ok());
 }
 
+/// Regression: with any change of the authorities, another one beside them or one that was issued again, lists that were gone
+/// were no fault any more, and who was on them was accepted.
+#[test]
+fn a_list_is_missed_as_long_as_its_authority_is_there() {
+    let root = Authority::root("Root", nothing);
+    let middle = root.below("Middle", nothing);
+    let (other, new_key) = (
+        Authority::root("Other", nothing),
+        Authority::root("Root", nothing),
+    );
+    let again = root.again(after_now_s(1000));
+    let of_middle = middle.issue("gw", Vec::new(), nothing);
+    let of = |authorities: &[&Authority], given: &[&Authority]| {
+        let given: Vec<_> = given.iter().map(|one| one.crl(&[], 3, false)).collect();
+        with_lists(trust_in(authorities), &given.iter().collect::<Vec<_>>())
+    };
+    for a_chain_came in [false, true] {
+        let before = of(&[&root, &other], &[&root, &middle, &other]);
+        if a_chain_came {
+            verify(&before, &of_middle, &[&middle]).unwrap();
+        }
+        let all = [&root, &middle, &other];
+        for (authorities, given, missing) in [
+            // Another one beside them.
+            (&[&root, &other, &new_key][..], &all[..], &[][..]),
+            (
+                &[&root, &other, &new_key],
+                &all[1..],
+                &["no revocation list of O=Lab, CN=Root any more"],
+            ),
+            (
+                &[&root, &other, &new_key],
+                &[&new_key, &middle, &other],
+                &["of O=Lab, CN=Root none is signed by the key"],
+            ),
+            (
+                &[&root, &other, &new_key],
+                &[&root, &other],
+                &["no revocation list of O=Lab, CN=Middle any more"],
+            ),
+            // One that was issued again, with the same key.
+            (
+                &[&again, &other],
+                &[&other],
+                &["CN=Root any more", "CN=Middle any more"],
+            ),
+            (&[&again, &other], &all, &[]),
+            // Of one that is taken away there need be none; intermediates may have been below it.
+            (&[&root], &[&root, &middle], &[]),
+            (&[&root], &[&root], &[]),
+            (&[&root], &[&middle], &["CN=Root any more"]),
+            (&[&new_key, &other], &[&new_key, &other], &[]),
+            (&[&new_key, &other], &[&new_key], &["CN=Other any more"]),
+        ] {
+            let mut now = of(authorities, given);
+            let outcome = now.knows_what_was_known_to(&before, NOW);
+            let faults = now.keep_what_was_known_to(&before, NOW);
+            let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                outcome.err().as_ref().map(ToString::to_string),
+                told.first().cloned()
+            );
+            assert_eq!(told.len(), missing.len(), "{told:?}");
+            for words in missing {
+                assert!(
+                    told.iter().any(|fault| fault.contains(words)),
+                    "{words}: {told:?}"
+                );
+            }
+            assert_eq!(now.revocation_lists().len(), given.len() + missing.len());
+        }
+    }
+}
+
 #[test]
 fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
     let root = Authority::root("Root", nothing);
