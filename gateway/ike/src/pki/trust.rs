@@ -142,8 +142,8 @@ impl TrustAnchors {
     }
 
     /// Replaces the revocation lists. They must be complete ones (no deltas) that the issuer of the certificates
-    /// signed: for a certificate the newest decides of those that are for it and signed by its issuer's key. Where lists bear the
-    /// issuer's name and none is signed by the key, the revocation is not known.
+    /// signed: for a certificate those decide that are for it and signed by its issuer's key, the newest of each distribution
+    /// point. Where lists bear the issuer's name and none is signed by the key, the revocation is not known.
     pub fn set_revocation(&mut self, lists: Vec<RevocationList>, policy: RevocationPolicy) {
         let lists = lists.into_iter().map(Arc::new).collect();
         self.lists = RevocationLists::new(lists, policy);
@@ -169,7 +169,7 @@ impl TrustAnchors {
     ///
     /// # Errors
     /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`], [`TrustError::OtherSigner`],
-    /// [`TrustError::ListNotYetValid`].
+    /// [`TrustError::OtherScope`], [`TrustError::ListNotYetValid`].
     pub fn knows_what_was_known_to(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
         for list in self.revocation_lists() {
             self.lists.is_awaited_by_none(list, &before.lists, unix_s)?;
