@@ -772,7 +772,7 @@ impl Established {
                 ))
             }
             Task::CheckPath { before } => {
-                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                let (payloads, awaited) = ExpectPathCheck::start(ctx, before);
                 Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
             }
             Task::Redirect => {
