@@ -203,6 +203,18 @@ impl TrustAnchors {
         faults
     }
 
+    /// Keeps the lists of `before` whose issuers have none here, as the file that they came from cannot be read: those too that were
+    /// signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted; without them all
+    /// may be.
+    pub fn keep_lists_of_missing_issuers(&mut self, before: &Self) {
+        let mut lists = self.revocation_lists().to_vec();
+        let is_here = |old: &Arc<RevocationList>| lists.iter().any(|list| list.is_of_issuer(old));
+        let missing = before.revocation_lists().iter().filter(|old| !is_here(old));
+        let missing: Vec<_> = missing.cloned().collect();
+        lists.extend(missing);
+        self.lists.replace(lists);
+    }
+
     /// What is wrong with lists that nothing stands beside: they are signed by none of the authorities whose name they bear, or of a
     /// time to come.
     pub fn wrong_lists(&self, unix_s: u64) -> Vec<TrustError> {

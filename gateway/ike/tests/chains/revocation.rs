@@ -252,6 +252,30 @@ fn a_list_is_missed_as_long_as_its_authority_is_there() {
     }
 }
 
+/// Where the only list of an issuer lets nobody in, as nobody signed it or it is of a time to come, its file must not become
+/// unreadable and let all in.
+#[test]
+fn whose_file_cannot_be_read_is_not_taken_for_one_without_a_list() {
+    let (root, other) = (
+        Authority::root("Root", nothing),
+        Authority::root("Other", nothing),
+    );
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(both(&root, &other), given);
+    let of_other = [3, 4].map(|month| other.crl(&[], month, false));
+    let impostor = Authority::root("Root", nothing);
+    for of_root in [impostor.crl(&[], 3, false), root.crl_after_now_s(&[], 86_400)] {
+        let before = of(&[&of_root, &of_other[0]]);
+        let mut now = of(&[&of_other[1]]);
+        assert_eq!(now.keep_what_was_known_to(&before, NOW), []);
+        verify(&now, &leaf, &[]).expect("this is what it is for");
+        now.keep_lists_of_missing_issuers(&before);
+        let error = verify(&now, &leaf, &[]).unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+        assert_eq!(now.revocation_lists().len(), 2);
+    }
+}
+
 #[test]
 fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
     let root = Authority::root("Root", nothing);
