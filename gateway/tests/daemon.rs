@@ -487,6 +487,62 @@ fn a_wrong_list_of_one_authority_leaves_those_of_others_alone() {
     assert!(error.contains("CN=Other"), "{error}");
 }
 
+/// Regression: a download of one authority's list that failed, an error page or half a file, kept those of all others from being
+/// followed for as long as it lay there.
+#[test]
+fn a_list_that_cannot_be_read_leaves_those_of_others_alone() {
+    let folder = tempfile::tempdir().expect("folder");
+    let (root, serial, mut options) = certified(folder.path());
+    let other = Authority::root("Other", nothing);
+    let path = |name: &str| folder.path().join(name);
+    let both = [&root, &other].map(|one| one.certificate.pem()).concat();
+    std::fs::write(path("ca.crt"), both).expect("written");
+    let list = other.crl(&[&serial], 1, false);
+    std::fs::write(path("other.crl"), list.der()).expect("written");
+    // The damaged one comes first.
+    options.more[0] = format!("crl = [{:?}, {:?}]", path("other.crl"), path("ca.crl"));
+    let (center, site) = pair(options);
+    up(&site);
+    let refusals = || {
+        let view = center.ask(Request::EventsRecent { last: 1_000 });
+        let events = view["events"].as_array().expect("events").clone();
+        let refused = events
+            .into_iter()
+            .filter(|one| one["event"] == "credentials_refused");
+        refused.map(|one| one.to_string()).collect::<Vec<_>>()
+    };
+    let cut = &list.der()[..list.der().len() / 2];
+    for (count, content) in [(1, &b""[..]), (2, b"<html>502</html>"), (3, cut)] {
+        std::fs::write(path("new"), content).expect("written");
+        std::fs::rename(path("new"), path("other.crl")).expect("renamed");
+        until(
+            || (refusals().len() == count).then_some(()),
+            || refusals().join("\n"),
+        );
+        let told = refusals().pop().unwrap_or_default();
+        assert!(told.contains("other.crl: "), "{told}");
+    }
+    assert_eq!(center.engine().installed.len(), 1);
+    std::fs::write(path("new"), root.crl(&[&serial], 2, false).der()).expect("written");
+    std::fs::rename(path("new"), path("ca.crl")).expect("renamed");
+    until(
+        || center.engine().installed.is_empty().then_some(()),
+        || refusals().join("\n"),
+    );
+    // What is known of the other one stays in force.
+    let view = center.ask(Request::EventsRecent { last: 1_000 });
+    let mut events = view["events"].as_array().expect("events").iter();
+    let loaded = events.rfind(|one| one["event"] == "credentials_loaded");
+    let loaded = loaded.expect("an event").to_string();
+    assert!(
+        loaded.contains("CN=Root") && loaded.contains("CN=Other"),
+        "{loaded}"
+    );
+    // Who asks is told, and nothing is done by halves.
+    let error = center.refused(Request::Reload);
+    assert!(error.contains("other.crl: "), "{error}");
+}
+
 #[test]
 fn what_is_about_to_end_is_told_ahead_and_once() {
     let folder = tempfile::tempdir().expect("folder");

@@ -8,7 +8,7 @@
 //!                      COOKIE2  ----->                        Child SAs move
 //! ```
 //! Both sides move the Child SAs only after the other has shown that it receives on the new path (section
-//! 3.7): an authenticated site cannot have the center's traffic sent to somebody else.
+//! 3.7): an authenticated site that is not behind a NAT cannot have the center's traffic sent to somebody else.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -53,14 +53,17 @@ pub(crate) struct ExpectUpdate {
     /// Where to go back to if the peer does not like it.
     before: Path,
     cookie: Vec<u8>,
+    /// See [`Established::void_proof`].
+    void: bool,
 }
 
 /// Our request with COOKIE2 waits for its response.
 pub(crate) struct ExpectPathCheck {
-    path: Path,
     /// Where the Child SAs are.
     before: Path,
     cookie: Vec<u8>,
+    /// See [`Established::void_proof`].
+    void: bool,
 }
 
 /// The COOKIE2 came back with other octets: RFC 4555 section 3.7 has the IKE SA closed.
@@ -179,6 +182,7 @@ fn follow(
     }
     let before = established.child_path(core);
     core.path = to;
+    established.void_proof();
     if message.notify(kind::NAT_DETECTION_SOURCE_IP).is_some() {
         let (spi_i, spi_r) = core.channel.spis();
         core.nat = nat::detect(message, spi_i, spi_r, to);
@@ -325,7 +329,7 @@ impl Established {
             _ => None,
         });
         let pending = match self.pending() {
-            Some(Pending::CheckPath(awaited)) => Some(awaited.before),
+            Some(Pending::CheckPath(awaited)) if !awaited.void => Some(awaited.before),
             _ => None,
         };
         queued.or(pending).unwrap_or(core.path)
@@ -333,8 +337,8 @@ impl Established {
 
     /// RFC 4555 section 3.5, as initiator: requests go to the new path from now on, the first of them says so.
     fn go_to(&mut self, core: &mut Core, path: Path) {
-        let before = std::mem::replace(&mut core.path, path);
-        let mut before = before;
+        let mut before = std::mem::replace(&mut core.path, path);
+        self.void_proof();
         self.tasks.retain(|task| match task {
             Task::UpdateAddresses { before: first } => {
                 before = *first;
@@ -345,14 +349,28 @@ impl Established {
         self.tasks.push_front(Task::UpdateAddresses { before });
     }
 
+    /// The path is another from now on, and a request that waits for its response is repeated there: whoever is there learns the
+    /// octets that were to show that the peer receives on the path before.
+    fn void_proof(&mut self) {
+        match self
+            .outstanding
+            .as_mut()
+            .map(|outstanding| &mut outstanding.pending)
+        {
+            Some(Pending::UpdateAddresses(awaited)) => awaited.void = true,
+            Some(Pending::CheckPath(awaited)) => awaited.void = true,
+            _ => {}
+        }
+    }
+
     /// What an IKE SA that takes over has to finish: an update that was not answered, a check likewise.
     pub(crate) fn unfinished_move(&self) -> Option<Task> {
         let is_move = |task: &&Task| matches!(task, Task::UpdateAddresses { .. } | Task::CheckPath { .. });
         let pending = || match self.pending()? {
-            Pending::UpdateAddresses(awaited) => Some(Task::UpdateAddresses {
+            Pending::UpdateAddresses(awaited) if !awaited.void => Some(Task::UpdateAddresses {
                 before: awaited.before,
             }),
-            Pending::CheckPath(awaited) => Some(Task::CheckPath {
+            Pending::CheckPath(awaited) if !awaited.void => Some(Task::CheckPath {
                 before: awaited.before,
             }),
             _ => None,
@@ -421,8 +439,13 @@ impl ExpectUpdate {
         let mut payloads = vec![Payload::Notify(Notify::new(kind::UPDATE_SA_ADDRESSES, []))];
         payloads.extend(nat::notifications(spi_i, spi_r, core.path));
         payloads.push(Payload::Notify(Notify::new(kind::COOKIE2, cookie.clone())));
-        let path = core.path;
-        (payloads, Self { path, before, cookie })
+        let awaited = Self {
+            path: core.path,
+            before,
+            cookie,
+            void: false,
+        };
+        (payloads, awaited)
     }
 
     pub(crate) fn handle(
@@ -432,8 +455,8 @@ impl ExpectUpdate {
         ctx: &mut Context<'_>,
         message: &Message,
     ) -> Result<(), CookieMismatch> {
-        // It changed again while we waited: another request says so.
-        if core.path != self.path {
+        // The path changed again while we waited: another request says so.
+        if self.void {
             return Ok(());
         }
         if let Some(error) = message.error() {
@@ -458,11 +481,15 @@ impl ExpectUpdate {
 
 impl ExpectPathCheck {
     /// RFC 4555 section 3.7: a request to the new path with octets that only its receiver can return.
-    pub(crate) fn start(core: &Core, ctx: &mut Context<'_>, before: Path) -> (Vec<Payload>, Self) {
+    pub(crate) fn start(ctx: &mut Context<'_>, before: Path) -> (Vec<Payload>, Self) {
         let cookie = cookie2(ctx);
         let payloads = vec![Payload::Notify(Notify::new(kind::COOKIE2, cookie.clone()))];
-        let path = core.path;
-        (payloads, Self { path, before, cookie })
+        let awaited = Self {
+            before,
+            cookie,
+            void: false,
+        };
+        (payloads, awaited)
     }
 
     pub(crate) fn handle(
@@ -473,8 +500,8 @@ impl ExpectPathCheck {
         message: &Message,
     ) -> Result<(), CookieMismatch> {
         check_cookie2(message, &self.cookie)?;
-        // If it changed again meanwhile, another check is queued.
-        if core.path == self.path && established.superseded.is_none() {
+        // If the path changed again meanwhile, another check is queued, or none is needed.
+        if !self.void && established.superseded.is_none() {
             move_children(established, core, ctx, self.before);
         }
         Ok(())

@@ -1,5 +1,6 @@
-//! How long the proof of an established peer holds: until the first certificate of its chain expires, or until its
-//! chain is not accepted any more. Rekeying prolongs neither, since it proves nothing anew (RFC 7296 section 2.8).
+//! How long the proof of an established peer holds: until the first certificate of its chain expires and there is no other in its
+//! place, or until its chain is not accepted any more. Rekeying prolongs neither, since it proves nothing anew (RFC 7296
+//! section 2.8).
 
 use std::sync::Arc;
 
@@ -27,15 +28,21 @@ fn has_expired(verified: &VerifiedPeer, now: Time) -> bool {
 }
 
 impl Established {
-    /// Why the IKE SA is to end now, if a certificate has expired. The wall clock decides; when it was set back, the
-    /// deadline moves with it.
-    pub(crate) fn proof_expired(&mut self, now: Time) -> Option<CloseReason> {
+    /// Why the IKE SA is to end now, if a certificate has expired. An authority may have been issued again since, with the
+    /// same key: what is accepted still goes on. The wall clock decides; when it was set back, the deadline moves with it.
+    pub(crate) fn proof_expired(&mut self, ctx: &Context<'_>) -> Option<CloseReason> {
+        let now = ctx.now;
         let verified = self.peer.certificate()?;
         if has_expired(verified, now) {
-            return Some(CloseReason::CertificateExpired {
+            let expired = CloseReason::CertificateExpired {
                 subject: verified.first_to_expire().to_string(),
                 not_after_unix_s: verified.valid_until_unix_s(),
-            });
+            };
+            let Ok(verified) = verified.verify_again(&ctx.config.trust, now.unix_s) else {
+                return Some(expired);
+            };
+            self.prolong(verified, now);
+            return None;
         }
         if self.proof_ends_ms <= now.mono_ms {
             self.proof_ends_ms = proof_ends_ms(&self.peer, now);
@@ -43,13 +50,17 @@ impl Established {
         None
     }
 
+    fn prolong(&mut self, verified: VerifiedPeer, now: Time) {
+        self.peer.proof = Proof::Certificate(Arc::new(verified));
+        self.proof_ends_ms = proof_ends_ms(&self.peer, now);
+    }
+
     /// Why the peer's chain is not accepted any more, if so.
     fn proof_refused(&mut self, ctx: &Context<'_>) -> Option<CloseReason> {
         let verified = self.peer.certificate()?;
         match verified.verify_again(&ctx.config.trust, ctx.now.unix_s) {
             Ok(verified) => {
-                self.peer.proof = Proof::Certificate(Arc::new(verified));
-                self.proof_ends_ms = proof_ends_ms(&self.peer, ctx.now);
+                self.prolong(verified, ctx.now);
                 None
             }
             Err(ChainError::RevocationUnknown { .. }) => None,

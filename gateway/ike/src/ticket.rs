@@ -26,8 +26,10 @@ use crate::{
 
 /// Whatever is resumed from whatever: after this the peer is authenticated in full again.
 pub(crate) const RESUMED_MAX_S: u64 = 24 * 3600;
-/// Tickets that were used and have not expired. When there is room for no further one, no session is resumed.
+/// Tickets that were used and have not expired. When there is room for no further one, no session is resumed: peers set up anew.
 const USED_MAX: usize = 32_768;
+/// As many of them are of one peer, so that one does not fill the memory for all.
+const USED_MAX_OF_ONE: usize = 64;
 /// Chains that are remembered.
 const PEERS_MAX: usize = 16_384;
 /// A ticket of another gateway that we keep is no longer.
@@ -82,8 +84,28 @@ pub(crate) struct Session {
 pub(crate) struct Tickets {
     current: Option<Key>,
     previous: Option<Key>,
-    used: HashMap<TicketId, u64>,
+    used: Used,
     peers: HashMap<[u8; 32], Arc<VerifiedPeer>>,
+}
+
+/// The tickets that were used and have not expired, with the time that they do.
+#[derive(Default)]
+struct Used {
+    of: HashMap<Identity, HashMap<TicketId, u64>>,
+    count: usize,
+    /// None expires before.
+    first_end_ms: u64,
+}
+
+/// Why a ticket cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotSpent {
+    #[error("its ticket was used before")]
+    Before,
+    #[error(
+        "it has used many tickets, or all have, and there is no room to remember one more: it has to set up anew"
+    )]
+    NoRoom,
 }
 
 impl Tickets {
@@ -135,20 +157,31 @@ impl Tickets {
             .open_in_place(nonce, aead::Aad::from(LABEL), &mut content)
             .ok()?;
         let session = Session::from_octets(plain).ok()?;
-        let good = session.ends_ms > now_ms && !self.used.contains_key(tag);
+        let good = session.ends_ms > now_ms && !self.used.has(&session.identity, tag);
         good.then_some((*tag, session))
     }
 
-    /// RFC 5723 section 4.3: a ticket is for one use. False if it was used; or if it cannot be remembered that it was.
-    pub(crate) fn spend(&mut self, now_ms: u64, id: TicketId, ends_ms: u64) -> bool {
-        if self.used.len() >= USED_MAX {
-            self.used.retain(|_, ends_ms| *ends_ms > now_ms);
+    /// Whether it can be remembered that a peer used one more.
+    pub(crate) fn has_room(&mut self, now_ms: u64, peer: &Identity) -> bool {
+        self.used.has_room(now_ms, peer)
+    }
+
+    /// RFC 5723 section 4.3: a ticket is for one use; and for none if it cannot be remembered that it was used.
+    pub(crate) fn spend(
+        &mut self,
+        now_ms: u64,
+        peer: &Identity,
+        id: TicketId,
+        ends_ms: u64,
+    ) -> Result<(), NotSpent> {
+        if self.used.has(peer, &id) {
+            return Err(NotSpent::Before);
         }
-        if self.used.len() >= USED_MAX || self.used.contains_key(&id) {
-            return false;
+        if !self.used.has_room(now_ms, peer) {
+            return Err(NotSpent::NoRoom);
         }
-        self.used.insert(id, ends_ms);
-        true
+        self.used.insert(peer, id, ends_ms);
+        Ok(())
     }
 
     /// Remembers the chain of a peer that gets a ticket. False when there is no room.
@@ -176,6 +209,41 @@ impl Tickets {
             proof,
         };
         still_proves(config, &peer, &session.proof).then_some(peer)
+    }
+}
+
+impl Used {
+    fn has(&self, peer: &Identity, id: &TicketId) -> bool {
+        self.of.get(peer).is_some_and(|tickets| tickets.contains_key(id))
+    }
+
+    fn is_full(&self, peer: &Identity) -> bool {
+        let of_peer = self.of.get(peer).map_or(0, HashMap::len);
+        self.count >= USED_MAX || of_peer >= USED_MAX_OF_ONE
+    }
+
+    fn has_room(&mut self, now_ms: u64, peer: &Identity) -> bool {
+        // Who asks may have read a ticket from the wire: all are not gone through as often as somebody likes.
+        if self.is_full(peer) && self.first_end_ms <= now_ms {
+            self.forget_expired(now_ms);
+        }
+        !self.is_full(peer)
+    }
+
+    fn forget_expired(&mut self, now_ms: u64) {
+        self.of.retain(|_, tickets| {
+            tickets.retain(|_, ends_ms| *ends_ms > now_ms);
+            !tickets.is_empty()
+        });
+        self.count = self.of.values().map(HashMap::len).sum();
+        let ends = self.of.values().flat_map(HashMap::values);
+        self.first_end_ms = ends.copied().min().unwrap_or(u64::MAX);
+    }
+
+    fn insert(&mut self, peer: &Identity, id: TicketId, ends_ms: u64) {
+        let of_peer = self.of.entry(peer.clone()).or_default();
+        self.count += usize::from(of_peer.insert(id, ends_ms).is_none());
+        self.first_end_ms = self.first_end_ms.min(ends_ms);
     }
 }
 
@@ -352,21 +420,54 @@ mod tests {
         assert!(tickets.open(200_000, &first).is_none() && tickets.open(200_000, &second).is_some());
     }
 
-    /// RFC 5723 section 4.3: one use; when it cannot be remembered, none.
+    fn site(number: usize) -> Identity {
+        format!("site{number}.example").parse().unwrap()
+    }
+
+    fn ticket(number: usize) -> TicketId {
+        let mut id = [0; 16];
+        id[..8].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    /// RFC 5723 section 4.3: one use; when it cannot be remembered, none. Regression: one peer could fill the memory, and that it
+    /// was full was told as a ticket that had been used.
     #[test]
     fn a_ticket_is_spent_once_in_bounded_memory() {
         let mut tickets = Tickets::default();
-        assert!(tickets.spend(0, [1; 16], 100));
-        assert!(!tickets.spend(0, [1; 16], 100));
-        for number in 1..USED_MAX {
-            let mut id = [0; 16];
-            id[..8].copy_from_slice(&number.to_be_bytes());
-            assert!(tickets.spend(0, id, 100));
+        let full = Err(NotSpent::NoRoom);
+        assert_eq!(tickets.spend(0, &site(0), ticket(0), 100), Ok(()));
+        assert_eq!(tickets.spend(0, &site(0), ticket(0), 100), Err(NotSpent::Before));
+        for number in 1..USED_MAX_OF_ONE {
+            assert!(tickets.has_room(0, &site(0)));
+            assert_eq!(tickets.spend(0, &site(0), ticket(number), 100), Ok(()));
         }
-        assert!(!tickets.spend(0, [2; 16], 100), "full");
-        assert_eq!(tickets.used.len(), USED_MAX);
-        assert!(tickets.spend(100, [2; 16], 200), "expired ones make room");
-        assert_eq!(tickets.used.len(), 1);
+        assert!(!tickets.has_room(99, &site(0)));
+        assert_eq!(
+            tickets.spend(99, &site(0), ticket(USED_MAX), 200),
+            full,
+            "its share"
+        );
+        for number in USED_MAX_OF_ONE..USED_MAX {
+            let site = site(number / USED_MAX_OF_ONE);
+            assert_eq!(tickets.spend(0, &site, ticket(number), 150), Ok(()), "another's");
+        }
+        let last = site(USED_MAX);
+        assert_eq!(tickets.spend(99, &last, ticket(USED_MAX), 200), full);
+        assert_eq!(tickets.used.count, USED_MAX);
+        assert_eq!(
+            tickets.spend(0, &site(1), ticket(USED_MAX_OF_ONE), 150),
+            Err(NotSpent::Before)
+        );
+        assert_eq!(
+            tickets.spend(100, &last, ticket(USED_MAX), 200),
+            Ok(()),
+            "expired ones make room"
+        );
+        assert_eq!(tickets.used.count, USED_MAX - USED_MAX_OF_ONE + 1);
+        assert!(tickets.has_room(100, &site(0)) && !tickets.has_room(100, &site(1)));
+        assert!(tickets.has_room(150, &site(1)));
+        assert_eq!((tickets.used.count, tickets.used.of.len()), (1, 1));
     }
 
     #[test]
@@ -374,7 +475,7 @@ mod tests {
         let (mut tickets, mut random) = (Tickets::default(), SystemRandom::new());
         let ticket = tickets.seal(&mut random, 0, 100, &session(50_000)).unwrap();
         let (id, _) = tickets.open(0, &ticket).unwrap();
-        tickets.spend(0, id, 50);
+        assert_eq!(tickets.spend(0, &session(50_000).identity, id, 50), Ok(()));
         assert!(tickets.open(0, &ticket).is_none());
     }
 

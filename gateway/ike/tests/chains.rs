@@ -93,6 +93,72 @@ fn the_path_is_valid_until_its_first_certificate_expires() {
     assert_eq!(peer.first_to_expire().to_string(), "O=Lab, CN=Dying root");
 }
 
+/// The authorities of a file, in this order.
+fn trust_in(authorities: &[&Authority]) -> TrustAnchors {
+    let pem: String = authorities.iter().map(|one| one.certificate.pem()).collect();
+    TrustAnchors::from_pem(pem.as_bytes()).unwrap()
+}
+
+/// A root is issued again with the same name and key before it expires, and both are in the file. Regression: the first of
+/// the file was taken for both, so that the end of the old one was that of every peer, and its narrower path length, or
+/// constraints on names, held below the new one.
+#[test]
+fn of_a_root_that_was_issued_again_the_one_that_fits_and_lasts_longest_counts() {
+    let lab = permit(vec![GeneralSubtree::DirectoryName(name("gw"))]);
+    let other = permit(vec![GeneralSubtree::DirectoryName(name("Other"))]);
+    let old = Authority::root("Root", after_now_s(30));
+    let new = old.again(after_now_s(1000));
+    let narrow = old.again(|params| {
+        after_now_s(2000)(params);
+        path_len(0)(params);
+    });
+    let of_others = old.again(|params| {
+        after_now_s(3000)(params);
+        other(params);
+    });
+    let of_ours = old.again(|params| {
+        after_now_s(500)(params);
+        lab(params);
+    });
+    let middle = old.below("Middle", nothing);
+    let direct = old.issue("gw", Vec::new(), nothing);
+    let below = middle.issue("gw", Vec::new(), nothing);
+    let chains = [(&direct, vec![]), (&below, vec![&middle])];
+    let ends = |authorities: &[&Authority]| {
+        chains.each_ref().map(|(leaf, others)| {
+            let peer = verify(&trust_in(authorities), leaf, others);
+            peer.map_or(0, |peer| peer.valid_until_unix_s() - i64::try_from(NOW).unwrap())
+        })
+    };
+    for (authorities, expected) in [
+        ([&old, &new], [1000, 1000]),
+        ([&old, &narrow], [2000, 30]),
+        ([&narrow, &new], [2000, 1000]),
+        ([&of_others, &old], [30, 30]),
+        ([&of_others, &narrow], [2000, 0]),
+        ([&old, &of_ours], [500, 30]),
+    ] {
+        let [one, other] = authorities;
+        assert_eq!(ends(&[one, other]), expected);
+        assert_eq!(ends(&[other, one]), expected, "in the other order");
+    }
+}
+
+/// The same of an intermediate whose two certificates the peer sends.
+#[test]
+fn of_an_intermediate_that_was_issued_again_the_one_that_lasts_longest_counts() {
+    let root = Authority::root("Root", nothing);
+    let old = root.below("Middle", after_now_s(30));
+    let leaf = old.issue("gw", Vec::new(), nothing);
+    let mut params = old.params.clone();
+    after_now_s(1000)(&mut params);
+    let new = root.certify(params, &old.key);
+    for others in [[&old, &new], [&new, &old]] {
+        let peer = verify(&root.trust(), &leaf, &others).unwrap();
+        assert_eq!(peer.valid_until_unix_s(), i64::try_from(NOW + 1000).unwrap());
+    }
+}
+
 /// RFC 5280 section 4.2.1.9. For a configured authority too.
 #[test]
 fn path_lengths_are_kept() {

@@ -429,6 +429,140 @@ fn traffic_is_not_sent_to_a_victim() {
     assert!(sim.planes[CENTER].children.is_empty());
 }
 
+/// Regression: the request with COOKIE2 for one path was repeated on the next. So a site that said it was at the victim's
+/// address, then at its own, and then at the victim's again, could answer it without receiving anything there.
+#[test]
+fn a_cookie_that_was_sent_elsewhere_proves_nothing() {
+    let (site, center) = mobile();
+    let mut sim = connected(site, center, 1);
+    let victim: SocketAddr = "203.0.113.50:4500".parse().unwrap();
+    let own = SocketAddr::new(site_address().ip(), 4500);
+    let mut held = Vec::new();
+    // What the center asks at the victim's address is lost; what it answers there the attacker can tell by itself.
+    let relay = |sim: &mut Sim, held: &mut Vec<Datagram>| {
+        while let Some((_, datagram)) = sim.in_flight.pop_first() {
+            sim.now_ms += 1;
+            // Behind the non-ESP marker.
+            let is_response = datagram.payload[4 + 19] & 0x20 != 0;
+            let to_center = datagram.to.ip() == center_address().ip();
+            if to_center && is_response {
+                held.push(datagram);
+            } else if is_response || datagram.to != victim {
+                let (side, now) = (if to_center { CENTER } else { SITE }, sim.now());
+                let (to, from) = (datagram.to, datagram.from);
+                sim.endpoints[side].handle_datagram(now, to, from, &datagram.payload);
+                sim.drain(side);
+            }
+        }
+    };
+    let go = |sim: &mut Sim, held: &mut Vec<Datagram>, local: SocketAddr| {
+        let (ike_sa, remote) = (sim.only_ike_sa(SITE), center_address());
+        sim.command(
+            SITE,
+            Command::Move {
+                ike_sa,
+                local,
+                remote,
+            },
+        );
+        relay(sim, held);
+        assert_eq!(ike_remote(sim), local);
+    };
+    go(&mut sim, &mut held, victim);
+    go(&mut sim, &mut held, own);
+    assert!(held.is_empty());
+    // The center repeats what it asked.
+    let (due, _) = sim.endpoints[CENTER].poll_timeout().unwrap();
+    sim.now_ms = due.max(sim.now_ms);
+    let now = sim.now();
+    sim.endpoints[CENTER].handle_timeout(now);
+    sim.drain(CENTER);
+    // By now the attacker knows the cookie.
+    relay(&mut sim, &mut held);
+    let answer = Datagram {
+        from: victim,
+        ..held.pop().expect("an answer")
+    };
+    go(&mut sim, &mut held, victim);
+    sim.deliver(&answer);
+    relay(&mut sim, &mut held);
+    assert_eq!(sends_to(&sim).ip(), own.ip());
+    // One who is where he says he is has his traffic there all the same.
+    go(&mut sim, &mut held, own);
+    held.clear();
+    move_site(&mut sim);
+    sim.run_ms(60_000);
+    assert_eq!(sends_to(&sim), second_site());
+    sim.assert_agreement();
+}
+
+/// The same the other way round: the center names the victim as another address of its own, keeps silent until the site has tried
+/// that, and answers what was repeated on the path before.
+#[test]
+fn an_update_that_was_sent_elsewhere_proves_nothing() {
+    let victim: SocketAddr = "203.0.113.50:4500".parse().unwrap();
+    let (site, mut center) = mobile();
+    center.additional_addresses = vec![victim.ip()];
+    let mut sim = connected(site, center, 1);
+    let mut held = Vec::new();
+    let relay = |sim: &mut Sim, held: &mut Vec<Datagram>| {
+        while let Some((_, datagram)) = sim.in_flight.pop_first() {
+            sim.now_ms += 1;
+            // Behind the non-ESP marker.
+            let is_response = datagram.payload[4 + 19] & 0x20 != 0;
+            if datagram.to.ip() == site_address().ip() && is_response {
+                held.push(datagram);
+            } else if datagram.to != victim {
+                sim.deliver(&datagram);
+            }
+        }
+    };
+    // The site repeats its request until it does so elsewhere.
+    let silent_until_at = |sim: &mut Sim, held: &mut Vec<Datagram>, remote: IpAddr| {
+        while sim.endpoints[SITE].ike_sas().next().unwrap().remote.ip() != remote {
+            let (due, _) = sim.endpoints[SITE].poll_timeout().unwrap();
+            sim.now_ms = due.max(sim.now_ms);
+            let now = sim.now();
+            sim.endpoints[SITE].handle_timeout(now);
+            sim.drain(SITE);
+            relay(sim, held);
+        }
+    };
+    let ask = |sim: &mut Sim, held: &mut Vec<Datagram>, side: usize| {
+        let now = sim.now();
+        let remote = sim.endpoints[side].ike_sas().next().unwrap().remote;
+        sim.endpoints[side].handle_unreachable(now, remote);
+        sim.drain(side);
+        relay(sim, held);
+    };
+    let answer = |sim: &mut Sim, held: &mut Vec<Datagram>| {
+        let datagram = held.pop().expect("an answer");
+        held.clear();
+        sim.deliver(&Datagram {
+            from: victim,
+            ..datagram
+        });
+        relay(sim, held);
+    };
+    ask(&mut sim, &mut held, SITE);
+    silent_until_at(&mut sim, &mut held, victim.ip());
+    answer(&mut sim, &mut held);
+    assert!(
+        held.is_empty(),
+        "what says that the site is here goes to the victim"
+    );
+    silent_until_at(&mut sim, &mut held, center_address().ip());
+    // A request of its own has the site try all addresses once more.
+    ask(&mut sim, &mut held, CENTER);
+    silent_until_at(&mut sim, &mut held, victim.ip());
+    answer(&mut sim, &mut held);
+    let child = sim.planes[SITE].sending_on.unwrap();
+    assert_eq!(
+        sim.planes[SITE].children[&child].sa.remote.ip(),
+        center_address().ip()
+    );
+}
+
 /// RFC 4555 section 3.8: with MOBIKE an IKE message from elsewhere moves nothing; ESP may; and the initiator
 /// notices the new mapping and says so.
 #[test]

@@ -173,6 +173,37 @@ fn a_ticket_is_good_once() {
     assert_eq!(sim.endpoints[CENTER].half_open().count, 0);
 }
 
+/// Regression: one site could fill the memory of used tickets, two a second, with its own; then every session that was resumed
+/// ended in AUTHENTICATION_FAILED, and the log said that its ticket had been used before.
+#[test]
+fn who_has_used_many_tickets_sets_up_anew() {
+    /// As many of one site's are remembered.
+    const USED_MAX_OF_ONE: u64 = 64;
+    let mut center = center();
+    center.ticket_lifetime_s = Some(12 * 3_600);
+    center.ike_lifetime_s = 20 * 3_600;
+    let mut site = site();
+    site.ike_lifetime_s = 20 * 3_600;
+    let mut sim = connected(site, center, 13);
+    for _ in 0..USED_MAX_OF_ONE {
+        broken_and_mended(&mut sim);
+    }
+    assert_eq!(counts(&sim), (USED_MAX_OF_ONE, 1, 0));
+    broken_and_mended(&mut sim);
+    // In the same attempt.
+    assert_eq!(counts(&sim), (USED_MAX_OF_ONE, 2, 1), "{}", sim.words(CENTER));
+    assert!(
+        !sim.words(CENTER).contains("used before"),
+        "{}",
+        sim.words(CENTER)
+    );
+    sim.assert_agreement();
+    // When the first of them have expired there is room again.
+    sim.run_ms((12 * 3_600 - 6_000) * 1_000);
+    broken_and_mended(&mut sim);
+    assert_eq!(counts(&sim), (USED_MAX_OF_ONE + 1, 2, 1));
+}
+
 /// Whoever has a ticket but not the keys gets as far as a half-open IKE SA, and the owner's session goes on all the same.
 #[test]
 fn a_stolen_ticket_opens_nothing() {

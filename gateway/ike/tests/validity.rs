@@ -300,6 +300,60 @@ mod validity {
         assert_eq!(close_reason(&sim, CENTER), None);
     }
 
+    /// A root that is issued again with the same key, and whose new certificate was in the file all along, though its time began
+    /// later. Regression: every IKE SA below the root ended with the old one, and nothing was verified again.
+    #[test]
+    fn what_is_still_accepted_when_its_proof_ends_goes_on() {
+        let old = Authority::root("Root", after_now_s(100));
+        let leaf = old.issue("site1", vec![dns("site1.lab.test")], nothing);
+        let new = old.again(|params| {
+            params.not_before = rcgen::date_time_ymd(2027, 1, 1) + std::time::Duration::from_secs(50);
+            after_now_s(1_000)(params);
+        });
+        let at = |s: u64| i64::try_from(UNIX_S + s).unwrap();
+        let both = |other: &Authority| {
+            let pem = old.certificate.pem() + &other.certificate.pem();
+            TrustAnchors::from_pem(pem.as_bytes()).unwrap()
+        };
+        for (second, list_is_old, ends_s) in [
+            (&new, false, 1_000),
+            (&old, false, 100),
+            // Of whom it is not known whether he is revoked is not accepted anew.
+            (&new, true, 100),
+        ] {
+            let (mut site, mut center) = with_certificates(&old, &leaf);
+            site.trust = both(&old.again(after_now_s(5_000)));
+            center.trust = both(second);
+            let mut sim = connected(site, center, 1);
+            let ends = |sim: &Sim| details(sim, CENTER).certificate.unwrap().chain_valid_until_unix_s;
+            assert_eq!(ends(&sim), at(100));
+            if list_is_old {
+                let mut trust = both(second);
+                let list = old.crl(&[], 1, true);
+                trust.set_crls(list.der(), RevocationPolicy::Always).unwrap();
+                set_trust(&mut sim, trust);
+            }
+            sim.run_ms(102_000);
+            let reason = close_reason(&sim, CENTER);
+            if ends_s == 100 {
+                assert!(
+                    matches!(reason, Some(CloseReason::CertificateExpired { subject, .. }) if subject == "O=Lab, CN=Root"),
+                    "{reason:?}"
+                );
+                continue;
+            }
+            assert_eq!(reason, None);
+            assert_eq!(ends(&sim), at(ends_s));
+            sim.run_ms(900_000);
+            let reason = close_reason(&sim, CENTER);
+            assert!(
+                matches!(reason, Some(CloseReason::CertificateExpired { not_after_unix_s, .. })
+                    if *not_after_unix_s == at(ends_s)),
+                "{reason:?}"
+            );
+        }
+    }
+
     #[test]
     fn a_renewed_certificate_of_ours_is_used_from_the_next_handshake_on() {
         let root = Authority::root("Root", nothing);

@@ -48,24 +48,40 @@ impl Credentials {
     }
 }
 
-/// Authorities and revocation lists.
-pub(super) fn trust(config: &Config) -> anyhow::Result<TrustAnchors> {
+/// Authorities and revocation lists, all of them.
+fn trust(config: &Config) -> anyhow::Result<TrustAnchors> {
+    let (trust, faults) = readable_trust(config)?;
+    match faults.into_iter().next() {
+        Some(fault) => Err(fault),
+        None => Ok(trust),
+    }
+}
+
+/// Authorities, and the revocation lists of the files that can be read; and what is wrong with the others.
+pub(super) fn readable_trust(config: &Config) -> anyhow::Result<(TrustAnchors, Vec<anyhow::Error>)> {
     let mut trust = authorities(&config.ike.ca)?;
-    let mut lists = Vec::new();
+    let (mut lists, mut faults) = (Vec::new(), Vec::new());
     for file in &config.ike.crl {
-        let found = RevocationList::read_file(&read(file)?).with_context(|| file.display().to_string())?;
-        if found.is_empty() {
-            // A download that failed must not look like a list without entries.
-            bail!("{}: holds no X509 CRL section and is no DER", file.display());
+        match revocation_lists(file) {
+            Ok(found) => lists.extend(found),
+            Err(fault) => faults.push(fault),
         }
-        for list in &found {
-            // Remembered with the list: who asks later does not wait for that.
-            let _outcome = trust.check_signer(list);
-        }
-        lists.extend(found);
+    }
+    for list in &lists {
+        // Remembered with the list: who asks later does not wait for that.
+        let _outcome = trust.check_signer(list);
     }
     trust.set_revocation(lists, config.ike.crl_policy);
-    Ok(trust)
+    Ok((trust, faults))
+}
+
+fn revocation_lists(file: &Path) -> anyhow::Result<Vec<RevocationList>> {
+    let found = RevocationList::read_file(&read(file)?).with_context(|| file.display().to_string())?;
+    if found.is_empty() {
+        // A download that failed must not look like a list without entries.
+        bail!("{}: holds no X509 CRL section and is no DER", file.display());
+    }
+    Ok(found)
 }
 
 fn authorities(files: &[PathBuf]) -> anyhow::Result<TrustAnchors> {

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use super::controller::Controller;
-use super::credentials::{Credentials, trust};
+use super::credentials::{Credentials, readable_trust};
 use super::done::Done;
 use super::engine::Engine;
 use crate::api::caller::Caller;
@@ -59,8 +59,8 @@ pub(super) struct Reading {
 
 /// What files say.
 pub(super) enum FilesRead {
-    /// Authorities and revocation lists, of which one has changed.
-    Changed(anyhow::Result<TrustAnchors>),
+    /// Authorities and revocation lists, of which one has changed, and what is wrong with files of lists.
+    Changed(anyhow::Result<(TrustAnchors, Vec<anyhow::Error>)>),
     /// All, and who is to be told.
     All(Box<anyhow::Result<Credentials>>, Vec<oneshot::Sender<Reply>>),
 }
@@ -143,7 +143,7 @@ impl<E: Engine> Controller<E> {
         // A change that is not looked at now is there the next time.
         if !self.reading.under_way && self.watch.is_due() {
             let config = Arc::clone(&self.config);
-            self.read(move || FilesRead::Changed(trust(&config)));
+            self.read(move || FilesRead::Changed(readable_trust(&config)));
         }
         self.tell_what_ends();
     }
@@ -179,8 +179,8 @@ impl<E: Engine> Controller<E> {
             FilesRead::Changed(trust) => {
                 let because = "a file changed";
                 let (trust, faults) = match trust {
-                    Ok(trust) => {
-                        let (right, faults) = self.without_what_is_wrong(trust);
+                    Ok((trust, unread)) => {
+                        let (right, faults) = self.without_what_is_wrong(trust, &unread);
                         (Some(right), faults)
                     }
                     Err(error) => (None, format!("{error:#}")),
@@ -266,11 +266,20 @@ impl<E: Engine> Controller<E> {
         Ok(trust)
     }
 
-    /// What is wrong with the list of one issuer leaves those of others alone: they are followed, and what was in force of that
-    /// one stays. Nobody waits for an answer here who could mend it. And what is wrong.
-    fn without_what_is_wrong(&self, mut trust: TrustAnchors) -> (TrustAnchors, String) {
-        let faults = trust.keep_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s);
-        let faults: Vec<_> = faults.iter().map(ToString::to_string).collect();
+    /// What is wrong with the list of one issuer, or with its file, leaves those of others alone: they are followed, and what was
+    /// in force of that one stays. Nobody waits for an answer here who could mend it. And what is wrong.
+    fn without_what_is_wrong(
+        &self,
+        mut trust: TrustAnchors,
+        unread: &[anyhow::Error],
+    ) -> (TrustAnchors, String) {
+        let before = self.endpoint.trust();
+        let faults = trust.keep_what_was_known_to(before, self.clock.now().unix_s);
+        if !unread.is_empty() {
+            trust.keep_lists_of_missing_issuers(before);
+        }
+        let unread = unread.iter().map(|fault| format!("{fault:#}"));
+        let faults: Vec<_> = unread.chain(faults.iter().map(ToString::to_string)).collect();
         (trust, faults.join("\n"))
     }
 

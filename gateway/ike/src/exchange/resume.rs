@@ -188,7 +188,7 @@ fn accept(
 }
 
 /// The session of the ticket in a message, if all that can be said cheaply speaks for it.
-fn session(ctx: &Context<'_>, message: &Message) -> Option<(TicketId, Session, AuthenticatedPeer)> {
+fn session(ctx: &mut Context<'_>, message: &Message) -> Option<(TicketId, Session, AuthenticatedPeer)> {
     ctx.config.ticket_lifetime_s?;
     let ticket = message.notify(kind::TICKET_OPAQUE)?;
     let (id, session) = ctx.tickets.open(ctx.now.mono_ms, &ticket.data)?;
@@ -196,7 +196,9 @@ fn session(ctx: &Context<'_>, message: &Message) -> Option<(TicketId, Session, A
     let allowed = [&ctx.config.ike_proposals, &ctx.config.ike_proposals_accepted];
     let suite = allowed.iter().any(|list| list.contains(&session.suite));
     let peer = ctx.tickets.peer(ctx.config, &session)?;
-    (suite && !lacks_ppk(ctx, session.ppk, &session.identity)).then_some((id, session, peer))
+    let good = suite && !lacks_ppk(ctx, session.ppk, &session.identity);
+    // Who is refused now sets up anew at once; in IKE_AUTH it would be too late for that.
+    (good && ctx.tickets.has_room(ctx.now.mono_ms, &session.identity)).then_some((id, session, peer))
 }
 
 impl Handshake {
@@ -256,17 +258,17 @@ impl Handshake {
 
     /// RFC 5723 section 4.3: the ticket was good for this once.
     pub(super) fn spend_ticket(&self, ctx: &mut Context<'_>) -> Result<(), String> {
-        let ticket = self.resumed.as_ref().and_then(|resumed| resumed.ticket);
-        let Some(ticket) = ticket else {
+        let Some(resumed) = &self.resumed else {
             return Ok(());
         };
-        match ctx.tickets.spend(ctx.now.mono_ms, ticket.id, ticket.ends_ms) {
-            true => {
-                ctx.counters.sessions_resumed += 1;
-                Ok(())
-            }
-            false => Err("its ticket was used before".to_owned()),
-        }
+        let Some(ticket) = resumed.ticket else {
+            return Ok(());
+        };
+        let (now_ms, peer) = (ctx.now.mono_ms, &resumed.peer.identity);
+        let spent = ctx.tickets.spend(now_ms, peer, ticket.id, ticket.ends_ms);
+        spent.map_err(|why| why.to_string())?;
+        ctx.counters.sessions_resumed += 1;
+        Ok(())
     }
 }
 

@@ -632,7 +632,7 @@ impl Established {
             self.tasks.push_back(Task::Liveness);
         }
         if !self.is_ending()
-            && let Some(reason) = self.proof_expired(ctx.now)
+            && let Some(reason) = self.proof_expired(ctx)
         {
             self.begin_close(ctx, reason);
         }
@@ -772,7 +772,7 @@ impl Established {
                 ))
             }
             Task::CheckPath { before } => {
-                let (payloads, awaited) = ExpectPathCheck::start(core, ctx, before);
+                let (payloads, awaited) = ExpectPathCheck::start(ctx, before);
                 Some((Exchange::Informational, payloads, Pending::CheckPath(awaited)))
             }
             Task::Redirect => {

@@ -73,6 +73,14 @@ pub enum TrustError {
         /// Whose list.
         issuer: String,
     },
+    /// Lists of the key alone that are for other certificates than the one in force.
+    #[error(
+        "no revocation list of {issuer} is for all certificates that the one in force is for (issuing distribution point)\n  to mend it: load the list of the same distribution point, or the one of all certificates, or restart the gateway if neither is meant"
+    )]
+    OtherScope {
+        /// Whose list.
+        issuer: String,
+    },
     /// An issuer that had a list has none.
     #[error(
         "there is no revocation list of {issuer} any more, which had one\n  to mend it: load one, or restart the gateway if none is meant"

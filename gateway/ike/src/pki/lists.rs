@@ -83,23 +83,41 @@ impl RevocationLists {
         if covering.clone().next().is_none() {
             return unknown("no revocation list is for it (distribution point), of those of its issuer");
         }
-        let mut signed = covering.filter(|list| list.is_signed_by(issuer.spki_der()));
-        // One that is to come decides nothing while there is another.
-        let decides = signed.clone().find(|list| !list.is_not_yet_valid(unix_s));
-        let Some(list) = decides.or_else(|| signed.next()) else {
+        let signed = covering.filter(|list| list.is_signed_by(issuer.spki_der()));
+        let deciding = newest_of_each_scope(signed, unix_s);
+        if deciding.is_empty() {
             return unknown("its issuer's key signed none of the revocation lists that bear the name of");
-        };
+        }
         // A list that is out of date says less than a current one, but what it lists is revoked.
-        if list.lists(one.serial()) {
-            Status::Revoked
-        } else if list.is_not_yet_valid(unix_s) {
-            unknown("the revocation list is of a time to come; look at the clocks, ours and that of")
-        } else if list.is_expired(unix_s) {
-            unknown("the revocation list is out of date; load a new one of")
-        } else if !may_sign {
-            unknown("the key usage allows no signatures of revocation lists (cRLSign) to")
-        } else {
-            Status::NotRevoked
+        if deciding.iter().any(|list| list.lists(one.serial())) {
+            return Status::Revoked;
+        }
+        let fault = |list: &&RevocationList| {
+            if list.is_not_yet_valid(unix_s) {
+                Some("the revocation list is of a time to come; look at the clocks, ours and that of")
+            } else if list.is_expired(unix_s) {
+                Some("the revocation list is out of date; load a new one of")
+            } else if !may_sign {
+                Some("the key usage allows no signatures of revocation lists (cRLSign) to")
+            } else {
+                None
+            }
+        };
+        // Where the certificate names a distribution point, each of them is the whole of what is said of it. Where it does
+        // not, the whole list is; and if there are lists of parts alone, it may be on any.
+        let names_point = one.crl_uris().is_some();
+        let any_part = !names_point && !deciding.iter().any(|list| list.is_whole());
+        let relevant = deciding
+            .iter()
+            .filter(|list| names_point || any_part || list.is_whole());
+        let faults: Vec<_> = relevant.map(fault).collect();
+        let is_known = match names_point {
+            true => faults.contains(&None),
+            false => faults.iter().all(Option::is_none),
+        };
+        match faults.into_iter().flatten().next() {
+            Some(reason) if !is_known => unknown(reason),
+            Some(_) | None => Status::NotRevoked,
         }
     }
 
@@ -123,12 +141,12 @@ impl RevocationLists {
     }
 
     /// That of the key which signed `old`, a list in force, there is one no older. `keys`: all that are known of the issuer's name,
-    /// and whether they are of authorities in use. `must_be`: the authorities are the same.
+    /// and whether they are of authorities in use. `all_there`: no authority was taken away.
     pub(super) fn follow(
         &self,
         old: &RevocationList,
         keys: &BTreeMap<Key, bool>,
-        must_be: bool,
+        all_there: bool,
         unix_s: u64,
     ) -> Result<(), TrustError> {
         let issuer = || old.issuer().to_string();
@@ -148,8 +166,17 @@ impl RevocationLists {
             Some(_) => {}
             None => like().next().map_or(Ok(()), |list| Err(not_yet_valid(list)))?,
         }
-        if !must_be || of_key().next().is_some() {
+        // Of an authority in use there must be one, and of an intermediate, unless what it was below may be gone.
+        let must_be = all_there || signer.is_some_and(|(_, of_authority)| *of_authority);
+        // The whole list has all that a part has, and no part has all that is on another.
+        let takes_its_place = |list: &Arc<RevocationList>| {
+            list.is_like(old) || list.is_whole() && !list.is_not_yet_valid(unix_s)
+        };
+        if !must_be || of_key().any(takes_its_place) {
             return Ok(());
+        }
+        if of_key().next().is_some() {
+            return Err(TrustError::OtherScope { issuer: issuer() });
         }
         if of_name().next().is_none() {
             return Err(TrustError::NoListAnyMore { issuer: issuer() });
@@ -163,6 +190,22 @@ impl RevocationLists {
             Some(_) | None => Err(TrustError::OtherSigner { issuer: issuer() }),
         }
     }
+}
+
+/// Those that decide of a certificate, of lists that are for it and come newest first: lists for others beside it replace none
+/// that is for less or more. One that is to come decides nothing while there is another.
+fn newest_of_each_scope<'a>(
+    lists: impl Iterator<Item = &'a Arc<RevocationList>>,
+    unix_s: u64,
+) -> Vec<&'a RevocationList> {
+    let (to_come, present): (Vec<_>, Vec<_>) = lists.partition(|list| list.is_not_yet_valid(unix_s));
+    let mut deciding: Vec<&RevocationList> = Vec::new();
+    for list in present.into_iter().chain(to_come) {
+        if !deciding.iter().any(|one| one.is_like(list)) {
+            deciding.push(list);
+        }
+    }
+    deciding
 }
 
 fn not_yet_valid(list: &RevocationList) -> TrustError {

@@ -9,7 +9,7 @@ use rustls_pki_types::{CertificateRevocationListDer, SubjectPublicKeyInfoDer};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
 use webpki::{BorrowedCertRevocationList, RawPublicKeyEntity};
-use x509_parser::prelude::{FromDer, ParsedExtension};
+use x509_parser::prelude::{FromDer, ParsedExtension, X509Extension};
 use x509_parser::revocation_list::CertificateRevocationList;
 
 /// Clocks of an authority and ours may differ by so much: a list that was made later than that is not valid yet.
@@ -57,6 +57,8 @@ struct Scope {
     no_authorities: bool,
     authorities_only: bool,
     uris: Vec<String>,
+    /// The extension as it is: its point may have other names than URIs.
+    extension: Box<[u8]>,
 }
 
 impl RevocationList {
@@ -97,10 +99,7 @@ impl RevocationList {
             issuer,
             this_update_unix_s: parsed.last_update().timestamp(),
             next_update_unix_s: parsed.next_update().map(|time| time.timestamp()),
-            scope: parsed
-                .extensions()
-                .iter()
-                .find_map(|one| Scope::read(one.parsed_extension())),
+            scope: parsed.extensions().iter().find_map(Scope::read),
             keys: Mutex::default(),
         })
     }
@@ -151,7 +150,12 @@ impl RevocationList {
         self.is_of_issuer(other) && self.scope == other.scope
     }
 
-    /// Whether it is for `certificate`, of whichever key.
+    /// Whether it is for all certificates of its issuer.
+    pub(super) fn is_whole(&self) -> bool {
+        self.scope.is_none()
+    }
+
+    /// Whether it is for `certificate`, of whichever key. One that names no distribution point may be on any list.
     pub(super) fn covers(&self, certificate: &Certificate) -> bool {
         let is_issuer = self.issuer.der() == certificate.issuer().der();
         is_issuer && self.scope.as_ref().is_none_or(|scope| scope.covers(certificate))
@@ -226,14 +230,15 @@ impl std::fmt::Debug for Signed {
 }
 
 impl Scope {
-    fn read(extension: &ParsedExtension<'_>) -> Option<Self> {
-        let ParsedExtension::IssuingDistributionPoint(point) = extension else {
+    fn read(extension: &X509Extension<'_>) -> Option<Self> {
+        let ParsedExtension::IssuingDistributionPoint(point) = extension.parsed_extension() else {
             return None;
         };
         Some(Self {
             no_authorities: point.only_contains_user_certs,
             authorities_only: point.only_contains_ca_certs,
             uris: point.distribution_point.iter().flat_map(uris).collect(),
+            extension: extension.value.into(),
         })
     }
 

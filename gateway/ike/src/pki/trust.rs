@@ -15,6 +15,7 @@ use super::signature_memory::{Remembered, SignatureMemory};
 use crate::crypto::sign::PublicKey;
 use rustls_pki_types::{CertificateDer, Der, SignatureVerificationAlgorithm, TrustAnchor, UnixTime};
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -141,8 +142,8 @@ impl TrustAnchors {
     }
 
     /// Replaces the revocation lists. They must be complete ones (no deltas) that the issuer of the certificates
-    /// signed: for a certificate the newest decides of those that are for it and signed by its issuer's key. Where lists bear the
-    /// issuer's name and none is signed by the key, the revocation is not known.
+    /// signed: for a certificate those decide that are for it and signed by its issuer's key, the newest of each distribution
+    /// point. Where lists bear the issuer's name and none is signed by the key, the revocation is not known.
     pub fn set_revocation(&mut self, lists: Vec<RevocationList>, policy: RevocationPolicy) {
         let lists = lists.into_iter().map(Arc::new).collect();
         self.lists = RevocationLists::new(lists, policy);
@@ -161,14 +162,14 @@ impl TrustAnchors {
     }
 
     /// What these, which are to take the place of others, have forgotten of revocation: a list that is older than the one
-    /// before, or of an issuer none at all while the authorities are the same. Whoever can have an old list read that is in date
+    /// before, or of an issuer none at all while its authority is there. Whoever can have an old list read that is in date
     /// still, or the list of somebody else, would have revoked certificates accepted again. Lists are compared with those of the
     /// same key; one that no key signed which is known by its name is held against none. One of a time to come takes the place of
     /// none, nor is it held against any.
     ///
     /// # Errors
     /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`], [`TrustError::OtherSigner`],
-    /// [`TrustError::ListNotYetValid`].
+    /// [`TrustError::OtherScope`], [`TrustError::ListNotYetValid`].
     pub fn knows_what_was_known_to(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
         for list in self.revocation_lists() {
             self.lists.is_awaited_by_none(list, &before.lists, unix_s)?;
@@ -202,6 +203,18 @@ impl TrustAnchors {
         faults
     }
 
+    /// Keeps the lists of `before` whose issuers have none here, as the file that they came from cannot be read: those too that were
+    /// signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted; without them all
+    /// may be.
+    pub fn keep_lists_of_missing_issuers(&mut self, before: &Self) {
+        let mut lists = self.revocation_lists().to_vec();
+        let is_here = |old: &Arc<RevocationList>| lists.iter().any(|list| list.is_of_issuer(old));
+        let missing = before.revocation_lists().iter().filter(|old| !is_here(old));
+        let missing: Vec<_> = missing.cloned().collect();
+        lists.extend(missing);
+        self.lists.replace(lists);
+    }
+
     /// What is wrong with lists that nothing stands beside: they are signed by none of the authorities whose name they bear, or of a
     /// time to come.
     pub fn wrong_lists(&self, unix_s: u64) -> Vec<TrustError> {
@@ -221,7 +234,8 @@ impl TrustAnchors {
         before: &'a Self,
         unix_s: u64,
     ) -> impl Iterator<Item = (Arc<RevocationList>, TrustError)> + 'a {
-        let must_be = self.has_the_authorities_of(before);
+        // Of an intermediate nothing tells whose it was: it may have been of one that was taken away.
+        let all_there = self.has_the_authorities_of(before);
         let in_force = before.revocation_lists().iter();
         let in_force = in_force.filter(move |list| !list.is_not_yet_valid(unix_s));
         in_force.filter_map(move |old| {
@@ -234,7 +248,7 @@ impl TrustAnchors {
             let theirs = before.keys_of(old.issuer()).map(Key::from);
             let mut keys: BTreeMap<_, _> = seen.chain(theirs).map(|key| (key, false)).collect();
             keys.extend(self.keys_of(old.issuer()).map(|key| (key.into(), true)));
-            let fault = self.lists.follow(old, &keys, must_be, unix_s).err()?;
+            let fault = self.lists.follow(old, &keys, all_there, unix_s).err()?;
             Some((Arc::clone(old), fault))
         })
     }
@@ -247,14 +261,10 @@ impl TrustAnchors {
         of_name.map(Certificate::spki_der)
     }
 
+    /// By name and key: one that was issued again is the same.
     fn has_the_authorities_of(&self, other: &Self) -> bool {
-        let all = |trust: &Self| -> BTreeSet<_> {
-            trust
-                .certificates()
-                .map(Certificate::fingerprint_sha256)
-                .collect()
-        };
-        all(self) == all(other)
+        let is_here = |one: &Certificate| self.keys_of(one.subject()).any(|key| key == one.spki_der());
+        other.certificates().all(is_here)
     }
 
     /// The authorities' certificates.
@@ -337,23 +347,24 @@ impl TrustAnchors {
         let explain = |error| self.explain(error, peer, others, unix_s);
         let leaf_der = CertificateDer::from(peer.der());
         let leaf = EndEntityCert::try_from(&leaf_der).map_err(explain)?;
-        // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it.
-        let intermediates: Vec<_> = others
+        // keyUsage is no business of webpki; a certificate that may not issue others is not offered to it. It takes the first
+        // path that is right: of those that were issued again with the same key, the one that lasts longest comes first.
+        let mut may_issue: Vec<_> = others.iter().filter(|one| one.may_issue()).collect();
+        may_issue.sort_by_key(|one| Reverse(one.not_after_unix_s()));
+        let intermediates: Vec<_> = may_issue
             .iter()
-            .filter(|one| one.may_issue())
             .map(|one| CertificateDer::from(one.der()))
             .collect();
         // RFC 5280 gives an anchor no end of validity, operators do. An expired one would hide its successor.
         let valid = |anchor: &&Anchor| check_validity(&anchor.certificate, unix_s).is_ok();
-        let valid: Vec<_> = self.anchors.iter().filter(valid).collect();
+        let mut valid: Vec<_> = self.anchors.iter().filter(valid).collect();
+        valid.sort_by_key(|anchor| Reverse(anchor.certificate.not_after_unix_s()));
         let anchors: Vec<_> = valid.iter().map(|anchor| anchor.anchor.clone()).collect();
         // What is said of the revocation of a path that is right in all else.
         let objection = RefCell::new(None);
         // Called for each path that webpki finds in order; what it refuses leaves others to be tried.
         let keeps_to_anchor = |path: &VerifiedPath<'_>| {
-            let (intermediates, anchor) =
-                resolve(path, others, &valid).ok_or(webpki::Error::UnknownIssuer)?;
-            anchor.check(peer, &intermediates)?;
+            let (intermediates, anchor) = resolve(path, peer, others, &valid)?;
             let path: Vec<_> = std::iter::once(peer)
                 .chain(intermediates)
                 .chain([&anchor.certificate])
@@ -381,7 +392,7 @@ impl TrustAnchors {
                 Some(&keeps_to_anchor),
             )
             .map_err(|error| objection.take().unwrap_or_else(|| explain(error)))?;
-        resolve(&path, others, &valid).ok_or_else(|| unknown_issuer(peer, others))
+        resolve(&path, peer, others, &valid).map_err(explain)
     }
 
     fn explain(
@@ -559,25 +570,29 @@ fn remember(objection: &mut Option<ChainError>, found: ChainError) -> webpki::Er
     }
 }
 
-/// The certificates that a path of webpki's is made of.
+/// The certificates that a path of webpki's is made of. Of authorities that it cannot tell apart, with one name and key, the first of
+/// `anchors` counts that the path keeps to.
 fn resolve<'a>(
     path: &VerifiedPath<'_>,
+    peer: &Certificate,
     others: &'a [Certificate],
     anchors: &[&'a Anchor],
-) -> Option<(Vec<&'a Certificate>, &'a Anchor)> {
+) -> Result<(Vec<&'a Certificate>, &'a Anchor), webpki::Error> {
     let intermediates = path.intermediate_certificates().map(|used| {
         let der = used.der();
         others.iter().find(|one| one.der() == &der[..])
     });
-    let spki = path.anchor().subject_public_key_info.as_ref();
-    let subject = path.anchor().subject.as_ref();
-    let constraints = path.anchor().name_constraints.as_deref();
-    let anchor = anchors.iter().find(|one| {
-        one.anchor.subject.as_ref() == subject
-            && one.anchor.subject_public_key_info.as_ref() == spki
-            && one.anchor.name_constraints.as_deref() == constraints
-    })?;
-    Some((intermediates.collect::<Option<_>>()?, anchor))
+    let intermediates: Vec<_> = intermediates
+        .collect::<Option<_>>()
+        .ok_or(webpki::Error::UnknownIssuer)?;
+    let mut refusal = webpki::Error::UnknownIssuer;
+    for anchor in anchors.iter().filter(|one| one.anchor == *path.anchor()) {
+        match anchor.check(peer, &intermediates) {
+            Ok(()) => return Ok((intermediates, anchor)),
+            Err(error) => refusal = error,
+        }
+    }
+    Err(refusal)
 }
 
 /// Each certificate once.

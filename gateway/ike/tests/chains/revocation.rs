@@ -178,6 +178,104 @@ fn a_list_that_cannot_be_taken_leaves_those_of_others_alone() {
     assert!(verify(&then, &of_middle, &[&middle]).is_ok());
 }
 
+/// Regression: with any change of the authorities, another one beside them or one that was issued again, lists that were gone
+/// were no fault any more, and who was on them was accepted.
+#[test]
+fn a_list_is_missed_as_long_as_its_authority_is_there() {
+    let root = Authority::root("Root", nothing);
+    let middle = root.below("Middle", nothing);
+    let (other, new_key) = (
+        Authority::root("Other", nothing),
+        Authority::root("Root", nothing),
+    );
+    let again = root.again(after_now_s(1000));
+    let of_middle = middle.issue("gw", Vec::new(), nothing);
+    let of = |authorities: &[&Authority], given: &[&Authority]| {
+        let given: Vec<_> = given.iter().map(|one| one.crl(&[], 3, false)).collect();
+        with_lists(trust_in(authorities), &given.iter().collect::<Vec<_>>())
+    };
+    for a_chain_came in [false, true] {
+        let before = of(&[&root, &other], &[&root, &middle, &other]);
+        if a_chain_came {
+            verify(&before, &of_middle, &[&middle]).unwrap();
+        }
+        let all = [&root, &middle, &other];
+        for (authorities, given, missing) in [
+            // Another one beside them.
+            (&[&root, &other, &new_key][..], &all[..], &[][..]),
+            (
+                &[&root, &other, &new_key],
+                &all[1..],
+                &["no revocation list of O=Lab, CN=Root any more"],
+            ),
+            (
+                &[&root, &other, &new_key],
+                &[&new_key, &middle, &other],
+                &["of O=Lab, CN=Root none is signed by the key"],
+            ),
+            (
+                &[&root, &other, &new_key],
+                &[&root, &other],
+                &["no revocation list of O=Lab, CN=Middle any more"],
+            ),
+            // One that was issued again, with the same key.
+            (
+                &[&again, &other],
+                &[&other],
+                &["CN=Root any more", "CN=Middle any more"],
+            ),
+            (&[&again, &other], &all, &[]),
+            // Of one that is taken away there need be none; intermediates may have been below it.
+            (&[&root], &[&root, &middle], &[]),
+            (&[&root], &[&root], &[]),
+            (&[&root], &[&middle], &["CN=Root any more"]),
+            (&[&new_key, &other], &[&new_key, &other], &[]),
+            (&[&new_key, &other], &[&new_key], &["CN=Other any more"]),
+        ] {
+            let mut now = of(authorities, given);
+            let outcome = now.knows_what_was_known_to(&before, NOW);
+            let faults = now.keep_what_was_known_to(&before, NOW);
+            let told: Vec<_> = faults.iter().map(ToString::to_string).collect();
+            assert_eq!(
+                outcome.err().as_ref().map(ToString::to_string),
+                told.first().cloned()
+            );
+            assert_eq!(told.len(), missing.len(), "{told:?}");
+            for words in missing {
+                assert!(
+                    told.iter().any(|fault| fault.contains(words)),
+                    "{words}: {told:?}"
+                );
+            }
+            assert_eq!(now.revocation_lists().len(), given.len() + missing.len());
+        }
+    }
+}
+
+/// Where the only list of an issuer lets nobody in, as nobody signed it or it is of a time to come, its file must not become
+/// unreadable and let all in.
+#[test]
+fn whose_file_cannot_be_read_is_not_taken_for_one_without_a_list() {
+    let (root, other) = (
+        Authority::root("Root", nothing),
+        Authority::root("Other", nothing),
+    );
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(both(&root, &other), given);
+    let of_other = [3, 4].map(|month| other.crl(&[], month, false));
+    let impostor = Authority::root("Root", nothing);
+    for of_root in [impostor.crl(&[], 3, false), root.crl_after_now_s(&[], 86_400)] {
+        let before = of(&[&of_root, &of_other[0]]);
+        let mut now = of(&[&of_other[1]]);
+        assert_eq!(now.keep_what_was_known_to(&before, NOW), []);
+        verify(&now, &leaf, &[]).expect("this is what it is for");
+        now.keep_lists_of_missing_issuers(&before);
+        let error = verify(&now, &leaf, &[]).unwrap_err();
+        assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
+        assert_eq!(now.revocation_lists().len(), 2);
+    }
+}
+
 #[test]
 fn of_several_lists_the_newest_decides_in_whatever_order_they_are_read() {
     let root = Authority::root("Root", nothing);
@@ -589,6 +687,202 @@ fn lists_for_other_certificates_of_the_issuer_let_nobody_in() {
         outcome(&lists, leaf, &[]).unwrap();
     }
     outcome(&[authorities(), users()], &below, &[&middle]).unwrap();
+}
+
+fn point(uri: &str) -> rcgen::CrlDistributionPoint {
+    rcgen::CrlDistributionPoint {
+        uris: vec![uri.to_owned()],
+    }
+}
+
+/// RFC 5280 section 6.3.3: each list that is for a certificate is asked. Regression: the newest of them decided alone, whatever
+/// it is for: one for a part of the certificates hid who was on that for all, and one part hid another.
+#[test]
+fn a_list_of_a_part_hides_no_other() {
+    const ONE: &str = "http://lab.test/1.crl";
+    const OTHER: &str = "http://lab.test/2.crl";
+    let root = Authority::root("Root", nothing);
+    let at_one = |params: &mut CertificateParams| params.crl_distribution_points = vec![point(ONE)];
+    let plain = root.issue("gw", Vec::new(), nothing);
+    let leaf = root.issue("gw", Vec::new(), at_one);
+    let middle = root.below("Middle", nothing);
+    let below = middle.issue("gw", Vec::new(), nothing);
+    let part = |uri, scope, revoked: &[&rcgen::SerialNumber], month, expired| {
+        let point = rcgen::CrlIssuingDistributionPoint {
+            distribution_point: point(uri),
+            scope,
+        };
+        root.crl_of(revoked, month, expired, Some(point))
+    };
+    let of_one = |revoked: &[_], month, expired| part(ONE, None, revoked, month, expired);
+    let of_other = |revoked: &[_], month, expired| part(OTHER, None, revoked, month, expired);
+    let whole = |revoked: &[_], month, expired| root.crl(revoked, month, expired);
+    let (plain_1, leaf_1) = ([&plain.serial], [&leaf.serial]);
+    let users = Some(rcgen::CrlScope::UserCertsOnly);
+    for (what, lists, chain, expected) in [
+        (
+            "whole, part is newer",
+            vec![whole(&plain_1, 2, false), of_one(&[], 3, false)],
+            (&plain, None),
+            "revoked",
+        ),
+        (
+            "part, whole is newer",
+            vec![of_one(&plain_1, 2, false), whole(&[], 3, false)],
+            (&plain, None),
+            "revoked",
+        ),
+        (
+            "one of the parts",
+            vec![of_one(&plain_1, 2, false), of_other(&[], 3, false)],
+            (&plain, None),
+            "revoked",
+        ),
+        (
+            "whole, with a point",
+            vec![whole(&leaf_1, 2, false), of_one(&[], 3, false)],
+            (&leaf, None),
+            "revoked",
+        ),
+        (
+            "whole that is old",
+            vec![whole(&plain_1, 2, true), of_one(&[], 3, false)],
+            (&plain, None),
+            "revoked",
+        ),
+        (
+            "users alone, newer",
+            vec![whole(&plain_1, 2, false), part(ONE, users, &[], 3, false)],
+            (&plain, None),
+            "revoked",
+        ),
+        // Of each scope the newest; and another point's is for others.
+        (
+            "released",
+            vec![
+                whole(&plain_1, 2, false),
+                whole(&[], 3, false),
+                of_one(&[], 4, false),
+            ],
+            (&plain, None),
+            "good",
+        ),
+        (
+            "released by a part",
+            vec![
+                of_one(&leaf_1, 2, false),
+                of_one(&[], 3, false),
+                whole(&[], 1, false),
+            ],
+            (&leaf, None),
+            "good",
+        ),
+        (
+            "of another point",
+            vec![whole(&[], 2, false), of_other(&leaf_1, 3, false)],
+            (&leaf, None),
+            "good",
+        ),
+        // Who names no point is spoken for by the whole list; where there are parts alone, by all of them.
+        (
+            "old whole",
+            vec![whole(&[], 2, true), of_one(&[], 3, false)],
+            (&plain, None),
+            "unknown",
+        ),
+        (
+            "current whole",
+            vec![whole(&[], 2, false), of_one(&[], 3, true)],
+            (&plain, None),
+            "good",
+        ),
+        (
+            "parts",
+            vec![of_one(&[], 2, false), of_other(&[], 3, false)],
+            (&plain, None),
+            "good",
+        ),
+        (
+            "an old part",
+            vec![of_one(&[], 2, true), of_other(&[], 3, false)],
+            (&plain, None),
+            "unknown",
+        ),
+        // Who names one, by either.
+        (
+            "point's",
+            vec![whole(&[], 3, true), of_one(&[], 2, false)],
+            (&leaf, None),
+            "good",
+        ),
+        (
+            "whole",
+            vec![whole(&[], 2, false), of_one(&[], 3, true)],
+            (&leaf, None),
+            "good",
+        ),
+        (
+            "neither",
+            vec![whole(&[], 2, true), of_one(&[], 3, true)],
+            (&leaf, None),
+            "unknown",
+        ),
+        (
+            "an authority's",
+            vec![whole(&[], 2, false), part(ONE, users, &[], 3, false)],
+            (&below, Some(&middle)),
+            "good",
+        ),
+    ] {
+        let (leaf, others) = chain;
+        let others: Vec<_> = others.into_iter().collect();
+        let trust = trust(&root, &lists, RevocationPolicy::WhereListed);
+        let outcome = match verify(&trust, leaf, &others) {
+            Ok(_) => "good",
+            Err(ChainError::Revoked { .. }) => "revoked",
+            Err(ChainError::RevocationUnknown { .. }) => "unknown",
+            Err(error) => panic!("{what}: {error}"),
+        };
+        assert_eq!(outcome, expected, "{what}");
+    }
+}
+
+/// Regression: a newer list of a part of the certificates was taken in the place of the whole one, and who was on that alone was
+/// accepted.
+#[test]
+fn a_list_of_a_part_takes_the_place_of_no_whole_one() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let part = |uri, revoked: &[&rcgen::SerialNumber], month| {
+        let point = rcgen::CrlIssuingDistributionPoint {
+            distribution_point: point(uri),
+            scope: None,
+        };
+        root.crl_of(revoked, month, false, Some(point))
+    };
+    let of = |given: &[&rcgen::CertificateRevocationList]| with_lists(root.trust(), given);
+    let (whole, newer) = (
+        root.crl(&[&leaf.serial], 2, false),
+        root.crl(&[&leaf.serial], 4, false),
+    );
+    let (one, other) = (
+        part("http://lab.test/1.crl", &[], 3),
+        part("http://lab.test/2.crl", &[], 3),
+    );
+    for (before, now, is_fault) in [
+        (&[&whole][..], &[&one][..], true),
+        (&[&one], &[&other], true),
+        (&[&one, &other], &[&one], true),
+        (&[&whole, &one], &[&one], true),
+        (&[&whole], &[&newer, &one], false),
+        // The whole list has all that is on those of parts.
+        (&[&one, &other], &[&newer], false),
+    ] {
+        let before = of(before);
+        let mut now = of(now);
+        assert_eq!(now.knows_what_was_known_to(&before, NOW).is_err(), is_fault);
+        assert_eq!(now.keep_what_was_known_to(&before, NOW).is_empty(), !is_fault);
+    }
 }
 
 #[test]

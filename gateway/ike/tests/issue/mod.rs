@@ -82,12 +82,28 @@ impl Authority {
         }
     }
 
+    /// The same root once more, with the same name and key.
+    pub fn again(&self, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = self.params.clone();
+        change(&mut params);
+        let key = KeyPair::from_pem(&self.key.serialize_pem()).unwrap();
+        let certificate = params.self_signed(&key).unwrap();
+        Self {
+            params,
+            key,
+            certificate,
+        }
+    }
+
     /// An intermediate below this one.
     pub fn below(&self, common_name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
-        let (params, key) = (
-            authority_params(common_name, change),
-            KeyPair::generate().unwrap(),
-        );
+        let params = authority_params(common_name, change);
+        self.certify(params, &KeyPair::generate().unwrap())
+    }
+
+    /// An intermediate below this one, of a key that there is already.
+    pub fn certify(&self, params: CertificateParams, key: &KeyPair) -> Self {
+        let key = KeyPair::from_pem(&key.serialize_pem()).unwrap();
         let certificate = params.signed_by(&key, &self.issuer()).unwrap();
         Self {
             params,
