@@ -504,7 +504,10 @@ fn a_list_that_cannot_be_read_leaves_those_of_others_alone() {
     let (center, site) = pair(options);
     up(&site);
     let refusals = || {
-        let view = center.ask(Request::EventsRecent { last: 1_000 });
+        let view = center.ask(Request::EventsRecent {
+            last: 1_000,
+            site: None,
+        });
         let events = view["events"].as_array().expect("events").clone();
         let refused = events
             .into_iter()
@@ -530,7 +533,10 @@ fn a_list_that_cannot_be_read_leaves_those_of_others_alone() {
         || refusals().join("\n"),
     );
     // What is known of the other one stays in force.
-    let view = center.ask(Request::EventsRecent { last: 1_000 });
+    let view = center.ask(Request::EventsRecent {
+        last: 1_000,
+        site: None,
+    });
     let mut events = view["events"].as_array().expect("events").iter();
     let loaded = events.rfind(|one| one["event"] == "credentials_loaded");
     let loaded = loaded.expect("an event").to_string();
