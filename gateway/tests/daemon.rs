@@ -547,6 +547,26 @@ fn a_list_that_cannot_be_read_leaves_those_of_others_alone() {
     // Who asks is told, and nothing is done by halves.
     let error = center.refused(Request::Reload);
     assert!(error.contains("other.crl: "), "{error}");
+
+    // A list for other certificates than before takes its place when somebody asks for it.
+    let part = rcgen::CrlIssuingDistributionPoint {
+        distribution_point: rcgen::CrlDistributionPoint {
+            uris: vec!["http://lab.test/1.crl".into()],
+        },
+        scope: None,
+    };
+    let part = other.crl_of(&[&serial], 3, false, Some(part));
+    std::fs::write(path("new"), part.der()).expect("written");
+    std::fs::rename(path("new"), path("other.crl")).expect("renamed");
+    until(
+        || {
+            let told = refusals().pop()?;
+            told.contains("`gateway reload` takes them").then_some(())
+        },
+        || refusals().join("\n"),
+    );
+    center.ask(Request::Reload);
+    center.ask(Request::Reload);
 }
 
 #[test]

@@ -57,6 +57,10 @@ mod stray;
 mod tests;
 mod trust;
 
+/// IKE SAs whose time has come that are looked at in one go: chains may have to be verified, and messages of peers must not wait
+/// until all are done.
+const TIMEOUTS_AT_ONCE: usize = 64;
+
 /// What the operator or the data plane wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
@@ -407,6 +411,7 @@ impl Endpoint {
             .deadlines
             .iter()
             .take_while(|(due, ..)| *due <= now.mono_ms)
+            .take(TIMEOUTS_AT_ONCE)
             .map(|(_, _, spi)| *spi)
             .collect();
         for spi in due {

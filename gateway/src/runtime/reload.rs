@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use gateway_ike::pki::trust::TrustAnchors;
+use gateway_ike::pki::trust::{TrustAnchors, TrustError};
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
@@ -260,9 +260,18 @@ impl<E: Engine> Controller<E> {
         }
     }
 
-    /// What was revoked stays so: lists are not followed backwards.
+    /// What was revoked stays so: lists are not followed backwards. That an authority has lists for other certificates than
+    /// before nobody but the operator can know, who asks for it here.
     fn nothing_forgotten(&self, trust: TrustAnchors) -> anyhow::Result<TrustAnchors> {
-        trust.knows_what_was_known_to(self.endpoint.trust(), self.clock.now().unix_s)?;
+        let faults = trust.faults_beside(self.endpoint.trust(), self.clock.now().unix_s);
+        for fault in faults {
+            match fault {
+                TrustError::OtherScope { issuer } => {
+                    tracing::warn!(%issuer, "lists for other certificates than before take the place of a revocation list");
+                }
+                other => return Err(other.into()),
+            }
+        }
         Ok(trust)
     }
 
@@ -276,7 +285,7 @@ impl<E: Engine> Controller<E> {
         let before = self.endpoint.trust();
         let faults = trust.keep_what_was_known_to(before, self.clock.now().unix_s);
         if !unread.is_empty() {
-            trust.keep_lists_of_missing_issuers(before);
+            trust.keep_lists_without_successor(before);
         }
         let unread = unread.iter().map(|fault| format!("{fault:#}"));
         let faults: Vec<_> = unread.chain(faults.iter().map(ToString::to_string)).collect();

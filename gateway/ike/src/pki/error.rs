@@ -75,7 +75,7 @@ pub enum TrustError {
     },
     /// Lists of the key alone that are for other certificates than the one in force.
     #[error(
-        "no revocation list of {issuer} is for all certificates that the one in force is for (issuing distribution point)\n  to mend it: load the list of the same distribution point, or the one of all certificates, or restart the gateway if neither is meant"
+        "no revocation list of {issuer} is for all certificates that the one in force is for (issuing distribution point)\n  to mend it: load the list of the same distribution point, or the one of all certificates; if its authority has others now, `gateway reload` takes them"
     )]
     OtherScope {
         /// Whose list.

@@ -168,12 +168,16 @@ impl RevocationLists {
         }
         // Of an authority in use there must be one, and of an intermediate, unless what it was below may be gone.
         let must_be = all_there || signer.is_some_and(|(_, of_authority)| *of_authority);
-        // The whole list has all that a part has, and no part has all that is on another.
-        let takes_its_place = |list: &Arc<RevocationList>| {
-            list.is_like(old) || list.is_whole() && !list.is_not_yet_valid(unix_s)
-        };
-        if !must_be || of_key().any(takes_its_place) {
+        if !must_be || like().next().is_some() {
             return Ok(());
+        }
+        // The whole list has all that an older part has, and no part has all that is on another.
+        let whole = || of_key().filter(|list| list.is_whole() && !list.is_not_yet_valid(unix_s));
+        if whole().any(|list| list.this_update_unix_s() >= old.this_update_unix_s()) {
+            return Ok(());
+        }
+        if whole().next().is_some() {
+            return Err(TrustError::OlderList { issuer: issuer() });
         }
         if of_key().next().is_some() {
             return Err(TrustError::OtherScope { issuer: issuer() });

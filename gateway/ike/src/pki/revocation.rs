@@ -180,6 +180,17 @@ impl RevocationList {
         is_signed
     }
 
+    /// Whether it may take the place of another: it is for the same certificates, no older, and of the same key, if that is one of
+    /// `keys` or was seen.
+    pub(super) fn succeeds<'a>(&self, old: &Self, keys: impl Iterator<Item = &'a [u8]>) -> bool {
+        if !self.is_like(old) || self.this_update_unix_s < old.this_update_unix_s {
+            return false;
+        }
+        let known = keys.map(Box::from).chain(old.keys_seen());
+        let signers: Vec<_> = known.filter(|key| old.is_signed_by(key)).collect();
+        signers.is_empty() || signers.iter().any(|key| self.is_signed_by(key))
+    }
+
     /// The keys that it was looked at with.
     pub(super) fn keys_seen(&self) -> Vec<Box<[u8]>> {
         let keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);

@@ -171,12 +171,20 @@ impl TrustAnchors {
     /// [`TrustError::OlderList`], [`TrustError::NoListAnyMore`], [`TrustError::OtherSigner`],
     /// [`TrustError::OtherScope`], [`TrustError::ListNotYetValid`].
     pub fn knows_what_was_known_to(&self, before: &Self, unix_s: u64) -> Result<(), TrustError> {
-        for list in self.revocation_lists() {
-            self.lists.is_awaited_by_none(list, &before.lists, unix_s)?;
-        }
-        self.forgotten_of(before, unix_s)
+        self.faults_beside(before, unix_s)
+            .into_iter()
             .next()
-            .map_or(Ok(()), |(_, error)| Err(error))
+            .map_or(Ok(()), Err)
+    }
+
+    /// All that [`Self::knows_what_was_known_to`] finds.
+    pub fn faults_beside(&self, before: &Self, unix_s: u64) -> Vec<TrustError> {
+        let awaited = self.revocation_lists().iter().filter_map(|list| {
+            let awaited = self.lists.is_awaited_by_none(list, &before.lists, unix_s);
+            awaited.err()
+        });
+        let forgotten = self.forgotten_of(before, unix_s);
+        awaited.chain(forgotten.map(|(_, error)| error)).collect()
     }
 
     /// Takes the lists that [`Self::knows_what_was_known_to`] and [`Self::check_signer`] find fault with out, and keeps those of
@@ -203,15 +211,24 @@ impl TrustAnchors {
         faults
     }
 
-    /// Keeps the lists of `before` whose issuers have none here, as the file that they came from cannot be read: those too that were
-    /// signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted; without them all
-    /// may be.
-    pub fn keep_lists_of_missing_issuers(&mut self, before: &Self) {
+    /// Keeps the lists of `before` in whose place there is none here, as the file that they came from cannot be read: those too that
+    /// were signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted; without them all
+    /// may be. Those of an authority that was taken away go with it.
+    pub fn keep_lists_without_successor(&mut self, before: &Self) {
         let mut lists = self.revocation_lists().to_vec();
-        let is_here = |old: &Arc<RevocationList>| lists.iter().any(|list| list.is_of_issuer(old));
-        let missing = before.revocation_lists().iter().filter(|old| !is_here(old));
-        let missing: Vec<_> = missing.cloned().collect();
-        lists.extend(missing);
+        let signed = |trust: &Self, old: &RevocationList| {
+            let mut keys = trust.keys_of(old.issuer());
+            keys.any(|key| old.is_signed_by(key))
+        };
+        let goes = |old: &RevocationList| signed(before, old) && !signed(self, old);
+        let is_here = |old: &RevocationList| {
+            let succeeds = |list: &Arc<RevocationList>| list.succeeds(old, before.keys_of(old.issuer()));
+            lists.iter().any(succeeds)
+        };
+        let in_force = before.revocation_lists().iter();
+        let kept = in_force.filter(|old| !is_here(old) && !goes(old));
+        let kept: Vec<_> = kept.cloned().collect();
+        lists.extend(kept);
         self.lists.replace(lists);
     }
 

@@ -269,11 +269,46 @@ fn whose_file_cannot_be_read_is_not_taken_for_one_without_a_list() {
         let mut now = of(&[&of_other[1]]);
         assert_eq!(now.keep_what_was_known_to(&before, NOW), []);
         verify(&now, &leaf, &[]).expect("this is what it is for");
-        now.keep_lists_of_missing_issuers(&before);
+        now.keep_lists_without_successor(&before);
         let error = verify(&now, &leaf, &[]).unwrap_err();
         assert!(matches!(error, ChainError::RevocationUnknown { .. }), "{error}");
         assert_eq!(now.revocation_lists().len(), 2);
     }
+}
+
+/// Regression: beside another list of its issuer, the list of an unreadable file was forgotten.
+#[test]
+fn whose_file_cannot_be_read_is_missed_beside_other_lists_of_its_issuer() {
+    let root = Authority::root("Root", nothing);
+    let leaf = root.issue("gw", Vec::new(), nothing);
+    let part = rcgen::CrlIssuingDistributionPoint {
+        distribution_point: point("http://lab.test/1.crl"),
+        scope: None,
+    };
+    let whole = root.crl(&[], 2, false);
+    let part = root.crl_of(&[&leaf.serial], 3, false, Some(part));
+    let before = with_lists(root.trust(), &[&whole, &part]);
+    let mut now = with_lists(root.trust(), &[&whole]);
+    now.keep_what_was_known_to(&before, NOW);
+    now.keep_lists_without_successor(&before);
+    assert!(matches!(
+        verify(&now, &leaf, &[]),
+        Err(ChainError::Revoked { .. })
+    ));
+    assert_eq!(now.revocation_lists().len(), 2, "each once");
+
+    // Of two keys of one name.
+    let other = Authority::root("Root", nothing);
+    let trust = || both(&root, &other);
+    let (first, second) = (root.crl(&[], 2, false), other.crl(&[], 3, false));
+    let before = with_lists(trust(), &[&first, &second]);
+    let mut now = with_lists(trust(), &[&second]);
+    now.keep_lists_without_successor(&before);
+    verify(&now, &leaf, &[]).expect("the list of its key is there still");
+    // What was of an authority that is gone goes with it.
+    let mut now = with_lists(other.trust(), &[&second]);
+    now.keep_lists_without_successor(&before);
+    assert_eq!(now.revocation_lists().len(), 1);
 }
 
 #[test]
@@ -875,8 +910,9 @@ fn a_list_of_a_part_takes_the_place_of_no_whole_one() {
         (&[&one, &other], &[&one], true),
         (&[&whole, &one], &[&one], true),
         (&[&whole], &[&newer, &one], false),
-        // The whole list has all that is on those of parts.
+        // The whole list has all that is on those of parts, unless it is older.
         (&[&one, &other], &[&newer], false),
+        (&[&whole, &one], &[&whole], true),
     ] {
         let before = of(before);
         let mut now = of(now);
