@@ -1,6 +1,8 @@
 //! Path validation (RFC 5280 section 6, RFC 4945 section 5.1.3) on chains that rcgen makes: each check by a chain that
 //! passes and one that differs in the thing checked.
 
+#[path = "chains/following.rs"]
+mod following;
 mod issue;
 #[path = "chains/revocation.rs"]
 mod revocation;

@@ -9,8 +9,9 @@ use std::sync::atomic::Ordering;
 use gateway::api::message::{Reply, Request};
 use nix::fcntl::OFlag;
 
+use crate::credentials::certified;
 use crate::node::{Held, Options, awaited, pair, until};
-use crate::{certified, up};
+use crate::up;
 
 /// Regression: a list of a million flows was read, sorted and written by the control task, and IKE waited for it.
 #[test]
