@@ -490,12 +490,13 @@ impl<E: Engine> Controller<E> {
                 compiled.source.rules.len()
             );
         }
-        let directions = Directions::new(&self.config);
+        let config = Arc::clone(&self.config);
         let (unix_s, now_s) = (self.clock.now().unix_s, self.engine.now_s());
         let openings = self.names.openings.clone();
         let subjects = self.subjects(&flows);
         Ok(Box::new(move || {
             let explain = || {
+                let directions = Directions::new(&config);
                 let mut explainer =
                     Explainer::new(&compiled, directions, unix_s)?.with_openings(&openings, now_s);
                 if verdicts_alone {
