@@ -55,6 +55,11 @@ fn log(node: &Node, of: &str) -> String {
     lines.iter().map(text).collect::<Vec<_>>().join("\n")
 }
 
+/// Waits until the log of a peer says so.
+fn until_logged(node: &Node, of: &str, words: &str) {
+    until(|| log(node, of).contains(words).then_some(()), || log(node, of));
+}
+
 fn state(node: &Node) -> String {
     let view = node.ask(Request::ConnectionList);
     view[0]["state"].as_str().expect("state").to_owned()

@@ -334,8 +334,8 @@ impl<'a> Explainer<'a> {
         }
     }
 
-    /// Of what a site sends, the packet path looks at the destination alone. The center calls a site only at an address that the site
-    /// has; who has an address of both may be either.
+    /// Of what a site sends, the packet path looks at the destination alone. The center calls a site only at an address that
+    /// the site has; who has an address of both may be either.
     fn direction_of_addresses(&self, query: &Query) -> Result<Direction, ExplainError> {
         if query.to_site.is_some() {
             return Ok(Direction::SiteToSite);

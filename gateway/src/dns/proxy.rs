@@ -264,6 +264,12 @@ impl Proxy {
         self.counters
     }
 
+    /// Whose a client's address and port are, as far as it is known before anybody is asked ([`Shares::of`]).
+    #[must_use]
+    pub fn share_of(&self, client: SocketAddrV4) -> u64 {
+        self.settings.shares.of(client)
+    }
+
     /// Questions on their way.
     #[must_use]
     pub fn outstanding(&self) -> usize {
@@ -286,7 +292,7 @@ impl Proxy {
     /// A message of a site.
     pub fn handle_query(&mut self, now_ms: u64, client: Client, octets: &[u8]) {
         self.counters.queries += 1;
-        let block = self.settings.shares.of(client.address);
+        let block = self.share_of(client.address);
         let address = u64::from(u32::from(*client.address.ip()));
         // In this order: what one block asks too much takes nothing from the others of its address.
         if !self.blocks.take(block, now_ms) || !self.addresses.take(address, now_ms) {

@@ -1,7 +1,8 @@
 //! How often a site, an address or a block of its ports may ask: a bucket of tokens for each.
 use std::collections::HashMap;
 
-/// Sites, addresses or port blocks that are remembered at most; one that has not asked for a second has a full bucket and is forgotten first.
+/// Sites, addresses or port blocks that are remembered at most; one that has not asked for a second has a full bucket and is
+/// forgotten first.
 const SITES_MAX: usize = 65_536;
 /// Tokens are counted in thousandths, so that a millisecond's share is not lost.
 const THOUSANDTHS: u64 = 1_000;

@@ -12,9 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::proxy::{
-    Admission, Ask, Client, Counters, Output, Proxy, Report, Settings, Shares, Token, Transport,
-};
+use super::proxy::{Admission, Ask, Client, Counters, Output, Proxy, Report, Settings, Token, Transport};
 
 /// Longest message over UDP that is read: no more is asked for.
 const DATAGRAM_MAX: usize = 4_096;
@@ -154,7 +152,6 @@ struct Connection {
 }
 
 struct Shell {
-    shares: Shares,
     proxy: Proxy,
     udp: UdpSocket,
     tcp: TcpListener,
@@ -175,7 +172,6 @@ impl Shell {
         shared: Arc<Mutex<Counters>>,
     ) -> io::Result<Self> {
         Ok(Self {
-            shares: settings.shares.clone(),
             proxy: Proxy::new(settings),
             udp: UdpSocket::from_std(sockets.udp)?,
             tcp: TcpListener::from_std(sockets.tcp)?,
@@ -369,8 +365,8 @@ impl Shell {
     }
 
     fn accept(&mut self, stream: TcpStream, address: SocketAddrV4) {
-        let share = self.shares.of(address);
-        let same = |connection: &&Connection| self.shares.of(connection.address) == share;
+        let share = self.proxy.share_of(address);
+        let same = |connection: &&Connection| self.proxy.share_of(connection.address) == share;
         let of_share = self.connections.values().filter(same).count();
         let same_address = |connection: &&Connection| connection.address.ip() == address.ip();
         let of_address = self.connections.values().filter(same_address).count();

@@ -447,8 +447,8 @@ impl Watcher {
         })
     }
 
-    /// Waits for a change, or for `refresh` to pass since the last of more than neighbours: lost news are made good then. Changes that come
-    /// together count as one. Who stops waiting and waits again misses nothing.
+    /// Waits for a change, or for `refresh` to pass since the last of more than neighbours: lost news are made good then.
+    /// Changes that come together count as one. Who stops waiting and waits again misses nothing.
     pub async fn changed(&mut self, refresh: Duration) -> News {
         loop {
             let due = match self.news {

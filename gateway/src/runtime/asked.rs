@@ -49,7 +49,8 @@ impl Default for Asked {
 impl Asked {
     /// Nothing yet. `neighbours`: how many the kernel holds, if it says so.
     pub(super) fn beside(neighbours: Option<usize>) -> Self {
-        let neighbours = neighbours.unwrap_or(NEIGHBOURS_DEFAULT);
+        // However few those are, somebody is looked for.
+        let neighbours = neighbours.unwrap_or(NEIGHBOURS_DEFAULT).max(4 * SITE_SHARE);
         Self {
             resolved_max: RESOLVED_MAX.min(neighbours / 2),
             waiting_max: WAITING_MAX.min(neighbours / 4),
@@ -268,6 +269,15 @@ mod tests {
             gone.len() == 1 && gone.first() < Some(&host(2_000)),
             "{gone:?}, one of its own"
         );
+    }
+
+    #[test]
+    fn a_kernel_that_holds_next_to_nothing_is_asked_all_the_same() {
+        let mut asked = Asked::beside(Some(0));
+        assert!(asked.ask(host(1), 1, 0) && !asked.ask(host(2), 1, 0));
+        pass(&mut asked, &[host(1)], 0);
+        assert!(asked.ask(host(2), 1, 0));
+        assert_eq!(asked.destinations(), BTreeSet::from([host(1), host(2)]));
     }
 
     #[test]

@@ -327,25 +327,20 @@ fn an_explanation_names_the_rule_and_the_obstacles_before_it() {
         "allow: rule 3 \"claims-upload\" (line 21) decides",
         "",
     );
-    let offline = [
-        "--rules",
-        "rules-objects.toml",
-        "--config",
-        "gateway.toml",
-        "--at",
-        "2026-11-28T23:00:00+09:00",
-    ];
-    let output = gateway(&[&["rules", "explain"], &flow[..], &offline[..]].concat());
+    let explained_at = |time: &str| {
+        let offline = [
+            "--rules",
+            "rules-objects.toml",
+            "--config",
+            "gateway.toml",
+            "--at",
+            time,
+        ];
+        gateway(&[&["rules", "explain"], &flow[..], &offline].concat())
+    };
+    let output = explained_at("2026-11-28T23:00:00+09:00");
     check(&output, 0, "deny: rule 1 \"no-claims-in-maintenance\"", "");
-    let offline = [
-        "--rules",
-        "rules-objects.toml",
-        "--config",
-        "gateway.toml",
-        "--at",
-        "2026-11-25T12:00:00+09:00",
-    ];
-    let output = gateway(&[&["rules", "explain"], &flow[..], &offline[..]].concat());
+    let output = explained_at("2026-11-25T12:00:00+09:00");
     check(&output, 0, "schedule \"maintenance\" is not in force now", "");
     check(&output, 0, "tcp port 8001 is none of the services usual", "");
     check(&output, 0, "deny: no rule matches", "");

@@ -59,14 +59,7 @@ fn a_certificate_that_becomes_revoked_loses_its_sa_by_the_verb() {
         || center.engine().installed.is_empty().then_some(()),
         || log(&center, "hospital"),
     );
-    until(
-        || {
-            log(&center, "hospital")
-                .contains("is revoked by its issuer O=Lab, CN=Root")
-                .then_some(())
-        },
-        || log(&center, "hospital"),
-    );
+    until_logged(&center, "hospital", "is revoked by its issuer O=Lab, CN=Root");
     // And it does not come back.
     site.ask(Request::ConnectionUp {
         name: "to-center".into(),
@@ -289,14 +282,7 @@ fn a_site_with_a_shared_key_comes_up_and_falls_when_it_changes() {
         || center.engine().installed.is_empty().then_some(()),
         || log(&center, "hospital"),
     );
-    until(
-        || {
-            log(&center, "hospital")
-                .contains("its shared key was changed or taken away")
-                .then_some(())
-        },
-        || log(&center, "hospital"),
-    );
+    until_logged(&center, "hospital", "its shared key was changed or taken away");
 }
 
 #[test]
@@ -310,14 +296,7 @@ fn a_site_with_a_shared_key_is_not_let_in_by_its_certificate() {
     site.ask(Request::ConnectionUp {
         name: "to-center".into(),
     });
-    until(
-        || {
-            log(&center, "hospital")
-                .contains("it is to prove itself by its shared key")
-                .then_some(())
-        },
-        || log(&center, "hospital"),
-    );
+    until_logged(&center, "hospital", "it is to prove itself by its shared key");
     assert!(center.engine().installed.is_empty());
 }
 

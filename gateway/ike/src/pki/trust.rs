@@ -211,9 +211,9 @@ impl TrustAnchors {
         faults
     }
 
-    /// Keeps the lists of `before` in whose place there is none here, as the file that they came from cannot be read: those too that
-    /// were signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted; without them all
-    /// may be. Those of an authority that was taken away go with it.
+    /// Keeps the lists of `before` in whose place there is none here, as the file that they came from cannot be read: those
+    /// too that were signed by nobody or are of a time to come. While they are there, nobody of these issuers is accepted;
+    /// without them all may be. Those of an authority that was taken away go with it.
     pub fn keep_lists_without_successor(&mut self, before: &Self) {
         let mut lists = self.revocation_lists().to_vec();
         let signed = |trust: &Self, old: &RevocationList| {
@@ -587,8 +587,8 @@ fn remember(objection: &mut Option<ChainError>, found: ChainError) -> webpki::Er
     }
 }
 
-/// The certificates that a path of webpki's is made of. Of authorities that it cannot tell apart, with one name and key, the first of
-/// `anchors` counts that the path keeps to.
+/// The certificates that a path of webpki's is made of. Of authorities that it cannot tell apart, with one name and key, the
+/// first of `anchors` counts that the path keeps to.
 fn resolve<'a>(
     path: &VerifiedPath<'_>,
     peer: &Certificate,
